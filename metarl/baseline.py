@@ -1,0 +1,41 @@
+"""The linear feature baseline, fitted to each task's batch of rollouts."""
+
+import torch
+from torch import Tensor
+
+from metarl.returns import discounted_sum
+
+
+def linear_baseline(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float, ridge: float = 1e-5) -> Tensor:
+    """Predicts discounted returns by ridge regression on features of observation and time.
+
+    Features: observation o (clipped to +-10), o^2, t / 100, its square and cube, 1. One fit for each task, over the
+    rollouts that are then predicted.
+
+    Args:
+        observations: [task, rollout, time, observation].
+        rewards: [task, rollout, time].
+        mask: 1 while the episode ran, [task, rollout, time].
+        discount: Discount of one step.
+        ridge: Regularisation added to the normal equations' diagonal.
+
+    Returns:
+        Predicted returns [task, rollout, time], float64.
+
+    Source: Duan et al. 2016, section 3 ("linear feature baseline"); used by Finn et al. 2017.
+    """
+    features = _features(observations.double())
+    targets = discounted_sum(rewards.double(), discount)
+    rows = (features * mask[..., None]).flatten(1, 2)
+    gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    moments = rows.mT @ (targets * mask).flatten(1, 2)[..., None]
+    # lstsq tolerates the exactly collinear features of a batch in which an observation never changes.
+    coefficients = torch.linalg.lstsq(gram, moments).solution
+    return (features.flatten(1, 2) @ coefficients).view_as(rewards)
+
+
+def _features(observations: Tensor) -> Tensor:
+    clipped = observations.clamp(-10, 10)
+    time = torch.arange(observations.shape[2], dtype=observations.dtype, device=observations.device) / 100
+    time = time[:, None].expand(*observations.shape[:3], 1)
+    return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)

@@ -1,0 +1,30 @@
+"""Parameters as flat vectors: where each tensor of a policy lies in ``[task, parameter]``."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Layout:
+    """Named tensors laid end to end in one vector.
+
+    Args:
+        shapes: Name and shape of each tensor, in order.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+        self.names = [name for name, _ in shapes]
+        self.shapes = [shape for _, shape in shapes]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.size = sum(self.sizes)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Each tensor of ``flat`` [task, parameter] as a view [task, *shape]."""
+        parts = flat.split(self.sizes, dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def tensor_index(self) -> Tensor:
+        """Which tensor each parameter belongs to, [parameter]."""
+        return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))

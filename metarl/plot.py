@@ -1,0 +1,50 @@
+"""Draws learning and adaptation curves: ``python -m metarl.plot RUN [RUN ...] --output curve.png``."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from metarl.errors import UserError
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Draws the curves of one or more runs: a line for each algorithm, seeds thin, their mean bold."""
+
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
+    ]
+    """Run folders of the same task family; runs that differ in their seed alone share a line."""
+    output: Path
+    """The picture; PNG, SVG or PDF by its suffix."""
+    x: Literal["gradient-step", "env-steps"] = "gradient-step"
+    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Arguments after the command's name; the process's own if ``None``.
+
+    Returns:
+        Exit code: 0, or 2 after a mistake of the user, which is told on standard error.
+    """
+    options = tyro.cli(PlotOptions, prog="python -m metarl.plot", args=argv)
+    # After parsing, so that --help answers at once.
+    from metarl.plotting import plot_runs
+
+    try:
+        print(plot_runs(options.runs, options.output, options.x))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

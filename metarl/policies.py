@@ -1,0 +1,490 @@
+"""Policies as values: the parameters of a batch of policies are one tensor ``[task, parameter]``.
+
+A policy says how flat parameters become action distributions, and provides the three derivatives that everything else
+is made of: the inner loss's gradient, its Hessian's products, and the linear map from parameters to outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarl.distributions import Distribution
+from metarl.errors import UserError
+from metarl.flat import Layout
+from metarl.losses import InnerLoss, OutputDerivatives, inner_loss
+from metarl.types import Samples
+
+# Rows of one block on the CPU: a layer's activations then stay in the core's cache.
+_CPU_BLOCK_ROWS = 1000
+
+
+class Curvature(Protocol):
+    """The inner loss's Hessian at some parameters, one block for each task."""
+
+    def product(self, direction: Tensor) -> Tensor:
+        """Hessian times ``direction`` [task, parameter], same shape; linear and symmetric."""
+
+
+class Linearised(Protocol):
+    """A policy's outputs at some parameters and their Jacobian.
+
+    Attributes:
+        outputs: [task, row, output].
+        extra: [task, extra].
+    """
+
+    outputs: Tensor
+    extra: Tensor
+
+    def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
+        """Transposed Jacobian times (d_outputs [task, row, output], d_extra [task, extra]): [task, parameter]."""
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        """Fisher information, weighted over the rows, times ``direction`` [task, parameter]; same shape."""
+
+
+class Policy(ABC):
+    """Maps flat parameters and observations to action distributions.
+
+    Args:
+        observation_size: Length of an observation.
+        distribution: The action distribution.
+        body: Name and shape of each of the network's tensors.
+        initial_std: Gaussian only: standard deviation to start from, in the policy's [-1, 1] units.
+        min_std: Gaussian only: floor of the standard deviation.
+
+    Attributes:
+        layout: Where each tensor lies in the flat vector; a Gaussian's ``log_std`` is the last.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        distribution: Distribution,
+        body: Sequence[tuple[str, tuple[int, ...]]],
+        initial_std: float,
+        min_std: float,
+    ) -> None:
+        self.observation_size = observation_size
+        self.distribution = distribution
+        self._initial_log_std = math.log(initial_std)
+        self._min_log_std = math.log(min_std)
+        extra = [("log_std", (distribution.num_extra,))] if distribution.num_extra else []
+        self.layout = Layout([*body, *extra])
+
+    @abstractmethod
+    def initial_body(self, generator: np.random.Generator) -> Tensor:
+        """Fresh parameters of the network, float32 [body parameter]."""
+
+    @abstractmethod
+    def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        """The network's outputs.
+
+        Args:
+            parameters: [task, parameter].
+            observations: [task, row, observation].
+
+        Returns:
+            [task, row, output].
+        """
+
+    @abstractmethod
+    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
+        """Gradient of `inner_loss`, [task, parameter]."""
+
+    @abstractmethod
+    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
+        """Hessian of `inner_loss`, ready for repeated products."""
+
+    @abstractmethod
+    def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
+        """Outputs and their Jacobian at ``parameters`` [task, parameter]."""
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        """Fresh parameters, float32 [parameter]."""
+        return torch.cat(
+            [self.initial_body(generator), torch.full((self.distribution.num_extra,), self._initial_log_std)]
+        )
+
+    def extra(self, parameters: Tensor) -> Tensor:
+        """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
+        return self._raw_extra(parameters).clamp(min=self._min_log_std)
+
+    def _raw_extra(self, parameters: Tensor) -> Tensor:
+        return parameters[:, self.layout.size - self.distribution.num_extra :]
+
+    def _extra_slope(self, parameters: Tensor) -> Tensor:
+        # Derivative of `extra` by the raw parameter: below the floor nothing changes.
+        return (self._raw_extra(parameters) > self._min_log_std).to(parameters.dtype)
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        body = self.layout.size - self.distribution.num_extra
+        return parameters[:, :body], parameters[:, body:]
+
+
+class _ReLU:
+    """max(x, 0); its derivative is read off its value."""
+
+    has_curvature = False
+
+    @staticmethod
+    def apply(x: Tensor) -> Tensor:
+        return x.relu_()
+
+    @staticmethod
+    def backward(gradient: Tensor, value: Tensor) -> Tensor:
+        return torch.ops.aten.threshold_backward(gradient, value, 0)
+
+
+class _Tanh:
+    """Hyperbolic tangent; its derivative is read off its value."""
+
+    has_curvature = True
+
+    @staticmethod
+    def apply(x: Tensor) -> Tensor:
+        return x.tanh_()
+
+    @staticmethod
+    def backward(gradient: Tensor, value: Tensor) -> Tensor:
+        return torch.ops.aten.tanh_backward(gradient, value)
+
+
+_ACTIVATIONS: dict[str, type[_ReLU] | type[_Tanh]] = {"relu": _ReLU, "tanh": _Tanh}
+Weights = list[tuple[Tensor, Tensor]]
+
+
+class MLPPolicy(Policy):
+    """A multilayer perceptron whose derivatives are written out as batched matrix products over blocks of rows.
+
+    Args:
+        observation_size: Length of an observation.
+        distribution: The action distribution.
+        hidden_sizes: Width of each hidden layer.
+        activation: ``relu`` or ``tanh``.
+        initial_std: Gaussian only: standard deviation to start from.
+        min_std: Gaussian only: floor of the standard deviation.
+        output_gain: Factor on the last layer's initial weights.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        distribution: Distribution,
+        hidden_sizes: Sequence[int] = (100, 100),
+        activation: Literal["relu", "tanh"] = "relu",
+        initial_std: float = 1.0,
+        min_std: float = 1e-6,
+        output_gain: float = 1.0,
+    ) -> None:
+        sizes = [observation_size, *hidden_sizes, distribution.num_outputs]
+        body: list[tuple[str, tuple[int, ...]]] = []
+        for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+            body += [(f"weight{index}", (fan_out, fan_in)), (f"bias{index}", (fan_out,))]
+        super().__init__(observation_size, distribution, body, initial_std, min_std)
+        self._num_layers = len(sizes) - 1
+        self._activation = _ACTIVATIONS[activation]
+        self._output_gain = output_gain
+
+    def initial_body(self, generator: np.random.Generator) -> Tensor:
+        """Glorot-uniform weights and zero biases, as in the original release (Glorot & Bengio 2010)."""
+        parts = []
+        for index, shape in enumerate(self.layout.shapes[: 2 * self._num_layers]):
+            if len(shape) == 2:
+                limit = math.sqrt(6 / sum(shape))
+                if index == 2 * self._num_layers - 2:
+                    limit *= self._output_gain
+                parts.append(generator.uniform(-limit, limit, shape).ravel())
+            else:
+                parts.append(np.zeros(shape))
+        return torch.from_numpy(np.concatenate(parts).astype(np.float32))
+
+    def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        weights = self._weights(parameters)
+        size = _block_rows(parameters)
+        blocks = [self._forward(weights, block)[-1] for block in observations.split(size, dim=1)]
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+
+    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
+        weights, extra = self._weights(parameters), self.extra(parameters)
+        result = torch.zeros_like(parameters, memory_format=torch.contiguous_format)
+        into = self._weights(result)
+        for block in _blocks(samples, parameters):
+            values = self._forward(weights, block.observations)
+            derivatives = OutputDerivatives(self.distribution, values[-1], extra, block, loss)
+            self._raw_extra(result).add_(derivatives.extra_gradient)
+            self._backward(weights, values, derivatives.gradient, into)
+        self._raw_extra(result).mul_(self._extra_slope(parameters))
+        return result
+
+    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
+        return _MLPCurvature(self, parameters, samples, loss)
+
+    def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
+        return _MLPLinearised(self, parameters, samples)
+
+    def _weights(self, flat: Tensor) -> Weights:
+        views = self.layout.views(flat)
+        return list(zip(views[0 : 2 * self._num_layers : 2], views[1 : 2 * self._num_layers : 2], strict=True))
+
+    def _forward(self, weights: Weights, observations: Tensor) -> list[Tensor]:
+        """Every layer's input, then the output."""
+        values = [observations]
+        for index, (weight, bias) in enumerate(weights):
+            value = torch.baddbmm(bias[:, None], values[-1], weight.mT)
+            values.append(self._activation.apply(value) if index < self._num_layers - 1 else value)
+        return values
+
+    def _backward(self, weights: Weights, values: list[Tensor], delta: Tensor, into: Weights) -> None:
+        """Adds the transposed Jacobian times ``delta`` [task, row, output] to ``into``."""
+        for index in reversed(range(self._num_layers)):
+            into[index][0].baddbmm_(delta.mT, values[index])
+            into[index][1].add_(delta.sum(1))
+            if index:
+                delta = self._activation.backward(torch.bmm(delta, weights[index][0]), values[index])
+
+    def _tangent(self, weights: Weights, values: list[Tensor], direction: Weights) -> list[Tensor]:
+        """How every layer's input after the first, then the output, changes along ``direction``."""
+        tangents: list[Tensor] = []
+        for index, ((weight, _), (d_weight, d_bias)) in enumerate(zip(weights, direction, strict=True)):
+            tangent = torch.baddbmm(d_bias[:, None], values[index], d_weight.mT)
+            if index:
+                tangent.baddbmm_(tangents[-1], weight.mT)
+            if index < self._num_layers - 1:
+                tangent = self._activation.backward(tangent, values[index + 1])
+            tangents.append(tangent)
+        return tangents
+
+
+def _block_rows(parameters: Tensor) -> int:
+    # A device with its own memory wants few, large kernels.
+    if parameters.device.type != "cpu":
+        return 1 << 40
+    return max(1, _CPU_BLOCK_ROWS // parameters.shape[0])
+
+
+def _blocks(samples: Samples, parameters: Tensor) -> Iterator[Samples]:
+    size = min(_block_rows(parameters), samples.num_rows)
+    for start in range(0, samples.num_rows, size):
+        yield samples.block(start, min(start + size, samples.num_rows))
+
+
+class _MLPCurvature:
+    """Forward-over-reverse products with the inner loss's Hessian, all activations kept."""
+
+    def __init__(self, policy: MLPPolicy, parameters: Tensor, samples: Samples, loss: InnerLoss) -> None:
+        self._policy = policy
+        self._weights = policy._weights(parameters)
+        self._extra_slope = policy._extra_slope(parameters)
+        extra = policy.extra(parameters)
+        self._blocks = []
+        for block in _blocks(samples, parameters):
+            values = policy._forward(self._weights, block.observations)
+            derivatives = OutputDerivatives(policy.distribution, values[-1], extra, block, loss)
+            self._blocks.append((values, derivatives, *self._deltas(values, derivatives.gradient)))
+
+    def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Each layer's backward signal; and the factor on a hidden value's change that bends it (tanh: -2 h e)."""
+        policy, deltas, bends = self._policy, [delta], [None]
+        for index in reversed(range(1, policy._num_layers)):
+            incoming = torch.bmm(deltas[0], self._weights[index][0])
+            deltas.insert(0, policy._activation.backward(incoming, values[index]))
+            bends.insert(1, incoming.mul_(values[index]).mul_(-2) if policy._activation.has_curvature else None)
+        return deltas, bends
+
+    def product(self, direction: Tensor) -> Tensor:
+        policy, weights = self._policy, self._weights
+        direction = direction.expand(self._extra_slope.shape[0], -1)
+        along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope
+        result = torch.zeros_like(direction, memory_format=torch.contiguous_format)
+        into = policy._weights(result)
+        for values, derivatives, deltas, bends in self._blocks:
+            tangents = policy._tangent(weights, values, along)
+            d_delta, by_extra = derivatives.tangent(tangents[-1], d_extra)
+            policy._raw_extra(result).add_(by_extra)
+            for index in reversed(range(policy._num_layers)):
+                into[index][0].baddbmm_(d_delta.mT, values[index])
+                into[index][1].add_(d_delta.sum(1))
+                if index:
+                    into[index][0].baddbmm_(deltas[index].mT, tangents[index - 1])
+                    incoming = torch.bmm(d_delta, weights[index][0]).baddbmm_(deltas[index], along[index][0])
+                    d_delta = policy._activation.backward(incoming, values[index])
+                    if (bend := bends[index]) is not None:
+                        d_delta.addcmul_(bend, tangents[index - 1])
+        policy._raw_extra(result).mul_(self._extra_slope)
+        return result
+
+
+class _MLPLinearised:
+    """Outputs of all blocks, their activations kept for Jacobian products."""
+
+    def __init__(self, policy: MLPPolicy, parameters: Tensor, samples: Samples) -> None:
+        self._policy = policy
+        self._weights = policy._weights(parameters)
+        self._extra_slope = policy._extra_slope(parameters)
+        self._blocks = [
+            (policy._forward(self._weights, block.observations), block.weights[..., None])
+            for block in _blocks(samples, parameters)
+        ]
+        self.outputs = torch.cat([values[-1] for values, _ in self._blocks], dim=1)
+        self.extra = policy.extra(parameters)
+        self._shape = parameters.shape
+
+    def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
+        policy = self._policy
+        result, into = self._empty(d_outputs)
+        deltas = d_outputs.split([values[0].shape[1] for values, _ in self._blocks], dim=1)
+        for (values, _), delta in zip(self._blocks, deltas, strict=True):
+            policy._backward(self._weights, values, delta, into)
+        policy._raw_extra(result).add_(d_extra * self._extra_slope)
+        return result
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        policy = self._policy
+        along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope
+        result, into = self._empty(direction)
+        for values, row_weights in self._blocks:
+            tangent = policy._tangent(self._weights, values, along)[-1]
+            by_outputs, by_extra = policy.distribution.fisher(values[-1], self.extra, tangent, d_extra)
+            policy._backward(self._weights, values, by_outputs.mul_(row_weights), into)
+            policy._raw_extra(result).add_((by_extra * row_weights).sum(1) * self._extra_slope)
+        return result
+
+    def _empty(self, like: Tensor) -> tuple[Tensor, Weights]:
+        result = like.new_zeros(self._shape)
+        return result, self._policy._weights(result)
+
+
+class ModulePolicy(Policy):
+    """Any stateless feed-forward ``torch.nn.Module`` as network; derivatives by reverse-mode differentiation.
+
+    Args:
+        observation_size: Length of an observation.
+        distribution: The action distribution.
+        make_body: Called with (observation_size, outputs); returns a module that maps [row, observation] to
+            [row, output]. Its initial parameters are drawn by the module itself.
+        initial_std: Gaussian only: standard deviation to start from.
+        min_std: Gaussian only: floor of the standard deviation.
+
+    Raises:
+        UserError: If the module holds something that is not a function of parameters and observation alone: recurrent
+            layers, buffers (batch normalisation) or dropout.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        distribution: Distribution,
+        make_body: Callable[[int, int], nn.Module],
+        initial_std: float = 1.0,
+        min_std: float = 1e-6,
+    ) -> None:
+        self._make_body = make_body
+        self._module = self._build(observation_size, distribution.num_outputs)
+        _require_stateless(self._module)
+        self._names = [name for name, _ in self._module.named_parameters()]
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in self._module.named_parameters()]
+        super().__init__(observation_size, distribution, shapes, initial_std, min_std)
+        # functional_call swaps parameters in and out of the module, so every thread needs a copy.
+        self._copies = threading.local()
+
+    def _build(self, inputs: int, outputs: int) -> nn.Module:
+        module = self._make_body(inputs, outputs)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
+        with torch.no_grad():
+            got = tuple(module(torch.zeros(3, inputs)).shape)
+        if got != (3, outputs):
+            raise UserError(
+                f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got shape {got}."
+            )
+        return module
+
+    def initial_body(self, generator: np.random.Generator) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.integers(2**63)))
+            module = self._make_body(self.observation_size, self.distribution.num_outputs)
+        return torch.cat([parameter.detach().float().flatten() for parameter in module.parameters()])
+
+    def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        def single(tensors: dict[str, Tensor], rows: Tensor) -> Tensor:
+            return torch.func.functional_call(module, tensors, (rows,))
+
+        if not hasattr(self._copies, "module"):
+            self._copies.module = copy.deepcopy(self._module)
+        module = self._copies.module
+        views = self.layout.views(parameters)[: len(self._names)]
+        return torch.func.vmap(single)(dict(zip(self._names, views, strict=True)), observations)
+
+    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
+        return self._gradient(parameters, samples, loss, create_graph=False)[1]
+
+    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
+        return _AutogradCurvature(*self._gradient(parameters, samples, loss, create_graph=True))
+
+    def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
+        return _AutogradLinearised(self, parameters, samples)
+
+    @torch.enable_grad()
+    def _gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, create_graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        leaf = parameters.detach().requires_grad_()
+        outputs = self.outputs(leaf, samples.observations)
+        total = inner_loss(self.distribution, outputs, self.extra(leaf), samples, loss).sum()
+        return leaf, torch.autograd.grad(total, leaf, create_graph=create_graph)[0]
+
+
+class _AutogradCurvature:
+    """Reverse-over-reverse Hessian products."""
+
+    def __init__(self, parameters: Tensor, gradient: Tensor) -> None:
+        self._parameters, self._gradient = parameters, gradient
+
+    def product(self, direction: Tensor) -> Tensor:
+        return torch.autograd.grad(
+            self._gradient, self._parameters, direction.expand_as(self._gradient), retain_graph=True
+        )[0]
+
+
+class _AutogradLinearised:
+    """Jacobian products by two reverse passes: J v is the derivative of J^T u by u, along v."""
+
+    @torch.enable_grad()
+    def __init__(self, policy: ModulePolicy, parameters: Tensor, samples: Samples) -> None:
+        self._distribution, self._weights = policy.distribution, samples.weights[..., None]
+        self._leaf = parameters.detach().requires_grad_()
+        self._primal = (policy.outputs(self._leaf, samples.observations), policy.extra(self._leaf))
+        self.outputs, self.extra = (value.detach() for value in self._primal)
+        self._cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
+        (self._transposed,) = torch.autograd.grad(self._primal, self._leaf, self._cotangents, create_graph=True)
+
+    def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
+        return torch.autograd.grad(self._primal, self._leaf, (d_outputs, d_extra), retain_graph=True)[0]
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        d_outputs, d_extra = torch.autograd.grad(
+            self._transposed, self._cotangents, direction, retain_graph=True, materialize_grads=True
+        )
+        by_outputs, by_extra = self._distribution.fisher(self.outputs, self.extra, d_outputs, d_extra)
+        return self.pullback(by_outputs * self._weights, (by_extra * self._weights).sum(1))
+
+
+def _require_stateless(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        kind, where = type(part).__name__, f" ({name})" if name else ""
+        if isinstance(part, nn.RNNBase | nn.RNNCellBase):
+            raise UserError(f"recurrent policy bodies are not supported: {kind}{where}; use a feed-forward module.")
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            raise UserError(f"a policy body must be deterministic: {kind}{where} is not; remove it.")
+        if next(part.buffers(recurse=False), None) is not None:
+            raise UserError(f"policy bodies with buffers are not supported: {kind}{where}; use LayerNorm instead.")

@@ -1,0 +1,59 @@
+"""Discounted returns, generalised advantage estimation and standardisation, for episodes that may end early."""
+
+import torch
+from torch import Tensor
+
+
+def discounted_sum(values: Tensor, factor: float) -> Tensor:
+    """Sums to come: y[t] = x[t] + factor * y[t + 1] along the last axis.
+
+    Args:
+        values: [..., time].
+        factor: Discount of one step.
+
+    Returns:
+        [..., time]. With rewards, discounted returns; with factor 0, the values themselves.
+    """
+    result = torch.empty_like(values)
+    tail = torch.zeros_like(values[..., 0])
+    for t in range(values.shape[-1] - 1, -1, -1):
+        tail = values[..., t] + factor * tail
+        result[..., t] = tail
+    return result
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
+    """Generalised advantage estimates; the value after an episode's last step counts as 0.
+
+    Args:
+        rewards: [task, rollout, time].
+        values: The baseline's predictions, same shape.
+        mask: 1 while the episode ran, same shape.
+        discount: Discount of one step.
+        gae_lambda: 1 gives the discounted return minus the baseline, 0 the one-step temporal difference.
+
+    Returns:
+        Advantages [task, rollout, time]; 0 after an episode's end.
+
+    Source: Schulman et al. 2016, equation 16.
+    """
+    values = values * mask
+    following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
+    return discounted_sum((rewards + discount * following - values) * mask, discount * gae_lambda) * mask
+
+
+def standardise(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Shifts and scales each task's advantages to mean 0 and standard deviation 1 over the steps that took place.
+
+    Args:
+        advantages: [task, rollout, time].
+        mask: 1 while the episode ran, same shape.
+
+    Returns:
+        [task, rollout, time]; 0 after an episode's end, and everywhere for a task whose advantages are all equal.
+    """
+    count = mask.sum((1, 2), keepdim=True)
+    mean = (advantages * mask).sum((1, 2), keepdim=True) / count
+    centred = (advantages - mean) * mask
+    std = ((centred * centred).sum((1, 2), keepdim=True) / count).sqrt()
+    return centred / (std + 1e-8)

@@ -1,0 +1,150 @@
+"""What returns of several seeds say: means, intervals, paired differences.
+
+The unit of replication is the seed: tasks of one seed share one model, so tasks are averaged first and intervals are
+taken over seeds alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+MIN_SEEDS_FOR_INTERVAL = 5
+"""Below this many seeds, reports show every seed and no interval."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean over seeds with a t interval.
+
+    Attributes:
+        mean: Mean over seeds, in the unit of the values; one entry for each trailing index.
+        half_width: Half the interval's width, same shape as ``mean``; ``None`` for a single seed.
+        num_seeds: Number of seeds.
+    """
+
+    mean: NDArray[np.float64]
+    half_width: NDArray[np.float64] | None
+    num_seeds: int
+
+    @property
+    def low(self) -> NDArray[np.float64] | None:
+        """Lower end of the interval, ``None`` for a single seed."""
+        return None if self.half_width is None else self.mean - self.half_width
+
+    @property
+    def high(self) -> NDArray[np.float64] | None:
+        """Upper end of the interval, ``None`` for a single seed."""
+        return None if self.half_width is None else self.mean + self.half_width
+
+
+def mean_and_interval(per_seed: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Mean over seeds and Student's t interval: mean +- t_{n-1} * s / sqrt(n).
+
+    Args:
+        per_seed: One value or one array for each seed, [seed, ...].
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The estimate; its interval is ``None`` for a single seed, which says nothing about spread.
+
+    Raises:
+        ValueError: If there is no seed or the confidence is no probability.
+    """
+    values = np.asarray(per_seed, dtype=np.float64)
+    if values.ndim == 0 or len(values) == 0:
+        raise ValueError(f"per_seed must have shape (seeds, ...) with at least one seed, got {values.shape}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    count = len(values)
+    half_width = None
+    if count > 1:
+        half_width = _t_quantile(count - 1, 0.5 + confidence / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
+    return Estimate(values.mean(axis=0), half_width, count)
+
+
+def aggregate(returns: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Headline of an evaluation: mean over each seed's tasks, then mean over seeds with a t interval.
+
+    Args:
+        returns: Returns by seed, task and gradient step, [seed, task, step].
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The estimate for each gradient step, [step].
+
+    Raises:
+        ValueError: If ``returns`` has not three axes or no task.
+    """
+    return mean_and_interval(_seeds_tasks_steps(returns).mean(axis=1), confidence)
+
+
+def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
+    """Difference between two algorithms on identical tasks and seeds: first minus second, per seed, then over seeds.
+
+    Pairing removes the spread that both share, so the interval is narrower than that of either algorithm alone.
+
+    Args:
+        first: Returns of one algorithm, [seed, task, step].
+        second: Returns of the other on the same seeds and tasks in the same order, [seed, task, step].
+        confidence: Coverage of the interval, between 0 and 1.
+
+    Returns:
+        The estimate of the difference for each gradient step, [step]; positive where ``first`` is better.
+
+    Raises:
+        ValueError: If the shapes differ, so the values cannot be paired.
+    """
+    one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
+    if one.shape != other.shape:
+        raise ValueError(f"paired returns must have the same shape, got {one.shape} and {other.shape}")
+    return aggregate(one - other, confidence)
+
+
+def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
+    """Share of tasks whose return is lower after adaptation than before it; a good mean can hide them.
+
+    Args:
+        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation.
+
+    Returns:
+        Share between 0 and 1 for each gradient step, [..., step]; 0 at step 0.
+    """
+    values = np.asarray(returns, dtype=np.float64)
+    return np.asarray((values < values[..., :1]).mean(axis=-2), dtype=np.float64)
+
+
+def interquartile_mean(values: ArrayLike) -> float:
+    """Mean of the middle half of all values; a value on the edge of a quarter counts in part.
+
+    Args:
+        values: Any number of values, of any shape.
+
+    Returns:
+        The interquartile mean, in the unit of the values.
+
+    Raises:
+        ValueError: If there are no values.
+
+    Source: Agarwal et al. 2021, section 4.3, with the exact quarter instead of its rounding.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
+    if len(ordered) == 0:
+        raise ValueError("the interquartile mean needs at least one value, got none")
+    position = np.arange(len(ordered))
+    low, high = len(ordered) / 4, 3 * len(ordered) / 4
+    weights = np.clip(np.minimum(position + 1, high) - np.maximum(position, low), 0, 1)
+    return float(weights @ ordered / weights.sum())
+
+
+def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:
+    values = np.asarray(returns, dtype=np.float64)
+    if values.ndim != 3 or 0 in values.shape:
+        raise ValueError(f"returns must have shape (seeds, tasks, steps), none of them empty, got {values.shape}")
+    return values
+
+
+def _t_quantile(degrees_of_freedom: int, probability: float) -> float:
+    from scipy.special import stdtrit  # here, because whoever plots one seed does not need it
+
+    return float(stdtrit(degrees_of_freedom, probability))

@@ -1,0 +1,117 @@
+"""Small random problems in float64, and the slow, obviously right derivatives that the package is held against."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarl.adaptation import Adaptation, Stage, fold
+from metarl.agents import build_rule
+from metarl.distributions import Categorical, Distribution, Gaussian
+from metarl.losses import inner_loss
+from metarl.policies import MLPPolicy, ModulePolicy, Policy
+from metarl.settings import InnerConfig, L2FConfig
+from metarl.types import Rollouts
+
+OBSERVATION, HIDDEN, ACTIONS = 3, (5, 4), 2
+TASKS, ROLLOUTS, TIME = 3, 4, 5
+
+
+def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> Policy:
+    distribution: Distribution = Gaussian(ACTIONS) if kind == "gaussian" else Categorical(ACTIONS + 1)
+    if body == "mlp":
+        return MLPPolicy(OBSERVATION, distribution, HIDDEN, activation)
+    return ModulePolicy(OBSERVATION, distribution, lambda i, o: make_body(i, o, activation))
+
+
+def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
+    """The same network as the written-out one, with its parameters in the same order."""
+    kind = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
+    sizes = [inputs, *HIDDEN, outputs]
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), kind()]
+    return nn.Sequential(*layers[:-1])
+
+
+def make_rule(algo: str, policy: Policy, lr: float = 0.5, loss: str = "ratio", **l2f: object) -> Adaptation:
+    return build_rule(algo, policy, InnerConfig(lr=lr, loss=loss, l2f=L2FConfig(**l2f)))
+
+
+def initial(rule: Adaptation, seed: int = 0) -> Tensor:
+    meta = rule.initial(np.random.default_rng(seed)).double()
+    if rule.policy.distribution.num_extra:
+        start = rule.policy.layout.size - rule.policy.distribution.num_extra
+        meta[start : rule.policy.layout.size] = torch.tensor([-0.3, 0.2], dtype=torch.float64)
+    return meta
+
+
+def collect(policy: Policy, parameters: Tensor, seed: int) -> Rollouts:
+    """Rollouts of an imaginary environment, a third of the steps after the episodes' ends."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (len(parameters), ROLLOUTS, TIME)
+    observations = torch.randn(*shape, OBSERVATION, dtype=torch.float64, generator=generator)
+    rows = observations.flatten(1, 2)
+    noise = policy.distribution.noise(np.random.default_rng(seed), (len(parameters), ROLLOUTS * TIME))
+    outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
+    actions = policy.distribution.sample(outputs, extra, torch.from_numpy(noise).double())
+    log_probs = policy.distribution.log_prob(outputs, extra, actions)
+    lengths = torch.randint(2, TIME + 1, shape[:2], generator=generator)
+    mask = (torch.arange(TIME) < lengths[..., None]).double()
+    advantages = torch.randn(shape, dtype=torch.float64, generator=generator) * mask
+    actions = actions.unflatten(1, shape[1:])
+    return Rollouts(observations, actions, log_probs.view(shape), advantages.clone(), mask, advantages)
+
+
+@torch.no_grad()
+def run(rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1) -> tuple[list[Stage], list[Rollouts], Rollouts]:
+    """An inner loop with imaginary rollouts: (stages, supports, query)."""
+    stages = rule.stages((1.0,) * num_steps)
+    parameters, supports = rule.start(meta, TASKS), []
+    for index, stage in enumerate(stages):
+        supports.append(supports[-1] if stage.reuse else collect(rule.policy, parameters, seed + index))
+        parameters = stage.update(meta, parameters, supports[-1])
+    return stages, supports, collect(rule.policy, parameters, seed + 100)
+
+
+class Oracle:
+    """The meta-objective by plain automatic differentiation: derivatives of any order, nothing shared with the package.
+
+    The inner gradient is reverse-mode differentiation of the inner loss with ``create_graph``, so differentiating the
+    KL divergence twice differentiates three times.
+    """
+
+    def __init__(self, rule: Adaptation, stages: list[Stage], supports: list[Rollouts], query: Rollouts, meta: Tensor):
+        self.rule, self.stages, self.supports, self.query, self.meta = rule, stages, supports, query, meta
+        with torch.no_grad():
+            self.old = self._outputs(meta)
+
+    def _outputs(self, meta: Tensor) -> tuple[Tensor, Tensor]:
+        adapted = fold(self.rule, meta, self.stages, self.supports)
+        policy = self.rule.policy
+        return policy.outputs(adapted, self.query.samples.observations), policy.extra(adapted)
+
+    def loss(self, meta: Tensor) -> Tensor:
+        distribution = self.rule.policy.distribution
+        return inner_loss(distribution, *self._outputs(meta), self.query.samples, "ratio").mean()
+
+    def kl(self, meta: Tensor) -> Tensor:
+        rows = self.rule.policy.distribution.kl(*self.old, *self._outputs(meta))
+        return (self.query.samples.weights * rows).sum(1).mean()
+
+    def gradient(self) -> Tensor:
+        meta = self.meta.clone().requires_grad_()
+        return torch.autograd.grad(self.loss(meta), meta)[0]
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        meta = self.meta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.kl(meta), meta, create_graph=True)
+        return torch.autograd.grad(gradient, meta, direction)[0]
+
+
+def autograd_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: str = "ratio") -> Tensor:
+    """Replaces the package's primitive while an `Oracle` is at work."""
+    with torch.enable_grad():
+        leaf = parameters if parameters.requires_grad else parameters.detach().requires_grad_()
+        outputs = policy.outputs(leaf, support.samples.observations)
+        total = inner_loss(policy.distribution, outputs, policy.extra(leaf), support.samples, loss).sum()
+        return torch.autograd.grad(total, leaf, create_graph=True)[0]

@@ -1,0 +1,161 @@
+"""The meta-gradient and the Fisher-vector product against triple differentiation and finite differences."""
+
+import gc
+import weakref
+
+import problems
+import pytest
+import torch
+from problems import Oracle, initial, make_policy, make_rule
+
+from metarl import adaptation, gradients
+from metarl.agents import l2f
+from metarl.meta_step import MetaObjective
+from metarl.parallel import Workers
+
+RULES = [
+    ("maml", {}),
+    ("l2f", {}),
+    ("l2f", {"attenuation_rollouts": "fresh", "normalise_embedding": True}),
+    ("l2f", {"attenuate_log_std": True, "initial_gamma": 0.9}),
+    ("fomaml", {}),
+]
+
+
+@pytest.fixture
+def workers():
+    with Workers(2) as workers:
+        yield workers
+
+
+@pytest.fixture
+def oracle_gradient(monkeypatch):
+    """Call it to make the rules differentiate plainly from then on."""
+
+    def install():
+        for module in (adaptation, l2f):
+            monkeypatch.setattr(module, "policy_gradient", problems.autograd_policy_gradient)
+
+    return install
+
+
+def build(algo, workers, options=None, kind="gaussian", activation="tanh", body="mlp", num_steps=1, **rows):
+    rule = make_rule(algo, make_policy(kind, activation, body), loss=rows.pop("loss", "ratio"), **(options or {}))
+    meta = initial(rule)
+    stages, supports, query = problems.run(rule, meta, num_steps)
+    return MetaObjective(rule, stages, supports, query, meta, workers, **rows), (rule, stages, supports, query, meta)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 3])
+@pytest.mark.parametrize(("algo", "options"), RULES)
+def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, num_steps, workers, oracle_gradient):
+    objective, problem = build(algo, workers, options, num_steps=num_steps)
+    direction = torch.randn(problem[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    gradient, product = objective.gradient(), objective.fisher_product(direction)
+    oracle_gradient()
+    oracle = Oracle(*problem)
+    torch.testing.assert_close(gradient, oracle.gradient(), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(product, oracle.fisher_product(direction), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("body", ["mlp", "module"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("loss", ["ratio", "score"])
+def test_kernel_and_module_fallback_equal_plain_differentiation(
+    kind, activation, body, loss, workers, oracle_gradient
+):
+    objective, problem = build("l2f", workers, {}, kind, activation, body, num_steps=2, loss=loss)
+    direction = torch.randn(problem[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    gradient, product = objective.gradient(), objective.fisher_product(direction)
+    oracle_gradient()
+    oracle = Oracle(*problem)
+    torch.testing.assert_close(gradient, oracle.gradient(), rtol=1e-11, atol=1e-13)
+    torch.testing.assert_close(product, oracle.fisher_product(direction), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("algo", "options"), [rule for rule in RULES if rule[0] != "fomaml"])
+def test_derivatives_equal_finite_differences(algo, options, workers):
+    objective, (_, _, _, _, meta) = build(algo, workers, options, num_steps=2)
+    direction = torch.randn(meta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    if options.get("normalise_embedding"):
+        direction[-2 * 7 :] = 0  # Running statistics are constants of the meta-gradient.
+    direction /= direction.norm()
+    h = 1e-4
+    (up, kl_up), (down, kl_down) = (objective.evaluate(meta + sign * h * direction) for sign in (1, -1))
+    assert float(objective.gradient() @ direction) == pytest.approx((up - down) / (2 * h), rel=1e-6)
+    # The divergence vanishes at the centre together with its gradient.
+    assert float(direction @ objective.fisher_product(direction)) == pytest.approx((kl_up + kl_down) / h**2, rel=1e-5)
+
+
+def test_first_order_meta_gradient_differs_from_the_true_one(workers):
+    exact, problem = build("maml", workers)
+    first_order = MetaObjective(make_rule("fomaml", problem[0].policy), [], [], problem[3], problem[4], workers)
+    rule = make_rule("fomaml", problem[0].policy)
+    first_order = MetaObjective(rule, rule.stages((1.0,)), *problem[2:], workers)
+    gradient, approximation = exact.gradient(), first_order.gradient()
+    assert float((gradient - approximation).norm() / gradient.norm()) > 0.05
+
+
+def test_fisher_product_is_symmetric_and_positive(workers):
+    objective, (*_, meta) = build("l2f", workers)
+    generator = torch.Generator().manual_seed(0)
+    u, v = torch.randn(2, *meta.shape, dtype=torch.float64, generator=generator)
+    assert float(u @ objective.fisher_product(v)) == pytest.approx(float(v @ objective.fisher_product(u)), rel=1e-10)
+    assert float(u @ objective.fisher_product(u)) > 0
+
+
+def test_sampling_every_row_is_exact_and_half_of_them_is_not(workers):
+    exact, (*_, query, meta) = build("l2f", workers)
+    rows = torch.arange(query.samples.num_rows)
+    direction = torch.ones_like(meta)
+    expected = exact.fisher_product(direction)
+    whole, _ = build("l2f", workers, support_rows=rows, query_rows=rows)
+    torch.testing.assert_close(whole.fisher_product(direction), expected, rtol=1e-12, atol=1e-14)
+    half, _ = build("l2f", workers, support_rows=rows[::2], query_rows=rows[::2])
+    assert not torch.allclose(half.fisher_product(direction), expected, rtol=1e-3)
+    torch.testing.assert_close(half.gradient(), exact.gradient(), rtol=0, atol=0)
+
+
+def test_permuting_tasks_leaves_the_meta_step_alone(workers):
+    objective, (rule, stages, supports, query, meta) = build("l2f", workers)
+    order = [2, 0, 1]
+
+    def permuted(rollouts):
+        return rollouts.concatenate([rollouts.tasks(i, i + 1) for i in order])
+
+    other = MetaObjective(rule, stages, [permuted(s) for s in supports[:1]] * 2, permuted(query), meta, workers)
+    torch.testing.assert_close(other.gradient(), objective.gradient(), rtol=1e-12, atol=1e-15)
+
+
+def test_number_of_threads_changes_no_bit():
+    results = []
+    for num_threads in (1, 3):
+        with Workers(num_threads) as workers:
+            objective, (*_, meta) = build("l2f", workers)
+            results.append((objective.gradient(), objective.fisher_product(torch.ones_like(meta))))
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("body", ["mlp", "module"])
+def test_graph_of_a_meta_step_is_freed(body, monkeypatch):
+    alive = []
+    original = gradients._InnerProblem.__init__
+
+    def remember(self, *args):
+        original(self, *args)
+        alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(gradients._InnerProblem, "__init__", remember)
+    with Workers(1) as workers:
+        objective, (*_, meta) = build("l2f", workers, body=body)
+        objective.gradient()
+        objective.fisher_product(torch.ones_like(meta))
+        assert any(reference() is not None for reference in alive)
+        gc.disable()
+        try:
+            del objective
+            assert all(reference() is None for reference in alive)
+        finally:
+            gc.enable()
