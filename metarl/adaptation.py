@@ -106,7 +106,8 @@ class Adapted:
         query: Rollouts of the adapted policies.
         returns: Mean return of each task after 0, 1, ... gradient steps, [task, step].
         env_steps: Environment steps taken, all rollouts counted once.
-        effective_sample_size: Of the likelihood ratios where rollouts were reused, as a share of their number, [reuse].
+        effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
+            each reuse [task].
     """
 
     parameters: Tensor
@@ -114,7 +115,7 @@ class Adapted:
     query: Rollouts = field(init=False)
     returns: Tensor = field(init=False)
     env_steps: int = 0
-    effective_sample_size: list[float] = field(default_factory=list)
+    effective_sample_size: list[Tensor] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -170,15 +171,14 @@ def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: Rollouts, e
     return torch.cat([stage.update(meta, parameters[i : i + 1], support.tasks(i, i + 1)) for i in tasks])
 
 
-def _effective_sample_size(policy: Policy, parameters: Tensor, support: Rollouts) -> float:
-    """(sum w)^2 / sum w^2 as a share of the number of samples, mean over tasks; 1 on policy."""
+def _effective_sample_size(policy: Policy, parameters: Tensor, support: Rollouts) -> Tensor:
+    """(sum w)^2 / sum w^2 as a share of the number of samples, [task]; 1 on policy."""
     samples = support.samples
     outputs = policy.outputs(parameters, samples.observations)
     log_prob = policy.distribution.log_prob(outputs, policy.extra(parameters), samples.actions)
     alive = samples.weights > 0
     ratio = torch.exp((log_prob - samples.log_probs).double()) * alive
-    share = ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))
-    return float(share.mean())
+    return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from torch import Tensor
 from metarl.returns import discounted_sum
 
 
-def linear_baseline(observations: Tensor, rewards: Tensor, mask: Tensor, discount: float, ridge: float = 1e-5) -> Tensor:
+def linear_baseline(
+    observations: Tensor, rewards: Tensor, mask: Tensor, discount: float, ridge: float = 1e-5
+) -> Tensor:
     """Predicts discounted returns by ridge regression on features of observation and time.
 
     Features: observation o (clipped to +-10), o^2, t / 100, its square and cube, 1. One fit for each task, over the

@@ -32,7 +32,8 @@ class MetaObjective:
         stages: The inner loop that was run.
         supports: The rollouts of each stage.
         query: Rollouts of the adapted policies.
-        meta: The meta-parameters that all of them were collected with, [meta parameter].
+        adapted: The adapted policies, [task, parameter].
+        meta: The meta-parameters that all of them came from, [meta parameter].
         workers: Threads.
         support_rows: Rows of each task's support that Fisher-vector products use, [row]; all if None.
         query_rows: Rows of each task's query that Fisher-vector products use, [row]; all if None.
@@ -44,6 +45,7 @@ class MetaObjective:
         stages: Sequence[Stage],
         supports: Sequence[Rollouts],
         query: Rollouts,
+        adapted: Tensor,
         meta: Tensor,
         workers: Workers,
         support_rows: Tensor | None = None,
@@ -57,6 +59,7 @@ class MetaObjective:
                 stages,
                 [support.tasks(i, i + size) for support in supports],
                 query.tasks(i, i + size),
+                adapted[i : i + size],
                 meta,
                 support_rows,
                 query_rows,
@@ -94,12 +97,13 @@ class _Chunk:
         stages: Sequence[Stage],
         supports: Sequence[Rollouts],
         query: Rollouts,
+        adapted: Tensor,
         meta: Tensor,
         support_rows: Tensor | None,
         query_rows: Tensor | None,
     ) -> None:
         self._rule, self._stages, self._supports, self._query = rule, stages, supports, query
-        self._policy = rule.policy
+        self._policy, self._old_parameters = rule.policy, adapted
         self._meta, self._support_rows, self._query_rows = meta, support_rows, query_rows
 
     def gradient(self) -> Tensor:
@@ -129,17 +133,16 @@ class _Chunk:
         """Sums over tasks of (surrogate loss, KL divergence), [2], float64."""
         samples = self._query.samples
         old_outputs, old_extra = self._old
-        outputs, extra = self._adapted_outputs(meta)
+        outputs, extra = self._outputs(fold(self._rule, meta, self._stages, self._supports))
         loss = inner_loss(self._policy.distribution, outputs, extra, samples, "ratio")
         kl = self._policy.distribution.kl(old_outputs, old_extra, outputs, extra)
         return torch.stack([loss.double().sum(), (samples.weights * kl).double().sum()])
 
     @cached_property
     def _old(self) -> tuple[Tensor, Tensor]:
-        return self._adapted_outputs(self._meta)
+        return self._outputs(self._old_parameters)
 
-    def _adapted_outputs(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        parameters = fold(self._rule, meta, self._stages, self._supports)
+    def _outputs(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         return self._policy.outputs(parameters, self._query.samples.observations), self._policy.extra(parameters)
 
 

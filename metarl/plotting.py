@@ -38,7 +38,17 @@ _LABEL_WIDTH = 28  # characters
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
 _BOOKKEEPING = frozenset(
-    {"metarl", "seed", "run_dir", "resume", "device", "shards", "num_shards", "checkpoint_every", "validate_every"}
+    {
+        "metarl",
+        "seed",
+        "run_dir",
+        "resume",
+        "device",
+        "threads",
+        "checkpoint_every",
+        "validate_every",
+        "validation_tasks",
+    }
 )
 
 

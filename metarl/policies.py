@@ -23,7 +23,8 @@ from metarl.flat import Layout
 from metarl.losses import InnerLoss, OutputDerivatives, inner_loss
 from metarl.types import Samples
 
-# Rows of one block on the CPU: a layer's activations then stay in the core's cache.
+# Rows of one block on the CPU: a task's activations then stay in the core's cache. It never depends on the number of
+# tasks, on which results would otherwise depend in their last bits.
 _CPU_BLOCK_ROWS = 1000
 
 
@@ -141,8 +142,9 @@ class _ReLU:
         return x.relu_()
 
     @staticmethod
-    def backward(gradient: Tensor, value: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward(gradient, value, 0)
+    def backward_(gradient: Tensor, value: Tensor) -> Tensor:
+        """Multiplies ``gradient`` by the derivative where the activation's value is ``value``, in place."""
+        return torch.ops.aten.threshold_backward.grad_input(gradient, value, 0, grad_input=gradient)
 
 
 class _Tanh:
@@ -155,8 +157,9 @@ class _Tanh:
         return x.tanh_()
 
     @staticmethod
-    def backward(gradient: Tensor, value: Tensor) -> Tensor:
-        return torch.ops.aten.tanh_backward(gradient, value)
+    def backward_(gradient: Tensor, value: Tensor) -> Tensor:
+        """Multiplies ``gradient`` by the derivative where the activation's value is ``value``, in place."""
+        return torch.ops.aten.tanh_backward.grad_input(gradient, value, grad_input=gradient)
 
 
 _ACTIVATIONS: dict[str, type[_ReLU] | type[_Tanh]] = {"relu": _ReLU, "tanh": _Tanh}
@@ -250,7 +253,7 @@ class MLPPolicy(Policy):
             into[index][0].baddbmm_(delta.mT, values[index])
             into[index][1].add_(delta.sum(1))
             if index:
-                delta = self._activation.backward(torch.bmm(delta, weights[index][0]), values[index])
+                delta = self._activation.backward_(torch.bmm(delta, weights[index][0]), values[index])
 
     def _tangent(self, weights: Weights, values: list[Tensor], direction: Weights) -> list[Tensor]:
         """How every layer's input after the first, then the output, changes along ``direction``."""
@@ -260,16 +263,14 @@ class MLPPolicy(Policy):
             if index:
                 tangent.baddbmm_(tangents[-1], weight.mT)
             if index < self._num_layers - 1:
-                tangent = self._activation.backward(tangent, values[index + 1])
+                tangent = self._activation.backward_(tangent, values[index + 1])
             tangents.append(tangent)
         return tangents
 
 
 def _block_rows(parameters: Tensor) -> int:
     # A device with its own memory wants few, large kernels.
-    if parameters.device.type != "cpu":
-        return 1 << 40
-    return max(1, _CPU_BLOCK_ROWS // parameters.shape[0])
+    return _CPU_BLOCK_ROWS if parameters.device.type == "cpu" else 1 << 40
 
 
 def _blocks(samples: Samples, parameters: Tensor) -> Iterator[Samples]:
@@ -297,8 +298,8 @@ class _MLPCurvature:
         policy, deltas, bends = self._policy, [delta], [None]
         for index in reversed(range(1, policy._num_layers)):
             incoming = torch.bmm(deltas[0], self._weights[index][0])
-            deltas.insert(0, policy._activation.backward(incoming, values[index]))
-            bends.insert(1, incoming.mul_(values[index]).mul_(-2) if policy._activation.has_curvature else None)
+            bends.insert(1, -2 * incoming * values[index] if policy._activation.has_curvature else None)
+            deltas.insert(0, policy._activation.backward_(incoming, values[index]))
         return deltas, bends
 
     def product(self, direction: Tensor) -> Tensor:
@@ -317,7 +318,7 @@ class _MLPCurvature:
                 if index:
                     into[index][0].baddbmm_(deltas[index].mT, tangents[index - 1])
                     incoming = torch.bmm(d_delta, weights[index][0]).baddbmm_(deltas[index], along[index][0])
-                    d_delta = policy._activation.backward(incoming, values[index])
+                    d_delta = policy._activation.backward_(incoming, values[index])
                     if (bend := bends[index]) is not None:
                         d_delta.addcmul_(bend, tangents[index - 1])
         policy._raw_extra(result).mul_(self._extra_slope)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -48,8 +49,6 @@ class Sampler:
         action_map: From the policy's actions to the environment's.
         num_tasks: Number of tasks.
         horizon: Longest episode, steps.
-        discount: Discount of one step, for baseline and advantages.
-        gae_lambda: Generalised advantage estimation's parameter.
         stopped: Asked at every step; true gives up with `Stopped`.
     """
 
@@ -60,14 +59,12 @@ class Sampler:
         action_map: ActionMap,
         num_tasks: int,
         horizon: int,
-        discount: float,
-        gae_lambda: float,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._episodes, self._policy, self._action_map = episodes, policy, action_map
         self._num_tasks, self._horizon = num_tasks, horizon
         self._rollouts = episodes.num_envs // num_tasks
-        self._discount, self._gae_lambda, self._stopped = discount, gae_lambda, stopped
+        self._stopped = stopped
 
     def close(self) -> None:
         """Closes the environments."""
@@ -75,7 +72,7 @@ class Sampler:
 
     @torch.no_grad()
     def collect(self, parameters: Tensor, tasks: np.ndarray, streams: Sequence[np.random.Generator]) -> Rollouts:
-        """One episode of every (task, rollout), with advantages.
+        """One episode of every (task, rollout); advantages are still 0, see `with_advantages`.
 
         Args:
             parameters: Each task's policy, on the CPU, [task, parameter].
@@ -108,30 +105,30 @@ class Sampler:
                 break
 
         length = len(actions)
-        taken = torch.stack(actions)
-        log_probs = distribution.log_prob(_rows(outputs[:length]), extra, _rows(taken))
-        return self._assemble(
-            observations[:length], taken, log_probs.view(task, rollout, length), rewards[:length], alive[:length]
-        )
-
-    def _assemble(
-        self, observations: Tensor, actions: Tensor, log_probs: Tensor, rewards: Tensor, alive: Tensor
-    ) -> Rollouts:
-        """Pads to the horizon, puts time after rollout, and estimates advantages."""
-        missing = self._horizon - len(rewards)
-
-        def time_last(values: Tensor) -> Tensor:
-            values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values
-            return values.movedim(0, 2).contiguous()
-
-        observations, actions, rewards, mask = (time_last(v) for v in (observations, actions, rewards, alive))
-        log_probs = torch.nn.functional.pad(log_probs, (0, missing))
-        values = linear_baseline(observations, rewards, mask, self._discount)
-        advantages = gae(rewards.double(), values, mask.double(), self._discount, self._gae_lambda)
-        advantages = standardise(advantages, mask.double()).float()
-        return Rollouts(observations, actions, log_probs, rewards, mask, advantages)
+        taken = _time_last(torch.stack(actions), time)
+        log_probs = distribution.log_prob(_time_last(outputs, time).flatten(1, 2), extra, taken.flatten(1, 2))
+        rewards, mask = _time_last(rewards[:length], time), _time_last(alive[:length], time)
+        log_probs = log_probs.view_as(rewards)
+        return Rollouts(_time_last(observations[:-1], time), taken, log_probs, rewards, mask, torch.zeros_like(rewards))
 
 
-def _rows(values: Tensor) -> Tensor:
-    """[time, task, rollout, ...] to [task, rollout and time, ...]."""
-    return values.movedim(0, 2).flatten(1, 2)
+def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:
+    """The same rollouts with advantages: linear baseline for each task, GAE, standardised for each task.
+
+    Args:
+        rollouts: Rollouts, advantages ignored.
+        discount: Discount of one step.
+        gae_lambda: Generalised advantage estimation's parameter.
+    """
+    rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
+    values = linear_baseline(rollouts.observations, rewards, mask, discount)
+    advantages = standardise(gae(rewards, values, mask, discount, gae_lambda), mask)
+    return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
+
+
+def _time_last(values: Tensor, horizon: int) -> Tensor:
+    """[time, task, rollout, ...] to [task, rollout, horizon, ...], padded with zeros."""
+    missing = horizon - len(values)
+    if missing:
+        values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+    return values.movedim(0, 2).contiguous()

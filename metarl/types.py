@@ -108,9 +108,9 @@ class Rollouts:
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
 
     @staticmethod
-    def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
-        """Joins the tasks of ``parts`` in order."""
-        return Rollouts(**{name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS})
+    def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
+        """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
+        return Rollouts(**{name: torch.cat([getattr(part, name) for part in parts], axis) for name in _TENSORS})
 
 
 _TENSORS = [field.name for field in fields(Rollouts) if field.name != "curvature_rows"]

@@ -63,14 +63,16 @@ def collect(policy: Policy, parameters: Tensor, seed: int) -> Rollouts:
 
 
 @torch.no_grad()
-def run(rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1) -> tuple[list[Stage], list[Rollouts], Rollouts]:
+def run(
+    rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1
+) -> tuple[list[Stage], list[Rollouts], Rollouts]:
     """An inner loop with imaginary rollouts: (stages, supports, query)."""
     stages = rule.stages((1.0,) * num_steps)
     parameters, supports = rule.start(meta, TASKS), []
     for index, stage in enumerate(stages):
         supports.append(supports[-1] if stage.reuse else collect(rule.policy, parameters, seed + index))
         parameters = stage.update(meta, parameters, supports[-1])
-    return stages, supports, collect(rule.policy, parameters, seed + 100)
+    return stages, supports, collect(rule.policy, parameters, seed + 100), parameters
 
 
 class Oracle:
@@ -80,7 +82,15 @@ class Oracle:
     KL divergence twice differentiates three times.
     """
 
-    def __init__(self, rule: Adaptation, stages: list[Stage], supports: list[Rollouts], query: Rollouts, meta: Tensor):
+    def __init__(
+        self,
+        rule: Adaptation,
+        stages: list[Stage],
+        supports: list[Rollouts],
+        query: Rollouts,
+        adapted: Tensor,
+        meta: Tensor,
+    ) -> None:
         self.rule, self.stages, self.supports, self.query, self.meta = rule, stages, supports, query, meta
         with torch.no_grad():
             self.old = self._outputs(meta)

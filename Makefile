@@ -1,0 +1,52 @@
+# Everything is installed into $(VENV); `make clean` removes it.
+PYTHON ?= python3
+VENV ?= .venv
+LOWEST_VENV ?= .venv-lowest
+ifndef RUN
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+endif
+
+BIN := $(VENV)/bin
+
+.PHONY: install test test-all test-lowest lint format demo clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "metarl needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: install
+	$(BIN)/python -m pytest -q -m 'not slow'
+
+test-all: install
+	$(BIN)/python -m pytest -q
+
+# PyTorch of that age comes with gigabytes of CUDA libraries, unless pip is pointed at wheels without CUDA (README.md).
+$(LOWEST_VENV)/.installed: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST_VENV)
+	$(LOWEST_VENV)/bin/python -m pip install --quiet --constraint constraints-lowest.txt --editable '.[dev]'
+	@touch $@
+
+test-lowest: $(LOWEST_VENV)/.installed
+	$(LOWEST_VENV)/bin/python -m pytest -q -m 'not slow'
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: install
+	$(BIN)/python -m metarl.train --env navigation --algo l2f --iterations 60 --run-dir $(RUN)
+	$(BIN)/python -m metarl.evaluate $(RUN)
+	$(BIN)/python -m metarl.plot $(RUN) --output demo.png
+	@echo "The run is in $(RUN), its curve in $(CURDIR)/demo.png"
+
+clean:
+	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

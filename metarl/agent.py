@@ -1,0 +1,248 @@
+"""A meta-trained agent: adapts to an environment, then acts in it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import utils
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, adapt
+from metarl.agents import build_rule
+from metarl.checkpoints import load_checkpoint
+from metarl.config import Config, load_config
+from metarl.envs import TaskFamily, get_family
+from metarl.errors import UserError, nearest
+from metarl.policies import MLPPolicy, ModulePolicy, Policy
+from metarl.sampler import Sampler, with_advantages
+from metarl.settings import InnerConfig
+from metarl.spaces import ActionMap, observation_size
+from metarl.streams import Purpose, stream
+from metarl.types import Rollouts
+
+
+def evaluation_scales(num_steps: int) -> tuple[float, ...]:
+    """Factors on the step size when adapting: 1, then one half (Finn et al. 2017, appendix A.2)."""
+    return (1.0, *[0.5] * num_steps)[:num_steps]
+
+
+def build(config: Config) -> tuple[TaskFamily, Adaptation]:
+    """The task family and the adaptation rule of a configuration.
+
+    Raises:
+        UserError: If the family's spaces or the policy's body are not supported.
+    """
+    family = get_family(config.env, **config.env_kwargs)
+    distribution = ActionMap(family.action_space).distribution
+    size = observation_size(family.observation_space)
+    policy: Policy
+    if config.policy_body is None:
+        policy = MLPPolicy(
+            size,
+            distribution,
+            config.hidden_sizes,
+            config.activation,
+            config.initial_std,
+            config.min_std,
+            config.output_gain,
+        )
+    else:
+        make_body = _import_body(config.policy_body)
+        policy = ModulePolicy(size, distribution, make_body, config.initial_std, config.min_std)
+    return family, build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, config.l2f))
+
+
+@dataclass(frozen=True)
+class AdaptedPolicy:
+    """A policy after adaptation to one task.
+
+    Attributes:
+        policy: The policy's network and distribution.
+        parameters: Its parameters, [parameter].
+        action_map: From the policy's actions to the environment's.
+        observation_space: The environment's observations.
+        returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is the policy's own.
+    """
+
+    policy: Policy
+    parameters: Tensor
+    action_map: ActionMap
+    observation_space: gymnasium.Space[Any]
+    returns: np.ndarray
+
+    @torch.no_grad()
+    def predict(
+        self, observation: Any, deterministic: bool = True, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """The action for an observation.
+
+        Args:
+            observation: One observation of the environment.
+            deterministic: The distribution's mode; otherwise a draw.
+            rng: Source of the draw's randomness; required unless deterministic.
+
+        Returns:
+            An element of the environment's action space.
+
+        Raises:
+            ValueError: If the observation does not have the space's shape, or ``rng`` is missing.
+        """
+        flat = np.asarray(utils.flatten(self.observation_space, observation), dtype=np.float32)
+        if flat.shape != (self.policy.observation_size,):
+            raise ValueError(f"observation must have shape ({self.policy.observation_size},), got {flat.shape}")
+        if not deterministic and rng is None:
+            raise ValueError("predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed)")
+        parameters = self.parameters[None]
+        outputs = self.policy.outputs(parameters, torch.from_numpy(flat)[None, None])
+        distribution = self.policy.distribution
+        if rng is None or deterministic:
+            action = distribution.mode(outputs)
+        else:
+            noise = torch.from_numpy(distribution.noise(rng, (1, 1)))
+            action = distribution.sample(outputs, self.policy.extra(parameters), noise)
+        result: np.ndarray = self.action_map(action[0, 0].numpy())
+        return result
+
+
+class Agent:
+    """A meta-trained agent.
+
+    Args:
+        config: The run's settings.
+        meta: Meta-parameters, [meta parameter].
+
+    Raises:
+        UserError: If the meta-parameters do not fit the configuration.
+    """
+
+    def __init__(self, config: Config, meta: Tensor) -> None:
+        self.config, self.meta = config, meta.cpu()
+        self.family, self.rule = build(config)
+        expected = self.rule.initial(np.random.default_rng(0)).shape
+        if meta.shape != expected:
+            raise UserError(
+                f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
+                f"{expected.numel()}; it belongs to another run."
+            )
+
+    def adapt(
+        self,
+        env: gymnasium.Env[Any, Any],
+        num_steps: int = 1,
+        num_rollouts: int | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+    ) -> AdaptedPolicy:
+        """Adapts to an environment by policy-gradient steps on its own episodes.
+
+        Episodes are collected for each step, and once more to measure the adapted policy. The first gradient step has
+        the training step size, later ones half of it.
+
+        Args:
+            env: An environment with the observation and action spaces of the run's family. It is reset with new seeds
+                and must keep its task across them.
+            num_steps: Gradient steps; 0 gives the policy before adaptation.
+            num_rollouts: Episodes for each step; by default as in training.
+            horizon: Longest episode; by default as in training.
+            seed: Seed of the exploration and of the environment.
+
+        Raises:
+            UserError: If the environment does not fit the agent, or a number is impossible.
+        """
+        self._check_fits(env)
+        num_rollouts = self.config.rollouts_per_task if num_rollouts is None else num_rollouts
+        horizon = self.config.horizon if horizon is None else horizon
+        if num_steps < 0 or num_rollouts < 1 or horizon < 1:
+            raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
+        action_map = ActionMap(env.action_space, self.config.action_scale)
+        sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
+        nothing = np.zeros((1, 0))
+
+        def collect(parameters: Tensor, phase: int) -> Rollouts:
+            streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(num_rollouts)]
+            episodes = [sampler.collect(parameters, nothing, [each]) for each in streams]
+            return with_advantages(Rollouts.concatenate(episodes, axis=1), self.config.discount, self.config.gae_lambda)
+
+        stages = self.rule.stages(evaluation_scales(num_steps))
+        adapted = adapt(self.rule, self.meta, stages, 1, collect)
+        return AdaptedPolicy(
+            self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
+        )
+
+    def _check_fits(self, env: gymnasium.Env[Any, Any]) -> None:
+        size = int(utils.flatdim(env.observation_space))
+        if size != self.rule.policy.observation_size:
+            raise UserError(
+                f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
+                f"{self.rule.policy.observation_size}."
+            )
+        wanted, got = self.family.action_space, env.action_space
+        same = got.shape == wanted.shape and getattr(got, "n", None) == getattr(wanted, "n", None)
+        if type(got) is not type(wanted) or not same:
+            raise UserError(f"the environment's actions are {got}; this agent was trained with {wanted}.")
+
+
+class _OneEnvironment:
+    """A single environment as a batch of one episode; its task is its own business."""
+
+    num_envs = 1
+
+    def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
+        self._env, self._horizon = env, horizon
+
+    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
+        self._steps = 0
+        observation, _ = self._env.reset(seed=seeds[0])
+        observations[0] = utils.flatten(self._env.observation_space, observation)
+
+    def step(
+        self,
+        actions: np.ndarray,
+        observations: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        self._steps += 1
+        observation, rewards[0], terminated[0], cut_off, _ = self._env.step(actions[0])
+        observations[0] = utils.flatten(self._env.observation_space, observation)
+        truncated[0] = cut_off or self._steps >= self._horizon
+
+    def close(self) -> None:
+        """The environment is its owner's to close."""
+
+
+def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
+    """Loads a trained agent.
+
+    Args:
+        run_dir: The run's folder.
+        checkpoint: ``last``, or ``best`` on the validation tasks.
+
+    Raises:
+        UserError: If the folder is not a run's, or the checkpoint is missing, damaged or foreign.
+    """
+    run_dir = Path(run_dir)
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
+    config = load_config(run_dir)
+    return Agent(config, load_checkpoint(run_dir, checkpoint)[0])
+
+
+_CHECKPOINTS = ("last", "best")
+
+
+def _import_body(spec: str) -> Any:
+    module, _, name = spec.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"policy_body {spec!r} cannot be imported ({error}); write package.module:function.") from error

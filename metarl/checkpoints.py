@@ -1,0 +1,80 @@
+"""Checkpoints: the meta-parameters and where the run stood, in one safetensors file that holds no code."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metarl.errors import UserError
+
+_FORMAT = "metarl-1"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        iteration: Meta-iterations done.
+        env_steps: Environment steps taken in them, adaptation included.
+        seconds: Wall time spent on them.
+        best_return: Best post-adaptation return on the validation tasks so far.
+    """
+
+    iteration: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+    best_return: float = -float("inf")
+
+
+def checkpoint_path(run_dir: Path, which: str) -> Path:
+    """Where a run keeps its checkpoint ``last`` or ``best``."""
+    return run_dir / "checkpoints" / f"{which}.safetensors"
+
+
+def save_checkpoint(run_dir: Path, which: str, meta: Tensor, progress: Progress) -> None:
+    """Writes a checkpoint; the previous one stays whole until the new one is.
+
+    Args:
+        run_dir: The run's folder.
+        which: ``last`` or ``best``.
+        meta: Meta-parameters, [meta parameter].
+        progress: Where the run stands.
+    """
+    path = checkpoint_path(run_dir, which)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".writing")
+    save_file({"meta": meta.cpu()}, temporary, {"format": _FORMAT, "progress": json.dumps(asdict(progress))})
+    os.replace(temporary, path)
+
+
+def load_checkpoint(run_dir: Path, which: str) -> tuple[Tensor, Progress]:
+    """Reads a checkpoint.
+
+    Returns:
+        Meta-parameters [meta parameter] on the CPU, and where the run stood.
+
+    Raises:
+        UserError: If there is none, or it is damaged or not metarl's.
+    """
+    path = checkpoint_path(run_dir, which)
+    if not path.is_file():
+        raise UserError(f"{run_dir} has no checkpoint {which!r} ({path} does not exist); has the run saved one yet?")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            meta = file.get_tensor("meta") if "meta" in file.keys() else None  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
+    if metadata.get("format") != _FORMAT or meta is None:
+        raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
+    if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
+        raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
+    return meta, Progress(**json.loads(metadata["progress"]))

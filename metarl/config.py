@@ -1,0 +1,215 @@
+"""The configuration of a run: one dataclass, which is also the command line; field comments are its help."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl.agents import check_algorithm
+from metarl.envs import get_family
+from metarl.errors import UserError, nearest
+from metarl.settings import L2FConfig, TRPOConfig
+
+CONFIG_FILE = "config.json"
+
+# What differs from a field's general default below, for the families that the papers report on; a longer name that
+# starts with one of these (navigation-b, cheetah-dir-rllab) shares its entry unless it has its own.
+# A tenth of the steps suffices for the Fisher matrix (Schulman et al. 2015, section 6); the inner loop's Hessian needs
+# more of them. Gradients and the line search always use every step.
+_SAMPLED: dict[str, Any] = {"trpo": TRPOConfig(fisher_fraction=0.1, hessian_fraction=0.25)}
+_FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "navigation": {**_SAMPLED, "meta_batch_size": 20},
+    "cheetah": _SAMPLED,
+    "ant": _SAMPLED,
+    "ant-dir": {**_SAMPLED, "rollouts_per_task": 40},
+}
+
+
+def _chosen(general: Any = None) -> Any:
+    """A field whose default depends on the task family or, failing that, is ``general``."""
+    return field(default=None, metadata={"general": general})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a training run. Defaults are those of the papers for the chosen family and algorithm.
+
+    Raises:
+        UserError: At once, if a setting is impossible.
+    """
+
+    env: str = "navigation"
+    """Task family: a registered name, or package.module:Family for your own."""
+    algo: str = "l2f"
+    """Adaptation rule: maml, fomaml or l2f."""
+    env_kwargs: dict[str, float] = field(default_factory=dict)
+    """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
+    run_dir: Path | None = None
+    """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
+    resume: bool = False
+    """Continue the run in RUN_DIR from its last checkpoint."""
+    seed: int = 0
+    """Seed of everything random."""
+    iterations: int = 100
+    """Meta-iterations to have done at the end."""
+
+    meta_batch_size: int = _chosen(40)
+    """Tasks in a meta-iteration."""
+    rollouts_per_task: int = _chosen(20)
+    """Episodes collected with each task's policy, before and after adaptation."""
+    horizon: int = _chosen()
+    """Longest episode, environment steps."""
+    num_inner_steps: int = _chosen(1)
+    """Policy-gradient steps of the inner loop."""
+    inner_lr: float = _chosen(0.1)
+    """Step size of the inner loop."""
+    inner_loss: Literal["ratio", "score"] = _chosen("ratio")
+    """Inner loss: likelihood ratio (LVC) or the plain score function."""
+
+    hidden_sizes: tuple[int, ...] = _chosen((100, 100))
+    """Width of each hidden layer of the policy."""
+    activation: Literal["relu", "tanh"] = _chosen("relu")
+    """Activation of the hidden layers."""
+    output_gain: float = _chosen(1.0)
+    """Factor on the last layer's initial weights."""
+    initial_std: float = _chosen(1.0)
+    """Exploration to start from: standard deviation in units of the action space's half-width times ACTION_SCALE."""
+    min_std: float = _chosen(1e-6)
+    """Floor of the standard deviation."""
+    action_scale: float = _chosen(1.0)
+    """Half-widths of the action space that a policy output of 1 stands for (clipped to its bounds)."""
+    policy_body: str | None = None
+    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
+
+    discount: float = _chosen(0.99)
+    """Discount of one step."""
+    gae_lambda: float = _chosen(1.0)
+    """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
+    trpo: TRPOConfig = _chosen(TRPOConfig())
+    """Meta-optimiser."""
+    l2f: L2FConfig = _chosen(L2FConfig())
+    """Learn-to-Forget."""
+
+    validate_every: int = _chosen(10)
+    """Meta-iterations between evaluations on validation tasks; 0 for none."""
+    validation_tasks: int = _chosen(20)
+    """Validation tasks (all tasks of a family that has finitely many)."""
+    checkpoint_every: int = _chosen(10)
+    """Meta-iterations between checkpoints."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where adaptation and meta-step compute; auto takes a GPU if there is one."""
+    threads: int = 0
+    """Threads for rollouts and meta-step; 0 for one on each core. The results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        check_algorithm(self.algo)
+        family = get_family(self.env, **self.env_kwargs)
+        chosen = {"horizon": family.horizon, **_family_defaults(self.env)}
+        for setting in dataclasses.fields(self):
+            if getattr(self, setting.name) is None and "general" in setting.metadata:
+                object.__setattr__(self, setting.name, chosen.get(setting.name, setting.metadata["general"]))
+        self._check()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        return self.run_dir or Path("runs") / f"{self.env.replace(':', '.')}-{self.algo}-seed{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them."""
+        return {**dataclasses.asdict(self), "run_dir": str(self.folder)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """The configuration that `to_dict` was called on.
+
+        Raises:
+            UserError: If a setting is unknown or impossible.
+        """
+        names = {setting.name for setting in dataclasses.fields(Config)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise UserError(f"unknown setting {unknown[0]!r} in the configuration.{nearest(unknown[0], names)}")
+        converted = dict(values)
+        for name, convert in _FROM_JSON.items():
+            if converted.get(name) is not None:
+                converted[name] = convert(converted[name])
+        return Config(**converted)
+
+    def _check(self) -> None:
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}.")
+        for name in ("inner_lr", "initial_std", "min_std", "action_scale"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name} must be a positive number, got {getattr(self, name)}.")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise UserError(f"hidden_sizes must be positive, got {self.hidden_sizes}.")
+        if not 0 < self.l2f.initial_gamma < 1:
+            raise UserError(f"l2f.initial_gamma must lie between 0 and 1, got {self.l2f.initial_gamma}.")
+        if self.trpo.max_kl <= 0 or self.trpo.cg_damping < 0:
+            raise UserError("trpo.max_kl must be positive and trpo.cg_damping must not be negative.")
+        if not (0 < self.trpo.backtrack_ratio < 1 and self.trpo.max_backtracks >= 1 and self.trpo.cg_iterations >= 1):
+            raise UserError(
+                "trpo.backtrack_ratio must lie between 0 and 1, trpo.max_backtracks and trpo.cg_iterations must be at "
+                "least 1."
+            )
+        if not (0 < self.trpo.fisher_fraction <= 1 and 0 < self.trpo.hessian_fraction <= 1):
+            raise UserError("trpo.fisher_fraction and trpo.hessian_fraction must lie in (0, 1].")
+
+
+_AT_LEAST = {
+    "seed": 0,
+    "iterations": 0,
+    "meta_batch_size": 1,
+    "rollouts_per_task": 1,
+    "horizon": 1,
+    "num_inner_steps": 0,
+    "validate_every": 0,
+    "validation_tasks": 1,
+    "checkpoint_every": 1,
+    "threads": 0,
+}
+_FROM_JSON: dict[str, Any] = {
+    "run_dir": Path,
+    "hidden_sizes": tuple,
+    "trpo": lambda values: TRPOConfig(**values),
+    "l2f": lambda values: L2FConfig(**values),
+}
+
+
+def _family_defaults(env: str) -> dict[str, Any]:
+    matching = [name for name in _FAMILY_DEFAULTS if env == name or env.startswith(f"{name}-")]
+    return _FAMILY_DEFAULTS[max(matching, key=len)] if matching else {}
+
+
+def save_config(config: Config, provenance: dict[str, Any]) -> None:
+    """Writes the final configuration, with what it was run with, into the run folder."""
+    config.folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**config.to_dict(), "metarl": provenance}, indent=2)
+    (config.folder / CONFIG_FILE).write_text(text + "\n")
+
+
+def load_config(run_dir: Path) -> Config:
+    """Reads a run's configuration; its folder is ``run_dir``, wherever it was when the run was made.
+
+    Raises:
+        UserError: If ``run_dir`` is not the folder of a run.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        what = "is not the folder of a run: it holds no config.json" if run_dir.exists() else "does not exist"
+        raise UserError(f"{run_dir} {what}; give the folder that `python -m metarl.train` wrote.")
+    try:
+        values = json.loads(path.read_text())
+        values.pop("metarl", None)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    return Config.from_dict({**values, "run_dir": run_dir})

@@ -1,0 +1,355 @@
+"""Ants that run in a direction, at a velocity, or to a place, that only the reward tells."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+
+from metarl.envs.arrays import BoolArray, FloatArray
+from metarl.envs.mujoco_core import (
+    MujocoCore,
+    MujocoFamily,
+    MujocoTask,
+    check_not_diverged,
+    diverged_counts,
+    vector_env,
+)
+from metarl.envs.native import NativeVectorEnv, Slots
+from metarl.envs.tasks import Directions, TaskDistribution, Uniform
+from metarl.errors import UserError
+
+MAX_EPISODE_STEPS = 200
+_TORSO = 1  # body id
+
+
+class AntEnv(MujocoTask, GymnasiumAntEnv):
+    """Gymnasium's ant with a task, without contact forces.
+
+    Contact forces are neither observed nor do they cost: batched stepping does not refresh them, and code bases differ
+    in them by more than the gains that they report.
+
+    Observation, ``Box(-inf, inf, (27,), float64)``; ant-goal has x and y before it, (29,):
+
+    | index | meaning | minimum | maximum | unit |
+    |---|---|---|---|---|
+    | 0 | height of the torso | -inf | inf | m |
+    | 1-4 | orientation of the torso, a quaternion | -inf | inf | 1 |
+    | 5-12 | angles of hip and ankle: front left, front right, back left, back right leg | -inf | inf | rad |
+    | 13-15 | velocity of the torso, x, y, z | -inf | inf | m/s |
+    | 16-18 | angular velocity of the torso | -inf | inf | rad/s |
+    | 19-26 | angular velocities of the joints, in the order of 5-12 | -inf | inf | rad/s |
+
+    Action, ``Box(-1, 1, (8,), float32)``: share of the largest torque at the joints, in the order of Gymnasium's ant
+    (the simulator clips it).
+
+    Reset: Gymnasium's rest pose plus noise on positions (uniform within +-``reset_noise``, in m and rad) and on
+    velocities (normal with deviation ``reset_noise``, in m/s and rad/s). The episode is truncated after 200 steps if
+    made by ``gymnasium.make``.
+
+    Args:
+        tasks: The distribution of tasks.
+        num_skipped: How many of the first positions are not observed.
+        terminates: Whether the episode terminates with the torso's height outside [0.2, 1.0] m.
+        frame_skip: Physics steps of 0.01 s in one environment step.
+        ctrl_cost_weight: Coefficient of the squared norm of the action (of the one given, before clipping).
+        survive_bonus: Reward of a step at whose end the ant is healthy: finite state, height within [0.2, 1.0] m.
+        reset_noise: Noise of the first state.
+        render_mode: As in Gymnasium's environment.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        num_skipped: int,
+        terminates: bool,
+        frame_skip: int,
+        ctrl_cost_weight: float,
+        survive_bonus: float,
+        reset_noise: float,
+        render_mode: str | None,
+    ) -> None:
+        self.tasks = tasks
+        self.num_skipped = num_skipped
+        self.terminates = terminates
+        GymnasiumAntEnv.__init__(
+            self,
+            frame_skip=frame_skip,
+            ctrl_cost_weight=ctrl_cost_weight,
+            healthy_reward=survive_bonus,
+            reset_noise_scale=reset_noise,
+            exclude_current_positions_from_observation=num_skipped == 2,
+            include_cfrc_ext_in_observation=False,
+            render_mode=render_mode,
+        )
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
+        """Takes one step with torques ``action``, [8]."""
+        before = self.data.xpos[_TORSO].copy()
+        self.do_simulation(action, self.frame_skip)
+        check_not_diverged(diverged_counts(self))
+        place = self.data.xpos[_TORSO]
+        velocity = (place - before) / self.dt
+        state = self.state_vector()
+        healthy = self.healthy(state)
+        terms = self.reward_terms(np.asarray(self.task), place, velocity, np.asarray(action, np.float64), healthy)
+        info = {"x_position": state[0], "y_position": state[1], "x_velocity": velocity[0], "y_velocity": velocity[1]}
+        if self.render_mode == "human":
+            self.render()
+        reward = np.float64(sum(terms.values()))
+        return self._get_obs(), reward, bool(self.terminates and not healthy), False, {**info, **terms}
+
+    def healthy(self, states: FloatArray) -> BoolArray:
+        """Whether positions and velocities [..., 29] are finite and the torso's height is within bounds, [...]."""
+        lowest, highest = self._healthy_z_range
+        height = states[..., 2]
+        return np.isfinite(states).all(axis=-1) & (lowest <= height) & (height <= highest)
+
+    def reward_terms(
+        self, tasks: FloatArray, places: FloatArray, velocities: FloatArray, actions: FloatArray, healthy: BoolArray
+    ) -> dict[str, Any]:
+        """The terms whose sum is the reward.
+
+        Args:
+            tasks: Tasks, [..., *task shape].
+            places: Positions of the torso, [..., 3], m.
+            velocities: Velocities of the torso, [..., 3], m/s.
+            actions: Actions, [..., 8].
+            healthy: Whether the ant is healthy after the step, [...].
+
+        Returns:
+            ``reward_task``, ``reward_survive`` and ``reward_ctrl``, [...].
+        """
+        cost = self._ctrl_cost_weight * np.sum(np.square(actions), axis=-1)
+        return {
+            "reward_task": self.task_reward(tasks, places, velocities),
+            "reward_survive": self._healthy_reward * healthy,
+            "reward_ctrl": -cost,
+        }
+
+    @abstractmethod
+    def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
+        """The reward of being there with these velocities, [...]."""
+
+    def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Draws the first positions [15] and velocities [14] of an episode."""
+        scale = self._reset_noise_scale
+        positions = self.init_qpos + rng.uniform(-scale, scale, self.init_qpos.size)
+        return positions, self.init_qvel + scale * rng.standard_normal(self.init_qvel.size)
+
+
+class AntDirEnv(AntEnv):
+    """An ant that is to run forward or backward.
+
+    Reward, in one step:
+
+    | term | value | coefficient | unit |
+    |---|---|---|---|
+    | ``reward_task`` | direction * velocity along x | 1 | m/s |
+    | ``reward_survive`` | 1 if healthy | ``survive_bonus``, 1 | 1 |
+    | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.5 | 1 |
+
+    Task: the direction, -1 or +1. The episode terminates with the torso's height outside [0.2, 1.0] m. Observation,
+    action, reset and the other arguments are `AntEnv`'s. Report returns with and without the survive bonus.
+
+    Version history: v0, first version.
+
+    Source: Finn et al. 2017, section 5.3; coefficients of Gymnasium's Ant-v5.
+    """
+
+    def __init__(
+        self,
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.5,
+        survive_bonus: float = 1.0,
+        reset_noise: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
+        super().__init__(Directions(), 2, True, *parameters)
+        EzPickle.__init__(self, *parameters)
+
+    def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
+        """Direction times velocity along x."""
+        return tasks * velocities[..., 0]
+
+
+class AntVelEnv(AntEnv):
+    """An ant that is to run forward at a target velocity.
+
+    Reward, in one step:
+
+    | term | value | coefficient | unit |
+    |---|---|---|---|
+    | ``reward_task`` | - absolute difference of velocity along x and target | 1 | m/s |
+    | ``reward_survive`` | 1 if healthy | ``survive_bonus``, 1 | 1 |
+    | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.5 | 1 |
+
+    Task: the target velocity in m/s, uniform in [``lowest``, ``highest``]. The episode terminates with the torso's
+    height outside [0.2, 1.0] m. Observation, action, reset and the other arguments are `AntEnv`'s. Report returns with
+    and without the survive bonus.
+
+    Version history: v0, first version.
+
+    Source: Finn et al. 2017, section 5.3; coefficients of Gymnasium's Ant-v5.
+    """
+
+    def __init__(
+        self,
+        lowest: float = 0.0,
+        highest: float = 3.0,
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.5,
+        survive_bonus: float = 1.0,
+        reset_noise: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
+        super().__init__(Uniform(lowest, highest), 2, True, *parameters)
+        EzPickle.__init__(self, lowest, highest, *parameters)
+
+    def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
+        """Minus the distance from the target velocity."""
+        return -np.abs(velocities[..., 0] - tasks)
+
+
+class AntGoalEnv(AntEnv):
+    """An ant that is to go to a goal.
+
+    Reward, in one step:
+
+    | term | value | coefficient | unit |
+    |---|---|---|---|
+    | ``reward_task`` | - distance of the torso from the goal, after the step | 1 | m |
+    | ``reward_survive`` | 1 if healthy | ``survive_bonus``, 0 | 1 |
+    | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.1 | 1 |
+
+    The distance is ``|dx| + |dy|`` as in the public code of ProMP and its relatives, or Euclidean. Their goals are
+    uniform in a disc of radius 3 (ProMP) or in the square [-3, 3]^2 (its precursor); here, the square.
+
+    Task: the goal (x, y) in m, uniform in [-goal_bound, goal_bound]^2. The episode never terminates. x and y of the
+    torso come first in the observation, which otherwise is `AntEnv`'s, as are action, reset and the other arguments.
+
+    Args:
+        goal_bound: Bound of the goals' coordinates, m.
+        distance: "l1" or "euclidean".
+
+    Version history: v0, first version.
+
+    Source: Rothfuss et al. 2019 (ProMP), public code.
+    """
+
+    def __init__(
+        self,
+        goal_bound: float = 3.0,
+        distance: Literal["l1", "euclidean"] = "l1",
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.1,
+        survive_bonus: float = 0.0,
+        reset_noise: float = 0.1,
+        render_mode: str | None = None,
+    ) -> None:
+        if distance not in ("l1", "euclidean"):
+            raise UserError(f"distance must be 'l1' or 'euclidean', got {distance!r}")
+        self._distance = distance
+        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
+        super().__init__(Uniform([-goal_bound] * 2, [goal_bound] * 2), 0, False, *parameters)
+        EzPickle.__init__(self, goal_bound, distance, *parameters)
+
+    def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
+        """Minus the distance from the goal."""
+        dx, dy = np.abs(places[..., 0] - tasks[..., 0]), np.abs(places[..., 1] - tasks[..., 1])
+        return -(dx + dy) if self._distance == "l1" else -np.sqrt(dx * dx + dy * dy)
+
+
+class AntCore(MujocoCore):
+    """Many ants at once; arguments as for `MujocoCore`."""
+
+    def __init__(self, env: AntEnv, num_envs: int) -> None:
+        super().__init__(env, num_envs)
+        # The torso's place as the last Runge-Kutta stage left it, as the single environment sees it
+        self._places: FloatArray = self.batch.bind("xpos")
+
+    def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
+        """Simulates some slots; see `MujocoCore.move`."""
+        before = self._places[slots, _TORSO].copy()
+        self.simulate(slots)
+        places = self._places[slots, _TORSO]
+        velocities = (places - before) / self.env.dt
+        healthy = self.env.healthy(np.concatenate([self.positions[slots], self.velocities[slots]], axis=-1))
+        terms = self.env.reward_terms(self.tasks[slots], places, velocities, actions, healthy)
+        self.record_terms(slots, terms, rewards)
+        terminated[slots] = self.env.terminates & ~healthy
+
+
+class AntDirFamily(MujocoFamily):
+    """Ants that run forward or backward; two tasks in all, so that nothing can be held out.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `AntDirEnv`.
+    """
+
+    name = "ant-dir"
+    horizon = MAX_EPISODE_STEPS
+    env_class = AntDirEnv
+    core_class = AntCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says the direction."""
+        return "forward" if task > 0 else "backward"
+
+
+class AntVelFamily(MujocoFamily):
+    """Ants that run at a target velocity.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `AntVelEnv`.
+    """
+
+    name = "ant-vel"
+    horizon = MAX_EPISODE_STEPS
+    env_class = AntVelEnv
+    core_class = AntCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says the target velocity."""
+        return f"velocity {float(task):.2f} m/s"
+
+
+class AntGoalFamily(MujocoFamily):
+    """Ants that go to a goal.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `AntGoalEnv`.
+    """
+
+    name = "ant-goal"
+    horizon = MAX_EPISODE_STEPS
+    env_class = AntGoalEnv
+    core_class = AntCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says where the goal is."""
+        return f"goal ({task[0]:+.2f}, {task[1]:+.2f}) m"
+
+
+def ant_dir_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/AntDir-v0``; parameters as for `AntDirEnv`."""
+    return vector_env(AntDirEnv, AntCore, num_envs, max_episode_steps, parameters)
+
+
+def ant_vel_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/AntVel-v0``; parameters as for `AntVelEnv`."""
+    return vector_env(AntVelEnv, AntCore, num_envs, max_episode_steps, parameters)
+
+
+def ant_goal_vector(
+    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/AntGoal-v0``; parameters as for `AntGoalEnv`."""
+    return vector_env(AntGoalEnv, AntCore, num_envs, max_episode_steps, parameters)

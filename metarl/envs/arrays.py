@@ -1,0 +1,8 @@
+"""Array aliases of the environment layer; any float precision, because callers own their buffers."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.integer]

@@ -1,0 +1,210 @@
+"""Tells the author of a task family what is wrong with it."""
+
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.envs.episodes import TaskSlot, make_slot
+from metarl.envs.family import SPLITS, TaskFamily
+from metarl.errors import UserError
+
+_TASKS = 16  # drawn per split
+_STEPS = 50  # of a trajectory, at most
+
+Trajectory = list[NDArray[Any]]
+Problems = Iterator[str]
+
+
+def check_task_family(family: TaskFamily, seed: int = 0) -> None:
+    """Tries a task family out and raises an error that lists everything wrong with it.
+
+    Looked at: pickling; tasks inside the task space, reproducible, and not shared between splits (unless
+    ``finite_tasks`` says that there are finitely many); supported spaces; a new environment at each ``make_env``;
+    the same trajectory under the same seed; a task that has an effect after a reset and after an autoreset;
+    ``make_episodes`` equal to single environments.
+
+    Args:
+        family: The family.
+        seed: Seed of everything that is tried.
+
+    Raises:
+        UserError: If there is a problem; its message lists all that were found, with what to do.
+    """
+    if not isinstance(family, TaskFamily):
+        raise UserError(f"a task family must be an instance of a subclass of metarl.TaskFamily, got {family!r}")
+    problems = _problems_of(_basics, family, seed)
+    # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems
+    if not problems:
+        for check in (_determinism, _lost_at_reset, _lost_at_autoreset, _episodes):
+            problems += _problems_of(check, family, seed)
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise UserError(f"the task family {family.name} has {len(problems)} problem(s):{listed}")
+
+
+def _problems_of(check: Callable[[TaskFamily, int], Problems], family: TaskFamily, seed: int) -> list[str]:
+    problems = []
+    try:
+        for problem in check(family, seed):
+            problems.append(problem)
+    except Exception as error:  # an author wants to read it, whatever it is
+        problems.append(f"{check.__name__.strip('_')} could not be checked: {type(error).__name__}: {error}")
+    return problems
+
+
+def _basics(family: TaskFamily, seed: int) -> Problems:
+    yield from _pickling(family)
+    if not isinstance(getattr(family, "task_space", None), gym.Space):
+        yield "it has no task_space; set it to a gymnasium.Space whose elements are the tasks"
+        return
+    yield from _task_problems(family, seed)
+    yield from _environment_problems(family)
+
+
+def _pickling(family: TaskFamily) -> Problems:
+    try:
+        pickle.loads(pickle.dumps(family))
+    except Exception as error:
+        yield (
+            f"it cannot be pickled ({type(error).__name__}: {error}); define the class at the top level of a module, "
+            "and keep lambdas and open files out of its attributes"
+        )
+
+
+def _task_problems(family: TaskFamily, seed: int) -> Problems:
+    splits = {split: family.sample_tasks(_TASKS, np.random.default_rng(seed), split) for split in SPLITS}
+    for split, tasks in splits.items():
+        if len(tasks) != _TASKS:
+            yield f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them"
+        outside = [task for task in tasks if not _contains(family.task_space, task)]
+        if outside:
+            yield (
+                f"sample_tasks gives tasks outside the task space, such as {outside[0]} in {family.task_space} "
+                f"(split {split!r}); widen task_space, or draw inside it"
+            )
+        again = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
+        if not np.array_equal(tasks, again):
+            yield (
+                f"sample_tasks is not reproducible (split {split!r}): the same generator state gave other tasks; "
+                "draw from the generator that is passed in only"
+            )
+    if len(np.unique(splits["train"], axis=0)) < 2:
+        yield "all tasks are the same; draw them from the generator that is passed in"
+    elif family.finite_tasks is None:
+        yield from _leaks(splits)
+
+
+def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
+    names = list(splits)
+    for position, one in enumerate(names):
+        for other in names[position + 1 :]:
+            shared = {np.asarray(task).tobytes() for task in splits[one]} & {
+                np.asarray(task).tobytes() for task in splits[other]
+            }
+            if shared:
+                yield (
+                    f"the splits leak: {one!r} and {other!r} share {len(shared)} of {_TASKS} tasks; override draw_tasks"
+                    " rather than sample_tasks, or return all tasks from finite_tasks if they are few"
+                )
+
+
+def _environment_problems(family: TaskFamily) -> Problems:
+    if family.make_env() is family.make_env():
+        yield "make_env returns the same environment each time; make a new one, because every slot needs its own"
+    _ = family.observation_space  # raises what is wrong
+    if not isinstance(family.action_space, (spaces.Box, spaces.Discrete)):
+        yield f"its actions are {family.action_space}; only Box and Discrete action spaces are supported"
+
+
+def _determinism(family: TaskFamily, seed: int) -> Problems:
+    task = _tasks(family, seed)[0]
+    if not _same(_trajectory(family, task, seed), _trajectory(family, task, seed)):
+        yield (
+            "it is not deterministic under a seed: the same task, seed and actions gave another trajectory; draw from "
+            "self.np_random only, and call super().reset(seed=seed) in the environment's reset"
+        )
+
+
+def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
+    first, *others = (_trajectory(family, task, seed) for task in _tasks(family, seed))
+    if all(_same(first, other) for other in others):
+        yield (
+            "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
+            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed"
+        )
+
+
+def _lost_at_autoreset(family: TaskFamily, seed: int) -> Problems:
+    first, *others = (_trajectory(family, task, seed, autoreset=True) for task in _tasks(family, seed))
+    if all(_same(first, other) for other in others):
+        yield (
+            "the task is lost at autoreset: after a reset without a seed, different tasks gave the same trajectory; "
+            "let the environment use its task at every reset, not only at one with a seed"
+        )
+
+
+def _episodes(family: TaskFamily, seed: int) -> Problems:
+    tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
+    batch = family.make_episodes(2, horizon)
+    observations, rewards = np.zeros((2, *family.observation_space.shape)), np.zeros(2)
+    terminated, truncated = np.zeros(2, bool), np.zeros(2, bool)
+    batch.reset(tasks, [seed, seed], observations)
+    recorded: list[list[NDArray[Any]]] = [[observations.copy()]]
+    for action in _actions(family, seed, horizon):
+        living = ~(terminated | truncated)
+        batch.step(np.stack([action, action]), observations, rewards, terminated, truncated)
+        recorded.append([observations.copy(), rewards.copy(), living])
+    batch.close()
+    for slot, task in enumerate(tasks):
+        batched = [_flat(recorded[0][0][slot])]
+        batched += [_flat(seen[slot], gained[slot]) for seen, gained, living in recorded[1:] if living[slot]]
+        if not _same(batched, _trajectory(family, task, seed)):
+            yield (
+                f"make_episodes differs from a single environment in slot {slot}: environments of different slots "
+                "must share nothing that changes, and a batch of your own must reproduce them exactly"
+            )
+
+
+def _trajectory(family: TaskFamily, task: Any, seed: int, autoreset: bool = False) -> Trajectory:
+    """First observation, then observation and reward of each step, under fixed random actions."""
+    slot: TaskSlot = make_slot(family)
+    slot.next_task = task
+    observation, _ = slot.reset(seed=seed)
+    if autoreset:
+        observation, _ = slot.reset()
+    trajectory = [_flat(observation)]
+    for action in _actions(family, seed, min(family.horizon, _STEPS)):
+        observation, reward, terminated, truncated, _ = slot.step(action)
+        trajectory.append(_flat(observation, reward))
+        if terminated or truncated:
+            break
+    slot.close()
+    return trajectory
+
+
+def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
+    space = pickle.loads(pickle.dumps(family.action_space))
+    space.seed(seed)
+    return [space.sample() for _ in range(n)]
+
+
+def _tasks(family: TaskFamily, seed: int) -> NDArray[Any]:
+    """Different tasks for training, [k, *task shape]."""
+    return np.unique(family.sample_tasks(_TASKS, np.random.default_rng(seed)), axis=0)
+
+
+def _flat(*parts: Any) -> NDArray[Any]:
+    return np.concatenate([np.ravel(part).astype(np.float64) for part in parts])
+
+
+def _same(one: Trajectory, other: Trajectory) -> bool:
+    return len(one) == len(other) and all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+def _contains(space: spaces.Space[Any], task: Any) -> bool:
+    return bool(space.contains(np.asarray(task, space.dtype) if isinstance(space, spaces.Box) else task))

@@ -1,0 +1,324 @@
+"""Half-cheetahs that run in a direction, or at a velocity, that only the reward tells."""
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+from gymnasium.utils import EzPickle
+from numpy.typing import NDArray
+
+from metarl.envs.arrays import BoolArray, FloatArray
+from metarl.envs.mujoco_core import (
+    MujocoCore,
+    MujocoFamily,
+    MujocoTask,
+    check_not_diverged,
+    compile_model,
+    diverged_counts,
+    vector_env,
+)
+from metarl.envs.native import NativeVectorEnv, Slots
+from metarl.envs.tasks import Directions, TaskDistribution, Uniform
+from metarl.errors import UserError
+
+MAX_EPISODE_STEPS = 200
+# The original release's experiments: 100 control steps a second, see CheetahEnv
+RLLAB_TIMING: dict[str, Any] = {
+    "frame_skip": 1,
+    "velocity_of": "centre-of-mass",
+    "qpos_noise": 0.01,
+    "qvel_noise": 0.1,
+    "normal_qpos_noise": True,
+}
+
+
+class CheetahEnv(MujocoTask, HalfCheetahEnv):
+    """Gymnasium's half-cheetah with a task.
+
+    Observation, ``Box(-inf, inf, (17,), float64)``:
+
+    | index | meaning | minimum | maximum | unit |
+    |---|---|---|---|---|
+    | 0 | height of the torso | -inf | inf | m |
+    | 1 | pitch of the torso | -inf | inf | rad |
+    | 2-4 | angles of back thigh, shin and foot | -inf | inf | rad |
+    | 5-7 | angles of front thigh, shin and foot | -inf | inf | rad |
+    | 8 | forward velocity of the torso | -inf | inf | m/s |
+    | 9 | vertical velocity of the torso | -inf | inf | m/s |
+    | 10 | angular velocity of the torso | -inf | inf | rad/s |
+    | 11-13 | angular velocities of back thigh, shin and foot | -inf | inf | rad/s |
+    | 14-16 | angular velocities of front thigh, shin and foot | -inf | inf | rad/s |
+
+    Action, ``Box(-1, 1, (6,), float32)``: share of the largest torque at back thigh, shin and foot, front thigh, shin
+    and foot (the simulator clips it).
+
+    Forward velocity (m/s): displacement of the torso over the step's duration, or, with
+    ``velocity_of="centre-of-mass"``, the velocity of the whole body's centre of mass after the step.
+
+    Reset: Gymnasium's rest pose plus noise on positions (uniform within +-``qpos_noise``; normal with that deviation
+    if ``normal_qpos_noise``) and on velocities (normal with deviation ``qvel_noise``); in m, rad, m/s, rad/s.
+    The episode never terminates; it is truncated after 200 steps if made by ``gymnasium.make``.
+
+    Args:
+        tasks: The distribution of tasks.
+        frame_skip: Physics steps of 0.01 s in one environment step; 5, as in Gymnasium, are 20 control steps a second.
+        ctrl_cost_weight: Coefficient of the squared norm of the action (of the one given, before clipping).
+        velocity_of: "torso" or "centre-of-mass".
+        qpos_noise: Noise of the first positions, m and rad.
+        qvel_noise: Noise of the first velocities, m/s and rad/s.
+        normal_qpos_noise: Whether the noise of the positions is normal.
+        render_mode: As in Gymnasium's environment.
+    """
+
+    num_skipped = 1  # the forward position is not observed
+
+    def __init__(
+        self,
+        tasks: TaskDistribution,
+        frame_skip: int,
+        ctrl_cost_weight: float,
+        velocity_of: Literal["torso", "centre-of-mass"],
+        qpos_noise: float,
+        qvel_noise: float,
+        normal_qpos_noise: bool,
+        render_mode: str | None,
+    ) -> None:
+        if velocity_of not in ("torso", "centre-of-mass"):
+            raise UserError(f"velocity_of must be 'torso' or 'centre-of-mass', got {velocity_of!r}")
+        self.tasks = tasks
+        self.of_centre_of_mass = velocity_of == "centre-of-mass"
+        self._qpos_noise = qpos_noise
+        self._qvel_noise = qvel_noise
+        self._normal_qpos_noise = normal_qpos_noise
+        HalfCheetahEnv.__init__(self, frame_skip=frame_skip, ctrl_cost_weight=ctrl_cost_weight, render_mode=render_mode)
+
+    def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
+        """Takes one step with torques ``action``, [6]."""
+        before = float(self.data.qpos[0])
+        self.do_simulation(action, self.frame_skip)
+        check_not_diverged(diverged_counts(self))
+        velocity = self._velocity_since(before)
+        terms = self.reward_terms(np.asarray(self.task), velocity, np.asarray(action, np.float64))
+        info = {"x_position": self.data.qpos[0], "x_velocity": velocity, **terms}
+        if self.render_mode == "human":
+            self.render()
+        return self._get_obs(), np.float64(sum(terms.values())), False, False, info
+
+    def reward_terms(self, tasks: FloatArray, velocities: Any, actions: FloatArray) -> dict[str, Any]:
+        """The terms whose sum is the reward.
+
+        Args:
+            tasks: Tasks, [...].
+            velocities: Forward velocities, [...], m/s.
+            actions: Actions, [..., 6].
+
+        Returns:
+            ``reward_run`` and ``reward_ctrl``, [...].
+        """
+        cost = self._ctrl_cost_weight * np.sum(np.square(actions), axis=-1)
+        return {"reward_run": self.run_reward(tasks, velocities), "reward_ctrl": -cost}
+
+    @abstractmethod
+    def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:
+        """The reward of running with these velocities, [...]."""
+
+    def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Draws the first positions [9] and velocities [9] of an episode."""
+        if self._normal_qpos_noise:
+            noise = self._qpos_noise * rng.standard_normal(self.init_qpos.size)
+        else:
+            noise = rng.uniform(-self._qpos_noise, self._qpos_noise, self.init_qpos.size)
+        return self.init_qpos + noise, self.init_qvel + self._qvel_noise * rng.standard_normal(self.init_qvel.size)
+
+    def _velocity_since(self, before: float) -> float:
+        if not self.of_centre_of_mass:
+            return (float(self.data.qpos[0]) - before) / self.dt
+        # A step leaves sensors one substep behind; this brings positions and velocities up to date, no more
+        mujoco.mj_step1(self.model, self.data)
+        return float(self.data.sensordata[0])
+
+    def _initialize_simulation(self) -> tuple[Any, Any]:
+        model = compile_model(self.fullpath, velocity_sensor=self.of_centre_of_mass)
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        return model, mujoco.MjData(model)
+
+
+class CheetahDirEnv(CheetahEnv):
+    """A half-cheetah that is to run forward or backward.
+
+    Reward, in one step:
+
+    | term | value | coefficient | unit |
+    |---|---|---|---|
+    | ``reward_run`` | direction * forward velocity | 1 | m/s |
+    | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.05 | 1 |
+
+    Task: the direction, -1 or +1. Observation, action, reset and the other arguments are `CheetahEnv`'s.
+
+    Version history: v0, first version.
+
+    Source: Finn et al. 2017, section 5.3.
+    """
+
+    def __init__(
+        self,
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.05,
+        velocity_of: Literal["torso", "centre-of-mass"] = "torso",
+        qpos_noise: float = 0.1,
+        qvel_noise: float = 0.1,
+        normal_qpos_noise: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        parameters = (frame_skip, ctrl_cost_weight, velocity_of, qpos_noise, qvel_noise, normal_qpos_noise, render_mode)
+        super().__init__(Directions(), *parameters)
+        EzPickle.__init__(self, *parameters)
+
+    def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:
+        """Direction times velocity."""
+        return tasks * velocities
+
+
+class CheetahVelEnv(CheetahEnv):
+    """A half-cheetah that is to run at a target velocity.
+
+    Reward, in one step:
+
+    | term | value | coefficient | unit |
+    |---|---|---|---|
+    | ``reward_run`` | - absolute difference of forward velocity and target | 1 | m/s |
+    | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.05 | 1 |
+
+    Task: the target velocity in m/s, uniform in [``lowest``, ``highest``]. Observation, action, reset and the other
+    arguments are `CheetahEnv`'s.
+
+    Version history: v0, first version.
+
+    Source: Finn et al. 2017, section 5.3.
+    """
+
+    def __init__(
+        self,
+        lowest: float = 0.0,
+        highest: float = 2.0,
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.05,
+        velocity_of: Literal["torso", "centre-of-mass"] = "torso",
+        qpos_noise: float = 0.1,
+        qvel_noise: float = 0.1,
+        normal_qpos_noise: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        parameters = (frame_skip, ctrl_cost_weight, velocity_of, qpos_noise, qvel_noise, normal_qpos_noise, render_mode)
+        super().__init__(Uniform(lowest, highest), *parameters)
+        EzPickle.__init__(self, lowest, highest, *parameters)
+
+    def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:
+        """Minus the distance from the target velocity."""
+        return -np.abs(velocities - tasks)
+
+
+class CheetahCore(MujocoCore):
+    """Many half-cheetahs at once; arguments as for `MujocoCore`."""
+
+    def __init__(self, env: CheetahEnv, num_envs: int) -> None:
+        super().__init__(env, num_envs)
+        if env.of_centre_of_mass:
+            self._sensors: FloatArray = self.batch.bind("sensordata")
+
+    def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
+        """Simulates some slots; a half-cheetah's episode never terminates; see `MujocoCore.move`."""
+        velocities = self._simulate_and_measure(slots)
+        self.record_terms(slots, self.env.reward_terms(self.tasks[slots], velocities, actions), rewards)
+        terminated[slots] = False
+
+    def _simulate_and_measure(self, slots: Slots) -> FloatArray:
+        """Forward velocities, [k]."""
+        if self.env.of_centre_of_mass:
+            self.simulate(slots, stage=mujoco.mjtStage.mjSTAGE_VEL.value)
+            return self._sensors[slots, 0].copy()
+        # Copied: the bound array is a live view of the state
+        before = self.positions[slots, 0].copy()
+        self.simulate(slots)
+        return (self.positions[slots, 0] - before) / self.env.dt
+
+
+class CheetahDirFamily(MujocoFamily):
+    """Half-cheetahs that run forward or backward; two tasks in all, so that nothing can be held out.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `CheetahDirEnv`.
+    """
+
+    name = "cheetah-dir"
+    horizon = MAX_EPISODE_STEPS
+    env_class = CheetahDirEnv
+    core_class = CheetahCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says the direction."""
+        return "forward" if task > 0 else "backward"
+
+
+class CheetahVelFamily(MujocoFamily):
+    """Half-cheetahs that run at a target velocity.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `CheetahVelEnv`.
+    """
+
+    name = "cheetah-vel"
+    horizon = MAX_EPISODE_STEPS
+    env_class = CheetahVelEnv
+    core_class = CheetahCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says the target velocity."""
+        return f"velocity {float(task):.2f} m/s"
+
+
+class RllabCheetahDirFamily(CheetahDirFamily):
+    """`CheetahDirFamily` in the original release's timing, velocity and reset noise.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `CheetahDirEnv`, which come before the original ones.
+    """
+
+    name = "cheetah-dir-rllab"
+
+    def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
+        super().__init__(horizon, **{**RLLAB_TIMING, **parameters})
+
+
+class RllabCheetahVelFamily(CheetahVelFamily):
+    """`CheetahVelFamily` in the original release's timing, velocity and reset noise.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `CheetahVelEnv`, which come before the original ones.
+    """
+
+    name = "cheetah-vel-rllab"
+
+    def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
+        super().__init__(horizon, **{**RLLAB_TIMING, **parameters})
+
+
+def cheetah_dir_vector(
+    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/CheetahDir-v0``; parameters as for `CheetahDirEnv`."""
+    return vector_env(CheetahDirEnv, CheetahCore, num_envs, max_episode_steps, parameters)
+
+
+def cheetah_vel_vector(
+    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/CheetahVel-v0``; parameters as for `CheetahVelEnv`."""
+    return vector_env(CheetahVelEnv, CheetahCore, num_envs, max_episode_steps, parameters)

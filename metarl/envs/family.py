@@ -1,0 +1,148 @@
+"""Task families: a set of related environments that differ in their task."""
+
+import copy
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.envs.episodes import EpisodeBatch, VectorEpisodes, flat_observation_space
+from metarl.errors import UserError, nearest
+
+SPLITS = ("train", "validation", "test")
+
+
+class TaskFamily(ABC):
+    """A family of tasks around one Gymnasium environment.
+
+    A subclass needs a ``task_space`` and ``make_env``; ``set_task`` too, where the environment does not take its
+    task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``.
+
+    Attributes:
+        name: The family's id; the class's name unless set.
+        horizon: Default length of an episode, in environment steps.
+        task_space: The space that tasks are elements of.
+    """
+
+    name: str
+    horizon: int = 200
+    task_space: spaces.Space[Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = cls.__name__
+
+    @abstractmethod
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Makes one environment of the family, without a limit on the episode's length.
+
+        Args:
+            render_mode: Gymnasium's render mode; a family that is never drawn may leave this parameter out.
+        """
+
+    def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
+        """Tells an environment its task; called before every reset, whose options it returns.
+
+        Override it for an environment that takes no task at reset: change the environment, for example
+        ``env.unwrapped.gravity = float(task)``, and return None.
+
+        Args:
+            env: An environment made by ``make_env``, perhaps in a wrapper.
+            task: An element of ``task_space``.
+
+        Returns:
+            The options to hand to ``env.reset``, or None.
+        """
+        return {"task": task}
+
+    @property
+    def finite_tasks(self) -> NDArray[Any] | None:
+        """All tasks, [number of tasks, *task shape], if there are finitely many, else None.
+
+        The splits of a family with finitely many tasks coincide: nothing can be held out.
+        """
+        if isinstance(self.task_space, spaces.Discrete):
+            return np.arange(self.task_space.n) + self.task_space.start
+        return None
+
+    def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
+        """Draws tasks for a split.
+
+        The splits of a continuous family have one distribution and separate random streams: held-out tasks come from
+        a stream that training never uses, whatever generators are passed in. A family with finitely many tasks draws
+        each of them equally often (up to the remainder), in random order, and its splits coincide.
+
+        Args:
+            n: Number of tasks.
+            rng: Source of randomness; advanced by one draw.
+            split: "train", "validation" or "test".
+
+        Returns:
+            Tasks, [n, *task shape].
+
+        Raises:
+            UserError: If the split is unknown or n is less than 1.
+        """
+        if split not in SPLITS:
+            raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
+        if n < 1:
+            raise UserError(f"the number of tasks must be at least 1, got {n}")
+        stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
+        if self.finite_tasks is not None:
+            return _balanced(self.finite_tasks, n, stream)
+        return self.draw_tasks(n, stream)
+
+    def draw_tasks(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """Draws tasks from the family's distribution; by default what ``task_space`` samples.
+
+        Args:
+            n: Number of tasks.
+            rng: Source of randomness.
+
+        Returns:
+            Tasks, [n, *task shape].
+        """
+        space = copy.deepcopy(self.task_space)
+        space.seed(int(rng.integers(2**31)))
+        return np.stack([space.sample() for _ in range(n)])
+
+    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
+        """Makes a batch of slots in which episodes run side by side.
+
+        Args:
+            num_envs: Number of slots.
+            horizon: Steps after which an episode is truncated.
+        """
+        return VectorEpisodes(self, num_envs, horizon)
+
+    def describe_task(self, task: Any) -> str:
+        """Says in a few words what a task is."""
+        return f"task {np.array2string(np.asarray(task), precision=3)}"
+
+    @cached_property
+    def observation_space(self) -> spaces.Box:
+        """What the policy observes: the environment's observation space, flattened to one axis."""
+        return flat_observation_space(self._spaces[0], self.name)
+
+    @cached_property
+    def action_space(self) -> spaces.Space[Any]:
+        """The action space of one environment."""
+        return self._spaces[1]
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        env = self.make_env()
+        env.close()
+        return env.observation_space, env.action_space
+
+
+def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Draws n of finitely many tasks, none more than once oftener than another, [n, *task shape]."""
+    rounds = -(-n // len(tasks))
+    order = np.concatenate([rng.permutation(len(tasks)) for _ in range(rounds)])[:n]
+    return tasks[rng.permutation(order)]

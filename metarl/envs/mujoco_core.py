@@ -1,0 +1,194 @@
+"""What the MuJoCo families share: models, batched stepping, divergence checks, the fallback without a batch."""
+
+import importlib
+import os
+import sys
+import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium.envs.mujoco import MujocoEnv
+from numpy.typing import NDArray
+
+from metarl.envs.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.episodes import EpisodeBatch, VectorEpisodes
+from metarl.envs.native import ALL, NativeCore, NativeFamily, NativeVectorEnv, Slots
+from metarl.envs.tasks import TaskMemory
+from metarl.errors import UserError
+
+# MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word
+_DIVERGED = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
+
+
+def batch_module() -> Any:
+    """The module ``mujoco.batch``, or None where MuJoCo is older than 3.17."""
+    try:
+        return importlib.import_module("mujoco.batch")
+    except ImportError:
+        return None
+
+
+@cache
+def say_fallback_once() -> None:
+    """Warns, once in a process, that rollouts go through Gymnasium's vector environments."""
+    warnings.warn(
+        f"MuJoCo {mujoco.__version__} has no mujoco.batch (new in 3.17), so environments are stepped one by one, "
+        "several times slower; update with: pip install -U mujoco",
+        stacklevel=3,
+    )
+
+
+def compile_model(path: str, velocity_sensor: bool = False) -> Any:
+    """Compiles a model file.
+
+    Args:
+        path: The XML file.
+        velocity_sensor: Whether to add a sensor of the velocity of the whole body's centre of mass, at the torso.
+    """
+    spec = mujoco.MjSpec.from_file(path)
+    if velocity_sensor:
+        spec.add_sensor(
+            name="centre_of_mass_velocity",
+            type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname="torso",
+        )
+    with warnings.catch_warnings():
+        # Gymnasium's half-cheetah file uses an attribute that MuJoCo 4 calls deprecated
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")
+        return spec.compile()
+
+
+def check_not_diverged(counts: NDArray[Any]) -> None:
+    """Raises RuntimeError if a simulation has diverged.
+
+    Args:
+        counts: How often each of MuJoCo's warnings has occurred, [slot, warning].
+    """
+    diverged = np.flatnonzero(counts[:, _DIVERGED].any(axis=1))
+    if len(diverged):
+        raise RuntimeError(
+            f"the simulation in slot {diverged[0]} diverged: controls, positions, velocities or accelerations became "
+            f"huge or not a number, in {len(diverged)} slots in all; are the actions finite and within bounds?"
+        )
+
+
+class MujocoTask(TaskMemory):
+    """Mixed into Gymnasium's MuJoCo environments: reset with a task, first states, drawing without a display."""
+
+    @abstractmethod
+    def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+        """Draws the first positions [nq] and velocities [nv] of an episode."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode; ``options={"task": task}`` sets the task."""
+        info = self.seed_and_choose_task(seed, options)
+        # The generator is seeded already, and the task may have been drawn from it
+        observation, positions = super().reset()  # type: ignore[misc]
+        return observation, {**positions, **info}
+
+    def reset_model(self) -> NDArray[np.float64]:
+        """Puts the simulation into a first state; called by Gymnasium's reset."""
+        assert isinstance(self, MujocoEnv)
+        self.set_state(*self.initial_state(self.np_random))
+        observation: NDArray[np.float64] = self._get_obs()  # type: ignore[attr-defined]
+        return observation
+
+    def render(self) -> Any:
+        """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array"."""
+        if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            # Left to itself, Gymnasium picks a backend that needs a display and fails
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        return super().render()  # type: ignore[misc]
+
+
+class MujocoCore(NativeCore):
+    """Many copies of one MuJoCo environment on ``mujoco.batch``, one thread.
+
+    Args:
+        env: A single environment: its model and rules hold for all.
+        num_envs: Number of slots.
+
+    Raises:
+        UserError: If MuJoCo is older than 3.17.
+    """
+
+    def __init__(self, env: Any, num_envs: int) -> None:
+        super().__init__(num_envs, env.tasks.space.shape)
+        module = batch_module()
+        if module is None:
+            raise UserError(
+                f"MuJoCo {mujoco.__version__} has no mujoco.batch (new in 3.17); update with pip install -U mujoco, "
+                "or use vectorization_mode='sync'"
+            )
+        self.env = env
+        self.batch = module.Batch(env.model, num_envs, nthread=1)
+        self.positions: FloatArray = self.batch.bind("qpos")
+        self.velocities: FloatArray = self.batch.bind("qvel")
+        self._controls: FloatArray = self.batch.bind("ctrl")
+
+    def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Resets the simulations of some slots; see `NativeCore.start`."""
+        self.batch.reset(slots, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        for slot, generator in zip(slots, generators, strict=True):
+            self.positions[slot], self.velocities[slot] = self.env.initial_state(generator)
+        self.batch.forward(slots)
+
+    def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
+        """Steps the simulations of some slots; see `NativeCore.advance`."""
+        self._controls[slots] = actions[slots]
+        self.move(slots, actions[slots].astype(np.float64), rewards, terminated)
+
+    def simulate(self, slots: Slots, **options: Any) -> None:
+        """Runs one environment step's physics in some slots; raises RuntimeError if one diverges."""
+        ids = None if slots is ALL else slots
+        self.batch.step(ids, nstep=self.env.frame_skip, **options)
+        check_not_diverged(self.batch.warning[..., 1])
+
+    @abstractmethod
+    def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
+        """Simulates some slots and judges what happened.
+
+        Args:
+            slots: Which slots.
+            actions: Their actions, [k, action].
+            rewards: Receives the rewards of these slots, [num_envs].
+            terminated: Receives whether these slots are in a terminal state, [num_envs].
+        """
+
+    def observe(self, observations: FloatArray) -> None:
+        """Writes positions, but for the first ``num_skipped``, and velocities of all slots."""
+        skipped = self.env.num_skipped
+        width = self.positions.shape[1] - skipped
+        observations[:, :width] = self.positions[:, skipped:]
+        observations[:, width:] = self.velocities
+
+
+class MujocoFamily(NativeFamily):
+    """A native family that falls back to Gymnasium's vector environments where MuJoCo has no batch."""
+
+    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
+        """Makes a batch of slots in which episodes run side by side."""
+        if batch_module() is not None:
+            return super().make_episodes(num_envs, horizon)
+        say_fallback_once()
+        return VectorEpisodes(self, num_envs, horizon)
+
+
+def vector_env(
+    env_class: Any, core_class: Any, num_envs: int, max_episode_steps: int, parameters: dict[str, Any]
+) -> NativeVectorEnv:
+    """Makes a native vector environment out of a single environment's class and its core's."""
+    env = env_class(**parameters)
+    return NativeVectorEnv(core_class(env, num_envs), env, max_episode_steps)
+
+
+def diverged_counts(env: MujocoEnv) -> NDArray[Any]:
+    """How often each of MuJoCo's warnings has occurred in a single environment, [1, warning]."""
+    return np.asarray(env.data.warning.number)[None]

@@ -1,0 +1,305 @@
+"""Native batches: one core steps many copies of an environment; episodes and vector environments are built on it."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from metarl.envs.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.episodes import EpisodeBatch
+from metarl.envs.family import TaskFamily
+from metarl.envs.tasks import TaskDistribution, task_option
+from metarl.errors import UserError, nearest
+
+Slots = IntArray | slice
+ALL = slice(None)
+
+
+class NativeCore(ABC):
+    """State, physics and rewards of ``num_envs`` copies of one environment.
+
+    It knows neither episodes' lengths nor autoresets. It is equal, in float64, to that many single environments.
+
+    Attributes:
+        num_envs: Number of slots.
+        tasks: Each slot's task, [num_envs, *task shape]; written by the owner before ``start``.
+        terms: The last step's reward terms by name, [num_envs] each, as the single environment's info has them.
+        draws_start: Whether ``start`` draws from its generators.
+    """
+
+    draws_start: ClassVar[bool] = True
+
+    def __init__(self, num_envs: int, task_shape: tuple[int, ...]) -> None:
+        if num_envs < 1:
+            raise UserError(f"the number of environments must be at least 1, got {num_envs}")
+        self.num_envs = num_envs
+        self.tasks = np.zeros((num_envs, *task_shape))
+        self.terms: dict[str, FloatArray] = {}
+
+    @abstractmethod
+    def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Puts slots into the first state of an episode.
+
+        Args:
+            slots: Which slots, [k].
+            generators: Their generators, k of them; none if ``draws_start`` is false.
+        """
+
+    @abstractmethod
+    def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
+        """Takes one step in some slots.
+
+        Args:
+            slots: Which slots; an index array or ``ALL``.
+            actions: Actions of all slots, [num_envs, action]; not modified.
+            rewards: Receives the rewards of these slots, [num_envs].
+            terminated: Receives whether these slots are in a terminal state, [num_envs].
+        """
+
+    @abstractmethod
+    def observe(self, observations: FloatArray) -> None:
+        """Writes the observations of all slots, [num_envs, observation]."""
+
+    def record_terms(self, slots: Slots, terms: dict[str, FloatArray], rewards: FloatArray) -> None:
+        """Keeps the reward terms of some slots and writes their sum.
+
+        Args:
+            slots: Which slots.
+            terms: Terms by name, [k] each.
+            rewards: Receives the sums of these slots, [num_envs].
+        """
+        rewards[slots] = sum(terms.values())
+        for name, values in terms.items():
+            self.terms.setdefault(name, np.zeros(self.num_envs))[slots] = values
+
+
+class NativeEpisodes:
+    """One episode per slot of a native core; `EpisodeBatch` says the interface.
+
+    Args:
+        core: The core; owned from now on.
+        horizon: Steps after which an episode is truncated.
+    """
+
+    def __init__(self, core: NativeCore, horizon: int) -> None:
+        self.num_envs = core.num_envs
+        self._core = core
+        self._horizon = horizon
+        self._terminated = np.zeros(core.num_envs, bool)
+        self._truncated = np.zeros(core.num_envs, bool)
+        self._living: Slots = ALL
+        self._elapsed = 0
+
+    def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
+        """Begins an episode in every slot; see `EpisodeBatch.reset`."""
+        self._core.tasks[...] = tasks
+        generators = [seeding.np_random(int(seed))[0] for seed in seeds] if self._core.draws_start else []
+        self._core.start(np.arange(self.num_envs), generators)
+        self._core.observe(observations)
+        self._terminated[:] = False
+        self._truncated[:] = False
+        self._living = ALL
+        self._elapsed = 0
+
+    def step(
+        self,
+        actions: NDArray[Any],
+        observations: FloatArray,
+        rewards: FloatArray,
+        terminated: BoolArray,
+        truncated: BoolArray,
+    ) -> None:
+        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
+        rewards[...] = 0
+        self._elapsed += 1
+        if isinstance(self._living, slice) or len(self._living):
+            self._core.advance(self._living, actions, rewards, self._terminated)
+            if self._elapsed >= self._horizon:
+                self._truncated[self._living] = True
+            ended = self._terminated | self._truncated
+            self._living = np.flatnonzero(~ended) if ended.any() else ALL
+        self._core.observe(observations)
+        terminated[...] = self._terminated
+        truncated[...] = self._truncated
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
+    """A Gymnasium vector environment on a native core, with autoreset at the next step.
+
+    Equal to ``SyncVectorEnv`` over the single environments, step by step, in float64. ``reset`` takes
+    ``options={"task": tasks}``, one task per slot, [num_envs, *task shape]; tasks last as in the single environment.
+
+    Args:
+        core: The core; owned from now on.
+        env: One single environment, which says the spaces and the distribution of tasks.
+        max_episode_steps: Steps after which an episode is truncated.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
+
+    def __init__(self, core: NativeCore, env: Any, max_episode_steps: int) -> None:
+        self.num_envs = core.num_envs
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, core.num_envs)
+        self.action_space = batch_space(env.action_space, core.num_envs)
+        self._core = core
+        self._distribution: TaskDistribution = env.tasks
+        self._horizon = max_episode_steps
+        self._generators: list[np.random.Generator] | None = None
+        self._elapsed = np.zeros(core.num_envs, int)
+        self._ended = np.zeros(core.num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode in every slot.
+
+        Args:
+            seed: One seed per slot, or one number: slot i then has ``seed + i``.
+            options: ``{"task": tasks}`` with one task per slot, [num_envs, *task shape].
+
+        Returns:
+            Observations, [num_envs, observation], and info with the tasks.
+        """
+        seeds = self._seeds(seed)
+        unsettled = [number is not None or self._generators is None for number in seeds]
+        self._seed(seeds)
+        self._settle_tasks(task_option(options), unsettled)
+        info = self._start(np.arange(self.num_envs))
+        self._ended[:] = False
+        return self._observe(), info
+
+    def step(self, actions: NDArray[Any]) -> tuple[FloatArray, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+        """Takes one step in every slot, or resets it if its episode ended in the last one.
+
+        Args:
+            actions: [num_envs, action].
+
+        Returns:
+            Observations [num_envs, observation], rewards, terminated and truncated [num_envs], and the reward terms.
+        """
+        if self._generators is None:
+            raise gym.error.ResetNeeded("call reset before step")
+        actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}")
+        rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
+        stepping = ~self._ended
+        slots: Slots = ALL if stepping.all() else np.flatnonzero(stepping)
+        self._core.advance(slots, actions, rewards, terminated)
+        self._elapsed[slots] += 1
+        info = self._start(np.flatnonzero(self._ended)) if self._ended.any() else {}
+        for name, values in self._core.terms.items():
+            info |= {name: np.where(stepping, values, 0.0), f"_{name}": stepping}
+        truncated = stepping & (self._elapsed >= self._horizon)
+        self._ended = terminated | truncated
+        return self._observe(), rewards, terminated, truncated, info
+
+    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + slot for slot in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"there must be one seed for each of {self.num_envs} slots, got {len(seed)}")
+        return list(seed)
+
+    def _seed(self, seeds: list[int | None]) -> None:
+        """Gives a new generator to the slots that have a seed, and at first to all."""
+        if self._generators is None:
+            self._generators = [seeding.np_random(number)[0] for number in seeds]
+            return
+        for slot, number in enumerate(seeds):
+            if number is not None:
+                self._generators[slot] = seeding.np_random(number)[0]
+
+    def _settle_tasks(self, tasks: Any, unsettled: list[bool]) -> None:
+        """Takes the tasks given; without any, draws them where the slot has none or a new seed."""
+        if tasks is not None:
+            if len(tasks) != self.num_envs:
+                raise UserError(f"there must be one task for each of {self.num_envs} slots, got {len(tasks)}")
+            self._core.tasks[...] = [self._distribution.check(task) for task in tasks]
+            return
+        assert self._generators is not None
+        for slot in np.flatnonzero(unsettled):
+            self._core.tasks[slot] = self._distribution.draw(1, self._generators[slot])[0]
+
+    def _start(self, slots: IntArray) -> dict[str, Any]:
+        assert self._generators is not None
+        self._core.start(slots, [self._generators[slot] for slot in slots])
+        self._elapsed[slots] = 0
+        started = np.zeros(self.num_envs, bool)
+        started[slots] = True
+        return {"task": self._core.tasks.copy(), "_task": started}
+
+    def _observe(self) -> FloatArray:
+        observations = np.empty(self.observation_space.shape or (), self.single_observation_space.dtype)
+        self._core.observe(observations)
+        return observations
+
+
+class NativeFamily(TaskFamily):
+    """A built-in family: a single environment and a native core that is equal to it.
+
+    Args:
+        horizon: Default length of an episode, in environment steps; None for the family's own.
+        **parameters: Parameters of the environment, ``env_class``.
+
+    Raises:
+        UserError: If the environment has no such parameter.
+    """
+
+    env_class: ClassVar[type[Any]]
+    core_class: ClassVar[type[Any]]
+
+    def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
+        accepted = inspect.signature(self.env_class).parameters
+        for name in parameters:
+            if name not in accepted:
+                raise UserError(
+                    f"{self.name} has no parameter {name!r}; it accepts horizon, {', '.join(accepted)}."
+                    f"{nearest(name, accepted)}"
+                )
+        self.horizon = self.horizon if horizon is None else horizon
+        self._parameters = parameters
+
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Makes one environment, without a limit on the episode's length."""
+        env: gym.Env[Any, Any] = self.env_class(**{**self._parameters, "render_mode": render_mode})
+        return env
+
+    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
+        """Makes a native batch of slots in which episodes run side by side."""
+        return NativeEpisodes(self.core_class(self.make_env(), num_envs), horizon)
+
+    def draw_tasks(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws tasks from the environment's distribution, [n, *task shape]."""
+        return self._distribution.draw(n, rng)
+
+    @property
+    def task_space(self) -> spaces.Box:  # type: ignore[override]
+        """The space that tasks are elements of."""
+        return self._distribution.space
+
+    @property
+    def finite_tasks(self) -> FloatArray | None:
+        """All tasks if there are finitely many (both directions), else None."""
+        return getattr(self._distribution, "all_tasks", None)
+
+    @cached_property
+    def _distribution(self) -> TaskDistribution:
+        distribution: TaskDistribution = self.make_env().unwrapped.tasks  # type: ignore[attr-defined]
+        return distribution

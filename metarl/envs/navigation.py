@@ -1,0 +1,206 @@
+"""Two-dimensional navigation: a point moves to a goal that it cannot see."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.envs.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.drawing import Canvas
+from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots
+from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform
+from metarl.errors import UserError
+
+MAX_EPISODE_STEPS = 100
+
+
+class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
+    """A point in the plane is rewarded for being near a goal that only the reward tells.
+
+    Observation, ``Box(-inf, inf, (2,), float64)``:
+
+    | index | meaning | minimum | maximum | unit |
+    |---|---|---|---|---|
+    | 0 | x position | -inf | inf | length |
+    | 1 | y position | -inf | inf | length |
+
+    Action, ``Box(-0.1, 0.1, (2,), float32)``: the change of x and y in one step, clipped to the bounds.
+
+    Reward, after the step: minus the distance to the goal (coefficient 1, unit length); the squared distance (unit
+    length squared) if ``squared_distance``. The published figures are of the plain distance; the papers print the
+    squared one.
+
+    Episode: it starts at the origin, without noise, and terminates where ``|dx| < end_distance`` and
+    ``|dy| < end_distance`` (``end_norm="max"``) or where the Euclidean distance is below ``end_distance``
+    (``end_norm="euclidean"``). It is truncated after 100 steps if made by ``gymnasium.make``.
+
+    Task: the goal (x, y); with ``start_bound`` > 0 the goal and the start (goal x, goal y, start x, start y), all
+    uniform.
+
+    Args:
+        goal_bound: Goals are uniform in [-goal_bound, goal_bound]^2.
+        start_bound: Starts are uniform in [-start_bound, start_bound]^2 and belong to the task, if greater than 0.
+        goal_mode: If given, goals are normal around +-(goal_mode, goal_mode) instead, each with probability 1/2.
+        goal_deviation: Standard deviation of the goals around their mode.
+        action_bound: Largest change of a coordinate in one step.
+        squared_distance: Whether the reward is minus the squared distance.
+        end_distance: Nearness to the goal that ends the episode.
+        end_norm: "max" or "euclidean".
+        render_mode: "rgb_array" or None.
+
+    Version history: v0, first version.
+
+    Source: Finn et al. 2017, section 5.3; the bimodal goals Vuorio et al. 2019.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as in Gymnasium)
+
+    def __init__(
+        self,
+        goal_bound: float = 0.5,
+        start_bound: float = 0.0,
+        goal_mode: float | None = None,
+        goal_deviation: float = 0.5,
+        action_bound: float = 0.1,
+        squared_distance: bool = False,
+        end_distance: float = 0.01,
+        end_norm: Literal["max", "euclidean"] = "max",
+        render_mode: str | None = None,
+    ) -> None:
+        if end_norm not in ("max", "euclidean"):
+            raise UserError(f"end_norm must be 'max' or 'euclidean', got {end_norm!r}")
+        if goal_mode is not None and start_bound > 0:
+            raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin")
+        self.tasks = _task_distribution(goal_bound, start_bound, goal_mode, goal_deviation)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = spaces.Box(-action_bound, action_bound, (2,), np.float32)
+        self.render_mode = render_mode
+        self._action_bound = action_bound
+        self._squared_distance = squared_distance
+        self._end_distance = end_distance
+        self._end_norm = end_norm
+        self._trail: list[FloatArray] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode; ``options={"task": task}`` sets the task."""
+        info = self.seed_and_choose_task(seed, options)
+        self._trail = [starts(np.asarray(self.task))]
+        return self._trail[-1].copy(), info
+
+    def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """Moves the point by ``action``, [2]."""
+        position = self.move(self._trail[-1], np.asarray(action))
+        self._trail.append(position)
+        offset = position - np.asarray(self.task)[:2]
+        reward = self.reward(offset)
+        return position.copy(), float(reward), bool(self.arrived(offset)), False, {"reward_distance": float(reward)}
+
+    def move(self, positions: FloatArray, actions: NDArray[Any]) -> FloatArray:
+        """Where actions lead, [..., 2]."""
+        return positions + np.clip(actions.astype(np.float64), -self._action_bound, self._action_bound)
+
+    def reward(self, offsets: FloatArray) -> FloatArray:
+        """Rewards at these offsets from the goal, [..., 2] to [...]."""
+        squared = _squared_length(offsets)
+        return -squared if self._squared_distance else -np.sqrt(squared)
+
+    def arrived(self, offsets: FloatArray) -> BoolArray:
+        """Whether the episode ends at these offsets from the goal, [..., 2] to [...]."""
+        if self._end_norm == "euclidean":
+            return np.asarray(np.sqrt(_squared_length(offsets)) < self._end_distance)
+        return np.asarray((np.abs(offsets) < self._end_distance).all(axis=-1))
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Draws start (ring), goal (disc), trail and position; [256, 256, 3] of bytes."""
+        if self.render_mode is None:
+            gym.logger.warn("Calling render without a render_mode; give it at construction, render_mode='rgb_array'.")
+            return None
+        goal = np.asarray(self.task)[:2]
+        canvas = Canvas(1.15 * max(0.5, *(float(np.abs(point).max()) for point in [goal, *self._trail])))
+        canvas.disc(goal, 9, (214, 69, 65))
+        canvas.trail(self._trail, 1.5, (66, 113, 174))
+        canvas.ring(self._trail[0], 6, 2, (90, 90, 90))
+        canvas.disc(self._trail[-1], 5, (20, 60, 120))
+        return canvas.image()
+
+
+class NavigationCore(NativeCore):
+    """Many navigating points at once.
+
+    Args:
+        env: A single environment: its rules hold for all.
+        num_envs: Number of slots.
+    """
+
+    draws_start = False
+
+    def __init__(self, env: NavigationEnv, num_envs: int) -> None:
+        super().__init__(num_envs, env.tasks.space.shape)
+        self._env = env
+        self._positions = np.zeros((num_envs, 2))
+
+    def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Puts the points of some slots to their start."""
+        self._positions[slots] = starts(self.tasks[slots])
+
+    def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
+        """Moves the points of some slots; see `NativeCore.advance`."""
+        positions = self._env.move(self._positions[slots], actions[slots])
+        offsets = positions - self.tasks[slots, :2]
+        self._positions[slots] = positions
+        self.record_terms(slots, {"reward_distance": self._env.reward(offsets)}, rewards)
+        terminated[slots] = self._env.arrived(offsets)
+
+    def observe(self, observations: FloatArray) -> None:
+        """Writes all positions, [num_envs, 2]."""
+        observations[...] = self._positions
+
+
+class NavigationFamily(NativeFamily):
+    """Navigation to one of many goals.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `NavigationEnv`.
+    """
+
+    name = "navigation"
+    horizon = MAX_EPISODE_STEPS
+    env_class = NavigationEnv
+    core_class = NavigationCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says where the goal is, and where the start if it belongs to the task."""
+        goal, start = np.asarray(task)[:2], np.asarray(task)[2:]
+        described = f"goal ({goal[0]:+.2f}, {goal[1]:+.2f})"
+        return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if start.size else described
+
+
+def navigation_vector(
+    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/Navigation-v0``; parameters as for `NavigationEnv`."""
+    env = NavigationEnv(**parameters)
+    return NativeVectorEnv(NavigationCore(env, num_envs), env, max_episode_steps)
+
+
+def starts(tasks: FloatArray) -> FloatArray:
+    """Starts that belong to the tasks, else the origin, [..., 2 or 4] to [..., 2]."""
+    return tasks[..., 2:].copy() if tasks.shape[-1] == 4 else np.zeros_like(tasks)
+
+
+def _task_distribution(goal_bound: float, start_bound: float, mode: float | None, deviation: float) -> TaskDistribution:
+    if mode is not None:
+        return Bimodal(mode, deviation)
+    bounds = np.array([goal_bound] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
+    return Uniform(-bounds, bounds)
+
+
+def _squared_length(offsets: FloatArray) -> FloatArray:
+    # Written out: library norms of one vector and of many may differ in the last bit
+    return offsets[..., 0] * offsets[..., 0] + offsets[..., 1] * offsets[..., 1]

@@ -1,0 +1,146 @@
+"""Distributions of tasks, and how a single environment remembers its task."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from metarl.envs.arrays import FloatArray
+from metarl.errors import UserError
+
+
+class TaskDistribution(ABC):
+    """Where tasks come from.
+
+    Attributes:
+        space: The space that tasks are elements of.
+    """
+
+    space: spaces.Box
+
+    @abstractmethod
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n tasks, [n, *task shape]."""
+
+    def check(self, task: Any) -> FloatArray:
+        """Returns a copy of a task that a user gave, as float64.
+
+        Tasks outside the distribution's bounds are allowed: out-of-distribution evaluation needs them.
+
+        Raises:
+            UserError: If it has another shape or is not finite.
+        """
+        checked = np.array(task, np.float64)
+        if checked.shape != self.space.shape:
+            raise UserError(f"the task must have shape {self.space.shape}, got {checked.shape}")
+        if not np.isfinite(checked).all():
+            raise UserError(f"the task must be finite, got {checked}")
+        return checked
+
+
+class Directions(TaskDistribution):
+    """Forward (+1) or backward (-1), each with probability 1/2."""
+
+    all_tasks = np.array([-1.0, 1.0])
+
+    def __init__(self) -> None:
+        self.space = spaces.Box(-1.0, 1.0, (), np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n directions, [n]."""
+        return rng.choice(self.all_tasks, n)
+
+    def check(self, task: Any) -> FloatArray:
+        """Returns a copy of the direction; raises UserError unless it is -1 or +1."""
+        checked = super().check(task)
+        if checked not in self.all_tasks:
+            raise UserError(f"the task must be a direction, -1 or +1, got {checked}")
+        return checked
+
+
+class Uniform(TaskDistribution):
+    """Uniform in a box.
+
+    Args:
+        low: Lower bounds, [*task shape].
+        high: Upper bounds, of the same shape.
+    """
+
+    def __init__(self, low: Any, high: Any) -> None:
+        low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        self.space = spaces.Box(low, high, low.shape, np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n points of the box, [n, *task shape]."""
+        return rng.uniform(self.space.low, self.space.high, (n, *self.space.shape))
+
+
+@dataclass
+class Bimodal(TaskDistribution):
+    """Two normal distributions in the plane, around (mode, mode) and (-mode, -mode), each with probability 1/2.
+
+    Attributes:
+        mode: Coordinate of the centres.
+        deviation: Standard deviation of each coordinate.
+
+    Source: Vuorio et al. 2019 (MuMoMAML).
+    """
+
+    mode: float
+    deviation: float
+
+    def __post_init__(self) -> None:
+        self.space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n points of the plane, [n, 2]."""
+        centres = self.mode * rng.choice([-1.0, 1.0], (n, 1))
+        return centres + self.deviation * rng.standard_normal((n, 2))
+
+
+class TaskMemory:
+    """Mixed into a single environment: which task it has.
+
+    A task given at reset lasts until another is given, or until a new seed comes without one; then it is drawn from
+    that seed.
+
+    Attributes:
+        tasks: The distribution of the environment's tasks.
+        task: The current task, [*task shape].
+    """
+
+    tasks: TaskDistribution
+    task: FloatArray | None = None
+
+    def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
+        """Seeds the environment and settles its task, before anything else of a reset.
+
+        Args:
+            seed: As in ``reset``.
+            options: As in ``reset``; ``options["task"]`` is the task.
+
+        Returns:
+            The part of the reset's info that says the task.
+
+        Raises:
+            UserError: If the options hold something other than a valid task.
+        """
+        assert isinstance(self, gym.Env)
+        gym.Env.reset(self, seed=seed)
+        given = task_option(options)
+        if given is not None:
+            self.task = self.tasks.check(given)
+        elif seed is not None or self.task is None:
+            self.task = self.tasks.draw(1, self.np_random)[0]
+        return {"task": np.array(self.task)}
+
+
+def task_option(options: dict[str, Any] | None) -> Any:
+    """The task in a reset's options, or None; raises UserError for any other option."""
+    unknown = set(options or {}) - {"task"}
+    if unknown:
+        raise UserError(f"reset takes the option 'task' only, got {', '.join(sorted(map(repr, unknown)))}")
+    return (options or {}).get("task")

@@ -1,0 +1,80 @@
+"""What a run writes while it goes on: a CSV row and TensorBoard scalars for each iteration, and a live line."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+CSV_FILE = "progress.csv"
+Row = Mapping[str, float | int | str]
+
+
+def read_progress(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of a run's progress.csv, as text."""
+    path = run_dir / CSV_FILE
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class ProgressLog:
+    """Writes rows to progress.csv and TensorBoard; after a resume both go on without gaps or duplicates.
+
+    Args:
+        run_dir: The run's folder.
+        iteration: Iterations done; what an interrupted run wrote of later ones is dropped.
+        total: Iterations to be done.
+    """
+
+    def __init__(self, run_dir: Path, iteration: int, total: int) -> None:
+        self._path = run_dir / CSV_FILE
+        kept = [row for row in read_progress(run_dir) if int(row["iteration"]) <= iteration]
+        self._columns = list(kept[0]) if kept else []
+        self._path.unlink(missing_ok=True)
+        for row in kept:
+            self._append(row)
+        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1)
+        self._bar = tqdm(
+            total=total,
+            initial=iteration,
+            unit="it",
+            dynamic_ncols=True,
+            bar_format="{n_fmt}/{total_fmt} |{bar:10}| {postfix} [{elapsed}<{remaining}]",
+        )
+
+    def write(self, row: Row) -> None:
+        """Adds an iteration's numbers; ``row`` has the columns of the first one, in any order."""
+        if not self._columns:
+            self._columns = list(row)
+        self._append(row)
+        for name, value in row.items():
+            if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
+                self._tensorboard.add_scalar(name, value, int(row["iteration"]))
+        self._tensorboard.flush()
+        self._bar.set_postfix_str(
+            f"{float(row['steps_per_second']):.0f} steps/s, return {float(row['pre_adaptation_return']):.1f} -> "
+            f"{float(row['post_adaptation_return']):.1f}, KL {float(row['kl']):.4f}, {row['line_search']}",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def __enter__(self) -> ProgressLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        self._tensorboard.close()
+
+    def _append(self, row: Mapping[str, object]) -> None:
+        new = not self._path.exists()
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)

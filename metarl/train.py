@@ -1,0 +1,70 @@
+"""Meta-trains an agent: ``python -m metarl.train --env cheetah-dir --algo l2f``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from metarl.cli import run_command
+from metarl.config import Config, load_config
+
+
+def parse_config(arguments: Sequence[str]) -> Config:
+    """Settings from the command line, over the defaults for the chosen family and algorithm or the run to resume.
+
+    Args:
+        arguments: What follows the command's name.
+
+    Raises:
+        UserError: If a setting is impossible.
+        SystemExit: After printing help, or what could not be parsed (code 2).
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env", default="navigation")
+    first.add_argument("--algo", default="l2f")
+    first.add_argument("--run-dir", type=Path)
+    first.add_argument("--resume", action="store_true")
+    # Written wrongly, they are left for the full parser to complain about.
+    first.exit_on_error = False
+    try:
+        choice, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        choice = argparse.Namespace(env="navigation", algo="l2f", resume=False)
+    if choice.resume and choice.run_dir:
+        defaults = load_config(choice.run_dir)
+    else:
+        defaults = Config(env=choice.env, algo=choice.algo)
+    return tyro.cli(
+        Config,
+        prog="python -m metarl.train",
+        description="Meta-trains an agent. Defaults are those of the chosen --env and --algo.",
+        args=list(arguments),
+        default=defaults,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def command() -> None:
+        config = parse_config(arguments)
+        from metarl.training import train  # After parsing, so that --help answers at once.
+
+        try:
+            train(config)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume", file=sys.stderr)
+            raise
+        print(f"done; next: python -m metarl.evaluate {config.folder}")
+
+    return run_command(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

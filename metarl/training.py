@@ -1,0 +1,305 @@
+"""Meta-training: rollouts, adaptation, rollouts, one TRPO meta-step; again."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adapted
+from metarl.agent import Agent, build
+from metarl.checkpoints import Progress, load_checkpoint, save_checkpoint
+from metarl.config import CONFIG_FILE, Config, load_config, save_config
+from metarl.errors import UserError
+from metarl.meta_step import MetaObjective
+from metarl.parallel import Workers, available_cores
+from metarl.progress import ProgressLog, read_progress
+from metarl.provenance import provenance
+from metarl.runner import Runner, Timing
+from metarl.streams import Purpose, stream
+from metarl.trpo import StepReport, trpo_step
+
+# Everything but the length of a run and how it is executed must be as it was when a run is resumed.
+_CHANGEABLE = ("run_dir", "resume", "iterations", "checkpoint_every", "device", "threads")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        path: Its folder.
+        agent: The agent at the end.
+        progress: The numbers of each iteration, as in progress.csv.
+    """
+
+    path: Path
+    agent: Agent
+    progress: list[dict[str, str]]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: If CUDA is asked for and absent.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; use --device cpu or auto.")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def train(config: Config) -> Run:
+    """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
+
+    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
+    run are, bit for bit, those of an uninterrupted one.
+
+    Args:
+        config: The settings.
+
+    Raises:
+        UserError: If the folder holds a run already (without ``resume``) or another run (with it), or if something
+            that the configuration asks for is not there. Nothing is overwritten.
+    """
+    device = resolve_device(config.device)
+    if config.resume:
+        _check_same_run(config)
+    else:
+        _check_free(config.folder)
+    with _sigterm_raises(), Trainer(config, device) as trainer:
+        if config.resume:
+            meta, progress = load_checkpoint(config.folder, "last")
+            meta = Agent(config, meta).meta
+        else:
+            meta, progress = trainer.initial(), Progress()
+        save_config(config, provenance(device))
+        with ProgressLog(config.folder, progress.iteration, config.iterations) as log:
+            meta = trainer.train(meta, progress, log)
+    return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "holds a run" if (folder / CONFIG_FILE).is_file() else "exists and is not an empty folder"
+        raise UserError(f"{folder} {what}; continue it with --resume, or choose another folder with --run-dir.")
+
+
+def _check_same_run(config: Config) -> None:
+    before, now = (c.to_dict() for c in (load_config(config.folder), config))
+    changed = [name for name in now if name not in _CHANGEABLE and now[name] != before[name]]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{config.folder} was run with {name}={before[name]!r}, not {now[name]!r}; resume it with its own settings."
+        )
+
+
+class Trainer:
+    """Holds what iterations share: workers, environments, rule.
+
+    Args:
+        config: The settings.
+        device: Where adaptation and meta-step compute.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._family, self._rule = build(config)
+        self._stop = threading.Event()
+        self._workers = Workers(config.threads or available_cores())
+        finite = self._family.finite_tasks
+        self._num_validation_tasks = config.validation_tasks if finite is None else len(finite)
+        self._runner = self._make_runner(config.meta_batch_size)
+        self._validator: Runner | None = None
+        if config.validate_every:
+            self._validator = self._make_runner(self._num_validation_tasks)
+
+    def __enter__(self) -> Trainer:
+        self._workers.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._workers.__exit__(None, None, None)
+        self._runner.close()
+        if self._validator:
+            self._validator.close()
+
+    def initial(self) -> Tensor:
+        """Fresh meta-parameters, [meta parameter]."""
+        return self._rule.initial(stream(self._config.seed, Purpose.INITIALISATION))
+
+    def train(self, meta: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
+        """Runs the iterations that are left; returns the meta-parameters at the end."""
+        config, meta = self._config, meta.to(self._device)
+        state = (meta, progress)
+        try:
+            while progress.iteration < config.iterations:
+                begin = time.perf_counter()
+                new_meta, row = self.iteration(meta, progress.iteration)
+                done = progress.iteration + 1
+                if self._validator and done % config.validate_every == 0:
+                    row |= self._validate(self._validator, new_meta, done)
+                elif self._validator:
+                    row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
+                seconds = time.perf_counter() - begin
+                steps = int(row.pop("env_steps"))
+                totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
+                log.write(
+                    {
+                        "iteration": done,
+                        "env_steps": totals.env_steps,
+                        "seconds": round(totals.seconds, 3),
+                        "steps_per_second": round(steps / seconds, 1),
+                        **row,
+                    }
+                )
+                validation = row.get("validation_post_adaptation_return", "")
+                best = isinstance(validation, float) and validation > progress.best_return
+                if best:
+                    totals = Progress(totals.iteration, totals.env_steps, totals.seconds, float(validation))
+                state = meta, progress = new_meta, totals
+                if best:
+                    save_checkpoint(config.folder, "best", meta, progress)
+                if done % config.checkpoint_every == 0:
+                    save_checkpoint(config.folder, "last", meta, progress)
+        finally:
+            # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
+            save_checkpoint(config.folder, "last", *state)
+        return meta
+
+    def iteration(self, meta: Tensor, index: int) -> tuple[Tensor, dict[str, float | int | str]]:
+        """One meta-iteration.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            index: Meta-iterations done before.
+
+        Returns:
+            The new meta-parameters and the iteration's numbers.
+        """
+        config = self._config
+        tasks = self._family.sample_tasks(
+            config.meta_batch_size, stream(config.seed, Purpose.TRAIN_TASKS, index), "train"
+        )
+        scales = (1.0,) * config.num_inner_steps
+        adapted, timing = self._runner.run(meta, tasks, scales, config.seed, Purpose.TRAIN_ROLLOUTS, index)
+        begin = time.perf_counter()
+        observed = self._observe(meta, adapted)
+        new_meta, report = self._meta_step(meta, adapted, index)
+        described = self._rule.describe(meta, observed)
+        new_meta = self._rule.after_meta_step(new_meta, observed)
+        return new_meta, _row(adapted, report, timing, time.perf_counter() - begin, described, self._rule.policy)
+
+    def _meta_step(self, meta: Tensor, adapted: Adapted, index: int) -> tuple[Tensor, StepReport]:
+        trpo = self._config.trpo
+        generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)
+
+        def some_rows(fraction: float) -> Tensor | None:
+            total = adapted.query.samples.num_rows
+            if fraction == 1:
+                return None
+            chosen = generator.choice(total, max(1, round(fraction * total)), replace=False)
+            return torch.from_numpy(np.sort(chosen)).to(self._device)
+
+        objective = MetaObjective(
+            self._rule,
+            self._rule.stages((1.0,) * self._config.num_inner_steps),
+            adapted.supports,
+            adapted.query,
+            adapted.parameters,
+            meta,
+            self._workers,
+            some_rows(trpo.hessian_fraction),
+            some_rows(trpo.fisher_fraction),
+        )
+        return trpo_step(meta, objective, trpo)
+
+    @torch.no_grad()
+    def _observe(self, meta: Tensor, adapted: Adapted) -> Tensor:
+        def one(task: int) -> Tensor:
+            return self._rule.observe(meta, [support.tasks(task, task + 1) for support in adapted.supports])
+
+        return torch.cat(self._workers.map(one, range(adapted.query.num_tasks)))
+
+    def _validate(self, validator: Runner, meta: Tensor, index: int) -> dict[str, float | int | str]:
+        """Returns on the validation tasks, the same ones and the same random streams every time."""
+        config = self._config
+        tasks = self._family.sample_tasks(
+            self._num_validation_tasks, stream(config.seed, Purpose.VALIDATION_TASKS), "validation"
+        )
+        scales = (1.0,) * config.num_inner_steps
+        adapted, _ = validator.run(meta, tasks, scales, config.seed, Purpose.VALIDATION_ROLLOUTS, 0)
+        returns = adapted.returns.mean(0).tolist()
+        return dict(zip(_VALIDATION_COLUMNS, (returns[0], returns[-1]), strict=True))
+
+    def _make_runner(self, num_tasks: int) -> Runner:
+        return Runner(
+            self._config,
+            self._family,
+            self._rule,
+            num_tasks,
+            self._config.rollouts_per_task,
+            self._workers,
+            self._device,
+            self._stop.is_set,
+        )
+
+
+_VALIDATION_COLUMNS = ("validation_pre_adaptation_return", "validation_post_adaptation_return")
+
+
+def _row(
+    adapted: Adapted,
+    report: StepReport,
+    timing: Timing,
+    meta_step_seconds: float,
+    described: dict[str, float],
+    policy: object,
+) -> dict[str, float | int | str]:
+    returns = adapted.returns
+    sizes = adapted.effective_sample_size
+    return {
+        "env_steps": adapted.env_steps,
+        "pre_adaptation_return": float(returns[:, 0].mean()),
+        "post_adaptation_return": float(returns[:, -1].mean()),
+        "post_adaptation_return_std": float(returns[:, -1].std(correction=0)),
+        "line_search": report.outcome,
+        "line_search_trials": report.trials,
+        "surrogate_gain": report.surrogate_gain,
+        "kl": report.kl,
+        "meta_gradient_norm": report.gradient_norm,
+        "effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0,
+        **described,
+        "seconds_rollout": round(timing.rollout, 4),
+        "seconds_adaptation": round(timing.adaptation, 4),
+        "seconds_meta_step": round(meta_step_seconds, 4),
+    }
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit(143) in the main thread, so that it unwinds like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

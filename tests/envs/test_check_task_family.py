@@ -1,0 +1,169 @@
+"""`check_task_family` finds each defect, and names no other."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from metarl.envs import TaskFamily, check_task_family
+from metarl.errors import UserError
+
+
+class Drift(gym.Env):
+    """A point that drifts by the task at each step, with noise; for a task that is lost see the families below."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = spaces.Box(-1, 1, (1,), np.float32)
+    forgets_without_seed = False
+    ignores_task = False
+    own_noise = False
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = 0.0 if self._forgets(seed) else float((options or {}).get("task", 0.0))
+        noise = np.random.default_rng() if self.own_noise else self.np_random
+        self.place = noise.normal(size=1)
+        return self.place.copy(), {}
+
+    def _forgets(self, seed):
+        return self.ignores_task or (self.forgets_without_seed and seed is None)
+
+    def step(self, action):
+        self.place = self.place + self.task + 0.1 * action
+        return self.place.copy(), float(self.place[0]), False, False, {}
+
+
+class Sound(TaskFamily):
+    horizon = 10
+    task_space = spaces.Box(-1, 1, (), np.float64)
+
+    def make_env(self):
+        return Drift()
+
+
+class OutsideTheSpace(Sound):
+    def draw_tasks(self, n, rng):
+        return rng.uniform(1.5, 2, n)
+
+
+class Irreproducible(Sound):
+    def draw_tasks(self, n, rng):
+        return np.random.default_rng().uniform(-1, 1, n)
+
+
+class TooFew(Sound):
+    def draw_tasks(self, n, rng):
+        return rng.uniform(-1, 1, n - 1)
+
+
+class Leaky(Sound):
+    def sample_tasks(self, n, rng, split="train"):
+        return rng.uniform(-1, 1, n)
+
+
+class Monotonous(Sound):
+    def draw_tasks(self, n, rng):
+        return np.full(n, 0.5)
+
+
+class Unpicklable(Sound):
+    def __init__(self):
+        self.transform = lambda task: task
+
+
+class Spaceless(Sound):
+    task_space = None
+
+
+class SameEnvironment(Sound):
+    env = Drift()
+
+    def make_env(self):
+        return self.env
+
+
+class Unmade(Sound):
+    def make_env(self):
+        raise OSError("no such simulator")
+
+
+class TextActions(Sound):
+    def make_env(self):
+        env = Drift()
+        env.action_space = spaces.Text(3)
+        return env
+
+
+class LosesAtReset(Sound):
+    def make_env(self):
+        env = Drift()
+        env.ignores_task = True
+        return env
+
+
+class LosesAtAutoreset(Sound):
+    def make_env(self):
+        env = Drift()
+        env.forgets_without_seed = True
+        return env
+
+
+class Unseeded(Sound):
+    def make_env(self):
+        env = Drift()
+        env.own_noise = True
+        return env
+
+
+class SharedTask(Sound):
+    """Keeps the task in the class, where all slots see the last one."""
+
+    class Shared(Drift):
+        def reset(self, *, seed=None, options=None):
+            result = super().reset(seed=seed, options=options)
+            type(self).task = self.__dict__.pop("task")
+            return result
+
+    def make_env(self):
+        return self.Shared()
+
+
+def test_a_sound_family_passes():
+    assert check_task_family(Sound()) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "problem"),
+    [
+        (OutsideTheSpace, r"tasks outside the task space, such as 1\.\d+ in Box"),
+        (Irreproducible, "sample_tasks is not reproducible"),
+        (TooFew, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
+        (Leaky, "the splits leak: 'train' and 'validation' share 16 of 16 tasks"),
+        (Monotonous, "all tasks are the same"),
+        (Unpicklable, "it cannot be pickled"),
+        (Spaceless, "it has no task_space"),
+        (SameEnvironment, "make_env returns the same environment each time"),
+        (Unmade, "basics could not be checked: OSError: no such simulator"),
+        (TextActions, "its actions are Text.*; only Box and Discrete action spaces are supported"),
+        (LosesAtReset, "the task is lost at reset"),
+        (LosesAtAutoreset, "the task is lost at autoreset"),
+        (Unseeded, "it is not deterministic under a seed"),
+        (SharedTask, "make_episodes differs from a single environment in slot 0"),
+    ],
+)
+def test_each_defect_is_found(family, problem):
+    with pytest.raises(UserError, match=problem):
+        check_task_family(family())
+
+
+@pytest.mark.parametrize("family", [Leaky, LosesAtAutoreset, SharedTask, Unpicklable])
+def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
+    with pytest.raises(UserError) as raised:
+        check_task_family(family())
+    topics = {line.split(":")[0] for line in str(raised.value).splitlines()[1:]}
+    assert len(topics) == 1
+
+
+def test_what_is_no_family_is_told():
+    with pytest.raises(UserError, match=r"must be an instance of a subclass of metarl.TaskFamily, got <class"):
+        check_task_family(Sound)

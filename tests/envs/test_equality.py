@@ -1,0 +1,136 @@
+"""A native batch is equal, in float64 and exactly, to single environments."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+
+import metarl.envs.registration  # noqa: F401 (registers the environments)
+from metarl.envs import get_family
+from metarl.envs.native import NativeEpisodes, NativeVectorEnv
+
+FAMILIES = [
+    "navigation",
+    "navigation-b",
+    "navigation-c",
+    "navigation-d",
+    "navigation-bimodal",
+    "cheetah-dir",
+    "cheetah-vel",
+    "cheetah-dir-rllab",
+    "cheetah-vel-rllab",
+    "ant-dir",
+    "ant-vel",
+    "ant-goal",
+]
+IDS = ["Navigation", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
+SLOTS = 3
+
+
+def actions_beyond_bounds(space, seed=0):
+    rng = np.random.default_rng(seed)
+    while True:
+        yield (1.2 * rng.uniform(-1, 1, (SLOTS, *space.shape)) * space.high).astype(np.float32)
+
+
+def vector_pair(name, max_episode_steps):
+    family = get_family(name)
+    env = family.make_env()
+    native = NativeVectorEnv(family.core_class(env, SLOTS), env, max_episode_steps)
+    return native, SyncVectorEnv([lambda: TimeLimit(family.make_env(), max_episode_steps)] * SLOTS)
+
+
+def assert_same_steps(native, looped, steps):
+    ends = 0
+    for _, actions in zip(range(steps), actions_beyond_bounds(native.single_action_space), strict=False):
+        *results, native_info = native.step(actions)
+        *expected, looped_info = looped.step(actions)
+        for result, wanted in zip(results, expected, strict=True):
+            assert result.dtype == wanted.dtype
+            np.testing.assert_array_equal(result, wanted)
+        assert {"task", "_task"} & set(native_info) == {"task", "_task"} & set(looped_info)
+        for term in (name for name in native_info if name.startswith("reward_")):
+            np.testing.assert_array_equal(native_info[term], looped_info.get(term, np.zeros(SLOTS)))
+        ends += (results[2] | results[3]).sum()
+    return ends
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vector_environment_equals_single_environments_through_autoresets(name):
+    native, looped = vector_pair(name, max_episode_steps=70)
+    observations, info = native.reset(seed=11)
+    expected, expected_info = looped.reset(seed=11)
+    np.testing.assert_array_equal(observations, expected)
+    np.testing.assert_array_equal(info["task"], expected_info["task"])
+    assert assert_same_steps(native, looped, 210) >= 2 * SLOTS
+
+
+def test_ants_end_early_in_these_comparisons():
+    native, looped = vector_pair("ant-dir", max_episode_steps=10**6)
+    native.reset(seed=3)
+    looped.reset(seed=3)
+    assert assert_same_steps(native, looped, 200) > 0
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_registered_vector_environment_equals_the_looped_one(env_id):
+    native = gym.make_vec(f"metarl/{env_id}-v0", SLOTS, vectorization_mode="vector_entry_point")
+    looped = gym.make_vec(f"metarl/{env_id}-v0", SLOTS, vectorization_mode="sync")
+    assert native.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    np.testing.assert_array_equal(native.reset(seed=[5, 1, 9])[0], looped.reset(seed=[5, 1, 9])[0])
+    assert_same_steps(native, looped, 20)
+    np.testing.assert_array_equal(native.reset()[0], looped.reset()[0])
+    assert_same_steps(native, looped, 5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_episodes_equal_single_environments_and_stand_still_after_their_end(name):
+    horizon, seeds = 200, [7, 8, 9]
+    family = get_family(name)
+    tasks = family.sample_tasks(SLOTS, np.random.default_rng(0))
+    batch, envs = family.make_episodes(SLOTS, horizon), [TimeLimit(family.make_env(), horizon) for _ in range(SLOTS)]
+    assert isinstance(batch, NativeEpisodes)
+    observations, rewards = np.zeros((SLOTS, *family.observation_space.shape)), np.zeros(SLOTS)
+    terminated, truncated = np.ones(SLOTS, bool), np.ones(SLOTS, bool)
+    batch.reset(tasks, seeds, observations)
+    last = [env.reset(seed=s, options={"task": t})[0] for env, s, t in zip(envs, seeds, tasks, strict=True)]
+    np.testing.assert_array_equal(observations, last)
+    ended = np.zeros((SLOTS, 2), bool)
+    for _, actions in zip(range(horizon), actions_beyond_bounds(family.action_space), strict=False):
+        batch.step(actions, observations, rewards, terminated, truncated)
+        for slot, env in enumerate(envs):
+            expected_reward = 0.0
+            if not ended[slot].any():
+                last[slot], expected_reward, *ended[slot], _ = env.step(actions[slot])
+            assert rewards[slot] == expected_reward
+        np.testing.assert_array_equal(observations, last)
+        np.testing.assert_array_equal(np.stack([terminated, truncated], axis=1), ended)
+    assert ended.any(axis=1).all()
+
+
+def test_a_batch_begins_again_as_if_it_were_new():
+    family = get_family("ant-vel")
+    tasks = family.sample_tasks(SLOTS, np.random.default_rng(0))
+    used, new = family.make_episodes(SLOTS, 30), family.make_episodes(SLOTS, 30)
+    seen = np.zeros((2, SLOTS, 27))
+    rewards, flags = np.zeros((2, SLOTS)), np.zeros((2, 2, SLOTS), bool)
+    used.reset(tasks[::-1], [1, 2, 3], seen[0])
+    for _, actions in zip(range(30), actions_beyond_bounds(family.action_space), strict=False):
+        used.step(actions, seen[0], rewards[0], *flags[0])
+    used.reset(tasks, [4, 5, 6], seen[0])
+    new.reset(tasks, [4, 5, 6], seen[1])
+    for _, actions in zip(range(30), actions_beyond_bounds(family.action_space, seed=1), strict=False):
+        used.step(actions, seen[0], rewards[0], *flags[0])
+        new.step(actions, seen[1], rewards[1], *flags[1])
+        np.testing.assert_array_equal(seen[0], seen[1])
+        np.testing.assert_array_equal(rewards[0], rewards[1])
+        np.testing.assert_array_equal(flags[0], flags[1])
+
+
+def test_single_precision_buffers_receive_rounded_values():
+    family = get_family("cheetah-dir")
+    seen = {kind: np.zeros((1, 17), kind) for kind in (np.float32, np.float64)}
+    for observations in seen.values():
+        family.make_episodes(1, 10).reset(np.array([1.0]), [0], observations)
+    np.testing.assert_array_equal(seen[np.float32], seen[np.float64].astype(np.float32))

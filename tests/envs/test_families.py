@@ -1,0 +1,267 @@
+"""Families: their tasks, their splits, the registry, and episodes through Gymnasium's vector environments."""
+
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import metarl.envs.registration  # noqa: F401 (registers the environments)
+from examples.cartpole_family import CartPoleFamily
+from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
+from metarl.envs.episodes import VectorEpisodes
+from metarl.envs.native import NativeEpisodes
+from metarl.errors import UserError
+
+
+class Counting(gym.Env):
+    """Counts its steps; ends terminally after as many as the task says."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2, 1), np.float64)
+    action_space = spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.length = (options or {}).get("task", 3)
+        self.steps = 0
+        return np.array([[0.0], [self.length]]), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.array([[self.steps], [self.length]]), 10.0 + action, bool(self.steps >= self.length), False, {}
+
+
+class CountingFamily(TaskFamily):
+    task_space = spaces.Discrete(9, start=1)
+
+    def make_env(self):
+        return Counting()
+
+
+@pytest.fixture
+def registered():
+    """Undoes a test's registrations."""
+    before = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(before)
+
+
+@pytest.mark.parametrize("name", family_names())
+def test_every_built_in_family_passes_its_own_check(name):
+    check_task_family(get_family(name))
+
+
+def test_the_worked_example_passes_the_check():
+    check_task_family(CartPoleFamily())
+
+
+@pytest.mark.parametrize("name", ["navigation", "navigation-d", "navigation-bimodal", "cheetah-vel", "ant-goal"])
+def test_splits_of_a_continuous_family_share_no_task(name):
+    family = get_family(name)
+    tasks = [family.sample_tasks(100, np.random.default_rng(0), split) for split in ("train", "validation", "test")]
+    assert all(np.asarray(task) in family.task_space for split in tasks for task in split)
+    assert len(np.unique(np.concatenate(tasks), axis=0)) == 300
+
+
+def test_tasks_come_from_the_generator_alone():
+    family = get_family("navigation")
+    rng = np.random.default_rng(0)
+    first, second = family.sample_tasks(5, rng), family.sample_tasks(5, rng)
+    np.testing.assert_array_equal(first, family.sample_tasks(5, np.random.default_rng(0)))
+    assert not np.array_equal(first, second)
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_two_directions_are_drawn_equally_often(n):
+    tasks = get_family("cheetah-dir").sample_tasks(n, np.random.default_rng(0))
+    assert (tasks == 1).sum() == (tasks == -1).sum() == n // 2
+
+
+def test_directions_come_in_random_order():
+    orders = {get_family("ant-dir").sample_tasks(4, np.random.default_rng(seed)).tobytes() for seed in range(20)}
+    assert len(orders) > 1
+
+
+def test_discrete_task_spaces_are_finite():
+    np.testing.assert_array_equal(CountingFamily().finite_tasks, np.arange(1, 10))
+    tasks = CountingFamily().sample_tasks(11, np.random.default_rng(0))
+    assert sorted(np.unique(tasks, return_counts=True)[1]) == [1] * 7 + [2] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((2, "tests"), "no split 'tests'.* Did you mean 'test'"), ((0, "train"), "must be at least 1, got 0")],
+)
+def test_wrong_draws_are_told(arguments, message):
+    n, split = arguments
+    with pytest.raises(UserError, match=message):
+        get_family("navigation").sample_tasks(n, np.random.default_rng(0), split)
+
+
+def test_variants_differ_in_their_task_spaces():
+    assert [get_family(f"navigation{variant}").task_space.shape for variant in ("", "-b", "-c", "-d")] == [
+        (2,),
+        (4,),
+        (2,),
+        (4,),
+    ]
+    np.testing.assert_array_equal(get_family("navigation-c").task_space.high, [2, 2])
+    np.testing.assert_array_equal(get_family("navigation-b").task_space.high, [0.5] * 4)
+    assert get_family("navigation", action_bound=0.2).action_space.high[0] == np.float32(0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "words"),
+    [
+        ("navigation", [0.25, -0.5], "goal (+0.25, -0.50)"),
+        ("navigation-b", [0.25, -0.5, 0.0, 0.1], "goal (+0.25, -0.50), start (+0.00, +0.10)"),
+        ("cheetah-dir", -1.0, "backward"),
+        ("ant-vel", 1.5, "velocity 1.50 m/s"),
+    ],
+)
+def test_tasks_are_described_in_words(name, task, words):
+    assert get_family(name).describe_task(np.asarray(task)) == words
+
+
+def test_a_registered_family_is_found_by_its_name_and_arguments_reach_it(registered):
+    class Mine(CountingFamily):
+        def __init__(self, horizon=7):
+            self.horizon = horizon
+
+    register(Mine)
+    register(Mine, "long", horizon=70)
+    assert (get_family("Mine").name, get_family("Mine").horizon) == ("Mine", 7)
+    assert (get_family("long").name, get_family("long").horizon) == ("long", 70)
+    assert get_family("long", horizon=5).horizon == 5
+    with pytest.raises(UserError, match="'long' is registered already"):
+        register(Mine, "long")
+
+
+def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
+    source = "from tests.envs.test_families import CountingFamily\nclass Mine(CountingFamily): pass\n"
+    (tmp_path / "my_own_family.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
+    assert get_family("my_own_family:Mine").name == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("navigaton", "no task family named 'navigaton'. Did you mean 'navigation'.*Registered are navigation,"),
+        ("envs.navigation:NavigationFamily", "write metarl.envs.navigation:NavigationFamily"),
+        ("envs", "write metarl.envs"),
+        ("no_such_module:Family", "there is no module 'no_such_module'"),
+        ("metarl.no_such:Family", "there is no module 'metarl.no_such'"),
+        ("metarl.envs.navigation:NavigationFamly", "has no 'NavigationFamly'. Did you mean 'NavigationFamily'"),
+        ("metarl.envs.navigation:NavigationEnv", "must be a subclass of metarl.TaskFamily"),
+        ("metarl.envs.navigation:MAX_EPISODE_STEPS", "is a int, and a subclass of metarl.TaskFamily is expected"),
+    ],
+)
+def test_families_that_are_not_there_are_told(spec, message):
+    with pytest.raises(UserError, match=message):
+        get_family(spec)
+
+
+def test_a_module_that_fails_is_told(tmp_path, monkeypatch):
+    (tmp_path / "fails_on_import.py").write_text("import no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        UserError, match=r"importing 'fails_on_import' failed with ModuleNotFoundError: .*no_such_module"
+    ):
+        get_family("fails_on_import:Family")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("navigation", "has no parameter 'goal_bond'; it accepts horizon, goal_bound, .* Did you mean 'goal_bound'"),
+        ("tests.envs.test_families:CountingFamily", "unexpected keyword argument 'goal_bond'; it accepts: "),
+    ],
+)
+def test_wrong_arguments_are_told_with_those_accepted(spec, message):
+    with pytest.raises(UserError, match=message):
+        get_family(spec, goal_bond=2)
+
+
+def test_gymnasiums_vector_environments_run_one_episode_per_slot():
+    batch = CountingFamily().make_episodes(3, 4)
+    assert isinstance(batch, VectorEpisodes)
+    observations, rewards = np.zeros((3, 2), np.float32), np.zeros(3)
+    terminated, truncated = np.zeros(3, bool), np.zeros(3, bool)
+    for _ in range(2):  # the second time as the first
+        batch.reset(np.array([2, 4, 9]), [0, 1, 2], observations)
+        seen = []
+        for _ in range(6):
+            batch.step(np.array([0, 1, 2]), observations, rewards, terminated, truncated)
+            seen.append((observations[:, 0].tolist(), rewards.tolist(), terminated.tolist(), truncated.tolist()))
+        alive = [False, False, False]
+        assert seen == [
+            ([1, 1, 1], [10, 11, 12], alive, alive),
+            ([2, 2, 2], [10, 11, 12], [True, False, False], alive),
+            ([2, 3, 3], [0, 11, 12], [True, False, False], alive),
+            ([2, 4, 4], [0, 11, 12], [True, True, False], [False, True, True]),
+            ([2, 4, 4], [0, 0, 0], [True, True, False], [False, True, True]),
+            ([2, 4, 4], [0, 0, 0], [True, True, False], [False, True, True]),
+        ]
+    batch.close()
+
+
+def test_a_pushed_task_outlives_autoresets():
+    slots = VectorEpisodes(CountingFamily(), 2, 100)._envs
+    slots.set_attr("next_task", [2, 5])
+    slots.reset(seed=[0, 1])
+    lengths = np.array([slots.step(np.zeros(2, int))[0][:, 1] for _ in range(12)])
+    np.testing.assert_array_equal(lengths, [[2, 5]] * 12)
+
+
+def test_observations_are_flattened_and_others_refused():
+    assert CountingFamily().observation_space.shape == (2,)
+
+    class Countable(CountingFamily):
+        def make_env(self):
+            env = Counting()
+            env.observation_space = spaces.Discrete(5)
+            return env
+
+    with pytest.raises(UserError, match=r"observations of Countable are Discrete\(5\)"):
+        _ = Countable().observation_space
+
+
+def test_the_example_changes_the_pole():
+    family = CartPoleFamily()
+    ends = []
+    for task in (0.25, 1.5):
+        batch = family.make_episodes(1, 200)
+        observations, flags = np.zeros((1, 4)), np.zeros((2, 1), bool)
+        batch.reset(np.array([task]), [0], observations)
+        for _ in range(30):
+            batch.step(np.array([1]), observations, np.zeros(1), *flags)
+        ends.append(observations.copy())
+    assert not np.array_equal(*ends)
+
+
+def test_without_a_mujoco_batch_families_fall_back_and_say_so_once(monkeypatch):
+    native = get_family("cheetah-dir").make_episodes(2, 5)
+    monkeypatch.setattr(mujoco_core, "batch_module", lambda: None)
+    mujoco_core.say_fallback_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"has no mujoco.batch \(new in 3.17\)"):
+        looped = get_family("cheetah-dir").make_episodes(2, 5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        get_family("ant-dir").make_episodes(1, 5)
+    assert isinstance(native, NativeEpisodes)
+    assert isinstance(looped, VectorEpisodes)
+    results = []
+    for batch in (native, looped):
+        observations, rewards, flags = np.zeros((2, 17)), np.zeros(2), np.zeros((2, 2), bool)
+        batch.reset(np.array([-1.0, 1.0]), [3, 4], observations)
+        for _ in range(5):
+            batch.step(np.full((2, 6), 0.3, np.float32), observations, rewards, *flags)
+        results.append((observations, rewards, flags))
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match=r"no mujoco.batch .* or use vectorization_mode='sync'"):
+        gym.make_vec("metarl/CheetahDir-v0", 2)
