@@ -157,7 +157,7 @@ class Agent:
         Raises:
             UserError: If the environment does not fit the agent, or a number is impossible.
         """
-        self._check_fits(env)
+        self.check_fits(env.observation_space, env.action_space)
         num_rollouts = self.config.rollouts_per_task if num_rollouts is None else num_rollouts
         horizon = self.config.horizon if horizon is None else horizon
         if num_steps < 0 or num_rollouts < 1 or horizon < 1:
@@ -177,17 +177,18 @@ class Agent:
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
 
-    def _check_fits(self, env: gymnasium.Env[Any, Any]) -> None:
-        size = int(utils.flatdim(env.observation_space))
-        if size != self.rule.policy.observation_size:
+    def check_fits(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
+        """Raises UserError unless an environment with these spaces fits the agent."""
+        size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
+        if size != wanted_size:
             raise UserError(
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
-                f"{self.rule.policy.observation_size}."
+                f"{wanted_size}."
             )
-        wanted, got = self.family.action_space, env.action_space
-        same = got.shape == wanted.shape and getattr(got, "n", None) == getattr(wanted, "n", None)
-        if type(got) is not type(wanted) or not same:
-            raise UserError(f"the environment's actions are {got}; this agent was trained with {wanted}.")
+        wanted = self.family.action_space
+        same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)
+        if type(action_space) is not type(wanted) or not same:
+            raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
 
 class _OneEnvironment:

@@ -7,6 +7,7 @@ is made of: the inner loss's gradient, its Hessian's products, and the linear ma
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -191,7 +192,7 @@ class MLPPolicy(Policy):
     ) -> None:
         sizes = [observation_size, *hidden_sizes, distribution.num_outputs]
         body: list[tuple[str, tuple[int, ...]]] = []
-        for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1):
             body += [(f"weight{index}", (fan_out, fan_in)), (f"bias{index}", (fan_out,))]
         super().__init__(observation_size, distribution, body, initial_std, min_std)
         self._num_layers = len(sizes) - 1

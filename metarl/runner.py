@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Runner:
         self._num_tasks = num_tasks
         num_shards = min(workers.num_threads, num_tasks, max(1, num_tasks * rollouts_per_task // _LEAST_ENVS_PER_SHARD))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
-        self._shards = list(zip(bounds[:-1], bounds[1:], strict=True))
+        self._shards = list(itertools.pairwise(bounds))
         action_map = ActionMap(family.action_space, config.action_scale)
         self._samplers = [
             Sampler(

@@ -1,7 +1,10 @@
 """Settings that are handed over whole; field comments become the command line's help."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
+
+from metarl.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,32 @@ class InnerConfig:
     """Inner loss: likelihood ratio (LVC) or the plain score function."""
     l2f: L2FConfig = field(default_factory=L2FConfig)
     """Learn-to-Forget."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What to evaluate a run on."""
+
+    tasks: int = 40
+    """Held-out tasks, drawn with SEED; a family with finitely many repeats each of them equally often."""
+    task_file: Path | None = None
+    """JSON file with a list of tasks to take instead, so that several runs share them."""
+    env: str | None = None
+    """Another task family with the same observations and actions, such as navigation-b for a run on navigation."""
+    rollouts: int = 20
+    """Episodes of each task at each gradient step."""
+    gradient_steps: int = 4
+    """Gradient steps; the first has the training step size, later ones half of it."""
+    seed: int = 10_000
+    """Seed of tasks and episodes, apart from every training seed."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which checkpoint: the last, or the best on the validation tasks."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where adaptation computes."""
+    threads: int = 0
+    """Threads; 0 for one on each core. The results do not depend on it."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("tasks", 1), ("rollouts", 1), ("gradient_steps", 0), ("seed", 0), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")

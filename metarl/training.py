@@ -20,6 +20,7 @@ from metarl.adaptation import Adapted
 from metarl.agent import Agent, build
 from metarl.checkpoints import Progress, load_checkpoint, save_checkpoint
 from metarl.config import CONFIG_FILE, Config, load_config, save_config
+from metarl.device import resolve_device
 from metarl.errors import UserError
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers, available_cores
@@ -46,17 +47,6 @@ class Run:
     path: Path
     agent: Agent
     progress: list[dict[str, str]]
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: If CUDA is asked for and absent.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; use --device cpu or auto.")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def train(config: Config) -> Run:

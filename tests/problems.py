@@ -1,5 +1,7 @@
 """Small random problems in float64, and the slow, obviously right derivatives that the package is held against."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
     kind = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
     sizes = [inputs, *HIDDEN, outputs]
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), kind()]
     return nn.Sequential(*layers[:-1])
 
