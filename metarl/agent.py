@@ -147,12 +147,12 @@ class Agent:
         the training step size, later ones half of it.
 
         Args:
-            env: An environment with the observation and action spaces of the run's family. It is reset with new seeds
-                and must keep its task across them.
+            env: An environment with the observation and action spaces of the run's family. It is reset without a seed
+                or options, and so keeps its task; seed it before.
             num_steps: Gradient steps; 0 gives the policy before adaptation.
             num_rollouts: Episodes for each step; by default as in training.
             horizon: Longest episode; by default as in training.
-            seed: Seed of the exploration and of the environment.
+            seed: Seed of the exploration.
 
         Raises:
             UserError: If the environment does not fit the agent, or a number is impossible.
@@ -201,7 +201,7 @@ class _OneEnvironment:
 
     def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
         self._steps = 0
-        observation, _ = self._env.reset(seed=seeds[0])
+        observation, _ = self._env.reset()
         observations[0] = utils.flatten(self._env.observation_space, observation)
 
     def step(

@@ -296,7 +296,8 @@ class _MLPCurvature:
 
     def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
         """Each layer's backward signal; and the factor on a hidden value's change that bends it (tanh: -2 h e)."""
-        policy, deltas, bends = self._policy, [delta], [None]
+        policy, deltas = self._policy, [delta]
+        bends: list[Tensor | None] = [None]
         for index in reversed(range(1, policy._num_layers)):
             incoming = torch.bmm(deltas[0], self._weights[index][0])
             bends.insert(1, -2 * incoming * values[index] if policy._activation.has_curvature else None)

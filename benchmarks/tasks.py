@@ -1,0 +1,25 @@
+"""Draws the lists of held-out tasks that all evaluations share: ``python -m benchmarks.tasks``."""
+
+import json
+from pathlib import Path
+
+import metarl
+from metarl.streams import Purpose, stream
+
+SEED = 20_261_121
+NUM_TASKS = 200
+FOLDER = Path(__file__).parent / "task_lists"
+FAMILIES = ("navigation",)
+
+
+def main() -> None:
+    """Writes a file for each family; running it again writes the same ones."""
+    for name in FAMILIES:
+        tasks = metarl.get_family(name).sample_tasks(NUM_TASKS, stream(SEED, Purpose.TEST_TASKS), "test")
+        path = FOLDER / f"{name}.json"
+        path.write_text(json.dumps({"family": name, "seed": SEED, "split": "test", "tasks": tasks.tolist()}) + "\n")
+        print(f"{path}: {len(tasks)} tasks")
+
+
+if __name__ == "__main__":
+    main()
