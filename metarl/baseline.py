@@ -29,11 +29,12 @@ def linear_baseline(
     features = _features(observations.double())
     targets = discounted_sum(rewards.double(), discount)
     rows = (features * mask[..., None]).flatten(1, 2)
-    gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    moments = rows.mT @ (targets * mask).flatten(1, 2)[..., None]
-    # lstsq tolerates the exactly collinear features of a batch in which an observation never changes.
-    coefficients = torch.linalg.lstsq(gram, moments).solution
-    return (features.flatten(1, 2) @ coefficients).view_as(rewards)
+    # Moments beside the Gram matrix, predictions as a sum, and no `lstsq`: a product with a single vector takes another
+    # kernel when there is one task, and `lstsq` depends on where memory lies. Results must not, to the last bit.
+    moments = rows.mT @ torch.cat([rows, (targets * mask).flatten(1, 2)[..., None]], dim=-1)
+    gram = moments[..., :-1] + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    coefficients = torch.linalg.solve(gram, moments[..., -1])
+    return (features * coefficients[:, None, None]).sum(-1)
 
 
 def _features(observations: Tensor) -> Tensor:

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Callable
+from typing import Any, TypeVar
+
+import tyro
 
 from metarl.errors import UserError
+
+Result = TypeVar("Result")
+
+
+def parse(make: Callable[..., Result], **options: Any) -> Result:
+    """`tyro.cli`, but what our own checks refuse is raised as it is instead of drawn in tyro's box.
+
+    Args:
+        make: What to call with the parsed arguments.
+        options: Options of `tyro.cli`.
+
+    Raises:
+        UserError: If ``make`` refuses the arguments.
+        SystemExit: After printing help, or what could not be parsed (code 2).
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(make, **options)
+    except SystemExit as end:
+        cause: BaseException | None = end
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(printed.getvalue())
+        raise
 
 
 def run_command(command: Callable[[], None]) -> int:

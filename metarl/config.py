@@ -223,6 +223,8 @@ def load_config(run_dir: Path) -> Config:
     try:
         values = json.loads(path.read_text())
         values.pop("metarl", None)
-    except (ValueError, AttributeError) as error:
+        return Config.from_dict({**values, "run_dir": run_dir})
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path} is damaged: {error}.") from error
-    return Config.from_dict({**values, "run_dir": run_dir})

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.cli import run_command
+from metarl.cli import parse, run_command
 from metarl.settings import EvaluationConfig
 
 
@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
 
     def command() -> None:
-        run, config = tyro.cli(_options, prog="python -m metarl.evaluate", args=arguments)
+        run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
         from metarl.evaluation import evaluate, table
 

@@ -132,10 +132,12 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
         raise UserError(
             f"{config.task_file} cannot be read as tasks ({error!r}); it must be JSON with a list under 'tasks'."
         ) from error
-    if len(tasks) == 0 or tasks.shape[1:] != family.task_space.shape:
-        raise UserError(
-            f"{config.task_file} must hold tasks of shape {family.task_space.shape}, got {tasks.shape[1:]}."
-        )
+    shape = family.task_space.shape or ()
+    if tasks.ndim != 1 + len(shape) or tasks.shape[1:] != shape or len(tasks) == 0:
+        raise UserError(f"{config.task_file} must hold tasks of shape {shape}, got an array of shape {tasks.shape}.")
+    for task in tasks:
+        if not family.task_space.contains(task):
+            raise UserError(f"{config.task_file} holds {task}, which is no task of {family.name}: {family.task_space}.")
     return tasks
 
 

@@ -23,7 +23,7 @@ class Layout:
     def views(self, flat: Tensor) -> list[Tensor]:
         """Each tensor of ``flat`` [task, parameter] as a view [task, *shape]."""
         parts = flat.split(self.sizes, dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        return [part.view(len(part), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def tensor_index(self) -> Tensor:
         """Which tensor each parameter belongs to, [parameter]."""

@@ -126,7 +126,7 @@ class Policy(ABC):
 
     def _extra_slope(self, parameters: Tensor) -> Tensor:
         # Derivative of `extra` by the raw parameter: below the floor nothing changes.
-        return (self._raw_extra(parameters) > self._min_log_std).to(parameters.dtype)
+        return (self._raw_extra(parameters) >= self._min_log_std).to(parameters.dtype)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         body = self.layout.size - self.distribution.num_extra
@@ -244,7 +244,7 @@ class MLPPolicy(Policy):
         """Every layer's input, then the output."""
         values = [observations]
         for index, (weight, bias) in enumerate(weights):
-            value = torch.baddbmm(bias[:, None], values[-1], weight.mT)
+            value = _affine(bias, values[-1], weight)
             values.append(self._activation.apply(value) if index < self._num_layers - 1 else value)
         return values
 
@@ -278,6 +278,14 @@ def _blocks(samples: Samples, parameters: Tensor) -> Iterator[Samples]:
     size = min(_block_rows(parameters), samples.num_rows)
     for start in range(0, samples.num_rows, size):
         yield samples.block(start, min(start + size, samples.num_rows))
+
+
+def _affine(bias: Tensor, values: Tensor, weight: Tensor) -> Tensor:
+    """values weight^T + bias, [task, row, output]."""
+    if weight.shape[1] == 1:
+        # A product with one vector takes another kernel when there is one task, with other last bits.
+        return bias[:, None] + (values * weight).sum(-1, keepdim=True)
+    return torch.baddbmm(bias[:, None], values, weight.mT)
 
 
 class _MLPCurvature:
@@ -393,7 +401,6 @@ class ModulePolicy(Policy):
     ) -> None:
         self._make_body = make_body
         self._module = self._build(observation_size, distribution.num_outputs)
-        _require_stateless(self._module)
         self._names = [name for name, _ in self._module.named_parameters()]
         shapes = [(name, tuple(parameter.shape)) for name, parameter in self._module.named_parameters()]
         super().__init__(observation_size, distribution, shapes, initial_std, min_std)
@@ -404,11 +411,14 @@ class ModulePolicy(Policy):
         module = self._make_body(inputs, outputs)
         if not isinstance(module, nn.Module):
             raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
+        # Before it is called: a recurrent layer returns a tuple.
+        _require_stateless(module)
         with torch.no_grad():
-            got = tuple(module(torch.zeros(3, inputs)).shape)
-        if got != (3, outputs):
+            values = module(torch.zeros(3, inputs))
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        if got != f"shape {(3, outputs)}":
             raise UserError(
-                f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got shape {got}."
+                f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got {got}."
             )
         return module
 
@@ -489,5 +499,6 @@ def _require_stateless(module: nn.Module) -> None:
             raise UserError(f"recurrent policy bodies are not supported: {kind}{where}; use a feed-forward module.")
         if isinstance(part, nn.modules.dropout._DropoutNd):
             raise UserError(f"a policy body must be deterministic: {kind}{where} is not; remove it.")
-        if next(part.buffers(recurse=False), None) is not None:
+        # Without running statistics batch normalisation has no buffers, but still mixes the rows.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) or next(part.buffers(recurse=False), None) is not None:
             raise UserError(f"policy bodies with buffers are not supported: {kind}{where}; use LayerNorm instead.")

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.baseline import linear_baseline
+from metarl.episodes import EpisodeBatch
 from metarl.policies import Policy
 from metarl.returns import gae, standardise
 from metarl.spaces import ActionMap
 from metarl.types import Rollouts
-
-
-class Episodes(Protocol):
-    """Environments that each run one episode; see `metarl.envs.EpisodeBatch`."""
-
-    num_envs: int
-
-    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None: ...
-
-    def step(
-        self,
-        actions: np.ndarray,
-        observations: np.ndarray,
-        rewards: np.ndarray,
-        terminated: np.ndarray,
-        truncated: np.ndarray,
-    ) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Stopped(Exception):
@@ -54,7 +35,7 @@ class Sampler:
 
     def __init__(
         self,
-        episodes: Episodes,
+        episodes: EpisodeBatch,
         policy: Policy,
         action_map: ActionMap,
         num_tasks: int,

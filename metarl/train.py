@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import tyro
 
-from metarl.cli import run_command
+from metarl.cli import parse, run_command
 from metarl.config import Config, load_config
+
+if TYPE_CHECKING:
+    from metarl.training import Run
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
@@ -35,10 +41,11 @@ def parse_config(arguments: Sequence[str]) -> Config:
     except argparse.ArgumentError:
         choice = argparse.Namespace(env="navigation", algo="l2f", resume=False)
     if choice.resume and choice.run_dir:
-        defaults = load_config(choice.run_dir)
+        # Off again, for a run that was resumed before: tyro offers --resume only where it changes something.
+        defaults = dataclasses.replace(load_config(choice.run_dir), resume=False)
     else:
         defaults = Config(env=choice.env, algo=choice.algo)
-    return tyro.cli(
+    return parse(
         Config,
         prog="python -m metarl.train",
         description="Meta-trains an agent. Defaults are those of the chosen --env and --algo.",
@@ -65,6 +72,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     return run_command(command)
 
+
+class _CallableModule(ModuleType):
+    """Importing this module hides the function `metarl.train` behind it, so it answers to the same call."""
+
+    def __call__(self, config: Config) -> Run:
+        from metarl import training
+
+        return training.train(config)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -71,7 +71,9 @@ class L2F(Adaptation):
         return [attenuation, *steps] if steps else []
 
     def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
-        """Each task's embedding, [task, layer]."""
+        """Each task's embedding, [task, layer]; 0 without an inner loop."""
+        if not supports:
+            return meta.new_zeros(1, len(self.layer_names))
         return self.embedding(self.start(meta, supports[0].num_tasks), supports[0])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """Task families and their environments, on NumPy, Gymnasium and MuJoCo."""
 
 from metarl.envs.checks import check_task_family
-from metarl.envs.episodes import EpisodeBatch
 from metarl.envs.family import TaskFamily
 from metarl.envs.registry import family_names, get_family, register
+from metarl.episodes import EpisodeBatch
 
 register("metarl.envs.navigation:NavigationFamily", "navigation")
 register("metarl.envs.navigation:NavigationFamily", "navigation-b", start_bound=0.5)

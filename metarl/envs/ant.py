@@ -8,7 +8,7 @@ from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from metarl.envs.arrays import BoolArray, FloatArray
+from metarl.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     MujocoCore,
     MujocoFamily,
@@ -18,7 +18,7 @@ from metarl.envs.mujoco_core import (
     vector_env,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
-from metarl.envs.tasks import Directions, TaskDistribution, Uniform
+from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
 from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 200
@@ -226,14 +226,13 @@ class AntGoalEnv(AntEnv):
     | ``reward_survive`` | 1 if healthy | ``survive_bonus``, 0 | 1 |
     | ``reward_ctrl`` | - squared norm of the action | ``ctrl_cost_weight``, 0.1 | 1 |
 
-    The distance is ``|dx| + |dy|`` as in the public code of ProMP and its relatives, or Euclidean. Their goals are
-    uniform in a disc of radius 3 (ProMP) or in the square [-3, 3]^2 (its precursor); here, the square.
+    The distance is ``|dx| + |dy|`` as in the public code of ProMP and its relatives, or Euclidean.
 
-    Task: the goal (x, y) in m, uniform in [-goal_bound, goal_bound]^2. The episode never terminates. x and y of the
+    Task: the goal (x, y) in m, uniform in a disc around the start. The episode never terminates. x and y of the
     torso come first in the observation, which otherwise is `AntEnv`'s, as are action, reset and the other arguments.
 
     Args:
-        goal_bound: Bound of the goals' coordinates, m.
+        goal_radius: Radius of the goals' disc, m.
         distance: "l1" or "euclidean".
 
     Version history: v0, first version.
@@ -243,7 +242,7 @@ class AntGoalEnv(AntEnv):
 
     def __init__(
         self,
-        goal_bound: float = 3.0,
+        goal_radius: float = 3.0,
         distance: Literal["l1", "euclidean"] = "l1",
         frame_skip: int = 5,
         ctrl_cost_weight: float = 0.1,
@@ -255,8 +254,8 @@ class AntGoalEnv(AntEnv):
             raise UserError(f"distance must be 'l1' or 'euclidean', got {distance!r}")
         self._distance = distance
         parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Uniform([-goal_bound] * 2, [goal_bound] * 2), 0, False, *parameters)
-        EzPickle.__init__(self, goal_bound, distance, *parameters)
+        super().__init__(Disc(goal_radius), 0, False, *parameters)
+        EzPickle.__init__(self, goal_radius, distance, *parameters)
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
         """Minus the distance from the goal."""

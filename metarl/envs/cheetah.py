@@ -9,7 +9,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from metarl.envs.arrays import BoolArray, FloatArray
+from metarl.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     MujocoCore,
     MujocoFamily,

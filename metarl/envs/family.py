@@ -10,7 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.envs.episodes import EpisodeBatch, VectorEpisodes, flat_observation_space
+from metarl.envs.episodes import VectorEpisodes, flat_observation_space
+from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")

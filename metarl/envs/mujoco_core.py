@@ -14,10 +14,11 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-from metarl.envs.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.episodes import EpisodeBatch, VectorEpisodes
+from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.episodes import VectorEpisodes
 from metarl.envs.native import ALL, NativeCore, NativeFamily, NativeVectorEnv, Slots
 from metarl.envs.tasks import TaskMemory
+from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError
 
 # MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word

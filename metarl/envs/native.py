@@ -14,10 +14,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from metarl.envs.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.episodes import EpisodeBatch
+from metarl.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.family import TaskFamily
 from metarl.envs.tasks import TaskDistribution, task_option
+from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError, nearest
 
 Slots = IntArray | slice

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.envs.arrays import BoolArray, FloatArray, IntArray
+from metarl.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.drawing import Canvas
 from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots
 from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from metarl.envs.arrays import FloatArray
+from metarl.arrays import FloatArray
 from metarl.errors import UserError
 
 
@@ -76,6 +76,27 @@ class Uniform(TaskDistribution):
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws n points of the box, [n, *task shape]."""
         return rng.uniform(self.space.low, self.space.high, (n, *self.space.shape))
+
+
+@dataclass
+class Disc(TaskDistribution):
+    """Uniform in a disc around the origin of the plane.
+
+    Attributes:
+        radius: The disc's radius.
+    """
+
+    radius: float
+
+    def __post_init__(self) -> None:
+        self.space = spaces.Box(-self.radius, self.radius, (2,), np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n points of the disc, [n, 2]."""
+        angle = rng.uniform(0, 2 * np.pi, n)
+        # The square root, because the area within a distance grows with its square.
+        distance = self.radius * np.sqrt(rng.uniform(size=n))
+        return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
 
 
 @dataclass

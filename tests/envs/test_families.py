@@ -265,3 +265,11 @@ def test_without_a_mujoco_batch_families_fall_back_and_say_so_once(monkeypatch):
         np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match=r"no mujoco.batch .* or use vectorization_mode='sync'"):
         gym.make_vec("metarl/CheetahDir-v0", 2)
+
+
+def test_ant_goals_are_uniform_in_a_disc():
+    goals = get_family("ant-goal").sample_tasks(4000, np.random.default_rng(0))
+    distance = np.hypot(*goals.T)
+    assert distance.max() <= 3
+    assert np.mean(distance < 1.5) == pytest.approx(1 / 4, abs=0.03)  # a quarter of the area
+    np.testing.assert_allclose(goals.mean(0), 0, atol=0.1)

@@ -1,4 +1,4 @@
-"""Array aliases of the environment layer; any float precision, because callers own their buffers."""
+"""Array aliases for what environments and rollouts share; any float precision, because callers own their buffers."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,0 +1,193 @@
+"""The evaluation protocol: what it writes, that it repeats, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from runs import everything_in, tiny
+
+from metarl import UserError, evaluation
+from metarl.evaluation import evaluate, table
+from metarl.settings import EvaluationConfig
+from metarl.statistics import mean_and_interval
+from metarl.training import train
+
+SMALL = {"tasks": 3, "rollouts": 2, "gradient_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on navigation."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run", algo="l2f")).path
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    """Its evaluation."""
+    return evaluate(run, EvaluationConfig(**SMALL))
+
+
+def write_tasks(path, tasks):
+    path.write_text(json.dumps({"tasks": tasks}))
+    return path
+
+
+def test_the_file_holds_what_is_returned(run, result):
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
+    assert result["config"]["algo"] == "l2f"
+    assert (result["env"], result["checkpoint"], result["seed"], result["rollouts"]) == ("navigation", "last", 10000, 2)
+    assert list(result["step_scales"]) == [1.0, 0.5]
+    assert {"commit", "torch", "mujoco", "hardware"} <= result["metarl"].keys()
+
+
+def test_returns_are_by_task_and_step_and_summarised_by_step(result):
+    assert np.shape(result["tasks"]) == (3, 2)
+    returns = np.array(result["returns"])
+    assert returns.shape == (3, 3)
+    estimate = mean_and_interval(returns)
+    np.testing.assert_array_equal(result["mean"], estimate.mean)
+    np.testing.assert_array_equal(result["interval"], estimate.half_width)
+    np.testing.assert_allclose(result["share_made_worse"], (returns < returns[:, :1]).mean(0))
+    assert len(result["references"]["random_initialisation"]) == 3
+
+
+def test_standing_still_returns_minus_the_distance_at_every_step(result):
+    distances = np.linalg.norm(result["tasks"], axis=1)
+    np.testing.assert_allclose(result["references"]["standstill"], -20 * distances.mean(), rtol=1e-6)
+
+
+def test_held_out_tasks_are_not_the_training_tasks(run, result):
+    other = evaluate(run, EvaluationConfig(**SMALL, seed=0))
+    assert not {tuple(task) for task in result["tasks"]} & {tuple(task) for task in other["tasks"]}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_seed_gives_the_same_numbers_for_any_number_of_threads(run, result, monkeypatch, threads):
+    monkeypatch.setattr("metarl.runner._LEAST_ENVS_PER_SHARD", 1)
+    again = evaluate(run, EvaluationConfig(**SMALL, threads=threads))
+    for name in ("tasks", "returns", "references"):
+        assert again[name] == result[name]
+    assert evaluate(run, EvaluationConfig(**SMALL, seed=1))["returns"] != result["returns"]
+
+
+def test_tasks_are_evaluated_in_groups(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "_GROUP", 2)
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert np.shape(result["returns"]) == (3, 3)
+    np.testing.assert_array_equal(result["returns"], evaluate(run, EvaluationConfig(**SMALL))["returns"])
+
+
+def test_a_task_file_gives_the_tasks(run, tmp_path):
+    tasks = [[0.1, 0.2], [-0.3, 0.4], [0.0, 0.5], [0.1, -0.1]]
+    path = write_tasks(tmp_path / "tasks.json", tasks)
+    result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    assert result["tasks"] == tasks
+    assert np.shape(result["returns"]) == (4, 3)
+
+
+def test_a_single_task_has_no_interval(run, tmp_path):
+    path = write_tasks(tmp_path / "tasks.json", [[0.1, 0.2]])
+    result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    assert result["interval"] is None
+    assert "nan" in table(result)
+
+
+def test_another_family_is_evaluated_beside_the_own_one(run, result):
+    before = (run / "evaluation.json").read_bytes()
+    other = evaluate(run, EvaluationConfig(**SMALL, env="navigation-b"))
+    assert other["env"] == "navigation-b"
+    assert np.shape(other["tasks"]) == (3, 4)  # goal and start
+    assert json.loads((run / "evaluation-navigation-b.json").read_text())["returns"] == other["returns"]
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+def test_the_best_checkpoint_is_evaluated_on_request(run):
+    assert evaluate(run, EvaluationConfig(**SMALL, checkpoint="best"))["checkpoint"] == "best"
+
+
+def test_without_gradient_steps_there_is_one_column(run):
+    result = evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=0))
+    assert np.shape(result["returns"]) == (2, 1)
+
+
+def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
+    run = train(tiny(tmp_path, env="cheetah-dir", horizon=5, iterations=1, validate_every=0)).path
+    result = evaluate(run, EvaluationConfig(tasks=4, rollouts=2, gradient_steps=1))
+    tasks, returns = np.ravel(result["tasks"]), np.array(result["returns"])
+    assert sorted(tasks) == [-1, -1, 1, 1]
+    lines = table(result).splitlines()
+    assert lines[0].startswith("maml on cheetah-dir: 4 tasks x 2 episodes, checkpoint last, seed 10000")
+    assert lines[1].endswith("task -1        task 1")
+    for step in (0, 1):
+        shown = [float(number) for number in lines[2 + step].split()[-2:]]
+        np.testing.assert_allclose(shown, [returns[tasks == task, step].mean() for task in (-1, 1)], atol=0.005)
+
+
+def test_the_table_has_a_row_for_each_step_and_the_references(result):
+    lines = table(result).splitlines()
+    assert len(lines) == 2 + 3 + 1
+    assert "task" not in lines[1].replace("95% tasks", "")
+    for step in range(3):
+        number, mean, interval, worse, random = lines[2 + step].split()
+        assert int(number) == step
+        np.testing.assert_allclose(float(mean), result["mean"][step], atol=0.005)
+        np.testing.assert_allclose(float(interval), result["interval"][step], atol=0.005)
+        assert worse == f"{result['share_made_worse'][step]:.0%}"
+        np.testing.assert_allclose(float(random), result["references"]["random_initialisation"][step], atol=0.005)
+    assert lines[-1] == f"standing still: {result['references']['standstill']:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"env": "cheetah-dir"}, "observations have 17 numbers; this agent was trained on navigation with 2"),
+        ({"env": "navigatoin"}, "no task family named 'navigatoin'. Did you mean 'navigation'"),
+    ],
+)
+def test_another_family_must_fit(run, settings, message):
+    before = everything_in(run)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, EvaluationConfig(**SMALL, **settings))
+    assert everything_in(run) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2", "cannot be read as tasks"),
+        ("[[0.1, 0.2]]", "must be JSON with a list under 'tasks'"),
+        ('{"tasks": "none"}', "cannot be read as tasks"),
+        ('{"tasks": 3}', r"must hold tasks of shape \(2,\), got an array of shape \(\)"),
+        ('{"tasks": []}', r"must hold tasks of shape \(2,\), got an array of shape \(0,\)"),
+        ('{"tasks": [[1, 2, 3]]}', r"must hold tasks of shape \(2,\), got an array of shape \(1, 3\)"),
+        ('{"tasks": [[0.1, 0.2], [9, 0]]}', r"holds \[9. 0.\], which is no task of navigation"),
+        ('{"tasks": [[NaN, 0]]}', r"which is no task of navigation"),
+    ],
+)
+def test_a_task_file_that_cannot_be_used_is_told(run, tmp_path, content, message):
+    path = tmp_path / "tasks.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    with pytest.raises(UserError, match="cannot be read as tasks"):
+        evaluate(run, EvaluationConfig(**SMALL, task_file=tmp_path / "missing.json"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": 0}, "tasks must be at least 1, got 0"),
+        ({"rollouts": -2}, "rollouts must be at least 1, got -2"),
+        ({"gradient_steps": -1}, "gradient_steps must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_impossible_sizes_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        EvaluationConfig(**settings)
+
+
+def test_what_is_no_run_cannot_be_evaluated(tmp_path):
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        evaluate(tmp_path)
+    assert everything_in(tmp_path) == {}
