@@ -29,12 +29,12 @@ def linear_baseline(
     features = _features(observations.double())
     targets = discounted_sum(rewards.double(), discount)
     rows = (features * mask[..., None]).flatten(1, 2)
-    # Moments beside the Gram matrix, predictions as a sum, and no `lstsq`: a product with a single vector takes another
-    # kernel when there is one task, and `lstsq` depends on where memory lies. Results must not, to the last bit.
-    moments = rows.mT @ torch.cat([rows, (targets * mask).flatten(1, 2)[..., None]], dim=-1)
-    gram = moments[..., :-1] + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    coefficients = torch.linalg.solve(gram, moments[..., -1])
-    return (features * coefficients[:, None, None]).sum(-1)
+    gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    moments = rows.mT @ (targets * mask).flatten(1, 2)[..., None]
+    # Not `lstsq`, whose last bits depend on where memory lies; the ridge keeps collinear features solvable.
+    coefficients = torch.linalg.solve(gram, moments)
+    # Two equal columns: a product with one vector has other last bits when there is one task.
+    return (features.flatten(1, 2) @ coefficients.expand(-1, -1, 2))[..., 0].view_as(rewards)
 
 
 def _features(observations: Tensor) -> Tensor:

@@ -128,10 +128,6 @@ class Policy(ABC):
         # Derivative of `extra` by the raw parameter: below the floor nothing changes.
         return (self._raw_extra(parameters) >= self._min_log_std).to(parameters.dtype)
 
-    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        body = self.layout.size - self.distribution.num_extra
-        return parameters[:, :body], parameters[:, body:]
-
 
 class _ReLU:
     """max(x, 0); its derivative is read off its value."""
@@ -281,7 +277,7 @@ def _blocks(samples: Samples, parameters: Tensor) -> Iterator[Samples]:
 
 
 def _affine(bias: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """values weight^T + bias, [task, row, output]."""
+    """The layer's values weight^T + bias, [task, row, output]."""
     if weight.shape[1] == 1:
         # A product with one vector takes another kernel when there is one task, with other last bits.
         return bias[:, None] + (values * weight).sum(-1, keepdim=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from metarl import __version__
 from metarl.parallel import available_cores
 
 _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
@@ -14,7 +15,11 @@ _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
 
 def provenance(device: torch.device) -> dict[str, str]:
     """Version, commit (if this is a checkout), packages and hardware."""
-    facts = {"commit": _commit(), "python": platform.python_version()}
+    facts = {
+        "version": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+    }
     facts |= {name: importlib.metadata.version(name) for name in _PACKAGES}
     facts["hardware"] = f"{available_cores()} cores, {_processor()}"
     if device.type == "cuda":

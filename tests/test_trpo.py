@@ -22,7 +22,7 @@ def positive_definite(seed: int = 0) -> Tensor:
 
 
 class Quadratic:
-    """Loss and divergence that are quadratic around ``centre``; the divergence may exceed what the Fisher matrix says."""
+    """Loss and divergence, quadratic around ``centre``; the divergence may exceed what the Fisher matrix says."""
 
     def __init__(self, kl_factor: float = 1.0) -> None:
         self.centre, self.slope, self.fisher = draw(SIZE, seed=1), draw(SIZE, seed=2), positive_definite()
