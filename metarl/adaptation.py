@@ -77,7 +77,9 @@ class Adaptation(ABC):
         return meta
 
 
-def fold(rule: Adaptation, meta: Tensor, stages: Sequence[Stage], supports: Sequence[Rollouts]) -> Tensor:
+def fold(
+    rule: Adaptation, meta: Tensor, stages: Sequence[Stage], supports: Sequence[Rollouts], num_tasks: int
+) -> Tensor:
     """Replays the inner loop on stored rollouts.
 
     Args:
@@ -85,11 +87,11 @@ def fold(rule: Adaptation, meta: Tensor, stages: Sequence[Stage], supports: Sequ
         meta: Meta-parameters, [meta parameter].
         stages: The inner loop, from ``rule.stages``.
         supports: The rollouts of each stage.
+        num_tasks: Number of tasks.
 
     Returns:
         Adapted parameters, [task, parameter]; differentiable with respect to ``meta``. Without stages, the start.
     """
-    num_tasks = supports[0].num_tasks if supports else 1
     parameters = rule.start(meta, num_tasks)
     for stage, support in zip(stages, supports, strict=True):
         parameters = stage.update(meta, parameters, support)

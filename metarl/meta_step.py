@@ -124,8 +124,8 @@ class _Chunk:
 
     def _linearise(self, support_rows: Tensor | None, query_rows: Tensor | None) -> tuple[_Jacobian, Linearised]:
         supports = [replace(support, curvature_rows=support_rows) for support in self._supports]
-        adapted = _Jacobian(self._rule, self._stages, supports, self._meta)
         query = replace(self._query, curvature_rows=query_rows)
+        adapted = _Jacobian(self._rule, self._stages, supports, query.num_tasks, self._meta)
         return adapted, self._policy.linearise(adapted.parameters, query.curvature_samples)
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class _Chunk:
         """Sums over tasks of (surrogate loss, KL divergence), [2], float64."""
         samples = self._query.samples
         old_outputs, old_extra = self._old
-        outputs, extra = self._outputs(fold(self._rule, meta, self._stages, self._supports))
+        outputs, extra = self._outputs(fold(self._rule, meta, self._stages, self._supports, self._query.num_tasks))
         loss = inner_loss(self._policy.distribution, outputs, extra, samples, "ratio")
         kl = self._policy.distribution.kl(old_outputs, old_extra, outputs, extra)
         return torch.stack([loss.double().sum(), (samples.weights * kl).double().sum()])
@@ -153,9 +153,11 @@ class _Jacobian:
     """
 
     @torch.enable_grad()
-    def __init__(self, rule: Adaptation, stages: Sequence[Stage], supports: Sequence[Rollouts], meta: Tensor) -> None:
+    def __init__(
+        self, rule: Adaptation, stages: Sequence[Stage], supports: Sequence[Rollouts], num_tasks: int, meta: Tensor
+    ) -> None:
         self._meta = meta.detach().clone().requires_grad_()
-        self._adapted = fold(rule, self._meta, stages, supports)
+        self._adapted = fold(rule, self._meta, stages, supports, num_tasks)
         self.parameters = self._adapted.detach()
         self._probe = torch.zeros_like(self._adapted, requires_grad=True)
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
-
-import tyro
 
 from metarl.cli import parse, run_command
 from metarl.config import Config, load_config
@@ -41,8 +38,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     except argparse.ArgumentError:
         choice = argparse.Namespace(env="navigation", algo="l2f", resume=False)
     if choice.resume and choice.run_dir:
-        # Off again, for a run that was resumed before: tyro offers --resume only where it changes something.
-        defaults = dataclasses.replace(load_config(choice.run_dir), resume=False)
+        defaults = load_config(choice.run_dir)
     else:
         defaults = Config(env=choice.env, algo=choice.algo)
     return parse(
@@ -51,7 +47,6 @@ def parse_config(arguments: Sequence[str]) -> Config:
         description="Meta-trains an agent. Defaults are those of the chosen --env and --algo.",
         args=list(arguments),
         default=defaults,
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 

@@ -98,7 +98,7 @@ class Oracle:
             self.old = self._outputs(meta)
 
     def _outputs(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        adapted = fold(self.rule, meta, self.stages, self.supports)
+        adapted = fold(self.rule, meta, self.stages, self.supports, TASKS)
         policy = self.rule.policy
         return policy.outputs(adapted, self.query.samples.observations), policy.extra(adapted)
 

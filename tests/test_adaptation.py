@@ -48,7 +48,7 @@ def test_no_inner_steps_is_no_adaptation(algo, options):
     adapted, collector, rule, meta = run(algo, options, 0)
     theta = meta[: rule.policy.layout.size]
     assert rule.stages(()) == []
-    assert torch.equal(fold(rule, meta, [], []), theta[None])
+    assert torch.equal(fold(rule, meta, [], [], 2), theta.expand(2, -1))
     assert torch.equal(adapted.parameters, theta.expand(TASKS, -1))
     assert adapted.supports == []
     assert adapted.returns.shape == (TASKS, 1)
@@ -108,7 +108,7 @@ def test_batched_adaptation_equals_task_by_task(algo, options):
 @pytest.mark.parametrize(("algo", "options"), RULES)
 def test_fold_replays_what_adapt_did(algo, options):
     adapted, _, rule, meta = run(algo, options, 2)
-    replayed = fold(rule, meta, rule.stages((1.0, 1.0)), adapted.supports)
+    replayed = fold(rule, meta, rule.stages((1.0, 1.0)), adapted.supports, TASKS)
     torch.testing.assert_close(replayed, adapted.parameters, rtol=1e-12, atol=1e-14)
 
 
@@ -117,7 +117,7 @@ def test_permuting_tasks_permutes_adapted_parameters(algo, options):
     adapted, _, rule, meta = run(algo, options, 2)
     order = [2, 0, 1]
     supports = [Rollouts.concatenate([s.tasks(i, i + 1) for i in order]) for s in adapted.supports]
-    permuted = fold(rule, meta, rule.stages((1.0, 1.0)), supports)
+    permuted = fold(rule, meta, rule.stages((1.0, 1.0)), supports, TASKS)
     torch.testing.assert_close(permuted, adapted.parameters[order], rtol=1e-12, atol=1e-14)
 
 

@@ -23,7 +23,7 @@ def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> problems.Rollou
 
 
 def attenuated(rule: L2F, meta: Tensor) -> Tensor:
-    return fold(rule, meta, rule.stages((1.0,))[:1], [support_of(rule, meta)])
+    return fold(rule, meta, rule.stages((1.0,))[:1], [support_of(rule, meta)], TASKS)
 
 
 @pytest.mark.parametrize("attenuation_rollouts", ["reuse", "fresh"])
@@ -36,7 +36,7 @@ def test_gamma_of_one_is_maml(num_steps, attenuation_rollouts, monkeypatch):
     theta = meta[:size]
     stages, supports, query, adapted = problems.run(maml, theta, num_steps)
     supports_with_attenuation = [supports[0], *supports]
-    assert torch.equal(fold(l2f, meta, l2f.stages(scales), supports_with_attenuation), adapted)
+    assert torch.equal(fold(l2f, meta, l2f.stages(scales), supports_with_attenuation, TASKS), adapted)
     direction = torch.ones_like(meta)
     with Workers(1) as workers:
         reference = MetaObjective(maml, stages, supports, query, adapted, theta, workers)
@@ -51,9 +51,9 @@ def test_learned_gamma_is_not_maml():
     l2f, meta = build()
     maml = make_rule("maml", l2f.policy)
     support = support_of(l2f, meta)
-    forgetful = fold(l2f, meta, l2f.stages((1.0,)), [support, support])
+    forgetful = fold(l2f, meta, l2f.stages((1.0,)), [support, support], TASKS)
     assert not torch.allclose(
-        forgetful, fold(maml, meta[: l2f.policy.layout.size], maml.stages((1.0,)), [support]), rtol=0.1
+        forgetful, fold(maml, meta[: l2f.policy.layout.size], maml.stages((1.0,)), [support], TASKS), rtol=0.1
     )
 
 
