@@ -24,7 +24,7 @@ import tyro
 
 from metarl.plotting import plot_runs
 from metarl.progress import read_progress
-from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference
+from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("config.json", "progress.csv", "evaluation.json")
@@ -37,14 +37,20 @@ class Experiment:
     Attributes:
         env: The task family.
         variants: Command-line options of each variant; the first is the one that others are compared with.
-        evaluation: Command-line options of the evaluation.
+        evaluation: Command-line options of the evaluation; None compares learning curves alone.
         seeds: Training seeds.
     """
 
     env: str
     variants: dict[str, str]
-    evaluation: str
+    evaluation: str | None
     seeds: tuple[int, ...] = (0, 1, 2)
+
+
+# A quarter of the usual data and few iterations: enough to see which settings learn at all.
+_SHORT = "--meta-batch-size 20 --rollouts-per-task 10 --validate-every 0"
+_ORIGINAL = "--discount 0.99 --activation relu --output-gain 1 --initial-std 1 --action-scale 1"
+_NEAR_ZERO = "--activation tanh --output-gain 0.1 --initial-std 0.5 --action-scale 1"
 
 
 EXPERIMENTS = {
@@ -62,6 +68,20 @@ EXPERIMENTS = {
         "cheetah-dir-rllab", {"maml": "--algo maml", "l2f": "--algo l2f"}, "--tasks 40 --rollouts 40"
     ),
     "cheetah-dir": Experiment("cheetah-dir", {"l2f": "--algo l2f"}, "--tasks 40 --rollouts 20", seeds=(0,)),
+    "cheetah-dir-settings": Experiment(
+        "cheetah-dir",
+        {
+            "original": f"--algo l2f --iterations 25 {_SHORT} {_ORIGINAL}",
+            "near-zero-start": f"--algo l2f --iterations 25 {_SHORT} {_NEAR_ZERO} --discount 0.99",
+            "discount-0.95": f"--algo maml --iterations 15 {_SHORT} {_ORIGINAL} --discount 0.95",
+            "near-zero-start-discount-0.95": f"--algo maml --iterations 15 {_SHORT} {_NEAR_ZERO} --discount 0.95",
+            "the-same-horizon-100": f"--algo maml --iterations 15 {_SHORT} {_NEAR_ZERO} --discount 0.95 --horizon 100",
+            "the-same-relu": f"--algo maml --iterations 15 {_SHORT} {_NEAR_ZERO} --discount 0.95 --activation relu",
+            "chosen": f"--algo maml --iterations 15 {_SHORT}",
+        },
+        None,
+        seeds=(0,),
+    ),
 }
 
 
@@ -70,7 +90,7 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """navigation, cheetah-dir-rllab or cheetah-dir."""
+    """navigation, cheetah-dir-rllab, cheetah-dir or cheetah-dir-settings."""
     summary: bool = False
     """Only summarise what is in benchmarks/results."""
     jobs: int = 2
@@ -95,12 +115,14 @@ def _run(experiment: Experiment, results: Path, variant: str, seed: int) -> None
     resume = ["--resume"] if (folder / "checkpoints/last.safetensors").exists() else []
     train = [*_train_command(experiment, variant, seed), "--run-dir", str(folder), "--threads", "1", *resume]
     subprocess.run([sys.executable, *train], check=True)
-    evaluate = ["-m", "metarl.evaluate", str(folder), *experiment.evaluation.split(), "--threads", "1"]
-    subprocess.run([sys.executable, *evaluate], check=True)
+    if experiment.evaluation is not None:
+        evaluate = ["-m", "metarl.evaluate", str(folder), *experiment.evaluation.split(), "--threads", "1"]
+        subprocess.run([sys.executable, *evaluate], check=True)
     kept = results / folder.name
     kept.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        shutil.copy(folder / name, kept / name)
+        if (folder / name).is_file():
+            shutil.copy(folder / name, kept / name)
 
 
 def _train_command(experiment: Experiment, variant: str, seed: int) -> list[str]:
@@ -111,100 +133,115 @@ def _train_command(experiment: Experiment, variant: str, seed: int) -> list[str]
 def summarise(experiment: Experiment, results: Path) -> None:
     """Writes summary.json, summary.md and the figures from the copied runs."""
     folders = {name: [results / f"{name}-seed{seed}" for seed in experiment.seeds] for name in experiment.variants}
-    folders = {name: [f for f in of_name if f.is_dir()] for name, of_name in folders.items()}
-    folders = {name: of_name for name, of_name in folders.items() if of_name}
+    present = {name: [folder for folder in of_name if folder.is_dir()] for name, of_name in folders.items()}
+    folders = {name: of_name for name, of_name in present.items() if of_name}
+    summary: dict[str, Any] = {
+        "experiment": results.name,
+        "evaluation": experiment.evaluation,
+        "variants": {name: _training(experiment, name, of_name) for name, of_name in folders.items()},
+    }
+    every = [folder for of_name in folders.values() for folder in of_name]
+    plot_runs(every, results / "training.png", "env-steps")
+    text = _training_markdown(summary)
+    if experiment.evaluation is not None:
+        _add_evaluations(summary, folders)
+        plot_runs(every, results / "adaptation.png")
+        text = _evaluation_markdown(summary) + text
+    facts = next(iter(summary["variants"].values()))["trained_with"]
+    text = (
+        f"# {results.name}\n\n{text}\nHardware: {facts['hardware']}; torch {facts['torch']}, MuJoCo {facts['mujoco']}. "
+    )
+    text += f"All of it: `python -m benchmarks.learning {results.name}`.\n"
+    (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (results / "summary.md").write_text(text)
+    print(text)
+
+
+def _training(experiment: Experiment, name: str, folders: list[Path]) -> dict[str, Any]:
+    """What the runs of a variant cost, and how their last ten iterations compare with their first ten."""
+    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
+    progress = [read_progress(folder) for folder in folders]
+    return {
+        "command": "python " + " ".join(_train_command(experiment, name, 0)[:-1]) + " SEED",
+        "seeds": [config["seed"] for config in configs],
+        "commits": [config["metarl"]["commit"] for config in configs],
+        "trained_with": configs[0]["metarl"],
+        "env_steps": [int(rows[-1]["env_steps"]) for rows in progress],
+        "iterations": [int(rows[-1]["iteration"]) for rows in progress],
+        "first_ten_last_ten_standard_error": [_first_and_last(rows) for rows in progress],
+    }
+
+
+def _first_and_last(rows: list[dict[str, str]]) -> list[float]:
+    """Mean post-adaptation return of the first and last ten iterations, and their pooled standard error."""
+    values = np.array([float(row["post_adaptation_return"]) for row in rows])
+    first, last = values[:10], values[-10:]
+    error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
+    return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]
+
+
+def _add_evaluations(summary: dict[str, Any], folders: dict[str, list[Path]]) -> None:
+    """Adds returns for each gradient step, and differences from the first variant, paired by seed and task."""
     evaluations = {n: [json.loads((f / "evaluation.json").read_text()) for f in fs] for n, fs in folders.items()}
     returns = {n: np.array([e["returns"] for e in es]) for n, es in evaluations.items()}
     reference = next(iter(returns))
-    summary: dict[str, Any] = {"experiment": results.name, "evaluation": experiment.evaluation, "variants": {}}
     for name, values in returns.items():
-        progress = [read_progress(folder) for folder in folders[name]]
-        first = evaluations[name][0]
-        entry: dict[str, Any] = {
-            "command": "python " + " ".join(_train_command(experiment, name, 0)[:-1]) + " SEED",
-            "seeds": [e["config"]["seed"] for e in evaluations[name]],
-            "env_steps": [int(rows[-1]["env_steps"]) for rows in progress],
-            "iterations": [int(rows[-1]["iteration"]) for rows in progress],
-            "seconds": [round(float(rows[-1]["seconds"])) for rows in progress],
-            "trained_with": json.loads((folders[name][0] / "config.json").read_text())["metarl"],
-            "evaluated_with": first["metarl"],
-            "per_seed": values.mean(1).round(3).tolist(),
-            "mean": aggregate(values).mean.round(3).tolist(),
-            "share_made_worse": np.mean([e["share_made_worse"] for e in evaluations[name]], axis=0).round(4).tolist(),
-            "training": _training(progress),
-        }
-        if len(values) >= MIN_SEEDS_FOR_INTERVAL:
-            entry["interval"] = aggregate(values).half_width.round(3).tolist()  # type: ignore[union-attr]
-        if name != reference and values.shape == returns[reference].shape:
-            difference = paired_difference(values, returns[reference])
-            entry["minus_" + reference] = {
+        entry, estimate = summary["variants"][name], aggregate(values)
+        entry["evaluated_with"] = evaluations[name][0]["metarl"]
+        entry["per_seed"] = values.mean(1).round(3).tolist()
+        entry["mean"] = estimate.mean.round(3).tolist()
+        entry["share_made_worse"] = share_made_worse(values).mean(0).round(4).tolist()
+        if len(values) >= MIN_SEEDS_FOR_INTERVAL and estimate.half_width is not None:
+            entry["interval"] = estimate.half_width.round(3).tolist()
+        if name != reference and summary["variants"][reference]["seeds"] == entry["seeds"]:
+            entry["difference"] = {
+                "from": reference,
                 "per_seed": (values - returns[reference]).mean(1).round(3).tolist(),
-                "mean": difference.mean.round(3).tolist(),
+                "mean": paired_difference(values, returns[reference]).mean.round(3).tolist(),
             }
-        summary["variants"][name] = entry
     summary["references"] = evaluations[reference][0]["references"]
-    (results / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    text = _markdown(summary, reference)
-    (results / "summary.md").write_text(text)
-    print(text)
-    every = [folder for of_name in folders.values() for folder in of_name]
-    plot_runs(every, results / "adaptation.png")
-    plot_runs(every, results / "training.png", "env-steps")
 
 
-def _training(progress: list[list[dict[str, str]]]) -> dict[str, Any]:
-    """How the post-adaptation return of the last ten iterations compares with that of the first ten."""
-    entries = []
-    for rows in progress:
-        values = np.array([float(row["post_adaptation_return"]) for row in rows])
-        first, last = values[:10], values[-10:]
-        error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
-        entries.append([round(float(x), 3) for x in (first.mean(), last.mean(), error)])
-    return {"first_ten_last_ten_standard_error": entries}
-
-
-def _markdown(summary: dict[str, Any], reference: str) -> str:
+def _evaluation_markdown(summary: dict[str, Any]) -> str:
     steps = range(len(summary["references"]["random_initialisation"]))
-    lines = [
-        f"# {summary['experiment']}",
-        "",
-        "Mean return over held-out tasks after k gradient steps; mean over seeds, then every seed in brackets.",
-        "",
-        "| variant | seeds | env steps | " + " | ".join(f"step {k}" for k in steps) + " |",
-        "|---|---|---|" + "---|" * len(steps),
-    ]
+    header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
+
+    def cells(entry: dict[str, Any], sign: str = "") -> str:
+        means, seeds = entry["mean"], entry["per_seed"]
+        return " | ".join(
+            f"{means[k]:{sign}.2f} ({', '.join(f'{seed[k]:{sign}.2f}' for seed in seeds)})" for k in steps
+        )
+
+    lines = ["Return on held-out tasks after k gradient steps: mean over seeds (every seed).", ""]
+    lines += [f"| variant | seeds | {header}"]
     for name, entry in summary["variants"].items():
-        cells = [f"{entry['mean'][k]:.2f} ({', '.join(f'{seed[k]:.2f}' for seed in entry['per_seed'])})" for k in steps]
-        seeds = ", ".join(map(str, entry["seeds"]))
-        lines.append(f"| {name} | {seeds} | {entry['env_steps'][0]:,} | " + " | ".join(cells) + " |")
-    for name, values in summary["references"].items():
-        cells = [f"{values:.2f}"] * len(steps) if isinstance(values, float) else [f"{v:.2f}" for v in values or []]
-        lines.append(f"| {name.replace('_', ' ')} | | | " + " | ".join(cells) + " |")
-    paired = {n: e[f"minus_{reference}"] for n, e in summary["variants"].items() if f"minus_{reference}" in e}
+        lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
+    random = " | ".join(f"{value:.2f}" for value in summary["references"]["random_initialisation"])
+    lines.append(f"| random initialisation | | {random} |")
+    standstill = f"{summary['references']['standstill']:.2f}"
+    lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
+    paired = {name: e["difference"] for name, e in summary["variants"].items() if "difference" in e}
     if paired:
-        lines += ["", f"Paired differences from {reference} (same tasks and seeds; positive: better):", ""]
-        lines += ["| variant | " + " | ".join(f"step {k}" for k in steps) + " |", "|---|" + "---|" * len(steps)]
-        for name, difference in paired.items():
-            cells = [
-                f"{difference['mean'][k]:+.2f} ({', '.join(f'{seed[k]:+.2f}' for seed in difference['per_seed'])})"
-                for k in steps
-            ]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
+        lines += ["", "Paired differences on the same tasks and seeds; positive is better.", ""]
+        lines += [f"| variant | from | {header}"]
+        lines += [f"| {name} | {entry['from']} | {cells(entry, '+')} |" for name, entry in paired.items()]
+    return "\n".join(lines) + "\n\n"
+
+
+def _training_markdown(summary: dict[str, Any]) -> str:
+    lines = [
+        "Training: mean post-adaptation return of the first and the last ten iterations (pooled standard error).",
         "",
-        "Post-adaptation return in training, mean of the first and last ten iterations (pooled standard error):",
+        "| variant | iterations | environment steps | each seed | commits |",
+        "|---|---|---|---|---|",
     ]
     for name, entry in summary["variants"].items():
-        triples = entry["training"]["first_ten_last_ten_standard_error"]
-        lines.append(f"- {name}: " + "; ".join(f"{a:.1f} to {b:.1f} ({e:.1f})" for a, b, e in triples))
-    facts = next(iter(summary["variants"].values()))["trained_with"]
-    lines += [
-        "",
-        f"Trained at commit {facts['commit']} on {facts['hardware']}, torch {facts['torch']}, "
-        f"MuJoCo {facts['mujoco']}; `python -m benchmarks.learning {summary['experiment']}`.",
-        "",
-    ]
-    return "\n".join(lines)
+        seeds = "; ".join(f"{a:.1f} to {b:.1f} ({e:.1f})" for a, b, e in entry["first_ten_last_ten_standard_error"])
+        commits = ", ".join(sorted(set(entry["commits"])))
+        steps = f"{max(entry['env_steps']):,}"
+        lines.append(f"| {name} | {max(entry['iterations'])} | {steps} | {seeds} | {commits} |")
+    lines += ["", "Commands:", "", "```sh", *(entry["command"] for entry in summary["variants"].values()), "```"]
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,8 @@ _GREY = "#6b6b6b"
 # Lines stand a little to the right of one another, so that markers at nearly equal returns do not hide each other.
 _DODGE = 0.05
 _LABEL_WIDTH = 28  # characters
-_CAPTION_WIDTH = 95
+_CAPTION_WIDTH = 90
+_LEGEND_LINE_INCHES = 0.185
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
 _BOOKKEEPING = frozenset(
@@ -397,7 +398,11 @@ def _draw_references(ax: Axes, runs: Sequence[Run], *, labelled: bool, averaged:
 
 
 def _finish(figure: Figure, first: Axes, caption: str) -> None:
-    figure.legend(*first.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
+    handles, labels = first.get_legend_handles_labels()
+    # As tall as the legend needs, so that none of many lines goes unnamed.
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure.set_figheight(max(figure.get_figheight(), _LEGEND_LINE_INCHES * lines))
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     caption = textwrap.fill(caption, _CAPTION_WIDTH)
     figure.supxlabel(caption, fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
 

@@ -52,6 +52,14 @@ def answer(main, line, capsys):
     return code, *capsys.readouterr()
 
 
+def typed(line):
+    """The same of a command in a process of its own."""
+    command, *options = line.split()
+    process = [sys.executable, "-m", f"metarl.{command}", *options]
+    result = subprocess.run(process, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout, result.stderr
+
+
 def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
     line = ["--env", "navigation", "--algo", "maml", "--iterations", "1", *TINY_ARGUMENTS]
     code, printed, _ = answer(train_main, line, capsys)
@@ -144,12 +152,10 @@ def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, caps
 
 
 def test_a_bad_word_on_the_command_line_costs_one_sentence_and_no_traceback():
-    command = [sys.executable, "-m", "metarl.train", "--env", "navgation"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: there is no task family named 'navgation'. Did you mean 'navigation'")
-    assert result.stderr.count("\n") == 1
+    code, printed, shown = typed("train --env navgation")
+    assert (code, printed) == (2, "")
+    assert shown.startswith("error: there is no task family named 'navgation'. Did you mean 'navigation'")
+    assert shown.count("\n") == 1
 
 
 FAMILIES = """
@@ -280,21 +286,21 @@ def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkey
 
 
 @pytest.mark.parametrize(
-    ("main", "line", "words"),
+    ("line", "words"),
     [
-        (train_main, "--iteratons 3", ["--iteratons", "--iterations"]),
-        (train_main, "--seed x", ["--seed", "'x'"]),
-        (train_main, "--device tpu", ["tpu", "cuda"]),
-        (train_main, "--env", ["--env"]),
-        (evaluate.main, "run --task 3", ["--task", "--tasks"]),
-        (evaluate.main, "", ["PATH"]),
-        (evaluate.main, "run --checkpoint first", ["first", "best"]),
-        (plot.main, "run", ["--output"]),
-        (plot.main, "run --outptu a.png", ["--outptu", "--output"]),
+        ("train --iteratons 3", ["--iteratons", "--iterations"]),
+        ("train --seed x", ["--seed", "'x'"]),
+        ("train --device tpu", ["tpu", "cuda"]),
+        ("train --env", ["--env"]),
+        ("evaluate run --task 3", ["--task", "--tasks"]),
+        ("evaluate", ["PATH"]),
+        ("evaluate run --checkpoint first", ["first", "best"]),
+        ("plot run", ["--output"]),
+        ("plot run --outptu a.png", ["--outptu", "--output"]),
     ],
 )
-def test_what_cannot_be_parsed_is_told_with_the_nearest_names(folder, capsys, main, line, words):
-    code, printed, shown = answer(main, line.split(), capsys)
+def test_what_cannot_be_parsed_is_told_with_the_nearest_names(folder, line, words):
+    code, printed, shown = typed(line)
     assert code == 2
     assert printed == ""
     assert all(word in shown for word in words)
