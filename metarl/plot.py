@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.errors import UserError
+from metarl.cli import parse, run_command
 
 
 @dataclass(frozen=True)
@@ -25,25 +25,17 @@ class PlotOptions:
     """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
 
-    Args:
-        argv: Arguments after the command's name; the process's own if ``None``.
+    def command() -> None:
+        options = parse(PlotOptions, prog="python -m metarl.plot", args=arguments)
+        # After parsing, so that --help answers at once.
+        from metarl.plotting import plot_runs
 
-    Returns:
-        Exit code: 0, or 2 after a mistake of the user, which is told on standard error.
-    """
-    options = tyro.cli(PlotOptions, prog="python -m metarl.plot", args=argv)
-    # After parsing, so that --help answers at once.
-    from metarl.plotting import plot_runs
-
-    try:
         print(plot_runs(options.runs, options.output, options.x))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

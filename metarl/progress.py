@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -36,9 +37,13 @@ class ProgressLog:
         self._path = run_dir / CSV_FILE
         kept = [row for row in read_progress(run_dir) if int(row["iteration"]) <= iteration]
         self._columns = list(kept[0]) if kept else []
-        self._path.unlink(missing_ok=True)
-        for row in kept:
-            self._append(row)
+        if kept:
+            temporary = self._path.with_suffix(".writing")
+            temporary.unlink(missing_ok=True)
+            self._append(temporary, kept)
+            os.replace(temporary, self._path)
+        else:
+            self._path.unlink(missing_ok=True)
         self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1)
         self._bar = tqdm(
             total=total,
@@ -52,7 +57,7 @@ class ProgressLog:
         """Adds an iteration's numbers; ``row`` has the columns of the first one, in any order."""
         if not self._columns:
             self._columns = list(row)
-        self._append(row)
+        self._append(self._path, [row])
         for name, value in row.items():
             if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
@@ -71,10 +76,10 @@ class ProgressLog:
         self._bar.close()
         self._tensorboard.close()
 
-    def _append(self, row: Mapping[str, object]) -> None:
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as file:
+    def _append(self, path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+        new = not path.exists()
+        with path.open("a", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             if new:
                 writer.writeheader()
-            writer.writerow(row)
+            writer.writerows(rows)

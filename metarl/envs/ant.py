@@ -16,6 +16,7 @@ from metarl.envs.mujoco_core import (
     check_not_diverged,
     diverged_counts,
     vector_env,
+    whole_frame_skip,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
@@ -76,7 +77,7 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
         self.terminates = terminates
         GymnasiumAntEnv.__init__(
             self,
-            frame_skip=frame_skip,
+            frame_skip=whole_frame_skip(frame_skip),
             ctrl_cost_weight=ctrl_cost_weight,
             healthy_reward=survive_bonus,
             reset_noise_scale=reset_noise,

@@ -18,6 +18,7 @@ from metarl.envs.mujoco_core import (
     compile_model,
     diverged_counts,
     vector_env,
+    whole_frame_skip,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, TaskDistribution, Uniform
@@ -92,6 +93,7 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
         self._qpos_noise = qpos_noise
         self._qvel_noise = qvel_noise
         self._normal_qpos_noise = normal_qpos_noise
+        frame_skip = whole_frame_skip(frame_skip)
         HalfCheetahEnv.__init__(self, frame_skip=frame_skip, ctrl_cost_weight=ctrl_cost_weight, render_mode=render_mode)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:

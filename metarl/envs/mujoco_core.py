@@ -43,6 +43,17 @@ def say_fallback_once() -> None:
     )
 
 
+def whole_frame_skip(frame_skip: float) -> int:
+    """The number of physics steps in an environment step, as an int; 1.0 means 1.
+
+    Raises:
+        UserError: If it is not a positive whole number.
+    """
+    if frame_skip < 1 or frame_skip != int(frame_skip):
+        raise UserError(f"frame_skip must be a positive whole number, got {frame_skip}")
+    return int(frame_skip)
+
+
 def compile_model(path: str, velocity_sensor: bool = False) -> Any:
     """Compiles a model file.
 

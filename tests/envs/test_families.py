@@ -273,3 +273,15 @@ def test_ant_goals_are_uniform_in_a_disc():
     assert distance.max() <= 3
     assert np.mean(distance < 1.5) == pytest.approx(1 / 4, abs=0.03)  # a quarter of the area
     np.testing.assert_allclose(goals.mean(0), 0, atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["cheetah-dir", "ant-vel"])
+def test_frame_skip_from_the_command_line_is_a_whole_number(name):
+    episodes = get_family(name, frame_skip=1.0).make_episodes(2, 3)
+    observations = np.zeros((2, *get_family(name).observation_space.shape))
+    episodes.reset(np.ones(2), [0, 1], observations)
+    rewards, flags = np.zeros(2), np.zeros((2, 2), bool)
+    episodes.step(np.zeros((2, *get_family(name).action_space.shape)), observations, rewards, *flags)
+    assert rewards.all()
+    with pytest.raises(UserError, match=r"frame_skip must be a positive whole number, got 0\.5"):
+        get_family(name, frame_skip=0.5).make_env()
