@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metarl.lazy import lazy
 from metarl.losses import InnerLoss
 from metarl.policies import Curvature, Policy
 from metarl.types import Rollouts
@@ -47,7 +47,7 @@ class _InnerProblem:
     def gradient(self) -> Tensor:
         return self._policy.inner_gradient(self._parameters, self._support.samples, self._loss)
 
-    @cached_property
+    @lazy
     def curvature(self) -> Curvature:
         # Built at the first product: evaluation and the line search never pay for it.
         return self._policy.inner_curvature(self._parameters, self._support.curvature_samples, self._loss)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from metarl.adaptation import Adaptation, Stage, fold
+from metarl.lazy import lazy
 from metarl.losses import OutputDerivatives, inner_loss
 from metarl.parallel import Workers
 from metarl.policies import Linearised
@@ -118,7 +118,7 @@ class _Chunk:
         adapted, linearised = self._curvature
         return adapted.transposed(linearised.fisher_product(adapted.forward(direction)))
 
-    @cached_property
+    @lazy
     def _curvature(self) -> tuple[_Jacobian, Linearised]:
         return self._linearise(self._support_rows, self._query_rows)
 
@@ -138,7 +138,7 @@ class _Chunk:
         kl = self._policy.distribution.kl(old_outputs, old_extra, outputs, extra)
         return torch.stack([loss.double().sum(), (samples.weights * kl).double().sum()])
 
-    @cached_property
+    @lazy
     def _old(self) -> tuple[Tensor, Tensor]:
         return self._outputs(self._old_parameters)
 
@@ -169,7 +169,7 @@ class _Jacobian:
         """J times ``direction`` [meta parameter]: [task, parameter]."""
         return torch.autograd.grad(self._transposed_probe, self._probe, direction, retain_graph=True)[0]
 
-    @cached_property
+    @lazy
     def _transposed_probe(self) -> Tensor:
         with torch.enable_grad():
             return torch.autograd.grad(self._adapted, self._meta, self._probe, create_graph=True)[0]

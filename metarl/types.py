@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from metarl.lazy import lazy
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Rollouts:
         """Environment steps taken."""
         return int(self.mask.sum(dtype=torch.float64))
 
-    @cached_property
+    @lazy
     def samples(self) -> Samples:
         """Every step as a row."""
         mask = self.mask.flatten(1)
@@ -90,7 +91,7 @@ class Rollouts:
             mask / mask.sum(1, keepdim=True),
         )
 
-    @cached_property
+    @lazy
     def curvature_samples(self) -> Samples:
         """The rows that second derivatives use."""
         return self.samples if self.curvature_rows is None else self.samples.subset(self.curvature_rows)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from metarl.adaptation import Adaptation, Stage, fold
 from metarl.agents import build_rule
+from metarl.agents.l2f import L2F
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.losses import inner_loss
 from metarl.policies import MLPPolicy, ModulePolicy, Policy
@@ -44,6 +45,9 @@ def initial(rule: Adaptation, seed: int = 0) -> Tensor:
     if rule.policy.distribution.num_extra:
         start = rule.policy.layout.size - rule.policy.distribution.num_extra
         meta[start : rule.policy.layout.size] = torch.tensor([-0.3, 0.2], dtype=torch.float64)
+    if isinstance(rule, L2F) and len(meta) > len(make_rule("l2f", rule.policy).initial(np.random.default_rng(seed))):
+        width = len(rule.layer_names)  # A normalised embedding: as if training had gone on for a while.
+        meta[-2 * width :] = torch.cat([torch.full((width,), 0.01), torch.full((width,), 0.1)])
     return meta
 
 

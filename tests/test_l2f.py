@@ -105,26 +105,34 @@ def test_meta_gradient_leaves_the_running_statistics_alone():
     assert gradient[rule.policy.layout.size : -2 * width].any()
 
 
-def test_running_statistics_move_a_tenth_of_the_way_to_the_latest_tasks():
+def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way():
     rule, meta = build(normalise_embedding=True)
     width = len(rule.layer_names)
     observed = rule.observe(meta, [support_of(rule, meta)])
-    moved = rule.after_meta_step(meta, observed)
-    assert torch.equal(moved[: -2 * width], meta[: -2 * width])
-    mean, variance = moved[-2 * width :].split(width)
-    torch.testing.assert_close(mean, 0.1 * observed.mean(0), rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(variance, 0.9 + 0.1 * (observed**2).mean(0), rtol=1e-12, atol=1e-15)
+    meta[-2 * width :] = 0
+    first = rule.after_meta_step(meta, observed)
+    assert torch.equal(first[: -2 * width], meta[: -2 * width])
+    mean, variance = first[-2 * width :].split(width)
+    torch.testing.assert_close(mean, observed.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(variance, observed.var(0, correction=0), rtol=1e-12, atol=0)
+    second_mean, second_variance = rule.after_meta_step(first, 3 * observed)[-2 * width :].split(width)
+    torch.testing.assert_close(second_mean, 1.2 * mean, rtol=1e-9, atol=0)
+    deviation = ((3 * observed - mean) ** 2).mean(0)
+    torch.testing.assert_close(second_variance, 0.9 * variance + 0.1 * deviation, rtol=1e-9, atol=0)
 
 
-def test_running_statistics_come_to_standardise_the_embedding():
+def test_attenuator_sees_zeros_until_statistics_are_known():
     rule, meta = build(normalise_embedding=True)
-    width = len(rule.layer_names)
+    meta[-2 * len(rule.layer_names) :] = 0
     observed = rule.observe(meta, [support_of(rule, meta)])
-    for _ in range(400):
-        meta = rule.after_meta_step(meta, observed)
-    mean, variance = meta[-2 * width :].split(width)
-    torch.testing.assert_close(mean, observed.mean(0), rtol=1e-9, atol=1e-15)
-    torch.testing.assert_close(variance, observed.var(0, correction=0), rtol=1e-9, atol=1e-15)
+    assert torch.equal(rule.gamma(meta, observed), rule.gamma(meta, 0 * observed))
+
+
+def test_running_statistics_standardise_the_embedding():
+    rule, meta = build(normalise_embedding=True)
+    observed = rule.observe(meta, [support_of(rule, meta)])
+    meta[-2 * len(rule.layer_names) :] = 0
+    meta = rule.after_meta_step(meta, observed)
     # gamma of the plain rule at the standardised embedding is gamma of this one at the raw embedding.
     plain = make_rule("l2f", rule.policy)
     standardised = (observed - observed.mean(0)) / (observed.std(0, correction=0) + 1e-8)

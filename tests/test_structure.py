@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "metarl"
 
 LAYERS = {
-    0: ("errors", "types", "settings", "arrays", "episodes"),
+    0: ("errors", "types", "settings", "arrays", "episodes", "lazy"),
     1: ("flat", "distributions", "returns", "baseline", "streams", "parallel"),
     2: ("losses", "policies", "gradients", "spaces"),
     3: ("adaptation", "meta_step", "trpo", "sampler"),

@@ -57,7 +57,7 @@ class L2F(Adaptation):
         phi[-width:] = math.log(self._options.initial_gamma / (1 - self._options.initial_gamma))
         parts = [self.policy.initial(generator), torch.from_numpy(phi.astype(np.float32))]
         if self._options.normalise_embedding:
-            parts += [torch.zeros(width), torch.ones(width)]
+            parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
         return torch.cat(parts)
 
     def start(self, meta: Tensor, num_tasks: int) -> Tensor:
@@ -88,9 +88,11 @@ class L2F(Adaptation):
         if not self._options.normalise_embedding:
             return meta
         mean, variance = self._statistics(meta)
-        spread = ((observed - mean) ** 2).mean(0)
-        new_statistics = [torch.lerp(observed.mean(0), mean, _MOMENTUM), torch.lerp(spread, variance, _MOMENTUM)]
-        return torch.cat([meta[: -2 * len(mean)], *new_statistics])
+        new_mean, spread = observed.mean(0), observed.var(0, correction=0)
+        if bool((variance > 0).any()):
+            spread = torch.lerp(((observed - mean) ** 2).mean(0), variance, _MOMENTUM)
+            new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
+        return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
     def embedding(self, parameters: Tensor, support: Rollouts) -> Tensor:
         """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
@@ -103,7 +105,9 @@ class L2F(Adaptation):
         """Attenuation of each layer, [task, layer]; 1 where a layer is not attenuated."""
         if self._options.normalise_embedding:
             mean, variance = self._statistics(meta)
-            embedding = (embedding - mean) / (variance.sqrt() + 1e-8)
+            # Before the first meta-step, and for a layer whose gradient never varies, the attenuator sees zeros.
+            scale = torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))
+            embedding = (embedding - mean) * scale
         start = self.policy.layout.size
         layers = self._attenuator.views(meta[None, start : start + self._attenuator.size])
         hidden = embedding
