@@ -39,12 +39,14 @@ class Experiment:
         variants: Command-line options of each variant; the first is the one that others are compared with.
         evaluation: Command-line options of the evaluation; None compares learning curves alone.
         seeds: Training seeds.
+        note: What a reader has to know.
     """
 
     env: str
     variants: dict[str, str]
     evaluation: str | None
     seeds: tuple[int, ...] = (0, 1, 2)
+    note: str = ""
 
 
 # A quarter of the usual data and few iterations: enough to see which settings learn at all.
@@ -88,6 +90,8 @@ EXPERIMENTS = {
         },
         None,
         seeds=(0,),
+        note="A search, not a comparison: algorithm and length differ between rows, and there is one seed of a quarter "
+        "of the usual data. It says which settings start to learn at all.",
     ),
 }
 
@@ -200,13 +204,29 @@ def _add_evaluations(summary: dict[str, Any], folders: dict[str, list[Path]]) ->
         entry["share_made_worse"] = share_made_worse(values).mean(0).round(4).tolist()
         if len(values) >= MIN_SEEDS_FOR_INTERVAL and estimate.half_width is not None:
             entry["interval"] = estimate.half_width.round(3).tolist()
-        if name != reference and summary["variants"][reference]["seeds"] == entry["seeds"]:
+        if (groups := _by_task(evaluations[name], values)) is not None:
+            entry["by_task"] = groups
+        seeds = summary["variants"][reference]["seeds"]
+        if name != reference and set(entry["seeds"]) <= set(seeds):
+            tasks = [e["tasks"] for e in (*evaluations[name], *evaluations[reference])]
+            if any(each != tasks[0] for each in tasks):
+                sys.exit(f"error: {name} and {reference} were evaluated on different tasks; evaluate them again.")
+            other = returns[reference][[seeds.index(seed) for seed in entry["seeds"]]]
             entry["difference"] = {
                 "from": reference,
-                "per_seed": (values - returns[reference]).mean(1).round(3).tolist(),
-                "mean": paired_difference(values, returns[reference]).mean.round(3).tolist(),
+                "per_seed": (values - other).mean(1).round(3).tolist(),
+                "mean": paired_difference(values, other).mean.round(3).tolist(),
             }
     summary["references"] = evaluations[reference][0]["references"]
+
+
+def _by_task(evaluations: list[dict[str, Any]], values: np.ndarray) -> dict[str, list[float]] | None:
+    """Mean returns of each of a family's two tasks, which are shown apart."""
+    names = evaluations[0].get("task_names")
+    if names is None:
+        return None
+    of_task = np.array(names)
+    return {str(name): values[:, of_task == name].mean((0, 1)).round(3).tolist() for name in np.unique(of_task)}
 
 
 def _evaluation_markdown(summary: dict[str, Any]) -> str:
@@ -223,6 +243,8 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     lines += [f"| variant | seeds | {header}"]
     for name, entry in summary["variants"].items():
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
+        for task, means in entry.get("by_task", {}).items():
+            lines.append(f"| {name}: {task} | | " + " | ".join(f"{value:.2f}" for value in means) + " |")
     random = " | ".join(f"{value:.2f}" for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
     standstill = f"{summary['references']['standstill']:.2f}"

@@ -205,3 +205,12 @@ class GradientStep:
         """Adapted parameters [task, parameter] after a step of length ``scale * lr``."""
         gradient = policy_gradient(self.policy, parameters, support, self.loss)
         return parameters - scale * self.lr * (gradient.detach() if self.first_order else gradient)
+
+    def stage(self, scale: float) -> Stage:
+        """The step as a stage of the inner loop, with fresh rollouts."""
+        return Stage(lambda meta, parameters, support: self(parameters, support, scale))
+
+
+def evaluation_scales(num_steps: int) -> tuple[float, ...]:
+    """Factors on the step size when adapting: 1, then one half (Finn et al. 2017, appendix A.2)."""
+    return (1.0, *[0.5] * num_steps)[:num_steps]

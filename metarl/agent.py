@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from gymnasium.spaces import utils
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, adapt
+from metarl.adaptation import Adaptation, adapt, evaluation_scales
 from metarl.agents import build_rule
 from metarl.checkpoints import load_checkpoint
 from metarl.config import Config, load_config
@@ -24,14 +23,9 @@ from metarl.errors import UserError, nearest
 from metarl.policies import MLPPolicy, ModulePolicy, Policy
 from metarl.sampler import Sampler, with_advantages
 from metarl.settings import InnerConfig
-from metarl.spaces import ActionMap, observation_size
+from metarl.spaces import ActionMap
 from metarl.streams import Purpose, stream
 from metarl.types import Rollouts
-
-
-def evaluation_scales(num_steps: int) -> tuple[float, ...]:
-    """Factors on the step size when adapting: 1, then one half (Finn et al. 2017, appendix A.2)."""
-    return (1.0, *[0.5] * num_steps)[:num_steps]
 
 
 def build(config: Config) -> tuple[TaskFamily, Adaptation]:
@@ -42,7 +36,7 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
     """
     family = get_family(config.env, **config.env_kwargs)
     distribution = ActionMap(family.action_space).distribution
-    size = observation_size(family.observation_space)
+    (size,) = family.observation_space.shape
     policy: Policy
     if config.policy_body is None:
         policy = MLPPolicy(
@@ -235,7 +229,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
     config = load_config(run_dir)
-    return Agent(config, load_checkpoint(run_dir, checkpoint)[0])
+    return Agent(config, load_checkpoint(config, checkpoint)[0])
 
 
 _CHECKPOINTS = ("last", "best")

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metarl.config import Config
 from metarl.errors import UserError
 
 _FORMAT = "metarl-1"
@@ -39,34 +40,37 @@ def checkpoint_path(run_dir: Path, which: str) -> Path:
     return run_dir / "checkpoints" / f"{which}.safetensors"
 
 
-def save_checkpoint(run_dir: Path, which: str, meta: Tensor, progress: Progress) -> None:
+def save_checkpoint(config: Config, which: str, meta: Tensor, progress: Progress) -> None:
     """Writes a checkpoint; the previous one stays whole until the new one is.
 
     Args:
-        run_dir: The run's folder.
+        config: The run's settings, which say its folder.
         which: ``last`` or ``best``.
         meta: Meta-parameters, [meta parameter].
         progress: Where the run stands.
     """
-    path = checkpoint_path(run_dir, which)
+    path = checkpoint_path(config.folder, which)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
-    save_file({"meta": meta.cpu()}, temporary, {"format": _FORMAT, "progress": json.dumps(asdict(progress))})
+    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(asdict(progress))}
+    save_file({"meta": meta.cpu()}, temporary, metadata)
     os.replace(temporary, path)
 
 
-def load_checkpoint(run_dir: Path, which: str) -> tuple[Tensor, Progress]:
-    """Reads a checkpoint.
+def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Progress]:
+    """Reads a checkpoint of the run with these settings.
 
     Returns:
         Meta-parameters [meta parameter] on the CPU, and where the run stood.
 
     Raises:
-        UserError: If there is none, or it is damaged or not metarl's.
+        UserError: If there is none, or it is damaged, not metarl's or another run's.
     """
-    path = checkpoint_path(run_dir, which)
+    path = checkpoint_path(config.folder, which)
     if not path.is_file():
-        raise UserError(f"{run_dir} has no checkpoint {which!r} ({path} does not exist); has the run saved one yet?")
+        raise UserError(
+            f"{config.folder} has no checkpoint {which!r} ({path} does not exist); has the run saved one yet?"
+        )
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -75,6 +79,15 @@ def load_checkpoint(run_dir: Path, which: str) -> tuple[Tensor, Progress]:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
     if metadata.get("format") != _FORMAT or meta is None:
         raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
+    if metadata.get("run") != _identity(config):
+        raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
     if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
         raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
-    return meta, Progress(**json.loads(metadata["progress"]))
+    try:
+        return meta, Progress(**json.loads(metadata["progress"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: it does not say where the run stood ({error!r}).") from error
+
+
+def _identity(config: Config) -> str:
+    return f"{config.algo} on {config.env}, seed {config.seed}"

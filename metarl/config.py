@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from metarl.agents import check_algorithm
 from metarl.envs import get_family
@@ -51,7 +52,7 @@ def _chosen(general: Any = None) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of a training run. Defaults are those of the papers for the chosen family and algorithm.
+    """Settings of a training run. Defaults are the original paper's, or what is known to work for the chosen family.
 
     Raises:
         UserError: At once, if a setting is impossible.
@@ -61,7 +62,7 @@ class Config:
     """Task family: a registered name, or package.module:Family for your own."""
     algo: str = "l2f"
     """Adaptation rule: maml, fomaml or l2f."""
-    env_kwargs: dict[str, float | str] = field(default_factory=dict)
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
     run_dir: Path | None = None
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
@@ -156,6 +157,8 @@ class Config:
         return Config(**converted)
 
     def _check(self) -> None:
+        for part in (self, self.trpo, self.l2f):
+            _check_choices(part)
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value < least:
@@ -201,17 +204,31 @@ _FROM_JSON: dict[str, Any] = {
 }
 
 
+def _check_choices(settings: Any) -> None:
+    """Refuses what is none of a setting's choices; types alone do not, in a program."""
+    for name, kind in get_type_hints(type(settings)).items():
+        if get_origin(kind) is Literal and getattr(settings, name) not in get_args(kind):
+            value, choices = getattr(settings, name), ", ".join(get_args(kind))
+            raise UserError(f"{name} must be one of {choices}; got {value!r}.{nearest(str(value), get_args(kind))}")
+
+
 def _family_defaults(env: str) -> dict[str, Any]:
     matching = [name for name in _FAMILY_DEFAULTS if env == name or env.startswith(f"{name}-")]
     return _FAMILY_DEFAULTS[max(matching, key=len)] if matching else {}
 
 
 def save_config(config: Config, provenance: dict[str, Any]) -> None:
-    """Writes the final configuration, with what it was run with, into the run folder."""
-    text = json.dumps({**config.to_dict(), "metarl": provenance}, indent=2)
+    """Writes the final configuration into the run folder, with what it was started and, later, resumed with."""
+    path = config.folder / CONFIG_FILE
+    content = {**config.to_dict(), "metarl": provenance}
+    if path.is_file():
+        before = json.loads(path.read_text())
+        content |= {"metarl": before["metarl"], "resumed_with": [*before.get("resumed_with", []), provenance]}
+    temporary = path.with_suffix(".writing")
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
-        (config.folder / CONFIG_FILE).write_text(text + "\n")
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write into {config.folder}: {error.strerror or error}; choose --run-dir.") from error
 
@@ -228,7 +245,8 @@ def load_config(run_dir: Path) -> Config:
         raise UserError(f"{run_dir} {what}; give the folder that `python -m metarl.train` wrote.")
     try:
         values = json.loads(path.read_text())
-        values.pop("metarl", None)
+        for provenance in ("metarl", "resumed_with"):
+            values.pop(provenance, None)
         return Config.from_dict({**values, "run_dir": run_dir})
     except UserError:
         raise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,18 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl.adaptation import Adaptation
-from metarl.agent import Agent, build, evaluation_scales, load
+from metarl.adaptation import Adaptation, evaluation_scales
+from metarl.agent import Agent, load
 from metarl.agents import build_rule
 from metarl.config import Config
 from metarl.device import resolve_device
-from metarl.envs import TaskFamily
+from metarl.envs import TaskFamily, get_family
 from metarl.errors import UserError
 from metarl.parallel import Workers, available_cores
 from metarl.provenance import provenance
 from metarl.runner import Runner
 from metarl.settings import EvaluationConfig, InnerConfig
-from metarl.statistics import mean_and_interval, share_made_worse
+from metarl.statistics import mean_and_interval, share_made_worse, tasks_in_words
 from metarl.streams import Purpose, stream
 
 # Tasks that are adapted to side by side; each group has random streams of its own.
@@ -32,7 +33,9 @@ _GROUP = 40
 
 
 def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dict[str, Any]:
-    """Evaluates a run and writes ``evaluation.json`` into its folder (``evaluation-ENV.json`` for another family).
+    """Evaluates a run and writes ``evaluation.json`` into its folder.
+
+    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``.
 
     Beside the agent stand two references on the same tasks: standing still (zero action, its return does not depend on
     the step), and a random initialisation of the same network that takes the same policy-gradient steps.
@@ -42,10 +45,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         config: What to evaluate on.
 
     Returns:
-        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts`` and ``step_scales``; ``tasks``;
-        ``returns`` as [task][step]; ``mean`` and ``interval`` (half-width, 95 %, t over tasks: how well this one
-        model is known, not how seeds differ) and ``share_made_worse`` for each step; ``references``; ``metarl``, what
-        it was run with.
+        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts`` and ``step_scales``; ``tasks``,
+        whether the family has finitely many of them (``finite``) and, if it has two, what each of ``tasks`` is called
+        (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval`` (half-width, 95 %, t over tasks: how
+        well this one model is known, not how seeds differ; None for a single task and where tasks repeat because
+        there are finitely many) and ``share_made_worse`` for each step; ``env_steps`` that the agent took in all;
+        ``references``; ``metarl``, what it was run with.
 
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used.
@@ -55,14 +60,16 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
     agent = load(run_dir, config.checkpoint)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
-    with Workers(config.threads or available_cores()) as workers:
-        protocol = _Protocol(agent.config, config, family, tasks, workers, device)
-        returns = protocol.run(agent.rule, agent.meta, "agent")
+    with _Protocol(agent.config, config, family, tasks, device) as protocol:
+        returns, env_steps = protocol.run(agent.rule, agent.meta, "agent")
         untrained = build_rule("maml", agent.rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss))
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
-        random_returns = protocol.run(untrained, random_meta, "random initialisation")
+        random_returns, _ = protocol.run(untrained, random_meta, "random initialisation")
         standstill = protocol.standstill()
+    finite = family.finite_tasks
     estimate = mean_and_interval(returns)
+    # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
+    half_width = estimate.half_width if finite is None else None
     result = {
         "config": agent.config.to_dict(),
         "env": family.name,
@@ -71,34 +78,32 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         "rollouts": config.rollouts,
         "step_scales": evaluation_scales(config.gradient_steps),
         "tasks": tasks.tolist(),
+        "finite": finite is not None,
+        "task_names": None if finite is None or len(finite) != 2 else [family.describe_task(task) for task in tasks],
         "returns": returns.tolist(),
         "mean": estimate.mean.tolist(),
-        "interval": None if estimate.half_width is None else estimate.half_width.tolist(),
+        "interval": None if half_width is None else half_width.tolist(),
         "share_made_worse": share_made_worse(returns).tolist(),
+        "env_steps": env_steps,
         "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
         "metarl": provenance(device),
     }
-    (run_dir / evaluation_file(agent.config.env, family.name)).write_text(json.dumps(result) + "\n")
+    (run_dir / config.file_name).write_text(json.dumps(result) + "\n")
     return result
-
-
-def evaluation_file(trained_on: str, evaluated_on: str) -> str:
-    """Name of an evaluation's file in the run folder."""
-    return "evaluation.json" if trained_on == evaluated_on else f"evaluation-{evaluated_on.replace(':', '.')}.json"
 
 
 def table(result: dict[str, Any]) -> str:
     """An evaluation as text: a row for each gradient step, the references beside it."""
-    interval = result["interval"] or [float("nan")] * len(result["mean"])
+    interval = [f"{value:.2f}" for value in result["interval"] or ()] or ["-"] * len(result["mean"])
     groups = _task_groups(result)
     lines = [
-        f"{result['config']['algo']} on {result['env']}: {len(result['tasks'])} tasks x {result['rollouts']} episodes, "
-        f"checkpoint {result['checkpoint']}, seed {result['seed']}",
+        f"{result['config']['algo']} on {result['env']}: {tasks_in_words(result['tasks'], result['finite'])}, "
+        f"{result['rollouts']} episodes, checkpoint {result['checkpoint']}, seed {result['seed']}",
         "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
     ]
     for step, mean in enumerate(result["mean"]):
         lines.append(
-            f"{step:4d}{mean:10.2f}{interval[step]:13.2f}{result['share_made_worse'][step]:11.0%} "
+            f"{step:4d}{mean:10.2f}{interval[step]:>13}{result['share_made_worse'][step]:11.0%} "
             f"{result['references']['random_initialisation'][step]:12.2f}"
             + "".join(f"{values[step]:14.2f}" for values in groups.values())
         )
@@ -108,17 +113,13 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _task_groups(result: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Mean returns of each of two tasks, if there are no more, to be shown apart."""
-    tasks, returns = np.asarray(result["tasks"]), np.asarray(result["returns"])
-    distinct = np.unique(tasks, axis=0)
-    if len(distinct) != 2 or len(tasks) < 2:
-        return {}
-    flat = tasks.reshape(len(tasks), -1)
-    return {f"task {np.ravel(task)[0]:g}": returns[(flat == np.ravel(task)).all(1)].mean(0) for task in distinct}
+    """Mean returns of each of a family's two tasks, to be shown apart, [step] by name."""
+    names, returns = np.array(result["task_names"] or [], dtype=str), np.asarray(result["returns"])
+    return {str(name): returns[names == name].mean(0) for name in np.unique(names)}
 
 
 def _other_family(agent: Agent, env: str) -> TaskFamily:
-    family, _ = build(Config(env=env, algo=agent.config.algo))
+    family = get_family(env)
     agent.check_fits(family.observation_space, family.action_space)
     return family
 
@@ -142,35 +143,61 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
 
 
 class _Protocol:
-    """Runs rules over the same tasks with the same random streams, in groups."""
+    """Runs rules over the same tasks with the same random streams, in groups.
+
+    Args:
+        run: The settings that the agent was trained with.
+        config: What to evaluate on.
+        family: The family of the tasks.
+        tasks: [task, ...].
+        device: Where adaptation computes.
+    """
 
     def __init__(
-        self,
-        run: Config,
-        config: EvaluationConfig,
-        family: TaskFamily,
-        tasks: np.ndarray,
-        workers: Workers,
-        device: torch.device,
+        self, run: Config, config: EvaluationConfig, family: TaskFamily, tasks: np.ndarray, device: torch.device
     ) -> None:
         self._run, self._config, self._family = run, config, family
-        self._workers, self._device, self._tasks = workers, device, tasks
+        self._tasks, self._device = tasks, device
+        self._stop = threading.Event()
+        self._workers = Workers(config.threads or available_cores())
+        self._open = ExitStack()
 
-    def run(self, rule: Adaptation, meta: Tensor, what: str) -> np.ndarray:
-        """Mean return of each task after each gradient step, [task, step]."""
-        scales = evaluation_scales(self._config.gradient_steps)
+    def __enter__(self) -> _Protocol:
+        self._workers.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # After Ctrl-C threads are still at work; they give up before their environments are closed.
+        self._stop.set()
+        self._workers.__exit__(None, None, None)
+        self._open.close()
+
+    def run(self, rule: Adaptation, meta: Tensor, what: str) -> tuple[np.ndarray, int]:
+        """Mean return of each task after each gradient step, [task, step], and the environment steps taken."""
         meta = meta.to(self._device)
-        groups: Sequence[int] = range(0, len(self._tasks), _GROUP)
-        returns = []
-        for index, start in enumerate(tqdm(groups, desc=what, unit="group", leave=False)):
-            tasks = self._tasks[start : start + _GROUP]
-            runner = Runner(
-                self._run, self._family, rule, len(tasks), self._config.rollouts, self._workers, self._device
-            )
-            adapted, _ = runner.run(meta, tasks, scales, self._config.seed, Purpose.TEST_ROLLOUTS, index)
-            runner.close()
-            returns.append(adapted.returns.cpu().numpy())
-        return np.concatenate(returns)
+        groups = range(-(-len(self._tasks) // _GROUP))
+        progress = tqdm(groups, desc=what, unit="group", leave=False)
+        returns, env_steps = zip(*(self._run_group(rule, meta, group) for group in progress), strict=True)
+        return np.concatenate(returns), sum(env_steps)
+
+    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> tuple[np.ndarray, int]:
+        """What `run` returns, for the tasks of a group, which are adapted to side by side."""
+        tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
+        runner = Runner(
+            self._run,
+            self._family,
+            rule,
+            len(tasks),
+            self._config.rollouts,
+            self._workers,
+            self._device,
+            self._stop.is_set,
+        )
+        self._open.callback(runner.close)
+        scales = evaluation_scales(self._config.gradient_steps)
+        adapted, _ = runner.run(meta, tasks, scales, self._config.seed, Purpose.TEST_ROLLOUTS, group)
+        self._open.close()
+        return adapted.returns.cpu().numpy(), adapted.env_steps
 
     def standstill(self) -> float | None:
         """Mean return of the zero action, one episode of each task; None where there is no zero action."""
@@ -178,15 +205,14 @@ class _Protocol:
         if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
             return None
         num = len(self._tasks)
-        episodes = self._family.make_episodes(num, self._run.horizon)
         observations = np.zeros((num, *self._family.observation_space.shape), np.float32)
         actions = np.zeros((num, *space.shape), space.dtype)
         rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
         total = np.zeros(num)
         seeds = stream(self._config.seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-        episodes.reset(self._tasks, seeds.tolist(), observations)
-        while not (terminated | truncated).all():
-            episodes.step(actions, observations, rewards, terminated, truncated)
-            total += rewards
-        episodes.close()
+        with closing(self._family.make_episodes(num, self._run.horizon)) as episodes:
+            episodes.reset(self._tasks, seeds.tolist(), observations)
+            while not (terminated | truncated).all():
+                episodes.step(actions, observations, rewards, terminated, truncated)
+                total += rewards
         return float(total.mean())

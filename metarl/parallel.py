@@ -25,21 +25,23 @@ class Workers:
     Simulation and matrix products release the interpreter's lock, so threads suffice, and one torch thread in each
     makes every number independent of the pool's size.
 
+    The pool, and torch's setting in the calling thread, last as long as the context.
+
     Args:
         num_threads: Size of the pool.
     """
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
-        self._torch_threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results of ``function`` in the order of ``items``; the first exception is raised here."""
         return list(self._pool.map(function, items))
 
     def __enter__(self) -> Workers:
+        self._torch_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self.num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
         return self
 
     def __exit__(

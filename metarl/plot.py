@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl.cli import parse, run_command
+from metarl.settings import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class PlotOptions:
     """The picture; PNG, SVG or PDF by its suffix."""
     x: Literal["gradient-step", "env-steps"] = "gradient-step"
     """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training."""
+    checkpoint: Checkpoint = "last"
+    """Which evaluation to draw: of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # After parsing, so that --help answers at once.
         from metarl.plotting import plot_runs
 
-        print(plot_runs(options.runs, options.output, options.x))
+        print(plot_runs(options.runs, options.output, options.x, options.checkpoint))
 
     return run_command(command)
 

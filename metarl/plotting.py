@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.errors import UserError
-from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
+from metarl.settings import Checkpoint, EvaluationConfig
+from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval, tasks_in_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +39,7 @@ _DODGE = 0.05
 _LABEL_WIDTH = 28  # characters
 _CAPTION_WIDTH = 90
 _LEGEND_LINE_INCHES = 0.185
+_COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
 _BOOKKEEPING = frozenset(
@@ -62,12 +65,14 @@ class Run:
         path: The folder.
         config: Content of ``config.json``.
         progress: Columns of ``progress.csv`` in order of iterations; empty cells are NaN, no file is no columns.
-        evaluation: Content of ``evaluation.json``, or ``None`` if the run was not evaluated.
+        checkpoint: The checkpoint whose evaluation is meant.
+        evaluation: Content of the evaluation's file, or ``None`` if the checkpoint was not evaluated.
     """
 
     path: Path
     config: dict[str, Any]
     progress: dict[str, Floats]
+    checkpoint: Checkpoint
     evaluation: dict[str, Any] | None
 
 
@@ -84,13 +89,16 @@ class Group:
     runs: tuple[Run, ...]
 
 
-def plot_runs(folders: Iterable[str | Path], output: str | Path, x: Axis = "gradient-step") -> Path:
+def plot_runs(
+    folders: Iterable[str | Path], output: str | Path, x: Axis = "gradient-step", checkpoint: Checkpoint = "last"
+) -> Path:
     """Draws the figure of some runs into a file.
 
     Args:
         folders: Run folders, all of the same family.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
         x: What the horizontal axis counts.
+        checkpoint: The checkpoint whose evaluation is drawn against gradient steps.
 
     Returns:
         Path of the picture.
@@ -101,7 +109,7 @@ def plot_runs(folders: Iterable[str | Path], output: str | Path, x: Axis = "grad
     output = Path(output)
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot write '{output}': the picture's name must end in {', '.join(SUFFIXES)}.")
-    groups = group_runs([read_run(folder) for folder in folders])
+    groups = group_runs([read_run(folder, checkpoint) for folder in folders])
     figure = draw_gradient_steps(groups) if x == "gradient-step" else draw_env_steps(groups)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -111,11 +119,12 @@ def plot_runs(folders: Iterable[str | Path], output: str | Path, x: Axis = "grad
     return output
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> Run:
     """Reads the configuration, the progress and the evaluation of a run.
 
     Args:
         folder: A run folder.
+        checkpoint: The checkpoint whose evaluation is read.
 
     Returns:
         The run.
@@ -131,7 +140,8 @@ def read_run(folder: str | Path) -> Run:
         raise UserError(f"'{folder}' is not a run folder: it has no config.json.")
     if not {"env", "algo", "seed"} <= config.keys():
         raise UserError(f"'{folder / 'config.json'}' is not a run's configuration: it needs env, algo and seed.")
-    return Run(folder, config, _read_progress(folder / "progress.csv"), _read_json(folder / "evaluation.json"))
+    evaluation = _read_json(folder / EvaluationConfig(checkpoint=checkpoint).file_name)
+    return Run(folder, config, _read_progress(folder / "progress.csv"), checkpoint, evaluation)
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -181,7 +191,7 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
         _draw_references(ax, runs, labelled=panel == 0, averaged=task is not None)
         ax.set_xlabel("gradient steps on the task")
         ax.set_xticks(range(max(_evaluated(run, "returns").shape[1] for run in runs)))
-        ax.set_title(runs[0].config["env"] + ("" if task is None else f", task {_task_name(task)}"), loc="left")
+        ax.set_title(runs[0].config["env"] + ("" if task is None else f", {_task_name(runs, task)}"), loc="left")
     axes[0].set_ylabel("return of an episode")
     _finish(figure, axes[0], f"{_seeds_text(runs)} · {_tasks_text(runs)} · {_provenance(runs)}")
     return figure
@@ -252,15 +262,15 @@ def _number(cell: str | None) -> float:
 
 
 def _evaluated(run: Run, key: str) -> Floats:
+    command = f"python -m metarl.evaluate {run.path}" + (" --checkpoint best" if run.checkpoint == "best" else "")
     if run.evaluation is None:
-        raise UserError(f"run '{run.path}' was not evaluated yet: run `python -m metarl.evaluate {run.path}` first.")
+        what = "the best checkpoint of " if run.checkpoint == "best" else ""
+        raise UserError(f"{what}run '{run.path}' was not evaluated yet: run `{command}` first.")
     try:
         values = np.array(run.evaluation[key], dtype=np.float64)
     except (KeyError, TypeError, ValueError) as error:
-        path = run.path / "evaluation.json"
-        raise UserError(
-            f"'{path}' holds no table '{key}': run `python -m metarl.evaluate {run.path}` again."
-        ) from error
+        path = run.path / EvaluationConfig(checkpoint=run.checkpoint).file_name
+        raise UserError(f"'{path}' holds no table '{key}': run `{command}` again.") from error
     return values.reshape(len(values), -1)
 
 
@@ -416,18 +426,23 @@ def _legend_label(group: Group) -> str:
     return textwrap.fill(group.label, _LABEL_WIDTH) + f"\n{count} seed{'s' if count > 1 else ''}, {interval}"
 
 
-def _task_name(task: Floats) -> str:
-    return ", ".join(f"{value:+g}".replace("-", "\N{MINUS SIGN}") for value in task)
+def _task_name(runs: Sequence[Run], task: Floats) -> str:
+    """What the runs' evaluations call a task; its numbers where they have no name for it."""
+    for run in runs:
+        where = np.flatnonzero((_evaluated(run, "tasks") == task).all(axis=1))
+        names = (run.evaluation or {}).get("task_names")
+        if names and len(where):
+            return str(names[where[0]])
+    return "task " + ", ".join(f"{value:+g}".replace("-", "\N{MINUS SIGN}") for value in task)
 
 
 def _tasks_text(runs: Sequence[Run]) -> str:
     lists = [_evaluated(run, "tasks") for run in runs]
-    same = all(np.array_equal(tasks, lists[0]) for tasks in lists)
-    counts = _span({len(tasks) for tasks in lists})
+    same = len({str(sorted(tasks.tolist())) for tasks in lists}) == 1
+    finite = [bool((run.evaluation or {}).get("finite")) for run in runs]
+    words = dict.fromkeys(map(tasks_in_words, lists, finite))
     checkpoints = sorted({str((run.evaluation or {}).get("checkpoint", "last")) for run in runs})
-    return (
-        f"{counts} held-out tasks{'' if same else ', not the same for all runs'} · {'/'.join(checkpoints)} checkpoint"
-    )
+    return f"{' and '.join(words)}{'' if same else ', not the same for all runs'} · {'/'.join(checkpoints)} checkpoint"
 
 
 def _seeds_text(runs: Sequence[Run]) -> str:
@@ -449,7 +464,8 @@ def _provenance(runs: Sequence[Run]) -> str:
         low, high = _engineering(min(totals)), _engineering(max(totals))
         words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
     origins = [run.config.get("metarl") or {} for run in runs]
-    commits = sorted({str(origin["commit"])[:9] for origin in origins if origin.get("commit")})
+    found = [_COMMIT.fullmatch(str(origin.get("commit"))) for origin in origins]
+    commits = sorted({match[1][:9] + (match[2] or "") for match in found if match})
     versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
     words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))
     return " · ".join(words)

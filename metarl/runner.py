@@ -20,9 +20,6 @@ from metarl.spaces import ActionMap
 from metarl.streams import Purpose, stream
 from metarl.types import Rollouts
 
-# Fewer environments than this are stepped faster by one thread than by several.
-_LEAST_ENVS_PER_SHARD = 200
-
 
 @dataclass(frozen=True)
 class Timing:
@@ -64,7 +61,8 @@ class Runner:
     ) -> None:
         self._config, self._rule, self._workers, self._device = config, rule, workers, device
         self._num_tasks = num_tasks
-        num_shards = min(workers.num_threads, num_tasks, max(1, num_tasks * rollouts_per_task // _LEAST_ENVS_PER_SHARD))
+        most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
+        num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
         self._shards = list(itertools.pairwise(bounds))
         action_map = ActionMap(family.action_space, config.action_scale)

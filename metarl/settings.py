@@ -6,6 +6,8 @@ from typing import Literal
 
 from metarl.errors import UserError
 
+Checkpoint = Literal["last", "best"]
+
 
 @dataclass(frozen=True)
 class TRPOConfig:
@@ -62,15 +64,17 @@ class EvaluationConfig:
     task_file: Path | None = None
     """JSON file with a list of tasks to take instead, so that several runs share them."""
     env: str | None = None
-    """Another task family with the same observations and actions, such as navigation-b for a run on navigation."""
+    """Another task family with the same observations and actions, such as navigation-b for a run on navigation; its
+    evaluation goes to evaluation-ENV.json."""
     rollouts: int = 20
     """Episodes of each task at each gradient step."""
     gradient_steps: int = 4
     """Gradient steps; the first has the training step size, later ones half of it."""
     seed: int = 10_000
     """Seed of tasks and episodes, apart from every training seed."""
-    checkpoint: Literal["last", "best"] = "last"
-    """Which checkpoint: the last, or the best on the validation tasks."""
+    checkpoint: Checkpoint = "last"
+    """Which checkpoint: the last, or the best on the validation tasks; the best one's evaluation goes to
+    evaluation-best.json."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where adaptation computes."""
     threads: int = 0
@@ -80,3 +84,13 @@ class EvaluationConfig:
         for name, least in (("tasks", 1), ("rollouts", 1), ("gradient_steps", 0), ("seed", 0), ("threads", 0)):
             if getattr(self, name) < least:
                 raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    @property
+    def file_name(self) -> str:
+        """Name of the evaluation's file in the run folder; another family's or checkpoint's has a name of its own."""
+        parts = ["evaluation"]
+        if self.checkpoint != "last":
+            parts.append(self.checkpoint)
+        if self.env is not None:
+            parts.append(self.env.replace(":", "."))
+        return "-".join(parts) + ".json"

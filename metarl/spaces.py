@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.errors import UserError
-
-
-def observation_size(space: gymnasium.Space) -> int:
-    """Length of a flattened observation.
-
-    Raises:
-        UserError: If the space is not a ``Box``.
-    """
-    if not isinstance(space, Box):
-        raise UserError(
-            f"observation space {space} is not supported: policies need a Box; "
-            "wrap the environment with gymnasium.wrappers.FlattenObservation."
-        )
-    return int(np.prod(space.shape))
 
 
 class ActionMap:
@@ -38,7 +26,7 @@ class ActionMap:
         UserError: If the space is neither a bounded one-dimensional ``Box`` nor ``Discrete``.
     """
 
-    def __init__(self, space: gymnasium.Space, scale: float = 1.0) -> None:
+    def __init__(self, space: gymnasium.Space[Any], scale: float = 1.0) -> None:
         self.distribution: Distribution
         if isinstance(space, Discrete):
             self.distribution = Categorical(int(space.n))

@@ -114,27 +114,26 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
     return np.asarray((values < values[..., :1]).mean(axis=-2), dtype=np.float64)
 
 
-def interquartile_mean(values: ArrayLike) -> float:
-    """Mean of the middle half of all values; a value on the edge of a quarter counts in part.
+def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:
+    """Says how many tasks returns were measured on, and whether they were held out.
 
     Args:
-        values: Any number of values, of any shape.
+        tasks: Tasks of an evaluation, repeats included, [task, ...].
+        finite: Whether the family has finitely many tasks, so that training has met them all.
 
     Returns:
-        The interquartile mean, in the unit of the values.
-
-    Raises:
-        ValueError: If there are no values.
-
-    Source: Agarwal et al. 2021, section 4.3, with the exact quarter instead of its rounding.
+        For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
     """
-    ordered = np.sort(np.asarray(values, dtype=np.float64), axis=None)
-    if len(ordered) == 0:
-        raise ValueError("the interquartile mean needs at least one value, got none")
-    position = np.arange(len(ordered))
-    low, high = len(ordered) / 4, 3 * len(ordered) / 4
-    weights = np.clip(np.minimum(position + 1, high) - np.maximum(position, low), 0, 1)
-    return float(weights @ ordered / weights.sum())
+    if not finite:
+        return _count(len(np.asarray(tasks)), "held-out task")
+    repeats = np.unique(np.asarray(tasks), axis=0, return_counts=True)[1]
+    low, high = int(repeats.min()), int(repeats.max())
+    each = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
+    return f"{_count(len(repeats), 'task')} (none held out), {each} each"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:

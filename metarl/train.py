@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
-    """Settings from the command line, over the defaults for the chosen family and algorithm or the run to resume.
+    """Settings from the command line, over the defaults for the chosen family or the settings of the run to resume.
 
     Args:
         arguments: What follows the command's name.
@@ -29,6 +29,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env", default="navigation")
     first.add_argument("--algo", default="l2f")
+    first.add_argument("--seed", type=int, default=0)
     first.add_argument("--run-dir", type=Path)
     first.add_argument("--resume", action="store_true")
     # Written wrongly, they are left for the full parser to complain about.
@@ -36,15 +37,14 @@ def parse_config(arguments: Sequence[str]) -> Config:
     try:
         choice, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError:
-        choice = argparse.Namespace(env="navigation", algo="l2f", resume=False)
-    if choice.resume and choice.run_dir:
-        defaults = load_config(choice.run_dir)
-    else:
-        defaults = Config(env=choice.env, algo=choice.algo)
+        choice = argparse.Namespace(env="navigation", algo="l2f", seed=0, run_dir=None, resume=False)
+    defaults = Config(env=choice.env, algo=choice.algo, seed=choice.seed, run_dir=choice.run_dir)
+    if choice.resume:
+        defaults = load_config(defaults.folder)
     return parse(
         Config,
         prog="python -m metarl.train",
-        description="Meta-trains an agent. Defaults are those of the chosen --env and --algo.",
+        description="Meta-trains an agent. Defaults are those of the chosen --env; of a run with --resume.",
         args=list(arguments),
         default=defaults,
     )

@@ -69,11 +69,17 @@ def train(config: Config) -> Run:
         _check_free(config.folder)
     with _sigterm_raises(), Trainer(config, device) as trainer:
         if config.resume:
-            meta, progress = load_checkpoint(config.folder, "last")
+            meta, progress = load_checkpoint(config, "last")
             meta = Agent(config, meta).meta
+            if progress.iteration >= config.iterations:
+                print(
+                    f"{config.folder} has done all of its {progress.iteration} iterations; raise --iterations for more"
+                )
         else:
             meta, progress = trainer.initial(), Progress()
         save_config(config, provenance(device))
+        if not config.resume:
+            save_checkpoint(config, "last", meta, progress)  # From now on, whatever happens, the run can be resumed.
         with ProgressLog(config.folder, progress.iteration, config.iterations) as log:
             meta = trainer.train(meta, progress, log)
     return Run(config.folder, Agent(config, meta), read_progress(config.folder))
@@ -81,8 +87,11 @@ def train(config: Config) -> Run:
 
 def _check_free(folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "holds a run" if (folder / CONFIG_FILE).is_file() else "exists and is not an empty folder"
-        raise UserError(f"{folder} {what}; continue it with --resume, or choose another folder with --run-dir.")
+        if (folder / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{folder} holds a run; continue it with --resume, or choose another folder with --run-dir."
+            )
+        raise UserError(f"{folder} exists and is not an empty folder; choose another folder with --run-dir.")
 
 
 def _check_same_run(config: Config) -> None:
@@ -138,20 +147,20 @@ class Trainer:
             while progress.iteration < config.iterations:
                 begin = time.perf_counter()
                 new_meta, row = self.iteration(meta, progress.iteration)
+                iteration_seconds = time.perf_counter() - begin
                 done = progress.iteration + 1
                 if self._validator and done % config.validate_every == 0:
                     row |= self._validate(self._validator, new_meta, done)
                 elif self._validator:
                     row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
-                seconds = time.perf_counter() - begin
-                steps = int(row.pop("env_steps"))
+                seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
                 totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
                 log.write(
                     {
                         "iteration": done,
                         "env_steps": totals.env_steps,
                         "seconds": round(totals.seconds, 3),
-                        "steps_per_second": round(steps / seconds, 1),
+                        "steps_per_second": round(steps / iteration_seconds, 1),
                         **row,
                     }
                 )
@@ -159,14 +168,13 @@ class Trainer:
                 best = isinstance(validation, float) and validation > progress.best_return
                 if best:
                     totals = Progress(totals.iteration, totals.env_steps, totals.seconds, float(validation))
+                    save_checkpoint(config, "best", new_meta, totals)
                 state = meta, progress = new_meta, totals
-                if best:
-                    save_checkpoint(config.folder, "best", meta, progress)
                 if done % config.checkpoint_every == 0:
-                    save_checkpoint(config.folder, "last", meta, progress)
+                    save_checkpoint(config, "last", meta, progress)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
-            save_checkpoint(config.folder, "last", *state)
+            save_checkpoint(config, "last", *state)
         return meta
 
     def iteration(self, meta: Tensor, index: int) -> tuple[Tensor, dict[str, float | int | str]]:

@@ -30,8 +30,8 @@ class StepReport:
     """What became of a step.
 
     Attributes:
-        outcome: ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed) or ``non-finite``
-            (gradient or direction); in the last two cases the parameters are unchanged.
+        outcome: ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero gradient`` or
+            ``non-finite`` (gradient or direction); the parameters are unchanged unless accepted.
         accepted: Whether the parameters moved.
         trials: Line-search trials.
         surrogate_gain: Decrease of the surrogate loss, standardised advantage per step.
@@ -92,6 +92,8 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
     """
     gradient = objective.gradient()
     norm = float(gradient.norm())
+    if norm == 0:
+        return parameters, StepReport("zero gradient", False, 0, 0.0, 0.0, norm)
 
     def product(vector: Tensor) -> Tensor:
         # Damped: with sampled rows and few tasks the Fisher matrix is rank-deficient.

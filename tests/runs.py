@@ -7,6 +7,7 @@ import numpy as np
 
 from metarl import Config
 from metarl.checkpoints import load_checkpoint
+from metarl.config import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +44,12 @@ def numbers(run_dir):
 
 def final_parameters(run_dir, which="last"):
     """The meta-parameters of a run's checkpoint, [meta parameter]."""
-    return load_checkpoint(Path(run_dir), which)[0].numpy()
+    return load_checkpoint(load_config(Path(run_dir)), which)[0].numpy()
+
+
+def stored_progress(run_dir, which="last"):
+    """Where a run's checkpoint says that it stood."""
+    return load_checkpoint(load_config(Path(run_dir)), which)[1]
 
 
 def assert_same_run(first, second):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from runs import ROOT, everything_in, tiny
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import metarl
@@ -191,8 +192,21 @@ def _foreign(folder):
 
 def _not_finite(folder):
     path = checkpoint_path(folder, "last")
-    meta = load_file(path)["meta"]
-    save_file({"meta": meta * float("nan")}, path, {"format": "metarl-1", "progress": "{}"})
+    with safe_open(path, "pt") as file:
+        meta, metadata = file.get_tensor("meta"), file.metadata()
+    save_file({"meta": meta * float("nan")}, path, metadata)
+
+
+def _without_progress(folder):
+    path = checkpoint_path(folder, "last")
+    with safe_open(path, "pt") as file:
+        meta, metadata = file.get_tensor("meta"), file.metadata()
+    save_file({"meta": meta}, path, {**metadata, "progress": "{}}"})
+
+
+def _of_another_seed(folder):
+    train(tiny(folder.parent / "seed", seed=9, iterations=0))
+    shutil.copy(checkpoint_path(folder.parent / "seed", "last"), checkpoint_path(folder, "last"))
 
 
 def _other_size(folder):
@@ -208,6 +222,8 @@ def _other_size(folder):
         (_empty, r"last.safetensors is damaged and cannot be read"),
         (_foreign, r"is not a metarl checkpoint; it was written by another program"),
         (_not_finite, r"is damaged: its meta-parameters are not a vector of finite numbers"),
+        (_without_progress, r"is damaged: it does not say where the run stood"),
+        (_of_another_seed, r"belongs to another run \(\w+ on navigation, seed 9\), not to"),
         (_other_size, r"holds \d+ meta-parameters and the configuration's l2f needs \d+; it belongs to another run"),
     ],
 )

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, TINY, arguments, assert_same_run, everything_in, final_parameters, numbers, tiny
+from runs import ROOT, TINY, arguments, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 from safetensors.torch import save_file
 
 import metarl
 from metarl import evaluate, plot
-from metarl.checkpoints import checkpoint_path, load_checkpoint
+from metarl.checkpoints import checkpoint_path
 from metarl.config import Config
 from metarl.settings import EvaluationConfig, L2FConfig, TRPOConfig
 from metarl.train import main as train_main
@@ -67,7 +67,7 @@ def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
     assert printed == "done; next: python -m metarl.evaluate runs/navigation-maml-seed0\n"
     code, printed, _ = answer(evaluate.main, [*shlex.split(printed)[5:], "--tasks", "2", "--rollouts", "2"], capsys)
     assert code == 0
-    assert printed.startswith("maml on navigation: 2 tasks x 2 episodes, checkpoint last, seed 10000\n")
+    assert printed.startswith("maml on navigation: 2 held-out tasks, 2 episodes, checkpoint last, seed 10000\n")
     code, printed, _ = answer(plot.main, ["runs/navigation-maml-seed0", "--output", "curve.png"], capsys)
     assert (code, printed) == (0, "curve.png\n")
     assert (folder / "curve.png").stat().st_size > 0
@@ -142,7 +142,7 @@ def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, caps
     assert process.returncode == code
     assert "stopped; to continue: python -m metarl.train --run-dir run --resume\n" in shown
     assert "Traceback" not in shown
-    done = load_checkpoint(folder / "run", "last")[1].iteration
+    done = stored_progress(folder / "run").iteration
     assert done >= 2
     code, _, shown = answer(train_main, ["--run-dir", "run", "--resume", "--iterations", str(done + 1)], capsys)
     assert code == 0, shown

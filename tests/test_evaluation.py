@@ -1,6 +1,9 @@
 """The evaluation protocol: what it writes, that it repeats, and what it refuses."""
 
 import json
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -37,6 +40,7 @@ def test_the_file_holds_what_is_returned(run, result):
     assert result["config"]["algo"] == "l2f"
     assert (result["env"], result["checkpoint"], result["seed"], result["rollouts"]) == ("navigation", "last", 10000, 2)
     assert list(result["step_scales"]) == [1.0, 0.5]
+    assert (result["finite"], result["task_names"]) == (False, None)
     assert {"commit", "torch", "mujoco", "hardware"} <= result["metarl"].keys()
 
 
@@ -51,6 +55,12 @@ def test_returns_are_by_task_and_step_and_summarised_by_step(result):
     assert len(result["references"]["random_initialisation"]) == 3
 
 
+def test_environment_steps_of_the_agent_are_counted(tmp_path):
+    run = train(tiny(tmp_path, env="cheetah-vel", horizon=5, iterations=1, validate_every=0)).path
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert result["env_steps"] == 3 * 2 * (2 + 1) * 5  # tasks, rollouts, steps and the query, horizon
+
+
 def test_standing_still_returns_minus_the_distance_at_every_step(result):
     distances = np.linalg.norm(result["tasks"], axis=1)
     np.testing.assert_allclose(result["references"]["standstill"], -20 * distances.mean(), rtol=1e-6)
@@ -63,7 +73,7 @@ def test_held_out_tasks_are_not_the_training_tasks(run, result):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_same_seed_gives_the_same_numbers_for_any_number_of_threads(run, result, monkeypatch, threads):
-    monkeypatch.setattr("metarl.runner._LEAST_ENVS_PER_SHARD", 1)
+    monkeypatch.setattr("metarl.envs.navigation.NavigationFamily.min_envs_per_shard", 1)
     again = evaluate(run, EvaluationConfig(**SMALL, threads=threads))
     for name in ("tasks", "returns", "references"):
         assert again[name] == result[name]
@@ -89,7 +99,7 @@ def test_a_single_task_has_no_interval(run, tmp_path):
     path = write_tasks(tmp_path / "tasks.json", [[0.1, 0.2]])
     result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
     assert result["interval"] is None
-    assert "nan" in table(result)
+    assert [line.split()[2] for line in table(result).splitlines()[2:5]] == ["-"] * 3
 
 
 def test_another_family_is_evaluated_beside_the_own_one(run, result):
@@ -101,8 +111,58 @@ def test_another_family_is_evaluated_beside_the_own_one(run, result):
     assert (run / "evaluation.json").read_bytes() == before
 
 
-def test_the_best_checkpoint_is_evaluated_on_request(run):
-    assert evaluate(run, EvaluationConfig(**SMALL, checkpoint="best"))["checkpoint"] == "best"
+def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
+    before = (run / "evaluation.json").read_bytes()
+    best = evaluate(run, EvaluationConfig(**SMALL, checkpoint="best"))
+    assert best["checkpoint"] == "best"
+    assert json.loads((run / "evaluation-best.json").read_text())["returns"] == best["returns"]
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "evaluation.json"),
+        ({"checkpoint": "best"}, "evaluation-best.json"),
+        ({"env": "navigation-b"}, "evaluation-navigation-b.json"),
+        ({"env": "my.module:Mine", "checkpoint": "best"}, "evaluation-best-my.module.Mine.json"),
+    ],
+)
+def test_each_checkpoint_and_family_has_a_file_of_its_own(settings, name):
+    assert EvaluationConfig(**settings).file_name == name
+
+
+def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path):
+    env = "metarl.envs.navigation:NavigationFamily"
+    run = train(tiny(tmp_path, env=env, iterations=1, validate_every=0)).path
+    evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=0))
+    assert [path.name for path in run.glob("evaluation*")] == ["evaluation.json"]
+
+
+def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeypatch):
+    happened = []
+
+    class Interrupted(evaluation.Runner):
+        def __init__(self, *arguments):
+            *others, stopped = arguments
+
+            def interrupt():
+                os.kill(os.getpid(), signal.SIGINT)
+                happened.append(any(stopped() or time.sleep(0.01) for _ in range(3000)))
+                return True
+
+            super().__init__(*others, interrupt)
+
+        def close(self):
+            happened.append("closed")
+            super().close()
+
+    monkeypatch.setattr(evaluation, "Runner", Interrupted)
+    before = everything_in(run)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, EvaluationConfig(**SMALL, threads=1))
+    assert happened == [True, "closed"]
+    assert everything_in(run) == before
 
 
 def test_without_gradient_steps_there_is_one_column(run):
@@ -116,9 +176,13 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     tasks, returns = np.ravel(result["tasks"]), np.array(result["returns"])
     assert sorted(tasks) == [-1, -1, 1, 1]
     lines = table(result).splitlines()
-    assert lines[0].startswith("maml on cheetah-dir: 4 tasks x 2 episodes, checkpoint last, seed 10000")
-    assert lines[1].endswith("task -1        task 1")
+    assert (result["finite"], result["interval"]) == (True, None)
+    assert result["task_names"] == ["forward" if task > 0 else "backward" for task in tasks]
+    expected = "maml on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
+    assert lines[0] == expected
+    assert lines[1].endswith("backward       forward")
     for step in (0, 1):
+        assert lines[2 + step].split()[2] == "-"
         shown = [float(number) for number in lines[2 + step].split()[-2:]]
         np.testing.assert_allclose(shown, [returns[tasks == task, step].mean() for task in (-1, 1)], atol=0.005)
 

@@ -11,7 +11,9 @@ from metarl.plotting import draw_env_steps, draw_gradient_steps, group_runs, plo
 NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]
 
 
-def make_run(folder, *, algo="maml", seed=0, env="navigation", tasks=NAVIGATION_TASKS, returns=None, **settings):
+def make_run(
+    folder, *, algo="maml", seed=0, env="navigation", tasks=NAVIGATION_TASKS, returns=None, evaluated=None, **settings
+):
     """Writes a run folder as training and evaluation leave it; ``returns`` is [task][step]."""
     folder.mkdir(parents=True)
     config = {"env": env, "algo": algo, "seed": seed, "run_dir": str(folder), **settings}
@@ -22,7 +24,7 @@ def make_run(folder, *, algo="maml", seed=0, env="navigation", tasks=NAVIGATION_
         writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "line_search"])
         writer.writerows([[1, 1000, -40, -20 + seed, "accepted"], [2, 2000, -41, "", "rejected"]])
         writer.writerow([3, 3000, -42, -10 + seed, "accepted"])
-    evaluation = {"checkpoint": "last", "seed": 5, "tasks": tasks}
+    evaluation = {"checkpoint": "last", "seed": 5, "tasks": tasks, **(evaluated or {})}
     evaluation["returns"] = returns or [[-40.0, -20.0 + seed, -10.0]] * len(tasks)
     evaluation["references"] = {"standstill": -38.0, "random_initialisation": [-80.0, -60.0, -50.0]}
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
@@ -79,6 +81,48 @@ def test_two_tasks_are_drawn_apart(tmp_path):
     backward, forward = draw_gradient_steps(group_runs([read_run(folder)])).axes
     np.testing.assert_allclose(bold(backward)[0].get_ydata(), [-1.0, 7.0])
     np.testing.assert_allclose(bold(forward)[0].get_ydata(), [1.0, 7.0])
+
+
+def test_tasks_of_a_finite_family_have_names_and_are_not_called_held_out(tmp_path):
+    tasks, names = [[1.0], [-1.0], [-1.0], [1.0]], ["forward", "backward", "backward", "forward"]
+    evaluated = {"finite": True, "task_names": names}
+    first = make_run(tmp_path / "a", env="cheetah-dir", tasks=tasks, evaluated=evaluated)
+    evaluated = {"finite": True, "task_names": names[::-1]}
+    other = make_run(tmp_path / "b", env="cheetah-dir", seed=1, tasks=tasks[::-1], evaluated=evaluated)
+    figure = draw_gradient_steps(group_runs([read_run(first), read_run(other)]))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["cheetah-dir, backward", "cheetah-dir, forward"]
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "seeds 0-1 · 2 tasks (none held out), 2 repeats each · last checkpoint" in caption
+
+
+def test_the_best_checkpoint_is_drawn_on_request(tmp_path, capsys):
+    folder = make_run(tmp_path / "a", evaluated={"checkpoint": "best"})
+    (folder / "evaluation.json").rename(folder / "evaluation-best.json")
+    command = [str(folder), "--output", str(tmp_path / "a.png")]
+    assert main([*command, "--checkpoint", "best"]) == 0
+    assert " · best checkpoint · " in draw_gradient_steps(group_runs([read_run(folder, "best")])).get_supxlabel()
+    assert main(command) == 2
+    (folder / "evaluation-best.json").unlink()
+    assert main([*command, "--checkpoint", "best"]) == 2
+    message = f"the best checkpoint of run '{folder}' was not evaluated yet: run `python -m metarl.evaluate {folder} "
+    assert message + "--checkpoint best` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("commit", "shown"),
+    [
+        ("0123456789ab", ", commit 012345678"),
+        ("0123456789ab-dirty", ", commit 012345678-dirty"),
+        ("not a checkout", ""),
+        ("unknown", ""),
+    ],
+)
+def test_caption_tells_a_changed_checkout_and_invents_no_commit(tmp_path, commit, shown):
+    folder = make_run(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "metarl": {"version": "0.1.0", "commit": commit}}))
+    caption = draw_gradient_steps(group_runs([read_run(folder)])).get_supxlabel().replace("\n", " ")
+    assert caption.endswith(f"metarl 0.1.0{shown}")
 
 
 def test_env_steps_curve_shows_what_was_measured(tmp_path):

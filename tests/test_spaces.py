@@ -7,7 +7,7 @@ from gymnasium import spaces
 
 from metarl.distributions import Categorical, Gaussian
 from metarl.errors import UserError
-from metarl.spaces import ActionMap, observation_size
+from metarl.spaces import ActionMap
 
 ASYMMETRIC = spaces.Box(np.array([-1.0, 2.0]), np.array([3.0, 2.5]), dtype=np.float64)
 
@@ -62,16 +62,3 @@ def test_other_action_spaces_are_refused_by_name(space: gymnasium.Space):
         ActionMap(space)
     want = f"action space {space} is not supported: use a bounded one-dimensional Box or Discrete."
     assert str(error.value) == want
-
-
-def test_observation_size_counts_every_axis():
-    assert observation_size(spaces.Box(-1, 1, (3,))) == 3
-    assert observation_size(spaces.Box(-1, 1, (2, 4))) == 8
-
-
-@pytest.mark.parametrize("space", [spaces.Discrete(3), spaces.Dict({"a": spaces.Box(-1, 1, (2,))})])
-def test_other_observation_spaces_are_refused_with_the_way_out(space):
-    with pytest.raises(UserError) as error:
-        observation_size(space)
-    assert f"observation space {space} is not supported" in str(error.value)
-    assert "gymnasium.wrappers.FlattenObservation" in str(error.value)

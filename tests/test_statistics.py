@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from metarl.statistics import aggregate, interquartile_mean, mean_and_interval, paired_difference, share_made_worse
+from metarl.statistics import aggregate, mean_and_interval, paired_difference, share_made_worse, tasks_in_words
 
 
 def test_interval_of_five_seeds_is_the_textbook_t_interval():
@@ -61,17 +61,18 @@ def test_share_made_worse_counts_tasks_below_their_own_start():
 
 
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("tasks", "finite", "expected"),
     [
-        ([0.0, 1.0, 2.0, 100.0], 1.5),
-        ([7.0], 7.0),
-        # Six values: half of the second and of the fifth count, so (0.5 * 1 + 2 + 3 + 0.5 * 4) / 3.
-        ([0.0, 1.0, 2.0, 3.0, 4.0, 1000.0], 2.5),
-        ([[3.0, 0.0], [2.0, 1.0], [1000.0, 4.0]], 2.5),
+        ([[0.1, 0.2], [0.3, 0.4]], False, "2 held-out tasks"),
+        ([[0.1, 0.2]], False, "1 held-out task"),
+        ([-1.0, 1.0, 1.0, -1.0], True, "2 tasks (none held out), 2 repeats each"),
+        ([-1.0, 1.0, 1.0], True, "2 tasks (none held out), 1 to 2 repeats each"),
+        ([[0], [1], [2]], True, "3 tasks (none held out), 1 repeat each"),
+        ([3], True, "1 task (none held out), 1 repeat each"),
     ],
 )
-def test_interquartile_mean_is_the_mean_of_the_middle_half(values, expected):
-    assert interquartile_mean(values) == pytest.approx(expected)
+def test_tasks_are_called_held_out_only_where_they_are(tasks, finite, expected):
+    assert tasks_in_words(tasks, finite) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,6 @@ def test_interquartile_mean_is_the_mean_of_the_middle_half(values, expected):
         (lambda: mean_and_interval([1.0], 95), "confidence must lie between 0 and 1, got 95"),
         (lambda: aggregate([[1.0]]), r"shape \(seeds, tasks, steps\), none of them empty, got \(1, 1\)"),
         (lambda: paired_difference(np.ones((2, 3, 4)), np.ones((2, 2, 4))), r"got \(2, 3, 4\) and \(2, 2, 4\)"),
-        (lambda: interquartile_mean([]), "needs at least one value, got none"),
     ],
 )
 def test_errors_say_what_was_expected(call, message):

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, tiny
+from runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl import L2FConfig, TRPOConfig, UserError, runner
-from metarl.checkpoints import checkpoint_path, load_checkpoint
+from metarl.checkpoints import checkpoint_path
 from metarl.device import resolve_device
+from metarl.envs.cheetah import CheetahDirFamily
+from metarl.envs.navigation import NavigationFamily
 from metarl.evaluation import evaluate
 from metarl.settings import EvaluationConfig
 from metarl.training import Trainer, train
@@ -67,7 +69,8 @@ def test_resuming_a_finished_run_changes_no_number(tmp_path):
 @pytest.mark.parametrize("settings", [{"algo": "maml"}, {"algo": "l2f"}, FRESH_L2F], ids=["maml", "l2f", "l2f-fresh"])
 @pytest.mark.parametrize("env", ["navigation", "cheetah-dir"])
 def test_results_are_the_same_for_any_number_of_shards(tmp_path, monkeypatch, env, settings):
-    monkeypatch.setattr(runner, "_LEAST_ENVS_PER_SHARD", 1)
+    for family in (NavigationFamily, CheetahDirFamily):
+        monkeypatch.setattr(family, "min_envs_per_shard", 1)
     shards = []
 
     class RecordedSampler(runner.Sampler):
@@ -182,7 +185,7 @@ def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         train(tiny(tmp_path / "broken", iterations=5))
     monkeypatch.undo()
-    assert load_checkpoint(tmp_path / "broken", "last")[1].iteration == 3
+    assert stored_progress(tmp_path / "broken").iteration == 3
     train(tiny(tmp_path / "broken", iterations=5, resume=True))
     train(tiny(tmp_path / "whole", iterations=5))
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
@@ -191,7 +194,7 @@ def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch)
 def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
     train(tiny(tmp_path, iterations=5, validate_every=1))
     returns = [float(row["validation_post_adaptation_return"]) for row in numbers(tmp_path)]
-    progress = load_checkpoint(tmp_path, "best")[1]
+    progress = stored_progress(tmp_path, "best")
     assert progress.best_return == max(returns)
     assert progress.iteration == 1 + int(np.argmax(returns))
 
@@ -272,4 +275,4 @@ def test_an_empty_folder_may_be_given(tmp_path):
     run = train(tiny(tmp_path / "run", iterations=0))
     assert run.path == Path(tmp_path / "run")
     assert run.progress == []
-    assert load_checkpoint(run.path, "last")[1].iteration == 0
+    assert stored_progress(run.path).iteration == 0

@@ -65,7 +65,7 @@ class L2F(Adaptation):
 
     def stages(self, step_scales: Sequence[float]) -> list[Stage]:
         attenuation = Stage(self._attenuate, gradient_step=False)
-        steps = [self._gradient_stage(scale) for scale in step_scales]
+        steps = [self._step.stage(scale) for scale in step_scales]
         if steps and self._options.attenuation_rollouts == "reuse":
             steps[0] = Stage(steps[0].update, reuse=True)
         return [attenuation, *steps] if steps else []
@@ -120,12 +120,6 @@ class L2F(Adaptation):
     def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
         gamma = self.gamma(meta, self.embedding(parameters, support))
         return gamma[:, self._index.to(meta.device)] * parameters
-
-    def _gradient_stage(self, scale: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            return self._step(parameters, support, scale)
-
-        return Stage(update)
 
     def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor]:
         # A constant of the meta-gradient, which therefore leaves it alone.

@@ -8,7 +8,6 @@ from torch import Tensor
 from metarl.adaptation import Adaptation, GradientStep, Stage
 from metarl.policies import Policy
 from metarl.settings import InnerConfig
-from metarl.types import Rollouts
 
 
 class MAML(Adaptation):
@@ -31,13 +30,7 @@ class MAML(Adaptation):
         return meta.expand(num_tasks, -1)
 
     def stages(self, step_scales: Sequence[float]) -> list[Stage]:
-        return [self._stage(scale) for scale in step_scales]
-
-    def _stage(self, scale: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            return self._step(parameters, support, scale)
-
-        return Stage(update)
+        return [self._step.stage(scale) for scale in step_scales]
 
 
 def maml(policy: Policy, inner: InnerConfig) -> MAML:

@@ -9,6 +9,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray
+from metarl.envs.arguments import interval, not_negative, number, one_of, positive, positive_whole
 from metarl.envs.mujoco_core import (
     MujocoCore,
     MujocoFamily,
@@ -16,11 +17,9 @@ from metarl.envs.mujoco_core import (
     check_not_diverged,
     diverged_counts,
     vector_env,
-    whole_frame_skip,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
-from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 200
 _TORSO = 1  # body id
@@ -77,10 +76,10 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
         self.terminates = terminates
         GymnasiumAntEnv.__init__(
             self,
-            frame_skip=whole_frame_skip(frame_skip),
-            ctrl_cost_weight=ctrl_cost_weight,
-            healthy_reward=survive_bonus,
-            reset_noise_scale=reset_noise,
+            frame_skip=positive_whole("frame_skip", frame_skip),
+            ctrl_cost_weight=not_negative("ctrl_cost_weight", ctrl_cost_weight),
+            healthy_reward=number("survive_bonus", survive_bonus),
+            reset_noise_scale=not_negative("reset_noise", reset_noise),
             exclude_current_positions_from_observation=num_skipped == 2,
             include_cfrc_ext_in_observation=False,
             render_mode=render_mode,
@@ -208,7 +207,7 @@ class AntVelEnv(AntEnv):
         render_mode: str | None = None,
     ) -> None:
         parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Uniform(lowest, highest), 2, True, *parameters)
+        super().__init__(Uniform(*interval(lowest, highest)), 2, True, *parameters)
         EzPickle.__init__(self, lowest, highest, *parameters)
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
@@ -251,11 +250,9 @@ class AntGoalEnv(AntEnv):
         reset_noise: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        if distance not in ("l1", "euclidean"):
-            raise UserError(f"distance must be 'l1' or 'euclidean', got {distance!r}")
-        self._distance = distance
+        self._distance = one_of("distance", distance, ("l1", "euclidean"))
         parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Disc(goal_radius), 0, False, *parameters)
+        super().__init__(Disc(positive("goal_radius", goal_radius)), 0, False, *parameters)
         EzPickle.__init__(self, goal_radius, distance, *parameters)
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:

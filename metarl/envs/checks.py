@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +18,7 @@ _STEPS = 50  # of a trajectory, at most
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str]
+_SecondReset = Literal["autoreset", "plain"] | None
 
 
 def check_task_family(family: TaskFamily, seed: int = 0) -> None:
@@ -25,8 +26,8 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
 
     Looked at: pickling; tasks inside the task space, reproducible, and not shared between splits (unless
     ``finite_tasks`` says that there are finitely many); supported spaces; a new environment at each ``make_env``;
-    the same trajectory under the same seed; a task that has an effect after a reset and after an autoreset;
-    ``make_episodes`` equal to single environments.
+    the same trajectory under the same seed; a task that has an effect after a reset and after an autoreset,
+    and lasts at a plain ``env.reset()``; ``make_episodes`` equal to single environments.
 
     Args:
         family: The family.
@@ -40,7 +41,7 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
     problems = _problems_of(_basics, family, seed)
     # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems
     if not problems:
-        for check in (_determinism, _lost_at_reset, _lost_at_autoreset, _episodes):
+        for check in (_determinism, _lost_at_reset, _lost_at_autoreset, _lost_at_plain_reset, _episodes):
             problems += _problems_of(check, family, seed)
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
@@ -117,8 +118,17 @@ def _environment_problems(family: TaskFamily) -> Problems:
     if family.make_env() is family.make_env():
         yield "make_env returns the same environment each time; make a new one, because every slot needs its own"
     _ = family.observation_space  # raises what is wrong
-    if not isinstance(family.action_space, (spaces.Box, spaces.Discrete)):
-        yield f"its actions are {family.action_space}; only Box and Discrete action spaces are supported"
+    if not _actions_supported(family.action_space):
+        yield (
+            f"its actions are {family.action_space}; only bounded one-dimensional Box and Discrete action spaces are "
+            "supported; wrap the environment in make_env"
+        )
+
+
+def _actions_supported(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Box):
+        return len(space.shape) == 1 and space.is_bounded()
+    return isinstance(space, spaces.Discrete)
 
 
 def _determinism(family: TaskFamily, seed: int) -> Problems:
@@ -140,12 +150,22 @@ def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
 
 
 def _lost_at_autoreset(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed, autoreset=True) for task in _tasks(family, seed))
+    first, *others = (_trajectory(family, task, seed, "autoreset") for task in _tasks(family, seed))
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at autoreset: after a reset without a seed, different tasks gave the same trajectory; "
             "let the environment use its task at every reset, not only at one with a seed"
         )
+
+
+def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
+    for task in _tasks(family, seed):
+        if not _same(_trajectory(family, task, seed, "plain"), _trajectory(family, task, seed, "autoreset")):
+            yield (
+                f"the task is lost at a plain reset: after env.reset() without options, task {task} gave another "
+                "trajectory than when it was given again; let the environment keep its task until another is given"
+            )
+            return
 
 
 def _episodes(family: TaskFamily, seed: int) -> Problems:
@@ -170,12 +190,22 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
             )
 
 
-def _trajectory(family: TaskFamily, task: Any, seed: int, autoreset: bool = False) -> Trajectory:
-    """First observation, then observation and reward of each step, under fixed random actions."""
+def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondReset = None) -> Trajectory:
+    """First observation, then observation and reward of each step, under fixed random actions.
+
+    Args:
+        family: The family.
+        task: Given at the first reset, with the seed.
+        seed: Of environment and actions.
+        second_reset: None, or another reset without a seed: with the task given again, as at a slot's autoreset, or
+            plain, as an agent that adapts in a user's environment does it.
+    """
     slot: TaskSlot = make_slot(family)
     slot.next_task = task
     observation, _ = slot.reset(seed=seed)
-    if autoreset:
+    if second_reset == "plain":
+        slot.next_task = None
+    if second_reset is not None:
         observation, _ = slot.reset()
     trajectory = [_flat(observation)]
     for action in _actions(family, seed, min(family.horizon, _STEPS)):

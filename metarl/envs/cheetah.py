@@ -10,6 +10,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray
+from metarl.envs.arguments import flag, interval, not_negative, one_of, positive_whole
 from metarl.envs.mujoco_core import (
     MujocoCore,
     MujocoFamily,
@@ -18,11 +19,9 @@ from metarl.envs.mujoco_core import (
     compile_model,
     diverged_counts,
     vector_env,
-    whole_frame_skip,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, TaskDistribution, Uniform
-from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 200
 # The original release's experiments: 100 control steps a second, see CheetahEnv
@@ -86,15 +85,17 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
         normal_qpos_noise: bool,
         render_mode: str | None,
     ) -> None:
-        if velocity_of not in ("torso", "centre-of-mass"):
-            raise UserError(f"velocity_of must be 'torso' or 'centre-of-mass', got {velocity_of!r}")
         self.tasks = tasks
-        self.of_centre_of_mass = velocity_of == "centre-of-mass"
-        self._qpos_noise = qpos_noise
-        self._qvel_noise = qvel_noise
-        self._normal_qpos_noise = normal_qpos_noise
-        frame_skip = whole_frame_skip(frame_skip)
-        HalfCheetahEnv.__init__(self, frame_skip=frame_skip, ctrl_cost_weight=ctrl_cost_weight, render_mode=render_mode)
+        self.of_centre_of_mass = one_of("velocity_of", velocity_of, ("torso", "centre-of-mass")) == "centre-of-mass"
+        self._qpos_noise = not_negative("qpos_noise", qpos_noise)
+        self._qvel_noise = not_negative("qvel_noise", qvel_noise)
+        self._normal_qpos_noise = flag("normal_qpos_noise", normal_qpos_noise)
+        HalfCheetahEnv.__init__(
+            self,
+            frame_skip=positive_whole("frame_skip", frame_skip),
+            ctrl_cost_weight=not_negative("ctrl_cost_weight", ctrl_cost_weight),
+            render_mode=render_mode,
+        )
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with torques ``action``, [6]."""
@@ -215,7 +216,7 @@ class CheetahVelEnv(CheetahEnv):
         render_mode: str | None = None,
     ) -> None:
         parameters = (frame_skip, ctrl_cost_weight, velocity_of, qpos_noise, qvel_noise, normal_qpos_noise, render_mode)
-        super().__init__(Uniform(lowest, highest), *parameters)
+        super().__init__(Uniform(*interval(lowest, highest)), *parameters)
         EzPickle.__init__(self, lowest, highest, *parameters)
 
     def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:

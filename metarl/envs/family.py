@@ -26,11 +26,14 @@ class TaskFamily(ABC):
     Attributes:
         name: The family's id; the class's name unless set.
         horizon: Default length of an episode, in environment steps.
+        min_envs_per_shard: Fewer environments than this are stepped faster by one thread than by several.
         task_space: The space that tasks are elements of.
     """
 
     name: str
     horizon: int = 200
+    # Never reached: Python environments hold the interpreter's lock, so that further threads only wait for it
+    min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -48,6 +51,8 @@ class TaskFamily(ABC):
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
         """Tells an environment its task; called before every reset, whose options it returns.
+
+        The environment has to keep the task: a plain ``env.reset()`` goes on with it, until another is given.
 
         Override it for an environment that takes no task at reset: change the environment, for example
         ``env.unwrapped.gravity = float(task)``, and return None.

@@ -43,17 +43,6 @@ def say_fallback_once() -> None:
     )
 
 
-def whole_frame_skip(frame_skip: float) -> int:
-    """The number of physics steps in an environment step, as an int; 1.0 means 1.
-
-    Raises:
-        UserError: If it is not a positive whole number.
-    """
-    if frame_skip < 1 or frame_skip != int(frame_skip):
-        raise UserError(f"frame_skip must be a positive whole number, got {frame_skip}")
-    return int(frame_skip)
-
-
 def compile_model(path: str, velocity_sensor: bool = False) -> Any:
     """Compiles a model file.
 
@@ -184,6 +173,8 @@ class MujocoCore(NativeCore):
 
 class MujocoFamily(NativeFamily):
     """A native family that falls back to Gymnasium's vector environments where MuJoCo has no batch."""
+
+    min_envs_per_shard = 20
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes a batch of slots in which episodes run side by side."""

@@ -3,7 +3,6 @@
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -15,6 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.arguments import positive_whole
 from metarl.envs.family import TaskFamily
 from metarl.envs.tasks import TaskDistribution, task_option
 from metarl.episodes import EpisodeBatch
@@ -259,22 +259,24 @@ class NativeFamily(TaskFamily):
         **parameters: Parameters of the environment, ``env_class``.
 
     Raises:
-        UserError: If the environment has no such parameter.
+        UserError: If the environment has no such parameter, or not with this value.
     """
 
     env_class: ClassVar[type[Any]]
     core_class: ClassVar[type[Any]]
 
     def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
-        accepted = inspect.signature(self.env_class).parameters
+        accepted = [name for name in inspect.signature(self.env_class).parameters if name != "render_mode"]
         for name in parameters:
             if name not in accepted:
                 raise UserError(
                     f"{self.name} has no parameter {name!r}; it accepts horizon, {', '.join(accepted)}."
                     f"{nearest(name, accepted)}"
                 )
-        self.horizon = self.horizon if horizon is None else horizon
+        self.horizon = self.horizon if horizon is None else positive_whole("horizon", horizon)
         self._parameters = parameters
+        # An environment is made at once, so that a wrong value is told here and not in the middle of a run
+        self._distribution: TaskDistribution = self.make_env().unwrapped.tasks  # type: ignore[attr-defined]
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment, without a limit on the episode's length."""
@@ -298,8 +300,3 @@ class NativeFamily(TaskFamily):
     def finite_tasks(self) -> FloatArray | None:
         """All tasks if there are finitely many (both directions), else None."""
         return getattr(self._distribution, "all_tasks", None)
-
-    @cached_property
-    def _distribution(self) -> TaskDistribution:
-        distribution: TaskDistribution = self.make_env().unwrapped.tasks  # type: ignore[attr-defined]
-        return distribution

@@ -9,6 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.arguments import flag, not_negative, number, one_of, positive
 from metarl.envs.drawing import Canvas
 from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots
 from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform
@@ -70,18 +71,15 @@ class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
         end_norm: Literal["max", "euclidean"] = "max",
         render_mode: str | None = None,
     ) -> None:
-        if end_norm not in ("max", "euclidean"):
-            raise UserError(f"end_norm must be 'max' or 'euclidean', got {end_norm!r}")
-        if goal_mode is not None and start_bound > 0:
-            raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin")
+        action_bound = positive("action_bound", action_bound)
         self.tasks = _task_distribution(goal_bound, start_bound, goal_mode, goal_deviation)
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = spaces.Box(-action_bound, action_bound, (2,), np.float32)
         self.render_mode = render_mode
         self._action_bound = action_bound
-        self._squared_distance = squared_distance
-        self._end_distance = end_distance
-        self._end_norm = end_norm
+        self._squared_distance = flag("squared_distance", squared_distance)
+        self._end_distance = not_negative("end_distance", end_distance)
+        self._end_norm = one_of("end_norm", end_norm, ("max", "euclidean"))
         self._trail: list[FloatArray] = []
 
     def reset(
@@ -171,6 +169,7 @@ class NavigationFamily(NativeFamily):
 
     name = "navigation"
     horizon = MAX_EPISODE_STEPS
+    min_envs_per_shard = 200
     env_class = NavigationEnv
     core_class = NavigationCore
 
@@ -195,8 +194,12 @@ def starts(tasks: FloatArray) -> FloatArray:
 
 
 def _task_distribution(goal_bound: float, start_bound: float, mode: float | None, deviation: float) -> TaskDistribution:
+    goal_bound, start_bound = positive("goal_bound", goal_bound), not_negative("start_bound", start_bound)
+    deviation = not_negative("goal_deviation", deviation)
     if mode is not None:
-        return Bimodal(mode, deviation)
+        if start_bound > 0:
+            raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin")
+        return Bimodal(number("goal_mode", mode), deviation)
     bounds = np.array([goal_bound] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
     return Uniform(-bounds, bounds)
 

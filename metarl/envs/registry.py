@@ -1,7 +1,6 @@
 """The door to all task families, built-in and a user's own."""
 
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
@@ -50,7 +49,7 @@ def family_names() -> list[str]:
 
 
 def get_family(spec: str, **kwargs: Any) -> TaskFamily:
-    """Makes a task family.
+    """Makes a task family, whose ``name`` is then ``spec``.
 
     Args:
         spec: A registered name, or "package.module:Class".
@@ -62,9 +61,7 @@ def get_family(spec: str, **kwargs: Any) -> TaskFamily:
     if spec in _registered:
         entry = _registered[spec]
         factory = _import_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory
-        family = _make(spec, factory, {**entry.kwargs, **kwargs})
-        family.name = spec
-        return family
+        return _make(spec, factory, {**entry.kwargs, **kwargs})
     if ":" in spec:
         return _make(spec, _import_factory(spec), kwargs)
     _refuse_root_link(spec)
@@ -80,9 +77,15 @@ def _make(spec: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
     except TypeError as error:
         accepted = ", ".join(inspect.signature(factory).parameters) or "none"
         raise UserError(f"{spec} cannot be made with these arguments: {error}; it accepts: {accepted}") from None
-    family = factory(**kwargs)
+    try:
+        family = factory(**kwargs)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{spec} cannot be made with these arguments: {type(error).__name__}: {error}") from error
     if not isinstance(family, TaskFamily):
         raise UserError(f"{spec} makes a {type(family).__name__}, and a subclass of metarl.TaskFamily is expected")
+    family.name = spec
     return family
 
 

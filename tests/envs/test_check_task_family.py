@@ -14,19 +14,25 @@ class Drift(gym.Env):
 
     observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float64)
     action_space = spaces.Box(-1, 1, (1,), np.float32)
+    task = 0.0
     forgets_without_seed = False
+    redraws = False
     ignores_task = False
     own_noise = False
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.task = 0.0 if self._forgets(seed) else float((options or {}).get("task", 0.0))
+        self.task = self._next_task(seed, options)
         noise = np.random.default_rng() if self.own_noise else self.np_random
         self.place = noise.normal(size=1)
         return self.place.copy(), {}
 
-    def _forgets(self, seed):
-        return self.ignores_task or (self.forgets_without_seed and seed is None)
+    def _next_task(self, seed, options):
+        if self.ignores_task or (self.forgets_without_seed and seed is None):
+            return 0.0
+        if options is None and self.redraws:
+            return self.np_random.uniform(-1, 1)
+        return float((options or {"task": self.task})["task"])
 
     def step(self, action):
         self.place = self.place + self.task + 0.1 * action
@@ -94,6 +100,20 @@ class TextActions(Sound):
         return env
 
 
+class UnboundedActions(Sound):
+    def make_env(self):
+        env = Drift()
+        env.action_space = spaces.Box(-1, np.inf, (1,))
+        return env
+
+
+class TableOfActions(Sound):
+    def make_env(self):
+        env = Drift()
+        env.action_space = spaces.Box(-1, 1, (2, 2))
+        return env
+
+
 class LosesAtReset(Sound):
     def make_env(self):
         env = Drift()
@@ -105,6 +125,13 @@ class LosesAtAutoreset(Sound):
     def make_env(self):
         env = Drift()
         env.forgets_without_seed = True
+        return env
+
+
+class RedrawsAtPlainReset(Sound):
+    def make_env(self):
+        env = Drift()
+        env.redraws = True
         return env
 
 
@@ -121,7 +148,8 @@ class SharedTask(Sound):
     class Shared(Drift):
         def reset(self, *, seed=None, options=None):
             result = super().reset(seed=seed, options=options)
-            type(self).task = self.__dict__.pop("task")
+            type(self).task = self.task
+            self.__dict__.pop("task", None)
             return result
 
     def make_env(self):
@@ -144,9 +172,12 @@ def test_a_sound_family_passes():
         (Spaceless, "it has no task_space"),
         (SameEnvironment, "make_env returns the same environment each time"),
         (Unmade, "basics could not be checked: OSError: no such simulator"),
-        (TextActions, "its actions are Text.*; only Box and Discrete action spaces are supported"),
+        (TextActions, "its actions are Text.*; only bounded one-dimensional Box and Discrete action spaces are supp"),
+        (UnboundedActions, r"its actions are Box\(-1.0, inf, \(1,\), float32\); only bounded one-dimensional Box"),
+        (TableOfActions, r"its actions are Box\(-1.0, 1.0, \(2, 2\), float32\); only bounded one-dimensional Box"),
         (LosesAtReset, "the task is lost at reset"),
         (LosesAtAutoreset, "the task is lost at autoreset"),
+        (RedrawsAtPlainReset, "the task is lost at a plain reset: after env.reset"),
         (Unseeded, "it is not deterministic under a seed"),
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
     ],
@@ -156,7 +187,7 @@ def test_each_defect_is_found(family, problem):
         check_task_family(family())
 
 
-@pytest.mark.parametrize("family", [Leaky, LosesAtAutoreset, SharedTask, Unpicklable])
+@pytest.mark.parametrize("family", [Leaky, LosesAtAutoreset, RedrawsAtPlainReset, SharedTask, Unpicklable])
 def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
     with pytest.raises(UserError) as raised:
         check_task_family(family())

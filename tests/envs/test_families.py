@@ -144,7 +144,7 @@ def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
     (tmp_path / "my_own_family.py").write_text(source)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [path for path in __import__("sys").path if path])
-    assert get_family("my_own_family:Mine").name == "Mine"
+    assert get_family("my_own_family:Mine").name == "my_own_family:Mine"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +273,57 @@ def test_ant_goals_are_uniform_in_a_disc():
     assert distance.max() <= 3
     assert np.mean(distance < 1.5) == pytest.approx(1 / 4, abs=0.03)  # a quarter of the area
     np.testing.assert_allclose(goals.mean(0), 0, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("navigation", {"action_bound": -0.1}, "action_bound must be a positive number, got -0.1"),
+        ("navigation", {"action_bound": True}, "action_bound must be a positive number, got True"),
+        ("navigation", {"goal_bound": "wide"}, "goal_bound must be a positive number, got 'wide'"),
+        ("navigation-b", {"start_bound": -1}, "start_bound must be a number, 0 or greater, got -1"),
+        ("navigation", {"goal_mode": float("nan")}, "goal_mode must be a finite number, got nan"),
+        (
+            "navigation",
+            {"squared_distance": "False"},
+            r"squared_distance must be True or False .*, got 'False'",
+        ),
+        ("navigation", {"end_norm": 2}, "end_norm must be 'max' or 'euclidean', got 2"),
+        ("navigation", {"horizon": 50.5}, "horizon must be a positive whole number, got 50.5"),
+        ("cheetah-vel-rllab", {"horizon": "long"}, "horizon must be a positive whole number, got 'long'"),
+        ("cheetah-dir", {"frame_skip": "abc"}, "frame_skip must be a positive whole number, got 'abc'"),
+        ("cheetah-dir-rllab", {"normal_qpos_noise": 2}, r"normal_qpos_noise must be True or False \(1 or 0\), got 2"),
+        ("cheetah-dir", {"velocity_of": "head"}, "velocity_of must be 'torso' or 'centre-of-mass', got 'head'"),
+        ("cheetah-vel", {"highest": 0}, "highest must be greater than lowest, got lowest=0.0 and highest=0.0"),
+        ("ant-dir", {"survive_bonus": "yes"}, "survive_bonus must be a finite number, got 'yes'"),
+        ("ant-goal", {"goal_radius": float("inf")}, "goal_radius must be a positive number, got inf"),
+        ("ant-goal", {"render_mode": "human"}, "ant-goal has no parameter 'render_mode'"),
+    ],
+)
+def test_wrong_values_are_told_by_name_as_soon_as_they_are_given(name, parameters, message):
+    with pytest.raises(UserError, match=message):
+        get_family(name, **parameters)
+
+
+def test_values_from_the_command_line_become_what_is_meant():
+    family = get_family("navigation", horizon=50.0, squared_distance=1.0)
+    assert (family.horizon, type(family.horizon)) == (50, int)
+    assert family.make_env().reward(np.array([2.0, 0.0])) == -4
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError])
+def test_an_argument_that_a_users_family_cannot_take_is_told(error, registered):
+    def make(length):
+        raise error(f"no {length}")
+
+    register(make, "mine")
+    with pytest.raises(UserError, match=f"mine cannot be made with these arguments: {error.__name__}: no 3"):
+        get_family("mine", length=3)
+
+
+def test_threads_are_worth_it_for_native_batches_only():
+    families = [get_family(name) for name in ("navigation", "ant-dir")] + [CountingFamily()]
+    assert [family.min_envs_per_shard for family in families] == [200, 20, 10**9]
 
 
 @pytest.mark.parametrize("name", ["cheetah-dir", "ant-vel"])
