@@ -158,6 +158,8 @@ def summarise(experiment: Experiment, results: Path) -> None:
         _add_evaluations(summary, folders)
         plot_runs(every, results / "adaptation.png")
         text = _evaluation_markdown(summary) + text
+    if experiment.note:
+        text = f"{experiment.note}\n\n{text}"
     facts = next(iter(summary["variants"].values()))["trained_with"]
     text = (
         f"# {results.name}\n\n{text}\nHardware: {facts['hardware']}; torch {facts['torch']}, MuJoCo {facts['mujoco']}. "
