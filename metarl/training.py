@@ -72,9 +72,8 @@ def train(config: Config) -> Run:
             meta, progress = load_checkpoint(config, "last")
             meta = Agent(config, meta).meta
             if progress.iteration >= config.iterations:
-                print(
-                    f"{config.folder} has done all of its {progress.iteration} iterations; raise --iterations for more"
-                )
+                print(f"{config.folder} has done its {progress.iteration} iterations; raise --iterations for more")
+                return Run(config.folder, Agent(config, meta), read_progress(config.folder))
         else:
             meta, progress = trainer.initial(), Progress()
         save_config(config, provenance(device))
