@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -149,7 +149,7 @@ class Trainer:
                 iteration_seconds = time.perf_counter() - begin
                 done = progress.iteration + 1
                 if self._validator and done % config.validate_every == 0:
-                    row |= self._validate(self._validator, new_meta, done)
+                    row |= self._validate(self._validator, new_meta)
                 elif self._validator:
                     row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
                 seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
@@ -166,7 +166,7 @@ class Trainer:
                 validation = row.get("validation_post_adaptation_return", "")
                 best = isinstance(validation, float) and validation > progress.best_return
                 if best:
-                    totals = Progress(totals.iteration, totals.env_steps, totals.seconds, float(validation))
+                    totals = replace(totals, best_return=float(validation))
                     save_checkpoint(config, "best", new_meta, totals)
                 state = meta, progress = new_meta, totals
                 if done % config.checkpoint_every == 0:
@@ -197,7 +197,7 @@ class Trainer:
         new_meta, report = self._meta_step(meta, adapted, index)
         described = self._rule.describe(meta, observed)
         new_meta = self._rule.after_meta_step(new_meta, observed)
-        return new_meta, _row(adapted, report, timing, time.perf_counter() - begin, described, self._rule.policy)
+        return new_meta, _row(adapted, report, timing, time.perf_counter() - begin, described)
 
     def _meta_step(self, meta: Tensor, adapted: Adapted, index: int) -> tuple[Tensor, StepReport]:
         trpo = self._config.trpo
@@ -230,7 +230,7 @@ class Trainer:
 
         return torch.cat(self._workers.map(one, range(adapted.query.num_tasks)))
 
-    def _validate(self, validator: Runner, meta: Tensor, index: int) -> dict[str, float | int | str]:
+    def _validate(self, validator: Runner, meta: Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks, the same ones and the same random streams every time."""
         config = self._config
         tasks = self._family.sample_tasks(
@@ -263,7 +263,6 @@ def _row(
     timing: Timing,
     meta_step_seconds: float,
     described: dict[str, float],
-    policy: object,
 ) -> dict[str, float | int | str]:
     returns = adapted.returns
     sizes = adapted.effective_sample_size
