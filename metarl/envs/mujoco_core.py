@@ -72,9 +72,11 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
     """
     diverged = np.flatnonzero(counts[:, _DIVERGED].any(axis=1))
     if len(diverged):
+        # A single environment does not know in which slot of a vector environment it is
+        where = f" in {len(diverged)} of {len(counts)} slots, first in slot {diverged[0]}" if len(counts) > 1 else ""
         raise RuntimeError(
-            f"the simulation in slot {diverged[0]} diverged: controls, positions, velocities or accelerations became "
-            f"huge or not a number, in {len(diverged)} slots in all; are the actions finite and within bounds?"
+            f"the simulation diverged{where}: controls, positions, velocities or accelerations became huge or not a "
+            "number; are the actions finite and within bounds?"
         )
 
 

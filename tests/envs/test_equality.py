@@ -1,10 +1,11 @@
-"""A native batch is equal, in float64 and exactly, to single environments."""
+"""A batch, native or Gymnasium's, is equal, in float64 and exactly, to single environments."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
+from marks import native_batches, needs_mujoco_batch
 
 import metarl.envs.registration  # noqa: F401 (registers the environments)
 from metarl.envs import get_family
@@ -56,7 +57,7 @@ def assert_same_steps(native, looped, steps):
     return ends
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", native_batches(FAMILIES))
 def test_vector_environment_equals_single_environments_through_autoresets(name):
     native, looped = vector_pair(name, max_episode_steps=70)
     observations, info = native.reset(seed=11)
@@ -66,6 +67,7 @@ def test_vector_environment_equals_single_environments_through_autoresets(name):
     assert assert_same_steps(native, looped, 210) >= 2 * SLOTS
 
 
+@needs_mujoco_batch
 def test_ants_end_early_in_these_comparisons():
     native, looped = vector_pair("ant-dir", max_episode_steps=10**6)
     native.reset(seed=3)
@@ -73,7 +75,7 @@ def test_ants_end_early_in_these_comparisons():
     assert assert_same_steps(native, looped, 200) > 0
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", native_batches(IDS))
 def test_registered_vector_environment_equals_the_looped_one(env_id):
     native = gym.make_vec(f"metarl/{env_id}-v0", SLOTS, vectorization_mode="vector_entry_point")
     looped = gym.make_vec(f"metarl/{env_id}-v0", SLOTS, vectorization_mode="sync")
@@ -84,13 +86,17 @@ def test_registered_vector_environment_equals_the_looped_one(env_id):
     assert_same_steps(native, looped, 5)
 
 
+@pytest.mark.parametrize("name", native_batches(FAMILIES))
+def test_built_in_families_run_on_native_batches(name):
+    assert isinstance(get_family(name).make_episodes(1, 5), NativeEpisodes)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_episodes_equal_single_environments_and_stand_still_after_their_end(name):
     horizon, seeds = 200, [7, 8, 9]
     family = get_family(name)
     tasks = family.sample_tasks(SLOTS, np.random.default_rng(0))
     batch, envs = family.make_episodes(SLOTS, horizon), [TimeLimit(family.make_env(), horizon) for _ in range(SLOTS)]
-    assert isinstance(batch, NativeEpisodes)
     observations, rewards = np.zeros((SLOTS, *family.observation_space.shape)), np.zeros(SLOTS)
     terminated, truncated = np.ones(SLOTS, bool), np.ones(SLOTS, bool)
     batch.reset(tasks, seeds, observations)

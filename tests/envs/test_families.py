@@ -11,7 +11,6 @@ import metarl.envs.registration  # noqa: F401 (registers the environments)
 from examples.cartpole_family import CartPoleFamily
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
 from metarl.envs.episodes import VectorEpisodes
-from metarl.envs.native import NativeEpisodes
 from metarl.errors import UserError
 
 
@@ -243,26 +242,39 @@ def test_the_example_changes_the_pole():
     assert not np.array_equal(*ends)
 
 
-def test_without_a_mujoco_batch_families_fall_back_and_say_so_once(monkeypatch):
-    native = get_family("cheetah-dir").make_episodes(2, 5)
+@pytest.fixture
+def no_mujoco_batch(monkeypatch):
+    """MuJoCo as it was before it had batches."""
     monkeypatch.setattr(mujoco_core, "batch_module", lambda: None)
     mujoco_core.say_fallback_once.cache_clear()
+
+
+def test_without_a_mujoco_batch_families_fall_back_and_say_so_once(no_mujoco_batch):
     with pytest.warns(UserWarning, match=r"has no mujoco.batch \(new in 3.17\)"):
         looped = get_family("cheetah-dir").make_episodes(2, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         get_family("ant-dir").make_episodes(1, 5)
-    assert isinstance(native, NativeEpisodes)
     assert isinstance(looped, VectorEpisodes)
-    results = []
-    for batch in (native, looped):
-        observations, rewards, flags = np.zeros((2, 17)), np.zeros(2), np.zeros((2, 2), bool)
-        batch.reset(np.array([-1.0, 1.0]), [3, 4], observations)
-        for _ in range(5):
-            batch.step(np.full((2, 6), 0.3, np.float32), observations, rewards, *flags)
-        results.append((observations, rewards, flags))
-    for one, other in zip(*results, strict=True):
-        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no mujoco.batch")
+def test_the_fallback_equals_single_environments(no_mujoco_batch):
+    family, tasks, seeds = get_family("cheetah-dir"), np.array([-1.0, 1.0]), [3, 4]
+    batch, envs = family.make_episodes(2, 5), [family.make_env() for _ in tasks]
+    observations, rewards, flags = np.zeros((2, 17)), np.zeros(2), np.zeros((2, 2), bool)
+    batch.reset(tasks, seeds, observations)
+    last = [env.reset(seed=s, options={"task": t})[0] for env, s, t in zip(envs, seeds, tasks, strict=True)]
+    np.testing.assert_array_equal(observations, last)
+    for _ in range(5):
+        batch.step(np.full((2, 6), 0.3, np.float32), observations, rewards, *flags)
+        steps = [env.step(np.full(6, 0.3, np.float32)) for env in envs]
+        np.testing.assert_array_equal(observations, [step[0] for step in steps])
+        np.testing.assert_array_equal(rewards, [step[1] for step in steps])
+    np.testing.assert_array_equal(flags, [[False, False], [True, True]])
+
+
+def test_without_a_mujoco_batch_a_native_vector_environment_is_refused(no_mujoco_batch):
     with pytest.raises(UserError, match=r"no mujoco.batch .* or use vectorization_mode='sync'"):
         gym.make_vec("metarl/CheetahDir-v0", 2)
 
