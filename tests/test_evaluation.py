@@ -147,6 +147,7 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
             *others, stopped = arguments
 
             def interrupt():
+                time.sleep(0.5)  # A person is not so quick as to hit the pool starting its thread.
                 os.kill(os.getpid(), signal.SIGINT)
                 happened.append(any(stopped() or time.sleep(0.01) for _ in range(3000)))
                 return True
