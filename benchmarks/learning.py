@@ -94,6 +94,7 @@ EXPERIMENTS = {
             "original": f"--algo maml --iterations 50 {_ORIGINAL}",
             "original-l2f": f"--algo l2f --iterations 12 {_ORIGINAL}",
             "original-l2f-gamma-0.95": f"--algo l2f --iterations 33 {_ORIGINAL} --l2f.initial-gamma 0.95",
+            "chosen-l2f-gamma-0.5": "--algo l2f --iterations 29 --l2f.initial-gamma 0.5",
             "original-quarter": f"--algo maml --iterations 16 {_SHORT} {_ORIGINAL}",
             "output-gain-0.1-quarter": f"--algo maml --iterations 16 {_SHORT} {_ORIGINAL} --output-gain 0.1",
             "half-scale-quarter": f"--algo maml --iterations 16 {_SHORT} --initial-std 1 --action-scale 0.5",

@@ -27,7 +27,9 @@ _SAMPLED: dict[str, Any] = {"trpo": TRPOConfig(fisher_fraction=0.1, hessian_frac
 # nothing was learned with it; 0.95 looks one second ahead, as 0.99 does in the original timing.
 _CHEETAH: dict[str, Any] = {**_SAMPLED, "activation": "tanh", "output_gain": 0.1}
 _GYM_CHEETAH: dict[str, Any] = {**_CHEETAH, "discount": 0.95, "action_scale": 0.2}
-_RLLAB_CHEETAH: dict[str, Any] = {**_CHEETAH, "initial_std": 0.5}
+# With that noise, an attenuation that starts at 0.5, as published, leaves the reused rollouts an effective sample size
+# of 13 % after 29 iterations, and L2F stays behind.
+_RLLAB_CHEETAH: dict[str, Any] = {**_CHEETAH, "initial_std": 0.5, "l2f": L2FConfig(initial_gamma=0.95)}
 _FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
     "navigation": {**_SAMPLED, "meta_batch_size": 20},
     "cheetah-dir": _GYM_CHEETAH,

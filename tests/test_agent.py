@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from runs import ROOT, everything_in, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_runs import ROOT, everything_in, tiny
 
 import metarl
 from metarl import UserError

@@ -15,8 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import ROOT, TINY, arguments, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 from safetensors.torch import save_file
+from tiny_runs import (
+    ROOT,
+    TINY,
+    arguments,
+    assert_same_run,
+    everything_in,
+    final_parameters,
+    numbers,
+    stored_progress,
+    tiny,
+)
 
 import metarl
 from metarl import evaluate, plot

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import everything_in, tiny
+from tiny_runs import everything_in, tiny
 
 from metarl import UserError, evaluation
 from metarl.evaluation import evaluate, table

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
 from metarl import L2FConfig, TRPOConfig, UserError, runner
 from metarl.checkpoints import checkpoint_path
