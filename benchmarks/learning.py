@@ -252,7 +252,7 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
             f"{means[k]:{sign}.2f} ({', '.join(f'{seed[k]:{sign}.2f}' for seed in seeds)})" for k in steps
         )
 
-    lines = ["Return on held-out tasks after k gradient steps: mean over seeds (every seed).", ""]
+    lines = ["Return after k gradient steps, on fresh episodes: mean over seeds (every seed).", ""]
     lines += [f"| variant | seeds | {header}"]
     for name, entry in summary["variants"].items():
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
