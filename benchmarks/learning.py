@@ -64,7 +64,6 @@ EXPERIMENTS = {
         {
             "maml": "--algo maml",
             "l2f": "--algo l2f",
-            "l2f-fresh": "--algo l2f --l2f.attenuation-rollouts fresh",
             "l2f-fresh-normalised": "--algo l2f --l2f.attenuation-rollouts fresh --l2f.normalise-embedding",
         },
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
