@@ -69,7 +69,9 @@ EXPERIMENTS = {
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
     ),
     "cheetah-dir-rllab": Experiment(
-        "cheetah-dir-rllab", {"maml": "--algo maml", "l2f": "--algo l2f"}, "--tasks 40 --rollouts 40"
+        "cheetah-dir-rllab",
+        {"maml": "--algo maml --iterations 50", "l2f": "--algo l2f --iterations 50"},
+        "--tasks 40 --rollouts 40",
     ),
     "cheetah-dir": Experiment("cheetah-dir", {"l2f": "--algo l2f"}, "--tasks 40 --rollouts 20", seeds=(0,)),
     "cheetah-dir-settings": Experiment(
