@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from metarl.arrays import BoolArray, FloatArray
 from metarl.envs.arguments import interval, not_negative, number, one_of, positive, positive_whole
 from metarl.envs.mujoco_core import (
+    MAX_EPISODE_STEPS,
+    DirectionFamily,
     MujocoCore,
     MujocoFamily,
     MujocoTask,
+    VelocityFamily,
     check_not_diverged,
     diverged_counts,
     vector_env,
@@ -21,7 +24,6 @@ from metarl.envs.mujoco_core import (
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
 
-MAX_EPISODE_STEPS = 200
 _TORSO = 1  # body id
 
 
@@ -281,7 +283,7 @@ class AntCore(MujocoCore):
         terminated[slots] = self.env.terminates & ~healthy
 
 
-class AntDirFamily(MujocoFamily):
+class AntDirFamily(DirectionFamily):
     """Ants that run forward or backward; two tasks in all, so that nothing can be held out.
 
     Args:
@@ -290,16 +292,11 @@ class AntDirFamily(MujocoFamily):
     """
 
     name = "ant-dir"
-    horizon = MAX_EPISODE_STEPS
     env_class = AntDirEnv
     core_class = AntCore
 
-    def describe_task(self, task: Any) -> str:
-        """Says the direction."""
-        return "forward" if task > 0 else "backward"
 
-
-class AntVelFamily(MujocoFamily):
+class AntVelFamily(VelocityFamily):
     """Ants that run at a target velocity.
 
     Args:
@@ -308,13 +305,8 @@ class AntVelFamily(MujocoFamily):
     """
 
     name = "ant-vel"
-    horizon = MAX_EPISODE_STEPS
     env_class = AntVelEnv
     core_class = AntCore
-
-    def describe_task(self, task: Any) -> str:
-        """Says the target velocity."""
-        return f"velocity {float(task):.2f} m/s"
 
 
 class AntGoalFamily(MujocoFamily):
@@ -326,7 +318,6 @@ class AntGoalFamily(MujocoFamily):
     """
 
     name = "ant-goal"
-    horizon = MAX_EPISODE_STEPS
     env_class = AntGoalEnv
     core_class = AntCore
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from metarl.arrays import BoolArray, FloatArray
 from metarl.envs.arguments import flag, interval, not_negative, one_of, positive_whole
 from metarl.envs.mujoco_core import (
+    MAX_EPISODE_STEPS,
+    DirectionFamily,
     MujocoCore,
-    MujocoFamily,
     MujocoTask,
+    VelocityFamily,
     check_not_diverged,
     compile_model,
     diverged_counts,
@@ -23,7 +25,6 @@ from metarl.envs.mujoco_core import (
 from metarl.envs.native import NativeVectorEnv, Slots
 from metarl.envs.tasks import Directions, TaskDistribution, Uniform
 
-MAX_EPISODE_STEPS = 200
 # The original release's experiments: 100 control steps a second, see CheetahEnv
 RLLAB_TIMING: dict[str, Any] = {
     "frame_skip": 1,
@@ -249,7 +250,7 @@ class CheetahCore(MujocoCore):
         return (self.positions[slots, 0] - before) / self.env.dt
 
 
-class CheetahDirFamily(MujocoFamily):
+class CheetahDirFamily(DirectionFamily):
     """Half-cheetahs that run forward or backward; two tasks in all, so that nothing can be held out.
 
     Args:
@@ -258,16 +259,11 @@ class CheetahDirFamily(MujocoFamily):
     """
 
     name = "cheetah-dir"
-    horizon = MAX_EPISODE_STEPS
     env_class = CheetahDirEnv
     core_class = CheetahCore
 
-    def describe_task(self, task: Any) -> str:
-        """Says the direction."""
-        return "forward" if task > 0 else "backward"
 
-
-class CheetahVelFamily(MujocoFamily):
+class CheetahVelFamily(VelocityFamily):
     """Half-cheetahs that run at a target velocity.
 
     Args:
@@ -276,13 +272,8 @@ class CheetahVelFamily(MujocoFamily):
     """
 
     name = "cheetah-vel"
-    horizon = MAX_EPISODE_STEPS
     env_class = CheetahVelEnv
     core_class = CheetahCore
-
-    def describe_task(self, task: Any) -> str:
-        """Says the target velocity."""
-        return f"velocity {float(task):.2f} m/s"
 
 
 class RllabCheetahDirFamily(CheetahDirFamily):

@@ -21,6 +21,7 @@ from metarl.envs.tasks import TaskMemory
 from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError
 
+MAX_EPISODE_STEPS = 200
 # MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word
 _DIVERGED = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
 
@@ -176,6 +177,7 @@ class MujocoCore(NativeCore):
 class MujocoFamily(NativeFamily):
     """A native family that falls back to Gymnasium's vector environments where MuJoCo has no batch."""
 
+    horizon = MAX_EPISODE_STEPS
     min_envs_per_shard = 20
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
@@ -184,6 +186,22 @@ class MujocoFamily(NativeFamily):
             return super().make_episodes(num_envs, horizon)
         say_fallback_once()
         return VectorEpisodes(self, num_envs, horizon)
+
+
+class DirectionFamily(MujocoFamily):
+    """A MuJoCo family whose two tasks are the directions +1 and -1."""
+
+    def describe_task(self, task: Any) -> str:
+        """Says the direction."""
+        return "forward" if task > 0 else "backward"
+
+
+class VelocityFamily(MujocoFamily):
+    """A MuJoCo family whose tasks are target velocities."""
+
+    def describe_task(self, task: Any) -> str:
+        """Says the target velocity."""
+        return f"velocity {float(task):.2f} m/s"
 
 
 def vector_env(
