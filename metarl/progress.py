@@ -50,7 +50,7 @@ class ProgressLog:
             initial=iteration,
             unit="it",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} |{bar:10}| {postfix} [{elapsed}<{remaining}]",
+            bar_format="{n_fmt}/{total_fmt} |{bar:10}| {desc} [{elapsed}<{remaining}]",
         )
 
     def write(self, row: Row) -> None:
@@ -62,7 +62,7 @@ class ProgressLog:
             if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
         self._tensorboard.flush()
-        self._bar.set_postfix_str(
+        self._bar.set_description_str(
             f"{float(row['steps_per_second']):.0f} steps/s, return {float(row['pre_adaptation_return']):.1f} -> "
             f"{float(row['post_adaptation_return']):.1f}, KL {float(row['kl']):.4f}, {row['line_search']}",
             refresh=False,
