@@ -68,6 +68,16 @@ EXPERIMENTS = {
         },
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
     ),
+    "navigation-curvature": Experiment(
+        "navigation",
+        {
+            "exact": "--algo maml --trpo.fisher-fraction 1 --trpo.hessian-fraction 1",
+            "default": "--algo maml",
+        },
+        None,
+        seeds=(0, 1, 2, 3, 4),
+        note="Exact curvature and its default approximation; `python -m benchmarks.curvature` compares the curves.",
+    ),
     "cheetah-dir-rllab": Experiment(
         "cheetah-dir-rllab",
         {"maml": "--algo maml --iterations 50", "l2f": "--algo l2f --iterations 50"},
@@ -113,7 +123,8 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """navigation, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
+    """navigation, navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or
+    cheetah-dir-rllab-settings."""
     summary: bool = False
     """Only summarise what is in benchmarks/results."""
     jobs: int = 2

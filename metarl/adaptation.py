@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.gradients import policy_gradient
 from metarl.losses import InnerLoss
 from metarl.policies import Policy
+from metarl.profiling import timed
 from metarl.types import Rollouts
 
 
@@ -155,11 +156,13 @@ def adapt(
     for stage in stages:
         if stage.reuse:
             support = result.supports[-1]
-            result.effective_sample_size.append(_effective_sample_size(rule.policy, result.parameters, support))
+            with timed("effective sample size"):
+                result.effective_sample_size.append(_effective_sample_size(rule.policy, result.parameters, support))
         else:
             support = collect_next()
         result.supports.append(support)
-        result.parameters = _update(stage, meta, result.parameters, support, each_task)
+        with timed("adaptation"):
+            result.parameters = _update(stage, meta, result.parameters, support, each_task)
         num_steps += stage.gradient_step
     result.query = collect_next()
     result.returns = torch.stack(returns, dim=1)

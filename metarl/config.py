@@ -18,9 +18,10 @@ CONFIG_FILE = "config.json"
 
 # What differs from a field's general default below, for the families that the papers report on; a longer name that
 # starts with one of these (navigation-b, cheetah-dir-rllab) shares its entry unless it has its own.
-# A tenth of the steps suffices for the Fisher matrix (Schulman et al. 2015, section 6); the inner loop's Hessian needs
-# more of them. Gradients and the line search always use every step.
-_SAMPLED: dict[str, Any] = {"trpo": TRPOConfig(fisher_fraction=0.1, hessian_fraction=0.25)}
+# A tenth of the steps suffices for the Fisher matrix (Schulman et al. 2015, section 6), and half of them for the inner
+# loss's Hessian if they are those of largest advantage (docs/performance.md). Gradients and the line search always use
+# every step.
+_SAMPLED: dict[str, Any] = {"trpo": TRPOConfig(fisher_fraction=0.1, hessian_fraction=0.5)}
 # Found here, not in a paper (README, Results). Half-cheetahs need a policy that starts near zero action: a ReLU network
 # with Glorot's initialisation saturates the torques, and the likelihood ratios of L2F's reused rollouts with it. At
 # Gymnasium's 20 control steps a second, the original discount of 0.99 looks five times as far ahead in seconds, and
@@ -116,6 +117,9 @@ class Config:
     """Where adaptation and meta-step compute; auto takes a GPU if there is one."""
     threads: int = 0
     """Threads for rollouts and meta-step; 0 for one on each core. The results do not depend on it."""
+    profile: bool = False
+    """Tell where the time goes: print a table of the phases at the end, write the trace of one iteration into RUN_DIR
+    (for Perfetto or TensorBoard)."""
 
     def __post_init__(self) -> None:
         check_algorithm(self.algo)
@@ -165,6 +169,8 @@ class Config:
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.profile and self.iterations == 0:
+            raise UserError("profile needs an iteration to measure; iterations must be at least 1 with it, got 0.")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"hidden_sizes must be positive, got {self.hidden_sizes}.")
         if not 0 < self.l2f.initial_gamma < 1:

@@ -42,15 +42,15 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
 
 class _InnerProblem:
     def __init__(self, policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss) -> None:
-        self._policy, self._parameters, self._support, self._loss = policy, parameters, support, loss
+        self.policy, self.parameters, self.support, self.loss = policy, parameters, support, loss
 
     def gradient(self) -> Tensor:
-        return self._policy.inner_gradient(self._parameters, self._support.samples, self._loss)
+        return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss)
 
     @lazy
     def curvature(self) -> Curvature:
         # Built at the first product: evaluation and the line search never pay for it.
-        return self._policy.inner_curvature(self._parameters, self._support.curvature_samples, self._loss)
+        return self.policy.inner_curvature(self.parameters, self.support.curvature_samples, self.loss)
 
 
 class _PolicyGradient(torch.autograd.Function):

@@ -32,11 +32,11 @@ class MetaObjective:
         stages: The inner loop that was run.
         supports: The rollouts of each stage.
         query: Rollouts of the adapted policies.
-        adapted: The adapted policies, [task, parameter].
         meta: The meta-parameters that all of them came from, [meta parameter].
         workers: Threads.
-        support_rows: Rows of each task's support that Fisher-vector products use, [row]; all if None.
-        query_rows: Rows of each task's query that Fisher-vector products use, [row]; all if None.
+        hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products; those of
+            largest advantage, see `metarl.types.Samples.largest_advantages`.
+        fisher_rows: Rows of each task's query whose Fisher information enters the products, [row]; all if None.
     """
 
     def __init__(
@@ -45,11 +45,10 @@ class MetaObjective:
         stages: Sequence[Stage],
         supports: Sequence[Rollouts],
         query: Rollouts,
-        adapted: Tensor,
         meta: Tensor,
         workers: Workers,
-        support_rows: Tensor | None = None,
-        query_rows: Tensor | None = None,
+        hessian_fraction: float = 1.0,
+        fisher_rows: Tensor | None = None,
     ) -> None:
         self._workers, self._num_tasks = workers, query.num_tasks
         size = 1 if meta.device.type == "cpu" else query.num_tasks
@@ -59,17 +58,17 @@ class MetaObjective:
                 stages,
                 [support.tasks(i, i + size) for support in supports],
                 query.tasks(i, i + size),
-                adapted[i : i + size],
                 meta,
-                support_rows,
-                query_rows,
+                hessian_fraction,
+                fisher_rows,
             )
             for i in range(0, query.num_tasks, size)
         ]
 
-    def gradient(self) -> Tensor:
-        """Gradient of the surrogate loss by the meta-parameters, [meta parameter]; uses every step."""
-        return self._mean(self._workers.map(_Chunk.gradient, self._chunks))
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses every step."""
+        losses, gradients = zip(*self._workers.map(_Chunk.loss_and_gradient, self._chunks), strict=True)
+        return float(self._mean(losses)), self._mean(gradients)
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         """J^T F J times ``direction`` [meta parameter]."""
@@ -97,22 +96,22 @@ class _Chunk:
         stages: Sequence[Stage],
         supports: Sequence[Rollouts],
         query: Rollouts,
-        adapted: Tensor,
         meta: Tensor,
-        support_rows: Tensor | None,
-        query_rows: Tensor | None,
+        hessian_fraction: float,
+        fisher_rows: Tensor | None,
     ) -> None:
         self._rule, self._stages, self._supports, self._query = rule, stages, supports, query
-        self._policy, self._old_parameters = rule.policy, adapted
-        self._meta, self._support_rows, self._query_rows = meta, support_rows, query_rows
+        self._policy, self._meta = rule.policy, meta
+        self._hessian_fraction, self._fisher_rows = hessian_fraction, fisher_rows
 
-    def gradient(self) -> Tensor:
-        exact = self._support_rows is None and self._query_rows is None
-        adapted, linearised = self._curvature if exact else self._linearise(None, None)
-        surrogate = OutputDerivatives(
-            self._policy.distribution, linearised.outputs, linearised.extra, self._query.samples, "ratio"
-        )
-        return adapted.transposed(linearised.pullback(surrogate.gradient, surrogate.extra_gradient))
+    def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """Sums over tasks of the surrogate loss, float64 scalar, and of its gradient, [meta parameter]."""
+        exact = self._hessian_fraction == 1 and self._fisher_rows is None
+        adapted, linearised = self._curvature if exact else self._linearise(1.0, None)
+        self._old = linearised.outputs, linearised.extra
+        loss = self._surrogate(*self._old)
+        derivatives = OutputDerivatives(self._policy.distribution, *self._old, self._query.samples, "ratio")
+        return loss, adapted.transposed(linearised.pullback(derivatives.gradient, derivatives.extra_gradient))
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         adapted, linearised = self._curvature
@@ -120,30 +119,33 @@ class _Chunk:
 
     @lazy
     def _curvature(self) -> tuple[_Jacobian, Linearised]:
-        return self._linearise(self._support_rows, self._query_rows)
+        return self._linearise(self._hessian_fraction, self._fisher_rows)
 
-    def _linearise(self, support_rows: Tensor | None, query_rows: Tensor | None) -> tuple[_Jacobian, Linearised]:
-        supports = [replace(support, curvature_rows=support_rows) for support in self._supports]
-        query = replace(self._query, curvature_rows=query_rows)
-        adapted = _Jacobian(self._rule, self._stages, supports, query.num_tasks, self._meta)
-        return adapted, self._policy.linearise(adapted.parameters, query.curvature_samples)
+    def _linearise(self, hessian_fraction: float, fisher_rows: Tensor | None) -> tuple[_Jacobian, Linearised]:
+        supports = [replace(support, curvature_fraction=hessian_fraction) for support in self._supports]
+        samples = self._query.samples if fisher_rows is None else self._query.samples.subset(fisher_rows)
+        adapted = _Jacobian(self._rule, self._stages, supports, self._query.num_tasks, self._meta)
+        return adapted, self._policy.linearise(adapted.parameters, samples)
 
     @torch.no_grad()
     def evaluate(self, meta: Tensor) -> Tensor:
         """Sums over tasks of (surrogate loss, KL divergence), [2], float64."""
-        samples = self._query.samples
-        old_outputs, old_extra = self._old
-        outputs, extra = self._outputs(fold(self._rule, meta, self._stages, self._supports, self._query.num_tasks))
-        loss = inner_loss(self._policy.distribution, outputs, extra, samples, "ratio")
-        kl = self._policy.distribution.kl(old_outputs, old_extra, outputs, extra)
-        return torch.stack([loss.double().sum(), (samples.weights * kl).double().sum()])
+        new = self._outputs(meta)
+        kl = self._policy.distribution.kl(*self._old, *new)
+        return torch.stack([self._surrogate(*new), (self._query.samples.weights * kl).double().sum()])
 
     @lazy
     def _old(self) -> tuple[Tensor, Tensor]:
-        return self._outputs(self._old_parameters)
+        return self._outputs(self._meta)
 
-    def _outputs(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        return self._policy.outputs(parameters, self._query.samples.observations), self._policy.extra(parameters)
+    def _outputs(self, meta: Tensor) -> tuple[Tensor, Tensor]:
+        """The adapted policies' distributions in the query: outputs [task, row, output] and extra [task, extra]."""
+        adapted = fold(self._rule, meta, self._stages, self._supports, self._query.num_tasks)
+        return self._policy.outputs(adapted, self._query.samples.observations), self._policy.extra(adapted)
+
+    def _surrogate(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        losses = inner_loss(self._policy.distribution, outputs, extra, self._query.samples, "ratio")
+        return losses.double().sum()
 
 
 class _Jacobian:
@@ -159,17 +161,22 @@ class _Jacobian:
         self._meta = meta.detach().clone().requires_grad_()
         self._adapted = fold(rule, self._meta, stages, supports, num_tasks)
         self.parameters = self._adapted.detach()
-        self._probe = torch.zeros_like(self._adapted, requires_grad=True)
+        self._probed: tuple[Tensor, Tensor] | None = None
 
     def transposed(self, direction: Tensor) -> Tensor:
         """J^T times ``direction`` [task, parameter], summed over tasks: [meta parameter]."""
+        if self._probed is None:
+            return self._probe(direction)[1].detach()
         return torch.autograd.grad(self._adapted, self._meta, direction, retain_graph=True)[0]
 
     def forward(self, direction: Tensor) -> Tensor:
         """J times ``direction`` [meta parameter]: [task, parameter]."""
-        return torch.autograd.grad(self._transposed_probe, self._probe, direction, retain_graph=True)[0]
+        probe, transposed = self._probed or self._probe(torch.zeros_like(self._adapted))
+        return torch.autograd.grad(transposed, probe, direction, retain_graph=True)[0]
 
-    @lazy
-    def _transposed_probe(self) -> Tensor:
-        with torch.enable_grad():
-            return torch.autograd.grad(self._adapted, self._meta, self._probe, create_graph=True)[0]
+    @torch.enable_grad()
+    def _probe(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps u and J^T u for later; at any u, so the first product with J^T costs nothing extra."""
+        probe = direction.detach().requires_grad_()
+        self._probed = probe, torch.autograd.grad(self._adapted, self._meta, probe, create_graph=True)[0]
+        return self._probed

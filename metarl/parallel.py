@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import torch
 
+from metarl.profiling import in_workers
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,7 +38,8 @@ class Workers:
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results of ``function`` in the order of ``items``; the first exception is raised here."""
-        return list(self._pool.map(function, items))
+        items = list(items)
+        return list(self._pool.map(in_workers(function, min(self.num_threads, len(items))), items))
 
     def __enter__(self) -> Workers:
         self._torch_threads = torch.get_num_threads()

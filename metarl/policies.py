@@ -26,7 +26,9 @@ from metarl.types import Samples
 
 # Rows of one block on the CPU: a task's activations then stay in the core's cache. It never depends on the number of
 # tasks, on which results would otherwise depend in their last bits.
-_CPU_BLOCK_ROWS = 1000
+_CPU_BLOCK_ROWS = 2000
+# BLAS multiplies a wide matrix by a narrower one than this up to six times faster if the result is transposed.
+_NARROW = 32
 
 
 class Curvature(Protocol):
@@ -151,7 +153,10 @@ class _Tanh:
 
     @staticmethod
     def apply(x: Tensor) -> Tensor:
-        return x.tanh_()
+        if x.device.type != "cpu":
+            return x.tanh_()
+        # tanh x = 2 sigmoid(2 x) - 1: PyTorch's tanh takes four times as long on a CPU, a third of a forward pass.
+        return (x.mul_(2).sigmoid_() * 2).sub_(1)
 
     @staticmethod
     def backward_(gradient: Tensor, value: Tensor) -> Tensor:
@@ -247,8 +252,7 @@ class MLPPolicy(Policy):
     def _backward(self, weights: Weights, values: list[Tensor], delta: Tensor, into: Weights) -> None:
         """Adds the transposed Jacobian times ``delta`` [task, row, output] to ``into``."""
         for index in reversed(range(self._num_layers)):
-            into[index][0].baddbmm_(delta.mT, values[index])
-            into[index][1].add_(delta.sum(1))
+            _add_outer(into[index], delta, values[index])
             if index:
                 delta = self._activation.backward_(torch.bmm(delta, weights[index][0]), values[index])
 
@@ -256,9 +260,10 @@ class MLPPolicy(Policy):
         """How every layer's input after the first, then the output, changes along ``direction``."""
         tangents: list[Tensor] = []
         for index, ((weight, _), (d_weight, d_bias)) in enumerate(zip(weights, direction, strict=True)):
-            tangent = torch.baddbmm(d_bias[:, None], values[index], d_weight.mT)
+            tangent = _linear(values[index], d_weight)
             if index:
-                tangent.baddbmm_(tangents[-1], weight.mT)
+                _add_linear(tangent, tangents[-1], weight)
+            tangent += d_bias[:, None]
             if index < self._num_layers - 1:
                 tangent = self._activation.backward_(tangent, values[index + 1])
             tangents.append(tangent)
@@ -282,6 +287,31 @@ def _affine(bias: Tensor, values: Tensor, weight: Tensor) -> Tensor:
         # A product with one vector takes another kernel when there is one task, with other last bits.
         return bias[:, None] + (values * weight).sum(-1, keepdim=True)
     return torch.baddbmm(bias[:, None], values, weight.mT)
+
+
+def _linear(values: Tensor, weight: Tensor) -> Tensor:
+    """Values weight^T, [task, row, output]."""
+    if weight.shape[1] < _NARROW:
+        return torch.bmm(weight, values.mT).mT
+    return torch.bmm(values, weight.mT)
+
+
+def _add_linear(total: Tensor, values: Tensor, weight: Tensor) -> None:
+    """Adds values weight^T to ``total`` [task, row, output]."""
+    if weight.shape[1] < _NARROW:
+        total.mT.baddbmm_(weight, values.mT)
+    else:
+        total.baddbmm_(values, weight.mT)
+
+
+def _add_outer(into: tuple[Tensor, Tensor], delta: Tensor, values: Tensor) -> None:
+    """Adds what a layer's backward signal [task, row, output] and input [task, row, input] give for (weight, bias)."""
+    weight, bias = into
+    if values.shape[-1] < _NARROW:
+        weight += torch.bmm(values.mT, delta).mT
+    else:
+        weight.baddbmm_(delta.mT, values)
+    bias += delta.sum(1)
 
 
 class _MLPCurvature:
@@ -319,8 +349,7 @@ class _MLPCurvature:
             d_delta, by_extra = derivatives.tangent(tangents[-1], d_extra)
             policy._raw_extra(result).add_(by_extra)
             for index in reversed(range(policy._num_layers)):
-                into[index][0].baddbmm_(d_delta.mT, values[index])
-                into[index][1].add_(d_delta.sum(1))
+                _add_outer(into[index], d_delta, values[index])
                 if index:
                     into[index][0].baddbmm_(deltas[index].mT, tangents[index - 1])
                     incoming = torch.bmm(d_delta, weights[index][0]).baddbmm_(deltas[index], along[index][0])

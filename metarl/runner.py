@@ -15,6 +15,7 @@ from metarl.adaptation import Adaptation, Adapted, adapt
 from metarl.config import Config
 from metarl.envs import TaskFamily
 from metarl.parallel import Workers
+from metarl.profiling import timed
 from metarl.sampler import Sampler, with_advantages
 from metarl.spaces import ActionMap
 from metarl.streams import Purpose, stream
@@ -109,9 +110,11 @@ class Runner:
             def collect(parameters: Tensor, phase: int) -> Rollouts:
                 nonlocal rollout_seconds
                 begin = time.perf_counter()
-                streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
-                rollouts = self._samplers[index].collect(parameters.cpu(), tasks[start:stop], streams)
-                rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                with timed("rollouts"):
+                    streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
+                    rollouts = self._samplers[index].collect(parameters.cpu(), tasks[start:stop], streams)
+                    with timed("advantages"):
+                        rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
                 rollout_seconds += time.perf_counter() - begin
                 return rollouts.to(self._device)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl.baseline import linear_baseline
 from metarl.episodes import EpisodeBatch
 from metarl.policies import Policy
+from metarl.profiling import timed
 from metarl.returns import gae, standardise
 from metarl.spaces import ActionMap
 from metarl.types import Rollouts
@@ -78,10 +79,12 @@ class Sampler:
             if self._stopped():
                 raise Stopped
             np.logical_not(terminated | truncated, out=alive_rows[t], casting="unsafe")
-            outputs[t] = policy.outputs(parameters, observations[t])
-            actions.append(distribution.sample(outputs[t], extra, noise[:, :, t]))
-            env_actions = self._action_map(actions[-1].flatten(0, 1).numpy())
-            self._episodes.step(env_actions, observation_rows[t + 1], reward_rows[t], terminated, truncated)
+            with timed("policy"):
+                outputs[t] = policy.outputs(parameters, observations[t])
+                actions.append(distribution.sample(outputs[t], extra, noise[:, :, t]))
+                env_actions = self._action_map(actions[-1].flatten(0, 1).numpy())
+            with timed("simulation"):
+                self._episodes.step(env_actions, observation_rows[t + 1], reward_rows[t], terminated, truncated)
             if (terminated | truncated).all():
                 break
 

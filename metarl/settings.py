@@ -24,9 +24,9 @@ class TRPOConfig:
     max_backtracks: int = 15
     """Line-search trials before the step is rejected."""
     fisher_fraction: float = 1.0
-    """Share of the query steps whose Fisher information enters a product (1: all, exact)."""
+    """Fraction of the query steps, at random, whose Fisher information enters a product (1: all, exact)."""
     hessian_fraction: float = 1.0
-    """Share of the support steps whose inner-loss Hessian enters a Fisher-vector product (1: all, exact)."""
+    """Fraction of the support steps, those of largest |advantage|, whose inner-loss Hessian does (1: all, exact)."""
 
 
 @dataclass(frozen=True)

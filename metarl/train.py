@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
         choice = argparse.Namespace(env="navigation", algo="l2f", seed=0, run_dir=None, resume=False)
     defaults = Config(env=choice.env, algo=choice.algo, seed=choice.seed, run_dir=choice.run_dir)
     if choice.resume:
-        defaults = load_config(defaults.folder)
+        defaults = replace(load_config(defaults.folder), profile=False)
     return parse(
         Config,
         prog="python -m metarl.train",

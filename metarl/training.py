@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -24,6 +24,7 @@ from metarl.device import resolve_device
 from metarl.errors import UserError
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers, available_cores
+from metarl.profiling import Profile, timed
 from metarl.progress import ProgressLog, read_progress
 from metarl.provenance import provenance
 from metarl.runner import Runner, Timing
@@ -31,7 +32,7 @@ from metarl.streams import Purpose, stream
 from metarl.trpo import StepReport, trpo_step
 
 # Everything but the length of a run and how it is executed must be as it was when a run is resumed.
-_CHANGEABLE = ("run_dir", "resume", "iterations", "checkpoint_every", "device", "threads")
+_CHANGEABLE = ("run_dir", "resume", "iterations", "checkpoint_every", "device", "threads", "profile")
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Trainer:
         self._validator: Runner | None = None
         if config.validate_every:
             self._validator = self._make_runner(self._num_validation_tasks)
+        self._profile = Profile(config.folder, device) if config.profile else None
 
     def __enter__(self) -> Trainer:
         self._workers.__enter__()
@@ -133,6 +135,8 @@ class Trainer:
         self._runner.close()
         if self._validator:
             self._validator.close()
+        if self._profile:
+            self._profile.close()
 
     def initial(self) -> Tensor:
         """Fresh meta-parameters, [meta parameter]."""
@@ -141,40 +145,51 @@ class Trainer:
     def train(self, meta: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
         """Runs the iterations that are left; returns the meta-parameters at the end."""
         config, meta = self._config, meta.to(self._device)
-        state = (meta, progress)
+        state, first = (meta, progress), progress.iteration + 1
         try:
             while progress.iteration < config.iterations:
-                begin = time.perf_counter()
-                new_meta, row = self.iteration(meta, progress.iteration)
-                iteration_seconds = time.perf_counter() - begin
-                done = progress.iteration + 1
-                if self._validator and done % config.validate_every == 0:
-                    row |= self._validate(self._validator, new_meta)
-                elif self._validator:
-                    row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
-                seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
-                totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
-                log.write(
-                    {
-                        "iteration": done,
-                        "env_steps": totals.env_steps,
-                        "seconds": round(totals.seconds, 3),
-                        "steps_per_second": round(steps / iteration_seconds, 1),
-                        **row,
-                    }
-                )
-                validation = row.get("validation_post_adaptation_return", "")
-                best = isinstance(validation, float) and validation > progress.best_return
-                if best:
-                    totals = replace(totals, best_return=float(validation))
-                    save_checkpoint(config, "best", new_meta, totals)
-                state = meta, progress = new_meta, totals
-                if done % config.checkpoint_every == 0:
-                    save_checkpoint(config, "last", meta, progress)
+                with self._profiled(progress.iteration + 1, first):
+                    state = meta, progress = self._advance(meta, progress, log)
+                    if progress.iteration % config.checkpoint_every == 0:
+                        with timed("checkpoint"):
+                            save_checkpoint(config, "last", meta, progress)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
             save_checkpoint(config, "last", *state)
         return meta
+
+    def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
+        return self._profile.iteration(number, first, self._config.iterations) if self._profile else nullcontext()
+
+    def _advance(self, meta: Tensor, progress: Progress, log: ProgressLog) -> tuple[Tensor, Progress]:
+        """One iteration with validation and logging; returns what has become of the meta-parameters and progress."""
+        config, begin = self._config, time.perf_counter()
+        new_meta, row = self.iteration(meta, progress.iteration)
+        iteration_seconds = time.perf_counter() - begin
+        done = progress.iteration + 1
+        if self._validator and done % config.validate_every == 0:
+            with timed("validation"):
+                row |= self._validate(self._validator, new_meta)
+        elif self._validator:
+            row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
+        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
+        totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
+        with timed("logging"):
+            log.write(
+                {
+                    "iteration": done,
+                    "env_steps": totals.env_steps,
+                    "seconds": round(totals.seconds, 3),
+                    "steps_per_second": round(steps / iteration_seconds, 1),
+                    **row,
+                }
+            )
+        validation = row.get("validation_post_adaptation_return", "")
+        if isinstance(validation, float) and validation > progress.best_return:
+            totals = replace(totals, best_return=validation)
+            with timed("checkpoint"):
+                save_checkpoint(config, "best", new_meta, totals)
+        return new_meta, totals
 
     def iteration(self, meta: Tensor, index: int) -> tuple[Tensor, dict[str, float | int | str]]:
         """One meta-iteration.
@@ -186,42 +201,45 @@ class Trainer:
         Returns:
             The new meta-parameters and the iteration's numbers.
         """
-        config = self._config
-        tasks = self._family.sample_tasks(
-            config.meta_batch_size, stream(config.seed, Purpose.TRAIN_TASKS, index), "train"
-        )
-        scales = (1.0,) * config.num_inner_steps
-        adapted, timing = self._runner.run(meta, tasks, scales, config.seed, Purpose.TRAIN_ROLLOUTS, index)
+        with timed("inner loops"):
+            adapted, timing = self.inner_loops(meta, index)
         begin = time.perf_counter()
-        observed = self._observe(meta, adapted)
-        new_meta, report = self._meta_step(meta, adapted, index)
-        described = self._rule.describe(meta, observed)
-        new_meta = self._rule.after_meta_step(new_meta, observed)
+        with timed("meta-step"):
+            observed = self._observe(meta, adapted)
+            new_meta, report = trpo_step(meta, self.objective(meta, adapted, index), self._config.trpo)
+            described = self._rule.describe(meta, observed)
+            new_meta = self._rule.after_meta_step(new_meta, observed)
         return new_meta, _row(adapted, report, timing, time.perf_counter() - begin, described)
 
-    def _meta_step(self, meta: Tensor, adapted: Adapted, index: int) -> tuple[Tensor, StepReport]:
-        trpo = self._config.trpo
-        generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)
+    def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
+        """Rollouts and adaptation of iteration ``index``, at any meta-parameters [meta parameter]."""
+        config = self._config
+        generator = stream(config.seed, Purpose.TRAIN_TASKS, index)
+        tasks = self._family.sample_tasks(config.meta_batch_size, generator, "train")
+        scales = (1.0,) * config.num_inner_steps
+        return self._runner.run(meta, tasks, scales, config.seed, Purpose.TRAIN_ROLLOUTS, index)
 
-        def some_rows(fraction: float) -> Tensor | None:
-            total = adapted.query.samples.num_rows
-            if fraction == 1:
-                return None
-            chosen = generator.choice(total, max(1, round(fraction * total)), replace=False)
-            return torch.from_numpy(np.sort(chosen)).to(self._device)
-
-        objective = MetaObjective(
+    def objective(self, meta: Tensor, adapted: Adapted, index: int) -> MetaObjective:
+        """What the meta-step of iteration ``index`` minimises, from its inner loops."""
+        config = self._config
+        return MetaObjective(
             self._rule,
-            self._rule.stages((1.0,) * self._config.num_inner_steps),
+            self._rule.stages((1.0,) * config.num_inner_steps),
             adapted.supports,
             adapted.query,
-            adapted.parameters,
             meta,
             self._workers,
-            some_rows(trpo.hessian_fraction),
-            some_rows(trpo.fisher_fraction),
+            config.trpo.hessian_fraction,
+            self._fisher_rows(adapted.query.samples.num_rows, index),
         )
-        return trpo_step(meta, objective, trpo)
+
+    def _fisher_rows(self, num_rows: int, index: int) -> Tensor | None:
+        fraction = self._config.trpo.fisher_fraction
+        if fraction == 1:
+            return None
+        generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)
+        chosen = generator.choice(num_rows, max(1, round(fraction * num_rows)), replace=False)
+        return torch.from_numpy(np.sort(chosen)).to(self._device)
 
     @torch.no_grad()
     def _observe(self, meta: Tensor, adapted: Adapted) -> Tensor:

@@ -9,14 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metarl.profiling import timed
 from metarl.settings import TRPOConfig
 
 
 class Objective(Protocol):
     """What TRPO minimises, around the parameters that the data were collected with."""
 
-    def gradient(self) -> Tensor:
-        """Gradient of the surrogate loss, [parameter]."""
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Surrogate loss where the data were collected, and its gradient [parameter]."""
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         """Hessian of the mean KL divergence times ``direction`` [parameter]."""
@@ -90,24 +91,26 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
 
     Source: Schulman et al. 2015, appendix C.
     """
-    gradient = objective.gradient()
+    with timed("surrogate gradient"):
+        old_loss, gradient = objective.loss_and_gradient()
     norm = float(gradient.norm())
     if norm == 0:
         return parameters, StepReport("zero gradient", False, 0, 0.0, 0.0, norm)
 
     def product(vector: Tensor) -> Tensor:
         # Damped: with sampled rows and few tasks the Fisher matrix is rank-deficient.
-        return objective.fisher_product(vector) + config.cg_damping * vector
+        with timed("Fisher-vector product"):
+            return objective.fisher_product(vector) + config.cg_damping * vector
 
     direction, curved = conjugate_gradients(product, gradient, config.cg_iterations)
     length = torch.sqrt(2 * config.max_kl / (direction @ curved))
     step = length * direction
     if not bool(torch.isfinite(step).all()):
         return parameters, StepReport("non-finite", False, 0, 0.0, 0.0, norm)
-    old_loss, _ = objective.evaluate(parameters)
     for trial in range(config.max_backtracks):
         candidate = parameters - config.backtrack_ratio**trial * step
-        loss, kl = objective.evaluate(candidate)
+        with timed("line-search trial"):
+            loss, kl = objective.evaluate(candidate)
         # Written so that a loss or divergence that is not a number fails.
         if loss < old_loss and kl <= config.max_kl:
             report = StepReport(f"accepted after {trial + 1}", True, trial + 1, old_loss - loss, kl, norm)

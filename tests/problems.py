@@ -1,4 +1,4 @@
-"""Small random problems in float64, and the slow, obviously right derivatives that the package is held against."""
+"""Small random problems in float64, whose derivatives `benchmarks.triple_derivative` computes in the obvious way."""
 
 import itertools
 
@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation import Adaptation, Stage, fold
+from metarl.adaptation import Adaptation, Stage
 from metarl.agents import build_rule
 from metarl.agents.l2f import L2F
 from metarl.distributions import Categorical, Distribution, Gaussian
-from metarl.losses import inner_loss
 from metarl.policies import MLPPolicy, ModulePolicy, Policy
 from metarl.settings import InnerConfig, L2FConfig
 from metarl.types import Rollouts
@@ -78,56 +77,4 @@ def run(
     for index, stage in enumerate(stages):
         supports.append(supports[-1] if stage.reuse else collect(rule.policy, parameters, seed + index))
         parameters = stage.update(meta, parameters, supports[-1])
-    return stages, supports, collect(rule.policy, parameters, seed + 100), parameters
-
-
-class Oracle:
-    """The meta-objective by plain automatic differentiation: derivatives of any order, nothing shared with the package.
-
-    The inner gradient is reverse-mode differentiation of the inner loss with ``create_graph``, so differentiating the
-    KL divergence twice differentiates three times.
-    """
-
-    def __init__(
-        self,
-        rule: Adaptation,
-        stages: list[Stage],
-        supports: list[Rollouts],
-        query: Rollouts,
-        adapted: Tensor,
-        meta: Tensor,
-    ) -> None:
-        self.rule, self.stages, self.supports, self.query, self.meta = rule, stages, supports, query, meta
-        with torch.no_grad():
-            self.old = self._outputs(meta)
-
-    def _outputs(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        adapted = fold(self.rule, meta, self.stages, self.supports, TASKS)
-        policy = self.rule.policy
-        return policy.outputs(adapted, self.query.samples.observations), policy.extra(adapted)
-
-    def loss(self, meta: Tensor) -> Tensor:
-        distribution = self.rule.policy.distribution
-        return inner_loss(distribution, *self._outputs(meta), self.query.samples, "ratio").mean()
-
-    def kl(self, meta: Tensor) -> Tensor:
-        rows = self.rule.policy.distribution.kl(*self.old, *self._outputs(meta))
-        return (self.query.samples.weights * rows).sum(1).mean()
-
-    def gradient(self) -> Tensor:
-        meta = self.meta.clone().requires_grad_()
-        return torch.autograd.grad(self.loss(meta), meta)[0]
-
-    def fisher_product(self, direction: Tensor) -> Tensor:
-        meta = self.meta.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.kl(meta), meta, create_graph=True)
-        return torch.autograd.grad(gradient, meta, direction)[0]
-
-
-def autograd_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: str = "ratio") -> Tensor:
-    """Replaces the package's primitive while an `Oracle` is at work."""
-    with torch.enable_grad():
-        leaf = parameters if parameters.requires_grad else parameters.detach().requires_grad_()
-        outputs = policy.outputs(leaf, support.samples.observations)
-        total = inner_loss(policy.distribution, outputs, policy.extra(leaf), support.samples, loss).sum()
-        return torch.autograd.grad(total, leaf, create_graph=True)[0]
+    return stages, supports, collect(rule.policy, parameters, seed + 100)

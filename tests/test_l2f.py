@@ -6,6 +6,7 @@ import torch
 from problems import TASKS, initial, make_policy, make_rule
 from torch import Tensor
 
+from benchmarks.triple_derivative import plain_policy_gradient
 from metarl.adaptation import Adaptation, fold
 from metarl.agents.l2f import L2F
 from metarl.meta_step import MetaObjective
@@ -34,15 +35,16 @@ def test_gamma_of_one_is_maml(num_steps, attenuation_rollouts, monkeypatch):
     maml = make_rule("maml", l2f.policy)
     size, scales = l2f.policy.layout.size, (1.0,) * num_steps
     theta = meta[:size]
-    stages, supports, query, adapted = problems.run(maml, theta, num_steps)
+    stages, supports, query = problems.run(maml, theta, num_steps)
     supports_with_attenuation = [supports[0], *supports]
+    adapted = fold(maml, theta, stages, supports, TASKS)
     assert torch.equal(fold(l2f, meta, l2f.stages(scales), supports_with_attenuation, TASKS), adapted)
     direction = torch.ones_like(meta)
     with Workers(1) as workers:
-        reference = MetaObjective(maml, stages, supports, query, adapted, theta, workers)
-        objective = MetaObjective(l2f, l2f.stages(scales), supports_with_attenuation, query, adapted, meta, workers)
-        gradient, product = objective.gradient(), objective.fisher_product(direction)
-        torch.testing.assert_close(gradient[:size], reference.gradient(), rtol=1e-12, atol=1e-15)
+        reference = MetaObjective(maml, stages, supports, query, theta, workers)
+        objective = MetaObjective(l2f, l2f.stages(scales), supports_with_attenuation, query, meta, workers)
+        gradient, product = objective.loss_and_gradient()[1], objective.fisher_product(direction)
+        torch.testing.assert_close(gradient[:size], reference.loss_and_gradient()[1], rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(product[:size], reference.fisher_product(direction[:size]), rtol=1e-12, atol=1e-15)
     assert not gradient[size:].any()
 
@@ -82,7 +84,7 @@ def test_attenuation_multiplies_each_layer_by_its_gamma():
 def test_embedding_is_the_mean_gradient_of_each_layer():
     rule, meta = build()
     support = support_of(rule, meta)
-    gradient = problems.autograd_policy_gradient(rule.policy, rule.start(meta, TASKS), support)
+    gradient = plain_policy_gradient(rule.policy, rule.start(meta, TASKS), support)
     expected = [view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)]
     torch.testing.assert_close(rule.observe(meta, [support]), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
 
@@ -99,7 +101,7 @@ def test_meta_gradient_leaves_the_running_statistics_alone():
     rule, meta = build(normalise_embedding=True)
     problem = (rule, *problems.run(rule, meta), meta)
     with Workers(1) as workers:
-        gradient = MetaObjective(*problem, workers).gradient()
+        gradient = MetaObjective(*problem, workers).loss_and_gradient()[1]
     width = len(rule.layer_names)
     assert not gradient[-2 * width :].any()
     assert gradient[rule.policy.layout.size : -2 * width].any()

@@ -2,14 +2,15 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import problems
 import pytest
 import torch
-from problems import Oracle, initial, make_policy, make_rule
+from problems import TASKS, initial, make_policy, make_rule
 
-from metarl import adaptation, gradients
-from metarl.agents import l2f
+from benchmarks.triple_derivative import TripleDerivative
+from metarl import gradients
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
 
@@ -28,17 +29,6 @@ def workers():
         yield workers
 
 
-@pytest.fixture
-def oracle_gradient(monkeypatch):
-    """Call it to make the rules differentiate plainly from then on."""
-
-    def install():
-        for module in (adaptation, l2f):
-            monkeypatch.setattr(module, "policy_gradient", problems.autograd_policy_gradient)
-
-    return install
-
-
 def build(algo, workers, options=None, kind="gaussian", activation="tanh", body="mlp", num_steps=1, **rows):
     rule = make_rule(algo, make_policy(kind, activation, body), loss=rows.pop("loss", "ratio"), **(options or {}))
     meta = initial(rule)
@@ -48,13 +38,12 @@ def build(algo, workers, options=None, kind="gaussian", activation="tanh", body=
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3])
 @pytest.mark.parametrize(("algo", "options"), RULES)
-def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, num_steps, workers, oracle_gradient):
+def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, num_steps, workers):
     objective, problem = build(algo, workers, options, num_steps=num_steps)
     direction = torch.randn(problem[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    gradient, product = objective.gradient(), objective.fisher_product(direction)
-    oracle_gradient()
-    oracle = Oracle(*problem)
-    torch.testing.assert_close(gradient, oracle.gradient(), rtol=1e-11, atol=1e-13)
+    gradient, product = objective.loss_and_gradient()[1], objective.fisher_product(direction)
+    oracle = TripleDerivative(*problem, tasks_at_once=TASKS)
+    torch.testing.assert_close(gradient, oracle.loss_and_gradient()[1], rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(product, oracle.fisher_product(direction), rtol=1e-11, atol=1e-13)
 
 
@@ -62,13 +51,12 @@ def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 @pytest.mark.parametrize("loss", ["ratio", "score"])
-def test_kernel_and_module_fallback_equal_plain_differentiation(kind, activation, body, loss, workers, oracle_gradient):
+def test_kernel_and_module_fallback_equal_plain_differentiation(kind, activation, body, loss, workers):
     objective, problem = build("l2f", workers, {}, kind, activation, body, num_steps=2, loss=loss)
     direction = torch.randn(problem[-1].shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    gradient, product = objective.gradient(), objective.fisher_product(direction)
-    oracle_gradient()
-    oracle = Oracle(*problem)
-    torch.testing.assert_close(gradient, oracle.gradient(), rtol=1e-11, atol=1e-13)
+    gradient, product = objective.loss_and_gradient()[1], objective.fisher_product(direction)
+    oracle = TripleDerivative(*problem, tasks_at_once=TASKS)
+    torch.testing.assert_close(gradient, oracle.loss_and_gradient()[1], rtol=1e-11, atol=1e-13)
     torch.testing.assert_close(product, oracle.fisher_product(direction), rtol=1e-11, atol=1e-13)
 
 
@@ -81,7 +69,7 @@ def test_derivatives_equal_finite_differences(algo, options, workers):
     direction /= direction.norm()
     h = 1e-4
     (up, kl_up), (down, kl_down) = (objective.evaluate(meta + sign * h * direction) for sign in (1, -1))
-    assert float(objective.gradient() @ direction) == pytest.approx((up - down) / (2 * h), rel=1e-6)
+    assert float(objective.loss_and_gradient()[1] @ direction) == pytest.approx((up - down) / (2 * h), rel=1e-6)
     # The divergence vanishes at the centre together with its gradient.
     assert float(direction @ objective.fisher_product(direction)) == pytest.approx((kl_up + kl_down) / h**2, rel=1e-5)
 
@@ -90,7 +78,7 @@ def test_first_order_meta_gradient_differs_from_the_true_one(workers):
     exact, problem = build("maml", workers)
     rule = make_rule("fomaml", problem[0].policy)
     first_order = MetaObjective(rule, rule.stages((1.0,)), *problem[2:], workers)
-    gradient, approximation = exact.gradient(), first_order.gradient()
+    gradient, approximation = exact.loss_and_gradient()[1], first_order.loss_and_gradient()[1]
     assert float((gradient - approximation).norm() / gradient.norm()) > 0.05
 
 
@@ -103,27 +91,58 @@ def test_fisher_product_is_symmetric_and_positive(workers):
 
 
 def test_sampling_every_row_is_exact_and_half_of_them_is_not(workers):
-    exact, (*_, query, _, meta) = build("l2f", workers)
+    exact, (*_, query, meta) = build("l2f", workers)
     rows = torch.arange(query.samples.num_rows)
     direction = torch.ones_like(meta)
     expected = exact.fisher_product(direction)
-    whole, _ = build("l2f", workers, support_rows=rows, query_rows=rows)
+    whole, _ = build("l2f", workers, fisher_rows=rows)
     torch.testing.assert_close(whole.fisher_product(direction), expected, rtol=1e-12, atol=1e-14)
-    half, _ = build("l2f", workers, support_rows=rows[::2], query_rows=rows[::2])
-    assert not torch.allclose(half.fisher_product(direction), expected, rtol=1e-3)
-    torch.testing.assert_close(half.gradient(), exact.gradient(), rtol=0, atol=0)
+    for half in ({"fisher_rows": rows[::2]}, {"hessian_fraction": 0.5}):
+        approximate, _ = build("l2f", workers, **half)
+        assert not torch.allclose(approximate.fisher_product(direction), expected, rtol=1e-3)
+        torch.testing.assert_close(approximate.loss_and_gradient()[1], exact.loss_and_gradient()[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_hessian_of_the_largest_advantages_is_that_of_the_loss_without_the_other_rows(kind):
+    rule = make_rule("maml", make_policy(kind))
+    meta = initial(rule)
+    samples = problems.run(rule, meta)[1][0].samples
+    size = (samples.weights * samples.advantages).abs()
+    kept = size >= size.sort(dim=1, descending=True).values[:, round(0.3 * samples.num_rows) - 1 :][:, :1]
+    assert (kept.sum(1) == round(0.3 * samples.num_rows)).all()
+    direction = torch.ones(TASKS, len(meta), dtype=torch.float64)
+    chosen = samples.largest_advantages(0.3)
+    zeroed = replace(samples, advantages=samples.advantages * kept)
+    parameters = rule.start(meta, TASKS)
+    products = [rule.policy.inner_curvature(parameters, some, "ratio").product(direction) for some in (chosen, zeroed)]
+    torch.testing.assert_close(*products, rtol=1e-12, atol=1e-14)
+
+
+def test_larger_half_of_the_advantages_approximates_the_hessian_better_than_the_smaller():
+    rule = make_rule("maml", make_policy())
+    meta = initial(rule)
+    support = problems.run(rule, meta)[1][0]
+    parameters, direction = rule.start(meta, TASKS), torch.ones(TASKS, len(meta), dtype=torch.float64)
+
+    def product(samples):
+        return rule.policy.inner_curvature(parameters, samples, "ratio").product(direction)
+
+    exact, larger = product(support.samples), product(support.samples.largest_advantages(0.5))
+    assert float((larger - exact).norm()) < 0.5 * float(exact.norm())
+    assert float((exact - larger).norm()) < float(larger.norm())
 
 
 def test_permuting_tasks_leaves_the_meta_step_alone(workers):
-    objective, (rule, stages, supports, query, adapted, meta) = build("l2f", workers)
+    objective, (rule, stages, supports, query, meta) = build("l2f", workers)
     order = [2, 0, 1]
 
     def permuted(rollouts):
         return rollouts.concatenate([rollouts.tasks(i, i + 1) for i in order])
 
     both = [permuted(supports[0])] * 2
-    other = MetaObjective(rule, stages, both, permuted(query), adapted[order], meta, workers)
-    torch.testing.assert_close(other.gradient(), objective.gradient(), rtol=1e-12, atol=1e-15)
+    other = MetaObjective(rule, stages, both, permuted(query), meta, workers)
+    torch.testing.assert_close(other.loss_and_gradient()[1], objective.loss_and_gradient()[1], rtol=1e-12, atol=1e-15)
 
 
 def test_number_of_threads_changes_no_bit():
@@ -131,7 +150,7 @@ def test_number_of_threads_changes_no_bit():
     for num_threads in (1, 3):
         with Workers(num_threads) as workers:
             objective, (*_, meta) = build("l2f", workers)
-            results.append((objective.gradient(), objective.fisher_product(torch.ones_like(meta))))
+            results.append((objective.loss_and_gradient()[1], objective.fisher_product(torch.ones_like(meta))))
     for one, three in zip(*results, strict=True):
         assert torch.equal(one, three)
 
@@ -148,7 +167,7 @@ def test_graph_of_a_meta_step_is_freed(body, monkeypatch):
     monkeypatch.setattr(gradients._InnerProblem, "__init__", remember)
     with Workers(1) as workers:
         objective, (*_, meta) = build("l2f", workers, body=body)
-        objective.gradient()
+        objective.loss_and_gradient()
         objective.fisher_product(torch.ones_like(meta))
         assert any(reference() is not None for reference in alive)
         gc.disable()

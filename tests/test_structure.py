@@ -16,7 +16,7 @@ PACKAGE = ROOT / "metarl"
 
 LAYERS = {
     0: ("errors", "types", "settings", "arrays", "episodes", "lazy"),
-    1: ("flat", "distributions", "returns", "baseline", "streams", "parallel"),
+    1: ("flat", "distributions", "returns", "baseline", "streams", "profiling", "parallel"),
     2: ("losses", "policies", "gradients", "spaces"),
     3: ("adaptation", "meta_step", "trpo", "sampler"),
     4: ("agents", "envs"),

@@ -1,0 +1,69 @@
+"""Speed: measures, prints and stores how fast this machine runs the package, beside what it could be compared with.
+
+    python -m benchmarks                      # everything
+    python -m benchmarks rollouts meta-step   # some parts
+    python -m benchmarks --quick              # small sizes and few rounds: whether it works, not how fast it is
+
+Nothing else should run meanwhile. Every part is stored in benchmarks/results/speed/PART.json (or below --output) with
+hardware, versions and commit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from benchmarks.measure import Table, as_json, seconds
+from metarl.device import resolve_device
+from metarl.errors import UserError
+from metarl.provenance import provenance
+
+RESULTS = Path(__file__).parent / "results" / "speed"
+PARTS = ("rollouts", "meta-step", "iteration", "scaling", "start-up")
+Part = Literal["rollouts", "meta-step", "iteration", "scaling", "start-up"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures how fast this machine runs metarl. Nothing else should run meanwhile."""
+
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = PARTS
+    """What to measure; everything if none is named."""
+    quick: bool = False
+    """Small sizes and few rounds: shows that it works, not how fast it is."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where meta-step and iteration compute."""
+    output: Path | None = None
+    """Folder for the JSON files; by default benchmarks/results/speed, and none with --quick."""
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m benchmarks")
+    try:
+        device = resolve_device(options.device)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for part in options.parts:
+        module = importlib.import_module(f"benchmarks.{part.replace('-', '_')}")
+        tables: list[Table] = []
+        elapsed = seconds(lambda: tables.extend(module.measure(options.quick, device)))  # noqa: B023 (called at once)
+        print("\n\n".join(map(str, tables)), f"\n\n({part}: {elapsed:.0f} s)\n", flush=True)
+        folder = options.output or (None if options.quick else RESULTS)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            suffix = "-cuda" if device.type == "cuda" else ""
+            content = {"part": part, "quick": options.quick, "made_with": provenance(device), "tables": as_json(tables)}
+            (folder / f"{part}{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

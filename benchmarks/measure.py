@@ -1,0 +1,101 @@
+"""Timing side by side: candidates take turns, and what is reported is the median of the rounds' ratios."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of measurements, as it is printed and stored.
+
+    Attributes:
+        title: What it shows.
+        rows: Column name to value, the same columns in every row; None where something was not measured.
+        note: What a reader has to know.
+    """
+
+    title: str
+    rows: list[dict[str, Cell]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        columns = [self._column(name) for name in self.rows[0]]
+        lines = ["| " + " | ".join(cells) + " |" for cells in zip(*columns, strict=True)]
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", self.note] if self.note else [])])
+
+    def _column(self, name: str) -> list[str]:
+        """Heading, rule and cells of one column, as wide as its widest cell; numbers to the right."""
+        values = [row[name] for row in self.rows]
+        numbers = all(isinstance(value, int | float | None) for value in values)
+        cells = [name, *map(_text, values)]
+        width = max(map(len, cells))
+        heading, *below = [cell.rjust(width) if numbers else cell.ljust(width) for cell in cells]
+        return [heading, "-" * (width - 1) + (":" if numbers else "-"), *below]
+
+
+def _text(value: Cell) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall seconds of one call."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each candidate in each round, [round]: A B C A B C ..., after one call of each that is not timed.
+
+    What else happens on the machine then falls on all candidates alike.
+    """
+    for work in candidates.values():
+        work()
+    turns = [{name: seconds(work) for name, work in candidates.items()} for _ in range(rounds)]
+    return {name: np.array([turn[name] for turn in turns]) for name in candidates}
+
+
+def median_ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
+    """Median over rounds of the ratio within a round."""
+    return float(np.median(numerator / denominator))
+
+
+def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
+    """b of the least-squares fit cost = a * size^b."""
+    return float(np.polyfit(np.log(sizes), np.log(costs), 1)[0])
+
+
+def own_process(module: str, *arguments: object) -> Any:
+    """What ``python -m module arguments`` prints last, as JSON: measured in a process of its own."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command[1:])} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, GB (10^9 bytes)."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
+    """The tables as JSON can hold them."""
+    return [asdict(table) for table in tables]

@@ -1,0 +1,194 @@
+"""The meta-step by part, beside plain automatic differentiation and the arithmetic bound."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.measure import Cell, Table, interleaved, median_ratio
+from benchmarks.problem import Problem, make_problem
+from metarl.config import Config
+from metarl.meta_step import MetaObjective
+from metarl.parallel import Workers, available_cores
+from metarl.trpo import Objective, StepReport, trpo_step
+
+ENVS = ("navigation", "cheetah-dir", "ant-dir")
+ALGOS = ("maml", "l2f", "fomaml")
+_SQUARE = 2048
+Shape = tuple[int, ...]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def measure(quick: bool, device: torch.device) -> list[Table]:
+    """Both tables: parts on one thread, whole meta-steps on all cores."""
+    small = {"meta_batch_size": 3, "rollouts_per_task": 3, "horizon": 20} if quick else {}
+    rounds = 1 if quick else 3
+    parts, whole = [], []
+    for env in ENVS:
+        for algo in ALGOS:
+            problem = make_problem(Config(env=env, algo=algo, **small), device)
+            parts.append(_parts(problem, rounds))
+            if env != "ant-dir" and algo != "fomaml":
+                whole += _whole(problem, 1 if quick else 2)
+    return [
+        Table(
+            "Parts of the meta-step, one thread",
+            parts,
+            "Seconds of warm calls on all data, exact float32 curvature; the gradient is from the rollouts, graph "
+            "included. The reference differentiates three times, in a loop over tasks or with all tasks in one batch. "
+            "Share of the bound: counted floating-point operations of the Fisher-vector product over the rate of a "
+            f"{_SQUARE} x {_SQUARE} matrix product in the same rounds.",
+        ),
+        Table(
+            "Whole meta-step",
+            whole,
+            f"Surrogate gradient, conjugate gradients and line search on {available_cores()} threads. Ratio: the "
+            "looped reference's seconds over these, median of the rounds.",
+        ),
+    ]
+
+
+def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
+    """One row: each part's seconds, and the Fisher-vector product beside reference and bound."""
+    direction, tasks = torch.randn_like(problem.meta), problem.query.num_tasks
+    left, right = torch.randn(2, _SQUARE, _SQUARE, device=problem.meta.device)
+    with Workers(1) as workers:
+        ours, looped = problem.objective(workers), problem.reference(1)
+        _require_agreement(ours.fisher_product(direction), looped.fisher_product(direction))
+        candidates: dict[str, Callable[[], object]] = {
+            "product": partial(ours.fisher_product, direction),
+            "looped": partial(looped.fisher_product, direction),
+            "matrix product": partial(torch.mm, left, right),
+            "gradient": lambda: problem.objective(workers).loss_and_gradient(),
+            "trial": partial(ours.evaluate, problem.meta),
+            "looped gradient": lambda: problem.reference(1).loss_and_gradient(),
+            "looped trial": partial(looped.evaluate, problem.meta),
+        }
+        times = interleaved(_waiting(candidates, problem), rounds)
+        del looped, candidates
+        batched = None
+        if problem.config.algo == "maml" and problem.config.env != "ant-dir":  # Where its graph fits into memory.
+            whole = problem.reference(tasks)
+            pair = {
+                "product": partial(ours.fisher_product, direction),
+                "batched": partial(whole.fisher_product, direction),
+            }
+            both = interleaved(_waiting(pair, problem), rounds)
+            batched = median_ratio(both["batched"], both["product"])
+    rate = 2 * _SQUARE**3 / times["matrix product"]
+    operations = _operations(problem, direction)
+    return {
+        "size": _size(problem.config),
+        "algorithm": problem.config.algo,
+        "gradient": _median(times["gradient"]),
+        "line-search trial": _median(times["trial"]),
+        "Fisher-vector product": _median(times["product"]),
+        "GFLOP": operations / 1e9,
+        "share of the bound": float(np.median(operations / rate / times["product"])),
+        "looped / ours": median_ratio(times["looped"], times["product"]),
+        "batched / ours": batched,
+        "looped / ours, gradient": median_ratio(times["looped gradient"], times["gradient"]),
+        "looped / ours, trial": median_ratio(times["looped trial"], times["trial"]),
+    }
+
+
+def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
+    """Rows of whole meta-steps: exact, with the family's default curvature, looped reference."""
+    config, cores = problem.config, available_cores()
+    reports: dict[str, StepReport] = {}
+
+    def step(subject: str, make: Callable[[], Objective]) -> None:
+        reports[subject] = trpo_step(problem.meta, make(), config.trpo)[1]
+
+    def reference() -> None:
+        torch.set_num_threads(cores)
+        step("triple derivative, looped", lambda: problem.reference(1))
+        torch.set_num_threads(1)
+
+    default = config.trpo
+    with Workers(cores) as workers:
+        candidates: dict[str, Callable[[], object]] = {
+            "metarl, exact": lambda: step("metarl, exact", lambda: problem.objective(workers)),
+            "triple derivative, looped": reference,
+        }
+        if default.fisher_fraction < 1 or default.hessian_fraction < 1:
+            sampled = partial(problem.objective, workers, default.fisher_fraction, default.hessian_fraction)
+            candidates["metarl, default"] = lambda: step("metarl, default", sampled)
+        times = interleaved(_waiting(candidates, problem), rounds)
+    looped = times["triple derivative, looped"]
+    return [
+        {
+            "subject": subject,
+            "size": _size(config),
+            "algorithm": config.algo,
+            "seconds": _median(times[subject]),
+            "ratio": median_ratio(looped, times[subject]),
+            "line search": reports[subject].outcome,
+            "surrogate gain": reports[subject].surrogate_gain,
+        }
+        for subject in candidates
+    ]
+
+
+def _operations(problem: Problem, direction: Tensor) -> int:
+    """Floating-point operations of the matrix products in one exact Fisher-vector product."""
+
+    class Inline:
+        """Counting happens in the calling thread alone."""
+
+        def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+            return [function(item) for item in items]
+
+    one = replace(
+        problem,
+        supports=[support.tasks(0, 1) for support in problem.supports],
+        query=problem.query.tasks(0, 1),
+    )
+    objective = MetaObjective(one.rule, one.stages, one.supports, one.query, one.meta, Inline())  # type: ignore[arg-type]
+    objective.fisher_product(direction)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _in_place_product})
+    with counter:
+        objective.fisher_product(direction)
+    return counter.get_total_flops() * problem.query.num_tasks
+
+
+def _in_place_product(total: Shape, left: Shape, right: Shape, **options: object) -> int:
+    """Operations of ``total.baddbmm_(left, right)``, which PyTorch's counter does not know."""
+    return 2 * math.prod(left) * right[-1]
+
+
+def _waiting(candidates: dict[str, Callable[[], object]], problem: Problem) -> dict[str, Callable[[], object]]:
+    """On a GPU, calls return before their work is done."""
+    if problem.meta.device.type == "cpu":
+        return candidates
+
+    def wait_for(work: Callable[[], object]) -> None:
+        work()
+        torch.cuda.synchronize()
+
+    return {name: partial(wait_for, work) for name, work in candidates.items()}
+
+
+def _require_agreement(ours: Tensor, reference: Tensor) -> None:
+    """What is timed has to be the same thing."""
+    error = float((ours - reference).norm() / reference.norm())
+    if not error < 1e-3:
+        raise RuntimeError(f"the Fisher-vector product differs from the reference by {error:.1e}")
+
+
+def _median(seconds: np.ndarray) -> float:
+    return float(np.median(seconds))
+
+
+def _size(config: Config) -> str:
+    shape = f"{config.meta_batch_size} x {config.rollouts_per_task} x {config.horizon}"
+    return f"{config.env}, {shape}, network {' x '.join(map(str, config.hidden_sizes))}"

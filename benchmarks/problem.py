@@ -1,0 +1,89 @@
+"""Meta-step problems of any size: random observations and advantages, actions drawn from the policies themselves.
+
+What a meta-step costs does not depend on what the numbers are, and these are there at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.triple_derivative import PlainMLPPolicy, TripleDerivative
+from metarl.adaptation import Adaptation, Stage
+from metarl.agent import build
+from metarl.agents import build_rule
+from metarl.config import Config
+from metarl.meta_step import MetaObjective
+from metarl.parallel import Workers
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+from metarl.streams import Purpose, stream
+from metarl.types import Rollouts
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An inner loop with its rollouts, ready for a meta-step."""
+
+    config: Config
+    rule: Adaptation
+    stages: list[Stage]
+    supports: list[Rollouts]
+    query: Rollouts
+    meta: Tensor
+
+    def objective(self, workers: Workers, fisher_fraction: float = 1, hessian_fraction: float = 1) -> MetaObjective:
+        """The package's objective, with curvature from these fractions of the steps."""
+        rows = self.query.samples.num_rows
+        fisher_rows = None
+        if fisher_fraction < 1:
+            fisher_rows = torch.arange(round(fisher_fraction * rows), device=self.meta.device)
+        problem = (self.rule, self.stages, self.supports, self.query, self.meta)
+        return MetaObjective(*problem, workers, hessian_fraction, fisher_rows)
+
+    def reference(self, tasks_at_once: int) -> TripleDerivative:
+        """The same objective by plain automatic differentiation."""
+        config = self.config
+        policy = PlainMLPPolicy(
+            self.rule.policy.observation_size,
+            self.rule.policy.distribution,
+            config.hidden_sizes,
+            config.activation,
+            min_std=config.min_std,
+        )
+        rule = build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, config.l2f))
+        stages = rule.stages((1.0,) * config.num_inner_steps)
+        return TripleDerivative(rule, stages, self.supports, self.query, self.meta, tasks_at_once)
+
+
+@torch.no_grad()
+def make_problem(config: Config, device: torch.device) -> Problem:
+    """A problem of the size that ``config`` says."""
+    _, rule = build(config)
+    generator = torch.Generator().manual_seed(0)
+    meta = rule.initial(stream(0, Purpose.INITIALISATION))
+    stages = rule.stages((1.0,) * config.num_inner_steps)
+    parameters, supports = rule.start(meta, config.meta_batch_size).contiguous(), []
+    for stage in stages:
+        supports.append(supports[-1] if stage.reuse else _rollouts(rule.policy, parameters, config, generator))
+        parameters = stage.update(meta, parameters, supports[-1])
+    query = _rollouts(rule.policy, parameters, config, generator)
+    moved = {id(support): support.to(device) for support in supports}
+    return Problem(
+        config, rule, stages, [moved[id(support)] for support in supports], query.to(device), meta.to(device)
+    )
+
+
+def _rollouts(policy: Policy, parameters: Tensor, config: Config, generator: torch.Generator) -> Rollouts:
+    shape = (len(parameters), config.rollouts_per_task, config.horizon)
+    observations = torch.randn(*shape, policy.observation_size, generator=generator)
+    rows = observations.flatten(1, 2)
+    outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
+    noise = policy.distribution.noise(np.random.default_rng(0), tuple(rows.shape[:2]))
+    actions = policy.distribution.sample(outputs, extra, torch.from_numpy(noise))
+    log_probs = policy.distribution.log_prob(outputs, extra, actions).view(shape)
+    advantages = torch.randn(shape, generator=generator)
+    return Rollouts(observations, actions.unflatten(1, shape[1:]), log_probs, advantages, torch.ones(shape), advantages)

@@ -1,0 +1,149 @@
+"""The meta-objective by plain automatic differentiation, as public implementations compute it.
+
+The package's derivatives are tested against this reference and its speed is measured against it. The inner gradient is
+reverse-mode differentiation of the inner loss, so differentiating the KL divergence twice differentiates three times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from metarl import gradients
+from metarl.adaptation import Adaptation, Stage, fold
+from metarl.gradients import _InnerProblem
+from metarl.lazy import lazy
+from metarl.losses import InnerLoss, inner_loss
+from metarl.policies import MLPPolicy, Policy
+from metarl.types import Rollouts
+
+
+class PlainMLPPolicy(MLPPolicy):
+    """The same network in PyTorch's own functions."""
+
+    def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        values, layers = observations, self._weights(parameters)
+        for index, (weight, bias) in enumerate(layers):
+            values = torch.baddbmm(bias[:, None], values, weight.mT)
+            if index < len(layers) - 1:
+                values = values.tanh() if self._activation.has_curvature else values.relu()
+        return values
+
+
+class TripleDerivative:
+    """What `metarl.meta_step.MetaObjective` computes; an `metarl.trpo.Objective`. Graphs are kept between products.
+
+    Args:
+        rule: The adaptation rule.
+        stages: The inner loop that was run.
+        supports: The rollouts of each stage.
+        query: Rollouts of the adapted policies.
+        meta: The meta-parameters that all of them came from, [meta parameter].
+        tasks_at_once: Tasks in one batch; 1 loops over the tasks as public implementations do.
+    """
+
+    def __init__(
+        self,
+        rule: Adaptation,
+        stages: Sequence[Stage],
+        supports: Sequence[Rollouts],
+        query: Rollouts,
+        meta: Tensor,
+        tasks_at_once: int,
+    ) -> None:
+        self._num_tasks, size = query.num_tasks, tasks_at_once
+        self._parts = [
+            _Part(rule, stages, [support.tasks(i, i + size) for support in supports], query.tasks(i, i + size), meta)
+            for i in range(0, query.num_tasks, size)
+        ]
+
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Surrogate loss and its gradient, [meta parameter]."""
+        loss = sum(part.loss.item() for part in self._parts)
+        return loss / self._num_tasks, sum(part.gradient() for part in self._parts) / self._num_tasks
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        """Hessian of the mean KL divergence times ``direction`` [meta parameter]."""
+        return sum(part.hessian_product(direction) for part in self._parts) / self._num_tasks
+
+    def evaluate(self, meta: Tensor) -> tuple[float, float]:
+        """(surrogate loss, mean KL divergence) at other meta-parameters."""
+        values = [part.loss_and_kl(meta) for part in self._parts]
+        loss, kl = (sum(float(value[i]) for value in values) / self._num_tasks for i in range(2))
+        return loss, kl
+
+
+class _Part:
+    """Sums over some of the tasks."""
+
+    def __init__(
+        self, rule: Adaptation, stages: Sequence[Stage], supports: Sequence[Rollouts], query: Rollouts, meta: Tensor
+    ) -> None:
+        self._rule, self._stages, self._supports, self._query = rule, stages, supports, query
+        self._meta = meta.detach().clone().requires_grad_()
+        with _plain_policy_gradient():
+            self._now = self._outputs(self._meta)
+        self._old = tuple(value.detach() for value in self._now)
+
+    @lazy
+    def loss(self) -> Tensor:
+        return self._loss(self._now)
+
+    def gradient(self) -> Tensor:
+        return torch.autograd.grad(self.loss, self._meta, retain_graph=True)[0]
+
+    def hessian_product(self, direction: Tensor) -> Tensor:
+        return torch.autograd.grad(self._kl_gradient, self._meta, direction, retain_graph=True)[0]
+
+    def loss_and_kl(self, meta: Tensor) -> tuple[Tensor, Tensor]:
+        with _plain_policy_gradient():
+            new = tuple(value.detach() for value in self._outputs(meta))
+        return self._loss(new), self._kl(new)
+
+    @lazy
+    def _kl_gradient(self) -> Tensor:
+        return torch.autograd.grad(self._kl(self._now), self._meta, create_graph=True)[0]
+
+    def _outputs(self, meta: Tensor) -> tuple[Tensor, ...]:
+        adapted = fold(self._rule, meta, self._stages, self._supports, self._query.num_tasks)
+        policy = self._rule.policy
+        return policy.outputs(adapted, self._query.samples.observations), policy.extra(adapted)
+
+    def _loss(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        return inner_loss(self._rule.policy.distribution, *outputs, self._query.samples, "ratio").sum()
+
+    def _kl(self, outputs: tuple[Tensor, ...]) -> Tensor:
+        rows = self._rule.policy.distribution.kl(*self._old, *outputs)
+        return (self._query.samples.weights * rows).sum()
+
+
+@torch.enable_grad()
+def plain_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
+    """`metarl.gradients.policy_gradient` by reverse-mode differentiation; differentiable any number of times."""
+    differentiable = parameters.requires_grad
+    leaf = parameters if differentiable else parameters.detach().requires_grad_()
+    outputs = policy.outputs(leaf, support.samples.observations)
+    total = inner_loss(policy.distribution, outputs, policy.extra(leaf), support.samples, loss).sum()
+    return torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
+
+
+class _PlainPolicyGradient:
+    """Stands in for the package's primitive."""
+
+    @staticmethod
+    def apply(parameters: Tensor, problem: _InnerProblem) -> Tensor:
+        return plain_policy_gradient(problem.policy, parameters, problem.support, problem.loss)
+
+
+@contextmanager
+def _plain_policy_gradient() -> Iterator[None]:
+    """Within it, adaptation rules differentiate through PyTorch's own gradient."""
+    primitive = gradients._PolicyGradient
+    gradients._PolicyGradient = _PlainPolicyGradient
+    try:
+        yield
+    finally:
+        gradients._PolicyGradient = primitive
