@@ -26,19 +26,24 @@ def linear_baseline(
 
     Source: Duan et al. 2016, section 3 ("linear feature baseline"); used by Finn et al. 2017.
     """
-    features = _features(observations.double())
     targets = discounted_sum(rewards.double(), discount)
-    rows = (features * mask[..., None]).flatten(1, 2)
+    # Task by task, so that a task's features stay in the core's cache.
+    return torch.stack([_fit_and_predict(*of_task, ridge) for of_task in zip(observations, targets, mask, strict=True)])
+
+
+def _fit_and_predict(observations: Tensor, targets: Tensor, mask: Tensor, ridge: float) -> Tensor:
+    """One task's predictions, [rollout, time]."""
+    features = _features(observations.double()).flatten(0, 1)
+    rows = features * mask.flatten()[:, None]
     gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    moments = rows.mT @ (targets * mask).flatten(1, 2)[..., None]
     # Not `lstsq`, whose last bits depend on where memory lies; the ridge keeps collinear features solvable.
-    coefficients = torch.linalg.solve(gram, moments)
-    # Two equal columns: a product with one vector has other last bits when there is one task.
-    return (features.flatten(1, 2) @ coefficients.expand(-1, -1, 2))[..., 0].view_as(rewards)
+    coefficients = torch.linalg.solve(gram, rows.mT @ (targets * mask).flatten())
+    return (features @ coefficients).view_as(targets)
 
 
 def _features(observations: Tensor) -> Tensor:
+    """One task's features, [rollout, time, feature]."""
     clipped = observations.clamp(-10, 10)
-    time = torch.arange(observations.shape[2], dtype=observations.dtype, device=observations.device) / 100
-    time = time[:, None].expand(*observations.shape[:3], 1)
+    time = torch.arange(observations.shape[1], dtype=observations.dtype, device=observations.device) / 100
+    time = time[:, None].expand(*observations.shape[:2], 1)
     return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)

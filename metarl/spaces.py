@@ -33,9 +33,9 @@ class ActionMap:
             self._start = int(space.start)
         elif isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded():
             self.distribution = Gaussian(space.shape[0])
-            self._low, self._high = space.low, space.high
-            self._centre = (0.5 * (space.low + space.high)).astype(space.dtype)
-            self._half_width = (0.5 * scale * (space.high - space.low)).astype(space.dtype)
+            self._low, self._high = _narrowest(space.low), _narrowest(space.high)
+            self._centre = _narrowest((0.5 * (space.low + space.high)).astype(space.dtype))
+            self._half_width = _narrowest((0.5 * scale * (space.high - space.low)).astype(space.dtype))
         else:
             raise UserError(f"action space {space} is not supported: use a bounded one-dimensional Box or Discrete.")
         self._discrete = isinstance(space, Discrete)
@@ -46,4 +46,10 @@ class ActionMap:
             return actions + self._start
         scaled = actions * self._half_width
         scaled += self._centre
-        return np.clip(scaled, self._low, self._high, out=scaled)
+        np.maximum(scaled, self._low, out=scaled)
+        return np.minimum(scaled, self._high, out=scaled)
+
+
+def _narrowest(values: np.ndarray) -> Any:
+    """One number if all values are equal, else the values: NumPy is several times faster with a number."""
+    return values[0] if (values == values[0]).all() else values

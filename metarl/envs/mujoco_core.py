@@ -23,7 +23,8 @@ from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 200
 # MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word
-_DIVERGED = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
+_BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
+_DIVERGED = slice(min(_BAD), max(_BAD) + 1)
 
 
 def batch_module() -> Any:
@@ -71,8 +72,9 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
     Args:
         counts: How often each of MuJoCo's warnings has occurred, [slot, warning].
     """
-    diverged = np.flatnonzero(counts[:, _DIVERGED].any(axis=1))
-    if len(diverged):
+    counts = counts[:, _DIVERGED]
+    if counts.any():
+        diverged = np.flatnonzero(counts.any(axis=1))
         # A single environment does not know in which slot of a vector environment it is
         where = f" in {len(diverged)} of {len(counts)} slots, first in slot {diverged[0]}" if len(counts) > 1 else ""
         raise RuntimeError(

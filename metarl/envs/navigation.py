@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from metarl.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.arguments import flag, not_negative, number, one_of, positive
 from metarl.envs.drawing import Canvas
-from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots
+from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots, rows
 from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform
 from metarl.errors import UserError
 
@@ -111,7 +111,8 @@ class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
         """Whether the episode ends at these offsets from the goal, [..., 2] to [...]."""
         if self._end_norm == "euclidean":
             return np.asarray(np.sqrt(_squared_length(offsets)) < self._end_distance)
-        return np.asarray((np.abs(offsets) < self._end_distance).all(axis=-1))
+        distances = np.abs(offsets)
+        return np.asarray(np.maximum(distances[..., 0], distances[..., 1]) < self._end_distance)
 
     def render(self) -> NDArray[np.uint8] | None:
         """Draws start (ring), goal (disc), trail and position; [256, 256, 3] of bytes."""
@@ -148,8 +149,8 @@ class NavigationCore(NativeCore):
 
     def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
         """Moves the points of some slots; see `NativeCore.advance`."""
-        positions = self._env.move(self._positions[slots], actions[slots])
-        offsets = positions - self.tasks[slots, :2]
+        positions = self._env.move(rows(self._positions, slots), rows(actions, slots))
+        offsets = positions - rows(self.tasks, slots)[:, :2]
         self._positions[slots] = positions
         self.record_terms(slots, {"reward_distance": self._env.reward(offsets)}, rewards)
         terminated[slots] = self._env.arrived(offsets)
