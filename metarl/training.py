@@ -28,6 +28,7 @@ from metarl.profiling import Profile, timed
 from metarl.progress import ProgressLog, read_progress
 from metarl.provenance import provenance
 from metarl.runner import Runner, Timing
+from metarl.settings import TRPOConfig
 from metarl.streams import Purpose, stream
 from metarl.trpo import StepReport, trpo_step
 
@@ -206,7 +207,8 @@ class Trainer:
         begin = time.perf_counter()
         with timed("meta-step"):
             observed = self._observe(meta, adapted)
-            new_meta, report = trpo_step(meta, self.objective(meta, adapted, index), self._config.trpo)
+            trpo = self._config.trpo
+            new_meta, report = trpo_step(meta, self.objective(meta, adapted, index, trpo), trpo)
             described = self._rule.describe(meta, observed)
             new_meta = self._rule.after_meta_step(new_meta, observed)
         return new_meta, _row(adapted, report, timing, time.perf_counter() - begin, described)
@@ -219,22 +221,20 @@ class Trainer:
         scales = (1.0,) * config.num_inner_steps
         return self._runner.run(meta, tasks, scales, config.seed, Purpose.TRAIN_ROLLOUTS, index)
 
-    def objective(self, meta: Tensor, adapted: Adapted, index: int) -> MetaObjective:
-        """What the meta-step of iteration ``index`` minimises, from its inner loops."""
-        config = self._config
+    def objective(self, meta: Tensor, adapted: Adapted, index: int, trpo: TRPOConfig) -> MetaObjective:
+        """What the meta-step of iteration ``index`` minimises, from its inner loops; curvature as ``trpo`` says."""
         return MetaObjective(
             self._rule,
-            self._rule.stages((1.0,) * config.num_inner_steps),
+            self._rule.stages((1.0,) * self._config.num_inner_steps),
             adapted.supports,
             adapted.query,
             meta,
             self._workers,
-            config.trpo.hessian_fraction,
-            self._fisher_rows(adapted.query.samples.num_rows, index),
+            trpo.hessian_fraction,
+            self._fisher_rows(trpo.fisher_fraction, adapted.query.samples.num_rows, index),
         )
 
-    def _fisher_rows(self, num_rows: int, index: int) -> Tensor | None:
-        fraction = self._config.trpo.fisher_fraction
+    def _fisher_rows(self, fraction: float, num_rows: int, index: int) -> Tensor | None:
         if fraction == 1:
             return None
         generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)

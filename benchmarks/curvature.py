@@ -1,0 +1,200 @@
+"""Which approximation of the curvature keeps the meta-step's quality: measured on problems from real training.
+
+    python -m benchmarks.curvature            # trains for what problems are missing, takes every variant's step on each
+    python -m benchmarks.curvature --summary  # from the stored steps
+
+A problem is the meta-parameters at some iteration of a training run with exact curvature; its rollouts follow from
+them. What counts is the surrogate gain that is left after the line search, beside that of exact float32 curvature.
+Approximations that keep 95 % of it in the median are admitted; the cheapest of them is the default, provided that the
+learning curves of `python -m benchmarks.learning navigation-curvature` are no worse.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from safetensors.torch import load_file, save_file
+from scipy import stats
+
+from benchmarks.measure import Table
+from metarl.config import Config
+from metarl.progress import read_progress
+from metarl.provenance import provenance
+from metarl.settings import TRPOConfig
+from metarl.training import Trainer
+from metarl.trpo import trpo_step
+
+RESULTS = Path(__file__).parent / "results"
+STEPS = RESULTS / "curvature" / "steps.json"
+CURVES = RESULTS / "navigation-curvature"
+ADMITTED = 0.95
+TOLERATED = 0.05
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training run that problems come from.
+
+    Attributes:
+        env: The task family.
+        algo: The algorithm.
+        seed: Training seed.
+        iterations: Meta-iterations before each problem.
+    """
+
+    env: str
+    algo: str
+    seed: int
+    iterations: tuple[int, ...]
+
+    def config(self) -> Config:
+        """Its settings; curvature is exact."""
+        return Config(env=self.env, algo=self.algo, seed=self.seed, validate_every=0, trpo=TRPOConfig())
+
+    def path(self, iteration: int) -> Path:
+        """Where the meta-parameters before an iteration are kept."""
+        return Path("runs/curvature") / f"{self.env}-{self.algo}-seed{self.seed}-{iteration}.safetensors"
+
+
+SOURCES = (
+    Source("navigation", "maml", 0, (1, 5, 15, 30, 45)),
+    Source("navigation", "maml", 1, (1, 5, 15, 30, 45)),
+    Source("navigation", "l2f", 0, (1, 5, 15, 30, 45)),
+    Source("cheetah-dir", "maml", 0, (1, 4, 8, 16)),
+    Source("cheetah-dir", "l2f", 0, (4, 16)),
+)
+EXACT = "exact"
+VARIANTS = {
+    EXACT: TRPOConfig(),
+    "Fisher 10 %": TRPOConfig(fisher_fraction=0.1),
+    "Fisher 10 %, Hessian 50 %": TRPOConfig(fisher_fraction=0.1, hessian_fraction=0.5),
+    "Fisher 10 %, Hessian 25 %": TRPOConfig(fisher_fraction=0.1, hessian_fraction=0.25),
+    "5 CG iterations": TRPOConfig(cg_iterations=5),
+    "15 CG iterations": TRPOConfig(cg_iterations=15),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Takes meta-steps with approximate curvature on problems from real training, and compares their gains."""
+
+    summary: bool = False
+    """Only summarise the steps that are stored."""
+
+
+def main() -> None:
+    """Runs the command."""
+    options = tyro.cli(Options, prog="python -m benchmarks.curvature")
+    if not options.summary:
+        steps = [step for source in SOURCES for step in _study(source)]
+        STEPS.parent.mkdir(parents=True, exist_ok=True)
+        content = {"made_with": provenance(torch.device("cpu")), "steps": steps}
+        STEPS.write_text(json.dumps(content, indent=1) + "\n")
+    stored = json.loads(STEPS.read_text())
+    text = "# Curvature\n\n" + "\n\n".join(map(str, _tables(stored["steps"])))
+    facts = stored["made_with"]
+    text += f"\n\nHardware: {facts['hardware']}; torch {facts['torch']}; commit {facts['commit']}.\n"
+    text += "All of it: `python -m benchmarks.learning navigation-curvature`, then `python -m benchmarks.curvature`.\n"
+    (STEPS.parent / "summary.md").write_text(text)
+    print(text)
+
+
+def _study(source: Source) -> Iterator[dict[str, Any]]:
+    """Every variant's step on every problem of a run."""
+    _train(source)
+    with Trainer(source.config(), torch.device("cpu")) as trainer:
+        for iteration in source.iterations:
+            meta = load_file(source.path(iteration))["meta"]
+            adapted, _ = trainer.inner_loops(meta, iteration)
+            for name, trpo in VARIANTS.items():
+                begin = time.perf_counter()
+                _, report = trpo_step(meta, trainer.objective(meta, adapted, iteration, trpo), trpo)
+                seconds = time.perf_counter() - begin
+                problem = {"env": source.env, "algo": source.algo, "seed": source.seed, "iteration": iteration}
+                print(problem, name, report.outcome, f"gain {report.surrogate_gain:.5f}", flush=True)
+                yield {**problem, "variant": name, "seconds": seconds, **asdict(report)}
+
+
+def _train(source: Source) -> None:
+    """Trains, as far as problems are missing."""
+    if all(source.path(iteration).is_file() for iteration in source.iterations):
+        return
+    source.path(0).parent.mkdir(parents=True, exist_ok=True)
+    with Trainer(source.config(), torch.device("cpu")) as trainer:
+        meta = trainer.initial()
+        for iteration in range(max(source.iterations) + 1):
+            if iteration in source.iterations:
+                save_file({"meta": meta.contiguous()}, source.path(iteration))
+            meta, row = trainer.iteration(meta, iteration)
+            print(source, iteration, f"return {row['post_adaptation_return']:.1f}", flush=True)
+
+
+def _tables(steps: list[dict[str, Any]]) -> list[Table]:
+    by_problem: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    for step in steps:
+        problem = (step["env"], step["algo"], step["seed"], step["iteration"])
+        by_problem.setdefault(problem, {})[step["variant"]] = step
+    rows = []
+    for name in VARIANTS:
+        ratios = {
+            problem: of_variant[name]["surrogate_gain"] / of_variant[EXACT]["surrogate_gain"]
+            for problem, of_variant in by_problem.items()
+        }
+        seconds = [of_variant[name]["seconds"] / of_variant[EXACT]["seconds"] for of_variant in by_problem.values()]
+        trials = [of_variant[name]["trials"] for of_variant in by_problem.values()]
+        every = np.array(list(ratios.values()))
+        row: dict[str, Any] = {"curvature": name, "problems": len(every)}
+        for env in dict.fromkeys(source.env for source in SOURCES):
+            row[env] = float(np.median([ratio for problem, ratio in ratios.items() if problem[0] == env]))
+        row |= {
+            "all": float(np.median(every)),
+            "lower quartile": float(np.quantile(every, 0.25)),
+            "worst": float(every.min()),
+            "line-search trials": float(np.mean(trials)),
+            "seconds / exact": float(np.median(seconds)),
+            "admitted": "yes" if np.median(every) >= ADMITTED else "no",
+        }
+        rows.append(row)
+    note = (
+        "Actual surrogate gain after the line search over that of exact float32 curvature on the same problem: medians "
+        f"by environment and over all. Admitted: {ADMITTED} or more. Hessian: the steps of largest |advantage|."
+    )
+    return [Table("Gain of one meta-step", rows, note), *_curves()]
+
+
+def _curves() -> list[Table]:
+    """Areas under the learning curves of the default and of exact curvature, paired by seed."""
+    if not CURVES.is_dir():
+        return []
+    areas = {name: _areas(name) for name in ("exact", "default")}
+    difference = (areas["default"] - areas["exact"]) / np.abs(areas["exact"].mean())
+    error = stats.sem(difference)
+    bound = float(difference.mean() - stats.t.ppf(0.9, len(difference) - 1) * error)
+    rows: list[dict[str, Any]] = [
+        {"seed": seed, "exact": float(exact), "default": float(default), "difference": float(each)}
+        for seed, (exact, default, each) in enumerate(zip(areas["exact"], areas["default"], difference, strict=True))
+    ]
+    verdict = "not worse" if bound > -TOLERATED else "not shown to be no worse"
+    note = (
+        "Mean post-adaptation return over all iterations of training on navigation (MAML), and its difference as a "
+        f"fraction of exact curvature's. Mean difference {difference.mean():+.3f}, one-sided 90 % bound {bound:+.3f}: "
+        f"{verdict} by more than {TOLERATED:.0%}."
+    )
+    return [Table("Area under the learning curve", rows, note)]
+
+
+def _areas(name: str) -> np.ndarray:
+    runs = [read_progress(folder) for folder in sorted(CURVES.glob(f"{name}-seed*"))]
+    return np.array([np.mean([float(row["post_adaptation_return"]) for row in rows]) for rows in runs])
+
+
+if __name__ == "__main__":
+    main()
