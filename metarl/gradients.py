@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.lazy import lazy
 from metarl.losses import InnerLoss
 from metarl.policies import Curvature, Policy
 from metarl.types import Rollouts
@@ -16,7 +15,7 @@ from metarl.types import Rollouts
 def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
     """Gradient of the inner loss at each task's parameters; differentiable.
 
-    Its derivative is the Hessian of the inner loss over ``support.curvature_samples``, evaluated as products. Those
+    Its derivative is the Hessian of the inner loss over ``support.curvature_rows``, evaluated as products. Those
     products are linear and can be differentiated again with respect to their direction, which is all that Jacobian
     products through an adaptation rule need; derivatives of third order are not available.
 
@@ -43,14 +42,19 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
 class _InnerProblem:
     def __init__(self, policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss) -> None:
         self.policy, self.parameters, self.support, self.loss = policy, parameters, support, loss
+        self._curvature: tuple[float, Curvature] | None = None
 
     def gradient(self) -> Tensor:
         return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss)
 
-    @lazy
-    def curvature(self) -> Curvature:
+    def hessian_product(self, direction: Tensor) -> Tensor:
         # Built at the first product: evaluation and the line search never pay for it.
-        return self.policy.inner_curvature(self.parameters, self.support.curvature_samples, self.loss)
+        fraction = self.support.curvature_rows.fraction
+        if self._curvature is None or self._curvature[0] != fraction:
+            self._curvature = None  # Its memory first.
+            samples = self.support.samples if fraction == 1 else self.support.samples.largest_advantages(fraction)
+            self._curvature = fraction, self.policy.inner_curvature(self.parameters, samples, self.loss)
+        return self._curvature[1].product(direction)
 
 
 class _PolicyGradient(torch.autograd.Function):
@@ -65,19 +69,19 @@ class _PolicyGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        return _HessianVectorProduct.apply(direction, ctx.problem.curvature), None
+        return _HessianVectorProduct.apply(direction, ctx.problem), None
 
 
 class _HessianVectorProduct(torch.autograd.Function):
     @staticmethod
-    def forward(direction: Tensor, curvature: Curvature) -> Tensor:
-        return curvature.product(direction)
+    def forward(direction: Tensor, problem: _InnerProblem) -> Tensor:
+        return problem.hessian_product(direction)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Curvature], output: Tensor) -> None:
-        ctx.curvature = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _InnerProblem], output: Tensor) -> None:
+        ctx.problem = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
         # Linear and symmetric: its own transpose.
-        return _HessianVectorProduct.apply(direction, ctx.curvature), None
+        return _HessianVectorProduct.apply(direction, ctx.problem), None

@@ -18,7 +18,7 @@ from metarl.lazy import lazy
 from metarl.losses import OutputDerivatives, inner_loss
 from metarl.parallel import Workers
 from metarl.policies import Linearised
-from metarl.types import Rollouts
+from metarl.types import CurvatureRows, Rollouts
 
 
 class MetaObjective:
@@ -100,32 +100,34 @@ class _Chunk:
         hessian_fraction: float,
         fisher_rows: Tensor | None,
     ) -> None:
-        self._rule, self._stages, self._supports, self._query = rule, stages, supports, query
-        self._policy, self._meta = rule.policy, meta
-        self._hessian_fraction, self._fisher_rows = hessian_fraction, fisher_rows
+        self._rows = CurvatureRows()
+        self._supports = [replace(support, curvature_rows=self._rows) for support in supports]
+        self._rule, self._stages, self._query, self._meta = rule, stages, query, meta
+        self._policy, self._hessian_fraction, self._fisher_rows = rule.policy, hessian_fraction, fisher_rows
 
     def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Sums over tasks of the surrogate loss, float64 scalar, and of its gradient, [meta parameter]."""
-        exact = self._hessian_fraction == 1 and self._fisher_rows is None
-        adapted, linearised = self._curvature if exact else self._linearise(1.0, None)
-        self._old = linearised.outputs, linearised.extra
-        loss = self._surrogate(*self._old)
-        derivatives = OutputDerivatives(self._policy.distribution, *self._old, self._query.samples, "ratio")
-        return loss, adapted.transposed(linearised.pullback(derivatives.gradient, derivatives.extra_gradient))
+        self._rows.fraction = 1.0
+        query = self._query.samples
+        at = self._linearised if self._fisher_rows is None else self._policy.linearise(self._adapted.parameters, query)
+        self._old = at.outputs, at.extra
+        derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, "ratio")
+        pulled_back = at.pullback(derivatives.gradient, derivatives.extra_gradient)
+        return self._surrogate(*self._old), self._adapted.transposed(pulled_back)
 
     def fisher_product(self, direction: Tensor) -> Tensor:
-        adapted, linearised = self._curvature
-        return adapted.transposed(linearised.fisher_product(adapted.forward(direction)))
+        self._rows.fraction = self._hessian_fraction
+        return self._adapted.transposed(self._linearised.fisher_product(self._adapted.forward(direction)))
 
     @lazy
-    def _curvature(self) -> tuple[_Jacobian, Linearised]:
-        return self._linearise(self._hessian_fraction, self._fisher_rows)
+    def _adapted(self) -> _Jacobian:
+        return _Jacobian(self._rule, self._stages, self._supports, self._query.num_tasks, self._meta)
 
-    def _linearise(self, hessian_fraction: float, fisher_rows: Tensor | None) -> tuple[_Jacobian, Linearised]:
-        supports = [replace(support, curvature_fraction=hessian_fraction) for support in self._supports]
-        samples = self._query.samples if fisher_rows is None else self._query.samples.subset(fisher_rows)
-        adapted = _Jacobian(self._rule, self._stages, supports, self._query.num_tasks, self._meta)
-        return adapted, self._policy.linearise(adapted.parameters, samples)
+    @lazy
+    def _linearised(self) -> Linearised:
+        """Of the adapted policies, over the rows whose Fisher information enters the products."""
+        rows, query = self._fisher_rows, self._query.samples
+        return self._policy.linearise(self._adapted.parameters, query if rows is None else query.subset(rows))
 
     @torch.no_grad()
     def evaluate(self, meta: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -37,11 +37,11 @@ class Samples:
 
     def block(self, start: int, stop: int) -> Samples:
         """Rows ``start`` to ``stop`` of every task, weights as they are."""
-        return Samples(*(getattr(self, field.name)[:, start:stop] for field in fields(self)))
+        return Samples(*(getattr(self, part.name)[:, start:stop] for part in fields(self)))
 
     def subset(self, rows: Tensor) -> Samples:
         """The rows named by ``rows`` [row] of every task, with weights that sum to 1 again."""
-        chosen = Samples(*(getattr(self, field.name)[:, rows] for field in fields(self)))
+        chosen = Samples(*(getattr(self, part.name)[:, rows] for part in fields(self)))
         total = chosen.weights.sum(1, keepdim=True)
         # A task none of whose chosen steps is alive contributes no curvature instead of a division by zero.
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
@@ -59,7 +59,18 @@ class Samples:
         def chosen(values: Tensor) -> Tensor:
             return values.gather(1, rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
-        return Samples(*(chosen(getattr(self, field.name)) for field in fields(self)))
+        return Samples(*(chosen(getattr(self, part.name)) for part in fields(self)))
+
+
+@dataclass
+class CurvatureRows:
+    """Which rows second derivatives use; may change between the products that one graph is differentiated for.
+
+    Attributes:
+        fraction: Of each task's rows, those of largest advantage (`Samples.largest_advantages`); 1 for all.
+    """
+
+    fraction: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ class Rollouts:
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
-        curvature_fraction: Fraction of the rows, those of largest advantage, that second derivatives use.
+        curvature_rows: Which rows second derivatives use.
     """
 
     observations: Tensor
@@ -83,7 +94,7 @@ class Rollouts:
     rewards: Tensor
     mask: Tensor
     advantages: Tensor
-    curvature_fraction: float = 1.0
+    curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
 
     @property
     def num_tasks(self) -> int:
@@ -105,13 +116,6 @@ class Rollouts:
             self.log_probs.flatten(1),
             self.advantages.flatten(1),
             mask / mask.sum(1, keepdim=True),
-        )
-
-    @lazy
-    def curvature_samples(self) -> Samples:
-        """The rows that second derivatives use."""
-        return (
-            self.samples if self.curvature_fraction == 1 else self.samples.largest_advantages(self.curvature_fraction)
         )
 
     def mean_returns(self) -> Tensor:
@@ -136,4 +140,4 @@ class Rollouts:
         return replace(parts[0], **joined)
 
 
-_TENSORS = [field.name for field in fields(Rollouts) if field.name != "curvature_fraction"]
+_TENSORS = [part.name for part in fields(Rollouts) if part.name != "curvature_rows"]

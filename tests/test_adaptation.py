@@ -125,7 +125,7 @@ def test_permuting_tasks_permutes_adapted_parameters(algo, options):
 def test_adaptation_leaves_its_inputs_alone(algo, options):
     adapted, _, rule, meta = run(algo, options, 2)
     support = adapted.supports[0]
-    names = [field.name for field in fields(Rollouts) if field.name != "curvature_fraction"]
+    names = [field.name for field in fields(Rollouts) if field.name != "curvature_rows"]
     before = {name: getattr(support, name).clone() for name in names}
     parameters, meta_before = adapted.parameters.clone(), meta.clone()
     for stage in rule.stages((1.0,)):

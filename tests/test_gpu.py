@@ -1,0 +1,110 @@
+"""The GPU's code path: on the CPU as far as that goes, and on a GPU where there is one."""
+
+from dataclasses import replace
+
+import numpy as np
+import problems
+import pytest
+import torch
+from problems import initial, make_policy, make_rule
+from tiny_runs import numbers, tiny
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metarl import Config
+from metarl.meta_step import MetaObjective, _Chunk
+from metarl.training import Trainer, train
+from metarl.trpo import conjugate_gradients, trpo_step
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::unique")
+
+
+class Inline:
+    """Workers in the calling thread, which alone a dispatch mode watches."""
+
+    def map(self, function, items):
+        return [function(item) for item in items]
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails when the host would have to wait for what a GPU computes."""
+
+    def __enter__(self):
+        self._reads = torch.Tensor.tolist, torch.Tensor.numpy  # On the CPU these read memory, past any dispatch.
+        torch.Tensor.tolist = torch.Tensor.numpy = self._refuse
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.Tensor.tolist, torch.Tensor.numpy = self._reads
+        super().__exit__(*error)
+
+    def _refuse(self, *args):
+        raise AssertionError("reading values waits for the device")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        assert name not in WAITS, f"{name} waits for the device"
+        return function(*args, **kwargs or {})
+
+
+def problem(algo):
+    rule = make_rule(algo, make_policy())
+    meta = initial(rule)
+    return rule, *problems.run(rule, meta), meta
+
+
+@pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
+def test_conjugate_gradients_never_wait_for_the_device(algo):
+    *inner_loop, meta = problem(algo)
+    objective = MetaObjective(*inner_loop, meta, Inline(), hessian_fraction=0.5, fisher_rows=torch.arange(0, 20, 2))
+    _, gradient = objective.loss_and_gradient()
+    with NoWaiting():
+        direction, _ = conjugate_gradients(objective.fisher_product, gradient, 5)
+    assert direction.isfinite().all()
+    for waiting in (lambda: objective.evaluate(meta), lambda: float(gradient.norm()), lambda: bool(gradient[0] > 0)):
+        with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
+            waiting()
+
+
+@pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
+def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
+    rule, stages, supports, query, meta = problem(algo)
+    objective = MetaObjective(rule, stages, supports, query, meta, Inline(), 0.5)
+    chunk, tasks = _Chunk(rule, stages, supports, query, meta, 0.5, None), query.num_tasks
+    direction = torch.ones_like(meta)
+    pairs = (
+        (chunk.loss_and_gradient()[1], objective.loss_and_gradient()[1]),
+        (chunk.fisher_product(direction), objective.fisher_product(direction)),
+        (chunk.evaluate(meta + 0.01), torch.tensor(objective.evaluate(meta + 0.01), dtype=torch.float64)),
+    )
+    for together, one_by_one in pairs:
+        torch.testing.assert_close(together / tasks, one_by_one, rtol=1e-12, atol=1e-14)
+
+
+@needs_gpu
+@pytest.mark.parametrize("algo", ["maml", "l2f"])
+def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
+    config = Config(env="cheetah-dir", algo=algo, meta_batch_size=4, horizon=50, validate_every=0)
+    with Trainer(config, torch.device("cpu")) as trainer:
+        meta = trainer.initial()
+        adapted, _ = trainer.inner_loops(meta, 0)
+        _, expected = trpo_step(meta, trainer.objective(meta, adapted, 0, config.trpo), config.trpo)
+        gpu = torch.device("cuda")
+        moved = replace(adapted, supports=[support.to(gpu) for support in adapted.supports])
+        moved.query = adapted.query.to(gpu)
+        with Trainer(config, gpu) as other:
+            objective = other.objective(meta.to(gpu), moved, 0, config.trpo)
+            _, report = trpo_step(meta.to(gpu), objective, config.trpo)
+    assert report.outcome == expected.outcome
+    for name in ("surrogate_gain", "kl", "gradient_norm"):
+        np.testing.assert_allclose(getattr(report, name), getattr(expected, name), rtol=1e-3)
+
+
+@needs_gpu
+@pytest.mark.parametrize("algo", ["maml", "l2f"])
+def test_run_on_a_gpu_starts_like_the_cpus(algo, tmp_path):
+    for device in ("cpu", "cuda"):
+        train(tiny(tmp_path / device, algo=algo, device=device))
+    first, other = (numbers(tmp_path / device)[0] for device in ("cpu", "cuda"))
+    for name in ("pre_adaptation_return", "post_adaptation_return", "kl"):
+        np.testing.assert_allclose(float(first[name]), float(other[name]), rtol=1e-2)
