@@ -8,7 +8,7 @@ endif
 
 BIN := $(VENV)/bin
 
-.PHONY: install test test-all test-lowest lint format demo clean
+.PHONY: install test test-all test-lowest lint format bench demo clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,11 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Nothing else should run meanwhile; takes about half an hour on two cores.
+bench: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m benchmarks
 
 demo: install
 	$(BIN)/python -m metarl.train --env navigation --algo l2f --iterations 60 --run-dir $(RUN)

@@ -1,0 +1,163 @@
+"""Draws the README's figure of what `python -m benchmarks` stored: ``python -m benchmarks.figure``."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from benchmarks.__main__ import RESULTS
+from benchmarks.measure import Cell
+from benchmarks.rollouts import ENVIRONMENT, OURS, PHYSICS
+
+Row = dict[str, Cell]
+
+# Okabe and Ito's blue, as in the figures of runs; what others do is grey, a limit pale.
+_OURS, _OTHERS, _LIMIT, _GREY = "#0072B2", "#8c8c8c", "#cfcfcf", "#6b6b6b"
+_LIMITS = (PHYSICS, ENVIRONMENT, "arithmetic bound")
+_COLUMNS = 2
+_CAPTION_WIDTH = 150
+_ROOM_FOR_FIGURES = 3.0  # how much wider than the longest bar
+
+TITLES = {"navigation": "2D navigation", "cheetah-dir": "Half-cheetah", "ant-dir": "Ant"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Bars on one scale.
+
+    Attributes:
+        title: What is compared.
+        unit: What the bars' length means.
+        bars: Length of each bar by its label, from the top.
+    """
+
+    title: str
+    unit: str
+    bars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draws the stored measurements of speed."""
+
+    results: Annotated[Path, tyro.conf.Positional] = RESULTS
+    """Folder of the JSON files."""
+    output: Path | None = None
+    """The picture; by default speed.png in that folder."""
+
+
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m benchmarks.figure")
+    stored = {part: _read(options.results / f"{part}.json") for part in ("rollouts", "meta-step")}
+    if stored["rollouts"] is None:
+        print(f"error: {options.results} holds no rollouts.json; run: python -m benchmarks rollouts", file=sys.stderr)
+        return 2
+    panels = rollout_panels(_rows(stored["rollouts"], "Rollouts"))
+    if stored["meta-step"] is not None:
+        panels += meta_step_panels(_rows(stored["meta-step"], "Whole meta-step"))
+    output = options.output or options.results / "speed.png"
+    draw(panels, _caption(content["made_with"] for content in stored.values() if content)).savefig(output, dpi=150)
+    print(output)
+    return 0
+
+
+def rollout_panels(rows: Iterable[Row]) -> list[Panel]:
+    """Steps a second by subject, a panel for each environment."""
+    panels = []
+    for env, of_env in groupby(rows, lambda row: row["environment"]):
+        bars = {f"{row['subject']}{_remark(row)}": float(row["steps/s"]) for row in of_env}  # type: ignore[arg-type]
+        panels.append(Panel(f"{TITLES.get(str(env), env)}: rollouts", "environment steps a second", bars))
+    return panels
+
+
+def meta_step_panels(rows: Iterable[Row]) -> list[Panel]:
+    """Seconds by subject, a panel for each size."""
+    panels = []
+    for size, of_size in groupby(rows, lambda row: row["size"]):
+        bars = {str(row["subject"]): float(row["seconds"]) for row in of_size if row["seconds"] is not None}  # type: ignore[arg-type]
+        panels.append(Panel(f"Meta-step, {size}", "seconds (shorter is better)", bars))
+    return panels
+
+
+def draw(panels: list[Panel], caption: str) -> Figure:
+    """The figure, panels from left to right and from top to bottom."""
+    lines = -(-len(panels) // _COLUMNS)
+    # No pyplot: drawing must not touch a notebook's or a window's state.
+    figure = Figure(figsize=(5.2 * _COLUMNS, 2.7 * lines + 0.3), layout="constrained")
+    axes = figure.subplots(lines, _COLUMNS, squeeze=False).flat
+    for ax, panel in zip(axes, panels, strict=False):
+        _draw_panel(ax, panel)
+    for ax in list(axes)[len(panels) :]:
+        ax.set_visible(False)
+    text = textwrap.fill(caption, _CAPTION_WIDTH)
+    figure.supxlabel(text, fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
+    return figure
+
+
+def _draw_panel(ax: Axes, panel: Panel) -> None:
+    labels, values = list(panel.bars), list(panel.bars.values())
+    bars = ax.barh(labels, values, color=[_colour(label) for label in labels], height=0.7)
+    ax.bar_label(bars, [_number(value) for value in values], padding=3, fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xlim(10 ** math.floor(math.log10(min(values))), max(values) * _ROOM_FOR_FIGURES)
+    ax.set_title(panel.title, fontsize=10, loc="left")
+    ax.set_xlabel(panel.unit, fontsize=8)
+    ax.tick_params(labelsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+    ax.set_axisbelow(True)
+
+
+def _colour(label: str) -> str:
+    if label.startswith(OURS):
+        return _OURS
+    return _LIMIT if label.startswith(_LIMITS) else _OTHERS
+
+
+def _remark(row: Row) -> str:
+    if row["subject"] in _LIMITS:
+        return ", same actions"
+    return "" if row["policy"] == "yes" else " (no policy)"
+
+
+def _number(value: float) -> str:
+    """Three digits: 1.23 M, 45.6 k, 789, 0.12."""
+    for size, letter in ((1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:#.3g}".rstrip(".") + letter
+    return f"{value:.3g}"
+
+
+def _caption(made_with: Iterable[dict[str, str]]) -> str:
+    facts = list(made_with)
+    commits = ", ".join(dict.fromkeys(fact["commit"] for fact in facts))
+    packages = ", ".join(f"{name} {facts[0][name]}" for name in ("torch", "mujoco", "gymnasium"))
+    return f"{facts[0]['hardware']}; {packages}; commit {commits}; python -m benchmarks"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _rows(content: dict[str, Any], title: str) -> list[Row]:
+    return next(table["rows"] for table in content["tables"] if table["title"] == title)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

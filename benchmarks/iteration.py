@@ -1,0 +1,99 @@
+"""Whole meta-iterations by phase, and what memory they need; each measurement in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
+from benchmarks.rollouts import PHYSICS, Rollouts
+from metarl.config import Config
+from metarl.parallel import Workers, available_cores
+from metarl.training import Trainer
+
+RUNS = (
+    ("navigation", "maml"),
+    ("navigation", "l2f"),
+    ("cheetah-dir", "maml"),
+    ("cheetah-dir", "l2f"),
+    ("ant-dir", "maml"),
+)
+QUICK_SIZE: dict[str, Any] = {"meta_batch_size": 4, "rollouts_per_task": 4, "horizon": 20}
+_PHASES = ("rollout", "adaptation", "meta_step")
+
+
+def measure(quick: bool, device: torch.device) -> list[Table]:
+    """Table 3: phases and memory at the papers' sizes, with each family's default curvature."""
+    rows = [_row(env, algo, quick, device) for env, algo in RUNS]
+    note = (
+        f"Seconds of a warm iteration on {available_cores()} cores; ant-dir after one iteration, the others the median "
+        "of three. Physics: time that the simulator alone takes for the same number of steps, replaying the actions of "
+        "the first policies in the same process, over the whole iteration's (navigation has no simulator). Memory: "
+        "largest resident size of the process, 10^9 bytes."
+    )
+    return [Table("A meta-iteration", rows, note)]
+
+
+def measured(rounds: int, device: torch.device, physics: bool = False, **settings: Any) -> dict[str, Any]:
+    """What `main` finds out about these settings in a process of its own."""
+    result: dict[str, Any] = own_process(
+        "benchmarks.iteration", json.dumps(settings), rounds, device.type, int(physics)
+    )
+    return result
+
+
+def _row(env: str, algo: str, quick: bool, device: torch.device) -> dict[str, Cell]:
+    size = QUICK_SIZE if quick else {}
+    rounds = 1 if quick or env == "ant-dir" else 3
+    found = measured(rounds, device, env != "navigation", env=env, algo=algo, **size)
+    config = Config(env=env, algo=algo, **size)
+    return {
+        "environment": f"{env}, {config.meta_batch_size} x {config.rollouts_per_task} x {config.horizon}",
+        "algorithm": algo,
+        "seconds": found["seconds"],
+        **{phase.replace("_", "-"): found[phase] for phase in _PHASES},
+        "steps/s": found["env_steps"] / found["seconds"],
+        "physics": found["physics"] / found["seconds"] if "physics" in found else None,
+        "memory, GB": found["memory"],
+    }
+
+
+def main() -> None:
+    """Trains some iterations and prints, as JSON: settings, rounds, device and whether to time the physics alone."""
+    settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
+    config = Config(validate_every=0, **settings)
+    with Trainer(config, torch.device(device)) as trainer:
+        meta, before = trainer.initial().to(device), peak_memory()
+        rows, walls = [], []
+        for index in range(rounds + 1):
+            begin = time.perf_counter()
+            meta, row = trainer.iteration(meta, index)
+            walls.append(time.perf_counter() - begin)
+            rows.append(row)
+    found = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}
+    found |= {"seconds": float(np.median(walls[1:])), "env_steps": float(np.median([r["env_steps"] for r in rows[1:]]))}
+    found |= {"memory": peak_memory(), "memory_before": before}
+    if physics:
+        found["physics"] = found["env_steps"] * _seconds_per_step(config)
+    print(json.dumps(found))
+
+
+def _seconds_per_step(config: Config) -> float:
+    """Of the simulator alone, on all cores."""
+    size = (config.meta_batch_size, config.rollouts_per_task, config.horizon)
+    with Workers(available_cores()) as workers:
+        rollouts = Rollouts(config.env, size, workers)
+        (alone,) = (subject for subject in rollouts.subjects() if subject.name == PHYSICS)
+        alone.work()
+        result = float(np.median([seconds(alone.work) for _ in range(3)])) / alone.steps
+        rollouts.close()
+    return result
+
+
+if __name__ == "__main__":
+    main()

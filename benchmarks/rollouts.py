@@ -1,0 +1,331 @@
+"""Rollouts: environment steps a second with a policy for each task, beside physics alone and vector environments.
+
+The vector environments run the same environments (envpool: Gymnasium's, whose physics is the same) with the actions
+that our policies took; they have no policy to wait for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import multiprocessing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+
+from benchmarks.measure import Cell, Table, interleaved, median_ratio, seconds
+from metarl.agent import build
+from metarl.config import Config
+from metarl.envs.mujoco_core import MujocoCore
+from metarl.episodes import EpisodeBatch
+from metarl.parallel import Workers, available_cores
+from metarl.runner import Runner
+from metarl.sampler import with_advantages
+from metarl.streams import Purpose, stream
+
+SEED = 0
+OURS = "metarl"
+PHYSICS = "physics alone"
+ENVIRONMENT = "environment alone"
+
+Actions = np.ndarray
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A family at the size that the papers train it.
+
+    Attributes:
+        family: Name of the task family.
+        env_id: Its environment's id with Gymnasium.
+        envpool_id: The environment of envpool with the same physics.
+        size: Tasks, rollouts of each, steps of each.
+    """
+
+    family: str
+    env_id: str
+    envpool_id: str | None
+    size: tuple[int, int, int]
+
+
+PROBLEMS = (
+    Problem("navigation", "Navigation", None, (20, 20, 100)),
+    Problem("cheetah-dir", "CheetahDir", "HalfCheetah-v5", (40, 20, 200)),
+    Problem("ant-dir", "AntDir", "Ant-v5", (40, 20, 200)),
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    Attributes:
+        rounds: Turns of each subject.
+        seconds: Least length of a turn.
+        sizes: Numbers of environments that are tried in one process; with envpool too.
+        processes: Numbers of processes that are tried, as multiples of the cores.
+    """
+
+    rounds: int = 5
+    seconds: float = 1.0
+    sizes: tuple[int, ...] = (4, 16, 64, 256)
+    processes: tuple[int, ...] = (1, 2, 4, 8)
+
+
+FULL, QUICK = Effort(), Effort(2, 0.0, (4,), (1,))
+QUICK_SIZE = (4, 2, 10)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Something that takes environment steps.
+
+    Attributes:
+        name: What it is.
+        envs: Environments side by side.
+        policy: Whether it runs a policy.
+        steps: Environment steps in a call of ``work``.
+        work: Takes them.
+    """
+
+    name: str
+    envs: int
+    policy: bool
+    steps: int
+    work: Callable[[], object]
+
+    def for_seconds(self, least: float) -> Subject:
+        """The same, repeated until a call lasts about that long."""
+        self.work()
+        repeats = max(1, round(least / seconds(self.work)))
+
+        def work() -> None:
+            for _ in range(repeats):
+                self.work()
+
+        return Subject(self.name, self.envs, self.policy, self.steps * repeats, work)
+
+
+def measure(quick: bool, device: torch.device) -> list[Table]:
+    """Table 1; rollouts are collected on the CPU whatever the device."""
+    effort = QUICK if quick else FULL
+    rows = [row for problem in PROBLEMS for row in _rows(problem, QUICK_SIZE if quick else problem.size, effort)]
+    note = (
+        f"Environment steps a second on {available_cores()} cores; ratios are medians over {effort.rounds} interleaved "
+        f"rounds. {OURS}: a 2 x 100 policy of its own for each task, exploration noise, masks and log-probabilities, "
+        f"as training collects rollouts. {PHYSICS}: the simulator replays the actions that {OURS} took, from the same "
+        f"starts, on as many threads; this is the limit. {ENVIRONMENT}: with observations, rewards and ends too; the "
+        "limit of navigation, which has no simulator. The others are given the same actions and run no policy, at the "
+        "number of environments (of those tried) that suits them best; a reset counts as a step."
+    )
+    if not importlib.util.find_spec("envpool"):
+        note += " envpool is not installed: pip install -e '.[bench]'."
+    return [Table("Rollouts", rows, note)]
+
+
+def _rows(problem: Problem, size: tuple[int, int, int], effort: Effort) -> list[dict[str, Cell]]:
+    with Workers(available_cores()) as workers, ExitStack() as stack:
+        ours = stack.enter_context(closing(Rollouts(problem.family, size, workers)))
+        subjects = ours.subjects()
+        for name, sizes, make in _peers(problem, size[2], effort):
+            subjects.append(_at_best_size(name, sizes, make, ours.actions, stack))
+        subjects = [subject.for_seconds(effort.seconds) for subject in subjects]
+        times = interleaved({subject.name: subject.work for subject in subjects}, effort.rounds)
+    rates = {subject.name: subject.steps / times[subject.name] for subject in subjects}
+    limit = rates.get(PHYSICS, rates[ENVIRONMENT])
+    return [
+        {
+            "environment": problem.family,
+            "subject": subject.name,
+            "policy": "yes" if subject.policy else "no",
+            "environments": subject.envs,
+            "steps/s": float(np.median(rates[subject.name])),
+            "share of limit": median_ratio(rates[subject.name], limit),
+            f"{OURS} / subject": median_ratio(rates[OURS], rates[subject.name]),
+        }
+        for subject in subjects
+    ]
+
+
+class Rollouts:
+    """Rollouts as training collects them, in shards on the workers' threads; and the same without policies.
+
+    Args:
+        family: Name of the task family.
+        size: Tasks, rollouts of each, steps of each.
+        workers: Threads.
+
+    Attributes:
+        actions: Actions that the first shard's environments were given, [time, env, action].
+    """
+
+    def __init__(self, family: str, size: tuple[int, int, int], workers: Workers) -> None:
+        tasks, rollouts, horizon = size
+        self._config = Config(env=family, algo="maml", horizon=horizon)
+        task_family, rule = build(self._config)
+        self._workers = workers
+        self._runner = Runner(self._config, task_family, rule, tasks, rollouts, workers, torch.device("cpu"))
+        # The runner's own shards, so that what is measured stays what training does.
+        self._shards, self._samplers = self._runner._shards, self._runner._samplers
+        self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
+        generators = [stream(SEED, Purpose.INITIALISATION, task) for task in range(tasks)]
+        self._policies = torch.stack([rule.policy.initial(generator) for generator in generators])
+        self._envs = tasks * rollouts
+        self._steps, self._recordings = self._record()
+        self.actions = np.stack([actions for actions, _ in self._recordings[0].moves])
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._runner.close()
+
+    def subjects(self) -> list[Subject]:
+        """With policies, with advantages too, without policies, and the simulator alone if there is one."""
+        subjects = [
+            Subject(OURS, self._envs, True, self._steps, self._collect),
+            Subject(f"{OURS}, advantages included", self._envs, True, self._steps, partial(self._collect, True)),
+            Subject(ENVIRONMENT, self._envs, False, self._steps, partial(self._replay, Recording.replay)),
+        ]
+        if self._recordings[0].has_simulator:
+            work = partial(self._replay, Recording.replay_physics)
+            subjects.append(Subject(PHYSICS, self._envs, False, self._steps, work))
+        return subjects
+
+    def _collect(self, advantages: bool = False) -> int:
+        """Collects rollouts, the same ones every time; returns the number of environment steps."""
+
+        def of_shard(index: int) -> int:
+            start, stop = self._shards[index]
+            streams = [stream(SEED, Purpose.TRAIN_ROLLOUTS, task) for task in range(start, stop)]
+            rollouts = self._samplers[index].collect(self._policies[start:stop], self._tasks[start:stop], streams)
+            if advantages:
+                rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+            return rollouts.env_steps
+
+        return sum(self._workers.map(of_shard, range(len(self._shards))))
+
+    def _replay(self, replay: Callable[[Recording], None]) -> None:
+        self._workers.map(replay, self._recordings)
+
+    def _record(self) -> tuple[int, list[Recording]]:
+        recordings = [Recording(sampler._episodes) for sampler in self._samplers]
+        for sampler, recording in zip(self._samplers, recordings, strict=True):
+            sampler._episodes = recording
+        steps = self._collect()
+        for sampler, recording in zip(self._samplers, recordings, strict=True):
+            sampler._episodes = recording.episodes
+        return steps, recordings
+
+
+class Recording:
+    """Stands before a batch of episodes and keeps what it is asked to do, so that it can be done again.
+
+    Args:
+        episodes: The batch.
+
+    Attributes:
+        episodes: The batch.
+        moves: For each step the actions of all slots, [env, action], and which slots were running; None for all.
+    """
+
+    def __init__(self, episodes: EpisodeBatch) -> None:
+        self.episodes, self.num_envs = episodes, episodes.num_envs
+        self.moves: list[tuple[Actions, np.ndarray | None]] = []
+
+    @property
+    def has_simulator(self) -> bool:
+        """Whether there is a MuJoCo batch below."""
+        return isinstance(getattr(self.episodes, "_core", None), MujocoCore)
+
+    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
+        """Begins episodes; see `EpisodeBatch.reset`."""
+        self._start, self._observations = (tasks.copy(), list(seeds)), observations.copy()
+        self.episodes.reset(tasks, seeds, observations)
+
+    def step(self, actions: Actions, observations: Any, rewards: Any, terminated: Any, truncated: Any) -> None:
+        """Takes a step; see `EpisodeBatch.step`."""
+        ended = terminated | truncated
+        self.moves.append((actions.copy(), np.flatnonzero(~ended) if ended.any() else None))
+        self.episodes.step(actions, observations, rewards, terminated, truncated)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self.episodes.close()
+
+    def replay(self) -> None:
+        """Everything again: physics, observations, rewards, ends."""
+        rewards, ended = np.zeros(self.num_envs, np.float32), np.zeros((2, self.num_envs), bool)
+        self.episodes.reset(*self._start, self._observations)
+        for actions, _ in self.moves:
+            self.episodes.step(actions, self._observations, rewards, *ended)
+
+    def replay_physics(self) -> None:
+        """The same starts, and the simulator's steps with the same controls."""
+        self.episodes.reset(*self._start, self._observations)
+        core = self.episodes._core  # type: ignore[attr-defined]
+        controls = core.batch.bind("ctrl")
+        for actions, running in self.moves:
+            controls[...] = actions
+            core.batch.step(running, nstep=core.env.frame_skip)
+
+
+Make = Callable[[int], Any]
+
+
+def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tuple[int, ...], Make]]:
+    """Name, sizes to try and how to make a vector environment of such a size."""
+    from stable_baselines3.common.vec_env import SubprocVecEnv
+
+    # The id names the module that registers it, for other processes.
+    make_one = partial(
+        gym.make, f"metarl:metarl/{problem.env_id}-v0", max_episode_steps=horizon, disable_env_checker=True
+    )
+    # Not forked: there are threads here already. What every process imports, the server that they come from has.
+    multiprocessing.set_forkserver_preload(["metarl", "stable_baselines3.common.vec_env"])
+    make_async = partial(AsyncVectorEnv, context="forkserver")
+    make_subproc = partial(SubprocVecEnv, start_method="forkserver")
+    processes = tuple(available_cores() * factor for factor in effort.processes)
+    peers: list[tuple[str, tuple[int, ...], Make]] = [
+        ("Gymnasium SyncVectorEnv", effort.sizes, lambda size: SyncVectorEnv([make_one] * size)),
+        ("Gymnasium AsyncVectorEnv", processes, lambda size: make_async([make_one] * size)),
+        ("Stable-Baselines3 SubprocVecEnv", processes, lambda size: make_subproc([make_one] * size)),
+    ]
+    if problem.envpool_id and importlib.util.find_spec("envpool"):
+        peers.append(("envpool", effort.sizes, partial(_make_envpool, problem.envpool_id, horizon)))
+    return peers
+
+
+def _make_envpool(env_id: str, horizon: int, size: int) -> Any:
+    import envpool
+
+    return envpool.make_gymnasium(env_id, num_envs=size, num_threads=available_cores(), max_episode_steps=horizon)
+
+
+def _at_best_size(name: str, sizes: Sequence[int], make: Make, actions: Actions, stack: ExitStack) -> Subject:
+    """A vector environment at the size at which it takes most steps a second; left open until the stack is closed."""
+
+    def rate(size: int) -> float:
+        with closing(make(size)) as envs:
+            subject = _vector_subject(name, envs, size, actions[: len(actions) // 2])
+            subject.work()
+            return subject.steps / seconds(subject.work)
+
+    best = max(sizes, key=rate) if len(sizes) > 1 else sizes[0]
+    return _vector_subject(name, stack.enter_context(closing(make(best))), best, actions)
+
+
+def _vector_subject(name: str, envs: Any, size: int, actions: Actions) -> Subject:
+    """Steps through the actions, over the ends of episodes."""
+    given = actions[:, np.arange(size) % actions.shape[1]].astype(envs.action_space.dtype)
+    envs.reset()
+
+    def work() -> None:
+        for each in given:
+            envs.step(each)
+
+    return Subject(name, size, False, len(given) * size, work)

@@ -1,0 +1,66 @@
+"""How seconds and memory of a meta-iteration grow with the problem."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from benchmarks.iteration import measured
+from benchmarks.measure import Cell, Table, fitted_exponent
+from metarl.parallel import available_cores
+
+BASE: dict[str, Any] = {"env": "cheetah-dir", "algo": "maml"}
+# Each doubled three times up to the papers' size (width: beyond it), while everything else has it.
+SWEEPS: dict[str, tuple[int, ...]] = {
+    "meta_batch_size": (5, 10, 20, 40),
+    "rollouts_per_task": (5, 10, 20, 40),
+    "horizon": (50, 100, 200, 400),
+    "hidden_sizes": (50, 100, 200, 400),
+}
+QUICK: dict[str, Any] = {"meta_batch_size": 2, "rollouts_per_task": 2, "horizon": 5}
+NAMES = {
+    "meta_batch_size": "tasks",
+    "rollouts_per_task": "rollouts of each task",
+    "horizon": "horizon",
+    "hidden_sizes": "width of both hidden layers",
+}
+
+
+def measure(quick: bool, device: torch.device) -> list[Table]:
+    """One row for each size; the exponents of cost = a * size^b beside them."""
+    rows = [row for setting in SWEEPS for row in _sweep(setting, quick, device)]
+    note = (
+        f"MAML on cheetah-dir with default curvature, {available_cores()} cores; what is not varied is as in the "
+        "papers (40 tasks, 20 rollouts of 200 steps, 2 x 100). Seconds: a warm iteration, and its rollouts and "
+        "meta-step. Memory: what the process needs beyond what it has when training starts, GB. Exponents: "
+        "least-squares fit over the sizes."
+    )
+    return [Table("Scaling", rows, note)]
+
+
+def _sweep(setting: str, quick: bool, device: torch.device) -> list[dict[str, Cell]]:
+    sizes = SWEEPS[setting][:2] if quick else SWEEPS[setting]
+    found = [
+        measured(1, device, **{**BASE, **(QUICK if quick else {}), setting: (n, n) if setting == "hidden_sizes" else n})
+        for n in sizes
+    ]
+    memory = [one["memory"] - one["memory_before"] for one in found]
+    exponents = {
+        "exponent, seconds": fitted_exponent(sizes, [one["seconds"] for one in found]),
+        "exponent, meta-step": fitted_exponent(sizes, [one["meta_step"] for one in found]),
+        "exponent, memory": fitted_exponent(sizes, memory),
+    }
+    nothing = dict.fromkeys(exponents)
+    return [
+        {
+            "varied": NAMES[setting],
+            "size": size,
+            "seconds": one["seconds"],
+            "rollouts": one["rollout"],
+            "meta-step": one["meta_step"],
+            "memory": extra,
+            **(exponents if size == sizes[-1] else nothing),
+        }
+        for size, one, extra in zip(sizes, found, memory, strict=True)
+    ]

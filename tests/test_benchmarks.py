@@ -1,0 +1,146 @@
+"""The measurements of speed: that they measure and tell what they say, never how fast."""
+
+import json
+import subprocess
+import sys
+from contextlib import closing
+
+import numpy as np
+import pytest
+from tiny_runs import ROOT
+
+from benchmarks import measure
+from benchmarks.figure import draw, meta_step_panels, rollout_panels
+from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
+from benchmarks.rollouts import Rollouts
+from metarl.envs.mujoco_core import batch_module
+from metarl.parallel import Workers
+
+
+def test_candidates_take_turns_after_a_call_that_is_not_timed(monkeypatch):
+    calls, clock = [], iter(range(1000))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: next(clock) ** 2)
+    times = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert "".join(calls) == "ab" * 4
+    # The clock shows 0, 1, 4, 9, ... and is read before and after each of the timed calls.
+    assert {name: values.tolist() for name, values in times.items()} == {"a": [1, 9, 17], "b": [5, 13, 21]}
+
+
+def test_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians():
+    numerator, denominator = np.array([1.0, 20.0, 3.0]), np.array([2.0, 4.0, 30.0])
+    assert median_ratio(numerator, denominator) == 0.5
+    assert np.median(numerator) / np.median(denominator) != 0.5
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 1.7])
+def test_exponent_of_a_power_law_is_found(exponent):
+    sizes = [10, 20, 40, 80]
+    assert fitted_exponent(sizes, [3 * size**exponent for size in sizes]) == pytest.approx(exponent, abs=1e-12)
+
+
+def test_table_is_printed_as_markdown_with_numbers_to_the_right():
+    rows = [
+        {"what": "a", "steps": 1234567, "rate": 98765.4, "share": 0.98765},
+        {"what": "longer", "steps": 12, "rate": None, "share": 2.0},
+    ]
+    assert str(Table("Title", rows, "A note.")).splitlines() == [
+        "**Title**",
+        "",
+        "| what   |     steps |   rate | share |",
+        "| ------ | --------: | -----: | ----: |",
+        "| a      | 1,234,567 | 98,765 | 0.988 |",
+        "| longer |        12 |      - |     2 |",
+        "",
+        "A note.",
+    ]
+
+
+def test_tables_are_stored_as_they_are():
+    (stored,) = json.loads(json.dumps(as_json([Table("Title", [{"what": "a", "share": 0.98765}], "A note.")])))
+    assert stored == {"title": "Title", "rows": [{"what": "a", "share": 0.98765}], "note": "A note."}
+
+
+def test_what_a_process_prints_last_is_its_result():
+    assert own_process("json.tool", "--compact", ROOT / "benchmarks/task_lists/navigation.json")["seed"] == 20261121
+
+
+def test_a_process_that_fails_tells_why():
+    with pytest.raises(RuntimeError, match=r"-m json.tool /nowhere.json failed:\n(?s:.)*No such file"):
+        own_process("json.tool", "/nowhere.json")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder with what a quick run of some parts stored."""
+    folder = tmp_path_factory.mktemp("speed")
+    command = ["-m", "benchmarks", "rollouts", "start-up", "--quick", "--output", str(folder)]
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def read(folder, part):
+    content = json.loads((folder / f"{part}.json").read_text())
+    assert content["part"] == part
+    assert content["quick"] is True
+    assert {"commit", "hardware", "torch", "mujoco"} <= set(content["made_with"])
+    assert all(set(row) == set(table["rows"][0]) for table in content["tables"] for row in table["rows"])
+    return content
+
+
+def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_environments(stored):
+    (table,) = read(stored, "rollouts")["tables"]
+    of_env = {}
+    for row in table["rows"]:
+        of_env.setdefault(row["environment"], {})[row["subject"]] = row
+    assert list(of_env) == ["navigation", "cheetah-dir", "ant-dir"]
+    for env, rows in of_env.items():
+        others = {"Gymnasium SyncVectorEnv", "Gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv"}
+        assert others <= set(rows)
+        assert {name for name, row in rows.items() if row["policy"] == "yes"} == {
+            "metarl",
+            "metarl, advantages included",
+        }
+        limit = "environment alone" if env == "navigation" or batch_module() is None else "physics alone"
+        assert rows[limit]["share of limit"] == rows["metarl"]["metarl / subject"] == 1
+        assert all(row["steps/s"] > 0 and row["environments"] > 0 for row in rows.values())
+
+
+@pytest.mark.skipif(batch_module() is None, reason="MuJoCo has no batch")
+def test_what_has_no_policy_repeats_the_trajectories_of_what_has_one():
+    with Workers(2) as workers, closing(Rollouts("ant-dir", (2, 20, 60), workers)) as ours:
+        cores = [recording.episodes._core for recording in ours._recordings]
+        states = [core.positions.copy() for core in cores]
+        assert len(cores) == 2
+        assert any(running is not None for recording in ours._recordings for _, running in recording.moves)
+        for subject in ours.subjects():
+            for core in cores:
+                core.positions[...] = 0
+            subject.work()
+            for core, positions in zip(cores, states, strict=True):
+                np.testing.assert_array_equal(core.positions, positions, subject.name)
+
+
+def test_start_up_times_the_help_and_the_first_iteration(stored):
+    (table,) = read(stored, "start-up")["tables"]
+    seconds = {row["command"]: row["seconds"] for row in table["rows"]}
+    assert all(value > 0 for value in seconds.values())
+    assert {"python -m metarl.train --help", 'python -c "import metarl"'} < set(seconds)
+    assert any("--iterations 1" in command for command in seconds)
+
+
+def test_figure_shows_every_subject_with_its_number(stored):
+    rows = read(stored, "rollouts")["tables"][0]["rows"]
+    panels = rollout_panels(rows)
+    assert [len(panel.bars) for panel in panels] == [
+        sum(row["environment"] == env for row in rows) for env in ("navigation", "cheetah-dir", "ant-dir")
+    ]
+    steps = [
+        {"subject": "metarl, exact", "size": "cheetah-dir", "seconds": 12.34},
+        {"subject": "triple derivative", "size": "cheetah-dir", "seconds": 56.7},
+    ]
+    figure = draw([*panels, *meta_step_panels(steps)], "caption")
+    *_, last = figure.axes
+    assert [label.get_text() for label in last.get_yticklabels()] == ["metarl, exact", "triple derivative"]
+    assert [text.get_text() for text in last.texts] == ["12.3", "56.7"]
+    assert len(figure.axes) == 4
