@@ -84,11 +84,12 @@ def rollout_panels(rows: Iterable[Row]) -> list[Panel]:
 
 
 def meta_step_panels(rows: Iterable[Row]) -> list[Panel]:
-    """Seconds by subject, a panel for each size."""
+    """Seconds by subject, a panel for each size and algorithm."""
     panels = []
-    for size, of_size in groupby(rows, lambda row: row["size"]):
-        bars = {str(row["subject"]): float(row["seconds"]) for row in of_size if row["seconds"] is not None}  # type: ignore[arg-type]
-        panels.append(Panel(f"Meta-step, {size}", "seconds (shorter is better)", bars))
+    for (size, algo), of_size in groupby(rows, lambda row: (str(row["size"]), str(row["algorithm"]))):
+        env = size.split(",")[0]
+        bars = {str(row["subject"]): float(row["seconds"]) for row in of_size}  # type: ignore[arg-type]
+        panels.append(Panel(f"{TITLES.get(env, env)}: meta-step, {algo.upper()}", "seconds (shorter is better)", bars))
     return panels
 
 

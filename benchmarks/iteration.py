@@ -13,6 +13,7 @@ import torch
 from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
 from benchmarks.rollouts import PHYSICS, Rollouts
 from metarl.config import Config
+from metarl.envs.mujoco_core import batch_module
 from metarl.parallel import Workers, available_cores
 from metarl.training import Trainer
 
@@ -50,7 +51,8 @@ def measured(rounds: int, device: torch.device, physics: bool = False, **setting
 def _row(env: str, algo: str, quick: bool, device: torch.device) -> dict[str, Cell]:
     size = QUICK_SIZE if quick else {}
     rounds = 1 if quick or env == "ant-dir" else 3
-    found = measured(rounds, device, env != "navigation", env=env, algo=algo, **size)
+    has_simulator = env != "navigation" and batch_module() is not None
+    found = measured(rounds, device, has_simulator, env=env, algo=algo, **size)
     config = Config(env=env, algo=algo, **size)
     return {
         "environment": f"{env}, {config.meta_batch_size} x {config.rollouts_per_task} x {config.horizon}",

@@ -72,7 +72,7 @@ class Effort:
         processes: Numbers of processes that are tried, as multiples of the cores.
     """
 
-    rounds: int = 5
+    rounds: int = 3
     seconds: float = 1.0
     sizes: tuple[int, ...] = (4, 16, 64, 256)
     processes: tuple[int, ...] = (1, 2, 4, 8)

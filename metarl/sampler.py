@@ -71,7 +71,7 @@ class Sampler:
         observation_rows = observations.numpy().reshape(time + 1, envs, -1)
         reward_rows, alive_rows = rewards.numpy().reshape(time, envs), alive.numpy().reshape(time, envs)
         terminated, truncated = np.zeros(envs, bool), np.zeros(envs, bool)
-        extra = policy.extra(parameters)
+        network, extra = policy.network(parameters), policy.extra(parameters)
         actions: list[Tensor] = []
 
         self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), observation_rows[0])
@@ -82,7 +82,7 @@ class Sampler:
                 raise Stopped
             np.logical_not(terminated | truncated, out=alive_rows[t], casting="unsafe")
             with timed("policy"):
-                output.copy_(policy.outputs(parameters, observed))
+                output.copy_(network(observed))
                 actions.append(distribution.sample(output, extra, drawn))
                 env_actions = self._action_map(actions[-1].flatten(0, 1).numpy())
             with timed("simulation"):

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+import torch
 from tiny_runs import ROOT
 
 from benchmarks import measure
@@ -71,9 +72,9 @@ def test_a_process_that_fails_tells_why():
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A folder with what a quick run of some parts stored."""
+    """A folder with what a quick run stored."""
     folder = tmp_path_factory.mktemp("speed")
-    command = ["-m", "benchmarks", "rollouts", "start-up", "--quick", "--output", str(folder)]
+    command = ["-m", "benchmarks", "--quick", "--output", str(folder)]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder
@@ -129,6 +130,37 @@ def test_start_up_times_the_help_and_the_first_iteration(stored):
     assert any("--iterations 1" in command for command in seconds)
 
 
+def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(stored):
+    parts, whole = read(stored, "meta-step")["tables"]
+    assert len(parts["rows"]) == 9
+    assert all(row["share of the bound"] > 0 and row["looped / ours"] > 0 for row in parts["rows"])
+    steps = {(row["size"], row["algorithm"], row["subject"]): row for row in whole["rows"]}
+    for (size, algo, subject), row in steps.items():
+        if subject == "metarl, exact":
+            reference = steps[size, algo, "triple derivative, looped"]
+            assert row["line search"] == reference["line search"]
+            assert row["surrogate gain"] == pytest.approx(reference["surrogate gain"], rel=1e-2)
+
+
+def test_an_iteration_is_told_by_phase_and_its_growth_by_size(stored):
+    (iterations,), (scaling,) = (read(stored, part)["tables"] for part in ("iteration", "scaling"))
+    for row in iterations["rows"]:
+        assert row["seconds"] >= row["rollout"] + row["adaptation"] + row["meta-step"] - 1e-3
+        assert (row["physics"] is None) == (row["environment"].startswith("navigation") or batch_module() is None)
+        assert row["memory, GB"] > 0.05
+    varied = [row["varied"] for row in scaling["rows"]]
+    assert varied == [name for name in dict.fromkeys(varied) for _ in range(2)]
+    assert [row["exponent, seconds"] is None for row in scaling["rows"]] == [True, False] * 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_before_anything_is_measured():
+    command = [sys.executable, "-m", "benchmarks", "meta-step", "--device", "cuda"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: device cuda was asked for, but PyTorch finds no CUDA GPU")
+
+
 def test_figure_shows_every_subject_with_its_number(stored):
     rows = read(stored, "rollouts")["tables"][0]["rows"]
     panels = rollout_panels(rows)
@@ -136,10 +168,11 @@ def test_figure_shows_every_subject_with_its_number(stored):
         sum(row["environment"] == env for row in rows) for env in ("navigation", "cheetah-dir", "ant-dir")
     ]
     steps = [
-        {"subject": "metarl, exact", "size": "cheetah-dir", "seconds": 12.34},
-        {"subject": "triple derivative", "size": "cheetah-dir", "seconds": 56.7},
+        {"subject": "metarl, exact", "size": "cheetah-dir", "algorithm": "maml", "seconds": 12.34},
+        {"subject": "triple derivative", "size": "cheetah-dir", "algorithm": "maml", "seconds": 56.7},
+        {"subject": "metarl, exact", "size": "cheetah-dir", "algorithm": "l2f", "seconds": 99.0},
     ]
-    figure = draw([*panels, *meta_step_panels(steps)], "caption")
+    figure = draw([*panels, meta_step_panels(steps)[0]], "caption")
     *_, last = figure.axes
     assert [label.get_text() for label in last.get_yticklabels()] == ["metarl, exact", "triple derivative"]
     assert [text.get_text() for text in last.texts] == ["12.3", "56.7"]

@@ -30,12 +30,11 @@ class NoWaiting(TorchDispatchMode):
     """Fails when the host would have to wait for what a GPU computes."""
 
     def __enter__(self):
-        self._reads = torch.Tensor.tolist, torch.Tensor.numpy  # On the CPU these read memory, past any dispatch.
-        torch.Tensor.tolist = torch.Tensor.numpy = self._refuse
+        self._tolist, torch.Tensor.tolist = torch.Tensor.tolist, self._refuse  # Reads memory, past any dispatch.
         return super().__enter__()
 
     def __exit__(self, *error):
-        torch.Tensor.tolist, torch.Tensor.numpy = self._reads
+        torch.Tensor.tolist = self._tolist
         super().__exit__(*error)
 
     def _refuse(self, *args):
