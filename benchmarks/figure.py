@@ -67,7 +67,8 @@ def main() -> int:
         return 2
     panels = rollout_panels(_rows(stored["rollouts"], "Rollouts"))
     if stored["meta-step"] is not None:
-        panels += meta_step_panels(_rows(stored["meta-step"], "Whole meta-step"))
+        steps = _rows(stored["meta-step"], "Whole meta-step")
+        panels += meta_step_panels(row for row in steps if str(row["size"]).startswith("cheetah-dir"))
     output = options.output or options.results / "speed.png"
     draw(panels, _caption(content["made_with"] for content in stored.values() if content)).savefig(output, dpi=150)
     print(output)
@@ -88,7 +89,8 @@ def meta_step_panels(rows: Iterable[Row]) -> list[Panel]:
     panels = []
     for (size, algo), of_size in groupby(rows, lambda row: (str(row["size"]), str(row["algorithm"]))):
         env = size.split(",")[0]
-        bars = {str(row["subject"]): float(row["seconds"]) for row in of_size}  # type: ignore[arg-type]
+        in_order = sorted(of_size, key=lambda row: float(row["seconds"]))  # type: ignore[arg-type]
+        bars = {str(row["subject"]): float(row["seconds"]) for row in in_order}  # type: ignore[arg-type]
         panels.append(Panel(f"{TITLES.get(env, env)}: meta-step, {algo.upper()}", "seconds (shorter is better)", bars))
     return panels
 
@@ -98,10 +100,10 @@ def draw(panels: list[Panel], caption: str) -> Figure:
     lines = -(-len(panels) // _COLUMNS)
     # No pyplot: drawing must not touch a notebook's or a window's state.
     figure = Figure(figsize=(5.2 * _COLUMNS, 2.7 * lines + 0.3), layout="constrained")
-    axes = figure.subplots(lines, _COLUMNS, squeeze=False).flat
+    axes = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
     for ax, panel in zip(axes, panels, strict=False):
         _draw_panel(ax, panel)
-    for ax in list(axes)[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.set_visible(False)
     text = textwrap.fill(caption, _CAPTION_WIDTH)
     figure.supxlabel(text, fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
@@ -115,7 +117,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     ax.invert_yaxis()
     ax.set_xscale("log")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlim(10 ** math.floor(math.log10(min(values))), max(values) * _ROOM_FOR_FIGURES)
+    ax.set_xlim(10 ** math.floor(math.log10(min(values) / 2)), max(values) * _ROOM_FOR_FIGURES)
     ax.set_title(panel.title, fontsize=10, loc="left")
     ax.set_xlabel(panel.unit, fontsize=8)
     ax.tick_params(labelsize=8)
