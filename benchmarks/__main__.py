@@ -15,7 +15,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -25,7 +25,6 @@ from metarl.errors import UserError
 from metarl.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-PARTS = ("rollouts", "meta-step", "iteration", "scaling", "start-up")
 Part = Literal["rollouts", "meta-step", "iteration", "scaling", "start-up"]
 
 
@@ -33,7 +32,7 @@ Part = Literal["rollouts", "meta-step", "iteration", "scaling", "start-up"]
 class Options:
     """Measures how fast this machine runs metarl. Nothing else should run meanwhile."""
 
-    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = PARTS
+    parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = get_args(Part)
     """What to measure; everything if none is named."""
     quick: bool = False
     """Small sizes and few rounds: shows that it works, not how fast it is."""

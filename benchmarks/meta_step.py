@@ -59,8 +59,9 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
     """One row: each part's seconds, and the Fisher-vector product beside reference and bound."""
-    direction, tasks = torch.randn_like(problem.meta), problem.query.num_tasks
-    left, right = torch.randn(2, _SQUARE, _SQUARE, device=problem.meta.device)
+    generator, device, tasks = torch.Generator().manual_seed(0), problem.meta.device, problem.query.num_tasks
+    direction = torch.randn(problem.meta.shape, generator=generator).to(device)
+    left, right = torch.randn(2, _SQUARE, _SQUARE, generator=generator).to(device)
     with Workers(1) as workers:
         ours, looped = problem.objective(workers), problem.reference(1)
         _require_agreement(ours.fisher_product(direction), looped.fisher_product(direction))
@@ -139,21 +140,23 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
     ]
 
 
+class InlineWorkers:
+    """Does everything in the calling thread, which alone PyTorch's dispatch modes watch."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Results of ``function`` in the order of ``items``."""
+        return [function(item) for item in items]
+
+
 def _operations(problem: Problem, direction: Tensor) -> int:
     """Floating-point operations of the matrix products in one exact Fisher-vector product."""
-
-    class Inline:
-        """Counting happens in the calling thread alone."""
-
-        def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-            return [function(item) for item in items]
 
     one = replace(
         problem,
         supports=[support.tasks(0, 1) for support in problem.supports],
         query=problem.query.tasks(0, 1),
     )
-    objective = MetaObjective(one.rule, one.stages, one.supports, one.query, one.meta, Inline())  # type: ignore[arg-type]
+    objective = MetaObjective(one.rule, one.stages, one.supports, one.query, one.meta, InlineWorkers())  # type: ignore[arg-type]
     objective.fisher_product(direction)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _in_place_product})
     with counter:

@@ -127,11 +127,12 @@ class Rollouts:
         return replace(self, **{name: getattr(self, name)[start:stop] for name in _TENSORS})
 
     def to(self, device: torch.device) -> Rollouts:
-        """The same rollouts on ``device``; the copies to a GPU go on in the background."""
-        if device.type == "cpu":
-            return self
-        pinned = {name: getattr(self, name).pin_memory() for name in _TENSORS}
-        return replace(self, **{name: values.to(device, non_blocking=True) for name, values in pinned.items()})
+        """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
+        tensors: dict[str, Any] = {name: getattr(self, name) for name in _TENSORS}
+        in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
+        if in_background:
+            tensors = {name: values.pin_memory() for name, values in tensors.items()}
+        return replace(self, **{name: v.to(device, non_blocking=in_background) for name, v in tensors.items()})
 
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:

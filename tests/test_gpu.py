@@ -10,6 +10,7 @@ from problems import initial, make_policy, make_rule
 from tiny_runs import numbers, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.meta_step import InlineWorkers
 from metarl import Config
 from metarl.meta_step import MetaObjective, _Chunk
 from metarl.training import Trainer, train
@@ -17,13 +18,6 @@ from metarl.trpo import conjugate_gradients, trpo_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::unique")
-
-
-class Inline:
-    """Workers in the calling thread, which alone a dispatch mode watches."""
-
-    def map(self, function, items):
-        return [function(item) for item in items]
 
 
 class NoWaiting(TorchDispatchMode):
@@ -55,7 +49,9 @@ def problem(algo):
 @pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
 def test_conjugate_gradients_never_wait_for_the_device(algo):
     *inner_loop, meta = problem(algo)
-    objective = MetaObjective(*inner_loop, meta, Inline(), hessian_fraction=0.5, fisher_rows=torch.arange(0, 20, 2))
+    objective = MetaObjective(
+        *inner_loop, meta, InlineWorkers(), hessian_fraction=0.5, fisher_rows=torch.arange(0, 20, 2)
+    )
     _, gradient = objective.loss_and_gradient()
     with NoWaiting():
         direction, _ = conjugate_gradients(objective.fisher_product, gradient, 5)
@@ -68,7 +64,7 @@ def test_conjugate_gradients_never_wait_for_the_device(algo):
 @pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
 def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
     rule, stages, supports, query, meta = problem(algo)
-    objective = MetaObjective(rule, stages, supports, query, meta, Inline(), 0.5)
+    objective = MetaObjective(rule, stages, supports, query, meta, InlineWorkers(), 0.5)
     chunk, tasks = _Chunk(rule, stages, supports, query, meta, 0.5, None), query.num_tasks
     direction = torch.ones_like(meta)
     pairs = (
