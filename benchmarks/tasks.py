@@ -9,7 +9,7 @@ from metarl.streams import Purpose, stream
 SEED = 20_261_121
 NUM_TASKS = 200
 FOLDER = Path(__file__).parent / "task_lists"
-FAMILIES = ("navigation",)
+FAMILIES = ("navigation", "navigation-bimodal")
 
 
 def main() -> None:

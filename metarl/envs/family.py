@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from metarl.arrays import IntArray
 from metarl.envs.episodes import VectorEpisodes, flat_observation_space
 from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError, nearest
@@ -28,6 +29,7 @@ class TaskFamily(ABC):
         horizon: Default length of an episode, in environment steps.
         min_envs_per_shard: Fewer environments than this are stepped faster by one thread than by several.
         task_space: The space that tasks are elements of.
+        num_modes: Number of modes of the distribution of tasks; see `modes`.
     """
 
     name: str
@@ -35,6 +37,7 @@ class TaskFamily(ABC):
     # Never reached: Python environments hold the interpreter's lock, so that further threads only wait for it
     min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
+    num_modes: int = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -116,6 +119,17 @@ class TaskFamily(ABC):
         space = copy.deepcopy(self.task_space)
         space.seed(int(rng.integers(2**31)))
         return np.stack([space.sample() for _ in range(n)])
+
+    def modes(self, tasks: NDArray[Any]) -> IntArray:
+        """Which mode of the distribution each task was drawn from; by default all come from one.
+
+        Args:
+            tasks: [task, *task shape].
+
+        Returns:
+            Numbers from 0 to ``num_modes`` - 1, [task].
+        """
+        return np.zeros(len(tasks), int)
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes a batch of slots in which episodes run side by side.

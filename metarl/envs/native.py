@@ -29,6 +29,14 @@ def rows(values: NDArray[Any], slots: Slots) -> NDArray[Any]:
     return values[slots] if isinstance(slots, slice) else values.take(slots, axis=0)
 
 
+def choices(actions: Any, n: int) -> IntArray:
+    """Discrete actions, [...], as an array; raises UserError unless all are whole numbers from 0 to n - 1."""
+    chosen = np.asarray(actions)
+    if chosen.dtype.kind not in "iu" or (chosen < 0).any() or (chosen >= n).any():
+        raise UserError(f"actions must be whole numbers from 0 to {n - 1}, got {actions}")
+    return chosen
+
+
 class NativeCore(ABC):
     """State, physics and rewards of ``num_envs`` copies of one environment.
 
@@ -38,10 +46,10 @@ class NativeCore(ABC):
         num_envs: Number of slots.
         tasks: Each slot's task, [num_envs, *task shape]; written by the owner before ``start``.
         terms: The last step's reward terms by name, [num_envs] each, as the single environment's info has them.
-        draws_start: Whether ``start`` draws from its generators.
+        draws: Whether it draws from its generators, at a start or, having kept them, at a step.
     """
 
-    draws_start: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
 
     def __init__(self, num_envs: int, task_shape: tuple[int, ...]) -> None:
         if num_envs < 1:
@@ -56,7 +64,7 @@ class NativeCore(ABC):
 
         Args:
             slots: Which slots, [k].
-            generators: Their generators, k of them; none if ``draws_start`` is false.
+            generators: Their generators, k of them; none if ``draws`` is false.
         """
 
     @abstractmethod
@@ -87,6 +95,28 @@ class NativeCore(ABC):
             self.terms.setdefault(name, np.zeros(self.num_envs))[slots] = values
 
 
+class SlotGenerators:
+    """Each slot's own generator, for a core that draws at its steps.
+
+    Args:
+        num_envs: Number of slots.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self._generators: list[Any] = [None] * num_envs
+
+    def keep(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Keeps the generators of some slots, [k], until others are given."""
+        for slot, generator in zip(slots, generators, strict=True):
+            self._generators[slot] = generator
+
+    def of(self, slots: Slots) -> list[np.random.Generator]:
+        """The generators of some slots, [k]."""
+        if isinstance(slots, slice):
+            return self._generators[slots]
+        return [self._generators[slot] for slot in slots]
+
+
 class NativeEpisodes:
     """One episode per slot of a native core; `EpisodeBatch` says the interface.
 
@@ -107,7 +137,7 @@ class NativeEpisodes:
     def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
         """Begins an episode in every slot; see `EpisodeBatch.reset`."""
         self._core.tasks[...] = tasks
-        generators = [seeding.np_random(int(seed))[0] for seed in seeds] if self._core.draws_start else []
+        generators = [seeding.np_random(int(seed))[0] for seed in seeds] if self._core.draws else []
         self._core.start(np.arange(self.num_envs), generators)
         self._core.observe(observations)
         self._terminated[:] = False
@@ -282,6 +312,7 @@ class NativeFamily(TaskFamily):
         self._parameters = parameters
         # An environment is made at once, so that a wrong value is told here and not in the middle of a run
         self._distribution: TaskDistribution = self.make_env().unwrapped.tasks  # type: ignore[attr-defined]
+        self.num_modes = self._distribution.num_modes
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment, without a limit on the episode's length."""
@@ -295,6 +326,10 @@ class NativeFamily(TaskFamily):
     def draw_tasks(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws tasks from the environment's distribution, [n, *task shape]."""
         return self._distribution.draw(n, rng)
+
+    def modes(self, tasks: NDArray[Any]) -> IntArray:
+        """Which mode of the distribution each task was drawn from, [task]."""
+        return self._distribution.modes(tasks)
 
     @property
     def task_space(self) -> spaces.Box:  # type: ignore[override]

@@ -39,7 +39,8 @@ class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
     (``end_norm="euclidean"``). It is truncated after 100 steps if made by ``gymnasium.make``.
 
     Task: the goal (x, y); with ``start_bound`` > 0 the goal and the start (goal x, goal y, start x, start y), all
-    uniform.
+    uniform. With ``goal_mode`` the goal and the number of its mode (x, y, 0 or 1): 0 for goals drawn around
+    (goal_mode, goal_mode), 1 for those around (-goal_mode, -goal_mode). The number changes nothing in the environment.
 
     Args:
         goal_bound: Goals are uniform in [-goal_bound, goal_bound]^2.
@@ -136,7 +137,7 @@ class NavigationCore(NativeCore):
         num_envs: Number of slots.
     """
 
-    draws_start = False
+    draws = False
 
     def __init__(self, env: NavigationEnv, num_envs: int) -> None:
         super().__init__(num_envs, env.tasks.space.shape)
@@ -177,9 +178,9 @@ class NavigationFamily(NativeFamily):
 
     def describe_task(self, task: Any) -> str:
         """Says where the goal is, and where the start if it belongs to the task."""
-        goal, start = np.asarray(task)[:2], np.asarray(task)[2:]
+        goal, start = np.asarray(task)[:2], starts(np.asarray(task))
         described = f"goal ({goal[0]:+.2f}, {goal[1]:+.2f})"
-        return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if start.size else described
+        return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if _has_start(task) else described
 
 
 def navigation_vector(
@@ -191,8 +192,13 @@ def navigation_vector(
 
 
 def starts(tasks: FloatArray) -> FloatArray:
-    """Starts that belong to the tasks, else the origin, [..., 2 or 4] to [..., 2]."""
-    return tasks[..., 2:].copy() if tasks.shape[-1] == 4 else np.zeros_like(tasks)
+    """Starts that belong to the tasks, else the origin, [..., 2, 3 or 4] to [..., 2]."""
+    return tasks[..., 2:].copy() if _has_start(tasks) else np.zeros_like(tasks[..., :2])
+
+
+def _has_start(tasks: Any) -> bool:
+    # (x, y) is a goal alone, (x, y, mode) a bimodal one, and four numbers are goal and start
+    return np.shape(tasks)[-1] == 4
 
 
 def _task_distribution(goal_bound: float, start_bound: float, mode: float | None, deviation: float) -> TaskDistribution:

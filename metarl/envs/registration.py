@@ -4,6 +4,8 @@ import gymnasium as gym
 
 for _id, _module, _class, _vector, _steps in (
     ("Navigation", "navigation", "NavigationEnv", "navigation_vector", 100),
+    ("Bandit", "bandit", "BanditEnv", "bandit_vector", 10),
+    ("TabularMDP", "tabular", "TabularMDPEnv", "tabular_vector", 10),
     ("CheetahDir", "cheetah", "CheetahDirEnv", "cheetah_dir_vector", 200),
     ("CheetahVel", "cheetah", "CheetahVelEnv", "cheetah_vel_vector", 200),
     ("AntDir", "ant", "AntDirEnv", "ant_dir_vector", 200),

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
-from metarl.arrays import FloatArray
+from metarl.arrays import FloatArray, IntArray
 from metarl.errors import UserError
 
 
@@ -17,13 +18,19 @@ class TaskDistribution(ABC):
 
     Attributes:
         space: The space that tasks are elements of.
+        num_modes: Number of modes.
     """
 
     space: spaces.Box
+    num_modes: ClassVar[int] = 1
 
     @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws n tasks, [n, *task shape]."""
+
+    def modes(self, tasks: NDArray[Any]) -> IntArray:
+        """Which mode each of the tasks, [task, *task shape], was drawn from, [task]; 0 unless overridden."""
+        return np.zeros(len(tasks), int)
 
     def check(self, task: Any) -> FloatArray:
         """Returns a copy of a task that a user gave, as float64.
@@ -103,6 +110,9 @@ class Disc(TaskDistribution):
 class Bimodal(TaskDistribution):
     """Two normal distributions in the plane, around (mode, mode) and (-mode, -mode), each with probability 1/2.
 
+    A task is (x, y, number of its mode): 0 for the one around (mode, mode), 1 for the one around (-mode, -mode). The
+    number belongs to the task because the two overlap, so that the point alone does not tell it.
+
     Attributes:
         mode: Coordinate of the centres.
         deviation: Standard deviation of each coordinate.
@@ -110,16 +120,56 @@ class Bimodal(TaskDistribution):
     Source: Vuorio et al. 2019 (MuMoMAML).
     """
 
+    num_modes = 2
+
     mode: float
     deviation: float
 
     def __post_init__(self) -> None:
-        self.space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        low, high = np.array([-np.inf, -np.inf, 0.0]), np.array([np.inf, np.inf, 1.0])
+        self.space = spaces.Box(low, high, dtype=np.float64)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draws n points of the plane, [n, 2]."""
-        centres = self.mode * rng.choice([-1.0, 1.0], (n, 1))
-        return centres + self.deviation * rng.standard_normal((n, 2))
+        """Draws n points of the plane, each with the number of its mode, [n, 3]."""
+        signs = rng.choice([-1.0, 1.0], (n, 1))
+        points = self.mode * signs + self.deviation * rng.standard_normal((n, 2))
+        return np.concatenate([points, signs < 0], axis=1)
+
+    def modes(self, tasks: NDArray[Any]) -> IntArray:
+        """Which mode each of the tasks, [task, 3], was drawn from, [task]."""
+        return np.asarray(tasks)[:, 2].astype(int)
+
+    def check(self, task: Any) -> FloatArray:
+        """Returns a copy of the task; raises UserError unless it is a point and 0 or 1."""
+        checked = super().check(task)
+        if checked[2] not in (0, 1):
+            raise UserError(f"the task must be (x, y, mode) with mode 0 or 1, got mode {checked[2]}")
+        return checked
+
+
+@dataclass
+class Probabilities(TaskDistribution):
+    """Independent probabilities, each uniform in [0, 1].
+
+    Attributes:
+        size: How many.
+    """
+
+    size: int
+
+    def __post_init__(self) -> None:
+        self.space = spaces.Box(0.0, 1.0, (self.size,), np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n vectors of probabilities, [n, size]."""
+        return rng.uniform(size=(n, self.size))
+
+    def check(self, task: Any) -> FloatArray:
+        """Returns a copy of the probabilities; raises UserError unless all lie in [0, 1]."""
+        checked = super().check(task)
+        if checked.min() < 0 or checked.max() > 1:
+            raise UserError(f"the task must hold probabilities, each between 0 and 1, got {checked}")
+        return checked
 
 
 class TaskMemory:

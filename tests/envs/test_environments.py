@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from functools import partial
 
 import gymnasium as gym
 import mujoco
@@ -16,20 +17,32 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 import metarl.envs.registration  # noqa: F401 (registers the environments)
 from metarl.envs import get_family
 from metarl.envs.ant import AntDirEnv, AntGoalEnv, AntVelEnv
+from metarl.envs.bandit import BanditEnv
 from metarl.envs.cheetah import CheetahDirEnv, CheetahVelEnv
 from metarl.envs.navigation import NavigationEnv
+from metarl.envs.tabular import TabularMDPEnv
 from metarl.errors import UserError
 
-CLASSES = [NavigationEnv, CheetahDirEnv, CheetahVelEnv, AntDirEnv, AntVelEnv, AntGoalEnv]
-IDS = ["Navigation", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
+CLASSES = [
+    NavigationEnv,
+    BanditEnv,
+    TabularMDPEnv,
+    CheetahDirEnv,
+    CheetahVelEnv,
+    AntDirEnv,
+    AntVelEnv,
+    AntGoalEnv,
+]
+IDS = ["Navigation", "Bandit", "TabularMDP", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
 
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_gymnasiums_checker_warns_of_unbounded_observations_only(env_id, recwarn):
     gymnasium_check(gym.make(f"metarl/{env_id}-v0").unwrapped, skip_render_check=True)
     messages = [str(warning.message) for warning in recwarn]
-    assert ["minimum value is -infinity" in message for message in messages] == [True, False]
-    assert ["maximum value is infinity" in message for message in messages] == [False, True]
+    unbounded = env_id not in ("Bandit", "TabularMDP")
+    assert ["minimum value is -infinity" in message for message in messages] == [True, False] * unbounded
+    assert ["maximum value is infinity" in message for message in messages] == [False, True] * unbounded
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -133,10 +146,29 @@ def test_standing_still_in_navigation_scores_the_published_reference():
 
 
 def test_bimodal_goals_have_two_modes():
-    goals = get_family("navigation-bimodal").sample_tasks(4000, np.random.default_rng(0))
+    family = get_family("navigation-bimodal")
+    tasks = family.sample_tasks(4000, np.random.default_rng(0))
+    goals, modes = tasks[:, :2], family.modes(tasks)
     np.testing.assert_allclose(goals.mean(axis=0), 0.0, atol=0.06)
     # Each coordinate has variance 0.5^2 + 0.5^2; the modes make the coordinates covary by 0.5^2
     np.testing.assert_allclose(np.cov(goals.T), [[0.5, 0.25], [0.25, 0.5]], atol=0.04)
+    assert family.num_modes == 2
+    assert modes.mean() == pytest.approx(0.5, abs=0.03)
+    for mode, centre in ((0, 0.5), (1, -0.5)):
+        np.testing.assert_allclose(goals[modes == mode].mean(axis=0), centre, atol=0.04)
+        np.testing.assert_allclose(goals[modes == mode].std(axis=0), 0.5, atol=0.03)
+    # The modes overlap: a goal's side of the diagonal is not its mode, for Phi(-sqrt 2) = 7.9 % of the goals
+    assert np.mean((goals.sum(axis=1) < 0) != modes) == pytest.approx(0.0786, abs=0.015)
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_the_mode_of_a_bimodal_goal_changes_nothing_in_the_environment(mode):
+    env = get_family("navigation-bimodal").make_env()
+    observation, info = env.reset(options={"task": [0.3, 0.5, mode]})
+    np.testing.assert_array_equal(observation, [0.0, 0.0])
+    np.testing.assert_array_equal(info["task"], [0.3, 0.5, mode])
+    _, reward, *_ = env.step(np.array([0.1, 0.1]))
+    assert reward == pytest.approx(-np.hypot(0.2, 0.4), abs=1e-15)
 
 
 @pytest.mark.parametrize("direction", [-1.0, 1.0])
@@ -311,6 +343,9 @@ def test_docstrings_have_the_tables(env_class):
         (NavigationEnv, {"task": [1.0]}, r"the task must have shape \(2,\), got \(1,\)"),
         (NavigationEnv, {"task": [np.nan, 0]}, "the task must be finite"),
         (NavigationEnv, {"goal": [0, 0]}, "reset takes the option 'task' only, got 'goal'"),
+        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0]}, r"the task must have shape \(3,\), got \(2,\)"),
+        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0, 2]}, r"with mode 0 or 1, got mode 2\.0"),
+        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0, 0.5]}, r"with mode 0 or 1, got mode 0\.5"),
         (CheetahDirEnv, {"task": 0.5}, r"the task must be a direction, -1 or \+1, got 0.5"),
     ],
 )

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from marks import native_batches, needs_mujoco_batch
@@ -17,6 +18,8 @@ FAMILIES = [
     "navigation-c",
     "navigation-d",
     "navigation-bimodal",
+    "bandit",
+    "tabular-mdp",
     "cheetah-dir",
     "cheetah-vel",
     "cheetah-dir-rllab",
@@ -25,12 +28,14 @@ FAMILIES = [
     "ant-vel",
     "ant-goal",
 ]
-IDS = ["Navigation", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
+IDS = ["Navigation", "Bandit", "TabularMDP", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
 SLOTS = 3
 
 
 def actions_beyond_bounds(space, seed=0):
     rng = np.random.default_rng(seed)
+    while isinstance(space, Discrete):
+        yield rng.integers(space.n, size=SLOTS)
     while True:
         yield (1.2 * rng.uniform(-1, 1, (SLOTS, *space.shape)) * space.high).astype(np.float32)
 
@@ -115,11 +120,12 @@ def test_episodes_equal_single_environments_and_stand_still_after_their_end(name
     assert ended.any(axis=1).all()
 
 
-def test_a_batch_begins_again_as_if_it_were_new():
-    family = get_family("ant-vel")
+@pytest.mark.parametrize("name", ["ant-vel", "bandit", "tabular-mdp"])
+def test_a_batch_begins_again_as_if_it_were_new(name):
+    family = get_family(name)
     tasks = family.sample_tasks(SLOTS, np.random.default_rng(0))
     used, new = family.make_episodes(SLOTS, 30), family.make_episodes(SLOTS, 30)
-    seen = np.zeros((2, SLOTS, 27))
+    seen = np.zeros((2, SLOTS, *family.observation_space.shape))
     rewards, flags = np.zeros((2, SLOTS)), np.zeros((2, 2, SLOTS), bool)
     used.reset(tasks[::-1], [1, 2, 3], seen[0])
     for _, actions in zip(range(30), actions_beyond_bounds(family.action_space), strict=False):

@@ -56,7 +56,9 @@ def test_the_worked_example_passes_the_check():
     check_task_family(CartPoleFamily())
 
 
-@pytest.mark.parametrize("name", ["navigation", "navigation-d", "navigation-bimodal", "cheetah-vel", "ant-goal"])
+@pytest.mark.parametrize(
+    "name", ["navigation", "navigation-d", "navigation-bimodal", "bandit", "tabular-mdp", "ant-goal"]
+)
 def test_splits_of_a_continuous_family_share_no_task(name):
     family = get_family(name)
     tasks = [family.sample_tasks(100, np.random.default_rng(0), split) for split in ("train", "validation", "test")]
@@ -116,12 +118,24 @@ def test_variants_differ_in_their_task_spaces():
     [
         ("navigation", [0.25, -0.5], "goal (+0.25, -0.50)"),
         ("navigation-b", [0.25, -0.5, 0.0, 0.1], "goal (+0.25, -0.50), start (+0.00, +0.10)"),
+        ("navigation-bimodal", [0.25, -0.5, 1.0], "goal (+0.25, -0.50)"),
+        ("bandit", [0.25, 0.5, 0.75, 0.5, 0.0], "best of 5 arms: number 2 with mean 0.75"),
         ("cheetah-dir", -1.0, "backward"),
         ("ant-vel", 1.5, "velocity 1.50 m/s"),
     ],
 )
 def test_tasks_are_described_in_words(name, task, words):
     assert get_family(name).describe_task(np.asarray(task)) == words
+
+
+def test_only_bimodal_goals_have_modes():
+    rng = np.random.default_rng(0)
+    for family in (get_family("navigation"), get_family("cheetah-dir"), get_family("bandit"), CountingFamily()):
+        assert family.num_modes == 1
+        np.testing.assert_array_equal(family.modes(family.sample_tasks(5, rng)), np.zeros(5))
+    bimodal = get_family("navigation-bimodal")
+    assert bimodal.num_modes == 2
+    np.testing.assert_array_equal(bimodal.modes(np.array([[0.1, 0.2, 1.0], [0.1, 0.2, 0.0]])), [1, 0])
 
 
 def test_a_registered_family_is_found_by_its_name_and_arguments_reach_it(registered):
@@ -300,6 +314,10 @@ def test_ant_goals_are_uniform_in_a_disc():
             {"squared_distance": "False"},
             r"squared_distance must be True or False .*, got 'False'",
         ),
+        ("bandit", {"num_arms": 0}, "num_arms must be a positive whole number, got 0"),
+        ("bandit", {"num_states": 3}, "bandit has no parameter 'num_states'; it accepts horizon, num_arms"),
+        ("tabular-mdp", {"num_states": 2.5}, r"num_states must be a positive whole number, got 2\.5"),
+        ("tabular-mdp", {"num_actions": "many"}, "num_actions must be a positive whole number, got 'many'"),
         ("navigation", {"end_norm": 2}, "end_norm must be 'max' or 'euclidean', got 2"),
         ("navigation", {"horizon": 50.5}, "horizon must be a positive whole number, got 50.5"),
         ("cheetah-vel-rllab", {"horizon": "long"}, "horizon must be a positive whole number, got 'long'"),

@@ -1,0 +1,119 @@
+"""Bernoulli bandits: arms that pay with probabilities that only pulling them tells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.arguments import positive_whole
+from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, SlotGenerators, Slots, choices, rows
+from metarl.envs.tasks import Probabilities, TaskMemory
+
+MAX_EPISODE_STEPS = 10
+
+
+class BanditEnv(TaskMemory, gym.Env[FloatArray, Any]):
+    """A bandit with Bernoulli arms, whose means are the task.
+
+    Observation, ``Box(0, 1, (1,), float64)``:
+
+    | index | meaning | minimum | maximum | unit |
+    |---|---|---|---|---|
+    | 0 | always 1: there is nothing to see | 0 | 1 | 1 |
+
+    Action, ``Discrete(num_arms)``: the arm to pull.
+
+    Reward: 1 with the arm's mean as probability, else 0 (coefficient 1, no unit).
+
+    Episode: it never terminates. It is truncated after 10 pulls if made by ``gymnasium.make``. A reset draws nothing.
+
+    Task: the arms' means, [num_arms], each uniform in [0, 1].
+
+    Args:
+        num_arms: Number of arms.
+        render_mode: As in Gymnasium; there is nothing to draw.
+
+    Version history: v0, first version.
+
+    Source: Duan et al. 2016 (RL^2), section 3.1.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
+
+    def __init__(self, num_arms: int = 5, render_mode: str | None = None) -> None:
+        self.num_arms = positive_whole("num_arms", num_arms)
+        self.render_mode = render_mode
+        self.tasks = Probabilities(self.num_arms)
+        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float64)
+        self.action_space = spaces.Discrete(self.num_arms)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode; ``options={"task": task}`` sets the task."""
+        info = self.seed_and_choose_task(seed, options)
+        return np.ones(1), info
+
+    def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """Pulls the arm ``action``, a whole number."""
+        mean = np.asarray(self.task)[choices(action, self.num_arms)]
+        return np.ones(1), float(self.np_random.random() < mean), False, False, {}
+
+
+class BanditCore(NativeCore):
+    """Many bandits at once.
+
+    Args:
+        env: A single environment: its rules hold for all.
+        num_envs: Number of slots.
+    """
+
+    def __init__(self, env: BanditEnv, num_envs: int) -> None:
+        super().__init__(num_envs, env.tasks.space.shape)
+        self._num_arms = env.num_arms
+        self._generators = SlotGenerators(num_envs)
+
+    def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Keeps the generators of some slots, for the rewards."""
+        self._generators.keep(slots, generators)
+
+    def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
+        """Pulls an arm in some slots; see `NativeCore.advance`."""
+        arms = choices(rows(actions, slots), self._num_arms)
+        means = np.take_along_axis(rows(self.tasks, slots), arms[:, None], axis=1)[:, 0]
+        drawn = np.array([generator.random() for generator in self._generators.of(slots)])
+        rewards[slots] = drawn < means
+        terminated[slots] = False
+
+    def observe(self, observations: FloatArray) -> None:
+        """Writes ones, [num_envs, 1]."""
+        observations[...] = 1.0
+
+
+class BanditFamily(NativeFamily):
+    """Bandits whose arms pay with different probabilities.
+
+    Args:
+        horizon: Default length of an episode, in pulls.
+        **parameters: Parameters of `BanditEnv`.
+    """
+
+    name = "bandit"
+    horizon = MAX_EPISODE_STEPS
+    env_class = BanditEnv
+    core_class = BanditCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says which arm is best."""
+        means = np.asarray(task)
+        return f"best of {means.size} arms: number {means.argmax()} with mean {means.max():.2f}"
+
+
+def bandit_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/Bandit-v0``; parameters as for `BanditEnv`."""
+    env = BanditEnv(**parameters)
+    return NativeVectorEnv(BanditCore(env, num_envs), env, max_episode_steps)

@@ -1,0 +1,182 @@
+"""The oracle's view of a task family: the task is part of every observation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.episodes import flat_observation_space
+from metarl.envs.family import TaskFamily
+from metarl.episodes import EpisodeBatch
+from metarl.errors import UserError
+
+
+class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
+    """Appends the task to the flattened observations of an environment.
+
+    The task is the one in the reset's info; failing that, the one in its options; failing that, what ``known_task``
+    was set to.
+
+    Args:
+        env: The environment.
+        family: Its family.
+
+    Attributes:
+        known_task: The current task, [*task shape], or None if it is not known.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], family: TaskFamily) -> None:
+        super().__init__(env)
+        self.known_task: Any = None
+        self._name = family.name
+        inner = flat_observation_space(env.observation_space, family.name)
+        # Unbounded, because an evaluation may give tasks outside the task space's bounds
+        unbounded = np.full(_task_size(family), np.inf)
+        low, high = np.concatenate([inner.low, -unbounded]), np.concatenate([inner.high, unbounded])
+        self.observation_space = spaces.Box(low, high, dtype=np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Resets the environment and finds out its task.
+
+        Raises:
+            UserError: If the task is not known.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.known_task = info.get("task", (options or {}).get("task", self.known_task))
+        if self.known_task is None:
+            raise UserError(
+                f"the environment of {self._name} does not tell its task; set it with the family's set_task before the "
+                "reset, or let the environment return it as info['task']"
+            )
+        return self._with_task(observation), info
+
+    def step(self, action: Any) -> tuple[FloatArray, Any, bool, bool, dict[str, Any]]:
+        """Takes one step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._with_task(observation), reward, terminated, truncated, info
+
+    def _with_task(self, observation: Any) -> FloatArray:
+        flat: Any = spaces.utils.flatten(self.env.observation_space, observation)
+        return np.concatenate([flat, np.ravel(self.known_task)], dtype=np.float64)
+
+
+class OracleEpisodes:
+    """Episodes whose observations have the task appended; `EpisodeBatch` says the interface.
+
+    Args:
+        episodes: The episodes without it; owned from now on.
+        task_size: Numbers in a task.
+    """
+
+    def __init__(self, episodes: EpisodeBatch, task_size: int) -> None:
+        self.num_envs = episodes.num_envs
+        self._episodes = episodes
+        self._tasks = np.zeros((episodes.num_envs, task_size))
+
+    def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
+        """Begins an episode in every slot; see `EpisodeBatch.reset`."""
+        self._tasks[...] = np.reshape(tasks, self._tasks.shape)
+        self._episodes.reset(tasks, seeds, self._without_task(observations))
+
+    def step(
+        self,
+        actions: NDArray[Any],
+        observations: FloatArray,
+        rewards: FloatArray,
+        terminated: BoolArray,
+        truncated: BoolArray,
+    ) -> None:
+        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
+        self._episodes.step(actions, self._without_task(observations), rewards, terminated, truncated)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._episodes.close()
+
+    def _without_task(self, observations: FloatArray) -> FloatArray:
+        """Writes the task columns of ``observations``, [num_envs, observation + task], and returns the others."""
+        first = observations.shape[1] - self._tasks.shape[1]
+        observations[:, first:] = self._tasks
+        return observations[:, :first]
+
+
+class OracleFamily(TaskFamily):
+    """A family whose observations have the task appended: what a policy can reach that need not find it out.
+
+    Everything but the observations is the family's own: name, horizon, tasks, splits, modes, rewards.
+
+    Args:
+        family: The family; not changed.
+
+    Raises:
+        UserError: If the tasks are not arrays of numbers.
+
+    Source: the oracle baseline of Finn et al. 2017, section 5.3.
+    """
+
+    def __init__(self, family: TaskFamily) -> None:
+        self._family = family
+        self.name = family.name
+        self.horizon = family.horizon
+        self.min_envs_per_shard = family.min_envs_per_shard
+        self.task_space = family.task_space
+        self.num_modes = family.num_modes
+        self._task_size = _task_size(family)
+
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Makes one environment that shows its task, without a limit on the episode's length."""
+        # A family that is never drawn has no such parameter
+        chosen = {} if render_mode is None else {"render_mode": render_mode}
+        return TaskObservation(self._family.make_env(**chosen), self._family)
+
+    def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
+        """Tells an environment its task, and what shows it; see `TaskFamily.set_task`."""
+        layer = env
+        while not isinstance(layer, TaskObservation):
+            if not isinstance(layer, gym.Wrapper):
+                raise UserError(f"the environment does not show its task; make it with make_env, got {env}")
+            layer = layer.env
+        layer.known_task = np.array(task)
+        return self._family.set_task(layer.env, task)
+
+    @property
+    def finite_tasks(self) -> NDArray[Any] | None:
+        """All tasks if there are finitely many, else None."""
+        return self._family.finite_tasks
+
+    def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
+        """Draws tasks for a split, those that the family draws, [n, *task shape]."""
+        return self._family.sample_tasks(n, rng, split)
+
+    def draw_tasks(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+        """Draws tasks from the family's distribution, [n, *task shape]."""
+        return self._family.draw_tasks(n, rng)
+
+    def modes(self, tasks: NDArray[Any]) -> IntArray:
+        """Which mode each task comes from, [task]."""
+        return self._family.modes(tasks)
+
+    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
+        """Makes the family's batch of slots, with the task in every observation."""
+        return OracleEpisodes(self._family.make_episodes(num_envs, horizon), self._task_size)
+
+    def describe_task(self, task: Any) -> str:
+        """Says in a few words what a task is."""
+        return self._family.describe_task(task)
+
+
+def _task_size(family: TaskFamily) -> int:
+    """Numbers in a task; raises UserError if its tasks are no arrays of numbers."""
+    shape = family.task_space.shape
+    if shape is None:
+        raise UserError(
+            f"the tasks of {family.name} are {family.task_space}, and only arrays of numbers can be appended to "
+            "observations; use a Box or Discrete task_space"
+        )
+    return int(np.prod(shape))

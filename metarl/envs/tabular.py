@@ -1,0 +1,221 @@
+"""Tabular Markov decision processes: finitely many states, with rewards and transitions that only acting tells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.arrays import BoolArray, FloatArray, IntArray
+from metarl.envs.arguments import positive_whole
+from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, SlotGenerators, Slots, choices, rows
+from metarl.envs.tasks import TaskDistribution, TaskMemory
+from metarl.errors import UserError
+
+MAX_EPISODE_STEPS = 10
+_SUM_TOLERANCE = 1e-8
+
+
+class RandomMDPs(TaskDistribution):
+    """Mean rewards from N(1, 1), and a flat Dirichlet distribution over next states, for each (state, action).
+
+    A task is one vector, [S * A + S * A * S]: the mean rewards [S, A], then the transition probabilities [S, A, S],
+    both with the last axis fastest.
+
+    Args:
+        num_states: S.
+        num_actions: A.
+
+    Source: Duan et al. 2016 (RL^2), section 3.2.
+    """
+
+    def __init__(self, num_states: int, num_actions: int) -> None:
+        self._num_states, self._num_actions = num_states, num_actions
+        pairs = num_states * num_actions
+        low = np.concatenate([np.full(pairs, -np.inf), np.zeros(pairs * num_states)])
+        high = np.concatenate([np.full(pairs, np.inf), np.ones(pairs * num_states)])
+        self.space = spaces.Box(low, high, dtype=np.float64)
+
+    def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
+        """Draws n processes, [n, S * A + S * A * S]."""
+        pairs = self._num_states * self._num_actions
+        means = rng.normal(1.0, 1.0, (n, pairs))
+        transitions = rng.dirichlet(np.ones(self._num_states), (n, pairs))
+        return np.concatenate([means, transitions.reshape(n, -1)], axis=1)
+
+    def check(self, task: Any) -> FloatArray:
+        """Returns a copy of a task that a user gave, as float64.
+
+        Raises:
+            UserError: If it has another shape, is not finite, or if transitions are no probabilities.
+        """
+        checked = super().check(task)
+        transitions = self.transitions(checked)
+        _refuse(transitions, transitions.min(-1) < 0, "must not be negative")
+        _refuse(transitions, np.abs(transitions.sum(-1) - 1) > _SUM_TOLERANCE, "must sum to 1")
+        return checked
+
+    def means(self, tasks: FloatArray) -> FloatArray:
+        """Mean rewards, a view, [..., S, A], of tasks, [..., S * A + S * A * S]."""
+        states, actions = self._num_states, self._num_actions
+        return tasks[..., : states * actions].reshape(*tasks.shape[:-1], states, actions)
+
+    def transitions(self, tasks: FloatArray) -> FloatArray:
+        """Transition probabilities, a view, [..., S, A, S], of tasks, [..., S * A + S * A * S]."""
+        states, actions = self._num_states, self._num_actions
+        return tasks[..., states * actions :].reshape(*tasks.shape[:-1], states, actions, states)
+
+
+class TabularMDPEnv(TaskMemory, gym.Env[FloatArray, Any]):
+    """A Markov decision process whose mean rewards and transition probabilities are the task.
+
+    Observation, ``Box(0, 1, (num_states,), float64)``:
+
+    | index | meaning | minimum | maximum | unit |
+    |---|---|---|---|---|
+    | i | 1 in state i, else 0 | 0 | 1 | 1 |
+
+    Action, ``Discrete(num_actions)``.
+
+    Reward: normal with the mean of state and action, before the step, and deviation 1 (coefficient 1, no unit).
+
+    Episode: it starts in state 0 and never terminates. It is truncated after 10 steps if made by ``gymnasium.make``.
+    A reset draws nothing; a step draws the reward, then the next state.
+
+    Task: mean rewards [num_states, num_actions], normal with mean 1 and deviation 1, then transition probabilities
+    [num_states, num_actions, num_states], from a flat Dirichlet distribution, in one vector; see `RandomMDPs`.
+
+    Args:
+        num_states: Number of states.
+        num_actions: Number of actions.
+        render_mode: As in Gymnasium; there is nothing to draw.
+
+    Version history: v0, first version.
+
+    Source: Duan et al. 2016 (RL^2), section 3.2.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
+
+    def __init__(self, num_states: int = 10, num_actions: int = 5, render_mode: str | None = None) -> None:
+        self.num_states = positive_whole("num_states", num_states)
+        self.num_actions = positive_whole("num_actions", num_actions)
+        self.render_mode = render_mode
+        self.tasks: RandomMDPs = RandomMDPs(self.num_states, self.num_actions)
+        self.observation_space = spaces.Box(0.0, 1.0, (self.num_states,), np.float64)
+        self.action_space = spaces.Discrete(self.num_actions)
+        self._state = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode; ``options={"task": task}`` sets the task."""
+        info = self.seed_and_choose_task(seed, options)
+        self._state = 0
+        return self._observation(), info
+
+    def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """Takes the action ``action``, a whole number."""
+        task, pair = np.asarray(self.task), (self._state, choices(action, self.num_actions))
+        reward = self.tasks.means(task)[pair] + self.np_random.standard_normal()
+        self._state = int(next_states(self.tasks.transitions(task)[pair], np.asarray(self.np_random.random())))
+        return self._observation(), float(reward), False, False, {}
+
+    def _observation(self) -> FloatArray:
+        observation = np.zeros(self.num_states)
+        observation[self._state] = 1.0
+        return observation
+
+
+class TabularMDPCore(NativeCore):
+    """Many tabular Markov decision processes at once.
+
+    Args:
+        env: A single environment: its rules hold for all.
+        num_envs: Number of slots.
+    """
+
+    def __init__(self, env: TabularMDPEnv, num_envs: int) -> None:
+        super().__init__(num_envs, env.tasks.space.shape)
+        self._num_actions = env.num_actions
+        # Views: what the owner writes into the tasks shows here
+        self._means, self._transitions = env.tasks.means(self.tasks), env.tasks.transitions(self.tasks)
+        self._states = np.zeros(num_envs, int)
+        self._all = np.arange(num_envs)
+        self._generators = SlotGenerators(num_envs)
+
+    def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
+        """Puts some slots into state 0 and keeps their generators, for rewards and transitions."""
+        self._states[slots] = 0
+        self._generators.keep(slots, generators)
+
+    def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
+        """Takes an action in some slots; see `NativeCore.advance`."""
+        chosen = choices(rows(actions, slots), self._num_actions)
+        index = (self._all[slots], self._states[slots], chosen)
+        # Reward, then next state: the order in which the single environment draws
+        generators = self._generators.of(slots)
+        noise = np.array([generator.standard_normal() for generator in generators])
+        uniform = np.array([generator.random() for generator in generators])
+        rewards[slots] = self._means[index] + noise
+        self._states[slots] = next_states(self._transitions[index], uniform)
+        terminated[slots] = False
+
+    def observe(self, observations: FloatArray) -> None:
+        """Writes the states, one-hot, [num_envs, state]."""
+        observations[...] = 0.0
+        observations[self._all, self._states] = 1.0
+
+
+class TabularMDPFamily(NativeFamily):
+    """Random tabular Markov decision processes.
+
+    Args:
+        horizon: Default length of an episode, in environment steps.
+        **parameters: Parameters of `TabularMDPEnv`.
+    """
+
+    name = "tabular-mdp"
+    horizon = MAX_EPISODE_STEPS
+    env_class = TabularMDPEnv
+    core_class = TabularMDPCore
+
+    def describe_task(self, task: Any) -> str:
+        """Says how far the mean rewards reach, which is what fits into a few words."""
+        assert isinstance(self._distribution, RandomMDPs)
+        means = self._distribution.means(np.asarray(task))
+        return f"mean rewards from {means.min():.2f} to {means.max():.2f}"
+
+
+def tabular_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
+    """Makes the native vector environment of ``metarl/TabularMDP-v0``; parameters as for `TabularMDPEnv`."""
+    env = TabularMDPEnv(**parameters)
+    return NativeVectorEnv(TabularMDPCore(env, num_envs), env, max_episode_steps)
+
+
+def next_states(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
+    """Draws next states by inverting the distribution function.
+
+    Args:
+        probabilities: Probability of each next state, [..., S].
+        uniform: Uniform in [0, 1), [...].
+
+    Returns:
+        Next states, [...]; never one of probability 0.
+    """
+    cumulative = probabilities.cumsum(axis=-1)
+    # Up to the sum, which is 1 but for rounding: else a last state of probability 0 might be drawn
+    return np.asarray((cumulative <= (uniform * cumulative[..., -1])[..., None]).sum(axis=-1))
+
+
+def _refuse(transitions: FloatArray, wrong: BoolArray, wanted: str) -> None:
+    """Raises UserError if a row of the transitions, [S, A, S], is wrong, [S, A]; it names the first one."""
+    if wrong.any():
+        state, action = np.argwhere(wrong)[0]
+        row = transitions[state, action]
+        raise UserError(
+            f"the transition probabilities of state {state}, action {action} {wanted}; got {row}, whose sum is "
+            f"{row.sum():.6g}"
+        )
