@@ -26,6 +26,7 @@ from scipy import stats
 
 from benchmarks.measure import Table
 from metarl.config import Config
+from metarl.learners import MetaLearner
 from metarl.progress import read_progress
 from metarl.provenance import provenance
 from metarl.settings import TRPOConfig
@@ -111,12 +112,14 @@ def _study(source: Source) -> Iterator[dict[str, Any]]:
     """Every variant's step on every problem of a run."""
     _train(source)
     with Trainer(source.config(), torch.device("cpu")) as trainer:
+        learner = trainer.learner
+        assert isinstance(learner, MetaLearner)
         for iteration in source.iterations:
             meta = load_file(source.path(iteration))["meta"]
-            adapted, _ = trainer.inner_loops(meta, iteration)
+            adapted, _ = learner.inner_loops(meta, iteration)
             for name, trpo in VARIANTS.items():
                 begin = time.perf_counter()
-                _, report = trpo_step(meta, trainer.objective(meta, adapted, iteration, trpo), trpo)
+                _, report = trpo_step(meta, learner.objective(adapted, iteration, trpo), trpo)
                 seconds = time.perf_counter() - begin
                 problem = {"env": source.env, "algo": source.algo, "seed": source.seed, "iteration": iteration}
                 print(problem, name, report.outcome, f"gain {report.surrogate_gain:.5f}", flush=True)
@@ -129,11 +132,11 @@ def _train(source: Source) -> None:
         return
     source.path(0).parent.mkdir(parents=True, exist_ok=True)
     with Trainer(source.config(), torch.device("cpu")) as trainer:
-        meta = trainer.initial()
+        meta, optimiser = trainer.learner.initial()
         for iteration in range(max(source.iterations) + 1):
             if iteration in source.iterations:
                 save_file({"meta": meta.contiguous()}, source.path(iteration))
-            meta, row = trainer.iteration(meta, iteration)
+            meta, optimiser, row = trainer.learner.iteration(meta, optimiser, iteration)
             print(source, iteration, f"return {row['post_adaptation_return']:.1f}", flush=True)
 
 

@@ -70,11 +70,12 @@ def main() -> None:
     settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
     config = Config(validate_every=0, **settings)
     with Trainer(config, torch.device(device)) as trainer:
-        meta, before = trainer.initial().to(device), peak_memory()
+        (meta, optimiser), before = trainer.learner.initial(), peak_memory()
+        meta = meta.to(device)
         rows, walls = [], []
         for index in range(rounds + 1):
             begin = time.perf_counter()
-            meta, row = trainer.iteration(meta, index)
+            meta, optimiser, row = trainer.learner.iteration(meta, optimiser, index)
             walls.append(time.perf_counter() - begin)
             rows.append(row)
     found = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -59,8 +58,8 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
     """One row: each part's seconds, and the Fisher-vector product beside reference and bound."""
-    generator, device, tasks = torch.Generator().manual_seed(0), problem.meta.device, problem.query.num_tasks
-    direction = torch.randn(problem.meta.shape, generator=generator).to(device)
+    generator, device, tasks = torch.Generator().manual_seed(0), problem.loop.meta.device, problem.loop.num_tasks
+    direction = torch.randn(problem.loop.meta.shape, generator=generator).to(device)
     left, right = torch.randn(2, _SQUARE, _SQUARE, generator=generator).to(device)
     with Workers(1) as workers:
         ours, looped = problem.objective(workers), problem.reference(1)
@@ -70,9 +69,9 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
             "looped": partial(looped.fisher_product, direction),
             "matrix product": partial(torch.mm, left, right),
             "gradient": lambda: problem.objective(workers).loss_and_gradient(),
-            "trial": partial(ours.evaluate, problem.meta),
+            "trial": partial(ours.evaluate, problem.loop.meta),
             "looped gradient": lambda: problem.reference(1).loss_and_gradient(),
-            "looped trial": partial(looped.evaluate, problem.meta),
+            "looped trial": partial(looped.evaluate, problem.loop.meta),
         }
         times = interleaved(_waiting(candidates, problem), rounds)
         del looped, candidates
@@ -108,7 +107,7 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
     reports: dict[str, StepReport] = {}
 
     def step(subject: str, make: Callable[[], Objective]) -> None:
-        reports[subject] = trpo_step(problem.meta, make(), config.trpo)[1]
+        reports[subject] = trpo_step(problem.loop.meta, make(), config.trpo)[1]
 
     def reference() -> None:
         torch.set_num_threads(cores)
@@ -150,18 +149,12 @@ class InlineWorkers:
 
 def _operations(problem: Problem, direction: Tensor) -> int:
     """Floating-point operations of the matrix products in one exact Fisher-vector product."""
-
-    one = replace(
-        problem,
-        supports=[support.tasks(0, 1) for support in problem.supports],
-        query=problem.query.tasks(0, 1),
-    )
-    objective = MetaObjective(one.rule, one.stages, one.supports, one.query, one.meta, InlineWorkers())  # type: ignore[arg-type]
+    objective = MetaObjective(problem.loop.tasks(0, 1), InlineWorkers())  # type: ignore[arg-type]
     objective.fisher_product(direction)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _in_place_product})
     with counter:
         objective.fisher_product(direction)
-    return counter.get_total_flops() * problem.query.num_tasks
+    return counter.get_total_flops() * problem.loop.num_tasks
 
 
 def _in_place_product(total: Shape, left: Shape, right: Shape, **options: object) -> int:
@@ -171,7 +164,7 @@ def _in_place_product(total: Shape, left: Shape, right: Shape, **options: object
 
 def _waiting(candidates: dict[str, Callable[[], object]], problem: Problem) -> dict[str, Callable[[], object]]:
     """On a GPU, calls return before their work is done."""
-    if problem.meta.device.type == "cpu":
+    if problem.loop.meta.device.type == "cpu":
         return candidates
 
     def wait_for(work: Callable[[], object]) -> None:

@@ -5,14 +5,14 @@ What a meta-step costs does not depend on what the numbers are, and these are th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.triple_derivative import PlainMLPPolicy, TripleDerivative
-from metarl.adaptation import Adaptation, Stage
+from metarl.adaptation import InnerLoop, adapt
 from metarl.agent import build
 from metarl.agents import build_rule
 from metarl.config import Config
@@ -29,52 +29,45 @@ class Problem:
     """An inner loop with its rollouts, ready for a meta-step."""
 
     config: Config
-    rule: Adaptation
-    stages: list[Stage]
-    supports: list[Rollouts]
-    query: Rollouts
-    meta: Tensor
+    loop: InnerLoop
 
     def objective(self, workers: Workers, fisher_fraction: float = 1, hessian_fraction: float = 1) -> MetaObjective:
         """The package's objective, with curvature from these fractions of the steps."""
-        rows = self.query.samples.num_rows
+        rows = self.loop.queries[-1].samples.num_rows
         fisher_rows = None
         if fisher_fraction < 1:
-            fisher_rows = torch.arange(round(fisher_fraction * rows), device=self.meta.device)
-        problem = (self.rule, self.stages, self.supports, self.query, self.meta)
-        return MetaObjective(*problem, workers, hessian_fraction, fisher_rows)
+            fisher_rows = torch.arange(round(fisher_fraction * rows), device=self.loop.meta.device)
+        return MetaObjective(self.loop, workers, hessian_fraction, fisher_rows)
 
     def reference(self, tasks_at_once: int) -> TripleDerivative:
         """The same objective by plain automatic differentiation."""
         config = self.config
         policy = PlainMLPPolicy(
-            self.rule.policy.observation_size,
-            self.rule.policy.distribution,
+            self.loop.rule.policy.observation_size,
+            self.loop.rule.policy.distribution,
             config.hidden_sizes,
             config.activation,
             min_std=config.min_std,
         )
-        rule = build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, config.l2f))
+        rule = build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, l2f=config.l2f))
         stages = rule.stages((1.0,) * config.num_inner_steps)
-        return TripleDerivative(rule, stages, self.supports, self.query, self.meta, tasks_at_once)
+        return TripleDerivative(replace(self.loop, rule=rule, stages=stages), tasks_at_once)
 
 
-@torch.no_grad()
 def make_problem(config: Config, device: torch.device) -> Problem:
     """A problem of the size that ``config`` says."""
     _, rule = build(config)
     generator = torch.Generator().manual_seed(0)
     meta = rule.initial(stream(0, Purpose.INITIALISATION))
-    stages = rule.stages((1.0,) * config.num_inner_steps)
-    parameters, supports = rule.start(meta, config.meta_batch_size).contiguous(), []
-    for stage in stages:
-        supports.append(supports[-1] if stage.reuse else _rollouts(rule.policy, parameters, config, generator))
-        parameters = stage.update(meta, parameters, supports[-1])
-    query = _rollouts(rule.policy, parameters, config, generator)
-    moved = {id(support): support.to(device) for support in supports}
-    return Problem(
-        config, rule, stages, [moved[id(support)] for support in supports], query.to(device), meta.to(device)
-    )
+    stages, modes = rule.stages((1.0,) * config.num_inner_steps), torch.zeros(config.meta_batch_size, dtype=torch.long)
+    adapted = adapt(rule, meta, stages, modes, lambda policies, *_: _rollouts(rule.policy, policies, config, generator))
+    return Problem(config, on_device(adapted.loop, device))
+
+
+def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
+    """The same inner loop with its tensors on ``device``."""
+    supports, queries = ([rollouts.to(device) for rollouts in kind] for kind in (loop.supports, loop.queries))
+    return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
 
 def _rollouts(policy: Policy, parameters: Tensor, config: Config, generator: torch.Generator) -> Rollouts:

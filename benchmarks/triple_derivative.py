@@ -6,19 +6,21 @@ reverse-mode differentiation of the inner loss, so differentiating the KL diverg
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl import gradients
-from metarl.adaptation import Adaptation, Stage, fold
+from metarl.adaptation import InnerLoop
+from metarl.distributions import Distribution
 from metarl.gradients import _InnerProblem
 from metarl.lazy import lazy
 from metarl.losses import InnerLoss, inner_loss
 from metarl.policies import MLPPolicy, Policy
-from metarl.types import Rollouts
+from metarl.types import Rollouts, Samples
 
 
 class PlainMLPPolicy(MLPPolicy):
@@ -37,28 +39,13 @@ class TripleDerivative:
     """What `metarl.meta_step.MetaObjective` computes; an `metarl.trpo.Objective`. Graphs are kept between products.
 
     Args:
-        rule: The adaptation rule.
-        stages: The inner loop that was run.
-        supports: The rollouts of each stage.
-        query: Rollouts of the adapted policies.
-        meta: The meta-parameters that all of them came from, [meta parameter].
+        loop: The inner loop that was run.
         tasks_at_once: Tasks in one batch; 1 loops over the tasks as public implementations do.
     """
 
-    def __init__(
-        self,
-        rule: Adaptation,
-        stages: Sequence[Stage],
-        supports: Sequence[Rollouts],
-        query: Rollouts,
-        meta: Tensor,
-        tasks_at_once: int,
-    ) -> None:
-        self._num_tasks, size = query.num_tasks, tasks_at_once
-        self._parts = [
-            _Part(rule, stages, [support.tasks(i, i + size) for support in supports], query.tasks(i, i + size), meta)
-            for i in range(0, query.num_tasks, size)
-        ]
+    def __init__(self, loop: InnerLoop, tasks_at_once: int) -> None:
+        self._num_tasks, size = loop.num_tasks, tasks_at_once
+        self._parts = [_Part(loop.tasks(i, i + size)) for i in range(0, loop.num_tasks, size)]
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Surrogate loss and its gradient, [meta parameter]."""
@@ -79,14 +66,12 @@ class TripleDerivative:
 class _Part:
     """Sums over some of the tasks."""
 
-    def __init__(
-        self, rule: Adaptation, stages: Sequence[Stage], supports: Sequence[Rollouts], query: Rollouts, meta: Tensor
-    ) -> None:
-        self._rule, self._stages, self._supports, self._query = rule, stages, supports, query
-        self._meta = meta.detach().clone().requires_grad_()
+    def __init__(self, loop: InnerLoop) -> None:
+        self._loop, self._queries = loop, [query.samples for query in loop.queries]
+        self._meta = loop.meta.detach().clone().requires_grad_()
         with _plain_policy_gradient():
             self._now = self._outputs(self._meta)
-        self._old = tuple(value.detach() for value in self._now)
+        self._old = [tuple(value.detach() for value in values) for values in self._now]
 
     @lazy
     def loss(self) -> Tensor:
@@ -100,24 +85,34 @@ class _Part:
 
     def loss_and_kl(self, meta: Tensor) -> tuple[Tensor, Tensor]:
         with _plain_policy_gradient():
-            new = tuple(value.detach() for value in self._outputs(meta))
+            new = [tuple(value.detach() for value in values) for values in self._outputs(meta)]
         return self._loss(new), self._kl(new)
 
     @lazy
     def _kl_gradient(self) -> Tensor:
         return torch.autograd.grad(self._kl(self._now), self._meta, create_graph=True)[0]
 
-    def _outputs(self, meta: Tensor) -> tuple[Tensor, ...]:
-        adapted = fold(self._rule, meta, self._stages, self._supports, self._query.num_tasks)
-        policy = self._rule.policy
-        return policy.outputs(adapted, self._query.samples.observations), policy.extra(adapted)
+    def _outputs(self, meta: Tensor) -> list[tuple[Tensor, ...]]:
+        policy, policies = self._loop.rule.policy, self._loop.queried(self._loop.replay(meta))
+        pairs = zip(policies, self._queries, strict=True)
+        return [
+            (policy.outputs(parameters, query.observations), policy.extra(parameters)) for parameters, query in pairs
+        ]
 
-    def _loss(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        return inner_loss(self._rule.policy.distribution, *outputs, self._query.samples, "ratio").sum()
+    def _loss(self, distributions: list[tuple[Tensor, ...]]) -> Tensor:
+        return self._mean(distributions, lambda at, query: inner_loss(self._distribution, *at, query, "ratio"))
 
-    def _kl(self, outputs: tuple[Tensor, ...]) -> Tensor:
-        rows = self._rule.policy.distribution.kl(*self._old, *outputs)
-        return (self._query.samples.weights * rows).sum()
+    def _kl(self, distributions: list[tuple[Tensor, ...]]) -> Tensor:
+        pairs = list(zip(self._old, distributions, strict=True))
+        return self._mean(pairs, lambda pair, query: query.weights * self._distribution.kl(*pair[0], *pair[1]))
+
+    def _mean(self, values: list[Any], term: Callable[[Any, Samples], Tensor]) -> Tensor:
+        weighted = zip(values, self._queries, self._loop.query_weights, strict=True)
+        return torch.stack([weight * term(value, query).sum() for value, query, weight in weighted]).sum()
+
+    @property
+    def _distribution(self) -> Distribution:
+        return self._loop.rule.policy.distribution
 
 
 @torch.enable_grad()

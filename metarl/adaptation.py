@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,48 +16,66 @@ from metarl.policies import Policy
 from metarl.profiling import timed
 from metarl.types import Rollouts
 
+UNKNOWN_MODE = -1
+"""Mode of a task that nobody told."""
+
 
 @dataclass(frozen=True)
 class Stage:
     """One part of the inner loop.
 
     Attributes:
-        update: Maps (meta-parameters [meta parameter], task parameters [task, parameter], support rollouts) to the next
-            task parameters; differentiable in the first two, inputs not modified.
-        reuse: Whether the update takes the previous stage's rollouts again instead of fresh ones.
+        update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support rollouts) to the
+            next task parameters; differentiable in the first two, inputs not modified.
+        rollouts: Episodes of each task that the update wants: None for as many as the run is set to, 0 for the previous
+            stage's again.
         gradient_step: Whether the update counts as a gradient step in reports.
+        query_weight: Weight in the meta-objective of the policies after this stage, which get query rollouts of their
+            own (multi-step loss); the adapted policies' weight is what is left of 1. Not for the last stage.
     """
 
     update: Callable[[Tensor, Tensor, Rollouts], Tensor]
-    reuse: bool = False
+    rollouts: int | None = None
     gradient_step: bool = True
+    query_weight: float = 0.0
 
 
 class Adaptation(ABC):
     """An adaptation rule: maps meta-parameters and support rollouts to task parameters, in stages.
 
+    The first of a task's parameters are its policy's; what a rule appends to them is for its own later stages.
+
     Args:
         policy: The policy whose parameters are adapted.
+        num_meta: Number of meta-parameters; the first of them are the policy's that adaptation starts from.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, policy: Policy, num_meta: int) -> None:
+        self.policy, self.num_meta = policy, num_meta
 
     @abstractmethod
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh meta-parameters, float32 [meta parameter]."""
 
     @abstractmethod
-    def start(self, meta: Tensor, num_tasks: int) -> Tensor:
-        """Task parameters before adaptation, [task, parameter]."""
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        """Task parameters before adaptation, [task, task parameter].
+
+        Args:
+            meta: Meta-parameters.
+            modes: Which mode of the task distribution each task comes from, integers on the CPU [task]; `UNKNOWN_MODE`
+                where that is not known.
+        """
 
     @abstractmethod
-    def stages(self, step_scales: Sequence[float]) -> list[Stage]:
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         """The inner loop.
 
         Args:
             step_scales: One factor on the step size for each gradient step: (1,) trains with one step, (1, 0.5, 0.5)
                 adapts with three, the later ones half as long (Finn et al. 2017, appendix A.2).
+            iteration: Meta-iterations done before, for rules that change during training; None to adapt without a
+                meta-step, which leaves out what serves training alone.
         """
 
     def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
@@ -65,9 +83,9 @@ class Adaptation(ABC):
 
         Args:
             meta: Meta-parameters.
-            supports: Each stage's rollouts, of some of the tasks.
+            supports: Each stage's rollouts, of some of the tasks; at least one stage's.
         """
-        return meta.new_zeros(supports[0].num_tasks if supports else 1, 0)
+        return meta.new_zeros(supports[0].num_tasks, 0)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
@@ -78,25 +96,59 @@ class Adaptation(ABC):
         return meta
 
 
-def fold(
-    rule: Adaptation, meta: Tensor, stages: Sequence[Stage], supports: Sequence[Rollouts], num_tasks: int
-) -> Tensor:
-    """Replays the inner loop on stored rollouts.
+@dataclass(frozen=True)
+class InnerLoop:
+    """A finished inner loop, with all that is needed to replay it from other meta-parameters.
 
-    Args:
+    Attributes:
         rule: The adaptation rule.
-        meta: Meta-parameters, [meta parameter].
-        stages: The inner loop, from ``rule.stages``.
-        supports: The rollouts of each stage.
-        num_tasks: Number of tasks.
-
-    Returns:
-        Adapted parameters, [task, parameter]; differentiable with respect to ``meta``. Without stages, the start.
+        stages: The inner loop that was run, from ``rule.stages``.
+        meta: The meta-parameters that it started from, [meta parameter].
+        modes: Mode of each task, [task].
+        supports: The rollouts of each stage; a stage that reuses rollouts has its predecessor's.
+        queries: Rollouts of each policy in the meta-objective; the last are the adapted policies'.
     """
-    parameters = rule.start(meta, num_tasks)
-    for stage, support in zip(stages, supports, strict=True):
-        parameters = stage.update(meta, parameters, support)
-    return parameters
+
+    rule: Adaptation
+    stages: Sequence[Stage]
+    meta: Tensor
+    modes: Tensor
+    supports: Sequence[Rollouts]
+    queries: Sequence[Rollouts]
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.modes)
+
+    @property
+    def query_weights(self) -> list[float]:
+        """Weight of each of the ``queries``; they sum to 1."""
+        earlier = [stage.query_weight for stage in self.stages if stage.query_weight]
+        return [*earlier, 1 - sum(earlier)]
+
+    def tasks(self, start: int, stop: int) -> InnerLoop:
+        """The inner loop of tasks ``start`` to ``stop``."""
+        supports, queries = ([r.tasks(start, stop) for r in kind] for kind in (self.supports, self.queries))
+        return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries)
+
+    def replay(self, meta: Tensor) -> list[Tensor]:
+        """The policies before each stage and after the last, each [task, parameter].
+
+        Args:
+            meta: Meta-parameters, [meta parameter]; the policies are differentiable with respect to them.
+        """
+        size, parameters = self.rule.policy.layout.size, self.rule.start(meta, self.modes)
+        policies = [parameters[:, :size]]
+        for stage, support in zip(self.stages, self.supports, strict=True):
+            parameters = stage.update(meta, parameters, support)
+            policies.append(parameters[:, :size])
+        return policies
+
+    def queried(self, policies: Sequence[Tensor]) -> Tensor:
+        """Those of the replayed policies that ``queries`` are rollouts of, [query, task, parameter]."""
+        after = zip(self.stages, policies[1:], strict=True)
+        return torch.stack([*(policy for stage, policy in after if stage.query_weight), policies[-1]])
 
 
 @dataclass
@@ -104,21 +156,19 @@ class Adapted:
     """What an inner loop with fresh rollouts produced.
 
     Attributes:
-        parameters: Adapted parameters, [task, parameter].
-        supports: The rollouts of each stage; a stage that reuses rollouts has its predecessor's.
-        query: Rollouts of the adapted policies.
+        loop: The inner loop.
+        parameters: The adapted policies, [task, parameter].
         returns: Mean return of each task after 0, 1, ... gradient steps, [task, step].
         env_steps: Environment steps taken, all rollouts counted once.
         effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
             each reuse [task].
     """
 
+    loop: InnerLoop
     parameters: Tensor
-    supports: list[Rollouts] = field(default_factory=list)
-    query: Rollouts = field(init=False)
-    returns: Tensor = field(init=False)
-    env_steps: int = 0
-    effective_sample_size: list[Tensor] = field(default_factory=list)
+    returns: Tensor
+    env_steps: int
+    effective_sample_size: list[Tensor]
 
 
 @torch.no_grad()
@@ -126,8 +176,8 @@ def adapt(
     rule: Adaptation,
     meta: Tensor,
     stages: Sequence[Stage],
-    num_tasks: int,
-    collect: Callable[[Tensor, int], Rollouts],
+    modes: Tensor,
+    collect: Callable[[Tensor, int, int | None], Rollouts],
     each_task: bool = True,
 ) -> Adapted:
     """Runs the inner loop, collecting rollouts between the stages and with the adapted policies.
@@ -136,37 +186,46 @@ def adapt(
         rule: The adaptation rule.
         meta: Meta-parameters, [meta parameter].
         stages: The inner loop, from ``rule.stages``.
-        num_tasks: Number of tasks.
-        collect: Called with task parameters and the phase's number; returns rollouts of all tasks.
+        modes: Mode of each task, [task].
+        collect: Called with the policies [task, parameter], the phase's number and how many episodes of each task
+            (None: as set); returns rollouts of all tasks.
         each_task: Update the tasks one by one (in the core's cache, on a CPU) instead of all at once.
     """
-    result = Adapted(rule.start(meta, num_tasks).contiguous())
+    parameters = rule.start(meta, modes).contiguous()
+    supports: list[Rollouts] = []
+    queries: list[Rollouts] = []
     returns: list[Tensor] = []
-    phase, num_steps = 0, 0
+    sizes: list[Tensor] = []
+    phase = num_steps = env_steps = 0
 
-    def collect_next() -> Rollouts:
-        nonlocal phase
-        rollouts = collect(result.parameters, phase)
+    def policies() -> Tensor:
+        return parameters[:, : rule.policy.layout.size]
+
+    def collect_next(rollouts_per_task: int | None = None) -> Rollouts:
+        nonlocal phase, env_steps
+        rollouts = collect(policies(), phase, rollouts_per_task)
         phase += 1
-        result.env_steps += rollouts.env_steps
+        env_steps += rollouts.env_steps
         if len(returns) == num_steps:
             returns.append(rollouts.mean_returns())
         return rollouts
 
     for stage in stages:
-        if stage.reuse:
-            support = result.supports[-1]
+        if stage.rollouts == 0:
+            support = supports[-1]
             with timed("effective sample size"):
-                result.effective_sample_size.append(_effective_sample_size(rule.policy, result.parameters, support))
+                sizes.append(_effective_sample_size(rule.policy, policies(), support))
         else:
-            support = collect_next()
-        result.supports.append(support)
+            support = collect_next(stage.rollouts)
+        supports.append(support)
         with timed("adaptation"):
-            result.parameters = _update(stage, meta, result.parameters, support, each_task)
+            parameters = _update(stage, meta, parameters, support, each_task)
         num_steps += stage.gradient_step
-    result.query = collect_next()
-    result.returns = torch.stack(returns, dim=1)
-    return result
+        if stage.query_weight:
+            queries.append(collect_next())
+    queries.append(collect_next())
+    loop = InnerLoop(rule, stages, meta, modes, supports, queries)
+    return Adapted(loop, policies(), torch.stack(returns, dim=1), env_steps, sizes)
 
 
 def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: Rollouts, each_task: bool) -> Tensor:
@@ -186,32 +245,31 @@ def _effective_sample_size(policy: Policy, parameters: Tensor, support: Rollouts
     return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))
 
 
-@dataclass(frozen=True)
-class GradientStep:
-    """One policy-gradient step for each task: theta'_i = theta_i - lr * grad L_i(theta_i).
+def gradient_step(
+    policy: Policy,
+    parameters: Tensor,
+    support: Rollouts,
+    loss: InnerLoss,
+    step_size: float | Tensor,
+    first_order: bool = False,
+) -> Tensor:
+    """One policy-gradient step for each task: theta'_i = theta_i - step_size * grad L_i(theta_i).
 
-    Attributes:
+    Args:
         policy: The policy.
-        lr: Step size.
-        loss: Inner loss, ``ratio`` or ``score``.
+        parameters: [task, parameter].
+        support: Rollouts of as many tasks.
+        loss: Inner loss, see `metarl.losses.inner_loss`.
+        step_size: One number, or one for each parameter, [parameter] or [task, parameter].
         first_order: Take the gradient as a constant in the meta-gradient.
+
+    Returns:
+        [task, parameter].
 
     Source: Finn et al. 2017, algorithm 3.
     """
-
-    policy: Policy
-    lr: float
-    loss: InnerLoss
-    first_order: bool = False
-
-    def __call__(self, parameters: Tensor, support: Rollouts, scale: float) -> Tensor:
-        """Adapted parameters [task, parameter] after a step of length ``scale * lr``."""
-        gradient = policy_gradient(self.policy, parameters, support, self.loss)
-        return parameters - scale * self.lr * (gradient.detach() if self.first_order else gradient)
-
-    def stage(self, scale: float) -> Stage:
-        """The step as a stage of the inner loop, with fresh rollouts."""
-        return Stage(lambda meta, parameters, support: self(parameters, support, scale))
+    gradient = policy_gradient(policy, parameters, support, loss)
+    return parameters - step_size * (gradient.detach() if first_order else gradient)
 
 
 def evaluation_scales(num_steps: int) -> tuple[float, ...]:

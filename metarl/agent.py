@@ -14,11 +14,12 @@ import torch
 from gymnasium.spaces import utils
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, adapt, evaluation_scales
-from metarl.agents import build_rule
+from metarl.adaptation import UNKNOWN_MODE, Adaptation, adapt, evaluation_scales
+from metarl.agents import build_rule, get_algorithm
 from metarl.checkpoints import load_checkpoint
 from metarl.config import Config, load_config
 from metarl.envs import TaskFamily, get_family
+from metarl.envs.oracle import OracleFamily
 from metarl.errors import UserError, nearest
 from metarl.policies import MLPPolicy, ModulePolicy, Policy
 from metarl.sampler import Sampler, with_advantages
@@ -35,6 +36,8 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
         UserError: If the family's spaces or the policy's body are not supported.
     """
     family = get_family(config.env, **config.env_kwargs)
+    if get_algorithm(config.algo).sees_task:
+        family = OracleFamily(family)
     distribution = ActionMap(family.action_space).distribution
     (size,) = family.observation_space.shape
     policy: Policy
@@ -51,7 +54,19 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
     else:
         make_body = _import_body(config.policy_body)
         policy = ModulePolicy(size, distribution, make_body, config.initial_std, config.min_std)
-    return family, build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, config.l2f))
+    inner = InnerConfig(
+        lr=config.inner_lr,
+        loss=config.inner_loss,
+        num_steps=config.num_inner_steps,
+        num_modes=family.num_modes,
+        attenuate=config.attenuate,
+        l2f=config.l2f,
+        adapted_layers=config.adapted_layers,
+        mamlpp=config.mamlpp,
+        mumomaml=config.mumomaml,
+        context_size=config.context_size,
+    )
+    return family, build_rule(config.algo, policy, inner)
 
 
 @dataclass(frozen=True)
@@ -120,11 +135,10 @@ class Agent:
     def __init__(self, config: Config, meta: Tensor) -> None:
         self.config, self.meta = config, meta.cpu()
         self.family, self.rule = build(config)
-        expected = self.rule.initial(np.random.default_rng(0)).shape
-        if meta.shape != expected:
+        if meta.shape != (self.rule.num_meta,):
             raise UserError(
                 f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
-                f"{expected.numel()}; it belongs to another run."
+                f"{self.rule.num_meta}; it belongs to another run."
             )
 
     def adapt(
@@ -134,6 +148,7 @@ class Agent:
         num_rollouts: int | None = None,
         horizon: int | None = None,
         seed: int = 0,
+        mode: int = UNKNOWN_MODE,
     ) -> AdaptedPolicy:
         """Adapts to an environment by policy-gradient steps on its own episodes.
 
@@ -147,6 +162,7 @@ class Agent:
             num_rollouts: Episodes for each step; by default as in training.
             horizon: Longest episode; by default as in training.
             seed: Seed of the exploration.
+            mode: Mode of the environment's task, which multi-maml has to be told (`TaskFamily.modes`).
 
         Raises:
             UserError: If the environment does not fit the agent, or a number is impossible.
@@ -160,13 +176,13 @@ class Agent:
         sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
         nothing = np.zeros((1, 0))
 
-        def collect(parameters: Tensor, phase: int) -> Rollouts:
-            streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(num_rollouts)]
+        def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
+            streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
             episodes = [sampler.collect(parameters, nothing, [each]) for each in streams]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), self.config.discount, self.config.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps))
-        adapted = adapt(self.rule, self.meta, stages, 1, collect)
+        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect)
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from metarl.config import Config
 from metarl.errors import UserError
 
-_FORMAT = "metarl-1"
+_FORMAT = "metarl-2"
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,29 @@ def checkpoint_path(run_dir: Path, which: str) -> Path:
     return run_dir / "checkpoints" / f"{which}.safetensors"
 
 
-def save_checkpoint(config: Config, which: str, meta: Tensor, progress: Progress) -> None:
+def save_checkpoint(config: Config, which: str, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
     """Writes a checkpoint; the previous one stays whole until the new one is.
 
     Args:
         config: The run's settings, which say its folder.
         which: ``last`` or ``best``.
         meta: Meta-parameters, [meta parameter].
+        optimiser: What the optimiser remembers, one axis; may be empty.
         progress: Where the run stands.
     """
     path = checkpoint_path(config.folder, which)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
     metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(asdict(progress))}
-    save_file({"meta": meta.cpu()}, temporary, metadata)
+    save_file({"meta": meta.cpu(), "optimiser": optimiser.cpu()}, temporary, metadata)
     os.replace(temporary, path)
 
 
-def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Progress]:
+def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progress]:
     """Reads a checkpoint of the run with these settings.
 
     Returns:
-        Meta-parameters [meta parameter] on the CPU, and where the run stood.
+        Meta-parameters [meta parameter] and the optimiser's memory, on the CPU, and where the run stood.
 
     Raises:
         UserError: If there is none, or it is damaged, not metarl's or another run's.
@@ -74,20 +75,22 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Progress]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            meta = file.get_tensor("meta") if "meta" in file.keys() else None  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
-    if metadata.get("format") != _FORMAT or meta is None:
+    if metadata.get("format") != _FORMAT or set(tensors) != {"meta", "optimiser"}:
         raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
     if metadata.get("run") != _identity(config):
         raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
+    meta = tensors["meta"]
     if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
         raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
     try:
-        return meta, Progress(**json.loads(metadata["progress"]))
+        return meta, tensors["optimiser"], Progress(**json.loads(metadata["progress"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: it does not say where the run stood ({error!r}).") from error
 
 
 def _identity(config: Config) -> str:
-    return f"{config.algo} on {config.env}, seed {config.seed}"
+    attenuated = "attenuated " if config.attenuate else ""
+    return f"{attenuated}{config.algo} on {config.env}, seed {config.seed}"

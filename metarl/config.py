@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from metarl.agents import check_algorithm
+from metarl.agents import get_algorithm
 from metarl.envs import get_family
 from metarl.errors import UserError, nearest
-from metarl.settings import L2FConfig, TRPOConfig
+from metarl.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
 
 CONFIG_FILE = "config.json"
 
@@ -58,7 +58,10 @@ class Config:
     env: str = "navigation"
     """Task family: a registered name, or package.module:Family for your own."""
     algo: str = "l2f"
-    """Adaptation rule: maml, fomaml or l2f."""
+    """Algorithm: maml, fomaml, l2f, anil, meta-sgd, mamlpp, mumomaml, multi-maml or context; as baseline random,
+    pretrain, oracle or standstill."""
+    attenuate: bool = False
+    """Learn-to-Forget on top of the chosen algorithm (l2f is maml with it)."""
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
     run_dir: Path | None = None
@@ -67,8 +70,8 @@ class Config:
     """Continue the run in RUN_DIR from its last checkpoint."""
     seed: int = 0
     """Seed of everything random."""
-    iterations: int = 100
-    """Meta-iterations to have done at the end."""
+    iterations: int = _chosen(100)
+    """Meta-iterations to have done at the end; none for random and standstill."""
 
     meta_batch_size: int = _chosen(40)
     """Tasks in a meta-iteration."""
@@ -80,8 +83,8 @@ class Config:
     """Policy-gradient steps of the inner loop."""
     inner_lr: float = _chosen(0.1)
     """Step size of the inner loop."""
-    inner_loss: Literal["ratio", "score"] = _chosen("ratio")
-    """Inner loss: likelihood ratio (LVC) or the plain score function."""
+    inner_loss: Literal["ratio", "score", "dice"] = _chosen("ratio")
+    """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
 
     hidden_sizes: tuple[int, ...] = _chosen((100, 100))
     """Width of each hidden layer of the policy."""
@@ -102,10 +105,23 @@ class Config:
     """Discount of one step."""
     gae_lambda: float = _chosen(1.0)
     """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
+    meta_optimiser: Literal["trpo", "promp"] = "trpo"
+    """Meta-optimiser: trust region (TRPO), or clipped surrogate with Adam (ProMP)."""
     trpo: TRPOConfig = _chosen(TRPOConfig())
-    """Meta-optimiser."""
+    """Trust-region meta-optimiser."""
+    promp: ProMPConfig = field(default_factory=ProMPConfig)
+    """Proximal meta-optimiser."""
     l2f: L2FConfig = _chosen(L2FConfig())
     """Learn-to-Forget."""
+    adapted_layers: tuple[str, ...] = ()
+    """anil: tensors that the inner loop adapts, such as weight3 bias3 log_std; by default the last layer and the
+    log-std."""
+    mamlpp: MAMLppConfig = field(default_factory=MAMLppConfig)
+    """MAML++."""
+    mumomaml: MuMoMAMLConfig = field(default_factory=MuMoMAMLConfig)
+    """MuMoMAML."""
+    context_size: int = 10
+    """context: length of the context vector."""
 
     validate_every: int = _chosen(10)
     """Meta-iterations between evaluations on validation tasks; 0 for none."""
@@ -113,6 +129,8 @@ class Config:
     """Validation tasks (all tasks of a family that has finitely many)."""
     checkpoint_every: int = _chosen(10)
     """Meta-iterations between checkpoints."""
+    keep_checkpoints: bool = False
+    """Keep every one of them, as checkpoints/iterationN, to analyse how training went."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where adaptation and meta-step compute; auto takes a GPU if there is one."""
     threads: int = 0
@@ -122,9 +140,11 @@ class Config:
     (for Perfetto or TensorBoard)."""
 
     def __post_init__(self) -> None:
-        check_algorithm(self.algo)
+        algorithm = get_algorithm(self.algo)
         family = get_family(self.env, **self.env_kwargs)
         chosen = {"horizon": family.horizon, **_family_defaults(self.env)}
+        if algorithm.training == "none":
+            chosen["iterations"] = 0
         for setting in dataclasses.fields(self):
             if getattr(self, setting.name) is None and "general" in setting.metadata:
                 object.__setattr__(self, setting.name, chosen.get(setting.name, setting.metadata["general"]))
@@ -133,7 +153,8 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where the run writes."""
-        return self.run_dir or Path("runs") / f"{self.env.replace(':', '.')}-{self.algo}-seed{self.seed}"
+        name = f"{self.env.replace(':', '.')}-{self.algo}{'-attenuated' if self.attenuate else ''}-seed{self.seed}"
+        return self.run_dir or Path("runs") / name
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them."""
@@ -157,7 +178,7 @@ class Config:
         return Config(**converted)
 
     def _check(self) -> None:
-        for part in (self, self.trpo, self.l2f):
+        for part in (self, self.trpo, self.promp, self.l2f, self.mumomaml):
             _check_choices(part)
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
@@ -173,8 +194,13 @@ class Config:
             raise UserError("profile needs an iteration to measure; iterations must be at least 1 with it, got 0.")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"hidden_sizes must be positive, got {self.hidden_sizes}.")
-        if not 0 < self.l2f.initial_gamma < 1:
+        self._check_algorithm()
+        if self.l2f.transform == "sigmoid" and not 0 < self.l2f.initial_gamma < 1:
             raise UserError(f"l2f.initial_gamma must lie between 0 and 1, got {self.l2f.initial_gamma}.")
+        if not (self.promp.lr > 0 and self.promp.epochs >= 1 and self.promp.clip > 0 and self.promp.kl_penalty >= 0):
+            raise UserError(
+                "promp.lr and promp.clip must be positive, promp.epochs at least 1 and promp.kl_penalty not negative."
+            )
         if self.trpo.max_kl <= 0 or self.trpo.cg_damping < 0:
             raise UserError("trpo.max_kl must be positive and trpo.cg_damping must not be negative.")
         if not (0 < self.trpo.backtrack_ratio < 1 and self.trpo.max_backtracks >= 1 and self.trpo.cg_iterations >= 1):
@@ -184,6 +210,15 @@ class Config:
             )
         if not (0 < self.trpo.fisher_fraction <= 1 and 0 < self.trpo.hessian_fraction <= 1):
             raise UserError("trpo.fisher_fraction and trpo.hessian_fraction must lie in (0, 1].")
+
+    def _check_algorithm(self) -> None:
+        algorithm = get_algorithm(self.algo)
+        if algorithm.training == "none" and self.iterations:
+            raise UserError(f"{self.algo} is not trained: iterations must be 0 with it, got {self.iterations}.")
+        if algorithm.training != "meta" and self.attenuate:
+            raise UserError(f"attenuate needs a meta-trained algorithm, and {self.algo} is a baseline without one.")
+        if self.adapted_layers and self.algo != "anil":
+            raise UserError(f"adapted_layers is anil's; {self.algo} adapts what it adapts. Use --algo anil.")
 
 
 _AT_LEAST = {
@@ -196,13 +231,18 @@ _AT_LEAST = {
     "validate_every": 0,
     "validation_tasks": 1,
     "checkpoint_every": 1,
+    "context_size": 1,
     "threads": 0,
 }
 _FROM_JSON: dict[str, Any] = {
     "run_dir": Path,
     "hidden_sizes": tuple,
+    "adapted_layers": tuple,
     "trpo": lambda values: TRPOConfig(**values),
+    "promp": lambda values: ProMPConfig(**values),
     "l2f": lambda values: L2FConfig(**values),
+    "mamlpp": lambda values: MAMLppConfig(**values),
+    "mumomaml": lambda values: MuMoMAMLConfig(**values),
 }
 
 

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from metarl.adaptation import Adaptation, evaluation_scales
 from metarl.agent import Agent, load
-from metarl.agents import build_rule
+from metarl.agents.anil import PartialAdaptation
+from metarl.agents.maml import MAML
 from metarl.config import Config
 from metarl.device import resolve_device
 from metarl.envs import TaskFamily, get_family
@@ -45,9 +46,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         config: What to evaluate on.
 
     Returns:
-        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts`` and ``step_scales``; ``tasks``,
-        whether the family has finitely many of them (``finite``) and, if it has two, what each of ``tasks`` is called
-        (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval`` (half-width, 95 %, t over tasks: how
+        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts``,
+        ``adapted_layers`` and ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``)
+        and, if it has two, what each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval`` (half-width, 95 %, t over tasks: how
         well this one model is known, not how seeds differ; None for a single task and where tasks repeat because
         there are finitely many) and ``share_made_worse`` for each step; ``env_steps`` that the agent took in all;
         ``references``; ``metarl``, what it was run with.
@@ -60,9 +61,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
     agent = load(run_dir, config.checkpoint)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
+    rule = PartialAdaptation(agent.rule, config.adapted_layers) if config.adapted_layers else agent.rule
     with _Protocol(agent.config, config, family, tasks, device) as protocol:
-        returns, env_steps = protocol.run(agent.rule, agent.meta, "agent")
-        untrained = build_rule("maml", agent.rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss))
+        returns, env_steps = protocol.run(rule, agent.meta, "agent")
+        untrained = MAML(agent.rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss))
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns, _ = protocol.run(untrained, random_meta, "random initialisation")
         standstill = protocol.standstill()
@@ -76,6 +78,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         "checkpoint": config.checkpoint,
         "seed": config.seed,
         "rollouts": config.rollouts,
+        "adapted_layers": config.adapted_layers,
         "step_scales": evaluation_scales(config.gradient_steps),
         "tasks": tasks.tolist(),
         "finite": finite is not None,
@@ -194,8 +197,8 @@ class _Protocol:
             self._stop.is_set,
         )
         self._open.callback(runner.close)
-        scales = evaluation_scales(self._config.gradient_steps)
-        adapted, _ = runner.run(meta, tasks, scales, self._config.seed, Purpose.TEST_ROLLOUTS, group)
+        stages = rule.stages(evaluation_scales(self._config.gradient_steps))
+        adapted, _ = runner.run(meta, tasks, stages, self._config.seed, Purpose.TEST_ROLLOUTS, group)
         self._open.close()
         return adapted.returns.cpu().numpy(), adapted.env_steps
 

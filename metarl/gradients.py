@@ -23,7 +23,7 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
         policy: The policy.
         parameters: [task, parameter].
         support: Rollouts of as many tasks, collected with any policies.
-        loss: ``ratio`` or ``score``, see `metarl.losses.inner_loss`.
+        loss: ``ratio``, ``score`` or ``dice``, see `metarl.losses.inner_loss`.
 
     Returns:
         [task, parameter].
@@ -48,8 +48,9 @@ class _InnerProblem:
         return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss)
 
     def hessian_product(self, direction: Tensor) -> Tensor:
-        # Built at the first product: evaluation and the line search never pay for it.
-        fraction = self.support.curvature_rows.fraction
+        # Built at the first product: evaluation and the line search never pay for it. DiCE ties an episode's steps
+        # together, so none can be left out.
+        fraction = 1.0 if self.loss == "dice" else self.support.curvature_rows.fraction
         if self._curvature is None or self._curvature[0] != fraction:
             self._curvature = None  # Its memory first.
             samples = self.support.samples if fraction == 1 else self.support.samples.largest_advantages(fraction)

@@ -86,6 +86,11 @@ class Policy(ABC):
         extra = [("log_std", (distribution.num_extra,))] if distribution.num_extra else []
         self.layout = Layout([*body, *extra])
 
+    @property
+    @abstractmethod
+    def head(self) -> list[str]:
+        """Names of the last layer's tensors and of a Gaussian's ``log_std``."""
+
     @abstractmethod
     def initial_body(self, generator: np.random.Generator) -> Tensor:
         """Fresh parameters of the network, float32 [body parameter]."""
@@ -207,6 +212,10 @@ class MLPPolicy(Policy):
         self._activation = _ACTIVATIONS[activation]
         self._output_gain = output_gain
 
+    @property
+    def head(self) -> list[str]:
+        return self.layout.names[2 * self._num_layers - 2 :]
+
     def initial_body(self, generator: np.random.Generator) -> Tensor:
         """Glorot-uniform weights and zero biases, as in the original release (Glorot & Bengio 2010)."""
         parts = []
@@ -234,7 +243,7 @@ class MLPPolicy(Policy):
         weights, extra = self._weights(parameters), self.extra(parameters)
         result = torch.zeros_like(parameters, memory_format=torch.contiguous_format)
         into = self._weights(result)
-        for block in _blocks(samples, parameters):
+        for block in _blocks(samples, parameters, whole_episodes=loss == "dice"):
             values = self._forward(weights, block.observations)
             derivatives = OutputDerivatives(self.distribution, values[-1], extra, block, loss)
             self._raw_extra(result).add_(derivatives.extra_gradient)
@@ -286,8 +295,10 @@ def _block_rows(parameters: Tensor) -> int:
     return _CPU_BLOCK_ROWS if parameters.device.type == "cpu" else 1 << 40
 
 
-def _blocks(samples: Samples, parameters: Tensor) -> Iterator[Samples]:
+def _blocks(samples: Samples, parameters: Tensor, whole_episodes: bool = False) -> Iterator[Samples]:
     size = min(_block_rows(parameters), samples.num_rows)
+    if whole_episodes and samples.episode_length:
+        size = max(size // samples.episode_length, 1) * samples.episode_length
     for start in range(0, samples.num_rows, size):
         yield samples.block(start, min(start + size, samples.num_rows))
 
@@ -334,7 +345,7 @@ class _MLPCurvature:
         self._extra_slope = policy._extra_slope(parameters)
         extra = policy.extra(parameters)
         self._blocks = []
-        for block in _blocks(samples, parameters):
+        for block in _blocks(samples, parameters, whole_episodes=loss == "dice"):
             values = policy._forward(self._weights, block.observations)
             derivatives = OutputDerivatives(policy.distribution, values[-1], extra, block, loss)
             self._blocks.append((values, derivatives, *self._deltas(values, derivatives.gradient)))
@@ -457,6 +468,14 @@ class ModulePolicy(Policy):
                 f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got {got}."
             )
         return module
+
+    @property
+    def head(self) -> list[str]:
+        """What lies in the same module as the last of the body's tensors counts as the last layer."""
+        module = self._names[-1].rpartition(".")[0]
+        return [name for name in self._names if name.rpartition(".")[0] == module] + self.layout.names[
+            len(self._names) :
+        ]
 
     def initial_body(self, generator: np.random.Generator) -> Tensor:
         with torch.random.fork_rng(devices=[]):

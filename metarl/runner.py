@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Adapted, adapt
+from metarl.adaptation import Adaptation, Adapted, Stage, adapt
 from metarl.config import Config
 from metarl.envs import TaskFamily
 from metarl.parallel import Workers
@@ -43,7 +43,7 @@ class Runner:
         family: The task family.
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
-        rollouts_per_task: Episodes collected at each stage.
+        rollouts_per_task: Episodes of each task at each stage that wants no other number.
         workers: Threads.
         device: Where adaptation computes; simulation is on the CPU.
         stopped: Asked at every environment step; true gives up.
@@ -60,39 +60,31 @@ class Runner:
         device: torch.device,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._config, self._rule, self._workers, self._device = config, rule, workers, device
-        self._num_tasks = num_tasks
+        self._config, self._family, self._rule = config, family, rule
+        self._workers, self._device, self._stopped = workers, device, stopped
+        self._num_tasks, self._rollouts_per_task = num_tasks, rollouts_per_task
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
         self._shards = list(itertools.pairwise(bounds))
-        action_map = ActionMap(family.action_space, config.action_scale)
-        self._samplers = [
-            Sampler(
-                family.make_episodes((stop - start) * rollouts_per_task, config.horizon),
-                rule.policy,
-                action_map,
-                stop - start,
-                config.horizon,
-                stopped,
-            )
-            for start, stop in self._shards
-        ]
+        # By the number of episodes of each task; the usual one's environments are made at once, so that errors show.
+        self._samplers = [{rollouts_per_task: self._sampler(*shard, rollouts_per_task)} for shard in self._shards]
 
     def close(self) -> None:
         """Closes the environments."""
-        for sampler in self._samplers:
-            sampler.close()
+        for samplers in self._samplers:
+            for sampler in samplers.values():
+                sampler.close()
 
     def run(
-        self, meta: Tensor, tasks: np.ndarray, step_scales: Sequence[float], seed: int, purpose: Purpose, *key: int
+        self, meta: Tensor, tasks: np.ndarray, stages: Sequence[Stage], seed: int, purpose: Purpose, *key: int
     ) -> tuple[Adapted, Timing]:
         """Runs the inner loop for each task.
 
         Args:
             meta: Meta-parameters, [meta parameter].
             tasks: [task, ...].
-            step_scales: A factor on the step size for each gradient step.
+            stages: The inner loop, from the rule's ``stages``.
             seed: Seed of the random streams.
             purpose: What they are for.
             key: Which of them, such as the iteration.
@@ -102,26 +94,27 @@ class Runner:
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
+        modes = torch.from_numpy(self._family.modes(tasks))
 
         def run_shard(index: int) -> tuple[Adapted, Timing]:
             start, stop = self._shards[index]
             rollout_seconds = 0.0
 
-            def collect(parameters: Tensor, phase: int) -> Rollouts:
+            def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
                 nonlocal rollout_seconds
                 begin = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
-                    rollouts = self._samplers[index].collect(parameters.cpu(), tasks[start:stop], streams)
+                    sampler = self._sampler_of(index, rollouts_per_task or self._rollouts_per_task)
+                    rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
                     with timed("advantages"):
                         rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
                 rollout_seconds += time.perf_counter() - begin
                 return rollouts.to(self._device)
 
             begin = time.perf_counter()
-            stages = self._rule.stages(step_scales)
             one_by_one = self._device.type == "cpu"
-            adapted = adapt(self._rule, meta, stages, stop - start, collect, each_task=one_by_one)
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, each_task=one_by_one)
             seconds = time.perf_counter() - begin
             return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
 
@@ -129,18 +122,32 @@ class Runner:
         timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
         return _join([adapted for adapted, _ in parts]), timing
 
+    def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
+        """A shard's sampler for so many episodes of each task, made when first asked for."""
+        samplers = self._samplers[index]
+        if rollouts_per_task not in samplers:
+            samplers[rollouts_per_task] = self._sampler(*self._shards[index], rollouts_per_task)
+        return samplers[rollouts_per_task]
+
+    def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
+        num_tasks, config = stop - start, self._config
+        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
+        action_map = ActionMap(self._family.action_space, config.action_scale)
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._stopped)
+
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
     """One inner loop of all shards' tasks; reused rollouts stay one object."""
-    joined = Adapted(torch.cat([part.parameters for part in parts]))
-    previous: tuple[Rollouts, ...] = ()
-    for supports in zip(*(part.supports for part in parts), strict=True):
-        same = bool(previous) and supports[0] is previous[0]
-        joined.supports.append(joined.supports[-1] if same else Rollouts.concatenate(supports))
-        previous = supports
-    joined.query = Rollouts.concatenate([part.query for part in parts])
-    joined.returns = torch.cat([part.returns for part in parts])
-    joined.env_steps = sum(part.env_steps for part in parts)
+    loops, supports = [part.loop for part in parts], list[Rollouts]()
+    for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
+        supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
+    queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
+    modes = torch.cat([loop.modes for loop in loops])
     sizes = zip(*(part.effective_sample_size for part in parts), strict=True)
-    joined.effective_sample_size = [torch.cat(of_shards) for of_shards in sizes]
-    return joined
+    return Adapted(
+        replace(loops[0], modes=modes, supports=supports, queries=queries),
+        torch.cat([part.parameters for part in parts]),
+        torch.cat([part.returns for part in parts]),
+        sum(part.env_steps for part in parts),
+        [torch.cat(of_shards) for of_shards in sizes],
+    )

@@ -30,9 +30,29 @@ class TRPOConfig:
 
 
 @dataclass(frozen=True)
+class ProMPConfig:
+    """Proximal meta-policy search (Rothfuss et al. 2019): clipped surrogate, Adam, several epochs."""
+
+    lr: float = 1e-3
+    """Adam's step size."""
+    epochs: int = 5
+    """Gradient steps on the same rollouts."""
+    clip: float = 0.3
+    """Likelihood ratios of the adapted policies are clipped to 1 +- this."""
+    kl_penalty: float = 5e-4
+    """Weight of the mean KL divergence of the policies that collected the support rollouts."""
+
+
+@dataclass(frozen=True)
 class L2FConfig:
     """Learn-to-Forget: attenuation of the initialisation before the inner loop (Baik et al. 2020)."""
 
+    scope: Literal["network", "layer", "filter", "parameter"] = "layer"
+    """What shares one gamma: the network, a weight or bias tensor, a unit's incoming weights, or nothing."""
+    conditioning: Literal["task", "constant"] = "task"
+    """Gamma from the task's gradient, or a learned constant."""
+    transform: Literal["sigmoid", "unconstrained", "affine"] = "sigmoid"
+    """Gamma in (0, 1), any gamma, or any gamma and an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
     """First inner step: reuse the unattenuated policy's rollouts (as published) or collect fresh, extra ones."""
     normalise_embedding: bool = False
@@ -44,15 +64,50 @@ class L2FConfig:
 
 
 @dataclass(frozen=True)
+class MAMLppConfig:
+    """MAML++ (Antoniou et al. 2019)."""
+
+    multi_step_iterations: int = 30
+    """Meta-iterations during which the policies after every inner step enter the meta-objective, with query rollouts
+    of their own and a weight that falls linearly from the last step's to 0."""
+    first_order_iterations: int = 30
+    """Meta-iterations before second derivatives are used."""
+
+
+@dataclass(frozen=True)
+class MuMoMAMLConfig:
+    """Multimodal MAML (Vuorio et al. 2019)."""
+
+    modulation: Literal["film", "sigmoid", "softmax"] = "film"
+    """What the embedding does to the hidden units: scale and shift, gate each, or attend over a layer's."""
+    embedding_size: int = 8
+    """Size of the trajectory's embedding and of the modulation network's hidden layer."""
+
+
+@dataclass(frozen=True)
 class InnerConfig:
-    """The inner loop, shared by every adaptation rule."""
+    """The inner loop and what each adaptation rule wants to know of it."""
 
     lr: float = 0.1
-    """Step size of an inner policy-gradient step."""
-    loss: Literal["ratio", "score"] = "ratio"
-    """Inner loss: likelihood ratio (LVC) or the plain score function."""
+    """Step size of an inner policy-gradient step, or what a learned one starts from."""
+    loss: Literal["ratio", "score", "dice"] = "ratio"
+    """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
+    num_steps: int = 1
+    """Gradient steps in training."""
+    num_modes: int = 1
+    """Modes of the task distribution."""
+    attenuate: bool = False
+    """Learn-to-Forget on top of the rule."""
     l2f: L2FConfig = field(default_factory=L2FConfig)
     """Learn-to-Forget."""
+    adapted_layers: tuple[str, ...] = ()
+    """ANIL: tensors that the inner loop adapts; the last layer and the log-std if empty."""
+    mamlpp: MAMLppConfig = field(default_factory=MAMLppConfig)
+    """MAML++."""
+    mumomaml: MuMoMAMLConfig = field(default_factory=MuMoMAMLConfig)
+    """MuMoMAML."""
+    context_size: int = 10
+    """Length of the context vector."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +127,9 @@ class EvaluationConfig:
     """Gradient steps; the first has the training step size, later ones half of it."""
     seed: int = 10_000
     """Seed of tasks and episodes, apart from every training seed."""
+    adapted_layers: tuple[str, ...] = ()
+    """Let gradient steps change these tensors of the policy alone (weight3 bias3 log_std), freezing the others; all if
+    empty. Its evaluation goes to evaluation-adapting-NAMES.json."""
     checkpoint: Checkpoint = "last"
     """Which checkpoint: the last, or the best on the validation tasks; the best one's evaluation goes to
     evaluation-best.json."""
@@ -93,4 +151,6 @@ class EvaluationConfig:
             parts.append(self.checkpoint)
         if self.env is not None:
             parts.append(self.env.replace(":", "."))
+        if self.adapted_layers:
+            parts += ["adapting", *self.adapted_layers]
         return "-".join(parts) + ".json"

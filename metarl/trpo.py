@@ -31,8 +31,9 @@ class StepReport:
     """What became of a step.
 
     Attributes:
-        outcome: ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero gradient`` or
-            ``non-finite`` (gradient or direction); the parameters are unchanged unless accepted.
+        outcome: ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero gradient``,
+            ``non-finite`` (gradient or direction), or ``k epochs`` of an optimiser without a line search; the
+            parameters are unchanged unless accepted.
         accepted: Whether the parameters moved.
         trials: Line-search trials.
         surrogate_gain: Decrease of the surrogate loss, standardised advantage per step.

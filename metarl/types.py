@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ class Samples:
         log_probs: Log-probability of each action under the policy that took it, [task, row].
         advantages: [task, row].
         weights: Share of each row in its task's mean, [task, row]; 0 after an episode's end, each task sums to 1.
+        episode_length: Consecutive rows that are an episode's steps in order; 0 where rows were left out.
     """
 
     observations: Tensor
@@ -29,6 +30,7 @@ class Samples:
     log_probs: Tensor
     advantages: Tensor
     weights: Tensor
+    episode_length: int
 
     @property
     def num_rows(self) -> int:
@@ -37,11 +39,11 @@ class Samples:
 
     def block(self, start: int, stop: int) -> Samples:
         """Rows ``start`` to ``stop`` of every task, weights as they are."""
-        return Samples(*(getattr(self, part.name)[:, start:stop] for part in fields(self)))
+        return self._rows(lambda values: values[:, start:stop], self.episode_length)
 
     def subset(self, rows: Tensor) -> Samples:
         """The rows named by ``rows`` [row] of every task, with weights that sum to 1 again."""
-        chosen = Samples(*(getattr(self, part.name)[:, rows] for part in fields(self)))
+        chosen = self._rows(lambda values: values[:, rows])
         total = chosen.weights.sum(1, keepdim=True)
         # A task none of whose chosen steps is alive contributes no curvature instead of a division by zero.
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
@@ -59,7 +61,12 @@ class Samples:
         def chosen(values: Tensor) -> Tensor:
             return values.gather(1, rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
 
-        return Samples(*(chosen(getattr(self, part.name)) for part in fields(self)))
+        return self._rows(chosen)
+
+    def _rows(self, choose: Callable[[Tensor], Tensor], episode_length: int = 0) -> Samples:
+        names = [part.name for part in fields(self) if part.name != "episode_length"]
+        chosen: dict[str, Any] = {name: choose(getattr(self, name)) for name in names}
+        return Samples(**chosen, episode_length=episode_length)
 
 
 @dataclass
@@ -116,6 +123,7 @@ class Rollouts:
             self.log_probs.flatten(1),
             self.advantages.flatten(1),
             mask / mask.sum(1, keepdim=True),
+            self.rewards.shape[2],
         )
 
     def mean_returns(self) -> Tensor:

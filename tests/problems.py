@@ -1,21 +1,23 @@
 """Small random problems in float64, whose derivatives `benchmarks.triple_derivative` computes in the obvious way."""
 
 import itertools
+from dataclasses import fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation import Adaptation, Stage
+from metarl.adaptation import Adaptation, InnerLoop, adapt
 from metarl.agents import build_rule
-from metarl.agents.l2f import L2F
+from metarl.agents.multi_maml import MultiMAML
 from metarl.distributions import Categorical, Distribution, Gaussian
 from metarl.policies import MLPPolicy, ModulePolicy, Policy
-from metarl.settings import InnerConfig, L2FConfig
+from metarl.settings import InnerConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
 from metarl.types import Rollouts
 
 OBSERVATION, HIDDEN, ACTIONS = 3, (5, 4), 2
 TASKS, ROLLOUTS, TIME = 3, 4, 5
+MODES = torch.tensor([1, 0, 1])
 
 
 def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> Policy:
@@ -35,28 +37,33 @@ def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def make_rule(algo: str, policy: Policy, lr: float = 0.5, loss: str = "ratio", **l2f: object) -> Adaptation:
-    return build_rule(algo, policy, InnerConfig(lr=lr, loss=loss, l2f=L2FConfig(**l2f)))
+def make_rule(algo: str, policy: Policy, lr: float = 0.5, **inner: object) -> Adaptation:
+    """A rule; settings of L2FConfig, MAMLppConfig and MuMoMAMLConfig are found by their names."""
+    for name, kind in (("l2f", L2FConfig), ("mamlpp", MAMLppConfig), ("mumomaml", MuMoMAMLConfig)):
+        own = {field.name: inner.pop(field.name) for field in fields(kind) if field.name in inner}
+        inner[name] = kind(**own)
+    return build_rule(algo, policy, InnerConfig(lr=lr, **inner))
 
 
 def initial(rule: Adaptation, seed: int = 0) -> Tensor:
+    """Fresh meta-parameters in float64, as if training had gone on for a while where they start at 0."""
     meta = rule.initial(np.random.default_rng(seed)).double()
+    generator = torch.Generator().manual_seed(seed)
+    meta = torch.where(meta == 0, 0.1 * torch.rand(meta.shape, dtype=torch.float64, generator=generator), meta)
     if rule.policy.distribution.num_extra:
-        start = rule.policy.layout.size - rule.policy.distribution.num_extra
-        meta[start : rule.policy.layout.size] = torch.tensor([-0.3, 0.2], dtype=torch.float64)
-    if isinstance(rule, L2F) and len(meta) > len(make_rule("l2f", rule.policy).initial(np.random.default_rng(seed))):
-        width = len(rule.layer_names)  # A normalised embedding: as if training had gone on for a while.
-        meta[-2 * width :] = torch.cat([torch.full((width,), 0.01), torch.full((width,), 0.1)])
+        size = rule.policy.layout.size
+        for start in range(0, len(meta), size) if isinstance(rule, MultiMAML) else [0]:
+            meta[start + size - 2 : start + size] = torch.tensor([-0.3, 0.2], dtype=torch.float64)
     return meta
 
 
-def collect(policy: Policy, parameters: Tensor, seed: int) -> Rollouts:
+def collect(policy: Policy, parameters: Tensor, seed: int, rollouts: int = ROLLOUTS) -> Rollouts:
     """Rollouts of an imaginary environment, a third of the steps after the episodes' ends."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (len(parameters), ROLLOUTS, TIME)
+    shape = (len(parameters), rollouts, TIME)
     observations = torch.randn(*shape, OBSERVATION, dtype=torch.float64, generator=generator)
     rows = observations.flatten(1, 2)
-    noise = policy.distribution.noise(np.random.default_rng(seed), (len(parameters), ROLLOUTS * TIME))
+    noise = policy.distribution.noise(np.random.default_rng(seed), (len(parameters), rollouts * TIME))
     outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
     actions = policy.distribution.sample(outputs, extra, torch.from_numpy(noise).double())
     log_probs = policy.distribution.log_prob(outputs, extra, actions)
@@ -67,14 +74,10 @@ def collect(policy: Policy, parameters: Tensor, seed: int) -> Rollouts:
     return Rollouts(observations, actions, log_probs.view(shape), advantages.clone(), mask, advantages)
 
 
-@torch.no_grad()
-def run(
-    rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1
-) -> tuple[list[Stage], list[Rollouts], Rollouts]:
-    """An inner loop with imaginary rollouts: (stages, supports, query)."""
-    stages = rule.stages((1.0,) * num_steps)
-    parameters, supports = rule.start(meta, TASKS), []
-    for index, stage in enumerate(stages):
-        supports.append(supports[-1] if stage.reuse else collect(rule.policy, parameters, seed + index))
-        parameters = stage.update(meta, parameters, supports[-1])
-    return stages, supports, collect(rule.policy, parameters, seed + 100)
+def run(rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1, iteration: int | None = 0) -> InnerLoop:
+    """An inner loop with imaginary rollouts."""
+
+    def collect_phase(policies: Tensor, phase: int, rollouts: int | None) -> Rollouts:
+        return collect(rule.policy, policies, seed + phase, rollouts or ROLLOUTS)
+
+    return adapt(rule, meta, rule.stages((1.0,) * num_steps, iteration), MODES, collect_phase).loop

@@ -5,16 +5,29 @@ from dataclasses import fields, replace
 import problems
 import pytest
 import torch
-from problems import TASKS, TIME, initial, make_policy, make_rule
+from problems import MODES, TASKS, TIME, initial, make_policy, make_rule
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Adapted, adapt, fold
+from metarl.adaptation import Adaptation, Adapted, adapt
 from metarl.gradients import policy_gradient
 from metarl.policies import Policy
 from metarl.types import Rollouts
 
 FRESH = {"attenuation_rollouts": "fresh"}
-RULES = [("maml", {}), ("fomaml", {}), ("l2f", {}), ("l2f", FRESH)]
+RULES = [
+    ("maml", {}),
+    ("fomaml", {}),
+    ("l2f", {}),
+    ("l2f", FRESH),
+    ("l2f", {"transform": "affine", "scope": "filter"}),
+    ("anil", {}),
+    ("meta-sgd", {}),
+    ("mamlpp", {"num_steps": 2}),
+    ("mumomaml", {}),
+    ("mumomaml", {"attenuate": True}),
+    ("multi-maml", {"num_modes": 2}),
+    ("context", {}),
+]
 
 
 class Collector:
@@ -25,9 +38,9 @@ class Collector:
         self.handed_out: list[Rollouts] = []
         self.parameters: list[Tensor] = []
 
-    def __call__(self, parameters: Tensor, phase: int) -> Rollouts:
+    def __call__(self, parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
         assert phase == len(self.handed_out)
-        rollouts = problems.collect(self.policy, parameters, seed=10 + phase)
+        rollouts = problems.collect(self.policy, parameters, 10 + phase, wanted or problems.ROLLOUTS)
         rollouts = replace(rollouts, rewards=(1 + phase) * torch.ones_like(rollouts.rewards))
         self.handed_out.append(rollouts)
         self.parameters.append(parameters.clone())
@@ -40,22 +53,19 @@ def run(
     rule = make_rule(algo, make_policy(), **options)
     meta, collector = initial(rule), Collector(rule.policy)
     stages = rule.stages((1.0,) * num_steps)
-    return adapt(rule, meta, stages, TASKS, collector, each_task), collector, rule, meta
+    return adapt(rule, meta, stages, MODES, collector, each_task), collector, rule, meta
 
 
 @pytest.mark.parametrize(("algo", "options"), RULES)
 def test_no_inner_steps_is_no_adaptation(algo, options):
     adapted, collector, rule, meta = run(algo, options, 0)
-    theta = meta[: rule.policy.layout.size]
+    start = rule.start(meta, MODES)[:, : rule.policy.layout.size]
     assert rule.stages(()) == []
-    assert torch.equal(fold(rule, meta, [], [], 2), theta.expand(2, -1))
-    assert torch.equal(adapted.parameters, theta.expand(TASKS, -1))
-    assert adapted.supports == []
+    assert torch.equal(adapted.parameters, start)
+    assert torch.equal(adapted.loop.replay(meta)[-1], start)
+    assert adapted.loop.supports == []
     assert adapted.returns.shape == (TASKS, 1)
     assert adapted.env_steps == collector.handed_out[0].env_steps
-    observed = rule.observe(meta, adapted.supports)
-    assert torch.equal(rule.after_meta_step(meta, observed), meta)
-    assert isinstance(rule.describe(meta, observed), dict)
 
 
 @pytest.mark.parametrize("loss", ["ratio", "score"])
@@ -91,9 +101,9 @@ def test_ratio_and_score_gradients_differ_off_policy():
 def test_gradient_step_is_as_long_as_learning_rate_and_scale_say():
     rule = make_rule("maml", make_policy(), lr=0.7)
     meta, collector = initial(rule), Collector(rule.policy)
-    adapted = adapt(rule, meta, rule.stages((1.0, 0.5)), TASKS, collector)
+    adapted = adapt(rule, meta, rule.stages((1.0, 0.5)), MODES, collector)
     expected = meta.expand(TASKS, -1)
-    for scale, support in zip((1.0, 0.5), adapted.supports, strict=True):
+    for scale, support in zip((1.0, 0.5), adapted.loop.supports, strict=True):
         expected = expected - scale * 0.7 * policy_gradient(rule.policy, expected, support)
     torch.testing.assert_close(adapted.parameters, expected, rtol=1e-12, atol=1e-14)
 
@@ -107,38 +117,38 @@ def test_batched_adaptation_equals_task_by_task(algo, options):
 
 @pytest.mark.parametrize(("algo", "options"), RULES)
 def test_fold_replays_what_adapt_did(algo, options):
-    adapted, _, rule, meta = run(algo, options, 2)
-    replayed = fold(rule, meta, rule.stages((1.0, 1.0)), adapted.supports, TASKS)
+    adapted, _, _, meta = run(algo, options, 2)
+    replayed = adapted.loop.replay(meta)[-1]
     torch.testing.assert_close(replayed, adapted.parameters, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("algo", "options"), RULES)
 def test_permuting_tasks_permutes_adapted_parameters(algo, options):
-    adapted, _, rule, meta = run(algo, options, 2)
+    adapted, _, _, meta = run(algo, options, 2)
     order = [2, 0, 1]
-    supports = [Rollouts.concatenate([s.tasks(i, i + 1) for i in order]) for s in adapted.supports]
-    permuted = fold(rule, meta, rule.stages((1.0, 1.0)), supports, TASKS)
+    supports = [Rollouts.concatenate([s.tasks(i, i + 1) for i in order]) for s in adapted.loop.supports]
+    permuted = replace(adapted.loop, modes=MODES[order], supports=supports).replay(meta)[-1]
     torch.testing.assert_close(permuted, adapted.parameters[order], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(("algo", "options"), RULES)
 def test_adaptation_leaves_its_inputs_alone(algo, options):
     adapted, _, rule, meta = run(algo, options, 2)
-    support = adapted.supports[0]
+    support, start = adapted.loop.supports[-1], rule.start(meta, MODES).contiguous()
     names = [field.name for field in fields(Rollouts) if field.name != "curvature_rows"]
     before = {name: getattr(support, name).clone() for name in names}
-    parameters, meta_before = adapted.parameters.clone(), meta.clone()
+    parameters, meta_before = start.clone(), meta.clone()
     for stage in rule.stages((1.0,)):
-        stage.update(meta, adapted.parameters, support)
+        stage.update(meta, start, support)
     assert torch.equal(meta, meta_before)
-    assert torch.equal(adapted.parameters, parameters)
+    assert torch.equal(start, parameters)
     assert all(torch.equal(getattr(support, name), before[name]) for name in names)
 
 
 @pytest.mark.parametrize(
     ("algo", "options", "phases"),
     # The phase whose rollouts show the policy after 0, 1 and 2 gradient steps; every phase costs environment steps.
-    [("maml", {}, [0, 1, 2]), ("l2f", {}, [0, 1, 2]), ("l2f", FRESH, [0, 2, 3])],
+    [("maml", {}, [0, 1, 2]), ("l2f", {}, [0, 1, 2]), ("l2f", FRESH, [0, 2, 3]), ("mumomaml", {}, [0, 2, 3])],
 )
 def test_returns_after_each_gradient_step_and_environment_steps_are_counted(algo, options, phases):
     adapted, collector, *_ = run(algo, options, 2)
@@ -146,14 +156,14 @@ def test_returns_after_each_gradient_step_and_environment_steps_are_counted(algo
     expected = torch.tensor([float(TIME * (1 + phase)) for phase in phases], dtype=torch.float64)
     assert torch.equal(adapted.returns, expected.expand(TASKS, 3))
     assert adapted.env_steps == sum(rollouts.env_steps for rollouts in collector.handed_out)
-    assert adapted.query is collector.handed_out[-1]
+    assert adapted.loop.queries[-1] is collector.handed_out[-1]
     assert torch.equal(collector.parameters[-1], adapted.parameters)
 
 
 def test_only_the_first_step_of_l2f_reuses_rollouts():
     adapted, collector, *_ = run("l2f", {}, 2)
     first, second, _ = collector.handed_out
-    assert all(got is want for got, want in zip(adapted.supports, (first, first, second), strict=True))
+    assert all(got is want for got, want in zip(adapted.loop.supports, (first, first, second), strict=True))
 
 
 def test_effective_sample_size_is_told_for_reused_rollouts_only():
@@ -166,7 +176,8 @@ def test_effective_sample_size_is_told_for_reused_rollouts_only():
 
 
 def test_effective_sample_size_of_rollouts_on_policy_is_one(monkeypatch):
-    monkeypatch.setattr("metarl.agents.l2f.L2F.gamma", lambda self, meta, embedding: torch.ones_like(embedding))
+    ones = torch.ones(1).double()
+    monkeypatch.setattr("metarl.agents.l2f.L2F._transformation", lambda self, meta, embedding: (ones, None))
     (size,) = run("l2f", {}, 1)[0].effective_sample_size
     torch.testing.assert_close(size, torch.ones(TASKS).double(), rtol=1e-12, atol=0)
 

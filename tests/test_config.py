@@ -18,7 +18,7 @@ def test_config_survives_json():
         run_dir=Path("somewhere"),
         hidden_sizes=(8, 4),
         trpo=TRPOConfig(max_kl=0.5),
-        l2f=L2FConfig("fresh", initial_gamma=0.9),
+        l2f=L2FConfig(attenuation_rollouts="fresh", initial_gamma=0.9),
         policy_body="module:function",
     )
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -11,6 +11,7 @@ from tiny_runs import numbers, tiny
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.meta_step import InlineWorkers
+from benchmarks.problem import on_device
 from metarl import Config
 from metarl.meta_step import MetaObjective, _Chunk
 from metarl.training import Trainer, train
@@ -40,32 +41,33 @@ class NoWaiting(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
+ALGORITHMS = ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "context"]
+
+
 def problem(algo):
     rule = make_rule(algo, make_policy())
-    meta = initial(rule)
-    return rule, *problems.run(rule, meta), meta
+    return problems.run(rule, initial(rule))
 
 
-@pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_conjugate_gradients_never_wait_for_the_device(algo):
-    *inner_loop, meta = problem(algo)
-    objective = MetaObjective(
-        *inner_loop, meta, InlineWorkers(), hessian_fraction=0.5, fisher_rows=torch.arange(0, 20, 2)
-    )
+    loop = problem(algo)
+    objective = MetaObjective(loop, InlineWorkers(), hessian_fraction=0.5, fisher_rows=torch.arange(0, 20, 2))
     _, gradient = objective.loss_and_gradient()
     with NoWaiting():
         direction, _ = conjugate_gradients(objective.fisher_product, gradient, 5)
     assert direction.isfinite().all()
-    for waiting in (lambda: objective.evaluate(meta), lambda: float(gradient.norm()), lambda: bool(gradient[0] > 0)):
+    norm, sign = (lambda: float(gradient.norm())), (lambda: bool(gradient[0] > 0))
+    for waiting in (lambda: objective.evaluate(loop.meta), norm, sign):
         with pytest.raises(AssertionError, match="waits for the device"), NoWaiting():
             waiting()
 
 
-@pytest.mark.parametrize("algo", ["maml", "l2f", "fomaml"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
-    rule, stages, supports, query, meta = problem(algo)
-    objective = MetaObjective(rule, stages, supports, query, meta, InlineWorkers(), 0.5)
-    chunk, tasks = _Chunk(rule, stages, supports, query, meta, 0.5, None), query.num_tasks
+    loop = problem(algo)
+    objective = MetaObjective(loop, InlineWorkers(), 0.5)
+    chunk, tasks, meta = _Chunk(loop, 0.5, None), loop.num_tasks, loop.meta
     direction = torch.ones_like(meta)
     pairs = (
         (chunk.loss_and_gradient()[1], objective.loss_and_gradient()[1]),
@@ -81,14 +83,13 @@ def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
 def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
     config = Config(env="cheetah-dir", algo=algo, meta_batch_size=4, horizon=50, validate_every=0)
     with Trainer(config, torch.device("cpu")) as trainer:
-        meta = trainer.initial()
-        adapted, _ = trainer.inner_loops(meta, 0)
-        _, expected = trpo_step(meta, trainer.objective(meta, adapted, 0, config.trpo), config.trpo)
+        meta, _ = trainer.learner.initial()
+        adapted, _ = trainer.learner.inner_loops(meta, 0)
+        _, expected = trpo_step(meta, trainer.learner.objective(adapted, 0, config.trpo), config.trpo)
         gpu = torch.device("cuda")
-        moved = replace(adapted, supports=[support.to(gpu) for support in adapted.supports])
-        moved.query = adapted.query.to(gpu)
+        moved = replace(adapted, loop=on_device(adapted.loop, gpu))
         with Trainer(config, gpu) as other:
-            objective = other.objective(meta.to(gpu), moved, 0, config.trpo)
+            objective = other.learner.objective(moved, 0, config.trpo)
             _, report = trpo_step(meta.to(gpu), objective, config.trpo)
     assert report.outcome == expected.outcome
     for name in ("surrogate_gain", "kl", "gradient_norm"):

@@ -1,13 +1,16 @@
 """Learn-to-Forget: reductions, attenuation and its embedding."""
 
+from dataclasses import replace
+
+import numpy as np
 import problems
 import pytest
 import torch
-from problems import TASKS, initial, make_policy, make_rule
+from problems import MODES, TASKS, initial, make_policy, make_rule
 from torch import Tensor
 
 from benchmarks.triple_derivative import plain_policy_gradient
-from metarl.adaptation import Adaptation, fold
+from metarl.adaptation import Adaptation
 from metarl.agents.l2f import L2F
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
@@ -20,29 +23,29 @@ def build(**options: object) -> tuple[L2F, Tensor]:
 
 
 def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> problems.Rollouts:
-    return problems.collect(rule.policy, rule.start(meta, TASKS), seed)
+    return problems.collect(rule.policy, rule.start(meta, MODES), seed)
 
 
 def attenuated(rule: L2F, meta: Tensor) -> Tensor:
-    return fold(rule, meta, rule.stages((1.0,))[:1], [support_of(rule, meta)], TASKS)
+    return rule.stages((1.0,))[0].update(meta, rule.start(meta, MODES), support_of(rule, meta))
 
 
 @pytest.mark.parametrize("attenuation_rollouts", ["reuse", "fresh"])
-@pytest.mark.parametrize("num_steps", [1, 2])
-def test_gamma_of_one_is_maml(num_steps, attenuation_rollouts, monkeypatch):
-    monkeypatch.setattr(L2F, "gamma", lambda self, meta, embedding: torch.ones_like(embedding))
-    l2f, meta = build(attenuation_rollouts=attenuation_rollouts)
-    maml = make_rule("maml", l2f.policy)
-    size, scales = l2f.policy.layout.size, (1.0,) * num_steps
-    theta = meta[:size]
-    stages, supports, query = problems.run(maml, theta, num_steps)
-    supports_with_attenuation = [supports[0], *supports]
-    adapted = fold(maml, theta, stages, supports, TASKS)
-    assert torch.equal(fold(l2f, meta, l2f.stages(scales), supports_with_attenuation, TASKS), adapted)
+@pytest.mark.parametrize(("algo", "num_modes"), [("maml", 1), ("anil", 1), ("mumomaml", 1), ("multi-maml", 2)])
+def test_gamma_of_one_is_the_attenuated_rule_itself(algo, num_modes, attenuation_rollouts, monkeypatch):
+    monkeypatch.setattr(L2F, "gamma", None)  # Not what the inner loop uses.
+    monkeypatch.setattr(L2F, "_transformation", lambda self, meta, embedding: (torch.ones(1).double(), None))
+    inner = {"num_modes": num_modes}
+    l2f = make_rule(algo, make_policy(), attenuate=True, attenuation_rollouts=attenuation_rollouts, **inner)
+    rule, meta = make_rule(algo, l2f.policy, **inner), initial(l2f)
+    size = rule.num_meta
+    loop = problems.run(rule, meta[:size], 2)
+    stages = l2f.stages((1.0, 1.0))
+    attenuated = replace(loop, rule=l2f, stages=stages, meta=meta, supports=[loop.supports[0], *loop.supports])
+    assert torch.equal(attenuated.replay(meta)[-1], loop.replay(meta[:size])[-1])
     direction = torch.ones_like(meta)
     with Workers(1) as workers:
-        reference = MetaObjective(maml, stages, supports, query, theta, workers)
-        objective = MetaObjective(l2f, l2f.stages(scales), supports_with_attenuation, query, meta, workers)
+        reference, objective = MetaObjective(loop, workers), MetaObjective(attenuated, workers)
         gradient, product = objective.loss_and_gradient()[1], objective.fisher_product(direction)
         torch.testing.assert_close(gradient[:size], reference.loss_and_gradient()[1], rtol=1e-12, atol=1e-15)
         torch.testing.assert_close(product[:size], reference.fisher_product(direction[:size]), rtol=1e-12, atol=1e-15)
@@ -52,29 +55,70 @@ def test_gamma_of_one_is_maml(num_steps, attenuation_rollouts, monkeypatch):
 def test_learned_gamma_is_not_maml():
     l2f, meta = build()
     maml = make_rule("maml", l2f.policy)
-    support = support_of(l2f, meta)
-    forgetful = fold(l2f, meta, l2f.stages((1.0,)), [support, support], TASKS)
-    assert not torch.allclose(
-        forgetful, fold(maml, meta[: l2f.policy.layout.size], maml.stages((1.0,)), [support], TASKS), rtol=0.1
-    )
+    loop = problems.run(maml, meta[: l2f.policy.layout.size])
+    forgetful = replace(loop, rule=l2f, stages=l2f.stages((1.0,)), meta=meta, supports=2 * loop.supports)
+    assert not torch.allclose(forgetful.replay(meta)[-1], loop.replay(loop.meta)[-1], rtol=0.1)
+
+
+@pytest.mark.parametrize("conditioning", ["task", "constant"])
+def test_affine_without_offset_is_unconstrained(conditioning):
+    unconstrained, meta = build(transform="unconstrained", conditioning=conditioning)
+    affine, affine_meta = build(transform="affine", conditioning=conditioning)
+    theta, num_layers = affine.policy.layout.size, 7
+    phi = meta[theta:]
+    if conditioning == "constant":
+        affine_meta = torch.cat([meta, torch.zeros(num_layers).double()])
+    else:
+        rows, biases = torch.zeros(num_layers * num_layers), torch.zeros(num_layers)
+        affine_meta = torch.cat([meta[:-num_layers], rows.double(), phi[-num_layers:], biases.double()])
+    assert affine_meta.shape == (affine.num_meta,)
+    assert torch.equal(attenuated(affine, affine_meta), attenuated(unconstrained, meta))
+    affine_meta[-num_layers] += 0.5  # Of the first layer's offset.
+    moved = attenuated(affine, affine_meta) - attenuated(unconstrained, meta)
+    torch.testing.assert_close(moved[:, :15], torch.full((TASKS, 15), 0.5).double(), rtol=1e-12, atol=0)
+    assert not moved[:, 15:].any()
+
+
+@pytest.mark.parametrize(("scope", "groups"), [("network", 1), ("layer", 7), ("filter", 24), ("parameter", 56)])
+@pytest.mark.parametrize("conditioning", ["task", "constant"])
+def test_scope_says_what_shares_a_gamma(scope, groups, conditioning):
+    rule, meta = build(scope=scope, conditioning=conditioning, transform="unconstrained", attenuate_log_std=True)
+    meta[rule.policy.layout.size :] = torch.randn(len(meta) - rule.policy.layout.size).double()
+    gamma = rule.gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))
+    assert gamma.shape == (TASKS, rule.policy.layout.size)
+    assert [len(row.unique()) for row in gamma] == [groups] * TASKS
+    weight1 = rule.policy.layout.views(gamma)[0]
+    assert (weight1 == weight1[:, :, :1]).all() == (scope != "parameter")
+    assert (weight1 == weight1[:, :1]).all() == (scope in ("network", "layer"))
+
+
+def test_constant_gamma_is_the_same_for_every_task_and_starts_where_it_should():
+    for transform in ("sigmoid", "unconstrained", "affine"):
+        rule, _ = build(conditioning="constant", transform=transform, initial_gamma=0.9)
+        meta = rule.initial(np.random.default_rng(0)).double()
+        observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+        gamma = rule.gamma(meta, observed)
+        torch.testing.assert_close(gamma[:, :-2], torch.full_like(gamma[:, :-2], 0.9), rtol=1e-6, atol=0)
+    conditioned, meta = build(initial_gamma=0.9)
+    assert not torch.equal(*conditioned.gamma(meta, conditioned.observe(meta, 2 * [support_of(conditioned, meta)]))[:2])
 
 
 @pytest.mark.parametrize(("options", "want"), [({}, 0.5), ({"initial_gamma": 0.95}, 0.95)])
 @pytest.mark.parametrize("seed", range(5))
 def test_gamma_starts_near_where_it_should(options, want, seed):
     rule = make_rule("l2f", make_policy(), **options)
-    meta = initial(rule, seed)
+    meta = rule.initial(np.random.default_rng(seed)).double()
     layers = [index for index, name in enumerate(rule.layer_names) if name != "log_std"]
-    gamma = rule.gamma(meta, rule.observe(meta, [support_of(rule, meta)]))[:, layers]
+    gamma = rule.layer_gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))[:, layers]
     # The hidden layers contribute a logit of a few tenths.
     assert ((torch.logit(gamma) - torch.logit(torch.tensor(want).double())).abs() < 0.4).all()
 
 
 def test_attenuation_multiplies_each_layer_by_its_gamma():
     rule, meta = build()
-    gamma = rule.gamma(meta, rule.observe(meta, [support_of(rule, meta)]))
+    gamma = rule.layer_gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))
     assert ((gamma > 0) & (gamma <= 1)).all()
-    before = rule.policy.layout.views(rule.start(meta, TASKS))
+    before = rule.policy.layout.views(rule.start(meta, MODES))
     after = rule.policy.layout.views(attenuated(rule, meta))
     for layer, (old, new) in enumerate(zip(before, after, strict=True)):
         factor = gamma[:, layer].view(TASKS, *[1] * (old.ndim - 1))
@@ -84,24 +128,23 @@ def test_attenuation_multiplies_each_layer_by_its_gamma():
 def test_embedding_is_the_mean_gradient_of_each_layer():
     rule, meta = build()
     support = support_of(rule, meta)
-    gradient = plain_policy_gradient(rule.policy, rule.start(meta, TASKS), support)
+    gradient = plain_policy_gradient(rule.policy, rule.start(meta, MODES), support)
     expected = [view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)]
-    torch.testing.assert_close(rule.observe(meta, [support]), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(rule.observe(meta, [support, support]), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
 
 
 def test_log_std_is_attenuated_only_on_request():
     for option in (False, True):
         rule, meta = build(attenuate_log_std=option)
-        start, end = rule.start(meta, TASKS)[:, -2:], attenuated(rule, meta)[:, -2:]
+        start, end = rule.start(meta, MODES)[:, -2:], attenuated(rule, meta)[:, -2:]
         assert torch.equal(start, end) != option
         assert not option or (end.abs() < start.abs()).all()
 
 
 def test_meta_gradient_leaves_the_running_statistics_alone():
     rule, meta = build(normalise_embedding=True)
-    problem = (rule, *problems.run(rule, meta), meta)
     with Workers(1) as workers:
-        gradient = MetaObjective(*problem, workers).loss_and_gradient()[1]
+        gradient = MetaObjective(problems.run(rule, meta), workers).loss_and_gradient()[1]
     width = len(rule.layer_names)
     assert not gradient[-2 * width :].any()
     assert gradient[rule.policy.layout.size : -2 * width].any()
@@ -110,7 +153,7 @@ def test_meta_gradient_leaves_the_running_statistics_alone():
 def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way():
     rule, meta = build(normalise_embedding=True)
     width = len(rule.layer_names)
-    observed = rule.observe(meta, [support_of(rule, meta)])
+    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
     meta[-2 * width :] = 0
     first = rule.after_meta_step(meta, observed)
     assert torch.equal(first[: -2 * width], meta[: -2 * width])
@@ -126,13 +169,13 @@ def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way
 def test_attenuator_sees_zeros_until_statistics_are_known():
     rule, meta = build(normalise_embedding=True)
     meta[-2 * len(rule.layer_names) :] = 0
-    observed = rule.observe(meta, [support_of(rule, meta)])
+    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
     assert torch.equal(rule.gamma(meta, observed), rule.gamma(meta, 0 * observed))
 
 
 def test_running_statistics_standardise_the_embedding():
     rule, meta = build(normalise_embedding=True)
-    observed = rule.observe(meta, [support_of(rule, meta)])
+    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
     meta[-2 * len(rule.layer_names) :] = 0
     meta = rule.after_meta_step(meta, observed)
     # gamma of the plain rule at the standardised embedding is gamma of this one at the raw embedding.
@@ -143,13 +186,13 @@ def test_running_statistics_standardise_the_embedding():
 
 def test_without_normalisation_a_meta_step_is_not_followed_by_anything():
     rule, meta = build()
-    assert rule.after_meta_step(meta, torch.ones(TASKS, len(rule.layer_names))) is meta
+    assert torch.equal(rule.after_meta_step(meta, torch.ones(TASKS, len(rule.layer_names))), meta)
 
 
 def test_description_tells_the_mean_and_spread_of_each_layers_gamma():
     rule, meta = build()
-    observed = rule.observe(meta, [support_of(rule, meta)])
-    gamma, report = rule.gamma(meta, observed), rule.describe(meta, observed)
+    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+    gamma, report = rule.layer_gamma(meta, observed), rule.describe(meta, observed)
     assert rule.layer_names == ["weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std"]
     assert list(report) == [f"gamma_{what}/{name}" for what in ("mean", "spread") for name in rule.layer_names]
     for layer, name in enumerate(rule.layer_names):

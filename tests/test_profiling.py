@@ -12,10 +12,11 @@ from torch._C._profiler import _ExperimentalConfig
 
 from metarl import Config, UserError, profiling
 from metarl.envs.navigation import NavigationFamily
+from metarl.learners import MetaLearner
 from metarl.parallel import Workers
 from metarl.profiling import Profile, Row, timed
 from metarl.train import parse_config
-from metarl.training import Trainer, train
+from metarl.training import train
 
 CPU = torch.device("cpu")
 TRACES_WORKERS = "profile_all_threads" in (_ExperimentalConfig.__init__.__doc__ or "")
@@ -196,15 +197,15 @@ def test_resuming_profiles_only_if_asked_again(tmp_path):
 
 
 def test_a_run_that_breaks_off_while_it_is_traced_can_be_resumed_and_profiled(tmp_path, capsys, monkeypatch):
-    iteration = Trainer.iteration
+    iteration = MetaLearner.iteration
 
-    def breaks(self, meta, index):
-        result = iteration(self, meta, index)
+    def breaks(self, meta, optimiser, index):
+        result = iteration(self, meta, optimiser, index)
         if index == 1:
             raise RuntimeError("broken on purpose")
         return result
 
-    monkeypatch.setattr(Trainer, "iteration", breaks)
+    monkeypatch.setattr(MetaLearner, "iteration", breaks)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         train(tiny(tmp_path / "broken", iterations=3, profile=True))
     assert capsys.readouterr().out == ""

@@ -18,7 +18,7 @@ LAYERS = {
     0: ("errors", "types", "settings", "arrays", "episodes", "lazy"),
     1: ("flat", "distributions", "returns", "baseline", "streams", "profiling", "parallel"),
     2: ("losses", "policies", "gradients", "spaces"),
-    3: ("adaptation", "meta_step", "trpo", "sampler"),
+    3: ("adaptation", "meta_step", "trpo", "promp", "sampler"),
     4: ("agents", "envs"),
     5: (
         "config",
@@ -27,6 +27,9 @@ LAYERS = {
         "progress",
         "provenance",
         "runner",
+        "learners",
+        "pretraining",
+        "sb3",
         "training",
         "evaluation",
         "agent",

@@ -16,10 +16,15 @@ from metarl.device import resolve_device
 from metarl.envs.cheetah import CheetahDirFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.evaluation import evaluate
+from metarl.learners import MetaLearner
 from metarl.settings import EvaluationConfig
-from metarl.training import Trainer, train
+from metarl.training import train
 
-FRESH_L2F = {"algo": "l2f", "l2f": L2FConfig("fresh", normalise_embedding=True), "num_inner_steps": 2}
+FRESH_L2F = {
+    "algo": "l2f",
+    "l2f": L2FConfig(attenuation_rollouts="fresh", normalise_embedding=True),
+    "num_inner_steps": 2,
+}
 
 
 def tensorboard_steps(run_dir, name):
@@ -174,14 +179,14 @@ def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
 
 
 def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch):
-    iteration = Trainer.iteration
+    iteration = MetaLearner.iteration
 
-    def breaks(self, meta, index):
+    def breaks(self, meta, optimiser, index):
         if index == 3:
             raise RuntimeError("broken on purpose")
-        return iteration(self, meta, index)
+        return iteration(self, meta, optimiser, index)
 
-    monkeypatch.setattr(Trainer, "iteration", breaks)
+    monkeypatch.setattr(MetaLearner, "iteration", breaks)
     with pytest.raises(RuntimeError, match="broken on purpose"):
         train(tiny(tmp_path / "broken", iterations=5))
     monkeypatch.undo()
@@ -197,6 +202,14 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
     progress = stored_progress(tmp_path, "best")
     assert progress.best_return == max(returns)
     assert progress.iteration == 1 + int(np.argmax(returns))
+
+
+def test_every_checkpoint_is_kept_on_request(tmp_path):
+    train(tiny(tmp_path / "run", iterations=5, checkpoint_every=2, keep_checkpoints=True))
+    kept = {path.stem for path in checkpoint_path(tmp_path / "run", "last").parent.iterdir()}
+    assert kept == {"last", "best", "iteration0", "iteration2", "iteration4"}
+    train(tiny(tmp_path / "two", iterations=2))
+    np.testing.assert_array_equal(final_parameters(tmp_path / "run", "iteration2"), final_parameters(tmp_path / "two"))
 
 
 def test_without_validation_there_is_no_best_checkpoint_and_no_column(tmp_path):

@@ -49,7 +49,7 @@ def final_parameters(run_dir, which="last"):
 
 def stored_progress(run_dir, which="last"):
     """Where a run's checkpoint says that it stood."""
-    return load_checkpoint(load_config(Path(run_dir)), which)[1]
+    return load_checkpoint(load_config(Path(run_dir)), which)[2]
 
 
 def assert_same_run(first, second):

@@ -6,7 +6,8 @@ Each rule is a small file; the table below is the only place that knows them all
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from metarl.errors import UserError, nearest
 from metarl.settings import InnerConfig
@@ -15,20 +16,53 @@ if TYPE_CHECKING:
     from metarl.adaptation import Adaptation
     from metarl.policies import Policy
 
-ALGORITHMS: dict[str, str] = {
-    "maml": "metarl.agents.maml:maml",
-    "fomaml": "metarl.agents.maml:fomaml",
-    "l2f": "metarl.agents.l2f:L2F",
+
+@dataclass(frozen=True)
+class Algorithm:
+    """What ``--algo`` names.
+
+    Attributes:
+        rule: Where the adaptation rule's factory is; called with (policy, inner).
+        attenuated: Whether Learn-to-Forget belongs to it.
+        training: How its meta-parameters are found: the meta-step, Stable-Baselines3's PPO on all tasks at once, or not
+            at all.
+        sees_task: Whether the policy observes its task.
+    """
+
+    rule: str
+    attenuated: bool = False
+    training: Literal["meta", "ppo", "none"] = "meta"
+    sees_task: bool = False
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "maml": Algorithm("metarl.agents.maml:MAML"),
+    "fomaml": Algorithm("metarl.agents.maml:fomaml"),
+    "l2f": Algorithm("metarl.agents.maml:MAML", attenuated=True),
+    "anil": Algorithm("metarl.agents.anil:anil"),
+    "meta-sgd": Algorithm("metarl.agents.meta_sgd:MetaSGD"),
+    "mamlpp": Algorithm("metarl.agents.mamlpp:MAMLpp"),
+    "mumomaml": Algorithm("metarl.agents.mumomaml:MuMoMAML"),
+    "multi-maml": Algorithm("metarl.agents.multi_maml:MultiMAML"),
+    "context": Algorithm("metarl.agents.context:ContextAdaptation"),
+    "random": Algorithm("metarl.agents.maml:MAML", training="none"),
+    "pretrain": Algorithm("metarl.agents.maml:MAML", training="ppo"),
+    "oracle": Algorithm("metarl.agents.maml:MAML", training="ppo", sees_task=True),
+    "standstill": Algorithm("metarl.agents.standstill:Standstill", training="none"),
 }
-"""Name of each algorithm and where its factory is: called with (policy, inner), returns the rule."""
 
 
-def check_algorithm(name: str) -> None:
-    """Raises UserError, naming the nearest algorithms, if there is none called ``name``."""
+def get_algorithm(name: str) -> Algorithm:
+    """The algorithm called ``name``.
+
+    Raises:
+        UserError: If there is none; names the nearest ones.
+    """
     if name not in ALGORITHMS:
         raise UserError(
             f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are: {', '.join(sorted(ALGORITHMS))}."
         )
+    return ALGORITHMS[name]
 
 
 def build_rule(name: str, policy: Policy, inner: InnerConfig) -> Adaptation:
@@ -40,9 +74,15 @@ def build_rule(name: str, policy: Policy, inner: InnerConfig) -> Adaptation:
         inner: The inner loop's settings.
 
     Raises:
-        UserError: If there is no such algorithm.
+        UserError: If there is no such algorithm, or it cannot be built with this policy or these settings.
     """
-    check_algorithm(name)
-    module, factory = ALGORITHMS[name].split(":")
-    rule: Adaptation = getattr(importlib.import_module(module), factory)(policy, inner)
+    algorithm = get_algorithm(name)
+    rule: Adaptation = _load(algorithm.rule)(policy, inner)
+    if algorithm.attenuated or inner.attenuate:
+        rule = _load("metarl.agents.l2f:L2F")(rule, inner)
     return rule
+
+
+def _load(factory: str):  # type: ignore[no-untyped-def]
+    module, name = factory.split(":")
+    return getattr(importlib.import_module(module), name)

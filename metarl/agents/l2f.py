@@ -1,16 +1,16 @@
-"""Learn-to-Forget: attenuates the initialisation, layer by layer and task by task, before the inner loop."""
+"""Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, GradientStep, Stage
+from metarl.adaptation import Adaptation, Stage
 from metarl.flat import Layout
 from metarl.gradients import policy_gradient
-from metarl.policies import Policy
 from metarl.settings import InnerConfig
 from metarl.types import Rollouts
 
@@ -19,107 +19,144 @@ _MOMENTUM = 0.9
 
 
 class L2F(Adaptation):
-    """MAML from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
+    """Another rule that starts from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
 
     g_i is the inner loss's gradient at theta, m_i^j its mean over layer j, gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1),
-    one number for each layer; a weight and a bias count as two layers. The attenuator has three linear layers of that
-    width, ReLU between them. Meta-parameters are (theta, phi), followed by the running mean and variance of m if the
-    embedding is normalised; those follow the data and not the meta-gradient.
+    one number for each layer; a weight and a bias count as two layers. The attenuator has three linear layers, ReLU
+    between them, as wide as there are layers. Meta-parameters are the rule's, phi, and the running mean and variance of
+    m if the embedding is normalised; those follow the data and not the meta-gradient.
 
-    With gamma fixed at 1 this is MAML.
+    The ablations: one gamma for the network, for each unit's incoming weights or for each parameter instead; gamma a
+    learned constant; gamma unconstrained; gamma * theta + delta. With gamma fixed at 1 this is the rule itself.
 
     Args:
-        policy: The policy to adapt.
+        rule: The rule that takes over from the attenuated initialisation.
         inner: The inner loop's settings, with L2F's own in ``inner.l2f``.
 
-    Source: Baik et al. 2020, equations 5 and 6 and algorithm 1.
+    Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
-        super().__init__(policy)
-        self._options = inner.l2f
-        self._step = GradientStep(policy, inner.lr, inner.loss)
-        self._loss = inner.loss
-        layout = policy.layout
-        self._index, self._sizes = layout.tensor_index(), torch.tensor(layout.sizes)
+    def __init__(self, rule: Adaptation, inner: InnerConfig) -> None:
+        options, layout = inner.l2f, rule.policy.layout
+        self._rule, self._options, self._loss = rule, options, inner.loss
+        self._layer, self._sizes = layout.tensor_index(), torch.tensor(layout.sizes)
         self.layer_names = layout.names
         width = len(layout.names)
-        self._attenuator = Layout(
-            [(f"{kind}{i}", (width, width) if kind == "weight" else (width,)) for i in (1, 2, 3) for kind in _KINDS]
-        )
+        self._group = _groups(layout)[options.scope]
+        self._num_groups = int(self._group.max()) + 1
+        num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
+        if options.conditioning == "constant":
+            self._attenuator = Layout([("constant", (num_outputs,))])
+        else:
+            sizes = (width, width, num_outputs)
+            self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, width, size)])
         # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
-        self._fixed = torch.tensor([name == "log_std" and not self._options.attenuate_log_std for name in layout.names])
+        kept = [name == "log_std" and not options.attenuate_log_std for name in layout.names]
+        self._kept = torch.tensor(kept)[self._layer]
+        statistics = 2 * width if options.normalise_embedding else 0
+        super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        width = len(self.layer_names)
+        gamma, width = self._options.initial_gamma, len(self.layer_names)
         limit = 1 / math.sqrt(width)
-        phi = generator.uniform(-limit, limit, self._attenuator.size)
-        phi[-width:] = math.log(self._options.initial_gamma / (1 - self._options.initial_gamma))
-        parts = [self.policy.initial(generator), torch.from_numpy(phi.astype(np.float32))]
+        phi = torch.from_numpy(generator.uniform(-limit, limit, self._attenuator.size).astype(np.float32))
+        *layers, constants = (view[0] for view in self._attenuator.views(phi[None]))
+        # The last layer's biases, or the learned constants themselves.
+        constants[:] = math.log(gamma / (1 - gamma)) if self._options.transform == "sigmoid" else gamma
+        for part in [constants, *layers[-1:]]:
+            part[self._num_groups :] = 0  # The offsets: none at first.
+        parts = [self._rule.initial(generator), phi]
         if self._options.normalise_embedding:
             parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
         return torch.cat(parts)
 
-    def start(self, meta: Tensor, num_tasks: int) -> Tensor:
-        return meta[: self.policy.layout.size].expand(num_tasks, -1)
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return self._rule.start(self._of_rule(meta), modes)
 
-    def stages(self, step_scales: Sequence[float]) -> list[Stage]:
-        attenuation = Stage(self._attenuate, gradient_step=False)
-        steps = [self._step.stage(scale) for scale in step_scales]
-        if steps and self._options.attenuation_rollouts == "reuse":
-            steps[0] = Stage(steps[0].update, reuse=True)
-        return [attenuation, *steps] if steps else []
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        stages = [self._of_attenuated(stage) for stage in self._rule.stages(step_scales, iteration)]
+        if stages and self._options.attenuation_rollouts == "reuse":
+            stages[0] = replace(stages[0], rollouts=0)
+        return [Stage(self._attenuate, gradient_step=False), *stages] if stages else []
 
     def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
-        """Each task's embedding, [task, layer]; 0 without an inner loop."""
-        if not supports:
-            return meta.new_zeros(1, len(self.layer_names))
-        return self.embedding(self.start(meta, supports[0].num_tasks), supports[0])
+        """Each task's embedding [task, layer], after what the attenuated rule observes."""
+        theta = meta[: self.policy.layout.size].expand(supports[0].num_tasks, -1)
+        return torch.cat(
+            [self._rule.observe(self._of_rule(meta), supports[1:]), self.embedding(theta, supports[0])], dim=1
+        )
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Mean and spread over tasks of each layer's gamma."""
-        spread, mean = torch.std_mean(self.gamma(meta, observed).double(), dim=0, correction=0)
-        report = {f"gamma_mean/{name}": value for name, value in zip(self.layer_names, mean.tolist(), strict=True)}
+        """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""
+        inner, embedding = self._split(observed)
+        spread, mean = torch.std_mean(self.layer_gamma(meta, embedding).double(), dim=0, correction=0)
+        report = self._rule.describe(self._of_rule(meta), inner)
+        report |= {f"gamma_mean/{name}": value for name, value in zip(self.layer_names, mean.tolist(), strict=True)}
         spreads = zip(self.layer_names, spread.tolist(), strict=True)
         return report | {f"gamma_spread/{name}": value for name, value in spreads}
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Moves the running statistics of the embedding towards the latest tasks'."""
+        inner, embedding = self._split(observed)
+        meta = torch.cat([self._rule.after_meta_step(self._of_rule(meta), inner), meta[self._rule.num_meta :]])
         if not self._options.normalise_embedding:
             return meta
         mean, variance = self._statistics(meta)
-        new_mean, spread = observed.mean(0), observed.var(0, correction=0)
+        new_mean, spread = embedding.mean(0), embedding.var(0, correction=0)
         if bool((variance > 0).any()):
-            spread = torch.lerp(((observed - mean) ** 2).mean(0), variance, _MOMENTUM)
+            spread = torch.lerp(((embedding - mean) ** 2).mean(0), variance, _MOMENTUM)
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
-    def embedding(self, parameters: Tensor, support: Rollouts) -> Tensor:
+    def embedding(self, policies: Tensor, support: Rollouts) -> Tensor:
         """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
-        gradient = policy_gradient(self.policy, parameters, support, self._loss)
-        total = gradient.new_zeros(gradient.shape[0], len(self.layer_names))
-        total = total.index_add(1, self._index.to(gradient.device), gradient)
-        return total / self._sizes.to(gradient)
+        return self._layer_means(policy_gradient(self.policy, policies, support, self._loss))
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
-        """Attenuation of each layer, [task, layer]; 1 where a layer is not attenuated."""
-        if self._options.normalise_embedding:
-            mean, variance = self._statistics(meta)
-            # Before the first meta-step, and for a layer whose gradient never varies, the attenuator sees zeros.
-            scale = torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))
-            embedding = (embedding - mean) * scale
-        start = self.policy.layout.size
+        """Factor on each parameter, [task, parameter]; 1 where a parameter is not attenuated."""
+        return self._transformation(meta, embedding)[0]
+
+    def layer_gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
+        """Mean of gamma over each layer, [task, layer]."""
+        return self._layer_means(self.gamma(meta, embedding))
+
+    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        policies, rest = parameters.split([len(self._layer), parameters.shape[1] - len(self._layer)], dim=1)
+        gamma, delta = self._transformation(meta, self.embedding(policies, support))
+        attenuated = gamma * policies if delta is None else gamma * policies + delta
+        return torch.cat([attenuated, rest], dim=1) if rest.shape[1] else attenuated
+
+    def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Gamma, and delta if there is one, each [task, parameter]."""
+        if self._options.conditioning == "constant":
+            start = self._rule.num_meta
+            outputs = meta[start : start + self._attenuator.size].expand(len(embedding), -1)
+        else:
+            outputs = self._attenuator_outputs(meta, self._normalised(meta, embedding))
+        if self._options.transform == "sigmoid":
+            outputs = outputs.sigmoid()
+        group, kept = self._group.to(meta.device), self._kept.to(meta.device)
+        gamma = torch.where(kept, 1, outputs[:, group])
+        if self._options.transform != "affine":
+            return gamma, None
+        return gamma, torch.where(kept, 0, outputs[:, self._num_groups + group])
+
+    def _attenuator_outputs(self, meta: Tensor, hidden: Tensor) -> Tensor:
+        start = self._rule.num_meta
         layers = self._attenuator.views(meta[None, start : start + self._attenuator.size])
-        hidden = embedding
         for index in range(3):
             weight, bias = layers[2 * index][0], layers[2 * index + 1][0]
             hidden = torch.nn.functional.linear(hidden, weight, bias)
             hidden = hidden.relu() if index < 2 else hidden
-        return torch.where(self._fixed.to(meta.device), torch.ones_like(hidden), hidden.sigmoid())
+        return hidden
 
-    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-        gamma = self.gamma(meta, self.embedding(parameters, support))
-        return gamma[:, self._index.to(meta.device)] * parameters
+    def _normalised(self, meta: Tensor, embedding: Tensor) -> Tensor:
+        if not self._options.normalise_embedding:
+            return embedding
+        mean, variance = self._statistics(meta)
+        # Before the first meta-step, and for a layer whose gradient never varies, the attenuator sees zeros.
+        scale = torch.where(variance > 0, variance.rsqrt(), torch.zeros_like(variance))
+        return (embedding - mean) * scale
 
     def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor]:
         # A constant of the meta-gradient, which therefore leaves it alone.
@@ -127,5 +164,37 @@ class L2F(Adaptation):
         mean, variance = meta[-2 * width :].detach().split(width)
         return mean, variance
 
+    def _layer_means(self, values: Tensor) -> Tensor:
+        total = values.new_zeros(values.shape[0], len(self.layer_names))
+        return total.index_add(1, self._layer.to(values.device), values) / self._sizes.to(values)
 
-_KINDS = ("weight", "bias")
+    def _of_rule(self, meta: Tensor) -> Tensor:
+        return meta[: self._rule.num_meta]
+
+    def _of_attenuated(self, stage: Stage) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            return stage.update(self._of_rule(meta), parameters, support)
+
+        return replace(stage, update=update)
+
+    def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
+        width = len(self.layer_names)
+        return observed[:, :-width], observed[:, -width:]
+
+
+def _linear(number: int, inputs: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:
+    return [(f"weight{number}", (outputs, inputs)), (f"bias{number}", (outputs,))]
+
+
+def _groups(layout: Layout) -> dict[str, Tensor]:
+    """Which gamma each parameter belongs to, [parameter], by scope."""
+    tensors = layout.tensor_index()
+    # A unit's incoming weights are a row; of a bias each entry is one.
+    units = [max(1, math.prod(shape[1:])) for shape in layout.shapes]
+    rows = torch.repeat_interleave(torch.tensor(units), torch.tensor([shape[0] for shape in layout.shapes]))
+    return {
+        "network": torch.zeros_like(tensors),
+        "layer": tensors,
+        "filter": torch.repeat_interleave(torch.arange(len(rows)), rows),
+        "parameter": torch.arange(len(tensors)),
+    }

@@ -5,39 +5,43 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, GradientStep, Stage
+from metarl.adaptation import Adaptation, Stage, gradient_step
 from metarl.policies import Policy
 from metarl.settings import InnerConfig
+from metarl.types import Rollouts
 
 
 class MAML(Adaptation):
     """Meta-parameters are the policy's initial parameters; every task takes policy-gradient steps from them.
 
     Args:
-        step: The policy-gradient step.
+        policy: The policy to adapt.
+        inner: The inner loop's settings.
+        first_order: Take inner gradients as constants in the meta-gradient.
 
     Source: Finn et al. 2017, algorithm 3.
     """
 
-    def __init__(self, step: GradientStep) -> None:
-        super().__init__(step.policy)
-        self._step = step
+    def __init__(self, policy: Policy, inner: InnerConfig, first_order: bool = False) -> None:
+        super().__init__(policy, policy.layout.size)
+        self._inner, self._first_order = inner, first_order
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self.policy.initial(generator)
 
-    def start(self, meta: Tensor, num_tasks: int) -> Tensor:
-        return meta.expand(num_tasks, -1)
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta.expand(len(modes), -1)
 
-    def stages(self, step_scales: Sequence[float]) -> list[Stage]:
-        return [self._step.stage(scale) for scale in step_scales]
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return [self._step(scale * self._inner.lr) for scale in step_scales]
 
+    def _step(self, step_size: float) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            return gradient_step(self.policy, parameters, support, self._inner.loss, step_size, self._first_order)
 
-def maml(policy: Policy, inner: InnerConfig) -> MAML:
-    """MAML with exact second-order meta-gradients."""
-    return MAML(GradientStep(policy, inner.lr, inner.loss))
+        return Stage(update)
 
 
 def fomaml(policy: Policy, inner: InnerConfig) -> MAML:
     """First-order MAML: inner gradients are constants in the meta-gradient (Finn et al. 2017, section 5.2)."""
-    return MAML(GradientStep(policy, inner.lr, inner.loss, first_order=True))
+    return MAML(policy, inner, first_order=True)

@@ -1,0 +1,79 @@
+"""ANIL, almost no inner loop, and the adaptation of any other part of a policy (Raghu et al. 2020)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage
+from metarl.agents.maml import MAML
+from metarl.errors import UserError, nearest
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+from metarl.types import Rollouts
+
+
+class PartialAdaptation(Adaptation):
+    """Another rule whose gradient steps leave all but some of the policy's tensors where they are.
+
+    With every tensor this is the rule itself; with none, the inner loop does nothing.
+
+    Args:
+        rule: The rule.
+        layers: Names of the tensors that gradient steps change, from the policy's ``layout.names``.
+
+    Raises:
+        UserError: If the policy has no tensor of that name.
+
+    Source: Raghu et al. 2020, sections 3.2.1 (freezing at test time) and 4 (ANIL).
+    """
+
+    def __init__(self, rule: Adaptation, layers: Sequence[str]) -> None:
+        super().__init__(rule.policy, rule.num_meta)
+        layout = rule.policy.layout
+        for name in layers:
+            if name not in layout.names:
+                raise UserError(
+                    f"the policy has no tensor {name!r}.{nearest(name, layout.names)} There are: "
+                    f"{', '.join(layout.names)}."
+                )
+        self._rule = rule
+        self._adapts = torch.tensor([name in layers for name in layout.names])[layout.tensor_index()]
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        return self._rule.initial(generator)
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return self._rule.start(meta, modes)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return [self._restricted(stage) for stage in self._rule.stages(step_scales, iteration)]
+
+    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
+        return self._rule.observe(meta, supports)
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        return self._rule.describe(meta, observed)
+
+    def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
+        return self._rule.after_meta_step(meta, observed)
+
+    def _restricted(self, stage: Stage) -> Stage:
+        if not stage.gradient_step:
+            return stage
+
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            updated = stage.update(meta, parameters, support)
+            # What a rule appends to the policy's parameters is not the policy's to freeze.
+            rest = parameters.shape[1] - len(self._adapts)
+            adapts = torch.nn.functional.pad(self._adapts, (0, rest), value=True).to(meta.device)
+            return torch.where(adapts, updated, parameters)
+
+        return replace(stage, update=update)
+
+
+def anil(policy: Policy, inner: InnerConfig) -> PartialAdaptation:
+    """MAML whose inner loop adapts ``inner.adapted_layers``, by default the last layer and the log-std."""
+    return PartialAdaptation(MAML(policy, inner), inner.adapted_layers or policy.head)

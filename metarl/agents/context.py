@@ -1,0 +1,67 @@
+"""Adaptation of a context vector alone (Finn et al. 2017, appendix C.2)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage
+from metarl.errors import UserError
+from metarl.gradients import policy_gradient
+from metarl.policies import MLPPolicy, Policy
+from metarl.settings import InnerConfig
+from metarl.types import Rollouts
+
+
+class ContextAdaptation(Adaptation):
+    """A vector z is appended to every observation, and the inner loop adapts z alone.
+
+    The first layer sees W x + C z + b: z only shifts its bias. A gradient step on z, z' = z - lr * C^T dL/db, is
+    therefore a step b' = b - lr * C C^T dL/db on the bias of the network without z, and z need not be kept; where it
+    starts is part of b. Meta-parameters are (theta, C [first hidden layer, context]).
+
+    If C C^T is the identity this is MAML that adapts the first bias alone.
+
+    Args:
+        policy: The policy to adapt.
+        inner: The inner loop's settings.
+
+    Raises:
+        UserError: If the policy is not a multilayer perceptron.
+
+    Source: Finn et al. 2017, appendix C.2 (after Rei 2015).
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        if not isinstance(policy, MLPPolicy):
+            raise UserError("context needs the built-in network: leave out policy_body.")
+        self._width = policy.layout.shapes[0][0]
+        super().__init__(policy, policy.layout.size + self._width * inner.context_size)
+        self._inner = inner
+        start = policy.layout.sizes[0]
+        self._bias = slice(start, start + self._width)
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        size = self._inner.context_size
+        # As if the first layer's weights had been drawn for observation and context together.
+        limit = math.sqrt(6 / (self.policy.observation_size + size + self._width))
+        weights = generator.uniform(-limit, limit, self._width * size).astype(np.float32)
+        return torch.cat([self.policy.initial(generator), torch.from_numpy(weights)])
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta[: self.policy.layout.size].expand(len(modes), -1)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return [self._step(scale * self._inner.lr) for scale in step_scales]
+
+    def _step(self, step_size: float) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            weights = meta[self.policy.layout.size :].view(self._width, -1)
+            gradient = policy_gradient(self.policy, parameters, support, self._inner.loss)[:, self._bias]
+            step = step_size * (gradient @ weights) @ weights.T
+            rest = parameters.shape[1] - self._bias.stop
+            return parameters - torch.nn.functional.pad(step, (self._bias.start, rest))
+
+        return Stage(update)

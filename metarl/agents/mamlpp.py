@@ -1,0 +1,75 @@
+"""MAML++ (Antoniou et al. 2019)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage, gradient_step
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+from metarl.types import Rollouts
+
+
+class MAMLpp(Adaptation):
+    """MAML with learned step sizes for each layer and inner step, a multi-step loss and derivative-order annealing.
+
+    Meta-parameters are (theta, alpha [step, tensor]), a weight and a bias being two tensors; alpha starts at the inner
+    step size. Steps beyond the trained ones repeat the last one's step sizes. The step sizes are learned for their
+    steps, so the shorter later steps of the evaluation protocol do not apply.
+
+    Multi-step loss: at first the policies after all K inner steps count equally in the meta-objective; the weights of
+    the earlier ones fall linearly to 0. Each is measured on query rollouts of its own, which cost environment steps.
+    Derivative-order annealing: the first meta-iterations take inner gradients as constants.
+
+    With alpha left where it starts, and no such iterations, this is MAML.
+
+    Args:
+        policy: The policy to adapt.
+        inner: The inner loop's settings, with MAML++'s own in ``inner.mamlpp``.
+
+    Source: Antoniou et al. 2019, section 4; batch normalisation and cosine annealing do not apply here.
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        self._shape = inner.num_steps, len(policy.layout.names)
+        super().__init__(policy, policy.layout.size + self._shape[0] * self._shape[1])
+        self._inner, self._index = inner, policy.layout.tensor_index()
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        step_sizes = torch.full((self._shape[0] * self._shape[1],), self._inner.lr)
+        return torch.cat([self.policy.initial(generator), step_sizes])
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta[: self.policy.layout.size].expand(len(modes), -1)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        if not self._shape[0]:
+            # Trained without an inner loop: there are no step sizes to repeat.
+            return []
+        first_order = iteration is not None and iteration < self._inner.mamlpp.first_order_iterations
+        steps = [self._step(min(k, self._shape[0] - 1), first_order) for k in range(len(step_scales))]
+        weight = self._early_weight(len(steps), iteration)
+        return [*(replace(step, query_weight=weight) for step in steps[:-1]), *steps[-1:]]
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        """Every learned step size."""
+        names = [f"step_size_{k + 1}/{name}" for k in range(self._shape[0]) for name in self.policy.layout.names]
+        return dict(zip(names, meta[self.policy.layout.size :].tolist(), strict=True))
+
+    def _early_weight(self, num_steps: int, iteration: int | None) -> float:
+        """Weight in the meta-objective of each policy before the last."""
+        annealed = self._inner.mamlpp.multi_step_iterations
+        if iteration is None or iteration >= annealed:
+            return 0.0
+        return (1 - iteration / annealed) / num_steps
+
+    def _step(self, number: int, first_order: bool) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            alpha = meta[self.policy.layout.size :].view(self._shape)[number]
+            step_sizes = alpha[self._index.to(meta.device)]
+            return gradient_step(self.policy, parameters, support, self._inner.loss, step_sizes, first_order)
+
+        return Stage(update)

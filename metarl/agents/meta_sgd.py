@@ -1,0 +1,55 @@
+"""Meta-SGD (Li et al. 2017)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage, gradient_step
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+from metarl.types import Rollouts
+
+
+class MetaSGD(Adaptation):
+    """MAML with a learned step size alpha for each parameter: theta'_i = theta - alpha * grad L_i(theta).
+
+    Meta-parameters are (theta, alpha); alpha starts at the inner step size and may change its sign. With alpha left
+    there this is MAML.
+
+    Args:
+        policy: The policy to adapt.
+        inner: The inner loop's settings.
+
+    Source: Li et al. 2017, equation 5.
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        super().__init__(policy, 2 * policy.layout.size)
+        self._inner = inner
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        theta = self.policy.initial(generator)
+        return torch.cat([theta, torch.full_like(theta, self._inner.lr)])
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta[: self.policy.layout.size].expand(len(modes), -1)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return [self._step(scale) for scale in step_scales]
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        """Mean step size of each tensor."""
+        step_sizes = self.policy.layout.views(meta[None, self.policy.layout.size :])
+        return {
+            f"step_size/{name}": float(values.mean())
+            for name, values in zip(self.policy.layout.names, step_sizes, strict=True)
+        }
+
+    def _step(self, scale: float) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            step_sizes = scale * meta[self.policy.layout.size :]
+            return gradient_step(self.policy, parameters, support, self._inner.loss, step_sizes)
+
+        return Stage(update)

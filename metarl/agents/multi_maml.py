@@ -1,0 +1,51 @@
+"""Multi-MAML: a MAML for each mode of the task distribution (Vuorio et al. 2019)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import UNKNOWN_MODE, Adaptation, Stage
+from metarl.agents.maml import MAML
+from metarl.errors import UserError
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+
+
+class MultiMAML(Adaptation):
+    """One MAML for each mode, told the true mode of every task: what a method that has to find it out can hope for.
+
+    Meta-parameters are the policies' initial parameters, mode after mode. With one mode this would be MAML.
+
+    Args:
+        policy: The policy to adapt.
+        inner: The inner loop's settings.
+
+    Raises:
+        UserError: If the task distribution has one mode, or a task's mode is not known.
+
+    Source: Vuorio et al. 2019, section 4.1.
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        if inner.num_modes < 2:
+            raise UserError(
+                "multi-maml needs a task family with several modes, such as navigation-bimodal; this one has one mode. "
+                "Use maml for it."
+            )
+        super().__init__(policy, inner.num_modes * policy.layout.size)
+        self._maml, self._num_modes = MAML(policy, inner), inner.num_modes
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        return torch.cat([self._maml.initial(generator) for _ in range(self._num_modes)])
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        if bool((modes == UNKNOWN_MODE).any()):
+            raise UserError(
+                f"multi-maml must be told the task's mode: adapt(env, mode=...), 0 to {self._num_modes - 1}."
+            )
+        return meta.view(self._num_modes, -1)[modes.to(meta.device)]
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return self._maml.stages(step_scales)

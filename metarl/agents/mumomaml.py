@@ -1,0 +1,181 @@
+"""MuMoMAML: modulates the initialisation by what one trajectory tells of the task (Vuorio et al. 2019)."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage
+from metarl.errors import UserError
+from metarl.flat import Layout
+from metarl.gradients import policy_gradient
+from metarl.policies import MLPPolicy, Policy
+from metarl.settings import InnerConfig
+from metarl.types import Rollouts
+
+
+class MuMoMAML(Adaptation):
+    """MAML from an initialisation whose hidden units are scaled and shifted, task by task.
+
+    A GRU reads one trajectory of the unadapted policy (observation, action, reward at each step); from its last state
+    an MLP makes the modulation tau. Unit u's preactivation w_u x + b_u becomes s_u (w_u x + b_u) + t_u: ``film`` s = 1
+    + tau_s and t = tau_t; ``sigmoid`` s = sigmoid(tau); ``softmax`` s = the layer's width times softmax(tau) over the
+    layer, so that equal attention leaves the network alone; t = 0 in both.
+
+    Tau is fixed in the inner loop, which adapts the unmodulated parameters. Task parameters are those of the network
+    with the modulation folded in, followed by s: with w' = s w, a step of length lr on w is one of length s^2 lr on w'.
+
+    Meta-parameters are (theta, GRU, MLP). With s = 1 and t = 0 this is MAML.
+
+    Args:
+        policy: The policy to adapt.
+        inner: The inner loop's settings, with MuMoMAML's own in ``inner.mumomaml``.
+
+    Raises:
+        UserError: If the policy is not a multilayer perceptron with a hidden layer.
+
+    Source: Vuorio et al. 2019, algorithm 1, sections 3 and A.3.
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        if not isinstance(policy, MLPPolicy) or len(policy.layout.names) < 4:
+            raise UserError("mumomaml modulates hidden units: it needs the built-in network with a hidden layer.")
+        self._inner, self._modulation = inner, inner.mumomaml.modulation
+        biases = zip(policy.layout.names, policy.layout.shapes, strict=True)
+        self._widths = [shape[0] for name, shape in biases if name.startswith("bias")][:-1]
+        num_units, size = sum(self._widths), inner.mumomaml.embedding_size
+        num_actions = policy.distribution.num_outputs
+        inputs, outputs = (
+            policy.observation_size + num_actions + 1,
+            num_units * (2 if self._modulation == "film" else 1),
+        )
+        self._gru = Layout(
+            [("w_input", (3 * size, inputs)), ("w_hidden", (3 * size, size)), ("b_input", (3 * size,)),
+             ("b_hidden", (3 * size,))]
+        )  # fmt: skip
+        self._mlp = Layout([("w1", (size, size)), ("b1", (size,)), ("w2", (outputs, size)), ("b2", (outputs,))])
+        super().__init__(policy, policy.layout.size + self._gru.size + self._mlp.size)
+        self._unit, self._shift = _units(policy.layout, self._widths)
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        limit = 1 / math.sqrt(self._inner.mumomaml.embedding_size)
+        network = generator.uniform(-limit, limit, self._gru.size + self._mlp.size)
+        # At first every task is modulated alike: FiLM and softmax leave the network alone, the sigmoid halves it.
+        network[-self._mlp.sizes[3] - self._mlp.sizes[2] :] = 0
+        return torch.cat([self.policy.initial(generator), torch.from_numpy(network.astype(np.float32))])
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        theta = meta[: self.policy.layout.size].expand(len(modes), -1)
+        return torch.cat([theta, theta.new_ones(len(modes), sum(self._widths))], dim=1)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        steps = [self._step(scale * self._inner.lr) for scale in step_scales]
+        return [Stage(self._modulate, rollouts=1, gradient_step=False), *steps] if steps else []
+
+    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
+        """Each task's embedding, [task, embedding]."""
+        return self.embedding(meta, supports[0])
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        """Mean of the units' scales, and how much they and the embedding vary over the tasks."""
+        scales, _ = self.scales_and_shifts(meta, observed)
+        spread = {"scale": scales, "embedding": observed}
+        report = {f"modulation_spread/{name}": float(x.std(0, correction=0).mean()) for name, x in spread.items()}
+        return {"modulation_mean/scale": float(scales.mean()), **report}
+
+    def embedding(self, meta: Tensor, support: Rollouts) -> Tensor:
+        """The GRU's state at the end of each task's first trajectory, [task, embedding]."""
+        actions = support.actions[:, 0]
+        if actions.ndim == 2:
+            actions = torch.nn.functional.one_hot(actions, self.policy.distribution.num_outputs).to(meta)
+        trajectory = torch.cat([support.observations[:, 0], actions, support.rewards[:, 0, :, None]], dim=2)
+        last = support.mask[:, 0].sum(1).long() - 1
+        start = self.policy.layout.size
+        return _last_state(meta[start : start + self._gru.size], self._gru, trajectory, last)
+
+    def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """What the modulation does to each hidden unit, two times [task, unit]."""
+        w1, b1, w2, b2 = (view[0] for view in self._mlp.views(meta[None, -self._mlp.size :]))
+        tau = torch.nn.functional.linear(torch.nn.functional.linear(embedding, w1, b1).relu(), w2, b2)
+        if self._modulation == "film":
+            scale, shift = tau.chunk(2, dim=1)
+            return 1 + scale, shift
+        if self._modulation == "sigmoid":
+            return tau.sigmoid(), torch.zeros_like(tau)
+        attention = [
+            width * part.softmax(1) for width, part in zip(self._widths, tau.split(self._widths, 1), strict=True)
+        ]
+        return torch.cat(attention, dim=1), torch.zeros_like(tau)
+
+    def _modulate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        scales, shifts = self.scales_and_shifts(meta, self.embedding(meta, support))
+        policies = parameters[:, : self.policy.layout.size] * self._of_parameters(scales, 1, self._unit)
+        return torch.cat([policies + self._of_parameters(shifts, 0, self._shift), scales], dim=1)
+
+    def _step(self, step_size: float) -> Stage:
+        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+            policies, scales = parameters[:, : len(self._unit)], parameters[:, len(self._unit) :]
+            gradient = policy_gradient(self.policy, policies, support, self._inner.loss)
+            policies = policies - step_size * self._of_parameters(scales, 1, self._unit) ** 2 * gradient
+            return torch.cat([policies, scales], dim=1)
+
+        return Stage(update)
+
+    def _of_parameters(self, units: Tensor, otherwise: float, index: Tensor) -> Tensor:
+        """Values of units [task, unit] as values of parameters [task, parameter]."""
+        padded = torch.nn.functional.pad(units, (0, 1), value=otherwise)
+        return padded[:, index.to(units.device)]
+
+
+def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """The hidden unit that each parameter scales with, and the one that it shifts with, [parameter].
+
+    The number of units stands for none.
+    """
+    total, first = sum(widths), 0
+    scaled = [torch.full((size,), total) for size in layout.sizes]
+    shifted = [each.clone() for each in scaled]
+    for layer, width in enumerate(widths):
+        units = torch.arange(first, first + width)
+        weight, bias = 2 * layer, 2 * layer + 1
+        scaled[weight] = torch.repeat_interleave(units, layout.shapes[weight][1])
+        scaled[bias] = shifted[bias] = units
+        first += width
+    return torch.cat(scaled), torch.cat(shifted)
+
+
+def _last_state(parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> Tensor:
+    """A GRU's state after step ``last`` [task] of ``sequence`` [task, time, input], from 0: [task, state].
+
+    Differentiable once by its parameters, which is all that Jacobian products through an inner loop need.
+    """
+    state: Tensor = _LastState.apply(parameters, lambda flat: _gru(flat, layout, sequence, last))
+    return state
+
+
+def _gru(parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> Tensor:
+    weights = [view[0] for view in layout.views(parameters[None])]
+    start = sequence.new_zeros(1, len(sequence), layout.shapes[1][1])
+    states = torch.ops.aten.gru.input(sequence, start, weights, True, 1, 0.0, False, False, True)[0]
+    return states[torch.arange(len(sequence), device=sequence.device), last]
+
+
+class _LastState(torch.autograd.Function):
+    """The state with its whole Jacobian: a few rows, cheaper than running the recurrence for every product."""
+
+    @staticmethod
+    def forward(parameters: Tensor, states: Callable[[Tensor], Tensor]) -> Tensor:
+        return states(parameters)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Callable[[Tensor], Tensor]], output: Tensor) -> None:
+        ctx.parameters, ctx.states, ctx.jacobian = inputs[0].detach(), inputs[1], None
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
+        if ctx.jacobian is None:
+            ctx.jacobian = torch.autograd.functional.jacobian(ctx.states, ctx.parameters)
+        return torch.einsum("ij,ijk->k", direction, ctx.jacobian), None

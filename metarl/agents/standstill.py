@@ -1,0 +1,44 @@
+"""Standing still: the zero action, whatever the task."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.adaptation import Adaptation, Stage
+from metarl.distributions import Gaussian
+from metarl.errors import UserError
+from metarl.policies import Policy
+from metarl.settings import InnerConfig
+
+# Far below any floor of the standard deviation.
+_NO_EXPLORATION = -100.0
+
+
+class Standstill(Adaptation):
+    """A policy whose action is the centre of the action space, with as little noise as its floor allows; never adapts.
+
+    Args:
+        policy: The policy.
+        inner: Not used: there is no inner loop.
+
+    Raises:
+        UserError: If actions are discrete: there is no standing still.
+    """
+
+    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+        if not isinstance(policy.distribution, Gaussian):
+            raise UserError("standstill needs continuous actions; among discrete ones none stands for doing nothing.")
+        super().__init__(policy, policy.layout.size)
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        meta = torch.zeros(self.num_meta)
+        meta[-self.policy.distribution.num_extra :] = _NO_EXPLORATION
+        return meta
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta.expand(len(modes), -1)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return [Stage(lambda meta, parameters, support: parameters) for _ in step_scales]

@@ -1,0 +1,186 @@
+"""What an analysis measures, as functions of arrays: angles, similarities, smoothness along a line, projections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+# What single precision cannot tell from no variation at all, relative to the largest singular value.
+_RESOLUTION = 1e-6
+
+
+def angles_to_sum(vectors: ArrayLike) -> Floats:
+    """Angle between each vector and the sum of all: the degree of conflict of gradients.
+
+    Identical directions give 0, N orthogonal vectors of one length `unrelated_angle` (N). Two opposite vectors of one
+    length have no sum to compare with.
+
+    Args:
+        vectors: [vector, parameter].
+
+    Returns:
+        Radians from 0 to pi, [vector]; NaN where a vector or the sum is zero, and for a single vector.
+
+    Source: Baik et al. 2020, section 3.3: the mean of these over the tasks.
+    """
+    rows = np.asarray(vectors, dtype=np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    total = rows.sum(axis=0)
+    length = np.linalg.norm(total)
+    angles = np.full(len(rows), np.nan)
+    if len(rows) > 1 and length > _RESOLUTION * lengths.sum():
+        defined = lengths > 0
+        units, direction = rows[defined] / lengths[defined, None], total / length
+        # Unlike the arccosine, precise for small angles too (Kahan's formula).
+        apart, together = np.linalg.norm(units - direction, axis=1), np.linalg.norm(units + direction, axis=1)
+        angles[defined] = 2 * np.arctan2(apart, together)
+    return angles
+
+
+def unrelated_angle(num_vectors: int) -> float:
+    """`angles_to_sum` of orthogonal vectors of one length, radians: what unrelated gradients of many parameters have."""
+    return math.acos(1 / math.sqrt(num_vectors))
+
+
+def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
+    """Linear centred kernel alignment: ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms of centred columns.
+
+    1 for equal representations; does not change under orthogonal maps, isotropic scaling and shifts of either.
+
+    Args:
+        first: X, [row, feature].
+        second: Y of the same rows, [row, feature]; may have other features.
+
+    Returns:
+        Between 0 and 1; NaN if a representation is constant.
+
+    Raises:
+        ValueError: If the rows do not match.
+
+    Source: Kornblith et al. 2019, equation 4 and section 3; used by Raghu et al. 2020, figure 2.
+    """
+    x, y = _centred_pair(first, second)
+    scale = np.linalg.norm(x.T @ x) * np.linalg.norm(y.T @ y)
+    return float(np.linalg.norm(y.T @ x) ** 2 / scale) if scale > 0 else float("nan")
+
+
+def mean_cca(first: ArrayLike, second: ArrayLike, variance: float = 0.99) -> float:
+    """Mean canonical correlation of the directions that hold most of each representation's variance (SVCCA).
+
+    Both are first projected on as few of their principal directions as explain ``variance``. With 1 every direction is
+    kept, and the result does not change under invertible linear maps of either; but then directions of hardly any
+    variance count as much as the others. If there are about as many directions as rows it is 1 whatever they are.
+
+    Args:
+        first: [row, feature].
+        second: The same rows, [row, feature]; may have other features.
+        variance: Share of the variance to keep, in (0, 1].
+
+    Returns:
+        Between 0 and 1: the mean over as many correlations as the smaller of the two has directions; NaN if a
+        representation is constant.
+
+    Raises:
+        ValueError: If the rows do not match or the share is none.
+
+    Source: Raghu et al. 2017, section 2, to which Raghu et al. 2020, appendix B.2, refers.
+    """
+    if not 0 < variance <= 1:
+        raise ValueError(f"variance must lie in (0, 1], got {variance}")
+    x, y = (_principal_basis(values, variance) for values in _centred_pair(first, second))
+    if not (x.shape[1] and y.shape[1]):
+        return float("nan")
+    correlations = np.linalg.svd(x.T @ y, compute_uv=False)
+    return float(correlations.clip(0, 1).mean())
+
+
+@dataclass(frozen=True)
+class Line:
+    """A function along a step, measured from the step's start.
+
+    Attributes:
+        loss_change: Loss at each point minus loss at the start, [point].
+        gradient_change: Length of the difference of the gradients, [point].
+        smoothness: That length divided by the distance, the largest of all points: effective beta-smoothness; NaN for
+            a step of no length.
+    """
+
+    loss_change: Floats
+    gradient_change: Floats
+    smoothness: float
+
+
+def along_step(
+    loss: Callable[[Floats], float],
+    gradient: Callable[[Floats], Floats],
+    start: Floats,
+    step: Floats,
+    fractions: Sequence[float],
+) -> Line:
+    """How smooth a function is along a step.
+
+    Of a quadratic 1/2 x^T H x the gradient changes by t H d at fraction t of step d: its smoothness is ||H d|| / ||d||,
+    the curvature if d is an eigenvector.
+
+    Args:
+        loss: The function, of [parameter].
+        gradient: Its gradient, [parameter].
+        start: Where the step starts, [parameter].
+        step: The step, [parameter].
+        fractions: Points at these positive multiples of the step.
+
+    Source: Santurkar et al. 2018, section 3.1 and figure 4, as applied by Baik et al. 2020, figure 2 and appendix A.
+    """
+    points = [start + fraction * step for fraction in fractions]
+    loss_here, gradient_here = loss(start), gradient(start)
+    changes = np.array([np.linalg.norm(gradient(point) - gradient_here) for point in points])
+    distances = np.array(fractions) * np.linalg.norm(step)
+    smoothness = float((changes / distances).max()) if distances.min() > 0 else float("nan")
+    return Line(np.array([loss(point) - loss_here for point in points]), changes, smoothness)
+
+
+def principal_components(rows: ArrayLike, count: int = 2) -> tuple[Floats, Floats]:
+    """Coordinates along the directions of largest variance.
+
+    Args:
+        rows: [row, feature].
+        count: Number of directions.
+
+    Returns:
+        Coordinates, [row, count], and each direction's share of the variance, [count]; both 0 for directions that there
+        are not. A direction's sign makes the largest coordinate positive.
+    """
+    values = np.asarray(rows, dtype=np.float64)
+    left, sizes, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
+    coordinates, shares = np.zeros((len(values), count)), np.zeros(count)
+    found = min(count, len(sizes))
+    coordinates[:, :found] = left[:, :found] * sizes[:found]
+    if sizes.any():
+        shares[:found] = sizes[:found] ** 2 / (sizes**2).sum()
+    largest = coordinates[np.abs(coordinates).argmax(axis=0), range(count)]
+    return coordinates * np.where(largest < 0, -1, 1), shares
+
+
+def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise ValueError(
+            f"representations must have shape (rows, features) with the same rows, got {x.shape}, {y.shape}"
+        )
+    return x - x.mean(axis=0), y - y.mean(axis=0)
+
+
+def _principal_basis(centred: Floats, variance: float) -> Floats:
+    """Orthonormal basis of the principal directions' values, [row, direction]."""
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    kept = sizes > _RESOLUTION * max(sizes[0], np.finfo(np.float32).tiny)
+    if variance < 1 and kept.any():
+        shares = np.cumsum(sizes**2) / (sizes**2).sum()
+        kept &= np.arange(len(sizes)) <= np.searchsorted(shares, variance)
+    return np.asarray(left[:, kept])
