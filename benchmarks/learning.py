@@ -58,7 +58,34 @@ _SEARCH = (
     "It says which settings start to learn at all."
 )
 
+# 800 episodes in an iteration, all phases together: MAML++ has four phases for 30 iterations and three afterwards, and
+# MuMoMAML one episode more for each task.
+_ALGORITHMS = {
+    "maml": "--algo maml",
+    "fomaml": "--algo fomaml",
+    "promp": "--algo maml --meta-optimiser promp",
+    "l2f": "--algo l2f",
+    "anil": "--algo anil",
+    "anil-attenuated": "--algo anil --attenuate",
+    "meta-sgd": "--algo meta-sgd",
+    "mamlpp": "--algo mamlpp --num-inner-steps 2 --rollouts-per-task 12",
+    "mumomaml": "--algo mumomaml",
+    "context": "--algo context",
+    "random": "--algo random",
+    "pretrain": "--algo pretrain",
+    "oracle": "--algo oracle",
+    "standstill": "--algo standstill",
+}
+
 EXPERIMENTS = {
+    "algorithms-navigation": Experiment(
+        "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
+    ),
+    "algorithms-navigation-bimodal": Experiment(
+        "navigation-bimodal",
+        {**_ALGORITHMS, "multi-maml": "--algo multi-maml"},
+        "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+    ),
     "navigation": Experiment(
         "navigation",
         {
@@ -123,7 +150,7 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """navigation, navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or
+    """algorithms-navigation, algorithms-navigation-bimodal, navigation, navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or
     cheetah-dir-rllab-settings."""
     summary: bool = False
     """Only summarise what is in benchmarks/results."""
