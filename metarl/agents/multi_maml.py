@@ -42,9 +42,7 @@ class MultiMAML(Adaptation):
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         if bool((modes == UNKNOWN_MODE).any()):
-            raise UserError(
-                f"multi-maml must be told the task's mode: adapt(env, mode=...), 0 to {self._num_modes - 1}."
-            )
+            raise UserError(f"multi-maml must be told the task's mode, 0 to {self._num_modes - 1}: adapt(env, mode=0).")
         return meta.view(self._num_modes, -1)[modes.to(meta.device)]
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
