@@ -27,6 +27,7 @@ from metarl.progress import read_progress
 from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
 
 RESULTS = Path(__file__).parent / "results"
+_GAP = "share_of_the_gap_after_one_step"
 KEPT = ("config.json", "progress.csv", "evaluation.json")
 
 
@@ -150,8 +151,8 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """algorithms-navigation, algorithms-navigation-bimodal, navigation, navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or
-    cheetah-dir-rllab-settings."""
+    """algorithms-navigation, algorithms-navigation-bimodal, navigation, navigation-curvature, cheetah-dir-rllab,
+    cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
     summary: bool = False
     """Only summarise what is in benchmarks/results."""
     jobs: int = 2
@@ -202,7 +203,7 @@ def summarise(experiment: Experiment, results: Path) -> None:
         "variants": {name: _training(experiment, name, of_name) for name, of_name in folders.items()},
     }
     every = [folder for of_name in folders.values() for folder in of_name]
-    plot_runs(every, results / "training.png", "env-steps")
+    plot_runs([folder for folder in every if read_progress(folder)], results / "training.png", "env-steps")
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, folders)
@@ -229,9 +230,9 @@ def _training(experiment: Experiment, name: str, folders: list[Path]) -> dict[st
         "seeds": [config["seed"] for config in configs],
         "commits": [config["metarl"]["commit"] for config in configs],
         "trained_with": configs[0]["metarl"],
-        "env_steps": [int(rows[-1]["env_steps"]) for rows in progress],
-        "iterations": [int(rows[-1]["iteration"]) for rows in progress],
-        "first_ten_last_ten_standard_error": [_first_and_last(rows) for rows in progress],
+        "env_steps": [int(rows[-1]["env_steps"]) if rows else 0 for rows in progress],
+        "iterations": [len(rows) for rows in progress],
+        "first_ten_last_ten_standard_error": [_first_and_last(rows) for rows in progress if rows],
     }
 
 
@@ -270,6 +271,16 @@ def _add_evaluations(summary: dict[str, Any], folders: dict[str, list[Path]]) ->
                 "mean": paired_difference(values, other).mean.round(3).tolist(),
             }
     summary["references"] = evaluations[reference][0]["references"]
+    if "oracle" in returns:
+        _add_share_of_the_gap(summary)
+
+
+def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
+    """How much of the way from standing still to the oracle each variant has come after one gradient step."""
+    standstill, variants = summary["references"]["standstill"], summary["variants"]
+    oracle = variants["oracle"]["mean"][0]
+    for entry in variants.values():
+        entry[_GAP] = round((entry["mean"][1] - standstill) / (oracle - standstill), 4)
 
 
 def _by_task(evaluations: list[dict[str, Any]], values: np.ndarray) -> dict[str, list[float]] | None:
@@ -301,6 +312,10 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     lines.append(f"| random initialisation | | {random} |")
     standstill = f"{summary['references']['standstill']:.2f}"
     lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
+    gaps = {n: e[_GAP] for n, e in summary["variants"].items() if _GAP in e}
+    if gaps:
+        lines += ["", "Share of the gap from standing still to the oracle's step 0 that is closed after one step: "]
+        lines[-1] += ", ".join(f"{name} {share:.0%}" for name, share in gaps.items()) + "."
     paired = {name: e["difference"] for name, e in summary["variants"].items() if "difference" in e}
     if paired:
         lines += ["", "Paired differences on the same tasks and seeds; positive is better.", ""]

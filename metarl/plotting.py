@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.agents import ALGORITHMS
 from metarl.errors import UserError
 from metarl.settings import Checkpoint, EvaluationConfig
 from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval, tasks_in_words
@@ -304,7 +305,7 @@ def _check_seeds_differ(group: Sequence[Run]) -> None:
 
 def _label(run: Run, runs: Sequence[Run]) -> str:
     algo = run.config["algo"]
-    name = algo.rpartition(":")[2] if ":" in algo else algo.upper()
+    name = ALGORITHMS[algo].title if algo in ALGORITHMS else algo
     own = _settings(run)
     rivals = [_settings(other) for other in runs if other.config["algo"] == algo]
     differing = [key for key in own if any(rival.get(key) != own[key] for rival in rivals)]

@@ -22,6 +22,7 @@ class Algorithm:
     """What ``--algo`` names.
 
     Attributes:
+        title: What plots and tables call it.
         rule: Where the adaptation rule's factory is; called with (policy, inner).
         attenuated: Whether Learn-to-Forget belongs to it.
         training: How its meta-parameters are found: the meta-step, Stable-Baselines3's PPO on all tasks at once, or not
@@ -29,6 +30,7 @@ class Algorithm:
         sees_task: Whether the policy observes its task.
     """
 
+    title: str
     rule: str
     attenuated: bool = False
     training: Literal["meta", "ppo", "none"] = "meta"
@@ -36,19 +38,19 @@ class Algorithm:
 
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "maml": Algorithm("metarl.agents.maml:MAML"),
-    "fomaml": Algorithm("metarl.agents.maml:fomaml"),
-    "l2f": Algorithm("metarl.agents.maml:MAML", attenuated=True),
-    "anil": Algorithm("metarl.agents.anil:anil"),
-    "meta-sgd": Algorithm("metarl.agents.meta_sgd:MetaSGD"),
-    "mamlpp": Algorithm("metarl.agents.mamlpp:MAMLpp"),
-    "mumomaml": Algorithm("metarl.agents.mumomaml:MuMoMAML"),
-    "multi-maml": Algorithm("metarl.agents.multi_maml:MultiMAML"),
-    "context": Algorithm("metarl.agents.context:ContextAdaptation"),
-    "random": Algorithm("metarl.agents.maml:MAML", training="none"),
-    "pretrain": Algorithm("metarl.agents.maml:MAML", training="ppo"),
-    "oracle": Algorithm("metarl.agents.maml:MAML", training="ppo", sees_task=True),
-    "standstill": Algorithm("metarl.agents.standstill:Standstill", training="none"),
+    "maml": Algorithm("MAML", "metarl.agents.maml:MAML"),
+    "fomaml": Algorithm("first-order MAML", "metarl.agents.maml:fomaml"),
+    "l2f": Algorithm("L2F", "metarl.agents.maml:MAML", attenuated=True),
+    "anil": Algorithm("ANIL", "metarl.agents.anil:anil"),
+    "meta-sgd": Algorithm("Meta-SGD", "metarl.agents.meta_sgd:MetaSGD"),
+    "mamlpp": Algorithm("MAML++", "metarl.agents.mamlpp:MAMLpp"),
+    "mumomaml": Algorithm("MuMoMAML", "metarl.agents.mumomaml:MuMoMAML"),
+    "multi-maml": Algorithm("Multi-MAML", "metarl.agents.multi_maml:MultiMAML"),
+    "context": Algorithm("context vector", "metarl.agents.context:ContextAdaptation"),
+    "random": Algorithm("random initialisation", "metarl.agents.maml:MAML", training="none"),
+    "pretrain": Algorithm("pretrained (PPO)", "metarl.agents.maml:MAML", training="ppo"),
+    "oracle": Algorithm("oracle (PPO)", "metarl.agents.maml:MAML", training="ppo", sees_task=True),
+    "standstill": Algorithm("standing still", "metarl.agents.standstill:Standstill", training="none"),
 }
 
 
