@@ -62,9 +62,10 @@ class ProgressLog:
             if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
         self._tensorboard.flush()
+        meta_step = f", KL {float(row['kl']):.4f}, {row['line_search']}" if "kl" in row else ""
         self._bar.set_description_str(
             f"{float(row['steps_per_second']):.0f} steps/s, return {float(row['pre_adaptation_return']):.1f} -> "
-            f"{float(row['post_adaptation_return']):.1f}, KL {float(row['kl']):.4f}, {row['line_search']}",
+            f"{float(row['post_adaptation_return']):.1f}{meta_step}",
             refresh=False,
         )
         self._bar.update()

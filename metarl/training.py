@@ -231,7 +231,7 @@ class Trainer:
         if get_algorithm(self._config.algo).training == "ppo":
             from metarl.pretraining import PPOLearner  # Here, because importing Stable-Baselines3 takes a second.
 
-            return PPOLearner(self._config, self._family, self._rule)
+            return PPOLearner(self._config, self._family, self._rule.policy)
         return MetaLearner(self._config, self._family, self._rule, self._workers, self._device, self._stop.is_set)
 
 

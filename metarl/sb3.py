@@ -1,0 +1,289 @@
+"""Bridge to Stable-Baselines3: its algorithms on a task family, its actors in metarl, metarl's policies in its tools.
+
+Import it as ``import metarl.sb3``; nothing else imports Stable-Baselines3 but `metarl.pretraining`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.utils import is_vectorized_observation
+from torch import Tensor, nn
+
+from metarl.agent import AdaptedPolicy, Agent, build
+from metarl.config import Config
+from metarl.distributions import Gaussian
+from metarl.envs import TaskFamily, get_family
+from metarl.envs.arguments import positive, positive_whole
+from metarl.envs.episodes import make_slot
+from metarl.envs.tasks import task_option
+from metarl.errors import UserError
+from metarl.policies import MLPPolicy, Policy
+from metarl.spaces import ActionMap
+from metarl.streams import Purpose, stream
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
+
+
+class TaskEnv(gym.Env[NDArray[np.float32], Any]):
+    """A task family as one environment whose task changes from episode to episode.
+
+    An algorithm that knows nothing of tasks trains one policy on all of them in it. Observations are the family's,
+    flat, ``Box`` of float32. Actions are the policy's as everywhere in metarl (`metarl.spaces.ActionMap`): for a
+    family with ``Box`` actions ``Box(-1 / action_scale, 1 / action_scale)``, where 1 stands for ``action_scale``
+    half-widths of the family's bounds; for ``Discrete`` ones ``Discrete``, counted from 0. The info of a reset holds
+    the episode's task under ``"task"``.
+
+    Args:
+        family: A task family, or the name of a registered one.
+        split: Split that the tasks are drawn from.
+        horizon: Steps after which an episode is truncated; by default the family's.
+        action_scale: Half-widths of the family's actions that 1 stands for.
+        tasks: Tasks to go through in this order, again and again, instead of drawing them.
+
+    Raises:
+        UserError: If there is no such family or split, if its spaces are not supported, if ``tasks`` is empty, or if a
+            number is not positive.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily | str,
+        split: str = "train",
+        horizon: int | None = None,
+        action_scale: float = 1.0,
+        tasks: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> None:
+        if tasks is not None and len(tasks) == 0:
+            raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
+        self._family = get_family(family) if isinstance(family, str) else family
+        # Drawn in vain, so that a wrong split is told now and not at the first reset.
+        self._family.sample_tasks(1, np.random.default_rng(0), split)
+        self._split, self._tasks, self._next = split, tasks, 0
+        self._slot = make_slot(self._family)
+        steps = positive_whole("horizon", self._family.horizon if horizon is None else horizon)
+        self._env = TimeLimit(self._slot, steps)
+        bounds = self._family.observation_space
+        self.observation_space = spaces.Box(bounds.low.astype(np.float32), bounds.high.astype(np.float32))
+        self.action_space = _policy_actions(self._family, action_scale)
+        self._action_map = ActionMap(self._family.action_space, action_scale)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begins an episode of the next task.
+
+        Args:
+            seed: Determines this episode and all that follow; given tasks begin again with the first.
+            options: ``{"task": task}`` gives this one episode a task.
+
+        Raises:
+            UserError: If the options hold anything else.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._next = 0
+        given = task_option(options)
+        task = self._choose_task() if given is None else given
+        self._slot.next_task = task
+        observation, info = self._env.reset(seed=int(self.np_random.integers(2**31)))
+        return self._narrow(observation), {**info, "task": np.array(task)}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Takes one step with an action in the policy's units, [action]."""
+        observation, reward, terminated, truncated, info = self._env.step(self._action_map(np.asarray(action)))
+        return self._narrow(observation), float(reward), bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self._env.close()
+
+    def _choose_task(self) -> Any:
+        if self._tasks is None:
+            return self._family.sample_tasks(1, self.np_random, self._split)[0]
+        task = self._tasks[self._next % len(self._tasks)]
+        self._next += 1
+        return task
+
+    def _narrow(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(observation, np.float32)
+
+
+def _policy_actions(family: TaskFamily, action_scale: float) -> spaces.Space[Any]:
+    """The actions of a policy for the family, as far as they make a difference."""
+    distribution = ActionMap(family.action_space).distribution
+    if isinstance(distribution, Gaussian):
+        bound = 1 / positive("action_scale", action_scale)
+        return spaces.Box(-bound, bound, (distribution.num_outputs,), np.float32)
+    return spaces.Discrete(distribution.num_outputs)
+
+
+def policy_parameters(model: BaseAlgorithm, policy: Policy) -> Tensor:
+    """The actor of a PPO or A2C model as parameters of a metarl policy.
+
+    Args:
+        model: A Stable-Baselines3 model with an ``ActorCriticPolicy`` (``MlpPolicy``).
+        policy: The built-in multilayer perceptron with the same hidden layers and activation.
+
+    Returns:
+        Parameters with which ``policy`` has the actor's action distribution, float32 [parameter]. Only the policy's
+        floor of the standard deviation still holds.
+
+    Raises:
+        UserError: If the actor is not of this kind, or does not fit; the message says what differs.
+    """
+    if not isinstance(policy, MLPPolicy):
+        raise UserError("an actor's parameters fit the built-in multilayer perceptron only; leave out policy_body.")
+    _check_fits(_actor(model), policy)
+    parameters = torch.cat([tensor.detach().cpu().reshape(-1) for tensor in _tensors(_actor(model))])
+    _check_same_outputs(_actor(model), policy, parameters)
+    return parameters
+
+
+@torch.no_grad()
+def set_policy_parameters(model: BaseAlgorithm, policy: Policy, parameters: Tensor) -> None:
+    """The opposite of `policy_parameters`: gives a model's actor the parameters [parameter] of a policy."""
+    for tensor, value in zip(_tensors(_actor(model)), policy.layout.views(parameters[None]), strict=True):
+        tensor.copy_(value[0])
+
+
+def start_from(model: BaseAlgorithm, config: Config) -> Agent:
+    """An agent whose initial policy is the actor of a PPO or A2C model.
+
+    Args:
+        model: A model trained on a `TaskEnv` of the configuration's family and ``action_scale``.
+        config: Says the family, the adaptation rule and the policy. What else the rule learns has the values that its
+            training would start from.
+
+    Raises:
+        UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
+    """
+    family, rule = build(config)
+    wanted = _policy_actions(family, config.action_scale)
+    if model.action_space != wanted:
+        raise UserError(
+            f"the model's actions are {model.action_space}, and this configuration's policy has {wanted}; train the "
+            f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={config.action_scale})."
+        )
+    meta = rule.initial(stream(config.seed, Purpose.INITIALISATION))
+    meta[: rule.policy.layout.size] = policy_parameters(model, rule.policy)
+    return Agent(config, meta)
+
+
+def _actor(model: BaseAlgorithm) -> ActorCriticPolicy:
+    actor = model.policy
+    if not isinstance(actor, ActorCriticPolicy):
+        raise UserError(
+            f"the model is {type(model).__name__} with {type(actor).__name__}; only the ActorCriticPolicy of PPO and "
+            "A2C can be taken over."
+        )
+    if actor.use_sde:
+        raise UserError("the actor explores state-dependently (gSDE); make the model with use_sde=False.")
+    if not isinstance(actor.pi_features_extractor, FlattenExtractor):
+        raise UserError(
+            f"the actor has a {type(actor.pi_features_extractor).__name__} as its features extractor, and only "
+            "FlattenExtractor can be taken over; make the model with 'MlpPolicy' on flat observations."
+        )
+    return actor
+
+
+def _tensors(actor: ActorCriticPolicy) -> list[Tensor]:
+    """The actor's parameters in the order of `MLPPolicy.layout`."""
+    layers = [tensor for layer in _layers(actor) for tensor in (layer.weight, layer.bias)]
+    return [*layers, actor.log_std] if isinstance(actor.action_dist, DiagGaussianDistribution) else layers
+
+
+def _layers(actor: ActorCriticPolicy) -> list[nn.Linear]:
+    modules = [*actor.mlp_extractor.policy_net, actor.action_net]
+    return [module for module in modules if isinstance(module, nn.Linear)]
+
+
+def _check_fits(actor: ActorCriticPolicy, policy: MLPPolicy) -> None:
+    """Raises UserError, saying what differs, unless distribution, inputs and layers of the actor are the policy's."""
+    kinds = {DiagGaussianDistribution: "Gaussian", CategoricalDistribution: "Categorical"}
+    kind = kinds.get(type(actor.action_dist), type(actor.action_dist).__name__)
+    sizes = [tuple(layer.weight.shape) for layer in _layers(actor)]
+    wanted = [shape for name, shape in zip(policy.layout.names, policy.layout.shapes, strict=True) if "weight" in name]
+    for what, found, expected in (
+        ("action distribution", kind, type(policy.distribution).__name__),
+        ("number of observations", sizes[0][1], policy.observation_size),
+        ("number of actions", sizes[-1][0], policy.distribution.num_outputs),
+        ("hidden sizes", [size for size, _ in sizes[:-1]], [size for size, _ in wanted[:-1]]),
+    ):
+        if found != expected:
+            raise UserError(
+                f"the actor does not fit the policy: {what} {found} instead of {expected}; make the model on a "
+                "metarl.sb3.TaskEnv of the same family, with net_arch in its policy_kwargs as the configuration's "
+                "hidden_sizes."
+            )
+
+
+@torch.no_grad()
+def _check_same_outputs(actor: ActorCriticPolicy, policy: MLPPolicy, parameters: Tensor) -> None:
+    """Raises UserError if the actor's activation is another, or it does anything else that a perceptron would not."""
+    probes = torch.randn(64, policy.observation_size, generator=torch.Generator().manual_seed(0))
+    expected = actor.action_net(actor.mlp_extractor.forward_actor(probes.to(actor.device))).cpu()
+    difference = policy.outputs(parameters[None], probes[None])[0] - expected
+    if difference.abs().max() > 1e-3 * expected.abs().max() + 1e-6:
+        modules = {type(module).__name__ for module in actor.mlp_extractor.policy_net} - {"Linear"}
+        raise UserError(
+            f"the actor does not fit the policy: activation {', '.join(sorted(modules)) or 'none'} instead of the "
+            "policy's; make the model with activation_fn in its policy_kwargs as the configuration's activation, "
+            "torch.nn.ReLU or torch.nn.Tanh."
+        )
+
+
+class AdaptedModel:
+    """An adapted policy with the ``predict`` of a Stable-Baselines3 model, for ``evaluate_policy`` and other tools.
+
+    Actions are in the environment's units, so that it acts in the environments of the family themselves, not in
+    `TaskEnv`.
+
+    Args:
+        adapted: The adapted policy, from `metarl.agent.Agent.adapt`.
+        seed: Seed of the actions that are not deterministic.
+    """
+
+    def __init__(self, adapted: AdaptedPolicy, seed: int = 0) -> None:
+        self._adapted = adapted
+        self._generator = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Actions for one observation or a batch of them.
+
+        Args:
+            observation: One observation of the environment, or several along a first axis.
+            state: Returned as it is; the policy has no memory.
+            episode_start: Ignored, for the same reason.
+            deterministic: The distribution's mode; otherwise a draw.
+
+        Returns:
+            One action [*action shape], or one for each observation [observation, *action shape]; and ``state``.
+
+        Raises:
+            ValueError: If the observation has another shape than the environment's.
+        """
+        space = self._adapted.observation_space
+        act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)
+        if is_vectorized_observation(observation, space):
+            return np.stack([act(one) for one in iterate(batch_space(space), observation)]), state
+        return act(observation), state
