@@ -1,0 +1,143 @@
+"""Every algorithm from the command line's point of view: it learns, goes on where it was stopped, and can be used."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from tiny_runs import assert_same_run, numbers, tiny
+
+import metarl
+from metarl import L2FConfig, TRPOConfig, UserError
+from metarl.agents import ALGORITHMS
+from metarl.envs.navigation import NavigationFamily
+from metarl.evaluation import evaluate
+from metarl.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
+from metarl.training import train
+
+META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
+TWO_STEPS = {"algo": "mamlpp", "num_inner_steps": 2, "mamlpp": MAMLppConfig(2, 1)}
+VARIANTS = {
+    **{name: {"algo": name} for name in META_TRAINED},
+    **{f"{name}-attenuated": {"algo": name, "attenuate": True} for name in META_TRAINED if name not in ("l2f", "maml")},
+    "l2f-affine-filter": {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine")},
+    "l2f-constant": {"algo": "l2f", "l2f": L2FConfig(conditioning="constant")},
+    "mamlpp-annealing": TWO_STEPS,
+    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4)},
+    "dice": {"algo": "maml", "inner_loss": "dice"},
+    "promp": {"algo": "maml", "meta_optimiser": "promp"},
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_resumed_run_on_any_number_of_threads_is_an_uninterrupted_one(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(NavigationFamily, "min_envs_per_shard", 1)
+    settings = {**settings, "env": "navigation-bimodal"}
+    train(tiny(tmp_path / "whole", iterations=3, threads=1, **settings))
+    train(tiny(tmp_path / "parts", iterations=1, threads=3, **settings))
+    train(tiny(tmp_path / "parts", iterations=3, threads=2, resume=True, **settings))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+def test_a_run_can_be_evaluated_loaded_and_adapted(tmp_path, algo):
+    settings = {"iterations": 1} if ALGORITHMS[algo].training != "none" else {"iterations": 0}
+    train(tiny(tmp_path, env="navigation-bimodal", algo=algo, **settings))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=2))
+    assert np.array(result["returns"]).shape == (3, 3)
+    agent = metarl.load(tmp_path)
+    env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
+    env.reset(seed=0, options={"task": [0.3, -0.2]})
+    if ALGORITHMS[algo].sees_task:
+        with pytest.raises(UserError, match=r"observations have 2 numbers; this agent was trained on .* with 5"):
+            agent.adapt(env)
+        return
+    policy = agent.adapt(env, num_steps=1, num_rollouts=2, mode=1)
+    assert env.action_space.contains(policy.predict(np.zeros(2)))
+    assert len(policy.returns) == 2
+
+
+def test_multi_maml_must_be_told_the_mode(tmp_path):
+    train(tiny(tmp_path, env="navigation-bimodal", algo="multi-maml", iterations=0))
+    env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
+    with pytest.raises(UserError, match=r"multi-maml must be told the task's mode, 0 to 1: adapt\(env, mode=0\)"):
+        metarl.load(tmp_path).adapt(env, num_steps=1, num_rollouts=2)
+
+
+@pytest.mark.parametrize("algo", META_TRAINED)
+def test_agent_learns_to_navigate(tmp_path, algo):
+    rows = train(_learning(tmp_path, algo=algo)).progress
+    before, after = (np.array([float(row[f"{when}_adaptation_return"]) for row in rows]) for when in ("pre", "post"))
+    assert after[-3:].mean() > before[-3:].mean() + 5
+    assert after[-3:].mean() > after[0] + 5
+
+
+def test_promp_learns_to_navigate(tmp_path):
+    rows = train(_learning(tmp_path, algo="maml", meta_optimiser="promp", promp=ProMPConfig(lr=0.01))).progress
+    after = np.array([float(row["post_adaptation_return"]) for row in rows])
+    assert after[-3:].mean() > after[0] + 5
+
+
+def _learning(folder: Path, **settings: object) -> metarl.Config:
+    return tiny(
+        folder,
+        env="navigation-bimodal" if settings["algo"] == "multi-maml" else "navigation",
+        iterations=10,
+        meta_batch_size=20,
+        rollouts_per_task=10,
+        horizon=50,
+        hidden_sizes=(32, 32),
+        validate_every=0,
+        trpo=TRPOConfig(max_kl=0.03, cg_iterations=6, fisher_fraction=0.1, hessian_fraction=0.25),
+        **settings,
+    )
+
+
+def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
+    """Freezing everything but one bias costs gains; freezing nothing is the plain evaluation."""
+    train(tiny(tmp_path, iterations=2, num_inner_steps=1))
+    config = {"tasks": 4, "rollouts": 4, "gradient_steps": 2}
+    plain = evaluate(tmp_path, EvaluationConfig(**config))
+    names = ("weight1", "bias1", "weight2", "bias2", "log_std")
+    everything = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=names))
+    little = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=("bias1",)))
+    assert everything["returns"] == plain["returns"]
+    first = [row[0] for row in plain["returns"]]
+    assert [row[0] for row in little["returns"]] == first
+    assert [row[1] for row in little["returns"]] != [row[1] for row in plain["returns"]]
+    assert little["adapted_layers"] == ["bias1"] or little["adapted_layers"] == ("bias1",)
+    assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
+
+
+def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
+    settings = {"env": "cheetah-dir", "horizon": 5, "validate_every": 0, "iterations": 3}
+    train(tiny(tmp_path / "mamlpp", **settings, **TWO_STEPS))
+    # Two supports and two queries at first; from the third iteration on the last query alone.
+    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mamlpp"))])
+    assert steps.tolist() == [4 * 80, 4 * 80, 3 * 80]
+    train(tiny(tmp_path / "mumomaml", **settings, algo="mumomaml"))
+    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mumomaml"))])
+    assert steps.tolist() == [(1 + 4 + 4) * 4 * 5] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
+        ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
+        ({"algo": "maml", "adapted_layers": ("bias1",)}, r"adapted_layers is anil's; .* Use --algo anil"),
+        ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
+        ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny(tmp_path, **settings)
+
+
+def test_multi_maml_without_modes_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(
+        UserError, match="multi-maml needs a task family with several modes, such as navigation-bimodal"
+    ):
+        train(tiny(tmp_path / "run", algo="multi-maml"))
+    assert not (tmp_path / "run").exists()
