@@ -5,7 +5,7 @@
 
 Runs go to runs/learning/EXPERIMENT/VARIANT-seedSEED and are resumed if they were interrupted. What is needed to redraw
 and recompute everything is copied to benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
-summary.json, summary.md and the figures.
+summary.json, summary.md and the figures. A run whose results are there is not repeated; remove its folder for that.
 """
 
 from __future__ import annotations
@@ -174,13 +174,15 @@ def main() -> None:
 
 def _run(experiment: Experiment, results: Path, variant: str, seed: int) -> None:
     folder = Path("runs/learning") / results.name / f"{variant}-seed{seed}"
+    kept = results / folder.name
+    if kept.is_dir():
+        return
     resume = ["--resume"] if (folder / "checkpoints/last.safetensors").exists() else []
     train = [*_train_command(experiment, variant, seed), "--run-dir", str(folder), "--threads", "1", *resume]
     subprocess.run([sys.executable, *train], check=True)
     if experiment.evaluation is not None:
         evaluate = ["-m", "metarl.evaluate", str(folder), *experiment.evaluation.split(), "--threads", "1"]
         subprocess.run([sys.executable, *evaluate], check=True)
-    kept = results / folder.name
     kept.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         if (folder / name).is_file():
