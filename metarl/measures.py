@@ -44,7 +44,7 @@ def angles_to_sum(vectors: ArrayLike) -> Floats:
 
 
 def unrelated_angle(num_vectors: int) -> float:
-    """`angles_to_sum` of orthogonal vectors of one length, radians: what unrelated gradients of many parameters have."""
+    """`angles_to_sum` of orthogonal vectors of one length, radians: what unrelated, long gradients have."""
     return math.acos(1 / math.sqrt(num_vectors))
 
 
@@ -139,7 +139,9 @@ def along_step(
     """
     points = [start + fraction * step for fraction in fractions]
     loss_here, gradient_here = loss(start), gradient(start)
-    changes = np.array([np.linalg.norm(gradient(point) - gradient_here) for point in points])
+    # Far out a likelihood ratio may overflow.
+    with np.errstate(invalid="ignore", over="ignore"):
+        changes = np.array([np.linalg.norm(gradient(point) - gradient_here) for point in points])
     distances = np.array(fractions) * np.linalg.norm(step)
     smoothness = float((changes / distances).max()) if distances.min() > 0 else float("nan")
     return Line(np.array([loss(point) - loss_here for point in points]), changes, smoothness)
@@ -167,13 +169,44 @@ def principal_components(rows: ArrayLike, count: int = 2) -> tuple[Floats, Float
     return coordinates * np.where(largest < 0, -1, 1), shares
 
 
+def mean_of_finite(values: ArrayLike) -> float:
+    """Mean of the values that are finite; NaN if none is."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def over_tasks(values: ArrayLike) -> dict[str, Floats]:
+    """How values vary over tasks.
+
+    Args:
+        values: [task, ...].
+
+    Returns:
+        ``mean``, ``std`` (of these tasks, not an estimate), ``min`` and ``max`` of what is finite, NaN where nothing
+        is; and the values themselves as ``per_task``.
+    """
+    per_task = np.asarray(values, dtype=np.float64)
+    columns = [column[np.isfinite(column)] for column in per_task.reshape(len(per_task), -1).T]
+    summary = {}
+    for name, function in (("mean", np.mean), ("std", np.std), ("min", np.min), ("max", np.max)):
+        numbers = np.array([float(function(column)) if len(column) else np.nan for column in columns])
+        summary[name] = numbers.reshape(per_task.shape[1:])
+    return {**summary, "per_task": per_task}
+
+
 def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise ValueError(
-            f"representations must have shape (rows, features) with the same rows, got {x.shape}, {y.shape}"
-        )
-    return x - x.mean(axis=0), y - y.mean(axis=0)
+        raise ValueError(f"representations must have shape (row, feature) with equal rows, got {x.shape} and {y.shape}")
+    return _centred(x), _centred(y)
+
+
+def _centred(values: Floats) -> Floats:
+    centred = values - values.mean(axis=0)
+    # A constant's rounding errors are no variation.
+    varies = np.abs(centred).max(axis=0) > _RESOLUTION * np.abs(values).max(axis=0)
+    return np.where(varies, centred, 0.0)
 
 
 def _principal_basis(centred: Floats, variance: float) -> Floats:

@@ -154,3 +154,36 @@ class EvaluationConfig:
         if self.adapted_layers:
             parts += ["adapting", *self.adapted_layers]
         return "-".join(parts) + ".json"
+
+
+@dataclass(frozen=True)
+class AnalysisConfig:
+    """What to analyse a run on."""
+
+    tasks: int = 20
+    """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many repeats them."""
+    rollouts: int = 20
+    """Episodes of each task before and after adaptation."""
+    seed: int = 10_000
+    """Seed of tasks and episodes."""
+    checkpoint: Checkpoint = "last"
+    """Which checkpoint: the last, or the best on the validation tasks. Those that the run kept along the way are
+    analysed besides, to show the course of training."""
+    embedding_tasks: int = 200
+    """Tasks whose embeddings are shown."""
+    projection: Literal["pca", "tsne"] = "pca"
+    """How embeddings are brought to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
+    output: Path | None = None
+    """Folder for analysis.json and the figures; by default RUN/analysis."""
+    threads: int = 0
+    """Threads; 0 for one on each core."""
+
+    def __post_init__(self) -> None:
+        # A degree of conflict needs two gradients.
+        for name, least in (("tasks", 2), ("rollouts", 2), ("seed", 0), ("embedding_tasks", 2), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+
+    def folder(self, run: Path) -> Path:
+        """Where the analysis of the run in folder ``run`` goes."""
+        return self.output or run / "analysis"

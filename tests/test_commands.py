@@ -416,6 +416,8 @@ def test_the_python_of_the_readme_runs(folder, monkeypatch):
     programs = [block for block in _readme_blocks("python") if "import metarl\n" in block]
     results = {}
     for program in programs:
-        exec(program, results)
-    assert results["env"].action_space.contains(results["action"])
-    assert results["mean"] < 0
+        names = {}
+        exec(program, names)
+        results |= {name: names for name in ("action", "mean") if name in names}
+    assert results["action"]["env"].action_space.contains(results["action"]["action"])
+    assert results["mean"]["mean"] < 0

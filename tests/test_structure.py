@@ -16,7 +16,7 @@ PACKAGE = ROOT / "metarl"
 
 LAYERS = {
     0: ("errors", "types", "settings", "arrays", "episodes", "lazy"),
-    1: ("flat", "distributions", "returns", "baseline", "streams", "profiling", "parallel"),
+    1: ("flat", "distributions", "returns", "baseline", "streams", "profiling", "parallel", "measures"),
     2: ("losses", "policies", "gradients", "spaces"),
     3: ("adaptation", "meta_step", "trpo", "promp", "sampler"),
     4: ("agents", "envs"),
@@ -35,8 +35,11 @@ LAYERS = {
         "agent",
         "statistics",
         "plotting",
+        "inspection",
+        "analysis",
+        "analysis_plots",
     ),
-    6: ("train", "evaluate", "plot", "cli", "benchmarks"),
+    6: ("train", "evaluate", "analyze", "plot", "cli", "benchmarks"),
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 
@@ -151,7 +154,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys
