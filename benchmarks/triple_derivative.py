@@ -16,7 +16,7 @@ from torch import Tensor
 from metarl import gradients
 from metarl.adaptation import InnerLoop
 from metarl.distributions import Distribution
-from metarl.gradients import _InnerProblem
+from metarl.gradients import _InnerProblem, _ProjectedProblem
 from metarl.lazy import lazy
 from metarl.losses import InnerLoss, inner_loss
 from metarl.policies import MLPPolicy, Policy
@@ -133,12 +133,20 @@ class _PlainPolicyGradient:
         return plain_policy_gradient(problem.policy, parameters, problem.support, problem.loss)
 
 
+class _PlainProjectedGradient:
+    """Stands in for the package's other one."""
+
+    @staticmethod
+    def apply(parameters: Tensor, problem: _ProjectedProblem) -> Tensor:
+        return _PlainPolicyGradient.apply(parameters, problem.inner) @ problem.projection.T
+
+
 @contextmanager
 def _plain_policy_gradient() -> Iterator[None]:
     """Within it, adaptation rules differentiate through PyTorch's own gradient."""
-    primitive = gradients._PolicyGradient
-    gradients._PolicyGradient = _PlainPolicyGradient
+    primitives = gradients._PolicyGradient, gradients._ProjectedGradient
+    gradients._PolicyGradient, gradients._ProjectedGradient = _PlainPolicyGradient, _PlainProjectedGradient
     try:
         yield
     finally:
-        gradients._PolicyGradient = primitive
+        gradients._PolicyGradient, gradients._ProjectedGradient = primitives

@@ -1,4 +1,4 @@
-"""The one derivative primitive: a policy gradient that can itself be differentiated, once, by a written-out product."""
+"""The derivative primitive: a policy gradient that can itself be differentiated, once, by a written-out product."""
 
 from __future__ import annotations
 
@@ -37,6 +37,29 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
         raise ValueError(f"support must hold {parameters.shape[0]} tasks, got {support.num_tasks}")
     gradient: Tensor = _PolicyGradient.apply(parameters, _InnerProblem(policy, parameters.detach(), support, loss))
     return gradient
+
+
+def projected_policy_gradient(
+    policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss, projection: Tensor
+) -> Tensor:
+    """`policy_gradient` times a few fixed directions; differentiable in the same way.
+
+    Where many products are asked for, their Jacobian is kept, one Hessian product for each direction, so that a product
+    costs next to nothing.
+
+    Args:
+        policy: The policy.
+        parameters: [task, parameter].
+        support: Rollouts of as many tasks.
+        loss: As in `policy_gradient`.
+        projection: The directions, [direction, parameter].
+
+    Returns:
+        [task, direction].
+    """
+    problem = _ProjectedProblem(_InnerProblem(policy, parameters.detach(), support, loss), projection)
+    projected: Tensor = _ProjectedGradient.apply(parameters, problem)
+    return projected
 
 
 class _InnerProblem:
@@ -86,3 +109,86 @@ class _HessianVectorProduct(torch.autograd.Function):
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
         # Linear and symmetric: its own transpose.
         return _HessianVectorProduct.apply(direction, ctx.problem), None
+
+
+class _ProjectedProblem:
+    """The Jacobian of the projected gradient: rows of the Hessian's product with the projection."""
+
+    def __init__(self, inner: _InnerProblem, projection: Tensor) -> None:
+        self.inner, self.projection = inner, projection
+        self._asked: tuple[float, int] = (0.0, 0)
+        self._rows: Tensor | None = None
+
+    def gradient(self) -> Tensor:
+        return self.inner.gradient() @ self.projection.T
+
+    def product(self, direction: Tensor) -> Tensor:
+        """The Jacobian, transposed, times ``direction`` [task, direction]: [task, parameter]."""
+        if self._many():
+            return (direction[:, None] @ self._jacobian())[:, 0]
+        return self.inner.hessian_product(direction @ self.projection)
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        """The Jacobian times ``direction`` [task, parameter]: [task, direction]."""
+        if self._many():
+            return (self._jacobian() @ direction[..., None])[..., 0]
+        return self.inner.hessian_product(direction) @ self.projection.T
+
+    def _many(self) -> bool:
+        """Whether this is not the first product over these rows: a gradient takes one, conjugate gradients many."""
+        fraction = self.inner.support.curvature_rows.fraction
+        number = self._asked[1] + 1 if self._asked[0] == fraction else 1
+        if number == 1:
+            self._rows = None
+        self._asked = fraction, number
+        return number > 1
+
+    def _jacobian(self) -> Tensor:
+        """[task, direction, parameter]."""
+        if self._rows is None:
+            like = self.inner.parameters
+            products = [self.inner.hessian_product(row.expand_as(like).contiguous()) for row in self.projection]
+            self._rows = torch.stack(products, dim=1)
+        return self._rows
+
+
+class _ProjectedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(parameters: Tensor, problem: _ProjectedProblem) -> Tensor:
+        return problem.gradient()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
+        ctx.problem = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
+        return _ProjectedProduct.apply(direction, ctx.problem), None
+
+
+class _ProjectedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(direction: Tensor, problem: _ProjectedProblem) -> Tensor:
+        return problem.product(direction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
+        ctx.problem = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
+        return _ProjectedTransposed.apply(direction, ctx.problem), None
+
+
+class _ProjectedTransposed(torch.autograd.Function):
+    @staticmethod
+    def forward(direction: Tensor, problem: _ProjectedProblem) -> Tensor:
+        return problem.transposed(direction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
+        ctx.problem = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
+        return _ProjectedProduct.apply(direction, ctx.problem), None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation import Adaptation, Stage
 from metarl.flat import Layout
-from metarl.gradients import policy_gradient
+from metarl.gradients import projected_policy_gradient
 from metarl.settings import InnerConfig
 from metarl.types import Rollouts
 
@@ -39,9 +39,10 @@ class L2F(Adaptation):
     def __init__(self, rule: Adaptation, inner: InnerConfig) -> None:
         options, layout = inner.l2f, rule.policy.layout
         self._rule, self._options, self._loss = rule, options, inner.loss
-        self._layer, self._sizes = layout.tensor_index(), torch.tensor(layout.sizes)
         self.layer_names = layout.names
-        width = len(layout.names)
+        layer, width = layout.tensor_index(), len(layout.names)
+        # Whose product with a gradient is its mean over each layer, [layer, parameter].
+        self._means = torch.nn.functional.one_hot(layer, width).T / torch.tensor(layout.sizes).double()[:, None]
         self._group = _groups(layout)[options.scope]
         self._num_groups = int(self._group.max()) + 1
         num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
@@ -52,7 +53,7 @@ class L2F(Adaptation):
             self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, width, size)])
         # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
         kept = [name == "log_std" and not options.attenuate_log_std for name in layout.names]
-        self._kept = torch.tensor(kept)[self._layer]
+        self._kept = torch.tensor(kept)[layer]
         statistics = 2 * width if options.normalise_embedding else 0
         super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
 
@@ -110,7 +111,8 @@ class L2F(Adaptation):
 
     def embedding(self, policies: Tensor, support: Rollouts) -> Tensor:
         """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
-        return self._layer_means(policy_gradient(self.policy, policies, support, self._loss))
+        means = self._means.to(policies)
+        return projected_policy_gradient(self.policy, policies, support, self._loss, means)
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Factor on each parameter, [task, parameter]; 1 where a parameter is not attenuated."""
@@ -118,10 +120,10 @@ class L2F(Adaptation):
 
     def layer_gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Mean of gamma over each layer, [task, layer]."""
-        return self._layer_means(self.gamma(meta, embedding))
+        return self.gamma(meta, embedding) @ self._means.to(meta).T
 
     def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-        policies, rest = parameters.split([len(self._layer), parameters.shape[1] - len(self._layer)], dim=1)
+        policies, rest = parameters.split([len(self._kept), parameters.shape[1] - len(self._kept)], dim=1)
         gamma, delta = self._transformation(meta, self.embedding(policies, support))
         attenuated = gamma * policies if delta is None else gamma * policies + delta
         return torch.cat([attenuated, rest], dim=1) if rest.shape[1] else attenuated
@@ -163,10 +165,6 @@ class L2F(Adaptation):
         width = len(self.layer_names)
         mean, variance = meta[-2 * width :].detach().split(width)
         return mean, variance
-
-    def _layer_means(self, values: Tensor) -> Tensor:
-        total = values.new_zeros(values.shape[0], len(self.layer_names))
-        return total.index_add(1, self._layer.to(values.device), values) / self._sizes.to(values)
 
     def _of_rule(self, meta: Tensor) -> Tensor:
         return meta[: self._rule.num_meta]
