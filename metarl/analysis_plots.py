@@ -12,7 +12,7 @@ import numpy as np
 
 from metarl.errors import UserError
 from metarl.measures import Floats
-from metarl.plotting import _COLOURS, _GREY, _MARKERS
+from metarl.plotting import COLOURS, GREY, MARKERS
 from metarl.statistics import tasks_in_words
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
         if result[name]:
             paths.append(folder / f"{name}.png")
             figure = make(result)
-            figure.supxlabel(_caption(result, name), fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
+            figure.supxlabel(_caption(result, name), fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
             try:
                 figure.savefig(paths[-1], dpi=150)
             except OSError as error:
@@ -69,11 +69,11 @@ def _draw_conflict(result: dict[str, Any]) -> Figure:
     figure, ((ax,),) = _new_figure(1, 1, 1.4 + 0.9 * len(result["tensors"]), 4.2)
     for index, (name, label) in enumerate(_COMPARISONS.items()):
         found = result["conflict"][name]
-        style = _COLOURS[index], _MARKERS[index]
+        style = COLOURS[index], MARKERS[index]
         _draw_tasks(ax, found, (index, len(_COMPARISONS)), style, f"{label} ({found['num_vectors']} gradients)")
-    ax.plot([], [], ":", color=_GREY, linewidth=1.2, label="were they unrelated")
+    ax.plot([], [], ":", color=GREY, linewidth=1.2, label="were they unrelated")
     for level in sorted({result["conflict"][name]["unrelated"] for name in _COMPARISONS}):
-        ax.axhline(level, linestyle=":", color=_GREY, linewidth=1.2)
+        ax.axhline(level, linestyle=":", color=GREY, linewidth=1.2)
     _name_ticks(ax, result["tensors"])
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
@@ -92,7 +92,7 @@ def _draw_attenuation(result: dict[str, Any]) -> Figure:
     figure, axes = _new_figure(rows, len(shown), width, height, sharey="col")
     for dimension, row in enumerate(axes):
         for ax, tensor in zip(row, shown, strict=True):
-            ax.scatter(tasks[:, dimension], gamma[:, tensor], s=12, color=_COLOURS[0], alpha=0.7, linewidths=0)
+            ax.scatter(tasks[:, dimension], gamma[:, tensor], s=12, color=COLOURS[0], alpha=0.7, linewidths=0)
             ax.set_xlabel(_task_name(tasks, dimension))
             ax.ticklabel_format(axis="y", useOffset=False)
             ax.locator_params(nbins=4)
@@ -109,15 +109,15 @@ def _draw_landscape(result: dict[str, Any]) -> Figure:
     figure, ((loss, gradient, smoothness),) = _new_figure(1, 3, 10.0, 3.4)
     for ax, name in ((loss, "loss_change"), (gradient, "gradient_change")):
         values = np.insert(_array(found[name]["per_task"]), 0, 0, axis=1)
-        ax.plot(fractions, values.T, color=_COLOURS[0], linewidth=0.7, alpha=0.35)
-        ax.plot(fractions, _means(values), color=_COLOURS[0], linewidth=2)
-        ax.axvline(1, linestyle=":", color=_GREY, linewidth=1.2)
+        ax.plot(fractions, values.T, color=COLOURS[0], linewidth=0.7, alpha=0.35)
+        ax.plot(fractions, _means(values), color=COLOURS[0], linewidth=2)
+        ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
         ax.set_xlabel("multiples of the inner step")
     loss.set_title("change of inner loss", loc="left")
     gradient.set_title("l2 change of its gradient", loc="left")
     values = np.sort(_array(found["smoothness"]["per_task"]))
     values = values[np.isfinite(values)]
-    smoothness.plot(values, (np.arange(len(values)) + 1) / max(1, len(values)), ".-", color=_COLOURS[0], linewidth=1)
+    smoothness.plot(values, (np.arange(len(values)) + 1) / max(1, len(values)), ".-", color=COLOURS[0], linewidth=1)
     if len(values) and values[0] > 0:
         smoothness.set_xscale("log")
     smoothness.set_ylim(0, 1.02)
@@ -134,7 +134,7 @@ def _draw_representations(result: dict[str, Any]) -> Figure:
     parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
     shown = [part for part in parts if part in result["movement"]]
     for index, part in enumerate(shown):
-        suffix, colour = f", {parts[part]}" if len(shown) > 1 else "", _COLOURS[index]
+        suffix, colour = f", {parts[part]}" if len(shown) > 1 else "", COLOURS[index]
         for offset, (kind, marker) in enumerate((("cka", "o"), ("cca", "s"))):
             place, found = (2 * index + offset, 2 * len(shown)), result["representations"][part][kind]
             _draw_tasks(similarity, found, place, (colour, marker), f"{kind.upper()}{suffix}")
@@ -154,8 +154,8 @@ def _draw_freezing(result: dict[str, Any]) -> Figure:
     found = result["freezing"]
     figure, ((ax,),) = _new_figure(1, 1, 4.6, 3.6)
     values = _array(found["returns"]["per_task"])
-    ax.plot(found["frozen_layers"], values.T, color=_COLOURS[0], linewidth=0.7, alpha=0.35)
-    ax.plot(found["frozen_layers"], _means(values), "o-", color=_COLOURS[0], linewidth=2)
+    ax.plot(found["frozen_layers"], values.T, color=COLOURS[0], linewidth=0.7, alpha=0.35)
+    ax.plot(found["frozen_layers"], _means(values), "o-", color=COLOURS[0], linewidth=2)
     last = len(found["frozen_layers"]) - 1
     names = ["none", *(f"first {k}" if k > 1 else "first" for k in range(1, last)), "all"]
     ax.set_xticks(found["frozen_layers"], names)
@@ -200,8 +200,8 @@ def _draw_training(result: dict[str, Any]) -> Figure:
     for ax, (title, values) in zip(axes, drawn.items(), strict=True):
         if title == "effective beta-smoothness":
             low, mean, high = (_array([each[key] for each in values]) for key in ("min", "mean", "max"))
-            ax.fill_between(iterations, low, high, color=_COLOURS[0], alpha=0.18, linewidth=0)
-            ax.plot(iterations, mean, "o-", color=_COLOURS[0], linewidth=1.6, markersize=4)
+            ax.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+            ax.plot(iterations, mean, "o-", color=COLOURS[0], linewidth=1.6, markersize=4)
         else:
             for index, (tensor, line) in enumerate(zip(result["tensors"], _array(values).T, strict=True)):
                 ax.plot(iterations, line, label=tensor, **_style(index))
@@ -257,7 +257,7 @@ def _draw_tasks(ax: Axes, found: dict[str, Any], place: tuple[int, int], style: 
 def _scatter_modes(ax: Axes, points: Floats, modes: Any) -> None:
     for index, mode in enumerate(np.unique(modes)):
         chosen = points[modes == mode]
-        marker, colour = _MARKERS[index % len(_MARKERS)], _COLOURS[index % len(_COLOURS)]
+        marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
         ax.scatter(
             chosen[:, 0], chosen[:, 1], s=16, color=colour, marker=marker, alpha=0.7, linewidths=0, label=f"mode {mode}"
         )
@@ -283,9 +283,9 @@ def _add_legend(figure: Figure, *axes: Axes, columns: int = 2) -> None:
 
 def _style(index: int) -> dict[str, Any]:
     # Colours and markers differ in number, so that their pairs repeat late.
-    line = ("-", "--")[index // len(_COLOURS) % 2]
+    line = ("-", "--")[index // len(COLOURS) % 2]
     return {
-        "color": _COLOURS[index % len(_COLOURS)], "marker": _MARKERS[index % len(_MARKERS)], "linestyle": line,
+        "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": line,
         "linewidth": 1.4, "markersize": 4,
     }  # fmt: skip
 

@@ -46,12 +46,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         config: What to evaluate on.
 
     Returns:
-        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts``,
-        ``adapted_layers`` and ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``)
-        and, if it has two, what each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval`` (half-width, 95 %, t over tasks: how
-        well this one model is known, not how seeds differ; None for a single task and where tasks repeat because
-        there are finitely many) and ``share_made_worse`` for each step; ``env_steps`` that the agent took in all;
-        ``references``; ``metarl``, what it was run with.
+        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts``, ``adapted_layers`` and
+        ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``) and, if it has two, what
+        each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval``
+        (half-width, 95 %, t over tasks: how well this one model is known, not how seeds differ; None for a single task
+        and where tasks repeat because there are finitely many) and ``share_made_worse`` for each step; ``env_steps``
+        that the agent took in all; ``references``; ``metarl``, what it was run with.
 
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metarl.adaptation import Adaptation, InnerLoop
 from metarl.agents.l2f import L2F
@@ -29,7 +28,7 @@ from metarl.measures import (
     unrelated_angle,
 )
 from metarl.parallel import Workers
-from metarl.policies import MLPPolicy, ModulePolicy, Policy
+from metarl.policies import Policy
 from metarl.types import Rollouts, Samples
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -112,8 +111,8 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
         compared = {"start": policies[0]}
         if steps and steps[0] > 0:
             compared["gradient_steps"] = policies[steps[0]]
-        after = activations(policy, policies[-1][0], observed)
-        similarity = {name: _similarity(activations(policy, p[0], observed), after) for name, p in compared.items()}
+        after = policy.activations(policies[-1][0], observed)
+        similarity = {name: _similarity(policy.activations(p[0], observed), after) for name, p in compared.items()}
     compared["adapted"] = policies[-1]
     return _Inspected(
         gradients.double().numpy(), {name: p[0].double().numpy() for name, p in compared.items()}, lines, similarity
@@ -252,39 +251,6 @@ def _landscape(lines: Sequence[Sequence[Line]]) -> dict[str, Any]:
     # A ratio that overflowed is infinite, and an opposite one's sum with it undefined.
     with np.errstate(invalid="ignore"):
         return {"units": units, "fractions": FRACTIONS, **{name: over_steps(name) for name in units}}
-
-
-def activations(policy: Policy, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
-    """What each hidden layer makes of observations, and the network's output.
-
-    Args:
-        policy: The policy.
-        parameters: [parameter].
-        observations: [row, observation].
-
-    Returns:
-        By the layer's name, [row, unit]. Of a torch module: what every submodule returns that has none of its own.
-    """
-    if isinstance(policy, MLPPolicy):
-        _, *hidden, output = policy._forward(policy._weights(parameters[None]), observations[None])
-        return {f"hidden{k}": values[0] for k, values in enumerate(hidden, start=1)} | {"output": output[0]}
-    assert isinstance(policy, ModulePolicy)
-    found: dict[str, Tensor] = {}
-
-    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and len(output) == len(observations):
-            found[name] = output.flatten(1).clone()
-
-    module = copy.deepcopy(policy._module)
-    for name, part in module.named_modules():
-        if name and not list(part.children()):
-            part.register_forward_hook(partial(keep, name))
-    names = [name for name, _ in module.named_parameters()]
-    tensors = dict(zip(names, policy.layout.views(parameters[None]), strict=False))
-    output = torch.func.functional_call(module, {name: each[0] for name, each in tensors.items()}, (observations,))
-    if found and torch.equal(found[last := next(reversed(found))], output):
-        del found[last]
-    return {**found, "output": output}
 
 
 def _similarity(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, tuple[float, float]]:

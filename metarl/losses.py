@@ -22,7 +22,7 @@ def inner_loss(distribution: Distribution, outputs: Tensor, extra: Tensor, sampl
     ``score``: L = - mean log pi(a_t|s_t) A_t, the original release's loss; on policy the same gradient, another
     Hessian.
     ``dice``: L = - mean (exp(l_0 + ... + l_t) - exp(l_0 + ... + l_{t-1})) A_t, sums along the episode: the right
-    gradient and, in expectation, the right Hessian of undiscounted returns, cross terms included, at the price of noise.
+    gradient and, in expectation, the right Hessian of undiscounted returns, cross terms included but noisy.
 
     At the behaviour policy all three gradients are the vanilla policy gradient.
 

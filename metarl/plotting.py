@@ -32,9 +32,9 @@ Axis = Literal["gradient-step", "env-steps"]
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; markers tell the lines apart without any colour.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_GREY = "#6b6b6b"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#6b6b6b"
 # Lines stand a little to the right of one another, so that markers at nearly equal returns do not hide each other.
 _DODGE = 0.05
 _LABEL_WIDTH = 28  # characters
@@ -217,8 +217,8 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
         env_steps = _column_per_seed(group, "env_steps").mean(axis=0)
         _draw_curve(ax, index, group, "post_adaptation_return", env_steps, "-")
         _draw_curve(ax, index, group, "pre_adaptation_return", env_steps, "--")
-    ax.plot([], [], "-", color=_GREY, label="after adaptation")
-    ax.plot([], [], "--", color=_GREY, label="before adaptation")
+    ax.plot([], [], "-", color=GREY, label="after adaptation")
+    ax.plot([], [], "--", color=GREY, label="before adaptation")
     runs = [run for group in groups for run in group.runs]
     ax.set_title(runs[0].config["env"], loc="left")
     ax.set_xlabel("environment steps of meta-training")
@@ -365,18 +365,18 @@ def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
 
 def _draw_group(ax: Axes, index: int, group: Group, per_seed: Floats, *, labelled: bool) -> None:
     steps = np.arange(per_seed.shape[1]) + _DODGE * index
-    colour = _COLOURS[index % len(_COLOURS)]
+    colour = COLOURS[index % len(COLOURS)]
     if len(per_seed) > 1:
         ax.plot(steps, per_seed.T, color=colour, linewidth=0.8, alpha=0.5)
     _draw_interval(ax, steps, per_seed, colour)
-    marker = _MARKERS[index % len(_MARKERS)]
+    marker = MARKERS[index % len(MARKERS)]
     label = _legend_label(group) if labelled else None
     ax.plot(steps, per_seed.mean(axis=0), color=colour, linewidth=1.8, marker=marker, markersize=5, label=label)
 
 
 def _draw_curve(ax: Axes, index: int, group: Group, column: str, env_steps: NDArray[Any], style: str) -> None:
     per_seed = _column_per_seed(group, column)
-    colour = _COLOURS[index % len(_COLOURS)]
+    colour = COLOURS[index % len(COLOURS)]
     measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
     shown = per_seed[:, measured]
     if len(group.runs) > 1:
@@ -402,10 +402,10 @@ def _draw_references(ax: Axes, runs: Sequence[Run], *, labelled: bool, averaged:
         common = min(map(len, random))
         mean = np.mean([row[:common] for row in random], axis=0)
         label = f"random initialisation{suffix}" if labelled else None
-        ax.plot(range(common), mean, "--", color=_GREY, linewidth=1.2, label=label)
+        ax.plot(range(common), mean, "--", color=GREY, linewidth=1.2, label=label)
     if standstill:
         label = f"standing still{suffix}" if labelled else None
-        ax.axhline(float(np.mean(standstill)), linestyle=":", color=_GREY, linewidth=1.4, label=label)
+        ax.axhline(float(np.mean(standstill)), linestyle=":", color=GREY, linewidth=1.4, label=label)
 
 
 def _finish(figure: Figure, first: Axes, caption: str) -> None:
@@ -415,7 +415,7 @@ def _finish(figure: Figure, first: Axes, caption: str) -> None:
     figure.set_figheight(max(figure.get_figheight(), _LEGEND_LINE_INCHES * lines))
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     caption = textwrap.fill(caption, _CAPTION_WIDTH)
-    figure.supxlabel(caption, fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
+    figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
 
 
 # Words

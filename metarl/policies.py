@@ -13,7 +13,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -85,6 +85,18 @@ class Policy(ABC):
         self._min_log_std = math.log(min_std)
         extra = [("log_std", (distribution.num_extra,))] if distribution.num_extra else []
         self.layout = Layout([*body, *extra])
+
+    @abstractmethod
+    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
+        """What each hidden layer makes of observations, and the network's output.
+
+        Args:
+            parameters: Of one task, [parameter].
+            observations: [row, observation].
+
+        Returns:
+            By the layer's name, [row, unit]; the last is ``output``.
+        """
 
     @property
     @abstractmethod
@@ -211,6 +223,10 @@ class MLPPolicy(Policy):
         self._num_layers = len(sizes) - 1
         self._activation = _ACTIVATIONS[activation]
         self._output_gain = output_gain
+
+    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
+        _, *hidden, output = self._forward(self._weights(parameters[None]), observations[None])
+        return {f"hidden{k}": values[0] for k, values in enumerate(hidden, start=1)} | {"output": output[0]}
 
     @property
     def head(self) -> list[str]:
@@ -468,6 +484,25 @@ class ModulePolicy(Policy):
                 f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got {got}."
             )
         return module
+
+    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
+        """What every submodule returns that has none of its own."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and len(output) == len(observations):
+                found[name] = output.flatten(1).clone()
+
+        module = copy.deepcopy(self._module)
+        for name, part in module.named_modules():
+            if name and not list(part.children()):
+                part.register_forward_hook(partial(keep, name))
+        views = self.layout.views(parameters[None])[: len(self._names)]
+        tensors = {name: view[0] for name, view in zip(self._names, views, strict=True)}
+        output = torch.func.functional_call(module, tensors, (observations,))
+        if found and torch.equal(found[last := next(reversed(found))], output):
+            del found[last]
+        return {**found, "output": output}
 
     @property
     def head(self) -> list[str]:

@@ -19,7 +19,7 @@ from metarl.analysis_plots import draw
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
 from metarl.flat import Layout
-from metarl.inspection import _episode, activations, conflict, layers, meta_gradients, start_indices
+from metarl.inspection import _episode, conflict, layers, meta_gradients, start_indices
 from metarl.measures import principal_components, unrelated_angle
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
@@ -145,7 +145,7 @@ def test_activations_of_a_module_are_those_of_the_same_perceptron(kind, activati
     policy, module = (make_policy(kind, activation, body) for body in ("mlp", "module"))
     parameters = policy.initial(np.random.default_rng(0)).double()
     observations = torch.randn(7, policy.observation_size, dtype=torch.float64)
-    expected, found = (activations(each, parameters, observations) for each in (policy, module))
+    expected, found = (each.activations(parameters, observations) for each in (policy, module))
     assert list(expected) == ["hidden1", "hidden2", "output"]
     # The module's linear maps and activations count one by one.
     assert list(found) == ["0", "1", "2", "3", "output"]
