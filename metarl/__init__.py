@@ -1,4 +1,4 @@
-"""Meta-reinforcement learning on Gymnasium and PyTorch: MAML and Learn-to-Forget with a TRPO meta-optimiser.
+"""Meta-reinforcement learning on Gymnasium and PyTorch: MAML, its relatives and Learn-to-Forget, with TRPO or ProMP.
 
 Importing the package registers its environments with Gymnasium and is light: PyTorch is imported when first needed.
 """
@@ -12,7 +12,7 @@ from metarl.agents import ALGORITHMS
 from metarl.config import Config
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, register, registration
 from metarl.errors import UserError
-from metarl.settings import L2FConfig, TRPOConfig
+from metarl.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
 
 if TYPE_CHECKING:
     from metarl.agent import Agent
@@ -23,6 +23,9 @@ __all__ = [
     "ALGORITHMS",
     "Config",
     "L2FConfig",
+    "MAMLppConfig",
+    "MuMoMAMLConfig",
+    "ProMPConfig",
     "TRPOConfig",
     "TaskFamily",
     "UserError",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.gradients import policy_gradient
 from metarl.losses import InnerLoss
+from metarl.parallel import Workers
 from metarl.policies import Policy
 from metarl.profiling import timed
 from metarl.types import Rollouts
@@ -57,15 +58,18 @@ class Adaptation(ABC):
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh meta-parameters, float32 [meta parameter]."""
 
-    @abstractmethod
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        """Task parameters before adaptation, [task, task parameter].
+    def initialisation(self, modes: Tensor) -> Tensor:
+        """Which meta-parameters each task's policy is before any adaptation, [task, parameter]; by default the first.
 
         Args:
-            meta: Meta-parameters.
             modes: Which mode of the task distribution each task comes from, integers on the CPU [task]; `UNKNOWN_MODE`
                 where that is not known.
         """
+        return torch.arange(self.policy.layout.size).expand(len(modes), -1)
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        """Task parameters before adaptation, [task, task parameter]; by default the first meta-parameters."""
+        return meta[: self.policy.layout.size].expand(len(modes), -1)
 
     @abstractmethod
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
@@ -78,14 +82,13 @@ class Adaptation(ABC):
                 meta-step, which leaves out what serves training alone.
         """
 
-    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
+    def observe(self, loop: InnerLoop) -> Tensor:
         """What the rule saw of each task, [task, feature], for `describe` and `after_meta_step`.
 
         Args:
-            meta: Meta-parameters.
-            supports: Each stage's rollouts, of some of the tasks; at least one stage's.
+            loop: The inner loop of some of the tasks, with at least one stage.
         """
-        return meta.new_zeros(supports[0].num_tasks, 0)
+        return loop.meta.new_zeros(loop.num_tasks, 0)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
@@ -149,6 +152,13 @@ class InnerLoop:
         """Those of the replayed policies that ``queries`` are rollouts of, [query, task, parameter]."""
         after = zip(self.stages, policies[1:], strict=True)
         return torch.stack([*(policy for stage, policy in after if stage.query_weight), policies[-1]])
+
+
+@torch.no_grad()
+def observe(loop: InnerLoop, workers: Workers) -> Tensor:
+    """What the rule saw of each task, [task, feature]; see `Adaptation.observe`."""
+    one_by_one = [loop.tasks(task, task + 1) for task in range(loop.num_tasks)]
+    return torch.cat(workers.map(loop.rule.observe, one_by_one))
 
 
 @dataclass

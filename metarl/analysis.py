@@ -18,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Adapted, Stage
+from metarl.adaptation import Adaptation, Adapted, Stage, observe
 from metarl.agent import Agent, load
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.l2f import L2F
 from metarl.checkpoints import checkpoint_path, load_checkpoint
 from metarl.errors import UserError
-from metarl.inspection import inspect, layers, observe
+from metarl.inspection import inspect, layers
 from metarl.measures import Floats, over_tasks, principal_components
 from metarl.parallel import Workers, available_cores
 from metarl.provenance import provenance

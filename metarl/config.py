@@ -197,6 +197,8 @@ class Config:
         self._check_algorithm()
         if self.l2f.transform == "sigmoid" and not 0 < self.l2f.initial_gamma < 1:
             raise UserError(f"l2f.initial_gamma must lie between 0 and 1, got {self.l2f.initial_gamma}.")
+        if self.l2f.conditioning == "constant" and self.l2f.normalise_embedding:
+            raise UserError("l2f.normalise_embedding is for an attenuator that sees the task; constants see nothing.")
         if not (self.promp.lr > 0 and self.promp.epochs >= 1 and self.promp.clip > 0 and self.promp.kl_penalty >= 0):
             raise UserError(
                 "promp.lr and promp.clip must be positive, promp.epochs at least 1 and promp.kl_penalty not negative."

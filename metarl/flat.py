@@ -28,3 +28,8 @@ class Layout:
     def tensor_index(self) -> Tensor:
         """Which tensor each parameter belongs to, [parameter]."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
+
+    def row_index(self) -> Tensor:
+        """Which row each parameter belongs to, counted over all tensors, [parameter]; an entry of a bias is a row."""
+        widths = torch.cat([torch.full((shape[0],), math.prod(shape[1:])) for shape in self.shapes])
+        return torch.repeat_interleave(torch.arange(len(widths)), widths)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, InnerLoop
+from metarl.adaptation import Adaptation, InnerLoop, observe
 from metarl.agents.l2f import L2F
 from metarl.flat import Layout
 from metarl.losses import inner_loss
@@ -70,16 +70,6 @@ def inspect(loop: InnerLoop, workers: Workers, left_out: dict[str, str]) -> dict
     return found
 
 
-def observe(loop: InnerLoop, workers: Workers) -> Tensor:
-    """What the rule saw of each task, [task, feature]."""
-
-    @torch.no_grad()
-    def one(task: int) -> Tensor:
-        return loop.rule.observe(loop.meta, [support.tasks(task, task + 1) for support in loop.supports])
-
-    return torch.cat(workers.map(one, range(loop.num_tasks)))
-
-
 @dataclass(frozen=True)
 class _Inspected:
     """What one task's inner loop shows.
@@ -100,7 +90,7 @@ class _Inspected:
 
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     policy, query = loop.rule.policy, loop.queries[-1].samples
-    start = start_indices(loop.rule, loop.modes)[0]
+    start = loop.rule.initialisation(loop.modes)[0]
     choices = [loop.queries, *([_episode(each, e) for each in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
@@ -151,13 +141,6 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
     return torch.stack(gradients)
 
 
-def start_indices(rule: Adaptation, modes: Tensor) -> Tensor:
-    """Which meta-parameters the parameters of each task's policy before adaptation are, [task, parameter]."""
-    # Every rule's start is a selection of meta-parameters; double precision holds their numbers exactly.
-    numbers = torch.arange(rule.num_meta, dtype=torch.float64)
-    return rule.start(numbers, modes)[:, : rule.policy.layout.size].long()
-
-
 def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> dict[str, Any]:
     """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
 
@@ -206,7 +189,7 @@ def _compared(angles: Floats, sizes: Sequence[int]) -> dict[str, Any]:
 def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
     """Tasks that start from the same parameters; of those that have company."""
     groups: dict[int, list[int]] = {}
-    for task, index in enumerate(start_indices(rule, modes)[:, 0].tolist()):
+    for task, index in enumerate(rule.initialisation(modes)[:, 0].tolist()):
         groups.setdefault(index, []).append(task)
     return [group for group in groups.values() if len(group) > 1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Adapted
+from metarl.adaptation import Adaptation, Adapted, observe
 from metarl.config import Config
 from metarl.envs import TaskFamily
 from metarl.meta_step import MetaObjective
@@ -90,7 +90,7 @@ class MetaLearner:
             new_meta, optimiser, report = self._meta_step(meta, optimiser, adapted, index)
             described: dict[str, float] = {}
             if adapted.loop.supports:  # There is an inner loop.
-                observed = self._observe(meta, adapted)
+                observed = observe(adapted.loop, self._workers)
                 described = self._rule.describe(meta, observed)
                 new_meta = self._rule.after_meta_step(new_meta, observed)
         return new_meta, optimiser, _row(adapted, report, timing, time.perf_counter() - begin, described)
@@ -125,15 +125,6 @@ class MetaLearner:
         generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)
         chosen = generator.choice(num_rows, max(1, round(fraction * num_rows)), replace=False)
         return torch.from_numpy(np.sort(chosen)).to(self._device)
-
-    @torch.no_grad()
-    def _observe(self, meta: Tensor, adapted: Adapted) -> Tensor:
-        supports = adapted.loop.supports
-
-        def one(task: int) -> Tensor:
-            return self._rule.observe(meta, [support.tasks(task, task + 1) for support in supports])
-
-        return torch.cat(self._workers.map(one, range(adapted.loop.num_tasks)))
 
 
 def _row(

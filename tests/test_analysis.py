@@ -19,7 +19,7 @@ from metarl.analysis_plots import draw
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
 from metarl.flat import Layout
-from metarl.inspection import _episode, conflict, layers, meta_gradients, start_indices
+from metarl.inspection import _episode, conflict, layers, meta_gradients
 from metarl.measures import principal_components, unrelated_angle
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
@@ -99,10 +99,10 @@ def test_a_tasks_meta_gradient_is_the_weighted_mean_of_its_episodes():
 
 
 @pytest.mark.parametrize(("algo", "settings"), RULES)
-def test_start_indices_tell_which_meta_parameters_a_policy_starts_from(algo, settings):
+def test_initialisation_tells_which_meta_parameters_a_policy_starts_from(algo, settings):
     rule = make_rule(algo, make_policy(), **settings)
     meta = initial(rule)
-    indices = start_indices(rule, MODES)
+    indices = rule.initialisation(MODES)
     torch.testing.assert_close(meta[indices], rule.start(meta, MODES)[:, : rule.policy.layout.size], rtol=0, atol=0)
     assert bool((indices[0] == indices[1]).all()) == (algo != "multi-maml")
 

@@ -10,7 +10,7 @@ from problems import MODES, TASKS, initial, make_policy, make_rule
 from torch import Tensor
 
 from benchmarks.triple_derivative import plain_policy_gradient
-from metarl.adaptation import Adaptation
+from metarl.adaptation import Adaptation, InnerLoop
 from metarl.agents.l2f import L2F
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
@@ -26,7 +26,13 @@ def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> problems.Rollou
     return problems.collect(rule.policy, rule.start(meta, MODES), seed)
 
 
+def observe(rule: L2F, meta: Tensor) -> Tensor:
+    return rule.observe(InnerLoop(rule, rule.stages((1.0,)), meta, MODES, 2 * [support_of(rule, meta)], []))
+
+
 def attenuated(rule: L2F, meta: Tensor) -> Tensor:
+    if rule.stages((1.0,))[0].gradient_step:  # Constants are there from the start.
+        return rule.start(meta, MODES)
     return rule.stages((1.0,))[0].update(meta, rule.start(meta, MODES), support_of(rule, meta))
 
 
@@ -84,7 +90,7 @@ def test_affine_without_offset_is_unconstrained(conditioning):
 def test_scope_says_what_shares_a_gamma(scope, groups, conditioning):
     rule, meta = build(scope=scope, conditioning=conditioning, transform="unconstrained", attenuate_log_std=True)
     meta[rule.policy.layout.size :] = torch.randn(len(meta) - rule.policy.layout.size).double()
-    gamma = rule.gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))
+    gamma = rule.gamma(meta, observe(rule, meta))
     assert gamma.shape == (TASKS, rule.policy.layout.size)
     assert [len(row.unique()) for row in gamma] == [groups] * TASKS
     weight1 = rule.policy.layout.views(gamma)[0]
@@ -96,11 +102,11 @@ def test_constant_gamma_is_the_same_for_every_task_and_starts_where_it_should():
     for transform in ("sigmoid", "unconstrained", "affine"):
         rule, _ = build(conditioning="constant", transform=transform, initial_gamma=0.9)
         meta = rule.initial(np.random.default_rng(0)).double()
-        observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+        observed = observe(rule, meta)
         gamma = rule.gamma(meta, observed)
         torch.testing.assert_close(gamma[:, :-2], torch.full_like(gamma[:, :-2], 0.9), rtol=1e-6, atol=0)
     conditioned, meta = build(initial_gamma=0.9)
-    assert not torch.equal(*conditioned.gamma(meta, conditioned.observe(meta, 2 * [support_of(conditioned, meta)]))[:2])
+    assert not torch.equal(*conditioned.gamma(meta, observe(conditioned, meta))[:2])
 
 
 @pytest.mark.parametrize(("options", "want"), [({}, 0.5), ({"initial_gamma": 0.95}, 0.95)])
@@ -109,14 +115,14 @@ def test_gamma_starts_near_where_it_should(options, want, seed):
     rule = make_rule("l2f", make_policy(), **options)
     meta = rule.initial(np.random.default_rng(seed)).double()
     layers = [index for index, name in enumerate(rule.layer_names) if name != "log_std"]
-    gamma = rule.layer_gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))[:, layers]
+    gamma = rule.layer_gamma(meta, observe(rule, meta))[:, layers]
     # The hidden layers contribute a logit of a few tenths.
     assert ((torch.logit(gamma) - torch.logit(torch.tensor(want).double())).abs() < 0.4).all()
 
 
 def test_attenuation_multiplies_each_layer_by_its_gamma():
     rule, meta = build()
-    gamma = rule.layer_gamma(meta, rule.observe(meta, 2 * [support_of(rule, meta)]))
+    gamma = rule.layer_gamma(meta, observe(rule, meta))
     assert ((gamma > 0) & (gamma <= 1)).all()
     before = rule.policy.layout.views(rule.start(meta, MODES))
     after = rule.policy.layout.views(attenuated(rule, meta))
@@ -130,7 +136,7 @@ def test_embedding_is_the_mean_gradient_of_each_layer():
     support = support_of(rule, meta)
     gradient = plain_policy_gradient(rule.policy, rule.start(meta, MODES), support)
     expected = [view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)]
-    torch.testing.assert_close(rule.observe(meta, [support, support]), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
+    torch.testing.assert_close(observe(rule, meta), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
 
 
 def test_log_std_is_attenuated_only_on_request():
@@ -153,7 +159,7 @@ def test_meta_gradient_leaves_the_running_statistics_alone():
 def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way():
     rule, meta = build(normalise_embedding=True)
     width = len(rule.layer_names)
-    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+    observed = observe(rule, meta)
     meta[-2 * width :] = 0
     first = rule.after_meta_step(meta, observed)
     assert torch.equal(first[: -2 * width], meta[: -2 * width])
@@ -169,13 +175,13 @@ def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way
 def test_attenuator_sees_zeros_until_statistics_are_known():
     rule, meta = build(normalise_embedding=True)
     meta[-2 * len(rule.layer_names) :] = 0
-    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+    observed = observe(rule, meta)
     assert torch.equal(rule.gamma(meta, observed), rule.gamma(meta, 0 * observed))
 
 
 def test_running_statistics_standardise_the_embedding():
     rule, meta = build(normalise_embedding=True)
-    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+    observed = observe(rule, meta)
     meta[-2 * len(rule.layer_names) :] = 0
     meta = rule.after_meta_step(meta, observed)
     # gamma of the plain rule at the standardised embedding is gamma of this one at the raw embedding.
@@ -191,7 +197,7 @@ def test_without_normalisation_a_meta_step_is_not_followed_by_anything():
 
 def test_description_tells_the_mean_and_spread_of_each_layers_gamma():
     rule, meta = build()
-    observed = rule.observe(meta, 2 * [support_of(rule, meta)])
+    observed = observe(rule, meta)
     gamma, report = rule.layer_gamma(meta, observed), rule.describe(meta, observed)
     assert rule.layer_names == ["weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std"]
     assert list(report) == [f"gamma_{what}/{name}" for what in ("mean", "spread") for name in rule.layer_names]

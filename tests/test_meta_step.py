@@ -21,7 +21,7 @@ RULES = [
     ("l2f", {"attenuate_log_std": True, "initial_gamma": 0.9}),
     ("l2f", {"scope": "network", "transform": "unconstrained"}),
     ("l2f", {"scope": "filter", "transform": "affine"}),
-    ("l2f", {"scope": "parameter", "conditioning": "constant", "normalise_embedding": True}),
+    ("l2f", {"scope": "parameter", "conditioning": "constant"}),
     ("fomaml", {}),
     ("anil", {}),
     ("anil", {"attenuate": True, "adapted_layers": ("weight1", "bias2")}),

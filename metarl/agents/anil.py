@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
+from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.agents.maml import MAML
 from metarl.errors import UserError, nearest
 from metarl.policies import Policy
@@ -45,14 +45,17 @@ class PartialAdaptation(Adaptation):
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self._rule.initial(generator)
 
+    def initialisation(self, modes: Tensor) -> Tensor:
+        return self._rule.initialisation(modes)
+
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         return self._rule.start(meta, modes)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._restricted(stage) for stage in self._rule.stages(step_scales, iteration)]
 
-    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
-        return self._rule.observe(meta, supports)
+    def observe(self, loop: InnerLoop) -> Tensor:
+        return self._rule.observe(loop)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         return self._rule.describe(meta, observed)

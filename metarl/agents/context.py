@@ -50,9 +50,6 @@ class ContextAdaptation(Adaptation):
         weights = generator.uniform(-limit, limit, self._width * size).astype(np.float32)
         return torch.cat([self.policy.initial(generator), torch.from_numpy(weights)])
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return meta[: self.policy.layout.size].expand(len(modes), -1)
-
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._step(scale * self._inner.lr) for scale in step_scales]
 

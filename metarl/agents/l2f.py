@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
+from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.flat import Layout
 from metarl.gradients import projected_policy_gradient
 from metarl.settings import InnerConfig
@@ -27,7 +27,8 @@ class L2F(Adaptation):
     m if the embedding is normalised; those follow the data and not the meta-gradient.
 
     The ablations: one gamma for the network, for each unit's incoming weights or for each parameter instead; gamma a
-    learned constant; gamma unconstrained; gamma * theta + delta. With gamma fixed at 1 this is the rule itself.
+    learned constant, which costs no rollouts; gamma unconstrained; gamma * theta + delta. With gamma fixed at 1 this is
+    the rule itself.
 
     Args:
         rule: The rule that takes over from the attenuated initialisation.
@@ -39,14 +40,20 @@ class L2F(Adaptation):
     def __init__(self, rule: Adaptation, inner: InnerConfig) -> None:
         options, layout = inner.l2f, rule.policy.layout
         self._rule, self._options, self._loss = rule, options, inner.loss
+        self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
         # Whose product with a gradient is its mean over each layer, [layer, parameter].
         self._means = torch.nn.functional.one_hot(layer, width).T / torch.tensor(layout.sizes).double()[:, None]
-        self._group = _groups(layout)[options.scope]
+        self._group = {
+            "network": torch.zeros_like(layer),
+            "layer": layer,
+            "filter": layout.row_index(),
+            "parameter": torch.arange(layout.size),
+        }[options.scope]
         self._num_groups = int(self._group.max()) + 1
         num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
-        if options.conditioning == "constant":
+        if self._constant:
             self._attenuator = Layout([("constant", (num_outputs,))])
         else:
             sizes = (width, width, num_outputs)
@@ -71,21 +78,33 @@ class L2F(Adaptation):
             parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
         return torch.cat(parts)
 
+    def initialisation(self, modes: Tensor) -> Tensor:
+        return self._rule.initialisation(modes)
+
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return self._rule.start(self._of_rule(meta), modes)
+        """Where the attenuated rule starts; already attenuated if gamma is a learned constant."""
+        parameters = self._rule.start(self._of_rule(meta), modes)
+        return (
+            self._attenuated(meta, parameters, self._no_embedding(meta, len(modes))) if self._constant else parameters
+        )
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         stages = [self._of_attenuated(stage) for stage in self._rule.stages(step_scales, iteration)]
-        if stages and self._options.attenuation_rollouts == "reuse":
+        if not stages or self._constant:
+            return stages
+        if self._options.attenuation_rollouts == "reuse":
             stages[0] = replace(stages[0], rollouts=0)
-        return [Stage(self._attenuate, gradient_step=False), *stages] if stages else []
+        return [Stage(self._attenuate, gradient_step=False), *stages]
 
-    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
-        """Each task's embedding [task, layer], after what the attenuated rule observes."""
-        theta = meta[: self.policy.layout.size].expand(supports[0].num_tasks, -1)
-        return torch.cat(
-            [self._rule.observe(self._of_rule(meta), supports[1:]), self.embedding(theta, supports[0])], dim=1
-        )
+    def observe(self, loop: InnerLoop) -> Tensor:
+        """Each task's embedding [task, layer], after what the attenuated rule observes; 0 for constants."""
+        meta, first = self._of_rule(loop.meta), 0 if self._constant else 1
+        of_rule = replace(loop, rule=self._rule, stages=loop.stages[first:], meta=meta, supports=loop.supports[first:])
+        embedding = self._no_embedding(loop.meta, loop.num_tasks)
+        if not self._constant:
+            policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
+            embedding = self.embedding(policies, loop.supports[0])
+        return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""
@@ -123,14 +142,21 @@ class L2F(Adaptation):
         return self.gamma(meta, embedding) @ self._means.to(meta).T
 
     def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        policies = parameters[:, : self.policy.layout.size]
+        return self._attenuated(meta, parameters, self.embedding(policies, support))
+
+    def _attenuated(self, meta: Tensor, parameters: Tensor, embedding: Tensor) -> Tensor:
         policies, rest = parameters.split([len(self._kept), parameters.shape[1] - len(self._kept)], dim=1)
-        gamma, delta = self._transformation(meta, self.embedding(policies, support))
+        gamma, delta = self._transformation(meta, embedding)
         attenuated = gamma * policies if delta is None else gamma * policies + delta
         return torch.cat([attenuated, rest], dim=1) if rest.shape[1] else attenuated
 
+    def _no_embedding(self, meta: Tensor, num_tasks: int) -> Tensor:
+        return meta.new_zeros(num_tasks, len(self.layer_names))
+
     def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gamma, and delta if there is one, each [task, parameter]."""
-        if self._options.conditioning == "constant":
+        if self._constant:
             start = self._rule.num_meta
             outputs = meta[start : start + self._attenuator.size].expand(len(embedding), -1)
         else:
@@ -182,17 +208,3 @@ class L2F(Adaptation):
 
 def _linear(number: int, inputs: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:
     return [(f"weight{number}", (outputs, inputs)), (f"bias{number}", (outputs,))]
-
-
-def _groups(layout: Layout) -> dict[str, Tensor]:
-    """Which gamma each parameter belongs to, [parameter], by scope."""
-    tensors = layout.tensor_index()
-    # A unit's incoming weights are a row; of a bias each entry is one.
-    units = [max(1, math.prod(shape[1:])) for shape in layout.shapes]
-    rows = torch.repeat_interleave(torch.tensor(units), torch.tensor([shape[0] for shape in layout.shapes]))
-    return {
-        "network": torch.zeros_like(tensors),
-        "layer": tensors,
-        "filter": torch.repeat_interleave(torch.arange(len(rows)), rows),
-        "parameter": torch.arange(len(tensors)),
-    }

@@ -29,9 +29,6 @@ class MAML(Adaptation):
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self.policy.initial(generator)
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return meta.expand(len(modes), -1)
-
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._step(scale * self._inner.lr) for scale in step_scales]
 

@@ -42,9 +42,6 @@ class MAMLpp(Adaptation):
         step_sizes = torch.full((self._shape[0] * self._shape[1],), self._inner.lr)
         return torch.cat([self.policy.initial(generator), step_sizes])
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return meta[: self.policy.layout.size].expand(len(modes), -1)
-
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         if not self._shape[0]:
             # Trained without an inner loop: there are no step sizes to repeat.

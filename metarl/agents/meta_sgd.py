@@ -33,9 +33,6 @@ class MetaSGD(Adaptation):
         theta = self.policy.initial(generator)
         return torch.cat([theta, torch.full_like(theta, self._inner.lr)])
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return meta[: self.policy.layout.size].expand(len(modes), -1)
-
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._step(scale) for scale in step_scales]
 

@@ -40,10 +40,13 @@ class MultiMAML(Adaptation):
     def initial(self, generator: np.random.Generator) -> Tensor:
         return torch.cat([self._maml.initial(generator) for _ in range(self._num_modes)])
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+    def initialisation(self, modes: Tensor) -> Tensor:
         if bool((modes == UNKNOWN_MODE).any()):
             raise UserError(f"multi-maml must be told the task's mode, 0 to {self._num_modes - 1}: adapt(env, mode=0).")
-        return meta.view(self._num_modes, -1)[modes.to(meta.device)]
+        return torch.arange(self.num_meta).view(self._num_modes, -1)[modes]
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return meta[self.initialisation(modes).to(meta.device)]
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return self._maml.stages(step_scales)

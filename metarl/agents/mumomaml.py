@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
+from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.errors import UserError
 from metarl.flat import Layout
 from metarl.gradients import policy_gradient
@@ -75,9 +75,9 @@ class MuMoMAML(Adaptation):
         steps = [self._step(scale * self._inner.lr) for scale in step_scales]
         return [Stage(self._modulate, rollouts=1, gradient_step=False), *steps] if steps else []
 
-    def observe(self, meta: Tensor, supports: Sequence[Rollouts]) -> Tensor:
+    def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding, [task, embedding]."""
-        return self.embedding(meta, supports[0])
+        return self.embedding(loop.meta, loop.supports[0])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean of the units' scales, and how much they and the embedding vary over the tasks."""

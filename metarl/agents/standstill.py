@@ -37,8 +37,5 @@ class Standstill(Adaptation):
         meta[-self.policy.distribution.num_extra :] = _NO_EXPLORATION
         return meta
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return meta.expand(len(modes), -1)
-
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [Stage(lambda meta, parameters, support: parameters) for _ in step_scales]
