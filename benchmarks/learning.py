@@ -183,10 +183,12 @@ def _run(experiment: Experiment, results: Path, variant: str, seed: int) -> None
     if experiment.evaluation is not None:
         evaluate = ["-m", "metarl.evaluate", str(folder), *experiment.evaluation.split(), "--threads", "1"]
         subprocess.run([sys.executable, *evaluate], check=True)
-    kept.mkdir(parents=True, exist_ok=True)
+    copies = results / f"{folder.name}.copying"
+    copies.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         if (folder / name).is_file():
-            shutil.copy(folder / name, kept / name)
+            shutil.copy(folder / name, copies / name)
+    copies.rename(kept)
 
 
 def _train_command(experiment: Experiment, variant: str, seed: int) -> list[str]:

@@ -66,7 +66,8 @@ def make_problem(config: Config, device: torch.device) -> Problem:
 
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
-    supports, queries = ([rollouts.to(device) for rollouts in kind] for kind in (loop.supports, loop.queries))
+    moved = {id(rollouts): rollouts.to(device) for rollouts in (*loop.supports, *loop.queries)}  # Once, if reused.
+    supports, queries = ([moved[id(rollouts)] for rollouts in kind] for kind in (loop.supports, loop.queries))
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from metarl import gradients
 from metarl.adaptation import InnerLoop
 from metarl.distributions import Distribution
-from metarl.gradients import _InnerProblem, _ProjectedProblem
+from metarl.gradients import Linearisable, PolicyGradient, ProjectedPolicyGradient
 from metarl.lazy import lazy
 from metarl.losses import InnerLoss, inner_loss
 from metarl.policies import MLPPolicy, Policy
@@ -125,28 +125,26 @@ def plain_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts,
     return torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
 
 
-class _PlainPolicyGradient:
+class _PlainValue:
     """Stands in for the package's primitive."""
 
     @staticmethod
-    def apply(parameters: Tensor, problem: _InnerProblem) -> Tensor:
-        return plain_policy_gradient(problem.policy, parameters, problem.support, problem.loss)
+    def apply(parameters: Tensor, function: Linearisable) -> Tensor:
+        if isinstance(function, ProjectedPolicyGradient):
+            return gradients.projected(_PlainValue.apply(parameters, function.gradient), function.projection)
+        if isinstance(function, PolicyGradient):
+            return plain_policy_gradient(function.policy, parameters, function.support, function.loss)
+        return _PACKAGES.apply(parameters, function)
 
 
-class _PlainProjectedGradient:
-    """Stands in for the package's other one."""
-
-    @staticmethod
-    def apply(parameters: Tensor, problem: _ProjectedProblem) -> Tensor:
-        return _PlainPolicyGradient.apply(parameters, problem.inner) @ problem.projection.T
+_PACKAGES = gradients._Value
 
 
 @contextmanager
 def _plain_policy_gradient() -> Iterator[None]:
     """Within it, adaptation rules differentiate through PyTorch's own gradient."""
-    primitives = gradients._PolicyGradient, gradients._ProjectedGradient
-    gradients._PolicyGradient, gradients._ProjectedGradient = _PlainPolicyGradient, _PlainProjectedGradient
+    gradients._Value = _PlainValue
     try:
         yield
     finally:
-        gradients._PolicyGradient, gradients._ProjectedGradient = primitives
+        gradients._Value = _PACKAGES

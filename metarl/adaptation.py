@@ -48,7 +48,7 @@ class Adaptation(ABC):
 
     Args:
         policy: The policy whose parameters are adapted.
-        num_meta: Number of meta-parameters; the first of them are the policy's that adaptation starts from.
+        num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
     """
 
     def __init__(self, policy: Policy, num_meta: int) -> None:
@@ -59,7 +59,7 @@ class Adaptation(ABC):
         """Fresh meta-parameters, float32 [meta parameter]."""
 
     def initialisation(self, modes: Tensor) -> Tensor:
-        """Which meta-parameters each task's policy is before any adaptation, [task, parameter]; by default the first.
+        """Which meta-parameters are each task's initial policy theta, [task, parameter]; by default the first.
 
         Args:
             modes: Which mode of the task distribution each task comes from, integers on the CPU [task]; `UNKNOWN_MODE`

@@ -29,15 +29,25 @@ from metarl.streams import Purpose, stream
 from metarl.types import Rollouts
 
 
+def family_of(algo: str, env: str, **parameters: Any) -> TaskFamily:
+    """A task family as an algorithm meets it: with the task in its observations if the algorithm sees its task.
+
+    Args:
+        algo: An entry of `metarl.agents.ALGORITHMS`.
+        env: As for `metarl.get_family`.
+        **parameters: The family's.
+    """
+    family = get_family(env, **parameters)
+    return OracleFamily(family) if get_algorithm(algo).sees_task else family
+
+
 def build(config: Config) -> tuple[TaskFamily, Adaptation]:
     """The task family and the adaptation rule of a configuration.
 
     Raises:
         UserError: If the family's spaces or the policy's body are not supported.
     """
-    family = get_family(config.env, **config.env_kwargs)
-    if get_algorithm(config.algo).sees_task:
-        family = OracleFamily(family)
+    family = family_of(config.algo, config.env, **config.env_kwargs)
     distribution = ActionMap(family.action_space).distribution
     (size,) = family.observation_space.shape
     policy: Policy
@@ -191,9 +201,12 @@ class Agent:
         """Raises UserError unless an environment with these spaces fits the agent."""
         size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
         if size != wanted_size:
+            hint = ""
+            if get_algorithm(self.config.algo).sees_task:
+                hint = " It observes its task: wrap the environment in metarl.envs.oracle.TaskObservation."
             raise UserError(
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
-                f"{wanted_size}."
+                f"{wanted_size}.{hint}"
             )
         wanted = self.family.action_space
         same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)

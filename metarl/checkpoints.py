@@ -36,7 +36,7 @@ class Progress:
 
 
 def checkpoint_path(run_dir: Path, which: str) -> Path:
-    """Where a run keeps its checkpoint ``last`` or ``best``."""
+    """Where a run keeps its checkpoint ``last``, ``best`` or ``iterationN``."""
     return run_dir / "checkpoints" / f"{which}.safetensors"
 
 
@@ -45,7 +45,7 @@ def save_checkpoint(config: Config, which: str, meta: Tensor, optimiser: Tensor,
 
     Args:
         config: The run's settings, which say its folder.
-        which: ``last`` or ``best``.
+        which: ``last``, ``best`` or ``iterationN``.
         meta: Meta-parameters, [meta parameter].
         optimiser: What the optimiser remembers, one axis; may be empty.
         progress: Where the run stands.
@@ -75,9 +75,12 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Cloned, so that they lie as aligned as any tensor: the last bits of small products depend on it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
+    if metadata.get("format", "").startswith("metarl-") and metadata["format"] != _FORMAT:
+        raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
     if metadata.get("format") != _FORMAT or set(tensors) != {"meta", "optimiser"}:
         raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
     if metadata.get("run") != _identity(config):

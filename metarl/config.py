@@ -199,6 +199,10 @@ class Config:
             raise UserError(f"l2f.initial_gamma must lie between 0 and 1, got {self.l2f.initial_gamma}.")
         if self.l2f.conditioning == "constant" and self.l2f.normalise_embedding:
             raise UserError("l2f.normalise_embedding is for an attenuator that sees the task; constants see nothing.")
+        if self.mumomaml.embedding_size < 1:
+            raise UserError(f"mumomaml.embedding_size must be at least 1, got {self.mumomaml.embedding_size}.")
+        if min(self.mamlpp.multi_step_iterations, self.mamlpp.first_order_iterations) < 0:
+            raise UserError("mamlpp.multi_step_iterations and mamlpp.first_order_iterations must not be negative.")
         if not (self.promp.lr > 0 and self.promp.epochs >= 1 and self.promp.clip > 0 and self.promp.kl_penalty >= 0):
             raise UserError(
                 "promp.lr and promp.clip must be positive, promp.epochs at least 1 and promp.kl_penalty not negative."
@@ -219,8 +223,16 @@ class Config:
             raise UserError(f"{self.algo} is not trained: iterations must be 0 with it, got {self.iterations}.")
         if algorithm.training != "meta" and self.attenuate:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {self.algo} is a baseline without one.")
-        if self.adapted_layers and self.algo != "anil":
-            raise UserError(f"adapted_layers is anil's; {self.algo} adapts what it adapts. Use --algo anil.")
+        if algorithm.attenuated and self.attenuate:
+            raise UserError(f"{self.algo} is attenuated as it is; leave out attenuate.")
+        if self.adapted_layers and not algorithm.chooses_layers:
+            raise UserError(f"{self.algo} does not choose the layers that it adapts; adapted_layers is for anil.")
+        reused = self.l2f.conditioning == "task" and self.l2f.attenuation_rollouts == "reuse"
+        if (algorithm.attenuated or self.attenuate) and reused and self.inner_loss == "score":
+            raise UserError(
+                "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
+                "ratio or l2f.attenuation_rollouts fresh."
+            )
 
 
 _AT_LEAST = {

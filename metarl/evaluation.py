@@ -15,12 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl.adaptation import Adaptation, evaluation_scales
-from metarl.agent import Agent, load
+from metarl.agent import Agent, family_of, load
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
 from metarl.config import Config
 from metarl.device import resolve_device
-from metarl.envs import TaskFamily, get_family
+from metarl.envs import TaskFamily
 from metarl.errors import UserError
 from metarl.parallel import Workers, available_cores
 from metarl.provenance import provenance
@@ -61,10 +61,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
     agent = load(run_dir, config.checkpoint)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
-    rule = PartialAdaptation(agent.rule, config.adapted_layers) if config.adapted_layers else agent.rule
+    rule = _partial(agent.rule, config)
     with _Protocol(agent.config, config, family, tasks, device) as protocol:
         returns, env_steps = protocol.run(rule, agent.meta, "agent")
-        untrained = MAML(agent.rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss))
+        untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns, _ = protocol.run(untrained, random_meta, "random initialisation")
         standstill = protocol.standstill()
@@ -121,8 +121,12 @@ def _task_groups(result: dict[str, Any]) -> dict[str, np.ndarray]:
     return {str(name): returns[names == name].mean(0) for name in np.unique(names)}
 
 
+def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
+    return PartialAdaptation(rule, config.adapted_layers) if config.adapted_layers else rule
+
+
 def _other_family(agent: Agent, env: str) -> TaskFamily:
-    family = get_family(env)
+    family = family_of(agent.config.algo, env)
     agent.check_fits(family.observation_space, family.action_space)
     return family
 
@@ -139,9 +143,11 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
     shape = family.task_space.shape or ()
     if tasks.ndim != 1 + len(shape) or tasks.shape[1:] != shape or len(tasks) == 0:
         raise UserError(f"{config.task_file} must hold tasks of shape {shape}, got an array of shape {tasks.shape}.")
-    for task in tasks:
-        if not family.task_space.contains(task):
-            raise UserError(f"{config.task_file} holds {task}, which is no task of {family.name}: {family.task_space}.")
+    for number, task in enumerate(tasks):
+        try:
+            family.check_task(task)
+        except UserError as error:
+            raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
     return tasks
 
 

@@ -1,8 +1,9 @@
-"""The derivative primitive: a policy gradient that can itself be differentiated, once, by a written-out product."""
+"""The derivative primitives: policy gradients that can themselves be differentiated, once, by written-out products."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,12 +13,37 @@ from metarl.policies import Curvature, Policy
 from metarl.types import Rollouts
 
 
-def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
-    """Gradient of the inner loss at each task's parameters; differentiable.
+class Linearisable(Protocol):
+    """A function at some inputs, with products of its Jacobian there."""
 
-    Its derivative is the Hessian of the inner loss over ``support.curvature_rows``, evaluated as products. Those
-    products are linear and can be differentiated again with respect to their direction, which is all that Jacobian
-    products through an adaptation rule need; derivatives of third order are not available.
+    def value(self) -> Tensor:
+        """The function's value."""
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        """The transposed Jacobian times ``direction``, which is shaped like the value."""
+
+    def pushforward(self, direction: Tensor) -> Tensor:
+        """The Jacobian times ``direction``, which is shaped like the inputs."""
+
+
+def differentiable(inputs: Tensor, function: Linearisable) -> Tensor:
+    """A function's value, differentiable by its products.
+
+    The products are linear and can be differentiated again with respect to their direction, which is all that Jacobian
+    products through an adaptation rule need; derivatives of second order are not available.
+
+    Args:
+        inputs: The inputs that ``function`` was made for.
+        function: The function.
+    """
+    value: Tensor = _Value.apply(inputs, function)
+    return value
+
+
+def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
+    """Gradient of the inner loss at each task's parameters; `differentiable`.
+
+    Its derivative is the Hessian of the inner loss over ``support.curvature_rows``.
 
     Args:
         policy: The policy.
@@ -33,16 +59,13 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
 
     Source: Finn et al. 2017, equation 4.
     """
-    if support.num_tasks != parameters.shape[0]:
-        raise ValueError(f"support must hold {parameters.shape[0]} tasks, got {support.num_tasks}")
-    gradient: Tensor = _PolicyGradient.apply(parameters, _InnerProblem(policy, parameters.detach(), support, loss))
-    return gradient
+    return differentiable(parameters, PolicyGradient(policy, parameters, support, loss))
 
 
 def projected_policy_gradient(
     policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss, projection: Tensor
 ) -> Tensor:
-    """`policy_gradient` times a few fixed directions; differentiable in the same way.
+    """`policy_gradient` times a few fixed directions; `differentiable`.
 
     Where many products are asked for, their Jacobian is kept, one Hessian product for each direction, so that a product
     costs next to nothing.
@@ -56,21 +79,27 @@ def projected_policy_gradient(
 
     Returns:
         [task, direction].
+
+    Raises:
+        ValueError: If ``support`` holds a different number of tasks.
     """
-    problem = _ProjectedProblem(_InnerProblem(policy, parameters.detach(), support, loss), projection)
-    projected: Tensor = _ProjectedGradient.apply(parameters, problem)
-    return projected
+    gradient = PolicyGradient(policy, parameters, support, loss)
+    return differentiable(parameters, ProjectedPolicyGradient(gradient, projection))
 
 
-class _InnerProblem:
+class PolicyGradient:
+    """`policy_gradient` as a function: its Jacobian is the inner loss's Hessian."""
+
     def __init__(self, policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss) -> None:
-        self.policy, self.parameters, self.support, self.loss = policy, parameters, support, loss
+        if support.num_tasks != parameters.shape[0]:
+            raise ValueError(f"support must hold {parameters.shape[0]} tasks, got {support.num_tasks}")
+        self.policy, self.parameters, self.support, self.loss = policy, parameters.detach(), support, loss
         self._curvature: tuple[float, Curvature] | None = None
 
-    def gradient(self) -> Tensor:
+    def value(self) -> Tensor:
         return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss)
 
-    def hessian_product(self, direction: Tensor) -> Tensor:
+    def pushforward(self, direction: Tensor) -> Tensor:
         # Built at the first product: evaluation and the line search never pay for it. DiCE ties an episode's steps
         # together, so none can be left out.
         fraction = 1.0 if self.loss == "dice" else self.support.curvature_rows.fraction
@@ -80,63 +109,33 @@ class _InnerProblem:
             self._curvature = fraction, self.policy.inner_curvature(self.parameters, samples, self.loss)
         return self._curvature[1].product(direction)
 
-
-class _PolicyGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(parameters: Tensor, problem: _InnerProblem) -> Tensor:
-        return problem.gradient()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _InnerProblem], output: Tensor) -> None:
-        # Never the output itself: the graph would hold itself alive.
-        ctx.problem = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        return _HessianVectorProduct.apply(direction, ctx.problem), None
+    pullback = pushforward  # A Hessian is symmetric.
 
 
-class _HessianVectorProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(direction: Tensor, problem: _InnerProblem) -> Tensor:
-        return problem.hessian_product(direction)
+class ProjectedPolicyGradient:
+    """`projected_policy_gradient` as a function."""
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _InnerProblem], output: Tensor) -> None:
-        ctx.problem = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        # Linear and symmetric: its own transpose.
-        return _HessianVectorProduct.apply(direction, ctx.problem), None
-
-
-class _ProjectedProblem:
-    """The Jacobian of the projected gradient: rows of the Hessian's product with the projection."""
-
-    def __init__(self, inner: _InnerProblem, projection: Tensor) -> None:
-        self.inner, self.projection = inner, projection
+    def __init__(self, gradient: PolicyGradient, projection: Tensor) -> None:
+        self.gradient, self.projection = gradient, projection
         self._asked: tuple[float, int] = (0.0, 0)
         self._rows: Tensor | None = None
 
-    def gradient(self) -> Tensor:
-        return self.inner.gradient() @ self.projection.T
+    def value(self) -> Tensor:
+        return projected(self.gradient.value(), self.projection)
 
-    def product(self, direction: Tensor) -> Tensor:
-        """The Jacobian, transposed, times ``direction`` [task, direction]: [task, parameter]."""
+    def pullback(self, direction: Tensor) -> Tensor:
         if self._many():
-            return (direction[:, None] @ self._jacobian())[:, 0]
-        return self.inner.hessian_product(direction @ self.projection)
+            return _combined(direction, self._jacobian())
+        return self.gradient.pullback(_combined(direction, self.projection))
 
-    def transposed(self, direction: Tensor) -> Tensor:
-        """The Jacobian times ``direction`` [task, parameter]: [task, direction]."""
+    def pushforward(self, direction: Tensor) -> Tensor:
         if self._many():
-            return (self._jacobian() @ direction[..., None])[..., 0]
-        return self.inner.hessian_product(direction) @ self.projection.T
+            return projected(direction, self._jacobian())
+        return projected(self.gradient.pushforward(direction), self.projection)
 
     def _many(self) -> bool:
         """Whether this is not the first product over these rows: a gradient takes one, conjugate gradients many."""
-        fraction = self.inner.support.curvature_rows.fraction
+        fraction = self.gradient.support.curvature_rows.fraction
         number = self._asked[1] + 1 if self._asked[0] == fraction else 1
         if number == 1:
             self._rows = None
@@ -146,49 +145,56 @@ class _ProjectedProblem:
     def _jacobian(self) -> Tensor:
         """[task, direction, parameter]."""
         if self._rows is None:
-            like = self.inner.parameters
-            products = [self.inner.hessian_product(row.expand_as(like).contiguous()) for row in self.projection]
+            like = self.gradient.parameters
+            products = [self.gradient.pushforward(row.expand_as(like).contiguous()) for row in self.projection]
             self._rows = torch.stack(products, dim=1)
         return self._rows
 
 
-class _ProjectedGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(parameters: Tensor, problem: _ProjectedProblem) -> Tensor:
-        return problem.gradient()
+# Sums instead of matrix products: of one task's vector, their last bits depend on where it lies in memory.
+def projected(vectors: Tensor, projection: Tensor) -> Tensor:
+    """Inner products of vectors [task, parameter] with the directions of ``projection``: [task, direction].
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
-        ctx.problem = inputs[1]
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        return _ProjectedProduct.apply(direction, ctx.problem), None
+    Args:
+        vectors: [task, parameter].
+        projection: [direction, parameter], or of each task [task, direction, parameter].
+    """
+    return (vectors[:, None] * projection).sum(-1)
 
 
-class _ProjectedProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(direction: Tensor, problem: _ProjectedProblem) -> Tensor:
-        return problem.product(direction)
+def _combined(coefficients: Tensor, projection: Tensor) -> Tensor:
+    """The transpose of `projected`: coefficients [task, direction] to [task, parameter]."""
+    return (coefficients[..., None] * projection).sum(1)
 
+
+class _Value(torch.autograd.Function):
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
-        ctx.problem = inputs[1]
+    def forward(inputs: Tensor, function: Linearisable) -> Tensor:
+        return function.value()
 
     @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        return _ProjectedTransposed.apply(direction, ctx.problem), None
-
-
-class _ProjectedTransposed(torch.autograd.Function):
-    @staticmethod
-    def forward(direction: Tensor, problem: _ProjectedProblem) -> Tensor:
-        return problem.transposed(direction)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, _ProjectedProblem], output: Tensor) -> None:
-        ctx.problem = inputs[1]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Linearisable], output: Tensor) -> None:
+        # Never the output itself: the graph would hold itself alive.
+        ctx.function = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        return _ProjectedProduct.apply(direction, ctx.problem), None
+        return _Product.apply(direction, ctx.function.pullback, ctx.function.pushforward), None
+
+
+class _Product(torch.autograd.Function):
+    """A linear map of a direction, and its transpose."""
+
+    @staticmethod
+    def forward(
+        direction: Tensor, product: Callable[[Tensor], Tensor], transposed: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return product(direction)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any, Any], output: Tensor) -> None:
+        _, ctx.product, ctx.transposed = inputs
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None, None]:
+        return _Product.apply(direction, ctx.transposed, ctx.product), None, None

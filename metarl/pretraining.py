@@ -21,6 +21,7 @@ from torch import Tensor
 from metarl.config import Config
 from metarl.envs import TaskFamily
 from metarl.errors import UserError
+from metarl.parallel import Workers
 from metarl.policies import MLPPolicy, Policy
 from metarl.profiling import timed
 from metarl.progress import Row
@@ -35,8 +36,8 @@ class PPOLearner:
     """Trains a policy with PPO, an iteration having as many environment steps as a meta-iteration without early ends.
 
     The actor starts as every rule's policy does with this seed. The optimiser's memory is the whole model, the critic
-    and Adam's moments included. PPO's settings are Stable-Baselines3's defaults, but for whole episodes and minibatches
-    of about 1000 steps.
+    and Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
+    defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
 
     Args:
         config: The run's settings.
@@ -62,7 +63,8 @@ class PPOLearner:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
         make_env = partial(TaskEnv, family, "train", config.horizon, config.action_scale)
         self._env = VecMonitor(DummyVecEnv([make_env] * slots))
-        with _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
+        # On one thread, because the critic's orthogonal initialisation depends on their number.
+        with Workers(1), _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
             self.model = _make_ppo(config, self._env)
         # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
@@ -75,7 +77,7 @@ class PPOLearner:
     def iteration(self, meta: Tensor, optimiser: Tensor, index: int) -> tuple[Tensor, Tensor, Row]:
         generator, begin = stream(self._seed, Purpose.TRAIN_ROLLOUTS, index), time.perf_counter()
         # The model's own save holds pickled classes, which would run whatever a file says.
-        self.model.set_parameters(torch.load(BytesIO(optimiser.cpu().numpy().tobytes()), weights_only=True))
+        self.model.set_parameters(torch.load(BytesIO(optimiser.numpy().tobytes()), weights_only=True))
         before = self.model.num_timesteps
         returns: list[float] = []
 
@@ -94,7 +96,7 @@ class PPOLearner:
             "post_adaptation_return": float(np.mean(returns)),
             "seconds_ppo": round(time.perf_counter() - begin, 4),
         }
-        return policy_parameters(self.model, self._policy).to(meta), self._memory().to(meta.device), row
+        return policy_parameters(self.model, self._policy).to(meta), self._memory(), row
 
     def close(self) -> None:
         self._env.close()

@@ -41,7 +41,7 @@ def promp_step(
     parameter = meta.detach().clone().requires_grad_()
     adam = torch.optim.Adam([parameter], lr=config.lr)
     if len(state):
-        moments = state[1:].view(2, -1).clone()
+        moments = state[1:].to(meta.device).view(2, -1).clone()
         adam.state[parameter] = {"step": state[0].cpu(), "exp_avg": moments[0], "exp_avg_sq": moments[1]}
     norms = []
     for _ in range(config.epochs):

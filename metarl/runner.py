@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Adapted, Stage, adapt
+from metarl.adaptation import UNKNOWN_MODE, Adaptation, Adapted, Stage, adapt
 from metarl.config import Config
 from metarl.envs import TaskFamily
 from metarl.parallel import Workers
@@ -94,7 +94,9 @@ class Runner:
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
-        modes = torch.from_numpy(self._family.modes(tasks))
+        # Where a family has one mode, a rule that was trained with several cannot know which of them it is.
+        unknown = np.full(len(tasks), UNKNOWN_MODE)
+        modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
 
         def run_shard(index: int) -> tuple[Adapted, Timing]:
             start, stop = self._shards[index]

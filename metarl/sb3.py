@@ -179,7 +179,7 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
             f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={config.action_scale})."
         )
     meta = rule.initial(stream(config.seed, Purpose.INITIALISATION))
-    meta[: rule.policy.layout.size] = policy_parameters(model, rule.policy)
+    meta[rule.initialisation(torch.arange(family.num_modes))] = policy_parameters(model, rule.policy)
     return Agent(config, meta)
 
 

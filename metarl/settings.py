@@ -122,7 +122,7 @@ class EvaluationConfig:
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; its
     evaluation goes to evaluation-ENV.json."""
     rollouts: int = 20
-    """Episodes of each task at each gradient step."""
+    """Episodes of each task at each gradient step; mumomaml reads, and is measured before adaptation on, one."""
     gradient_steps: int = 4
     """Gradient steps; the first has the training step size, later ones half of it."""
     seed: int = 10_000

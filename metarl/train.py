@@ -30,6 +30,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env", default="navigation")
     first.add_argument("--algo", default="l2f")
+    first.add_argument("--attenuate", action="store_true")
     first.add_argument("--seed", type=int, default=0)
     first.add_argument("--run-dir", type=Path)
     first.add_argument("--resume", action="store_true")
@@ -38,8 +39,8 @@ def parse_config(arguments: Sequence[str]) -> Config:
     try:
         choice, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError:
-        choice = argparse.Namespace(env="navigation", algo="l2f", seed=0, run_dir=None, resume=False)
-    defaults = Config(env=choice.env, algo=choice.algo, seed=choice.seed, run_dir=choice.run_dir)
+        choice = first.parse_args([])
+    defaults = Config(**{name: getattr(choice, name) for name in ("env", "algo", "attenuate", "seed", "run_dir")})
     if choice.resume:
         defaults = replace(load_config(defaults.folder), profile=False)
     return parse(

@@ -160,7 +160,7 @@ class Trainer:
     def train(self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
         """Runs the iterations that are left; returns the meta-parameters at the end."""
         config, device = self._config, self._device
-        state, first = (meta.to(device), optimiser.to(device), progress), progress.iteration + 1
+        state, first = (meta.to(device), optimiser, progress), progress.iteration + 1
         try:
             while state[-1].iteration < config.iterations:
                 number = state[-1].iteration + 1

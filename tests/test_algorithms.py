@@ -5,7 +5,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiny_runs import assert_same_run, numbers, tiny
+from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
 
 import metarl
 from metarl import L2FConfig, TRPOConfig, UserError
@@ -13,6 +13,7 @@ from metarl.agents import ALGORITHMS
 from metarl.envs.navigation import NavigationFamily
 from metarl.evaluation import evaluate
 from metarl.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
+from metarl.train import main
 from metarl.training import train
 
 META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
@@ -60,8 +61,34 @@ def test_a_run_can_be_evaluated_loaded_and_adapted(tmp_path, algo):
 def test_multi_maml_must_be_told_the_mode(tmp_path):
     train(tiny(tmp_path, env="navigation-bimodal", algo="multi-maml", iterations=0))
     env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
-    with pytest.raises(UserError, match=r"multi-maml must be told the task's mode, 0 to 1: adapt\(env, mode=0\)"):
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode, 0 to 1"):
         metarl.load(tmp_path).adapt(env, num_steps=1, num_rollouts=2)
+
+
+def test_a_family_that_does_not_tell_modes_is_refused_by_multi_maml(tmp_path):
+    train(tiny(tmp_path, env="navigation-bimodal", algo="multi-maml", iterations=0))
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode"):
+        evaluate(tmp_path, EvaluationConfig(env="navigation", tasks=2, rollouts=2))
+
+
+def test_oracle_sees_the_task_of_another_family_too(tmp_path):
+    train(tiny(tmp_path, algo="oracle", iterations=0))
+    result = evaluate(tmp_path, EvaluationConfig(env="navigation-c", tasks=2, rollouts=2, gradient_steps=1))
+    assert np.array(result["returns"]).shape == (2, 2)
+
+
+def test_mamlpp_trained_without_inner_steps_never_adapts(tmp_path):
+    train(tiny(tmp_path, algo="mamlpp", num_inner_steps=0, iterations=1))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=2))
+    assert np.array(result["returns"]).shape == (2, 3)
+
+
+def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--algo", "anil", "--attenuate", *arguments(TINY)]
+    for more in (["--iterations", "1"], ["--iterations", "2", "--resume"]):
+        assert main([*options, *more]) == 0
+    assert len(numbers(tmp_path / "runs/navigation-anil-attenuated-seed0")) == 2
 
 
 @pytest.mark.parametrize("algo", META_TRAINED)
@@ -125,8 +152,15 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
     [
         ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
         ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
-        ({"algo": "maml", "adapted_layers": ("bias1",)}, r"adapted_layers is anil's; .* Use --algo anil"),
+        ({"algo": "maml", "adapted_layers": ("bias1",)}, "maml does not choose the layers that it adapts"),
         ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
+        ({"algo": "l2f", "attenuate": True}, "l2f is attenuated as it is; leave out attenuate"),
+        ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
+        (
+            {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig(embedding_size=0)},
+            "embedding_size must be at least 1, got 0",
+        ),
+        ({"algo": "mamlpp", "mamlpp": MAMLppConfig(first_order_iterations=-1)}, "must not be negative"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
     ],
 )

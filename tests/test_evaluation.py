@@ -225,8 +225,8 @@ def test_another_family_must_fit(run, settings, message):
         ('{"tasks": 3}', r"must hold tasks of shape \(2,\), got an array of shape \(\)"),
         ('{"tasks": []}', r"must hold tasks of shape \(2,\), got an array of shape \(0,\)"),
         ('{"tasks": [[1, 2, 3]]}', r"must hold tasks of shape \(2,\), got an array of shape \(1, 3\)"),
-        ('{"tasks": [[0.1, 0.2], [9, 0]]}', r"holds \[9. 0.\], which is no task of navigation"),
-        ('{"tasks": [[NaN, 0]]}', r"which is no task of navigation"),
+        ('{"tasks": [[0.1, 0.2], [9, 0]]}', r"task 1 of .* is wrong: \[9. 0.\] is no task of navigation"),
+        ('{"tasks": [[NaN, 0]]}', r"task 0 of .* is wrong: .* is no task of navigation"),
     ],
 )
 def test_a_task_file_that_cannot_be_used_is_told(run, tmp_path, content, message):

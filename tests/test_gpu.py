@@ -79,7 +79,7 @@ def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
 
 
 @needs_gpu
-@pytest.mark.parametrize("algo", ["maml", "l2f"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
     config = Config(env="cheetah-dir", algo=algo, meta_batch_size=4, horizon=50, validate_every=0)
     with Trainer(config, torch.device("cpu")) as trainer:
@@ -97,7 +97,7 @@ def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
 
 
 @needs_gpu
-@pytest.mark.parametrize("algo", ["maml", "l2f"])
+@pytest.mark.parametrize("algo", ALGORITHMS)
 def test_run_on_a_gpu_starts_like_the_cpus(algo, tmp_path):
     for device in ("cpu", "cuda"):
         train(tiny(tmp_path / device, algo=algo, device=device))

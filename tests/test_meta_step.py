@@ -173,13 +173,13 @@ def test_number_of_threads_changes_no_bit():
 @pytest.mark.parametrize("body", ["mlp", "module"])
 def test_graph_of_a_meta_step_is_freed(body, monkeypatch):
     alive = []
-    original = gradients._InnerProblem.__init__
+    original = gradients.PolicyGradient.__init__
 
     def remember(self, *args):
         original(self, *args)
         alive.append(weakref.ref(self))
 
-    monkeypatch.setattr(gradients._InnerProblem, "__init__", remember)
+    monkeypatch.setattr(gradients.PolicyGradient, "__init__", remember)
     with Workers(1) as workers:
         objective, loop = build("l2f", workers, body=body)
         objective.loss_and_gradient()

@@ -36,6 +36,17 @@ def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
     assert [int(row["env_steps"]) for row in numbers(tmp_path / "whole")] == [640, 1280, 1920, 2560]
 
 
+def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            train(tiny(tmp_path / str(threads), algo="pretrain", iterations=1, hidden_sizes=(100, 100)))
+    finally:
+        torch.set_num_threads(before)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+
+
 def test_oracle_sees_the_task(tmp_path):
     sizes = {}
     for algo in ("pretrain", "oracle"):

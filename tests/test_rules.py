@@ -110,7 +110,7 @@ def test_multi_maml_wants_modes():
     with pytest.raises(UserError, match="multi-maml needs a task family with several modes"):
         make_rule("multi-maml", make_policy())
     rule = make_rule("multi-maml", make_policy(), num_modes=2)
-    with pytest.raises(UserError, match="multi-maml must be told the task's mode, 0 to 1"):
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode, 0 to 1"):
         rule.start(initial(rule), torch.tensor([0, UNKNOWN_MODE]))
 
 

@@ -345,3 +345,11 @@ def test_start_from_refuses_a_policy_with_another_body(tmp_path):
     config = tiny(tmp_path, policy_body="problems:make_body", **TANH)
     with pytest.raises(UserError, match="leave out policy_body"):
         start_from(model_on("navigation"), config)
+
+
+def test_start_from_gives_every_modes_policy_the_actor(tmp_path):
+    model = model_on("navigation-bimodal")
+    agent = start_from(model, tiny(tmp_path, env="navigation-bimodal", **{**TANH, "algo": "multi-maml"}))
+    first, second = agent.meta.view(2, -1)
+    assert torch.equal(first, policy_parameters(model, agent.rule.policy))
+    assert torch.equal(first, second)

@@ -28,6 +28,7 @@ class Algorithm:
         training: How its meta-parameters are found: the meta-step, Stable-Baselines3's PPO on all tasks at once, or not
             at all.
         sees_task: Whether the policy observes its task.
+        chooses_layers: Whether the layers that its inner loop adapts are a setting.
     """
 
     title: str
@@ -35,13 +36,14 @@ class Algorithm:
     attenuated: bool = False
     training: Literal["meta", "ppo", "none"] = "meta"
     sees_task: bool = False
+    chooses_layers: bool = False
 
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm("MAML", "metarl.agents.maml:MAML"),
     "fomaml": Algorithm("first-order MAML", "metarl.agents.maml:fomaml"),
     "l2f": Algorithm("L2F", "metarl.agents.maml:MAML", attenuated=True),
-    "anil": Algorithm("ANIL", "metarl.agents.anil:anil"),
+    "anil": Algorithm("ANIL", "metarl.agents.anil:anil", chooses_layers=True),
     "meta-sgd": Algorithm("Meta-SGD", "metarl.agents.meta_sgd:MetaSGD"),
     "mamlpp": Algorithm("MAML++", "metarl.agents.mamlpp:MAMLpp"),
     "mumomaml": Algorithm("MuMoMAML", "metarl.agents.mumomaml:MuMoMAML"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.flat import Layout
-from metarl.gradients import projected_policy_gradient
+from metarl.gradients import projected, projected_policy_gradient
 from metarl.settings import InnerConfig
 from metarl.types import Rollouts
 
@@ -139,7 +139,7 @@ class L2F(Adaptation):
 
     def layer_gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Mean of gamma over each layer, [task, layer]."""
-        return self.gamma(meta, embedding) @ self._means.to(meta).T
+        return projected(self.gamma(meta, embedding), self._means.to(meta))
 
     def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
         policies = parameters[:, : self.policy.layout.size]

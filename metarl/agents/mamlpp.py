@@ -45,7 +45,7 @@ class MAMLpp(Adaptation):
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         if not self._shape[0]:
             # Trained without an inner loop: there are no step sizes to repeat.
-            return []
+            return [Stage(lambda meta, parameters, support: parameters) for _ in step_scales]
         first_order = iteration is not None and iteration < self._inner.mamlpp.first_order_iterations
         steps = [self._step(min(k, self._shape[0] - 1), first_order) for k in range(len(step_scales))]
         weight = self._early_weight(len(steps), iteration)

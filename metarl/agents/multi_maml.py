@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import UNKNOWN_MODE, Adaptation, Stage
+from metarl.adaptation import Adaptation, Stage
 from metarl.agents.maml import MAML
 from metarl.errors import UserError
 from metarl.policies import Policy
@@ -41,8 +41,11 @@ class MultiMAML(Adaptation):
         return torch.cat([self._maml.initial(generator) for _ in range(self._num_modes)])
 
     def initialisation(self, modes: Tensor) -> Tensor:
-        if bool((modes == UNKNOWN_MODE).any()):
-            raise UserError(f"multi-maml must be told the task's mode, 0 to {self._num_modes - 1}: adapt(env, mode=0).")
+        if bool(((modes < 0) | (modes >= self._num_modes)).any()):
+            raise UserError(
+                f"multi-maml must be told each task's mode, 0 to {self._num_modes - 1}: by the task family, or as in "
+                "adapt(env, mode=0)."
+            )
         return torch.arange(self.num_meta).view(self._num_modes, -1)[modes]
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:

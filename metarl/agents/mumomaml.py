@@ -1,8 +1,7 @@
 """MuMoMAML: modulates the initialisation by what one trajectory tells of the task (Vuorio et al. 2019)."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor
 from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.errors import UserError
 from metarl.flat import Layout
-from metarl.gradients import policy_gradient
+from metarl.gradients import differentiable, policy_gradient
+from metarl.lazy import lazy
 from metarl.policies import MLPPolicy, Policy
 from metarl.settings import InnerConfig
 from metarl.types import Rollouts
@@ -94,7 +94,8 @@ class MuMoMAML(Adaptation):
         trajectory = torch.cat([support.observations[:, 0], actions, support.rewards[:, 0, :, None]], dim=2)
         last = support.mask[:, 0].sum(1).long() - 1
         start = self.policy.layout.size
-        return _last_state(meta[start : start + self._gru.size], self._gru, trajectory, last)
+        parameters = meta[start : start + self._gru.size]
+        return differentiable(parameters, _LastState(parameters, self._gru, trajectory, last))
 
     def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """What the modulation does to each hidden unit, two times [task, unit]."""
@@ -147,35 +148,33 @@ def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
     return torch.cat(scaled), torch.cat(shifted)
 
 
-def _last_state(parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> Tensor:
+class _LastState:
     """A GRU's state after step ``last`` [task] of ``sequence`` [task, time, input], from 0: [task, state].
 
-    Differentiable once by its parameters, which is all that Jacobian products through an inner loop need.
+    Its Jacobian has few rows and is kept, which is cheaper than running the recurrence for every product.
     """
-    state: Tensor = _LastState.apply(parameters, lambda flat: _gru(flat, layout, sequence, last))
-    return state
 
+    def __init__(self, parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> None:
+        self._parameters, self._layout, self._sequence, self._last = parameters.detach(), layout, sequence, last
 
-def _gru(parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> Tensor:
-    weights = [view[0] for view in layout.views(parameters[None])]
-    start = sequence.new_zeros(1, len(sequence), layout.shapes[1][1])
-    states = torch.ops.aten.gru.input(sequence, start, weights, True, 1, 0.0, False, False, True)[0]
-    return states[torch.arange(len(sequence), device=sequence.device), last]
+    def value(self) -> Tensor:
+        return self._state(self._parameters)
 
+    def pullback(self, direction: Tensor) -> Tensor:
+        return torch.einsum("ij,ijk->k", direction, self._jacobian)
 
-class _LastState(torch.autograd.Function):
-    """The state with its whole Jacobian: a few rows, cheaper than running the recurrence for every product."""
+    def pushforward(self, direction: Tensor) -> Tensor:
+        return self._jacobian @ direction
 
-    @staticmethod
-    def forward(parameters: Tensor, states: Callable[[Tensor], Tensor]) -> Tensor:
-        return states(parameters)
+    @lazy
+    def _jacobian(self) -> Tensor:
+        """[task, state, parameter]."""
+        jacobian: Tensor = torch.autograd.functional.jacobian(self._state, self._parameters)
+        return jacobian
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Callable[[Tensor], Tensor]], output: Tensor) -> None:
-        ctx.parameters, ctx.states, ctx.jacobian = inputs[0].detach(), inputs[1], None
-
-    @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
-        if ctx.jacobian is None:
-            ctx.jacobian = torch.autograd.functional.jacobian(ctx.states, ctx.parameters)
-        return torch.einsum("ij,ijk->k", direction, ctx.jacobian), None
+    def _state(self, parameters: Tensor) -> Tensor:
+        sequence, weights = self._sequence, [view[0] for view in self._layout.views(parameters[None])]
+        start = sequence.new_zeros(1, len(sequence), self._layout.shapes[1][1])
+        # As in training: cuDNN cannot differentiate otherwise. There is no dropout.
+        states = torch.ops.aten.gru.input(sequence, start, weights, True, 1, 0.0, True, False, True)[0]
+        return states[torch.arange(len(sequence), device=sequence.device), self._last]

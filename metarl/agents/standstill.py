@@ -9,7 +9,7 @@ from torch import Tensor
 from metarl.adaptation import Adaptation, Stage
 from metarl.distributions import Gaussian
 from metarl.errors import UserError
-from metarl.policies import Policy
+from metarl.policies import MLPPolicy, Policy
 from metarl.settings import InnerConfig
 
 # Far below any floor of the standard deviation.
@@ -17,19 +17,24 @@ _NO_EXPLORATION = -100.0
 
 
 class Standstill(Adaptation):
-    """A policy whose action is the centre of the action space, with as little noise as its floor allows; never adapts.
+    """A policy whose action is 0 in its own units, with as little noise as its floor allows; never adapts.
+
+    In the environment's units that is the centre of the action space, which stands for doing nothing.
 
     Args:
         policy: The policy.
         inner: Not used: there is no inner loop.
 
     Raises:
-        UserError: If actions are discrete: there is no standing still.
+        UserError: If actions are discrete, or if the policy is not a multilayer perceptron, whose output is 0 where its
+            parameters are.
     """
 
     def __init__(self, policy: Policy, inner: InnerConfig) -> None:
         if not isinstance(policy.distribution, Gaussian):
             raise UserError("standstill needs continuous actions; among discrete ones none stands for doing nothing.")
+        if not isinstance(policy, MLPPolicy):
+            raise UserError("standstill needs the built-in network: leave out policy_body.")
         super().__init__(policy, policy.layout.size)
 
     def initial(self, generator: np.random.Generator) -> Tensor:

@@ -120,6 +120,11 @@ class TaskFamily(ABC):
         space.seed(int(rng.integers(2**31)))
         return np.stack([space.sample() for _ in range(n)])
 
+    def check_task(self, task: Any) -> None:
+        """Raises UserError unless ``task`` is a task of the family; by default, an element of ``task_space``."""
+        if not self.task_space.contains(task):
+            raise UserError(f"{task} is no task of {self.name}: {self.task_space}.")
+
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode of the distribution each task was drawn from; by default all come from one.
 

@@ -327,6 +327,11 @@ class NativeFamily(TaskFamily):
         """Draws tasks from the environment's distribution, [n, *task shape]."""
         return self._distribution.draw(n, rng)
 
+    def check_task(self, task: Any) -> None:
+        """Raises UserError unless ``task`` is one that the environment accepts and the task space holds."""
+        super().check_task(task)
+        self._distribution.check(task)
+
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode of the distribution each task was drawn from, [task]."""
         return self._distribution.modes(tasks)

@@ -158,6 +158,10 @@ class OracleFamily(TaskFamily):
         """Draws tasks from the family's distribution, [n, *task shape]."""
         return self._family.draw_tasks(n, rng)
 
+    def check_task(self, task: Any) -> None:
+        """Raises UserError unless ``task`` is a task of the inner family."""
+        self._family.check_task(task)
+
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode each task comes from, [task]."""
         return self._family.modes(tasks)
