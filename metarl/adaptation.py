@@ -54,6 +54,11 @@ class Adaptation(ABC):
     def __init__(self, policy: Policy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
+    @property
+    def adapted(self) -> Sequence[str]:
+        """Names of the policy's tensors that gradient steps change; by default all."""
+        return self.policy.layout.names
+
     @abstractmethod
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh meta-parameters, float32 [meta parameter]."""

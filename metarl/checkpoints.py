@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metarl.agents import run_title
 from metarl.config import Config
 from metarl.errors import UserError
 
@@ -95,5 +96,4 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
 
 
 def _identity(config: Config) -> str:
-    attenuated = "attenuated " if config.attenuate else ""
-    return f"{attenuated}{config.algo} on {config.env}, seed {config.seed}"
+    return f"{run_title(config.to_dict())} on {config.env}, seed {config.seed}"

@@ -61,7 +61,7 @@ class Config:
     """Algorithm: maml, fomaml, l2f, anil, meta-sgd, mamlpp, mumomaml, multi-maml or context; as baseline random,
     pretrain, oracle or standstill."""
     attenuate: bool = False
-    """Learn-to-Forget on top of the chosen algorithm (l2f is maml with it)."""
+    """Learn-to-Forget on top of the chosen algorithm (l2f is maml with it, always)."""
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
     run_dir: Path | None = None
@@ -109,18 +109,18 @@ class Config:
     """Meta-optimiser: trust region (TRPO), or clipped surrogate with Adam (ProMP)."""
     trpo: TRPOConfig = _chosen(TRPOConfig())
     """Trust-region meta-optimiser."""
-    promp: ProMPConfig = field(default_factory=ProMPConfig)
+    promp: ProMPConfig = _chosen(ProMPConfig())
     """Proximal meta-optimiser."""
     l2f: L2FConfig = _chosen(L2FConfig())
     """Learn-to-Forget."""
-    adapted_layers: tuple[str, ...] = ()
+    adapted_layers: tuple[str, ...] = _chosen(())
     """anil: tensors that the inner loop adapts, such as weight3 bias3 log_std; by default the last layer and the
     log-std."""
-    mamlpp: MAMLppConfig = field(default_factory=MAMLppConfig)
+    mamlpp: MAMLppConfig = _chosen(MAMLppConfig())
     """MAML++."""
-    mumomaml: MuMoMAMLConfig = field(default_factory=MuMoMAMLConfig)
+    mumomaml: MuMoMAMLConfig = _chosen(MuMoMAMLConfig())
     """MuMoMAML."""
-    context_size: int = 10
+    context_size: int = _chosen(10)
     """context: length of the context vector."""
 
     validate_every: int = _chosen(10)
@@ -145,20 +145,27 @@ class Config:
         chosen = {"horizon": family.horizon, **_family_defaults(self.env)}
         if algorithm.training == "none":
             chosen["iterations"] = 0
-        for setting in dataclasses.fields(self):
-            if getattr(self, setting.name) is None and "general" in setting.metadata:
-                object.__setattr__(self, setting.name, chosen.get(setting.name, setting.metadata["general"]))
+        defaults = {
+            setting.name: chosen.get(setting.name, setting.metadata["general"])
+            for setting in dataclasses.fields(self)
+            if "general" in setting.metadata
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        object.__setattr__(self, "attenuate", self.attenuate or algorithm.attenuated)
         self._check()
+        self._check_algorithm(defaults)
 
     @property
     def folder(self) -> Path:
         """Where the run writes."""
-        name = f"{self.env.replace(':', '.')}-{self.algo}{'-attenuated' if self.attenuate else ''}-seed{self.seed}"
-        return self.run_dir or Path("runs") / name
+        on_top = "-attenuated" if self.attenuate and not get_algorithm(self.algo).attenuated else ""
+        return self.run_dir or Path("runs") / f"{self.env.replace(':', '.')}-{self.algo}{on_top}-seed{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them."""
-        return {**dataclasses.asdict(self), "run_dir": str(self.folder)}
+        """The settings as JSON can hold them; null for those that do nothing with the chosen algorithm."""
+        return {**dataclasses.asdict(self), **dict.fromkeys(self._idle()), "run_dir": str(self.folder)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
@@ -194,7 +201,6 @@ class Config:
             raise UserError("profile needs an iteration to measure; iterations must be at least 1 with it, got 0.")
         if any(size < 1 for size in self.hidden_sizes):
             raise UserError(f"hidden_sizes must be positive, got {self.hidden_sizes}.")
-        self._check_algorithm()
         if self.l2f.transform == "sigmoid" and not 0 < self.l2f.initial_gamma < 1:
             raise UserError(f"l2f.initial_gamma must lie between 0 and 1, got {self.l2f.initial_gamma}.")
         if self.l2f.conditioning == "constant" and self.l2f.normalise_embedding:
@@ -217,24 +223,43 @@ class Config:
         if not (0 < self.trpo.fisher_fraction <= 1 and 0 < self.trpo.hessian_fraction <= 1):
             raise UserError("trpo.fisher_fraction and trpo.hessian_fraction must lie in (0, 1].")
 
-    def _check_algorithm(self) -> None:
+    def _check_algorithm(self, defaults: dict[str, Any]) -> None:
+        """Refuses what the chosen algorithm cannot do, and settings that would do nothing."""
         algorithm = get_algorithm(self.algo)
         if algorithm.training == "none" and self.iterations:
-            raise UserError(f"{self.algo} is not trained: iterations must be 0 with it, got {self.iterations}.")
+            raise UserError(
+                f"{self.algo} is not trained: iterations must be 0 with it, got {self.iterations}; leave it out."
+            )
         if algorithm.training != "meta" and self.attenuate:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {self.algo} is a baseline without one.")
-        if algorithm.attenuated and self.attenuate:
-            raise UserError(f"{self.algo} is attenuated as it is; leave out attenuate.")
-        if self.adapted_layers and not algorithm.chooses_layers:
-            raise UserError(f"{self.algo} does not choose the layers that it adapts; adapted_layers is for anil.")
         reused = self.l2f.conditioning == "task" and self.l2f.attenuation_rollouts == "reuse"
-        if (algorithm.attenuated or self.attenuate) and reused and self.inner_loss == "score":
+        if self.attenuate and reused and self.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
                 "ratio or l2f.attenuation_rollouts fresh."
             )
+        for name in self._idle():
+            if getattr(self, name) != defaults[name]:
+                raise UserError(f"{name} would do nothing: it is for {_OWN_SETTINGS[name]}.")
+
+    def _idle(self) -> list[str]:
+        """Settings that are for other algorithms."""
+        algorithm = get_algorithm(self.algo)
+        in_use = {*algorithm.settings, *(["l2f"] if self.attenuate else [])}
+        if algorithm.training == "meta":
+            in_use.add(self.meta_optimiser)
+        return [name for name in _OWN_SETTINGS if name not in in_use]
 
 
+_OWN_SETTINGS = {
+    "adapted_layers": "algo anil",
+    "context_size": "algo context",
+    "mamlpp": "algo mamlpp",
+    "mumomaml": "algo mumomaml",
+    "l2f": "algo l2f, or attenuate with another one",
+    "promp": "meta_optimiser promp",
+    "trpo": "meta_optimiser trpo",
+}
 _AT_LEAST = {
     "seed": 0,
     "iterations": 0,

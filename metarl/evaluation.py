@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from metarl.adaptation import Adaptation, evaluation_scales
 from metarl.agent import Agent, family_of, load
+from metarl.agents import run_title
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
 from metarl.config import Config
@@ -61,6 +62,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
     agent = load(run_dir, config.checkpoint)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
+    if config.adapted_layers and not set(config.adapted_layers) & set(agent.rule.adapted):
+        raise UserError(
+            f"adapted_layers names nothing that this agent adapts: {', '.join(agent.rule.adapted) or 'none at all'}."
+        )
     rule = _partial(agent.rule, config)
     with _Protocol(agent.config, config, family, tasks, device) as protocol:
         returns, env_steps = protocol.run(rule, agent.meta, "agent")
@@ -99,9 +104,11 @@ def table(result: dict[str, Any]) -> str:
     """An evaluation as text: a row for each gradient step, the references beside it."""
     interval = [f"{value:.2f}" for value in result["interval"] or ()] or ["-"] * len(result["mean"])
     groups = _task_groups(result)
+    restricted = f", adapting {' '.join(result['adapted_layers'])} alone" if result["adapted_layers"] else ""
     lines = [
-        f"{result['config']['algo']} on {result['env']}: {tasks_in_words(result['tasks'], result['finite'])}, "
-        f"{result['rollouts']} episodes, checkpoint {result['checkpoint']}, seed {result['seed']}",
+        f"{run_title(result['config'])} on {result['env']}{restricted}: "
+        f"{tasks_in_words(result['tasks'], result['finite'])}, {result['rollouts']} episodes, "
+        f"checkpoint {result['checkpoint']}, seed {result['seed']}",
         "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
     ]
     for step, mean in enumerate(result["mean"]):

@@ -48,6 +48,7 @@ class ProgressLog:
         self._bar = tqdm(
             total=total,
             initial=iteration,
+            disable=total == 0,
             unit="it",
             dynamic_ncols=True,
             bar_format="{n_fmt}/{total_fmt} |{bar:10}| {desc} [{elapsed}<{remaining}]",
@@ -62,12 +63,10 @@ class ProgressLog:
             if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
         self._tensorboard.flush()
-        meta_step = f", KL {float(row['kl']):.4f}, {row['line_search']}" if "kl" in row else ""
-        self._bar.set_description_str(
-            f"{float(row['steps_per_second']):.0f} steps/s, return {float(row['pre_adaptation_return']):.1f} -> "
-            f"{float(row['post_adaptation_return']):.1f}{meta_step}",
-            refresh=False,
-        )
+        before, after = (f"{float(row[f'{when}_adaptation_return']):.1f}" for when in ("pre", "post"))
+        # Without a meta-step nothing is adapted in training, and there is one return.
+        told = f"{before} -> {after}, KL {float(row['kl']):.4f}, {row['line_search']}" if "kl" in row else after
+        self._bar.set_description_str(f"{float(row['steps_per_second']):.0f} steps/s, return {told}", refresh=False)
         self._bar.update()
 
     def __enter__(self) -> ProgressLog:

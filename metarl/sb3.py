@@ -178,6 +178,8 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
             f"the model's actions are {model.action_space}, and this configuration's policy has {wanted}; train the "
             f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={config.action_scale})."
         )
+    if not rule.adapted:
+        raise UserError(f"{config.algo} never adapts, so there is nothing to start; take algo='maml', for example.")
     meta = rule.initial(stream(config.seed, Purpose.INITIALISATION))
     meta[rule.initialisation(torch.arange(family.num_modes))] = policy_parameters(model, rule.policy)
     return Agent(config, meta)

@@ -105,13 +105,15 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
     """Share of tasks whose return is lower after adaptation than before it; a good mean can hide them.
 
     Args:
-        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation.
+        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation. Lower by less than a
+            millionth is not worse but rounded.
 
     Returns:
         Share between 0 and 1 for each gradient step, [..., step]; 0 at step 0.
     """
     values = np.asarray(returns, dtype=np.float64)
-    return np.asarray((values < values[..., :1]).mean(axis=-2), dtype=np.float64)
+    before = values[..., :1]
+    return np.asarray((values < before - 1e-6 * np.abs(before)).mean(axis=-2), dtype=np.float64)
 
 
 def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:

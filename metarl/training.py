@@ -80,7 +80,8 @@ def train(config: Config) -> Run:
             meta, optimiser, progress = load_checkpoint(config, "last")
             meta = Agent(config, meta).meta
             if progress.iteration >= config.iterations:
-                print(f"{config.folder} has done its {progress.iteration} iterations; raise --iterations for more")
+                more = "; raise --iterations for more" if progress.iteration else ""
+                print(f"{config.folder} has done its {progress.iteration} iterations{more}")
                 return Run(config.folder, Agent(config, meta), read_progress(config.folder))
         else:
             (meta, optimiser), progress = trainer.learner.initial(), Progress()

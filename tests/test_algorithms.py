@@ -11,7 +11,7 @@ import metarl
 from metarl import L2FConfig, TRPOConfig, UserError
 from metarl.agents import ALGORITHMS
 from metarl.envs.navigation import NavigationFamily
-from metarl.evaluation import evaluate
+from metarl.evaluation import evaluate, table
 from metarl.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
 from metarl.train import main
 from metarl.training import train
@@ -132,8 +132,16 @@ def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
     first = [row[0] for row in plain["returns"]]
     assert [row[0] for row in little["returns"]] == first
     assert [row[1] for row in little["returns"]] != [row[1] for row in plain["returns"]]
-    assert little["adapted_layers"] == ["bias1"] or little["adapted_layers"] == ("bias1",)
+    assert little["adapted_layers"] == ("bias1",)
+    assert "MAML on navigation, adapting bias1 alone: " in table(little)
+    assert "alone" not in table(plain)
     assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
+
+
+def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
+    train(tiny(tmp_path, algo="anil", iterations=0))
+    with pytest.raises(UserError, match="adapted_layers names nothing that this agent adapts: weight2, bias2, log_std"):
+        evaluate(tmp_path, EvaluationConfig(adapted_layers=("weight1",)))
 
 
 def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
@@ -152,9 +160,11 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
     [
         ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
         ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
-        ({"algo": "maml", "adapted_layers": ("bias1",)}, "maml does not choose the layers that it adapts"),
+        ({"algo": "maml", "adapted_layers": ("bias1",)}, "adapted_layers would do nothing: it is for algo anil"),
+        ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),
+        ({"algo": "anil", "mamlpp": MAMLppConfig(1, 1)}, "mamlpp would do nothing: it is for algo mamlpp"),
+        ({"algo": "maml", "promp": ProMPConfig(lr=0.1)}, "promp would do nothing: it is for meta_optimiser promp"),
         ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
-        ({"algo": "l2f", "attenuate": True}, "l2f is attenuated as it is; leave out attenuate"),
         ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
         (
             {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig(embedding_size=0)},

@@ -77,7 +77,7 @@ def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
     assert printed == "done; next: python -m metarl.evaluate runs/navigation-maml-seed0\n"
     code, printed, _ = answer(evaluate.main, [*shlex.split(printed)[5:], "--tasks", "2", "--rollouts", "2"], capsys)
     assert code == 0
-    assert printed.startswith("maml on navigation: 2 held-out tasks, 2 episodes, checkpoint last, seed 10000\n")
+    assert printed.startswith("MAML on navigation: 2 held-out tasks, 2 episodes, checkpoint last, seed 10000\n")
     code, printed, _ = answer(plot.main, ["runs/navigation-maml-seed0", "--output", "curve.png"], capsys)
     assert (code, printed) == (0, "curve.png\n")
     assert (folder / "curve.png").stat().st_size > 0
@@ -90,10 +90,10 @@ def test_the_live_line_tells_iteration_speed_returns_and_kl(capsys):
 
 
 def test_options_reach_the_stored_configuration():
-    line = "--env cheetah-dir --algo maml --trpo.max-kl 0.02 --l2f.normalise-embedding --hidden-sizes 8 4"
+    line = "--env cheetah-dir --algo l2f --trpo.max-kl 0.02 --l2f.normalise-embedding --hidden-sizes 8 4"
     line += " --env-kwargs frame_skip 1 --inner-lr 0.3 --run-dir here --seed 4 --checkpoint-every 5 --device cpu"
     config = parse_config(line.split())
-    defaults = Config(env="cheetah-dir", algo="maml")
+    defaults = Config(env="cheetah-dir", algo="l2f")
     assert config == dataclasses.replace(
         defaults,
         trpo=dataclasses.replace(defaults.trpo, max_kl=0.02),

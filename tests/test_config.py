@@ -13,7 +13,7 @@ from metarl.config import load_config, save_config
 def test_config_survives_json():
     config = Config(
         env="cheetah-dir",
-        algo="maml",
+        algo="l2f",
         env_kwargs={"frame_skip": 1},
         run_dir=Path("somewhere"),
         hidden_sizes=(8, 4),

@@ -179,7 +179,7 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     lines = table(result).splitlines()
     assert (result["finite"], result["interval"]) == (True, None)
     assert result["task_names"] == ["forward" if task > 0 else "backward" for task in tasks]
-    expected = "maml on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
+    expected = "MAML on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
     assert lines[0] == expected
     assert lines[1].endswith("backward       forward")
     for step in (0, 1):

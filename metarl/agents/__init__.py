@@ -6,8 +6,9 @@ Each rule is a small file; the table below is the only place that knows them all
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metarl.errors import UserError, nearest
 from metarl.settings import InnerConfig
@@ -28,7 +29,7 @@ class Algorithm:
         training: How its meta-parameters are found: the meta-step, Stable-Baselines3's PPO on all tasks at once, or not
             at all.
         sees_task: Whether the policy observes its task.
-        chooses_layers: Whether the layers that its inner loop adapts are a setting.
+        settings: Names of the settings that are for this algorithm and not for all.
     """
 
     title: str
@@ -36,19 +37,19 @@ class Algorithm:
     attenuated: bool = False
     training: Literal["meta", "ppo", "none"] = "meta"
     sees_task: bool = False
-    chooses_layers: bool = False
+    settings: tuple[str, ...] = ()
 
 
 ALGORITHMS: dict[str, Algorithm] = {
     "maml": Algorithm("MAML", "metarl.agents.maml:MAML"),
     "fomaml": Algorithm("first-order MAML", "metarl.agents.maml:fomaml"),
     "l2f": Algorithm("L2F", "metarl.agents.maml:MAML", attenuated=True),
-    "anil": Algorithm("ANIL", "metarl.agents.anil:anil", chooses_layers=True),
+    "anil": Algorithm("ANIL", "metarl.agents.anil:anil", settings=("adapted_layers",)),
     "meta-sgd": Algorithm("Meta-SGD", "metarl.agents.meta_sgd:MetaSGD"),
-    "mamlpp": Algorithm("MAML++", "metarl.agents.mamlpp:MAMLpp"),
-    "mumomaml": Algorithm("MuMoMAML", "metarl.agents.mumomaml:MuMoMAML"),
+    "mamlpp": Algorithm("MAML++", "metarl.agents.mamlpp:MAMLpp", settings=("mamlpp",)),
+    "mumomaml": Algorithm("MuMoMAML", "metarl.agents.mumomaml:MuMoMAML", settings=("mumomaml",)),
     "multi-maml": Algorithm("Multi-MAML", "metarl.agents.multi_maml:MultiMAML"),
-    "context": Algorithm("context vector", "metarl.agents.context:ContextAdaptation"),
+    "context": Algorithm("context vector", "metarl.agents.context:ContextAdaptation", settings=("context_size",)),
     "random": Algorithm("random initialisation", "metarl.agents.maml:MAML", training="none"),
     "pretrain": Algorithm("pretrained (PPO)", "metarl.agents.maml:MAML", training="ppo"),
     "oracle": Algorithm("oracle (PPO)", "metarl.agents.maml:MAML", training="ppo", sees_task=True),
@@ -67,6 +68,22 @@ def get_algorithm(name: str) -> Algorithm:
             f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are: {', '.join(sorted(ALGORITHMS))}."
         )
     return ALGORITHMS[name]
+
+
+def run_title(config: Mapping[str, Any]) -> str:
+    """What plots and tables call a run: its algorithm, and L2F if that is on top of it.
+
+    Args:
+        config: The run's settings, as in its config.json.
+    """
+    name, attenuated = config["algo"], bool(config.get("attenuate"))
+    algorithm = ALGORITHMS.get(name)
+    if algorithm is None:
+        return str(name)
+    if attenuated and not algorithm.attenuated:
+        own = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
+        return own[0] if own else f"{algorithm.title} + L2F"
+    return algorithm.title
 
 
 def build_rule(name: str, policy: Policy, inner: InnerConfig) -> Adaptation:

@@ -39,8 +39,12 @@ class PartialAdaptation(Adaptation):
                     f"the policy has no tensor {name!r}.{nearest(name, layout.names)} There are: "
                     f"{', '.join(layout.names)}."
                 )
-        self._rule = rule
+        self._rule, self._layers = rule, layers
         self._adapts = torch.tensor([name in layers for name in layout.names])[layout.tensor_index()]
+
+    @property
+    def adapted(self) -> Sequence[str]:
+        return [name for name in self._rule.adapted if name in self._layers]
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self._rule.initial(generator)

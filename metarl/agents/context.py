@@ -43,6 +43,10 @@ class ContextAdaptation(Adaptation):
         start = policy.layout.sizes[0]
         self._bias = slice(start, start + self._width)
 
+    @property
+    def adapted(self) -> Sequence[str]:
+        return ["bias1"]
+
     def initial(self, generator: np.random.Generator) -> Tensor:
         size = self._inner.context_size
         # As if the first layer's weights had been drawn for observation and context together.

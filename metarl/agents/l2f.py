@@ -64,6 +64,10 @@ class L2F(Adaptation):
         statistics = 2 * width if options.normalise_embedding else 0
         super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
 
+    @property
+    def adapted(self) -> Sequence[str]:
+        return self._rule.adapted
+
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
         limit = 1 / math.sqrt(width)

@@ -37,6 +37,10 @@ class Standstill(Adaptation):
             raise UserError("standstill needs the built-in network: leave out policy_body.")
         super().__init__(policy, policy.layout.size)
 
+    @property
+    def adapted(self) -> Sequence[str]:
+        return []
+
     def initial(self, generator: np.random.Generator) -> Tensor:
         meta = torch.zeros(self.num_meta)
         meta[-self.policy.distribution.num_extra :] = _NO_EXPLORATION
