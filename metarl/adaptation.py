@@ -174,6 +174,8 @@ class Adapted:
         loop: The inner loop.
         parameters: The adapted policies, [task, parameter].
         returns: Mean return of each task after 0, 1, ... gradient steps, [task, step].
+        modulated_returns: Mean return of each task after what precedes the first gradient step (such as modulation),
+            [task]; None where nothing does, or where its rollouts are not measured.
         env_steps: Environment steps taken, all rollouts counted once.
         effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
             each reuse [task].
@@ -182,6 +184,7 @@ class Adapted:
     loop: InnerLoop
     parameters: Tensor
     returns: Tensor
+    modulated_returns: Tensor | None
     env_steps: int
     effective_sample_size: list[Tensor]
 
@@ -211,6 +214,7 @@ def adapt(
     queries: list[Rollouts] = []
     returns: list[Tensor] = []
     sizes: list[Tensor] = []
+    modulated: Tensor | None = None
     phase = num_steps = env_steps = 0
 
     def policies() -> Tensor:
@@ -232,6 +236,8 @@ def adapt(
                 sizes.append(_effective_sample_size(rule.policy, policies(), support))
         else:
             support = collect_next(stage.rollouts)
+            if supports and num_steps == 0:
+                modulated = support.mean_returns()
         supports.append(support)
         with timed("adaptation"):
             parameters = _update(stage, meta, parameters, support, each_task)
@@ -240,7 +246,7 @@ def adapt(
             queries.append(collect_next())
     queries.append(collect_next())
     loop = InnerLoop(rule, stages, meta, modes, supports, queries)
-    return Adapted(loop, policies(), torch.stack(returns, dim=1), env_steps, sizes)
+    return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes)
 
 
 def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: Rollouts, each_task: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl.adaptation import Adaptation, evaluation_scales
+from metarl.adaptation import Adaptation, Adapted, evaluation_scales
 from metarl.agent import Agent, family_of, load
 from metarl.agents import run_title
 from metarl.agents.anil import PartialAdaptation
@@ -51,8 +52,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``) and, if it has two, what
         each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval``
         (half-width, 95 %, t over tasks: how well this one model is known, not how seeds differ; None for a single task
-        and where tasks repeat because there are finitely many) and ``share_made_worse`` for each step; ``env_steps``
-        that the agent took in all; ``references``; ``metarl``, what it was run with.
+        and where tasks repeat because there are finitely many) and ``share_made_worse`` for each step; ``modulated``,
+        the mean return after attenuation or modulation and before the first gradient step, where it was measured;
+        ``env_steps`` that the agent took in all; ``references``; ``metarl``, what it was run with.
 
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used.
@@ -68,12 +70,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         )
     rule = _partial(agent.rule, config)
     with _Protocol(agent.config, config, family, tasks, device) as protocol:
-        returns, env_steps = protocol.run(rule, agent.meta, "agent")
+        found = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
-        random_returns, _ = protocol.run(untrained, random_meta, "random initialisation")
+        random_returns = protocol.run(untrained, random_meta, "random initialisation").returns
         standstill = protocol.standstill()
-    finite = family.finite_tasks
+    finite, returns = family.finite_tasks, found.returns
     estimate = mean_and_interval(returns)
     # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
     half_width = estimate.half_width if finite is None else None
@@ -92,7 +94,8 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         "mean": estimate.mean.tolist(),
         "interval": None if half_width is None else half_width.tolist(),
         "share_made_worse": share_made_worse(returns).tolist(),
-        "env_steps": env_steps,
+        "modulated": found.modulated,
+        "env_steps": found.env_steps,
         "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
         "metarl": provenance(device),
     }
@@ -117,6 +120,8 @@ def table(result: dict[str, Any]) -> str:
             f"{result['references']['random_initialisation'][step]:12.2f}"
             + "".join(f"{values[step]:14.2f}" for values in groups.values())
         )
+    if result["modulated"] is not None:
+        lines.append(f"attenuated or modulated, before the first gradient step: {result['modulated']:.2f}")
     if (standstill := result["references"]["standstill"]) is not None:
         lines.append(f"standing still: {standstill:.2f}")
     return "\n".join(lines)
@@ -158,6 +163,21 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
     return tasks
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What adaptation to the tasks came to.
+
+    Attributes:
+        returns: Mean return of each task after each gradient step, [task, step].
+        modulated: Mean return over tasks before the first gradient step, if that is not the unadapted policy's.
+        env_steps: Environment steps taken.
+    """
+
+    returns: np.ndarray
+    modulated: float | None
+    env_steps: int
+
+
 class _Protocol:
     """Runs rules over the same tasks with the same random streams, in groups.
 
@@ -188,16 +208,21 @@ class _Protocol:
         self._workers.__exit__(None, None, None)
         self._open.close()
 
-    def run(self, rule: Adaptation, meta: Tensor, what: str) -> tuple[np.ndarray, int]:
-        """Mean return of each task after each gradient step, [task, step], and the environment steps taken."""
+    def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
+        """Adapts to all tasks from these meta-parameters."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
         progress = tqdm(groups, desc=what, unit="group", leave=False)
-        returns, env_steps = zip(*(self._run_group(rule, meta, group) for group in progress), strict=True)
-        return np.concatenate(returns), sum(env_steps)
+        adapted = [self._run_group(rule, meta, group) for group in progress]
+        modulated = [each.modulated_returns for each in adapted if each.modulated_returns is not None]
+        return _Measured(
+            torch.cat([each.returns for each in adapted]).cpu().numpy(),
+            float(torch.cat(modulated).mean()) if modulated else None,
+            sum(each.env_steps for each in adapted),
+        )
 
-    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> tuple[np.ndarray, int]:
-        """What `run` returns, for the tasks of a group, which are adapted to side by side."""
+    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> Adapted:
+        """The inner loop of a group's tasks, which are adapted to side by side."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         runner = Runner(
             self._run,
@@ -213,7 +238,7 @@ class _Protocol:
         stages = rule.stages(evaluation_scales(self._config.gradient_steps))
         adapted, _ = runner.run(meta, tasks, stages, self._config.seed, Purpose.TEST_ROLLOUTS, group)
         self._open.close()
-        return adapted.returns.cpu().numpy(), adapted.env_steps
+        return adapted
 
     def standstill(self) -> float | None:
         """Mean return of the zero action, one episode of each task; None where there is no zero action."""

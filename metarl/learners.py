@@ -135,10 +135,11 @@ def _row(
     described: dict[str, float],
 ) -> Row:
     returns = adapted.returns
-    sizes = adapted.effective_sample_size
+    sizes, modulated = adapted.effective_sample_size, adapted.modulated_returns
     return {
         "env_steps": adapted.env_steps,
         "pre_adaptation_return": float(returns[:, 0].mean()),
+        **({} if modulated is None else {"modulated_return": float(modulated.mean())}),
         "post_adaptation_return": float(returns[:, -1].mean()),
         "post_adaptation_return_std": float(returns[:, -1].std(correction=0)),
         "line_search": report.outcome,

@@ -145,11 +145,13 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
+    modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
     sizes = zip(*(part.effective_sample_size for part in parts), strict=True)
     return Adapted(
         replace(loops[0], modes=modes, supports=supports, queries=queries),
         torch.cat([part.parameters for part in parts]),
         torch.cat([part.returns for part in parts]),
+        torch.cat(modulated) if modulated else None,
         sum(part.env_steps for part in parts),
         [torch.cat(of_shards) for of_shards in sizes],
     )

@@ -160,6 +160,26 @@ def test_returns_after_each_gradient_step_and_environment_steps_are_counted(algo
     assert torch.equal(collector.parameters[-1], adapted.parameters)
 
 
+@pytest.mark.parametrize(
+    ("algo", "options", "phase"),
+    # The phase whose rollouts show the attenuated or modulated policy before its first gradient step.
+    [
+        ("maml", {}, None),
+        ("l2f", {}, None),
+        ("l2f", FRESH, 1),
+        ("mumomaml", {}, 1),
+        ("mumomaml", {"attenuate": True}, 1),
+    ],
+)
+def test_return_of_the_modulated_policy_is_told_where_it_is_measured(algo, options, phase):
+    adapted, collector, *_ = run(algo, options, 2)
+    if phase is None:
+        assert adapted.modulated_returns is None
+        return
+    assert torch.equal(adapted.modulated_returns, torch.full((TASKS,), float(TIME * (1 + phase))).double())
+    assert torch.equal(adapted.modulated_returns, collector.handed_out[phase].mean_returns())
+
+
 def test_only_the_first_step_of_l2f_reuses_rollouts():
     adapted, collector, *_ = run("l2f", {}, 2)
     first, second, _ = collector.handed_out

@@ -138,6 +138,16 @@ def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
     assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
 
 
+def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
+    config = EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1)
+    for algo, measured in (("mumomaml", True), ("maml", False)):
+        row = train(tiny(tmp_path / algo, algo=algo, iterations=1)).progress[0]
+        result = evaluate(tmp_path / algo, config)
+        assert ("modulated_return" in row) == measured
+        assert (result["modulated"] is not None) == measured
+        assert ("modulated, before the first gradient step: -" in table(result)) == measured
+
+
 def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
     train(tiny(tmp_path, algo="anil", iterations=0))
     with pytest.raises(UserError, match="adapted_layers names nothing that this agent adapts: weight2, bias2, log_std"):
