@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metarl.agents import run_title
 from metarl.config import Config
 from metarl.errors import UserError
 
@@ -96,4 +95,4 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
 
 
 def _identity(config: Config) -> str:
-    return f"{run_title(config.to_dict())} on {config.env}, seed {config.seed}"
+    return f"{config.algorithm_name} on {config.env}, seed {config.seed}"

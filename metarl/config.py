@@ -160,8 +160,13 @@ class Config:
     @property
     def folder(self) -> Path:
         """Where the run writes."""
-        on_top = "-attenuated" if self.attenuate and not get_algorithm(self.algo).attenuated else ""
-        return self.run_dir or Path("runs") / f"{self.env.replace(':', '.')}-{self.algo}{on_top}-seed{self.seed}"
+        return self.run_dir or Path("runs") / f"{self.env.replace(':', '.')}-{self.algorithm_name}-seed{self.seed}"
+
+    @property
+    def algorithm_name(self) -> str:
+        """The algorithm, with L2F if that is on top of it."""
+        on_top = self.attenuate and not get_algorithm(self.algo).attenuated
+        return f"{self.algo}-attenuated" if on_top else self.algo
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them; null for those that do nothing with the chosen algorithm."""
