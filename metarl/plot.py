@@ -19,11 +19,13 @@ class PlotOptions:
     runs: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
     ]
-    """Run folders of the same task family; runs that differ in their seed alone share a line."""
+    """Run folders of the same task family; runs that differ in their seed alone share a line. It is named after the
+    algorithm and the settings in which it is neither at its default nor like most lines of this algorithm."""
     output: Path
     """The picture; PNG, SVG or PDF by its suffix."""
     x: Literal["gradient-step", "env-steps"] = "gradient-step"
-    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training."""
+    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training, which
+    leaves out runs that were not trained."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
 

@@ -1,6 +1,7 @@
 """Figures of runs: return against gradient step, and against environment steps.
 
-One line for each algorithm (or variant of one): its seeds thin, their mean bold, an interval from five seeds up.
+One line for each algorithm (or variant of one): its seeds thin, their mean bold, an interval from five seeds up. An
+algorithm looks the same in every figure.
 """
 
 from __future__ import annotations
@@ -8,16 +9,19 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.agents import ALGORITHMS
+from metarl.agents import ALGORITHMS, run_title
+from metarl.config import Config
 from metarl.errors import UserError
 from metarl.settings import Checkpoint, EvaluationConfig
 from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval, tasks_in_words
@@ -31,15 +35,31 @@ Axis = Literal["gradient-step", "env-steps"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; markers tell the lines apart without any colour.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Okabe and Ito's colours without their yellow, and two more: told apart by colour-blind readers too. Markers tell the
+# lines apart without any colour; they are more than the colours, so that pairs repeat late.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*")
 GREY = "#6b6b6b"
-# Lines stand a little to the right of one another, so that markers at nearly equal returns do not hide each other.
+# Variants of an algorithm differ in both at once; 4 and 3 make twelve pairs. A shade is the share of white, or of black
+# if negative, that is mixed into the algorithm's colour.
+_DASHES = ("-", "--", "-.", ":")
+_SHADES = (0.0, -0.4, 0.35)
+# Baselines and references, which are there to be compared with, stand back.
+_REFERENCE_COLOUR = "#969696"
+_REFERENCE_DASHES = ("--", "-.", (0, (8, 2)), ":")
+_REFERENCE_MARKERS = ("x", "+", "1", "2")
+# The evaluation's references, and the algorithms that give the same when they are run.
+_REFERENCE_ALGORITHMS = {"random_initialisation": "random", "standstill": "standstill"}
+# Lines stand a little beside one another, so that markers at nearly equal returns do not hide each other; all of them
+# stay this close to their gradient step.
 _DODGE = 0.05
+_LARGEST_DODGE = 0.15
+_MARKER_SPACING = 0.15  # share of the panel's diagonal, where there are too many points to mark each
 _LABEL_WIDTH = 28  # characters
 _CAPTION_WIDTH = 90
-_LEGEND_LINE_INCHES = 0.185
+_LEGEND_LINE_INCHES = 0.15
+_LEGEND_GAP_INCHES = 0.065
+_CAPTION_INCHES = 0.5
 _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
@@ -49,13 +69,18 @@ _BOOKKEEPING = frozenset(
         "seed",
         "run_dir",
         "resume",
+        "resumed_with",
         "device",
         "threads",
         "checkpoint_every",
         "validate_every",
         "validation_tasks",
+        "keep_checkpoints",
+        "profile",
     }
 )
+# Settings that only some runs use.
+_OWN_SETTINGS = {"trpo", "promp", "l2f", *(name for algorithm in ALGORITHMS.values() for name in algorithm.settings)}
 
 
 @dataclass(frozen=True)
@@ -82,7 +107,7 @@ class Group:
     """Runs that differ in their seed alone: one line of the figure.
 
     Attributes:
-        label: Name of the line: the algorithm, and what sets it apart from its other variants.
+        label: Name of the line: the algorithm, and where it differs from the default or from most of its variants.
         runs: The runs in order of their seeds.
     """
 
@@ -98,7 +123,7 @@ def plot_runs(
     Args:
         folders: Run folders, all of the same family.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
-        x: What the horizontal axis counts.
+        x: What the horizontal axis counts. Against env-steps, runs that were not trained are left out with a notice.
         checkpoint: The checkpoint whose evaluation is drawn against gradient steps.
 
     Returns:
@@ -110,8 +135,11 @@ def plot_runs(
     output = Path(output)
     if output.suffix.lower() not in SUFFIXES:
         raise UserError(f"cannot write '{output}': the picture's name must end in {', '.join(SUFFIXES)}.")
-    groups = group_runs([read_run(folder, checkpoint) for folder in folders])
-    figure = draw_gradient_steps(groups) if x == "gradient-step" else draw_env_steps(groups)
+    runs = [read_run(folder, checkpoint) for folder in folders]
+    if x == "gradient-step":
+        figure = draw_gradient_steps(group_runs(runs))
+    else:
+        figure = draw_env_steps(group_runs(_with_progress(runs)))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=200)
@@ -162,12 +190,13 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     families = sorted({run.config["env"] for run in runs})
     if len(families) > 1:
         raise UserError(f"runs of different families cannot share a figure: {', '.join(families)}.")
-    groups: dict[str, list[Run]] = {}
+    groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in {run.path.resolve(): run for run in runs}.values():
-        groups.setdefault(json.dumps(_settings(run), sort_keys=True), []).append(run)
+        groups.setdefault(frozenset(_settings(run).items()), []).append(run)
     for group in groups.values():
         _check_seeds_differ(group)
-    return [Group(_label(group[0], runs), tuple(sorted(group, key=_seed))) for group in groups.values()]
+    lines = [group[0] for group in groups.values()]
+    return [Group(_label(group[0], lines), tuple(sorted(group, key=_seed))) for group in groups.values()]
 
 
 def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
@@ -186,20 +215,22 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
     tasks = np.unique(np.concatenate([_evaluated(run, "tasks") for run in runs]), axis=0)
     panels = list(tasks) if len(tasks) == 2 else [None]
     figure, axes = _new_figure(len(panels))
-    for panel, (ax, task) in enumerate(zip(axes, panels, strict=True)):
-        for index, group in enumerate(groups):
-            _draw_group(ax, index, group, _returns_per_seed(group, task), labelled=panel == 0)
-        _draw_references(ax, runs, labelled=panel == 0, averaged=task is not None)
+    spacing = min(_DODGE, 2 * _LARGEST_DODGE / max(1, len(groups) - 1))
+    for ax, task in zip(axes, panels, strict=True):
+        for index, (group, style) in enumerate(zip(groups, _styles(groups), strict=True)):
+            per_seed = _returns_per_seed(group, task)
+            steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(groups) - 1) / 2)
+            _draw_group(ax, steps, per_seed, {**style, "label": group.label})
+        _draw_references(ax, runs, averaged=task is not None)
         ax.set_xlabel("gradient steps on the task")
         ax.set_xticks(range(max(_evaluated(run, "returns").shape[1] for run in runs)))
         ax.set_title(runs[0].config["env"] + ("" if task is None else f", {_task_name(runs, task)}"), loc="left")
-    axes[0].set_ylabel("return of an episode")
-    _finish(figure, axes[0], f"{_seeds_text(runs)} · {_tasks_text(runs)} · {_provenance(runs)}")
+    _finish(figure, axes[0], groups, f"{_seeds_text(runs)} · {_tasks_text(runs)} · {_provenance(runs)}")
     return figure
 
 
 def draw_env_steps(groups: Sequence[Group]) -> Figure:
-    """Draws training returns after (solid) and before (dashed) adaptation against environment steps, unsmoothed.
+    """Draws training returns before and after adaptation against environment steps, unsmoothed, a panel for each.
 
     Seeds are averaged iteration by iteration, up to the last iteration that all of them have.
 
@@ -212,19 +243,22 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
     Raises:
         UserError: If a run has no progress to show.
     """
-    figure, (ax,) = _new_figure(1)
-    for index, group in enumerate(groups):
-        env_steps = _column_per_seed(group, "env_steps").mean(axis=0)
-        _draw_curve(ax, index, group, "post_adaptation_return", env_steps, "-")
-        _draw_curve(ax, index, group, "pre_adaptation_return", env_steps, "--")
-    ax.plot([], [], "-", color=GREY, label="after adaptation")
-    ax.plot([], [], "--", color=GREY, label="before adaptation")
     runs = [run for group in groups for run in group.runs]
-    ax.set_title(runs[0].config["env"], loc="left")
-    ax.set_xlabel("environment steps of meta-training")
-    ax.set_ylabel("return of an episode")
-    ax.xaxis.set_major_formatter(lambda value, _: _engineering(value))
-    _finish(figure, ax, f"{_seeds_text(runs)} · training tasks · {_provenance(runs)}")
+    figure, axes = _new_figure(2)
+    for ax, when in zip(axes, ("before", "after"), strict=True):
+        for index, (group, style) in enumerate(zip(groups, _styles(groups), strict=True)):
+            per_seed = _column_per_seed(group, f"{'pre' if when == 'before' else 'post'}_adaptation_return")
+            env_steps = _column_per_seed(group, "env_steps").mean(axis=0)
+            measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
+            # Begun at different places, so that the markers of lines that lie close do not cover each other.
+            places = (_MARKER_SPACING * index / len(groups), _MARKER_SPACING)
+            style |= {"linewidth": 1.2, "markevery": places, "label": group.label}
+            _draw_group(ax, env_steps[measured], per_seed[:, measured], style)
+        ax.set_title(f"{runs[0].config['env']}, {when} adaptation", loc="left")
+        ax.set_xlabel("environment steps of meta-training")
+        ax.locator_params(axis="x", nbins=6)
+        ax.xaxis.set_major_formatter(lambda value, _: _engineering(value))
+    _finish(figure, axes[0], groups, f"{_seeds_text(runs)} · training tasks · {_provenance(runs)}")
     return figure
 
 
@@ -253,6 +287,19 @@ def _read_progress(path: Path) -> dict[str, Floats]:
         return {name: np.array([_number(row[name]) for row in rows]) for name in names}
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read '{path}': {error}.") from error
+
+
+def _with_progress(runs: Sequence[Run]) -> list[Run]:
+    untrained = ", ".join(f"'{run.path}'" for run in runs if not run.progress)
+    shown = [run for run in runs if run.progress]
+    if untrained and not shown:
+        raise UserError(
+            f"no training to draw against env-steps: there is no progress.csv in {untrained}; give runs that were "
+            "trained, or draw against gradient-step."
+        )
+    if untrained:
+        print(f"left out, because without a progress.csv there is no training to draw: {untrained}", file=sys.stderr)
+    return shown
 
 
 def _number(cell: str | None) -> float:
@@ -289,8 +336,26 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _settings(run: Run) -> dict[str, Any]:
-    return _flat({name: value for name, value in run.config.items() if name not in _BOOKKEEPING})
+def _settings(run: Run) -> dict[str, str]:
+    """What makes a run's line, as text; settings that are null or empty are not set."""
+    # The title stands for both of these: L2F is MAML attenuated.
+    left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate"}
+    used = {name: value for name, value in run.config.items() if name not in left_out}
+    texts = {name: _value_text(value) for name, value in _flat(used).items()}
+    return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}
+
+
+def _idle(config: dict[str, Any]) -> set[str]:
+    """Settings of other algorithms, which runs of older versions hold too."""
+    algorithm = ALGORITHMS.get(config["algo"])
+    if algorithm is None:
+        return set()
+    in_use = {*algorithm.settings}
+    if algorithm.attenuated or config.get("attenuate"):
+        in_use.add("l2f")
+    if algorithm.training == "meta":
+        in_use.add(config.get("meta_optimiser", "trpo"))
+    return _OWN_SETTINGS - in_use
 
 
 def _check_seeds_differ(group: Sequence[Run]) -> None:
@@ -303,22 +368,51 @@ def _check_seeds_differ(group: Sequence[Run]) -> None:
             )
 
 
-def _label(run: Run, runs: Sequence[Run]) -> str:
-    algo = run.config["algo"]
-    name = ALGORITHMS[algo].title if algo in ALGORITHMS else algo
-    own = _settings(run)
-    rivals = [_settings(other) for other in runs if other.config["algo"] == algo]
-    differing = [key for key in own if any(rival.get(key) != own[key] for rival in rivals)]
-    details = [f"{key.rpartition('.')[2].replace('_', ' ')} {_value_text(own[key])}" for key in differing]
-    return f"{name} ({', '.join(details)})" if details else name
+def _label(run: Run, lines: Sequence[Run]) -> str:
+    """The algorithm, and its settings that are neither the default nor those of most lines of this algorithm.
+
+    Args:
+        run: A run of the line.
+        lines: One run of each line.
+    """
+    title, own = run_title(run.config), _settings(run)
+    mates = [(_settings(line), _idle(line.config)) for line in lines if run_title(line.config) == title]
+    defaults = _defaults(run) if len(mates) > 1 else {}
+    details = []
+    for name, text in own.items():
+        values = [settings.get(name, "") for settings, idle in mates if name.partition(".")[0] not in idle]
+        if len(set(values)) > 1 and text != _usual(values, defaults.get(name, "")):
+            words = name.removeprefix("env_kwargs.").replace(".", " ").replace("_", " ")
+            details.append(f"{words} {text}")
+    return f"{title} ({', '.join(details)})" if details else title
+
+
+def _usual(values: Sequence[str], default: str) -> str | None:
+    """What goes without saying: not set, or else the default, or else what most lines have."""
+    for value in ("", default):
+        if value in values:
+            return value
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _defaults(run: Run) -> dict[str, str]:
+    config = run.config
+    try:
+        default = Config(env=config["env"], algo=config["algo"], attenuate=bool(config.get("attenuate")))
+    except UserError:  # a family that is not at hand, or an algorithm of another version
+        return {}
+    return {name: _value_text(value) for name, value in _flat(asdict(default)).items()}
 
 
 def _value_text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(value, list):
-        return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ("x" if all(isinstance(part, int) for part in value) else " ").join(map(str, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 # Numbers of a line
@@ -363,27 +457,69 @@ def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _draw_group(ax: Axes, index: int, group: Group, per_seed: Floats, *, labelled: bool) -> None:
-    steps = np.arange(per_seed.shape[1]) + _DODGE * index
-    colour = COLOURS[index % len(COLOURS)]
+def _styles(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """How each line is drawn, as options of matplotlib's plot."""
+    titles = [run_title(group.runs[0].config) for group in groups]
+    styles: dict[int, dict[str, Any]] = {}
+    seen: Counter[str] = Counter()
+    # The line that bears the algorithm's bare name is no variant of it.
+    for index in sorted(range(len(groups)), key=lambda index: groups[index].label != titles[index]):
+        styles[index] = _style(titles[index], groups[index].runs[0].config["algo"], seen[titles[index]])
+        seen[titles[index]] += 1
+    return [styles[index] for index in range(len(groups))]
+
+
+def _style(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
+    """How a line is drawn: hue and first marker are the algorithm's; variants differ in shade, dash and marker.
+
+    Args:
+        title: What `run_title` calls the line.
+        algo: Name of its algorithm; L2F on top of one looks like a variant of it with hollow markers.
+        variant: Number of lines before it that have this title.
+    """
+    by_title = {algorithm.title: algorithm for algorithm in ALGORITHMS.values()}
+    algorithm = by_title.get(title, ALGORITHMS.get(algo))
+    reference = algorithm is not None and algorithm.training != "meta"
+    alike = [other for other in ALGORITHMS.values() if (other.training != "meta") == reference]
+    place = alike.index(algorithm) if algorithm else len(alike)
+    on_top = algorithm is not None and title != algorithm.title
+    variant += on_top
+    colours, markers = ((_REFERENCE_COLOUR,), _REFERENCE_MARKERS) if reference else (COLOURS, MARKERS)
+    colour = _shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])
+    return {
+        "color": colour,
+        "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)]
+        if reference
+        else _DASHES[variant % len(_DASHES)],
+        "linewidth": 1.2 if reference else 1.6,
+        "marker": markers[(place + variant) % len(markers)],
+        "markersize": 6,
+        "markerfacecolor": "white" if on_top else colour,
+        "markeredgecolor": colour if on_top or reference else "white",
+        "markeredgewidth": 1.1 if on_top or reference else 0.5,
+    }
+
+
+def _shaded(colour: str, share: float) -> str:
+    from matplotlib.colors import to_hex, to_rgb
+
+    red, green, blue = (part + abs(share) * ((share > 0) - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, Any]) -> None:
+    """Draws seeds thin, their mean bold, and the interval.
+
+    Args:
+        ax: Where.
+        x: Horizontal places, [point].
+        per_seed: Returns, [seed, point].
+        style: Options of matplotlib's plot for the mean.
+    """
     if len(per_seed) > 1:
-        ax.plot(steps, per_seed.T, color=colour, linewidth=0.8, alpha=0.5)
-    _draw_interval(ax, steps, per_seed, colour)
-    marker = MARKERS[index % len(MARKERS)]
-    label = _legend_label(group) if labelled else None
-    ax.plot(steps, per_seed.mean(axis=0), color=colour, linewidth=1.8, marker=marker, markersize=5, label=label)
-
-
-def _draw_curve(ax: Axes, index: int, group: Group, column: str, env_steps: NDArray[Any], style: str) -> None:
-    per_seed = _column_per_seed(group, column)
-    colour = COLOURS[index % len(COLOURS)]
-    measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
-    shown = per_seed[:, measured]
-    if len(group.runs) > 1:
-        ax.plot(env_steps[measured], shown.T, style, color=colour, linewidth=0.6, alpha=0.3)
-    _draw_interval(ax, env_steps[measured], shown, colour)
-    label = _legend_label(group) if style == "-" else None
-    ax.plot(env_steps[measured], shown.mean(axis=0), style, color=colour, linewidth=1.4, label=label)
+        ax.plot(x, per_seed.T, color=style["color"], linestyle=style["linestyle"], linewidth=0.6, alpha=0.4)
+    _draw_interval(ax, x, per_seed, style["color"])
+    ax.plot(x, per_seed.mean(axis=0), **style)
 
 
 def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> None:
@@ -393,27 +529,36 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
     ax.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.18, linewidth=0)  # type: ignore[arg-type]
 
 
-def _draw_references(ax: Axes, runs: Sequence[Run], *, labelled: bool, averaged: bool) -> None:
-    suffix = "\n(mean of both tasks)" if averaged else ""
-    references = [(run.evaluation or {}).get("references") or {} for run in runs]
-    standstill = [found["standstill"] for found in references if found.get("standstill") is not None]
-    random = [found["random_initialisation"] for found in references if found.get("random_initialisation")]
-    if random:
-        common = min(map(len, random))
-        mean = np.mean([row[:common] for row in random], axis=0)
-        label = f"random initialisation{suffix}" if labelled else None
-        ax.plot(range(common), mean, "--", color=GREY, linewidth=1.2, label=label)
-    if standstill:
-        label = f"standing still{suffix}" if labelled else None
-        ax.axhline(float(np.mean(standstill)), linestyle=":", color=GREY, linewidth=1.4, label=label)
+def _draw_references(ax: Axes, runs: Sequence[Run], *, averaged: bool) -> None:
+    """Draws the references of the runs' evaluations, but for those that are among the runs."""
+    for name, algo in _REFERENCE_ALGORITHMS.items():
+        found = [((run.evaluation or {}).get("references") or {}).get(name) for run in runs]
+        rows = [np.atleast_1d(values) for values in found if values is not None]
+        if not rows or any(run.config["algo"] == algo for run in runs):
+            continue
+        common = min(map(len, rows))
+        mean = np.mean([row[:common] for row in rows], axis=0)
+        title = ALGORITHMS[algo].title
+        style = _style(title, algo) | {"marker": "", "label": title + ("\n(mean of both tasks)" if averaged else "")}
+        if common == 1:  # no steps: the same return everywhere
+            ax.axhline(float(mean[0]), **style)
+        else:
+            ax.plot(range(common), mean, **style)
 
 
-def _finish(figure: Figure, first: Axes, caption: str) -> None:
+def _finish(figure: Figure, first: Axes, groups: Sequence[Group], caption: str) -> None:
+    first.set_ylabel("return of an episode")
     handles, labels = first.get_legend_handles_labels()
+    counts = [_count_text(group) for group in groups]
+    title = counts[0] if len(set(counts)) == 1 else None
+    for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
+        labels[index] = textwrap.fill(group.label, _LABEL_WIDTH) + ("" if title else f"\n{count}")
     # As tall as the legend needs, so that none of many lines goes unnamed.
-    lines = sum(label.count("\n") + 1 for label in labels)
-    figure.set_figheight(max(figure.get_figheight(), _LEGEND_LINE_INCHES * lines))
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    lines = sum(label.count("\n") + 1 for label in [title or "", *labels])
+    needed = _LEGEND_LINE_INCHES * lines + _LEGEND_GAP_INCHES * (len(labels) + 1) + _CAPTION_INCHES
+    figure.set_figheight(max(figure.get_figheight(), needed))
+    options: dict[str, Any] = {"loc": "outside right upper", "frameon": False, "fontsize": 9, "handlelength": 3.2}
+    figure.legend(handles, labels, title=title, title_fontsize=9, alignment="left", **options)
     caption = textwrap.fill(caption, _CAPTION_WIDTH)
     figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
 
@@ -421,10 +566,10 @@ def _finish(figure: Figure, first: Axes, caption: str) -> None:
 # Words
 
 
-def _legend_label(group: Group) -> str:
+def _count_text(group: Group) -> str:
     count = len(group.runs)
     interval = "95 % interval" if count >= MIN_SEEDS_FOR_INTERVAL else "no interval"
-    return textwrap.fill(group.label, _LABEL_WIDTH) + f"\n{count} seed{'s' if count > 1 else ''}, {interval}"
+    return f"{count} seed{'s' if count > 1 else ''}, {interval}"
 
 
 def _task_name(runs: Sequence[Run], task: Floats) -> str:
