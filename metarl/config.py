@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from metarl.agents import get_algorithm
+from metarl.agents import OWN_SETTINGS, get_algorithm, idle_settings
 from metarl.envs import get_family
 from metarl.errors import UserError, nearest
 from metarl.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
@@ -170,7 +170,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them; null for those that do nothing with the chosen algorithm."""
-        return {**dataclasses.asdict(self), **dict.fromkeys(self._idle()), "run_dir": str(self.folder)}
+        return {**dataclasses.asdict(self), **dict.fromkeys(idle_settings(vars(self))), "run_dir": str(self.folder)}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
@@ -243,28 +243,11 @@ class Config:
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
                 "ratio or l2f.attenuation_rollouts fresh."
             )
-        for name in self._idle():
+        for name in idle_settings(vars(self)):
             if getattr(self, name) != defaults[name]:
-                raise UserError(f"{name} would do nothing: it is for {_OWN_SETTINGS[name]}.")
-
-    def _idle(self) -> list[str]:
-        """Settings that are for other algorithms."""
-        algorithm = get_algorithm(self.algo)
-        in_use = {*algorithm.settings, *(["l2f"] if self.attenuate else [])}
-        if algorithm.training == "meta":
-            in_use.add(self.meta_optimiser)
-        return [name for name in _OWN_SETTINGS if name not in in_use]
+                raise UserError(f"{name} would do nothing: it is for {OWN_SETTINGS[name]}.")
 
 
-_OWN_SETTINGS = {
-    "adapted_layers": "algo anil",
-    "context_size": "algo context",
-    "mamlpp": "algo mamlpp",
-    "mumomaml": "algo mumomaml",
-    "l2f": "algo l2f, or attenuate with another one",
-    "promp": "meta_optimiser promp",
-    "trpo": "meta_optimiser trpo",
-}
 _AT_LEAST = {
     "seed": 0,
     "iterations": 0,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.agents import ALGORITHMS, run_title
+from metarl.agents import ALGORITHMS, idle_settings, run_title
 from metarl.config import Config
 from metarl.errors import UserError
 from metarl.settings import Checkpoint, EvaluationConfig
@@ -79,8 +79,6 @@ _BOOKKEEPING = frozenset(
         "profile",
     }
 )
-# Settings that only some runs use.
-_OWN_SETTINGS = {"trpo", "promp", "l2f", *(name for algorithm in ALGORITHMS.values() for name in algorithm.settings)}
 
 
 @dataclass(frozen=True)
@@ -345,17 +343,9 @@ def _settings(run: Run) -> dict[str, str]:
     return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}
 
 
-def _idle(config: dict[str, Any]) -> set[str]:
+def _idle(config: dict[str, Any]) -> list[str]:
     """Settings of other algorithms, which runs of older versions hold too."""
-    algorithm = ALGORITHMS.get(config["algo"])
-    if algorithm is None:
-        return set()
-    in_use = {*algorithm.settings}
-    if algorithm.attenuated or config.get("attenuate"):
-        in_use.add("l2f")
-    if algorithm.training == "meta":
-        in_use.add(config.get("meta_optimiser", "trpo"))
-    return _OWN_SETTINGS - in_use
+    return idle_settings(config) if config["algo"] in ALGORITHMS else []
 
 
 def _check_seeds_differ(group: Sequence[Run]) -> None:

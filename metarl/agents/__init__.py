@@ -86,6 +86,33 @@ def run_title(config: Mapping[str, Any]) -> str:
     return algorithm.title
 
 
+OWN_SETTINGS = {
+    "adapted_layers": "algo anil",
+    "context_size": "algo context",
+    "mamlpp": "algo mamlpp",
+    "mumomaml": "algo mumomaml",
+    "l2f": "algo l2f, or attenuate with another one",
+    "promp": "meta_optimiser promp",
+    "trpo": "meta_optimiser trpo",
+}
+"""Settings that are not for every algorithm, and what they are for."""
+
+
+def idle_settings(config: Mapping[str, Any]) -> list[str]:
+    """Those of `OWN_SETTINGS` that do nothing with a run's algorithm.
+
+    Args:
+        config: The run's settings, as in its config.json; ``algo`` is an entry of `ALGORITHMS`.
+    """
+    algorithm = ALGORITHMS[config["algo"]]
+    in_use = set(algorithm.settings)
+    if algorithm.attenuated or config.get("attenuate"):
+        in_use.add("l2f")
+    if algorithm.training == "meta":
+        in_use.add(config.get("meta_optimiser", "trpo"))
+    return [name for name in OWN_SETTINGS if name not in in_use]
+
+
 def build_rule(name: str, policy: Policy, inner: InnerConfig) -> Adaptation:
     """The adaptation rule called ``name``.
 
