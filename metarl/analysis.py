@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.adaptation import Adaptation, Adapted, Stage, observe
 from metarl.agent import Agent, load
+from metarl.agents import run_title
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.l2f import L2F
 from metarl.checkpoints import checkpoint_path, load_checkpoint
@@ -63,7 +64,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> dict[s
         - ``movement``: Euclidean distance that each tensor moves, likewise; ``norm`` is the tensor's before.
         - ``freezing``: returns with the first k layers frozen in the inner loop, and the difference to k = 0.
         - ``embedding``: tasks in two dimensions by what the rule saw of them.
-        - ``through_training``: the first five, without their ``per_task``, at every checkpoint that was kept.
+        - ``through_training``: the first five, without their ``per_task``, at every checkpoint that was kept and at the
+          one that is analysed; None if that is a single one.
+
+        What a rule sees the same of for every task, such as with attenuation by constants, is not in ``embedding``.
 
     Raises:
         UserError: If the run or its checkpoint cannot be used, or t-SNE is wanted and scikit-learn is not there.
@@ -75,22 +79,26 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> dict[s
     left_out: dict[str, str] = {}
     with _InnerLoops(agent, config) as loops:
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
+        iteration = load_checkpoint(agent.config, config.checkpoint)[2].iteration
+        seen = inspect(adapted.loop, loops.workers, left_out)
         result = {
             "config": agent.config.to_dict(),
             "analysis": {**asdict(config), "output": str(config.folder(run_dir))},
             "metarl": provenance(torch.device("cpu")),
             "checkpoint": config.checkpoint,
-            "iteration": load_checkpoint(agent.config, config.checkpoint)[2].iteration,
+            "iteration": iteration,
             "tasks": tasks,
             "modes": agent.family.modes(tasks),
             "finite": agent.family.finite_tasks is not None,
             "tensors": agent.rule.policy.layout.names,
             "layers": layers(agent.rule.policy),
             "returns": adapted.returns.numpy(),
-            **inspect(adapted.loop, loops.workers, left_out),
+            **seen,
             "freezing": _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), left_out),
             "embedding": _embedding(loops, agent, project, left_out),
-            "through_training": _through_training(loops, agent, tasks, left_out),
+            "through_training": _through_training(
+                loops, agent, tasks, _at_checkpoint(iteration, adapted, seen), left_out
+            ),
             "left_out": left_out,
             "env_steps": loops.env_steps,
         }
@@ -103,48 +111,58 @@ def table(result: dict[str, Any]) -> str:
     """An analysis as text: a row for each tensor, each representation and each number of frozen layers."""
     run, settings, returns = result["config"], result["analysis"], np.mean(result["returns"], axis=0)
     head = [
-        f"{run['algo']}{' attenuated' if run['attenuate'] else ''} on {run['env']}: "
+        f"{run_title(run)} on {run['env']}: "
         f"{tasks_in_words(result['tasks'], result['finite'])}, "
         f"{settings['rollouts']} episodes, checkpoint {result['checkpoint']} (iteration {result['iteration']}), "
         f"seed {settings['seed']}",
         f"return before the inner loop {returns[0]:.2f}, after it {returns[-1]:.2f}",
     ]
     sections = [_table_of_tensors(result), _table_of_representations(result), _table_of_freezing(result)]
-    sections += [[f"left out: {name} ({why})" for name, why in result["left_out"].items()]]
+    reasons: dict[str, list[str]] = {}
+    for name, why in result["left_out"].items():
+        reasons.setdefault(why, []).append(name)
+    sections += [["", *(f"left out: {', '.join(names)} ({why})" for why, names in reasons.items())]] if reasons else []
     return "\n".join("\n".join(lines) for lines in [head, *sections] if lines)
 
 
 def _table_of_tensors(result: dict[str, Any]) -> list[str]:
-    columns: dict[str, list[float | None]] = {}
-    unrelated: dict[str, float] = {}
-    for name, title in (("between_tasks", "tasks"), ("between_episodes", "episodes"), ("within_task", "in a task")):
-        if result["conflict"]:
-            columns[title] = result["conflict"][name]["mean"]
-            unrelated[title] = result["conflict"][name]["unrelated"]
-    if result["movement"]:
-        columns["moved"] = result["movement"]["start"]["distance"]["mean"]
-    if result["attenuation"]:
-        columns["gamma"], columns["its spread"] = (result["attenuation"]["gamma"][key] for key in ("mean", "std"))
+    conflict, movement, attenuation = (result[name] for name in ("conflict", "movement", "attenuation"))
+    columns: dict[str, list[str]] = {}
+    unrelated: list[str] = []
+    notes: dict[str, str] = {}
+    if conflict:
+        titles = {"between_tasks": "tasks", "between_episodes": "episodes", "within_task": "in a task"}
+        columns |= {title: _column(conflict[name]["mean"], 3) for name, title in titles.items()}
+        unrelated = _column([conflict[name]["unrelated"] for name in titles], 3)
+        notes["tasks"] = "angle of the tasks' meta-gradients to their sum, radians; - without a gradient"
+        notes["episodes"] = "the same of single episodes, each of another task"
+        notes["in a task"] = "the same of single episodes of one task"
+        notes["(if unrelated)"] = "the angle that as many unrelated gradients would have"
+    if movement:
+        columns["moved"] = _column(movement["start"]["distance"]["mean"])
+        notes["moved"] = "distance in the inner loop"
+        if 0 in movement["start"]["distance"]["max"]:
+            notes["moved"] += "; 0 is not adapted, and an adapted context vector counts as part of the first bias"
+    if attenuation:
+        columns["gamma"] = _column(attenuation["gamma"]["mean"], 4)
+        columns["spread"] = _column(attenuation["gamma"]["std"])
+        notes["spread"] = "standard deviation of gamma over tasks"
     if not columns:
         return []
-    lines = [
-        "",
-        "means over tasks: angle of meta-gradients to their sum (radians) between tasks, between single episodes",
-    ]
-    lines += ["of different tasks and of the same task; distance moved in the inner loop", _row("tensor", columns)]
-    lines += [_row(name, [values[i] for values in columns.values()]) for i, name in enumerate(result["tensors"])]
-    return [*lines, _row("(unrelated)", [unrelated[title] for title in unrelated])] if unrelated else lines
+    lines = ["", "means over tasks", *(f"  {name:<16}{meaning}" for name, meaning in notes.items()), ""]
+    lines += [_row("tensor", columns), *_rows(result["tensors"], list(columns.values()))]
+    return [*lines, _row("(if unrelated)", unrelated)] if unrelated else lines
 
 
 def _table_of_representations(result: dict[str, Any]) -> list[str]:
     if not result["representations"]:
         return []
-    found, line = result["representations"]["start"], result["landscape"]["smoothness"]
-    columns = [found[kind][of] for kind in ("cka", "cca") for of in ("mean", "min")]
+    found, smoothness = result["representations"]["start"], result["landscape"]["smoothness"]
+    columns = [_column(found[kind][of], 4) for kind in ("cka", "cca") for of in ("mean", "min")]
     lines = ["", "similarity before and after adaptation", _row("output of", ("CKA", "lowest", "CCA", "lowest"))]
-    lines += [_row(name, [c[i] for c in columns]) for i, name in enumerate(result["representations"]["names"])]
-    low, mean, high = (_number(line[key]) for key in ("min", "mean", "max"))
-    return [*lines, "", f"effective smoothness along the inner steps: {mean} (tasks: {low} to {high})"]
+    lines += _rows(result["representations"]["names"], columns)
+    low, middle, high = _column([smoothness[key] for key in ("min", "median", "max")])
+    return [*lines, "", f"effective smoothness along the inner steps: median {middle} (tasks: {low} to {high})"]
 
 
 def _table_of_freezing(result: dict[str, Any]) -> list[str]:
@@ -152,18 +170,25 @@ def _table_of_freezing(result: dict[str, Any]) -> list[str]:
         return []
     found = result["freezing"]
     interval = found["interval"] or [None] * len(found["difference"])
-    numbers = zip(found["returns"]["mean"], found["difference"], interval, strict=True)
-    names = ["none", *(f"first {k}" for k in found["frozen_layers"][1:-1]), "all"]
+    columns = [_column(values, 2) for values in (found["returns"]["mean"], found["difference"], interval)]
     lines = ["", "return with layers frozen in the inner loop", _row("frozen", ("return", "change", "+-95%"))]
-    return [*lines, *(_row(name, row) for name, row in zip(names, numbers, strict=True)), ""]
+    return [*lines, *_rows(found["names"], columns)]
 
 
-def _row(name: str, cells: Iterable[str | float | None]) -> str:
-    return f"{name:<16}" + "".join(f"{c if isinstance(c, str) else _number(c):>12}" for c in cells)
+def _rows(names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(name, cells) for name, *cells in zip(names, *columns, strict=True)]
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _column(values: Sequence[float | None], decimals: int | None = None) -> list[str]:
+    """Numbers with the same decimals: as said, or so that the largest has four significant digits."""
+    if decimals is None:
+        largest = max((abs(value) for value in values if value), default=1.0)
+        decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
+    return ["-" if value is None else f"{round(value, decimals) + 0.0:.{decimals}f}" for value in values]
 
 
 # The inner loop
@@ -224,9 +249,8 @@ def _freezing(
     loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], adapted_returns: Floats, left_out: dict[str, str]
 ) -> dict[str, Any] | None:
     """Returns after the inner loop with the first k layers frozen in its gradient steps; same tasks, same streams."""
-    stages = loops.stages(agent.rule)
-    if not any(stage.gradient_step for stage in stages):
-        left_out["freezing"] = "the inner loop has no gradient step"
+    if "movement" in left_out:
+        left_out["freezing"] = left_out["movement"]
         return None
     parts = layers(agent.rule.policy)
     after = [adapted_returns]  # Nothing frozen is the rule itself.
@@ -241,6 +265,7 @@ def _freezing(
     return {
         "unit": "return",
         "frozen_layers": list(range(len(parts) + 1)),
+        "names": ["none", *(f"first {k}" if k > 1 else "first" for k in range(1, len(parts))), "all"],
         "returns": over_tasks(per_task),
         "difference": difference.mean,
         "interval": difference.half_width if sampled else None,
@@ -286,6 +311,12 @@ def _embedding(
     width = len(rule.layer_names) if isinstance(rule, L2F) else 0
     split = observed.shape[1] - width
     found = {"modulation": observed[:, :split], "attenuation": observed[:, split:]}
+    seen = {name: values for name, values in found.items() if values.shape[1]}
+    told_apart = {name: values for name, values in seen.items() if np.ptp(values, axis=0).any()}
+    same = "what it sees is the same for every task"
+    left_out |= {f"embedding of {name}" if told_apart else "embedding": same for name in seen.keys() - told_apart}
+    if not told_apart:
+        return None
     result: dict[str, Any] = {
         "projection": config.projection,
         "rollouts": rollouts,
@@ -293,10 +324,9 @@ def _embedding(
         "modes": agent.family.modes(tasks),
         "num_modes": agent.family.num_modes,
     }
-    for name, values in found.items():
-        if values.shape[1]:
-            coordinates, shares = project(values)
-            result[name] = {"features": values, "coordinates": coordinates, "variance_shares": shares}
+    for name, values in told_apart.items():
+        coordinates, shares = project(values)
+        result[name] = {"features": values, "coordinates": coordinates, "variance_shares": shares}
     return result
 
 
@@ -304,21 +334,32 @@ def _embedding(
 
 
 def _through_training(
-    loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], left_out: dict[str, str]
+    loops: _InnerLoops,
+    agent: Agent,
+    tasks: NDArray[Any],
+    analysed: dict[str, Any],
+    left_out: dict[str, str],
 ) -> list[dict[str, Any]] | None:
+    """The course of training: the checkpoints that were kept, and the analysed one among them."""
     folder = checkpoint_path(agent.config.folder, "last").parent
     matches = [re.fullmatch(r"iteration(\d+)", path.stem) for path in folder.glob("iteration*.safetensors")]
-    iterations = sorted(int(match[1]) for match in matches if match)
-    if not iterations:
-        left_out["through_training"] = "the run kept no checkpoints (--keep-checkpoints)"
+    others = {int(match[1]) for match in matches if match} - {analysed["iteration"]}
+    if not others:
+        left_out["through_training"] = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
         return None
-    found = []
-    for iteration in iterations:
+    found = [analysed]
+    for iteration in others:
         meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}")[0]).meta
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
-        seen = inspect(adapted.loop, loops.workers, {})
-        found.append({"iteration": iteration, "returns": adapted.returns.mean(0).numpy(), **_without_tasks(seen)})
-    return found
+        found.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers, {})))
+    if not any(all(each[name] for each in found) for name in ("conflict", "attenuation", "landscape")):
+        left_out["through_training"] = "nothing could be measured at every checkpoint"
+        return None
+    return sorted(found, key=lambda each: each["iteration"])
+
+
+def _at_checkpoint(iteration: int, adapted: Adapted, seen: dict[str, Any]) -> dict[str, Any]:
+    return {"iteration": iteration, "returns": adapted.returns.mean(0).numpy(), **_without_tasks(seen)}
 
 
 # Numbers

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from metarl.agents import run_title
 from metarl.errors import UserError
 from metarl.measures import Floats
 from metarl.plotting import COLOURS, GREY, MARKERS
 from metarl.statistics import tasks_in_words
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 # Small multiples stay readable up to this many of a task's numbers.
 _TASK_DIMENSIONS = 4
 # Tasks stand beside one another, so that equal values do not hide each other; share of a column's width.
 _SPREAD = 0.25
+# Of an axis for gammas or angles.
+_LEAST_RANGE = 0.1
+# Of the second principal component's axis to the first's.
+_LEAST_ASPECT = 0.05
+_CHARACTERS_PER_INCH = 16
+_THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35}
+_DOTS = "Dots: tasks; hollow markers: their mean."
+_GAMMA, _SMOOTHNESS = "gamma", "smoothness (less is smoother)"
 _COMPARISONS = {
     "between_tasks": "between tasks",
     "between_episodes": "between episodes of different tasks",
@@ -56,8 +68,10 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     for name, make in figures.items():
         if result[name]:
             paths.append(folder / f"{name}.png")
-            figure = make(result)
-            figure.supxlabel(_caption(result, name), fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
+            figure, reading = make(result)
+            width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+            caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
+            figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
             try:
                 figure.savefig(paths[-1], dpi=150)
             except OSError as error:
@@ -65,113 +79,126 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _draw_conflict(result: dict[str, Any]) -> Figure:
-    figure, ((ax,),) = _new_figure(1, 1, 1.4 + 0.9 * len(result["tensors"]), 4.2)
+# Each returns a figure and a sentence on how to read it.
+
+
+def _draw_conflict(result: dict[str, Any]) -> tuple[Figure, str]:
+    found, tensors = result["conflict"], result["tensors"]
+    angles = np.concatenate([_array(found[name]["per_task"]) for name in _COMPARISONS])
+    shown = [i for i in range(len(tensors)) if np.isfinite(angles[:, i]).any()]
+    figure, ((ax,),) = _new_figure(1, 1, max(7.6, 1.4 + 0.9 * len(shown)), 4.2)
     for index, (name, label) in enumerate(_COMPARISONS.items()):
-        found = result["conflict"][name]
+        values = _array(found[name]["per_task"])[:, shown]
         style = COLOURS[index], MARKERS[index]
-        _draw_tasks(ax, found, (index, len(_COMPARISONS)), style, f"{label} ({found['num_vectors']} gradients)")
-    ax.plot([], [], ":", color=GREY, linewidth=1.2, label="were they unrelated")
-    for level in sorted({result["conflict"][name]["unrelated"] for name in _COMPARISONS}):
-        ax.axhline(level, linestyle=":", color=GREY, linewidth=1.2)
-    _name_ticks(ax, result["tensors"])
+        _draw_tasks(ax, values, (index, len(_COMPARISONS)), style, f"{label} ({found[name]['num_vectors']} gradients)")
+    _draw_unrelated([ax], found)
+    _name_ticks(ax, [tensors[i] for i in shown])
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
     ax.set_title("degree of conflict of meta-gradients", loc="left")
-    _add_legend(figure, ax)
-    return figure
+    _add_legend(figure, *_entries(ax))
+    missing = [name for i, name in enumerate(tensors) if i not in shown]
+    return figure, _DOTS + (f" Without a gradient: {', '.join(missing)}." if missing else "")
 
 
-def _draw_attenuation(result: dict[str, Any]) -> Figure:
-    found, tasks = result["attenuation"]["gamma"], _task_numbers(result["tasks"])
+def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
+    found, tensors = result["attenuation"]["gamma"], result["tensors"]
+    tasks, names, selection = _task_numbers(result["tasks"])
     gamma = _array(found["per_task"])
-    # A tensor that is left alone has a gamma of exactly 1.
-    shown = [i for i in range(len(result["tensors"])) if not (gamma[:, i] == 1).all()] or [0]
-    rows, width, height = tasks.shape[1], 0.6 + 2.1 * len(shown), 0.8 + 1.7 * tasks.shape[1]
-    # Axes of their own: means differ more than tasks do. The title says how much that is.
-    figure, axes = _new_figure(rows, len(shown), width, height, sharey="col")
+    kept = [i for i in range(len(tensors)) if (gamma[:, i] == 1).all()]
+    shown = [i for i in range(len(tensors)) if i not in kept] or kept
+    # One range for all: what looks like structure has the same size everywhere.
+    figure, axes = _new_figure(
+        len(names), len(shown), max(6.4, 0.9 + 1.8 * len(shown)), 1.2 + 1.8 * len(names), sharey=True
+    )
     for dimension, row in enumerate(axes):
         for ax, tensor in zip(row, shown, strict=True):
             ax.scatter(tasks[:, dimension], gamma[:, tensor], s=12, color=COLOURS[0], alpha=0.7, linewidths=0)
-            ax.set_xlabel(_task_name(tasks, dimension))
-            ax.ticklabel_format(axis="y", useOffset=False)
-            ax.locator_params(nbins=4)
+            ax.set_xlabel(names[dimension])
+            ax.locator_params(axis="x", nbins=3)
+            ax.tick_params(axis="x", labelsize=8)
         row[0].set_ylabel("gamma")
+    _share_range(axes[0], _LEAST_RANGE)
     for ax, tensor in zip(axes[0], shown, strict=True):
-        size = f"{found['mean'][tensor]:.3g}, spread {found['std'][tensor]:.2g}"
-        ax.set_title(f"{result['tensors'][tensor]}\n{size}", loc="left", fontsize=9)
-    return figure
+        size = f"{found['mean'][tensor]:.4f} \N{PLUS-MINUS SIGN} {found['std'][tensor]:.4f}"
+        ax.set_title(f"{tensors[tensor]}\n{size}", loc="left", fontsize=9)
+    reading = "Dots: tasks. Above: mean \N{PLUS-MINUS SIGN} standard deviation over tasks."
+    if len(shown) < len(tensors):
+        reading += f" Not attenuated, gamma is 1: {', '.join(tensors[i] for i in kept)}."
+    return figure, reading + selection
 
 
-def _draw_landscape(result: dict[str, Any]) -> Figure:
+def _draw_landscape(result: dict[str, Any]) -> tuple[Figure, str]:
     found = result["landscape"]
     fractions = [0.0, *found["fractions"]]
-    figure, ((loss, gradient, smoothness),) = _new_figure(1, 3, 10.0, 3.4)
+    figure, ((loss, gradient, smoothness),) = _new_figure(1, 3, 10.4, 3.6)
     for ax, name in ((loss, "loss_change"), (gradient, "gradient_change")):
-        values = np.insert(_array(found[name]["per_task"]), 0, 0, axis=1)
-        ax.plot(fractions, values.T, color=COLOURS[0], linewidth=0.7, alpha=0.35)
-        ax.plot(fractions, _means(values), color=COLOURS[0], linewidth=2)
+        ax.plot(fractions, np.insert(_array(found[name]["per_task"]), 0, 0, axis=1).T, color=COLOURS[0], **_THIN)
+        ax.plot(fractions, np.insert(_array(found[name]["median"]), 0, 0), color=COLOURS[0], linewidth=2)
         ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
         ax.set_xlabel("multiples of the inner step")
-    loss.set_title("change of inner loss", loc="left")
-    gradient.set_title("l2 change of its gradient", loc="left")
-    values = np.sort(_array(found["smoothness"]["per_task"]))
-    values = values[np.isfinite(values)]
-    smoothness.plot(values, (np.arange(len(values)) + 1) / max(1, len(values)), ".-", color=COLOURS[0], linewidth=1)
-    if len(values) and values[0] > 0:
-        smoothness.set_xscale("log")
-    smoothness.set_ylim(0, 1.02)
+    loss.set_title("inner loss", loc="left")
+    loss.set_ylabel("change since the step's start")
+    gradient.set_title("gradient of the inner loss", loc="left")
+    gradient.set_ylabel("l2 distance from the start's")
+    _draw_shares(smoothness, _array(found["smoothness"]["per_task"]))
     smoothness.set_xlabel("effective beta-smoothness")
     smoothness.set_ylabel("share of tasks at or below")
     smoothness.set_title("smoothness (less is smoother)", loc="left")
-    return figure
+    return figure, "Thin: tasks; bold: their median; dotted: the step that the inner loop takes."
 
 
-def _draw_representations(result: dict[str, Any]) -> Figure:
+def _draw_representations(result: dict[str, Any]) -> tuple[Figure, str]:
     names, tensors = result["representations"]["names"], result["tensors"]
     width = 3.6 + 1.0 * len(names) + 0.8 * len(tensors)
-    figure, ((similarity, movement),) = _new_figure(1, 2, width, 3.8, width_ratios=(len(names), len(tensors)))
+    figure, ((similarity, movement),) = _new_figure(1, 2, width, 4.0, width_ratios=(len(names), len(tensors)))
     parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
     shown = [part for part in parts if part in result["movement"]]
+    measures = {"cka": "o", "cca": "s"}
     for index, part in enumerate(shown):
-        suffix, colour = f", {parts[part]}" if len(shown) > 1 else "", COLOURS[index]
-        for offset, (kind, marker) in enumerate((("cka", "o"), ("cca", "s"))):
-            place, found = (2 * index + offset, 2 * len(shown)), result["representations"][part][kind]
-            _draw_tasks(similarity, found, place, (colour, marker), f"{kind.upper()}{suffix}")
-        _draw_tasks(
-            movement, result["movement"][part]["distance"], (index, len(shown)), (colour, "D"), f"distance{suffix}"
-        )
+        for offset, (kind, marker) in enumerate(measures.items()):
+            values = _array(result["representations"][part][kind]["per_task"])
+            _draw_tasks(similarity, values, (2 * index + offset, 2 * len(shown)), (COLOURS[index], marker))
+        values = _array(result["movement"][part]["distance"]["per_task"])
+        _draw_tasks(movement, values, (index, len(shown)), (COLOURS[index], "D"))
     _name_ticks(similarity, names)
     similarity.set_title("similarity before and after", loc="left")
+    similarity.set_ylabel("similarity, 1 for the same")
+    similarity.ticklabel_format(axis="y", useOffset=False)
     _name_ticks(movement, tensors)
-    movement.set_title("Euclidean distance moved", loc="left")
+    movement.set_title("movement", loc="left")
+    movement.set_ylabel("Euclidean distance")
     movement.set_ylim(bottom=0)
-    _add_legend(figure, similarity, movement)
-    return figure
+    # Shapes in the left panel, colours in both.
+    keys: dict[str, Artist] = {}
+    keys |= {
+        kind.upper(): Line2D([], [], linestyle="", marker=marker, **_hollow(GREY)) for kind, marker in measures.items()
+    }
+    if len(shown) > 1:
+        keys |= {parts[part]: Patch(color=COLOURS[index]) for index, part in enumerate(shown)}
+    _add_legend(figure, list(keys.values()), list(keys), columns=4)
+    return figure, _DOTS
 
 
-def _draw_freezing(result: dict[str, Any]) -> Figure:
+def _draw_freezing(result: dict[str, Any]) -> tuple[Figure, str]:
     found = result["freezing"]
-    figure, ((ax,),) = _new_figure(1, 1, 4.6, 3.6)
-    values = _array(found["returns"]["per_task"])
-    ax.plot(found["frozen_layers"], values.T, color=COLOURS[0], linewidth=0.7, alpha=0.35)
-    ax.plot(found["frozen_layers"], _means(values), "o-", color=COLOURS[0], linewidth=2)
-    last = len(found["frozen_layers"]) - 1
-    names = ["none", *(f"first {k}" if k > 1 else "first" for k in range(1, last)), "all"]
-    ax.set_xticks(found["frozen_layers"], names)
+    figure, ((ax,),) = _new_figure(1, 1, 4.8, 3.8)
+    ax.plot(found["frozen_layers"], _array(found["returns"]["per_task"]).T, color=COLOURS[0], **_THIN)
+    ax.plot(found["frozen_layers"], found["returns"]["mean"], "o-", color=COLOURS[0], linewidth=2)
+    ax.set_xticks(found["frozen_layers"], found["names"])
     ax.set_xlabel("layers frozen in the inner loop")
     ax.set_ylabel("return after the inner loop")
     ax.set_title("freezing at test time", loc="left")
-    return figure
+    return figure, "Thin: tasks; bold: their mean."
 
 
-def _draw_embedding(result: dict[str, Any]) -> Figure:
+def _draw_embedding(result: dict[str, Any]) -> tuple[Figure, str]:
     found = result["embedding"]
     kinds = [kind for kind in ("modulation", "attenuation") if kind in found]
-    tasks, modes = _task_numbers(found["tasks"]), np.array(found["modes"])
-    by_mode = found["num_modes"] > 1
-    columns = 1 if by_mode else tasks.shape[1]
-    figure, rows = _new_figure(len(kinds), columns, 4.6 * columns, 3.7 * len(kinds))
+    by_mode, modes = found["num_modes"] > 1, np.array(found["modes"])
+    tasks, names, selection = _task_numbers(found["tasks"])
+    columns = 1 if by_mode else len(names)
+    figure, rows = _new_figure(len(kinds), columns, max(5.4, 3.9 * columns), 0.9 + 3.4 * len(kinds))
     for row, kind in zip(rows, kinds, strict=True):
         points = _array(found[kind]["coordinates"])
         for dimension, ax in enumerate(row):
@@ -181,34 +208,62 @@ def _draw_embedding(result: dict[str, Any]) -> Figure:
                 values = ax.scatter(
                     points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap="viridis", linewidths=0
                 )
-                figure.colorbar(values, ax=ax, label=_task_name(tasks, dimension))
-            _name_components(ax, found["projection"], found[kind]["variance_shares"])
-            ax.set_title(f"{len(points)} tasks as the {kind} sees them", loc="left", fontsize=10)
+                figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
+                ax.set_title(f"coloured by {names[dimension]}", loc="left", fontsize=9)
+            ax.locator_params(nbins=5)
+        if found[kind]["variance_shares"]:
+            _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
+        _name_components(row, kind, found["projection"], found[kind]["variance_shares"])
+    title = f"tasks as the {' and the '.join(kinds)} {'see' if kinds[1:] else 'sees'} them"
+    figure.suptitle(title, x=0.01, horizontalalignment="left")
     if by_mode:
-        _add_legend(figure, rows[0][0])
-    return figure
+        # The title is above.
+        figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
+    return figure, "Dots: tasks." + ("" if by_mode else selection)
 
 
-def _draw_training(result: dict[str, Any]) -> Figure:
+def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
     course = result["through_training"]
     iterations = [each["iteration"] for each in course]
-    panels = {f"conflict {label}": _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
-    panels["mean gamma"] = _course(course, "attenuation", "gamma", "mean")
-    panels["effective beta-smoothness"] = _course(course, "landscape", "smoothness")
-    drawn = {title: values for title, values in panels.items() if values}
-    figure, (axes,) = _new_figure(1, len(drawn), 1.6 + 3.4 * len(drawn), 3.4)
-    for ax, (title, values) in zip(axes, drawn.items(), strict=True):
-        if title == "effective beta-smoothness":
-            low, mean, high = (_array([each[key] for each in values]) for key in ("min", "mean", "max"))
-            ax.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
-            ax.plot(iterations, mean, "o-", color=COLOURS[0], linewidth=1.6, markersize=4)
-        else:
-            for index, (tensor, line) in enumerate(zip(result["tensors"], _array(values).T, strict=True)):
-                ax.plot(iterations, line, label=tensor, **_style(index))
+    drawn = _courses(course)
+    columns = math.ceil(len(drawn) / 2)
+    figure, rows = _new_figure(2, columns, 1.0 + 3.4 * columns, 6.4)
+    axes = dict(zip(drawn, (ax for row in rows for ax in row), strict=False))
+    for ax in (ax for row in rows for ax in row if ax not in axes.values()):
+        ax.remove()
+    for title, ax in axes.items():
         ax.set_title(title, loc="left", fontsize=9)
         ax.set_xlabel("meta-iterations")
-    _add_legend(figure, axes[0], columns=len(result["tensors"]))
-    return figure
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title == _SMOOTHNESS:
+            _draw_smoothness(ax, iterations, drawn[title])
+            continue
+        ax.set_ylabel("gamma" if title == _GAMMA else "angle, radians")
+        for index, (tensor, line) in enumerate(zip(result["tensors"], _array(drawn[title]).T, strict=True)):
+            ax.plot(iterations, line, label=tensor, **_style(index))
+    angles = [ax for title, ax in axes.items() if title not in (_GAMMA, _SMOOTHNESS)]
+    if angles:
+        _draw_unrelated(angles, result["conflict"])
+        _share_range(angles, _LEAST_RANGE)
+    if _GAMMA in axes:
+        _share_range([axes[_GAMMA]], _LEAST_RANGE)
+    _add_legend(figure, *_entries(rows[0][0]), columns=4)
+    return figure, "Lines: means over tasks; of the smoothness the median, with all tasks' range as the band."
+
+
+def _draw_smoothness(ax: Axes, iterations: Sequence[int], found: Sequence[dict[str, Any]]) -> None:
+    low, middle, high = (_array([each[key] for each in found]) for key in ("min", "median", "max"))
+    ax.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+    ax.plot(iterations, middle, "o-", color=COLOURS[0], linewidth=1.6, markersize=4)
+    ax.set_ylabel("effective beta-smoothness")
+
+
+def _courses(course: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What is shown of the course of training, by title."""
+    panels = {f"conflict {label}": _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
+    panels |= {_GAMMA: _course(course, "attenuation", "gamma", "mean")}
+    panels |= {_SMOOTHNESS: _course(course, "landscape", "smoothness")}
+    return {title: values for title, values in panels.items() if values}
 
 
 def _course(course: Sequence[dict[str, Any]], *path: str) -> list[Any] | None:
@@ -224,8 +279,6 @@ def _course(course: Sequence[dict[str, Any]], *path: str) -> list[Any] | None:
 def _new_figure(
     rows: int, columns: int, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[list[Axes]]]:
-    from matplotlib.figure import Figure
-
     # No pyplot: drawing must not touch a notebook's or a window's state.
     figure = Figure(figsize=(width, height), layout="constrained")
     width_ratios = options.pop("width_ratios", None)
@@ -237,21 +290,60 @@ def _new_figure(
     return figure, [list(row) for row in axes]
 
 
-def _draw_tasks(ax: Axes, found: dict[str, Any], place: tuple[int, int], style: tuple[str, str], label: str) -> None:
-    """Each task's values [task, column] as dots, their mean as a marker.
+def _draw_tasks(ax: Axes, values: Floats, place: tuple[int, int], style: tuple[str, str], label: str = "") -> None:
+    """Each task's values [task, column] as dots, their mean as a hollow marker, which hides none of them.
 
     Args:
         ax: Where.
-        found: ``per_task``, see `metarl.measures.over_tasks`.
+        values: NaN where something is not defined.
         place: (index, count): which of how many that stand beside one another.
         style: Colour and marker.
         label: Name in the legend.
     """
-    values, (index, count), (colour, marker) = _array(found["per_task"]), place, style
+    (index, count), (colour, marker) = place, style
     centre = np.arange(values.shape[1]) + (index - (count - 1) / 2) * 0.8 / count
     spread = np.linspace(-_SPREAD, _SPREAD, len(values))[:, None] / count
-    ax.plot((centre + spread).ravel(), values.ravel(), ".", color=colour, markersize=3, alpha=0.4)
-    ax.plot(centre, _means(values), marker, color=colour, markersize=6, markeredgecolor="white", label=label)
+    ax.plot((centre + spread).ravel(), values.ravel(), ".", color=colour, markersize=3.5, alpha=0.45)
+    ax.plot(centre, _means(values), marker, label=label or None, **_hollow(colour))
+
+
+def _hollow(colour: str) -> dict[str, Any]:
+    return {"color": colour, "markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.6}
+
+
+def _draw_unrelated(axes: Sequence[Axes], found: dict[str, Any]) -> None:
+    """Where unrelated gradients would lie: one line if as many are compared everywhere."""
+    levels: dict[float, int] = {found[name]["unrelated"]: found[name]["num_vectors"] for name in _COMPARISONS}
+    for (level, count), line in zip(levels.items(), (":", "-."), strict=False):
+        label = "expected if unrelated" + (f" ({count} gradients)" if len(levels) > 1 else "")
+        for ax in axes:
+            ax.axhline(level, linestyle=line, color=GREY, linewidth=1.2, label=label)
+
+
+def _draw_shares(ax: Axes, values: Floats) -> None:
+    """The share of tasks at or below each value, of those that are finite."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    ax.ecdf(values, color=COLOURS[0], linewidth=1.6)
+    ax.set_ylim(0, 1.02)
+    # Over less than a decade a logarithmic axis would have hardly a tick.
+    if 0 < 10 * values.min() < values.max():
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter("{x:g}")
+
+
+def _share_range(axes: Sequence[Axes], least: float) -> None:
+    """One vertical range for some panels, wide enough that rounding does not look like structure."""
+    if not axes:
+        return
+    limits = [ax.get_ylim() for ax in axes]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    missing = max(0.0, least - (high - low)) / 2
+    for ax in axes:
+        ax.set_ylim(low - missing, high + missing)
 
 
 def _scatter_modes(ax: Axes, points: Floats, modes: Any) -> None:
@@ -263,22 +355,27 @@ def _scatter_modes(ax: Axes, points: Floats, modes: Any) -> None:
         )
 
 
-def _name_components(ax: Axes, projection: str, shares: Sequence[float] | None) -> None:
+def _name_components(row: Sequence[Axes], kind: str, projection: str, shares: Sequence[float] | None) -> None:
     names = [f"{projection} {number}" for number in (1, 2)]
     if shares:
         names = [f"component {k} ({share:.0%} of variance)" for k, share in enumerate(shares, start=1)]
-    ax.set_xlabel(names[0])
-    ax.set_ylabel(names[1])
+    for ax in row:
+        ax.set_xlabel(names[0])
+    row[0].set_ylabel(f"{kind}\n{names[1]}")
 
 
 def _name_ticks(ax: Axes, names: Sequence[str]) -> None:
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
 
 
-def _add_legend(figure: Figure, *axes: Axes, columns: int = 2) -> None:
-    named = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
-    handles, labels = zip(*named, strict=True)
-    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+def _entries(ax: Axes) -> tuple[list[Any], list[str]]:
+    handles, labels = ax.get_legend_handles_labels()
+    return handles, labels
+
+
+def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 2) -> None:
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -300,24 +397,28 @@ def _means(values: Floats) -> Floats:
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def _task_numbers(tasks: Sequence[Any]) -> Floats:
-    """[task, number]; the first few of those that vary, or the first if none does."""
+def _task_numbers(tasks: Sequence[Any]) -> tuple[Floats, list[str], str]:
+    """The first few of the tasks' numbers that vary, or the first if none does.
+
+    Returns:
+        The numbers, [task, number]; their names; a sentence that says that there are more, if there are.
+    """
     numbers = _array(tasks).reshape(len(tasks), -1)
-    varying = np.flatnonzero(np.ptp(numbers, axis=0) > 0)[:_TASK_DIMENSIONS]
-    return numbers[:, varying if len(varying) else [0]]
+    varying = np.flatnonzero(np.ptp(numbers, axis=0) > 0)
+    chosen = varying[:_TASK_DIMENSIONS] if len(varying) else np.array([0])
+    names = ["task" if numbers.shape[1] == 1 else f"task[{index}]" for index in chosen]
+    left = f" The first {len(chosen)} of the {len(varying)} numbers of a task that vary."
+    return numbers[:, chosen], names, left if len(varying) > len(chosen) else ""
 
 
-def _task_name(tasks: Floats, dimension: int) -> str:
-    return "task" if tasks.shape[1] == 1 else f"task[{dimension}]"
-
-
-def _caption(result: dict[str, Any], figure: str) -> str:
+def _origin(result: dict[str, Any], figure: str) -> tuple[str, str]:
+    """Two lines: what was analysed, and on what and with what."""
     run, origin = result["config"], result["metarl"]
     measured = result["embedding"] if figure == "embedding" else result
     rollouts = measured.get("rollouts") or result["analysis"]["rollouts"]
     which = "" if figure == "through_training" else f", iteration {result['iteration']} ({result['checkpoint']})"
     return (
-        f"{run['algo']}{' attenuated' if run['attenuate'] else ''} on {run['env']}, seed {run['seed']}{which}\n"
-        f"{tasks_in_words(measured['tasks'], result['finite'])}, episodes of each: {rollouts} · "
-        f"metarl {origin['version']}, commit {origin['commit']}"
+        f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
+        f"{tasks_in_words(measured['tasks'], result['finite'])}, episodes of each: {rollouts} \N{MIDDLE DOT} "
+        f"metarl {origin['version']}, commit {origin['commit']}",
     )

@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from metarl.cli import parse, run_command
+from metarl.errors import UserError
 from metarl.settings import AnalysisConfig
 
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
+    ],
     config: Annotated[AnalysisConfig, tyro.conf.OmitArgPrefixes] = AnalysisConfig(),  # noqa: B008
 ) -> tuple[Path, AnalysisConfig]:
     """Shows what a trained agent learned; writes analysis.json and figures into a folder of the run's.
@@ -43,7 +46,9 @@ def _options(
         run: The run's folder.
         config: What to analyse it on.
     """
-    return run, config
+    if len(run) != 1:
+        raise UserError(f"analyze looks at one run at a time, got {len(run)} run folders: give one.")
+    return run[0], config
 
 
 if __name__ == "__main__":

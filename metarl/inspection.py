@@ -53,20 +53,21 @@ def inspect(loop: InnerLoop, workers: Workers, left_out: dict[str, str]) -> dict
     tasks = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
     each = workers.map(partial(_inspect_task, num_episodes=num_episodes), tasks)
     found: dict[str, Any] = dict.fromkeys(("conflict", "attenuation", "landscape", "representations", "movement"))
-    if groups:
-        found["conflict"] = conflict(np.stack([one.gradients for one in each]), groups, layout)
+    gradients = np.stack([one.gradients for one in each])
+    if groups and gradients.any():
+        found["conflict"] = conflict(gradients, groups, layout)
     else:
-        left_out["conflict"] = "no two tasks start from the same parameters"
+        left_out["conflict"] = "all gradients are zero" if groups else "no two tasks start from the same parameters"
     if isinstance(rule, L2F) and loop.supports:
         found["attenuation"] = _attenuation(rule, loop.meta, observe(loop, workers))
     else:
         left_out["attenuation"] = "the rule does not attenuate"
-    if any(stage.gradient_step for stage in loop.stages):
+    if any(one.steps_move for one in each):
         found["landscape"] = _landscape([one.lines for one in each])
         found["representations"] = _representations(each)
         found["movement"] = _movement(each, layout)
     else:
-        left_out |= dict.fromkeys(("landscape", "representations", "movement"), "the inner loop has no gradient step")
+        left_out |= dict.fromkeys(("landscape", "representations", "movement"), "no gradient step changes the policy")
     return found
 
 
@@ -86,6 +87,12 @@ class _Inspected:
     policies: dict[str, Floats]
     lines: list[Line]
     similarity: dict[str, dict[str, tuple[float, float]]]
+
+    @property
+    def steps_move(self) -> bool:
+        """Whether the gradient steps change the policy."""
+        before = self.policies.get("gradient_steps", self.policies["start"])
+        return bool(self.lines and (self.policies["adapted"] != before).any())
 
 
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -183,13 +184,15 @@ def over_tasks(values: ArrayLike) -> dict[str, Floats]:
         values: [task, ...].
 
     Returns:
-        ``mean``, ``std`` (of these tasks, not an estimate), ``min`` and ``max`` of what is finite, NaN where nothing
-        is; and the values themselves as ``per_task``.
+        ``mean``, ``median``, ``std`` (of these tasks, not an estimate), ``min`` and ``max`` of what is finite, NaN
+        where nothing is; and the values themselves as ``per_task``.
     """
     per_task = np.asarray(values, dtype=np.float64)
     columns = [column[np.isfinite(column)] for column in per_task.reshape(len(per_task), -1).T]
+    functions: dict[str, Callable[[Floats], Any]]
+    functions = {"mean": np.mean, "median": np.median, "std": np.std, "min": np.min, "max": np.max}
     summary = {}
-    for name, function in (("mean", np.mean), ("std", np.std), ("min", np.min), ("max", np.max)):
+    for name, function in functions.items():
         numbers = np.array([float(function(column)) if len(column) else np.nan for column in columns])
         summary[name] = numbers.reshape(per_task.shape[1:])
     return {**summary, "per_task": per_task}

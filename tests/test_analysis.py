@@ -14,8 +14,8 @@ from metarl import analyze as command
 from metarl.agent import load
 from metarl.agents import ALGORITHMS
 from metarl.agents.anil import PartialAdaptation
-from metarl.analysis import analyze, table
-from metarl.analysis_plots import draw
+from metarl.analysis import _column, analyze, table
+from metarl.analysis_plots import _draw_attenuation, _draw_conflict, _draw_landscape, _draw_training, _origin, draw
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
 from metarl.flat import Layout
@@ -216,7 +216,84 @@ def test_without_inner_steps_only_the_conflict_is_left(tmp_path):
     result = analysed(tmp_path, algo="l2f", num_inner_steps=0)
     assert [name for name in SECTIONS if result[name]] == ["conflict"]
     assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
-    assert "left out: landscape (the inner loop has no gradient step)" in table(result)
+    reason = "(no gradient step changes the policy)"
+    assert f"left out: landscape, representations, movement, freezing {reason}" in table(result)
+
+
+def test_of_standing_still_only_the_conflict_is_left(tmp_path):
+    result = analysed(tmp_path, algo="standstill")
+    assert [name for name in SECTIONS if result[name]] == ["conflict"]
+    assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
+    figure, reading = _draw_conflict(result)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bias2"]
+    assert "Without a gradient: weight1, bias1, weight2, log_std." in reading
+
+
+@pytest.mark.parametrize(("algo", "kept"), [("l2f", None), ("mumomaml", {"modulation"})])
+def test_attenuation_by_constants_has_no_embedding_of_tasks(tmp_path, algo, kept):
+    constant = analysed(tmp_path / "constant", algo=algo, attenuate=True, l2f=L2FConfig(conditioning="constant"))
+    learned = analysed(tmp_path / "task", algo=algo, attenuate=True)
+    assert "attenuation" in learned["embedding"]
+    if kept is None:
+        assert constant["embedding"] is None
+        assert "looks at no task" in constant["left_out"]["embedding"]
+    else:
+        assert kept == constant["embedding"].keys() & {"modulation", "attenuation"}
+        assert constant["left_out"]["embedding of attenuation"] == "what it sees is the same for every task"
+        assert (tmp_path / "embedding.png") in draw(constant, tmp_path)
+
+
+# What figures and tables say
+
+
+def test_gammas_that_hardly_differ_are_drawn_as_such(l2f):
+    figure, reading = _draw_attenuation(l2f)
+    (limits,) = {ax.get_ylim() for ax in figure.axes}
+    assert limits[1] - limits[0] >= 0.1 - 1e-12
+    gamma = np.array(l2f["attenuation"]["gamma"]["per_task"])[:, :-1]
+    assert limits[0] <= gamma.min() <= gamma.max() <= limits[1]
+    assert np.ptp(gamma[:, 0]) < 0.01
+    assert "gamma is 1: log_std" in reading
+
+
+def test_many_numbers_of_a_task_are_named_by_their_place_and_counted(l2f):
+    tasks = np.zeros((4, 8))
+    tasks[:, 2:] = np.random.default_rng(0).normal(size=(4, 6))
+    figure, reading = _draw_attenuation(l2f | {"tasks": tasks.tolist()})
+    assert {ax.get_xlabel() for ax in figure.axes} == {f"task[{index}]" for index in range(2, 6)}
+    assert "The first 4 of the 6 numbers of a task that vary." in reading
+    assert "numbers" not in _draw_attenuation(l2f)[1]
+
+
+@pytest.mark.parametrize(("small", "lines"), [({"tasks": 3}, 1), ({"tasks": 4}, 2)])
+def test_the_angle_of_unrelated_gradients_is_one_line_if_as_many_are_compared(maml, tmp_path, small, lines):
+    config = AnalysisConfig(**{**SMALL, **small}, output=tmp_path)
+    figure, _ = _draw_conflict(analyze(maml["config"]["run_dir"], config))
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert sum(label.startswith("expected if unrelated") for label in labels) == lines == len(set(labels)) - 3
+
+
+def test_one_outlying_task_does_not_move_what_is_told_of_the_landscape(maml):
+    found = json.loads(json.dumps(maml))
+    values, summary = found["landscape"]["loss_change"]["per_task"], found["landscape"]["loss_change"]
+    np.testing.assert_allclose(summary["median"], np.median(values, axis=0))
+    bold = _draw_landscape(found)[0].axes[0].get_lines()[len(values)]
+    np.testing.assert_allclose(bold.get_ydata(), [0, *summary["median"]])
+    smoothness = found["landscape"]["smoothness"]
+    smoothness |= {"median": 2.0, "mean": 500.0, "min": 1.0, "max": 1000.0}
+    assert "inner steps: median 2 (tasks: 1 to 1000)" in table(found)
+
+
+def test_numbers_of_a_column_have_the_same_decimals():
+    assert _column([0.5734, None, 0.00463, 0.0]) == ["0.5734", "-", "0.0046", "0.0000"]
+    assert _column([439.8, 28.73]) == ["439.8", "28.7"]
+    assert _column([-0.001, 3.14159], 2) == ["0.00", "3.14"]
+    assert _column([0.0, None]) == ["0.000", "-"]
+
+
+def test_captions_and_tables_call_the_algorithm_by_its_title(l2f):
+    assert table(l2f).startswith("L2F on navigation: ")
+    assert _origin(l2f, "conflict")[0].startswith("L2F on navigation, seed 0, ")
 
 
 def test_a_task_alone_in_its_mode_has_no_conflict(tmp_path):
@@ -346,6 +423,29 @@ def test_kept_checkpoints_show_the_course_of_training(tmp_path):
     assert "through_training" not in result["left_out"]
 
 
+def test_the_course_of_training_has_the_analysed_checkpoint_and_another(tmp_path):
+    settings = {"iterations": 2, "checkpoint_every": 1, "keep_checkpoints": True}
+    whole = analysed(tmp_path, **settings)
+    (tmp_path / "checkpoints" / "iteration2.safetensors").unlink()
+    without = analyze(tmp_path, AnalysisConfig(**SMALL))
+    assert without["through_training"] == whole["through_training"]
+    for iteration in (0, 1):
+        (tmp_path / "checkpoints" / f"iteration{iteration}.safetensors").unlink()
+    alone = analyze(tmp_path, AnalysisConfig(**SMALL))
+    assert alone["through_training"] is None
+    assert "besides the analysed one" in alone["left_out"]["through_training"]
+
+
+def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_path):
+    result = analysed(tmp_path, iterations=1, checkpoint_every=1, keep_checkpoints=True)
+    figure, reading = _draw_training(result)
+    assert [(ax.get_subplotspec().rowspan.start, ax.get_ylabel()) for ax in figure.axes] == [
+        (0, "angle, radians"), (0, "angle, radians"), (1, "angle, radians"), (1, "effective beta-smoothness")
+    ]  # fmt: skip
+    assert all(float(tick).is_integer() for ax in figure.axes for tick in ax.get_xticks())
+    assert "band" in reading
+
+
 # The command, and what it refuses
 
 
@@ -354,11 +454,17 @@ def test_command_prints_the_table_and_writes_the_figures(tmp_path, capsys):
     code = command.main([str(tmp_path / "run"), "--tasks", "3", "--rollouts", "2", "--threads", "1"])
     printed = capsys.readouterr().out
     assert code == 0
-    assert printed.startswith("maml on navigation: 3 held-out tasks, 2 episodes, checkpoint last (iteration 1), seed 1")
+    assert printed.startswith("MAML on navigation: 3 held-out tasks, 2 episodes, checkpoint last (iteration 1), seed 1")
     written = {path.name for path in (tmp_path / "run" / "analysis").iterdir()}
     pictures = {"conflict.png", "landscape.png", "representations.png", "freezing.png"}
     assert written == {"analysis.json", *pictures}
     assert all(name in printed for name in pictures)
+
+
+@pytest.mark.parametrize("runs", [[], ["one", "two"]])
+def test_any_other_number_of_runs_than_one_is_refused(runs, capsys):
+    assert command.main(runs) == 2
+    assert f"analyze looks at one run at a time, got {len(runs)} run folders" in capsys.readouterr().err
 
 
 def test_tsne_without_scikit_learn_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
