@@ -172,7 +172,8 @@ class Rollouts:
         self._workers = workers
         self._runner = Runner(self._config, task_family, rule, tasks, rollouts, workers, torch.device("cpu"))
         # The runner's own shards, so that what is measured stays what training does.
-        self._shards, self._samplers = self._runner._shards, self._runner._samplers
+        self._shards = self._runner._shards
+        self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
         self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
         generators = [stream(SEED, Purpose.INITIALISATION, task) for task in range(tasks)]
         self._policies = torch.stack([rule.policy.initial(generator) for generator in generators])

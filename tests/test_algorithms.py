@@ -106,6 +106,9 @@ def test_promp_learns_to_navigate(tmp_path):
 
 
 def _learning(folder: Path, **settings: object) -> metarl.Config:
+    if "promp" not in settings:
+        sampled = TRPOConfig(max_kl=0.03, cg_iterations=6, fisher_fraction=0.1, hessian_fraction=0.25)
+        settings = {**settings, "trpo": sampled}
     return tiny(
         folder,
         env="navigation-bimodal" if settings["algo"] == "multi-maml" else "navigation",
@@ -115,7 +118,6 @@ def _learning(folder: Path, **settings: object) -> metarl.Config:
         horizon=50,
         hidden_sizes=(32, 32),
         validate_every=0,
-        trpo=TRPOConfig(max_kl=0.03, cg_iterations=6, fisher_fraction=0.1, hessian_fraction=0.25),
         **settings,
     )
 
