@@ -144,7 +144,8 @@ def test_tasks_with_different_initialisations_do_not_conflict():
 def test_activations_of_a_module_are_those_of_the_same_perceptron(kind, activation):
     policy, module = (make_policy(kind, activation, body) for body in ("mlp", "module"))
     parameters = policy.initial(np.random.default_rng(0)).double()
-    observations = torch.randn(7, policy.observation_size, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(7, policy.observation_size, dtype=torch.float64, generator=generator)
     expected, found = (each.activations(parameters, observations) for each in (policy, module))
     assert list(expected) == ["hidden1", "hidden2", "output"]
     # The module's linear maps and activations count one by one.

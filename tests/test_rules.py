@@ -221,7 +221,7 @@ def test_learned_step_sizes_are_used_where_they_belong():
     policy = make_policy()
     rule = make_rule("mamlpp", policy, num_steps=2)
     meta = initial(rule)
-    step_sizes = torch.rand(2, len(LAYERS)).double()
+    step_sizes = torch.rand(2, len(LAYERS), generator=torch.Generator().manual_seed(0)).double()
     meta[policy.layout.size :] = step_sizes.flatten()
     # Steps beyond the trained ones repeat the last one's; the protocol's shorter later steps do not apply.
     loop = problems.run(rule, meta, 3)
@@ -281,7 +281,7 @@ def test_standstill_stands_still():
     rule = make_rule("standstill", make_policy())
     meta = rule.initial(np.random.default_rng(0))
     policies = InnerLoop(rule, rule.stages((1.0,)), meta, MODES, [None], []).replay(meta)[-1]
-    observations = torch.randn(TASKS, 7, problems.OBSERVATION)
+    observations = torch.randn(TASKS, 7, problems.OBSERVATION, generator=torch.Generator().manual_seed(0))
     assert not rule.policy.outputs(policies, observations).any()
     assert (rule.policy.extra(policies).exp() < 1e-5).all()
     with pytest.raises(UserError, match="standstill needs continuous actions"):
