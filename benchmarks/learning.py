@@ -207,7 +207,7 @@ def summarise(experiment: Experiment, results: Path) -> None:
         "variants": {name: _training(experiment, name, of_name) for name, of_name in folders.items()},
     }
     every = [folder for of_name in folders.values() for folder in of_name]
-    plot_runs([folder for folder in every if read_progress(folder)], results / "training.png", "env-steps")
+    plot_runs(every, results / "training.png", "env-steps")
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, folders)
