@@ -13,13 +13,13 @@ from torch import Tensor
 
 from benchmarks.triple_derivative import PlainMLPPolicy, TripleDerivative
 from metarl.adaptation import InnerLoop, adapt
-from metarl.agent import build
+from metarl.agent import build, inner_config
 from metarl.agents import build_rule
 from metarl.config import Config
+from metarl.envs import TaskFamily
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
 from metarl.policies import Policy
-from metarl.settings import InnerConfig
 from metarl.streams import Purpose, stream
 from metarl.types import Rollouts
 
@@ -29,6 +29,7 @@ class Problem:
     """An inner loop with its rollouts, ready for a meta-step."""
 
     config: Config
+    family: TaskFamily
     loop: InnerLoop
 
     def objective(self, workers: Workers, fisher_fraction: float = 1, hessian_fraction: float = 1) -> MetaObjective:
@@ -49,19 +50,19 @@ class Problem:
             config.activation,
             min_std=config.min_std,
         )
-        rule = build_rule(config.algo, policy, InnerConfig(config.inner_lr, config.inner_loss, l2f=config.l2f))
+        rule = build_rule(config.algo, policy, inner_config(config, self.family))
         stages = rule.stages((1.0,) * config.num_inner_steps)
         return TripleDerivative(replace(self.loop, rule=rule, stages=stages), tasks_at_once)
 
 
 def make_problem(config: Config, device: torch.device) -> Problem:
     """A problem of the size that ``config`` says."""
-    _, rule = build(config)
+    family, rule = build(config)
     generator = torch.Generator().manual_seed(0)
     meta = rule.initial(stream(0, Purpose.INITIALISATION))
     stages, modes = rule.stages((1.0,) * config.num_inner_steps), torch.zeros(config.meta_batch_size, dtype=torch.long)
     adapted = adapt(rule, meta, stages, modes, lambda policies, *_: _rollouts(rule.policy, policies, config, generator))
-    return Problem(config, on_device(adapted.loop, device))
+    return Problem(config, family, on_device(adapted.loop, device))
 
 
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:

@@ -64,7 +64,12 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
     else:
         make_body = _import_body(config.policy_body)
         policy = ModulePolicy(size, distribution, make_body, config.initial_std, config.min_std)
-    inner = InnerConfig(
+    return family, build_rule(config.algo, policy, inner_config(config, family))
+
+
+def inner_config(config: Config, family: TaskFamily) -> InnerConfig:
+    """What an adaptation rule wants to know of a configuration and its task family."""
+    return InnerConfig(
         lr=config.inner_lr,
         loss=config.inner_loss,
         num_steps=config.num_inner_steps,
@@ -76,7 +81,6 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
         mumomaml=config.mumomaml,
         context_size=config.context_size,
     )
-    return family, build_rule(config.algo, policy, inner)
 
 
 @dataclass(frozen=True)
