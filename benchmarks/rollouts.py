@@ -243,8 +243,11 @@ class Recording:
         """Whether there is a MuJoCo batch below."""
         return isinstance(getattr(self.episodes, "_core", None), MujocoCore)
 
-    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
-        """Begins episodes; see `EpisodeBatch.reset`."""
+    def reset(
+        self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
+    ) -> None:
+        """Begins an episode in every slot; see `EpisodeBatch.reset`."""
+        assert slots is None, "what is replayed begins everywhere at once"
         self._start, self._observations = (tasks.copy(), list(seeds)), observations.copy()
         self.episodes.reset(tasks, seeds, observations)
 

@@ -226,7 +226,9 @@ class _OneEnvironment:
     def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
         self._env, self._horizon = env, horizon
 
-    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
+    def reset(
+        self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
+    ) -> None:
         self._steps = 0
         observation, _ = self._env.reset()
         observations[0] = utils.flatten(self._env.observation_space, observation)

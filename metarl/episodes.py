@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray
+from metarl.arrays import BoolArray, FloatArray, IntArray
 
 
 class EpisodeBatch(Protocol):
@@ -16,13 +16,17 @@ class EpisodeBatch(Protocol):
 
     num_envs: int
 
-    def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
-        """Begins an episode in every slot.
+    def reset(
+        self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
+    ) -> None:
+        """Begins an episode in every slot, or in some while the others go on.
 
         Args:
-            tasks: One task per slot, [num_envs, *task shape].
-            seeds: One seed per slot, with the meaning of ``env.reset(seed=...)``.
-            observations: Receives the first observations, [num_envs, observation].
+            tasks: One task for each of these slots, [k, *task shape].
+            seeds: One seed for each of these slots, with the meaning of ``env.reset(seed=...)``.
+            observations: Receives the first observations of these slots, [num_envs, observation]; what the others'
+                rows hold must be their current observations.
+            slots: Which slots, ascending, [k]; by default all. The first time it has to be all.
         """
 
     def step(

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
+from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
 from metarl.config import Config
@@ -25,7 +24,7 @@ from metarl.parallel import Workers
 from metarl.policies import MLPPolicy, Policy
 from metarl.profiling import timed
 from metarl.progress import Row
-from metarl.sb3 import ACTIVATIONS, TaskEnv, policy_parameters, set_policy_parameters
+from metarl.sb3 import ACTIVATIONS, TaskVecEnv, policy_parameters, set_policy_parameters
 from metarl.streams import Purpose, stream
 
 _MOST_SLOTS = 40
@@ -61,8 +60,7 @@ class PPOLearner:
         slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
         if slots * config.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
-        make_env = partial(TaskEnv, family, "train", config.horizon, config.action_scale)
-        self._env = VecMonitor(DummyVecEnv([make_env] * slots))
+        self._env = VecMonitor(TaskVecEnv(family, slots, "train", config.horizon, config.action_scale))
         # On one thread, because the critic's orthogonal initialisation depends on their number.
         with Workers(1), _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
             self.model = _make_ppo(config, self._env)

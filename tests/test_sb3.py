@@ -17,8 +17,9 @@ from torch import nn
 from metarl import TaskFamily, UserError
 from metarl.agent import AdaptedPolicy
 from metarl.distributions import Categorical, Gaussian
+from metarl.envs import get_family
 from metarl.policies import MLPPolicy
-from metarl.sb3 import AdaptedModel, TaskEnv, policy_parameters, start_from
+from metarl.sb3 import AdaptedModel, TaskEnv, TaskVecEnv, policy_parameters, start_from
 from metarl.spaces import ActionMap
 from metarl.streams import Purpose, stream
 
@@ -187,6 +188,94 @@ def test_processes_of_their_own_give_what_one_process_gives():
 def test_a_task_environment_says_what_is_wrong_with_its_arguments(arguments, message):
     with pytest.raises(UserError, match=message):
         TaskEnv(**arguments)
+
+
+def test_each_slot_of_a_batch_is_an_environment_of_its_own_task():
+    # Episodes end near the goal, so that slots begin again at different steps, and some are cut off.
+    family = get_family("navigation", end_distance=0.3)
+    batch, env, horizon = TaskVecEnv(family, 8, horizon=5, action_scale=0.5), family.make_env(), 5
+    rng, ends, tasks = np.random.default_rng(0), [], []
+    batch.seed(3)
+    observations = batch.reset()
+    np.testing.assert_array_equal(observations, np.zeros((8, 2)))
+    ages = np.zeros(8, int)
+    for _ in range(30):
+        known = [info["task"] for info in batch.reset_infos]
+        actions = rng.uniform(-2, 2, (8, 2)).astype(np.float32)
+        stepped, rewards, ended, infos = batch.step(actions)
+        ages += 1
+        for slot in range(8):
+            env.reset(options={"task": known[slot]})
+            env._trail = [observations[slot].astype(float)]
+            expected, reward, terminated, _, _ = env.step(0.05 * actions[slot])
+            assert rewards[slot] == pytest.approx(reward, abs=1e-6)
+            truncated = bool(ages[slot] == horizon)
+            assert ended[slot] == (terminated or truncated)
+            if ended[slot]:
+                np.testing.assert_allclose(infos[slot]["terminal_observation"], expected, atol=1e-6)
+                np.testing.assert_array_equal(infos[slot]["task"], known[slot])
+                assert infos[slot]["TimeLimit.truncated"] == (truncated and not terminated)
+                np.testing.assert_array_equal(stepped[slot], [0, 0])
+                ends.append(infos[slot]["TimeLimit.truncated"])
+                tasks.append(known[slot])
+                ages[slot] = 0
+            else:
+                np.testing.assert_allclose(stepped[slot], expected, atol=1e-6)
+                assert infos[slot] == {}
+        observations = stepped
+    assert True in ends
+    assert False in ends
+    assert len(np.unique(tasks, axis=0)) == len(tasks)
+
+
+@pytest.mark.parametrize("family", ["cheetah-vel", Chain()], ids=["mujoco", "python"])
+def test_the_seed_of_a_batch_decides_everything(family):
+    def run(batch, seed):
+        batch.seed(seed)
+        seen = [batch.reset()]
+        for _ in range(7):
+            action = np.zeros((3, 6), np.float32) if family == "cheetah-vel" else np.zeros(3, int)
+            seen += [np.column_stack(batch.step(action)[:3])]
+            seen += [np.ravel(info["task"]) for info in batch.reset_infos]
+        return np.concatenate([np.ravel(each) for each in seen])
+
+    batch = TaskVecEnv(family, 3, horizon=4)
+    first = run(batch, 0)
+    np.testing.assert_array_equal(run(batch, 0), first)
+    np.testing.assert_array_equal(run(TaskVecEnv(family, 3, horizon=4), 0), first)
+    assert not np.array_equal(run(batch, 1), first)
+
+
+def test_a_batch_has_the_spaces_of_its_single_environment_and_serves_stable_baselines3():
+    one, batch = TaskEnv(Chain(), horizon=3), TaskVecEnv(Chain(), 4, horizon=3)
+    assert (batch.observation_space, batch.action_space) == (one.observation_space, one.action_space)
+    model = PPO("MlpPolicy", batch, n_steps=16, batch_size=32, device="cpu").learn(64)
+    assert model.num_timesteps == 64
+    returns, lengths = evaluate_policy(model, batch, 6, return_episode_rewards=True, warn=False)
+    assert lengths == [3] * 6
+    assert min(returns) < 0
+    batch.close()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: TaskVecEnv("navigation", 0), "num_envs must be a positive whole number, got 0"),
+        (lambda: TaskVecEnv("navigation", 2, split="trian"), "Did you mean 'train'"),
+        (
+            lambda: with_options(TaskVecEnv("navigation", 2)).reset(),
+            r"no options, got \{'task': 1\}; use TaskEnv",
+        ),
+    ],
+)
+def test_a_batch_says_what_is_wrong(use, message):
+    with pytest.raises(UserError, match=message):
+        use()
+
+
+def with_options(batch):
+    batch.set_options({"task": 1})
+    return batch
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

@@ -9,8 +9,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.envs.episodes import TaskSlot, make_slot
+from metarl.arrays import FloatArray
+from metarl.envs.episodes import make_flat_env
 from metarl.envs.family import SPLITS, TaskFamily
+from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError
 
 _TASKS = 16  # drawn per split
@@ -18,7 +20,7 @@ _STEPS = 50  # of a trajectory, at most
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str]
-_SecondReset = Literal["autoreset", "plain"] | None
+_SecondReset = Literal["given", "plain"] | None
 
 
 def check_task_family(family: TaskFamily, seed: int = 0) -> None:
@@ -26,7 +28,7 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
 
     Looked at: pickling; tasks inside the task space, reproducible, and not shared between splits (unless
     ``finite_tasks`` says that there are finitely many); supported spaces; a new environment at each ``make_env``;
-    the same trajectory under the same seed; a task that has an effect after a reset and after an autoreset,
+    the same trajectory under the same seed; a task that has an effect after a reset and after one without a seed,
     and lasts at a plain ``env.reset()``; ``make_episodes`` equal to single environments.
 
     Args:
@@ -150,7 +152,7 @@ def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
 
 
 def _lost_at_autoreset(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed, "autoreset") for task in _tasks(family, seed))
+    first, *others = (_trajectory(family, task, seed, "given") for task in _tasks(family, seed))
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at autoreset: after a reset without a seed, different tasks gave the same trajectory; "
@@ -160,7 +162,7 @@ def _lost_at_autoreset(family: TaskFamily, seed: int) -> Problems:
 
 def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
     for task in _tasks(family, seed):
-        if not _same(_trajectory(family, task, seed, "plain"), _trajectory(family, task, seed, "autoreset")):
+        if not _same(_trajectory(family, task, seed, "plain"), _trajectory(family, task, seed, "given")):
             yield (
                 f"the task is lost at a plain reset: after env.reset() without options, task {task} gave another "
                 "trajectory than when it was given again; let the environment keep its task until another is given"
@@ -171,23 +173,32 @@ def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
 def _episodes(family: TaskFamily, seed: int) -> Problems:
     tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
     batch = family.make_episodes(2, horizon)
-    observations, rewards = np.zeros((2, *family.observation_space.shape)), np.zeros(2)
-    terminated, truncated = np.zeros(2, bool), np.zeros(2, bool)
+    observations = np.zeros((2, *family.observation_space.shape))
     batch.reset(tasks, [seed, seed], observations)
-    recorded: list[list[NDArray[Any]]] = [[observations.copy()]]
-    for action in _actions(family, seed, horizon):
-        living = ~(terminated | truncated)
-        batch.step(np.stack([action, action]), observations, rewards, terminated, truncated)
-        recorded.append([observations.copy(), rewards.copy(), living])
+    first = _trajectories(batch, observations, _actions(family, seed, horizon))
+    batch.reset(tasks[:1], [seed], observations, np.array([1]))
+    second = _trajectories(batch, observations, _actions(family, seed, horizon))
     batch.close()
-    for slot, task in enumerate(tasks):
-        batched = [_flat(recorded[0][0][slot])]
-        batched += [_flat(seen[slot], gained[slot]) for seen, gained, living in recorded[1:] if living[slot]]
-        if not _same(batched, _trajectory(family, task, seed)):
+    for slot, task, found in ((0, tasks[0], first[0]), (1, tasks[1], first[1]), (1, tasks[0], second[1])):
+        if not _same(found, _trajectory(family, task, seed)):
             yield (
                 f"make_episodes differs from a single environment in slot {slot}: environments of different slots "
-                "must share nothing that changes, and a batch of your own must reproduce them exactly"
+                "must share nothing that changes, and a batch of your own must reproduce them exactly, also where "
+                "reset begins an episode in some slots only"
             )
+
+
+def _trajectories(batch: EpisodeBatch, observations: FloatArray, actions: list[Any]) -> list[Trajectory]:
+    """Each slot's trajectory from here on under the same actions."""
+    rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
+    trajectories = [[_flat(observation)] for observation in observations]
+    living = np.ones(2, bool)
+    for action in actions:
+        batch.step(np.stack([action, action]), observations, rewards, terminated, truncated)
+        for slot in np.flatnonzero(living):
+            trajectories[slot].append(_flat(observations[slot], rewards[slot]))
+        living &= ~(terminated | truncated)
+    return trajectories
 
 
 def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondReset = None) -> Trajectory:
@@ -197,23 +208,22 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
         family: The family.
         task: Given at the first reset, with the seed.
         seed: Of environment and actions.
-        second_reset: None, or another reset without a seed: with the task given again, as at a slot's autoreset, or
-            plain, as an agent that adapts in a user's environment does it.
+        second_reset: None, or another reset without a seed: with the task given again, or plain, as an agent that
+            adapts in a user's environment does it.
     """
-    slot: TaskSlot = make_slot(family)
-    slot.next_task = task
-    observation, _ = slot.reset(seed=seed)
+    env = make_flat_env(family)
+    observation, _ = env.reset(seed=seed, options=family.set_task(env, task))
+    if second_reset == "given":
+        observation, _ = env.reset(options=family.set_task(env, task))
     if second_reset == "plain":
-        slot.next_task = None
-    if second_reset is not None:
-        observation, _ = slot.reset()
+        observation, _ = env.reset()
     trajectory = [_flat(observation)]
     for action in _actions(family, seed, min(family.horizon, _STEPS)):
-        observation, reward, terminated, truncated, _ = slot.step(action)
+        observation, reward, terminated, truncated, _ = env.step(action)
         trajectory.append(_flat(observation, reward))
         if terminated or truncated:
             break
-    slot.close()
+    env.close()
     return trajectory
 
 

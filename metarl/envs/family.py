@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.arrays import IntArray
-from metarl.envs.episodes import VectorEpisodes, flat_observation_space
+from metarl.envs.episodes import LoopedEpisodes, flat_observation_space
 from metarl.episodes import EpisodeBatch
 from metarl.errors import UserError, nearest
 
@@ -143,7 +143,7 @@ class TaskFamily(ABC):
             num_envs: Number of slots.
             horizon: Steps after which an episode is truncated.
         """
-        return VectorEpisodes(self, num_envs, horizon)
+        return LoopedEpisodes(self, num_envs, horizon)
 
     def describe_task(self, task: Any) -> str:
         """Says in a few words what a task is."""

@@ -15,7 +15,7 @@ from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.episodes import VectorEpisodes
+from metarl.envs.episodes import LoopedEpisodes
 from metarl.envs.native import ALL, NativeCore, NativeFamily, NativeVectorEnv, Slots
 from metarl.envs.tasks import TaskMemory
 from metarl.episodes import EpisodeBatch
@@ -37,7 +37,7 @@ def batch_module() -> Any:
 
 @cache
 def say_fallback_once() -> None:
-    """Warns, once in a process, that rollouts go through Gymnasium's vector environments."""
+    """Warns, once in a process, that rollouts step one environment after the other."""
     warnings.warn(
         f"MuJoCo {mujoco.__version__} has no mujoco.batch (new in 3.17), so environments are stepped one by one, "
         "several times slower; update with: pip install -U mujoco",
@@ -177,7 +177,7 @@ class MujocoCore(NativeCore):
 
 
 class MujocoFamily(NativeFamily):
-    """A native family that falls back to Gymnasium's vector environments where MuJoCo has no batch."""
+    """A native family that falls back to a loop over single environments where MuJoCo has no batch."""
 
     horizon = MAX_EPISODE_STEPS
     min_envs_per_shard = 20
@@ -187,7 +187,7 @@ class MujocoFamily(NativeFamily):
         if batch_module() is not None:
             return super().make_episodes(num_envs, horizon)
         say_fallback_once()
-        return VectorEpisodes(self, num_envs, horizon)
+        return LoopedEpisodes(self, num_envs, horizon)
 
 
 class DirectionFamily(MujocoFamily):

@@ -132,18 +132,21 @@ class NativeEpisodes:
         self._terminated = np.zeros(core.num_envs, bool)
         self._truncated = np.zeros(core.num_envs, bool)
         self._living: Slots = ALL
-        self._elapsed = 0
+        self._elapsed = np.zeros(core.num_envs, int)
 
-    def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
-        """Begins an episode in every slot; see `EpisodeBatch.reset`."""
-        self._core.tasks[...] = tasks
+    def reset(
+        self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
+    ) -> None:
+        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
+        slots = np.arange(self.num_envs) if slots is None else slots
+        self._core.tasks[slots] = tasks
         generators = [seeding.np_random(int(seed))[0] for seed in seeds] if self._core.draws else []
-        self._core.start(np.arange(self.num_envs), generators)
+        self._core.start(slots, generators)
         self._core.observe(observations)
-        self._terminated[:] = False
-        self._truncated[:] = False
-        self._living = ALL
-        self._elapsed = 0
+        self._terminated[slots] = False
+        self._truncated[slots] = False
+        self._elapsed[slots] = 0
+        self._find_living()
 
     def step(
         self,
@@ -155,19 +158,21 @@ class NativeEpisodes:
     ) -> None:
         """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
         rewards[...] = 0
-        self._elapsed += 1
         if isinstance(self._living, slice) or len(self._living):
             self._core.advance(self._living, actions, rewards, self._terminated)
-            if self._elapsed >= self._horizon:
-                self._truncated[self._living] = True
-            ended = self._terminated | self._truncated
-            self._living = np.flatnonzero(~ended) if ended.any() else ALL
+            self._elapsed[self._living] += 1
+            self._truncated[self._living] = self._elapsed[self._living] >= self._horizon
+            self._find_living()
         self._core.observe(observations)
         terminated[...] = self._terminated
         truncated[...] = self._truncated
 
     def close(self) -> None:
         """Nothing to release."""
+
+    def _find_living(self) -> None:
+        ended = self._terminated | self._truncated
+        self._living = np.flatnonzero(~ended) if ended.any() else ALL
 
 
 class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):

@@ -79,10 +79,12 @@ class OracleEpisodes:
         self._episodes = episodes
         self._tasks = np.zeros((episodes.num_envs, task_size))
 
-    def reset(self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray) -> None:
-        """Begins an episode in every slot; see `EpisodeBatch.reset`."""
-        self._tasks[...] = np.reshape(tasks, self._tasks.shape)
-        self._episodes.reset(tasks, seeds, self._without_task(observations))
+    def reset(
+        self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
+    ) -> None:
+        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
+        self._tasks[... if slots is None else slots] = np.reshape(tasks, (-1, self._tasks.shape[1]))
+        self._episodes.reset(tasks, seeds, self._without_task(observations), slots)
 
     def step(
         self,

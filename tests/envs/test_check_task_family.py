@@ -6,6 +6,7 @@ import pytest
 from gymnasium import spaces
 
 from metarl.envs import TaskFamily, check_task_family
+from metarl.envs.episodes import LoopedEpisodes
 from metarl.errors import UserError
 
 
@@ -156,6 +157,17 @@ class SharedTask(Sound):
         return self.Shared()
 
 
+class BeginsElsewhere(Sound):
+    """Its batch begins an episode in the first slot, whichever was meant."""
+
+    class Batch(LoopedEpisodes):
+        def reset(self, tasks, seeds, observations, slots=None):
+            super().reset(tasks, seeds, observations, slots if slots is None else slots * 0)
+
+    def make_episodes(self, num_envs, horizon):
+        return self.Batch(self, num_envs, horizon)
+
+
 def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
 
@@ -180,6 +192,7 @@ def test_a_sound_family_passes():
         (RedrawsAtPlainReset, "the task is lost at a plain reset: after env.reset"),
         (Unseeded, "it is not deterministic under a seed"),
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
+        (BeginsElsewhere, "make_episodes differs from a single environment in slot 1"),
     ],
 )
 def test_each_defect_is_found(family, problem):

@@ -1,4 +1,4 @@
-"""A batch, native or Gymnasium's, is equal, in float64 and exactly, to single environments."""
+"""A batch, native or not, is equal, in float64 and exactly, to single environments."""
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +9,7 @@ from gymnasium.wrappers import TimeLimit
 from marks import native_batches, needs_mujoco_batch
 
 import metarl.envs.registration  # noqa: F401 (registers the environments)
-from metarl.envs import get_family
+from metarl.envs import OracleFamily, get_family
 from metarl.envs.native import NativeEpisodes, NativeVectorEnv
 
 FAMILIES = [
@@ -138,6 +138,37 @@ def test_a_batch_begins_again_as_if_it_were_new(name):
         np.testing.assert_array_equal(seen[0], seen[1])
         np.testing.assert_array_equal(rewards[0], rewards[1])
         np.testing.assert_array_equal(flags[0], flags[1])
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "tests.envs.test_families:CountingFamily"])
+@pytest.mark.parametrize("seen_task", [False, True])
+def test_some_slots_begin_again_while_others_go_on(name, seen_task):
+    family = OracleFamily(get_family(name)) if seen_task else get_family(name)
+    tasks, horizon = family.sample_tasks(4, np.random.default_rng(0)), 12
+    batch, envs = family.make_episodes(3, horizon), [TimeLimit(family.make_env(), horizon) for _ in range(3)]
+    observations, rewards = np.zeros((3, *family.observation_space.shape)), np.zeros(3)
+    flags, ended = np.zeros((2, 3), bool), np.zeros((2, 3), bool)
+    batch.reset(tasks[:3], [1, 2, 3], observations)
+    for slot, env in enumerate(envs):
+        env.reset(seed=slot + 1, options=family.set_task(env, tasks[slot]))
+    ends = []
+    for step, actions in zip(range(20), actions_beyond_bounds(family.action_space), strict=False):
+        if step == 5:
+            batch.reset(tasks[[3, 0]], [8, 9], observations, np.array([0, 2]))
+            for slot, task, seed in ((0, tasks[3], 8), (2, tasks[0], 9)):
+                first, _ = envs[slot].reset(seed=seed, options=family.set_task(envs[slot], task))
+                np.testing.assert_array_equal(observations[slot], np.ravel(first))
+                ended[:, slot] = False
+        batch.step(actions, observations, rewards, *flags)
+        for slot, env in enumerate(envs):
+            if not ended[:, slot].any():
+                expected, reward, *ended[:, slot], _ = env.step(actions[slot])
+                np.testing.assert_array_equal(observations[slot], np.ravel(expected))
+                assert rewards[slot] == reward
+        np.testing.assert_array_equal(flags, ended)
+        ends.append(ended.any(0).copy())
+    assert ends[-1].all()
+    assert len(set(np.argmax(ends, axis=0))) > 1
 
 
 def test_single_precision_buffers_receive_rounded_values():

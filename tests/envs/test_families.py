@@ -10,7 +10,7 @@ from gymnasium import spaces
 import metarl.envs.registration  # noqa: F401 (registers the environments)
 from examples.cartpole_family import CartPoleFamily
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
-from metarl.envs.episodes import VectorEpisodes
+from metarl.envs.episodes import LoopedEpisodes
 from metarl.errors import UserError
 
 
@@ -199,9 +199,9 @@ def test_wrong_arguments_are_told_with_those_accepted(spec, message):
         get_family(spec, goal_bond=2)
 
 
-def test_gymnasiums_vector_environments_run_one_episode_per_slot():
+def test_a_family_without_a_native_batch_runs_one_episode_per_slot():
     batch = CountingFamily().make_episodes(3, 4)
-    assert isinstance(batch, VectorEpisodes)
+    assert isinstance(batch, LoopedEpisodes)
     observations, rewards = np.zeros((3, 2), np.float32), np.zeros(3)
     terminated, truncated = np.zeros(3, bool), np.zeros(3, bool)
     for _ in range(2):  # the second time as the first
@@ -220,14 +220,6 @@ def test_gymnasiums_vector_environments_run_one_episode_per_slot():
             ([2, 4, 4], [0, 0, 0], [True, True, False], [False, True, True]),
         ]
     batch.close()
-
-
-def test_a_pushed_task_outlives_autoresets():
-    slots = VectorEpisodes(CountingFamily(), 2, 100)._envs
-    slots.set_attr("next_task", [2, 5])
-    slots.reset(seed=[0, 1])
-    lengths = np.array([slots.step(np.zeros(2, int))[0][:, 1] for _ in range(12)])
-    np.testing.assert_array_equal(lengths, [[2, 5]] * 12)
 
 
 def test_observations_are_flattened_and_others_refused():
@@ -269,7 +261,7 @@ def test_without_a_mujoco_batch_families_fall_back_and_say_so_once(no_mujoco_bat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         get_family("ant-dir").make_episodes(1, 5)
-    assert isinstance(looped, VectorEpisodes)
+    assert isinstance(looped, LoopedEpisodes)
 
 
 @pytest.mark.filterwarnings("ignore:.*has no mujoco.batch")
