@@ -6,9 +6,8 @@ import importlib
 import json
 import math
 import re
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from metarl.checkpoints import checkpoint_path, load_checkpoint
 from metarl.errors import UserError
 from metarl.inspection import inspect, layers
 from metarl.measures import Floats, over_tasks, principal_components
-from metarl.parallel import Workers, available_cores
+from metarl.parallel import Workers
 from metarl.provenance import provenance
 from metarl.runner import Runner
 from metarl.settings import AnalysisConfig
@@ -77,7 +76,8 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> dict[s
     project = _projection(config)
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     left_out: dict[str, str] = {}
-    with _InnerLoops(agent, config) as loops:
+    with Workers(config.threads) as workers:
+        loops = _InnerLoops(agent, config, workers)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
         iteration = load_checkpoint(agent.config, config.checkpoint)[2].iteration
         seen = inspect(adapted.loop, loops.workers, left_out)
@@ -202,20 +202,9 @@ class _InnerLoops:
         env_steps: Environment steps taken so far.
     """
 
-    def __init__(self, agent: Agent, config: AnalysisConfig) -> None:
+    def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers) -> None:
         self.config, self._agent = config, agent
-        self.workers, self.env_steps = Workers(config.threads or available_cores()), 0
-        self._stop, self._open = threading.Event(), ExitStack()
-
-    def __enter__(self) -> _InnerLoops:
-        self.workers.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        # After Ctrl-C threads are still at work; they give up before their environments are closed.
-        self._stop.set()
-        self.workers.__exit__(None, None, None)
-        self._open.close()
+        self.workers, self.env_steps = workers, 0
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The inner loop as it was trained."""
@@ -225,19 +214,10 @@ class _InnerLoops:
         self, rule: Adaptation, meta: Tensor, stages: Sequence[Stage], tasks: NDArray[Any], rollouts: int
     ) -> Adapted:
         """The inner loop of some tasks, `metarl.runner.Runner.run`."""
-        runner = Runner(
-            self._agent.config,
-            self._agent.family,
-            rule,
-            len(tasks),
-            rollouts,
-            self.workers,
-            torch.device("cpu"),
-            self._stop.is_set,
-        )
-        self._open.callback(runner.close)
-        adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
-        self._open.close()
+        agent = self._agent
+        runner = Runner(agent.config, agent.family, rule, len(tasks), rollouts, self.workers, torch.device("cpu"))
+        with closing(runner):
+            adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
         self.env_steps += adapted.env_steps
         return adapted
 

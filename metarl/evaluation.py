@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from metarl.config import Config
 from metarl.device import resolve_device
 from metarl.envs import TaskFamily
 from metarl.errors import UserError
-from metarl.parallel import Workers, available_cores
+from metarl.parallel import Workers
 from metarl.provenance import provenance
 from metarl.runner import Runner
 from metarl.settings import EvaluationConfig, InnerConfig
@@ -69,7 +68,8 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
             f"adapted_layers names nothing that this agent adapts: {', '.join(agent.rule.adapted) or 'none at all'}."
         )
     rule = _partial(agent.rule, config)
-    with _Protocol(agent.config, config, family, tasks, device) as protocol:
+    with Workers(config.threads) as workers:
+        protocol = _Protocol(agent.config, config, family, tasks, workers, device)
         found = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
@@ -186,27 +186,21 @@ class _Protocol:
         config: What to evaluate on.
         family: The family of the tasks.
         tasks: [task, ...].
+        workers: Threads.
         device: Where adaptation computes.
     """
 
     def __init__(
-        self, run: Config, config: EvaluationConfig, family: TaskFamily, tasks: np.ndarray, device: torch.device
+        self,
+        run: Config,
+        config: EvaluationConfig,
+        family: TaskFamily,
+        tasks: np.ndarray,
+        workers: Workers,
+        device: torch.device,
     ) -> None:
         self._run, self._config, self._family = run, config, family
-        self._tasks, self._device = tasks, device
-        self._stop = threading.Event()
-        self._workers = Workers(config.threads or available_cores())
-        self._open = ExitStack()
-
-    def __enter__(self) -> _Protocol:
-        self._workers.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        # After Ctrl-C threads are still at work; they give up before their environments are closed.
-        self._stop.set()
-        self._workers.__exit__(None, None, None)
-        self._open.close()
+        self._tasks, self._workers, self._device = tasks, workers, device
 
     def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
         """Adapts to all tasks from these meta-parameters."""
@@ -224,21 +218,11 @@ class _Protocol:
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> Adapted:
         """The inner loop of a group's tasks, which are adapted to side by side."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
-        runner = Runner(
-            self._run,
-            self._family,
-            rule,
-            len(tasks),
-            self._config.rollouts,
-            self._workers,
-            self._device,
-            self._stop.is_set,
-        )
-        self._open.callback(runner.close)
-        stages = rule.stages(evaluation_scales(self._config.gradient_steps))
-        adapted, _ = runner.run(meta, tasks, stages, self._config.seed, Purpose.TEST_ROLLOUTS, group)
-        self._open.close()
-        return adapted
+        config = self._config
+        stages = rule.stages(evaluation_scales(config.gradient_steps))
+        runner = Runner(self._run, self._family, rule, len(tasks), config.rollouts, self._workers, self._device)
+        with closing(runner):
+            return runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)[0]
 
     def standstill(self) -> float | None:
         """Mean return of the zero action, one episode of each task; None where there is no zero action."""

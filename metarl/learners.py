@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -58,22 +57,15 @@ class MetaLearner:
         rule: The adaptation rule.
         workers: Threads.
         device: Where adaptation and meta-step compute.
-        stopped: Asked at every environment step; true gives up.
     """
 
     def __init__(
-        self,
-        config: Config,
-        family: TaskFamily,
-        rule: Adaptation,
-        workers: Workers,
-        device: torch.device,
-        stopped: Callable[[], bool] = lambda: False,
+        self, config: Config, family: TaskFamily, rule: Adaptation, workers: Workers, device: torch.device
     ) -> None:
         self._config, self._family, self._rule = config, family, rule
         self._workers, self._device = workers, device
         size, rollouts = config.meta_batch_size, config.rollouts_per_task
-        self._runner = Runner(config, family, rule, size, rollouts, workers, device, stopped)
+        self._runner = Runner(config, family, rule, size, rollouts, workers, device)
         self._meta_step = {"trpo": self._trpo, "promp": self._promp}[config.meta_optimiser]
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -30,16 +31,35 @@ class Workers:
     The pool, and torch's setting in the calling thread, last as long as the context.
 
     Args:
-        num_threads: Size of the pool.
+        num_threads: Size of the pool; by default one for each core.
     """
 
-    def __init__(self, num_threads: int) -> None:
-        self.num_threads = num_threads
+    def __init__(self, num_threads: int | None = None) -> None:
+        self.num_threads = num_threads or available_cores()
+        self._stop = threading.Event()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Results of ``function`` in the order of ``items``; the first exception is raised here."""
+        """Results of ``function`` in the order of ``items``.
+
+        The first exception is raised here, Ctrl-C's in the calling thread too, once no thread is at work any more, so
+        that what they work on may be closed.
+        """
         items = list(items)
-        return list(self._pool.map(in_workers(function, min(self.num_threads, len(items))), items))
+        measured = in_workers(function, min(self.num_threads, len(items)))
+        futures = [self._pool.submit(measured, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            self._stop.set()
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            self._stop.clear()
+            raise
+
+    def stopping(self) -> bool:
+        """Whether `map` waits for its threads to give up; asked by long pieces of work."""
+        return self._stop.is_set()
 
     def __enter__(self) -> Workers:
         self._torch_threads = torch.get_num_threads()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,9 +44,8 @@ class Runner:
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
         rollouts_per_task: Episodes of each task at each stage that wants no other number.
-        workers: Threads.
+        workers: Threads; whether they are stopping is asked at every environment step.
         device: Where adaptation computes; simulation is on the CPU.
-        stopped: Asked at every environment step; true gives up.
     """
 
     def __init__(
@@ -58,10 +57,9 @@ class Runner:
         rollouts_per_task: int,
         workers: Workers,
         device: torch.device,
-        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config, self._family, self._rule = config, family, rule
-        self._workers, self._device, self._stopped = workers, device, stopped
+        self._workers, self._device = workers, device
         self._num_tasks, self._rollouts_per_task = num_tasks, rollouts_per_task
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
@@ -135,7 +133,7 @@ class Runner:
         num_tasks, config = stop - start, self._config
         episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
         action_map = ActionMap(self._family.action_space, config.action_scale)
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._stopped)
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._workers.stopping)
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:

@@ -22,7 +22,7 @@ from metarl.config import CONFIG_FILE, Config, load_config, save_config
 from metarl.device import resolve_device
 from metarl.errors import UserError
 from metarl.learners import Learner, MetaLearner
-from metarl.parallel import Workers, available_cores
+from metarl.parallel import Workers
 from metarl.profiling import Profile, timed
 from metarl.progress import ProgressLog, read_progress
 from metarl.provenance import provenance
@@ -126,23 +126,14 @@ class Trainer:
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config, self._device = config, device
         self._family, self._rule = build(config)
-        self._stop = threading.Event()
-        self._workers = Workers(config.threads or available_cores())
+        self._workers = Workers(config.threads)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
         self._num_validation_tasks = config.validation_tasks if finite is None else len(finite)
         self._validator: Runner | None = None
         if config.validate_every:
-            self._validator = Runner(
-                config,
-                self._family,
-                self._rule,
-                self._num_validation_tasks,
-                config.rollouts_per_task,
-                self._workers,
-                device,
-                self._stop.is_set,
-            )
+            size, rollouts = self._num_validation_tasks, config.rollouts_per_task
+            self._validator = Runner(config, self._family, self._rule, size, rollouts, self._workers, device)
         self._profile = Profile(config.folder, device) if config.profile else None
 
     def __enter__(self) -> Trainer:
@@ -150,7 +141,6 @@ class Trainer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
         self._workers.__exit__(None, None, None)
         self.learner.close()
         if self._validator:
@@ -233,7 +223,7 @@ class Trainer:
             from metarl.pretraining import PPOLearner  # Here, because importing Stable-Baselines3 takes a second.
 
             return PPOLearner(self._config, self._family, self._rule.policy)
-        return MetaLearner(self._config, self._family, self._rule, self._workers, self._device, self._stop.is_set)
+        return MetaLearner(self._config, self._family, self._rule, self._workers, self._device)
 
 
 _VALIDATION_COLUMNS = ("validation_pre_adaptation_return", "validation_post_adaptation_return")

@@ -144,15 +144,17 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
 
     class Interrupted(evaluation.Runner):
         def __init__(self, *arguments):
-            *others, stopped = arguments
+            workers = arguments[-2]
+            stopping = workers.stopping
 
             def interrupt():
                 time.sleep(0.5)  # A person is not so quick as to hit the pool starting its thread.
                 os.kill(os.getpid(), signal.SIGINT)
-                happened.append(any(stopped() or time.sleep(0.01) for _ in range(3000)))
+                happened.append(any(stopping() or time.sleep(0.01) for _ in range(3000)))
                 return True
 
-            super().__init__(*others, interrupt)
+            workers.stopping = interrupt
+            super().__init__(*arguments)
 
         def close(self):
             happened.append("closed")

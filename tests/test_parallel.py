@@ -49,3 +49,25 @@ def test_torch_computes_on_one_thread_in_each_worker_and_as_before_afterwards(nu
         assert workers.map(torch_threads, range(num_threads)) == [1] * num_threads
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_thread_is_at_work_any_more_when_an_error_is_raised(error):
+    at_work, begun = set(), threading.Event()
+
+    def work(index):
+        if index == 0:
+            begun.wait(timeout=60)
+            raise error
+        at_work.add(index)
+        begun.set()
+        while not workers.stopping():
+            pass
+        at_work.discard(index)
+
+    with Workers(2) as workers:
+        with pytest.raises(error):
+            workers.map(work, range(10))
+        assert begun.is_set()
+        assert at_work == set()
+        assert workers.map(lambda index: (index, workers.stopping()), range(3)) == [(0, False), (1, False), (2, False)]
