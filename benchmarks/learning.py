@@ -60,7 +60,8 @@ _SEARCH = (
 )
 
 # 800 episodes in an iteration, all phases together: MAML++ has four phases for 30 iterations and three afterwards, and
-# MuMoMAML one episode more for each task.
+# MuMoMAML one episode more for each task. PPO's returns stand still long before a quarter of the iterations, which cost
+# several times as much as MAML's.
 _ALGORITHMS = {
     "maml": "--algo maml",
     "fomaml": "--algo fomaml",
@@ -73,8 +74,8 @@ _ALGORITHMS = {
     "mumomaml": "--algo mumomaml",
     "context": "--algo context",
     "random": "--algo random",
-    "pretrain": "--algo pretrain",
-    "oracle": "--algo oracle",
+    "pretrain": "--algo pretrain --iterations 25",
+    "oracle": "--algo oracle --iterations 25",
     "standstill": "--algo standstill",
 }
 
@@ -86,6 +87,13 @@ EXPERIMENTS = {
         "navigation-bimodal",
         {**_ALGORITHMS, "multi-maml": "--algo multi-maml"},
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+    ),
+    "mumomaml-step-size": Experiment(
+        "navigation-bimodal",
+        {"0.1": "--algo mumomaml", "0.01": "--algo mumomaml --inner-lr 0.01"},
+        "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+        seeds=(0,),
+        note="What the modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
     "navigation": Experiment(
         "navigation",
@@ -151,8 +159,8 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """algorithms-navigation, algorithms-navigation-bimodal, navigation, navigation-curvature, cheetah-dir-rllab,
-    cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
+    """algorithms-navigation, algorithms-navigation-bimodal, mumomaml-step-size, navigation, navigation-curvature,
+    cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
     summary: bool = False
     """Only summarise what is in benchmarks/results."""
     jobs: int = 2
