@@ -93,7 +93,7 @@ EXPERIMENTS = {
         {"0.1": "--algo mumomaml", "0.01": "--algo mumomaml --inner-lr 0.01"},
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
         seeds=(0,),
-        note="What the modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
+        note="What modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
     "navigation": Experiment(
         "navigation",
