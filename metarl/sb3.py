@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
@@ -72,7 +73,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, self._tasks, self._next = split, tasks, 0
-        self._env = make_flat_env(self._family, steps)
+        self._inner = make_flat_env(self._family)
+        self._env = TimeLimit(self._inner, steps)
         self.observation_space = _policy_observations(self._family)
         self.action_space = _policy_actions(self._family, action_scale)
         self._action_map = ActionMap(self._family.action_space, action_scale)
@@ -95,7 +97,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         given = task_option(options)
         task = self._choose_task() if given is None else given
         chosen = int(self.np_random.integers(2**31))
-        observation, info = self._env.reset(seed=chosen, options=self._family.set_task(self._env, task))
+        observation, info = self._env.reset(seed=chosen, options=self._family.set_task(self._inner, task))
         return self._narrow(observation), {**info, "task": np.array(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:

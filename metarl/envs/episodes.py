@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation, TimeLimit
+from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 from metarl.arrays import BoolArray, FloatArray, IntArray
@@ -44,18 +44,13 @@ def _holds_boxes(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box)
 
 
-def make_flat_env(family: "TaskFamily", horizon: int | None = None) -> gym.Env[Any, Any]:
-    """Makes an environment of the family with flat observations.
-
-    Args:
-        family: The family.
-        horizon: Steps after which an episode is truncated; by default none.
-    """
+def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
+    """Makes an environment of the family with flat observations; it is in a wrapper only if it needs one for that."""
     env = family.make_env()
     if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
         flat_observation_space(env.observation_space, family.name)
         env = FlattenObservation(env)
-    return env if horizon is None else TimeLimit(env, horizon)
+    return env
 
 
 class LoopedEpisodes:
@@ -69,8 +64,9 @@ class LoopedEpisodes:
 
     def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
         self.num_envs = num_envs
-        self._family = family
-        self._envs = [make_flat_env(family, horizon) for _ in range(num_envs)]
+        self._family, self._horizon = family, horizon
+        self._envs = [make_flat_env(family) for _ in range(num_envs)]
+        self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
 
@@ -82,6 +78,7 @@ class LoopedEpisodes:
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             env = self._envs[slot]
             observations[slot], _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
+        self._elapsed[slots] = 0
         self._terminated[slots] = False
         self._truncated[slots] = False
 
@@ -96,8 +93,9 @@ class LoopedEpisodes:
         """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
         rewards[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
-            stepped = self._envs[slot].step(actions[slot])
-            observations[slot], rewards[slot], self._terminated[slot], self._truncated[slot], _ = stepped
+            observations[slot], rewards[slot], self._terminated[slot], cut, _ = self._envs[slot].step(actions[slot])
+            self._elapsed[slot] += 1
+            self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
         terminated[...] = self._terminated
         truncated[...] = self._truncated
 
