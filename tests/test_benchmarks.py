@@ -4,18 +4,21 @@ import json
 import subprocess
 import sys
 from contextlib import closing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import ROOT
+from tiny_runs import ROOT, tiny
 
-from benchmarks import measure
+from benchmarks import measure, step_length
 from benchmarks.figure import draw, meta_step_panels, rollout_panels
 from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
 from benchmarks.rollouts import Rollouts
 from metarl.envs.mujoco_core import batch_module
 from metarl.parallel import Workers
+from metarl.runner import Runner
+from metarl.training import train
 
 
 def test_candidates_take_turns_after_a_call_that_is_not_timed(monkeypatch):
@@ -185,3 +188,20 @@ def test_figure_shows_every_subject_with_its_number(stored):
     assert [label.get_text() for label in last.get_yticklabels()] == ["metarl, exact", "triple derivative"]
     assert [text.get_text() for text in last.texts] == ["12.3", "56.7"]
     assert len(figure.axes) == 4
+
+
+def test_step_length_reads_the_distance_off_policies_that_move_by_it(tmp_path, monkeypatch):
+    agent = train(tiny(tmp_path, iterations=0)).agent
+
+    def adapted(self, meta, tasks, *_):
+        parameters = torch.zeros(len(tasks), agent.rule.policy.layout.size)
+        parameters[:, -4] = torch.from_numpy(3 * np.hypot(*tasks.T))  # The last bias, of which the log-std is behind.
+        return SimpleNamespace(parameters=parameters), None
+
+    monkeypatch.setattr(Runner, "run", adapted)
+    with Workers(1) as workers:
+        result = step_length._measure(agent, workers)
+    assert result["correlation_of_step_and_distance"] == 1
+    assert result["step_by_quarter_of_distance"] == sorted(result["step_by_quarter_of_distance"])
+    # Of goals uniform in the unit square around 0, those of the farthest quarter are 0.55 away on average.
+    assert result["step_by_quarter_of_distance"][3] == pytest.approx(3 * 0.55, abs=0.1)
