@@ -5,12 +5,15 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
 
 import metarl
 from metarl import L2FConfig, TRPOConfig, UserError
 from metarl.agents import ALGORITHMS
+from metarl.envs import get_family
 from metarl.envs.navigation import NavigationFamily
+from metarl.envs.oracle import TaskObservation
 from metarl.evaluation import evaluate, table
 from metarl.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
 from metarl.train import main
@@ -75,6 +78,17 @@ def test_oracle_sees_the_task_of_another_family_too(tmp_path):
     train(tiny(tmp_path, algo="oracle", iterations=0))
     result = evaluate(tmp_path, EvaluationConfig(env="navigation-c", tasks=2, rollouts=2, gradient_steps=1))
     assert np.array(result["returns"]).shape == (2, 2)
+
+
+def test_oracle_knows_its_task_and_never_adapts(tmp_path):
+    run = train(tiny(tmp_path, algo="oracle", iterations=0))
+    task = [0.3, -0.2]
+    env = TaskObservation(gym.make("metarl/Navigation-v0", max_episode_steps=10), get_family("navigation"))
+    env.reset(seed=0, options={"task": task})
+    adapted = run.agent.adapt(env, num_steps=2, num_rollouts=2)
+    observation = np.array([0.1, 0.2, *task])
+    expected = run.agent.rule.policy.outputs(run.agent.meta[None], torch.tensor(observation).float()[None, None])
+    np.testing.assert_allclose(adapted.predict(observation), 0.1 * expected[0, 0].clamp(-1, 1), rtol=1e-5)
 
 
 def test_mamlpp_trained_without_inner_steps_never_adapts(tmp_path):

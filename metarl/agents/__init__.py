@@ -52,7 +52,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "context": Algorithm("context vector", "metarl.agents.context:ContextAdaptation", settings=("context_size",)),
     "random": Algorithm("random initialisation", "metarl.agents.maml:MAML", training="none"),
     "pretrain": Algorithm("pretrained (PPO)", "metarl.agents.maml:MAML", training="ppo"),
-    "oracle": Algorithm("oracle (PPO)", "metarl.agents.maml:MAML", training="ppo", sees_task=True),
+    "oracle": Algorithm("oracle (PPO)", "metarl.agents.anil:frozen", training="ppo", sees_task=True),
     "standstill": Algorithm("standing still", "metarl.agents.standstill:Standstill", training="none"),
 }
 

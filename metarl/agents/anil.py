@@ -81,6 +81,11 @@ class PartialAdaptation(Adaptation):
         return replace(stage, update=update)
 
 
+def frozen(policy: Policy, inner: InnerConfig) -> PartialAdaptation:
+    """A policy that never adapts: gradient steps change none of its tensors."""
+    return PartialAdaptation(MAML(policy, inner), ())
+
+
 def anil(policy: Policy, inner: InnerConfig) -> PartialAdaptation:
     """MAML whose inner loop adapts ``inner.adapted_layers``, by default the last layer and the log-std."""
     return PartialAdaptation(MAML(policy, inner), inner.adapted_layers or policy.head)
