@@ -291,9 +291,8 @@ def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
     """How much of the way from standing still to the oracle each variant has come after one gradient step."""
     standstill, variants = summary["references"]["standstill"], summary["variants"]
     oracle = variants["oracle"]["mean"][0]
-    for name, entry in variants.items():
-        if name != "oracle":
-            entry[_GAP] = round((entry["mean"][1] - standstill) / (oracle - standstill), 2) + 0.0
+    for entry in variants.values():
+        entry[_GAP] = round((entry["mean"][1] - standstill) / (oracle - standstill), 2) + 0.0
 
 
 def _by_task(evaluations: list[dict[str, Any]], values: np.ndarray) -> dict[str, list[float]] | None:

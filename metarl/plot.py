@@ -19,8 +19,8 @@ class PlotOptions:
     runs: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
     ]
-    """Run folders of the same task family; runs that differ in their seed alone share a line. It is named after the
-    algorithm and the settings in which it is neither at its default nor like most lines of this algorithm."""
+    """Run folders; runs that differ in their seed alone share a line. It is named after the algorithm and the settings
+    in which it is neither at its default nor like most lines of this algorithm. Each task family has a panel."""
     output: Path
     """The picture; PNG, SVG or PDF by its suffix."""
     x: Literal["gradient-step", "env-steps"] = "gradient-step"

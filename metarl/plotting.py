@@ -7,6 +7,7 @@ algorithm looks the same in every figure.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 import sys
@@ -119,7 +120,7 @@ def plot_runs(
     """Draws the figure of some runs into a file.
 
     Args:
-        folders: Run folders, all of the same family.
+        folders: Run folders; each family has panels of its own.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
         x: What the horizontal axis counts. Against env-steps, runs that were not trained are left out with a notice.
         checkpoint: The checkpoint whose evaluation is drawn against gradient steps.
@@ -175,19 +176,22 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Puts runs together that differ in their seed alone.
 
     Args:
-        runs: Runs of one family.
+        runs: Runs of one family or of several.
 
     Returns:
-        One group for each algorithm and variant, in the order in which they first appear.
+        One group for each algorithm and variant, in the order in which they first appear, family by family.
 
     Raises:
-        UserError: If there is no run, families differ, or a seed appears twice in a group.
+        UserError: If there is no run, or a seed appears twice in a group.
     """
     if not runs:
         raise UserError("no run to plot: give at least one run folder.")
-    families = sorted({run.config["env"] for run in runs})
-    if len(families) > 1:
-        raise UserError(f"runs of different families cannot share a figure: {', '.join(families)}.")
+    families = dict.fromkeys(run.config["env"] for run in runs)
+    return [group for family in families for group in _group([run for run in runs if run.config["env"] == family])]
+
+
+def _group(runs: Sequence[Run]) -> list[Group]:
+    """Groups of one family's runs."""
     groups: dict[frozenset[tuple[str, str]], list[Run]] = {}
     for run in {run.path.resolve(): run for run in runs}.values():
         groups.setdefault(frozenset(_settings(run).items()), []).append(run)
@@ -198,7 +202,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 
 
 def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
-    """Draws return against gradient step: one panel, or one for each task where a family has only two.
+    """Draws return against gradient step: a panel for each family, or for each task where a family has only two.
 
     Args:
         groups: Lines of the figure; every run must have been evaluated.
@@ -209,26 +213,27 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
     Raises:
         UserError: If a run was not evaluated, or runs of a line were evaluated for different numbers of steps.
     """
-    runs = [run for group in groups for run in group.runs]
-    tasks = np.unique(np.concatenate([_evaluated(run, "tasks") for run in runs]), axis=0)
-    panels = list(tasks) if len(tasks) == 2 else [None]
-    figure, axes = _new_figure(len(panels))
-    spacing = min(_DODGE, 2 * _LARGEST_DODGE / max(1, len(groups) - 1))
-    for ax, task in zip(axes, panels, strict=True):
-        for index, (group, style) in enumerate(zip(groups, _styles(groups), strict=True)):
+    families, styles = _by_family(groups), _styles(groups)
+    tasks = [_two_tasks(_runs(family)) for family in families]
+    figure, axes = _new_figure([len(of_family) for of_family in tasks])
+    panels = [(family, task) for family, of_family in zip(families, tasks, strict=True) for task in of_family]
+    for ax, (family, task) in zip(axes, panels, strict=True):
+        runs, spacing = _runs(family), min(_DODGE, 2 * _LARGEST_DODGE / max(1, len(family) - 1))
+        for index, group in enumerate(family):
             per_seed = _returns_per_seed(group, task)
-            steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(groups) - 1) / 2)
-            _draw_group(ax, steps, per_seed, {**style, "label": group.label})
+            steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(family) - 1) / 2)
+            _draw_group(ax, steps, per_seed, {**styles[group.label], "label": group.label})
         _draw_references(ax, runs, averaged=task is not None)
         ax.set_xlabel("gradient steps on the task")
         ax.set_xticks(range(max(_evaluated(run, "returns").shape[1] for run in runs)))
         ax.set_title(runs[0].config["env"] + ("" if task is None else f", {_task_name(runs, task)}"), loc="left")
-    _finish(figure, axes[0], groups, f"{_seeds_text(runs)} · {_tasks_text(runs)} · {_provenance(runs)}")
+    runs = _runs(groups)
+    _finish(figure, axes, groups, f"{_seeds_text(runs)} · {_tasks_text(families)} · {_provenance(runs)}")
     return figure
 
 
 def draw_env_steps(groups: Sequence[Group]) -> Figure:
-    """Draws training returns before and after adaptation against environment steps, unsmoothed, a panel for each.
+    """Draws training returns before and after adaptation against environment steps, unsmoothed; two panels a family.
 
     Seeds are averaged iteration by iteration, up to the last iteration that all of them have.
 
@@ -241,22 +246,23 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
     Raises:
         UserError: If a run has no progress to show.
     """
-    runs = [run for group in groups for run in group.runs]
-    figure, axes = _new_figure(2)
-    for ax, when in zip(axes, ("before", "after"), strict=True):
-        for index, (group, style) in enumerate(zip(groups, _styles(groups), strict=True)):
+    families, styles = _by_family(groups), _styles(groups)
+    figure, axes = _new_figure([2] * len(families))
+    for ax, (family, when) in zip(axes, itertools.product(families, ("before", "after")), strict=True):
+        for index, group in enumerate(family):
             per_seed = _column_per_seed(group, f"{'pre' if when == 'before' else 'post'}_adaptation_return")
             env_steps = _column_per_seed(group, "env_steps").mean(axis=0)
             measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
             # Begun at different places, so that the markers of lines that lie close do not cover each other.
-            places = (_MARKER_SPACING * index / len(groups), _MARKER_SPACING)
-            style |= {"linewidth": 1.2, "markevery": places, "label": group.label}
+            places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
+            style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
             _draw_group(ax, env_steps[measured], per_seed[:, measured], style)
-        ax.set_title(f"{runs[0].config['env']}, {when} adaptation", loc="left")
+        ax.set_title(f"{_family(family[0])}, {when} adaptation", loc="left")
         ax.set_xlabel("environment steps of meta-training")
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: _engineering(value))
-    _finish(figure, axes[0], groups, f"{_seeds_text(runs)} · training tasks · {_provenance(runs)}")
+    runs = _runs(groups)
+    _finish(figure, axes, groups, f"{_seeds_text(runs)} · training tasks · {_provenance(runs)}")
     return figure
 
 
@@ -325,6 +331,19 @@ def _evaluated(run: Run, key: str) -> Floats:
 
 def _seed(run: Run) -> int:
     return int(run.config["seed"])
+
+
+def _family(group: Group) -> str:
+    return str(group.runs[0].config["env"])
+
+
+def _by_family(groups: Sequence[Group]) -> list[list[Group]]:
+    families = dict.fromkeys(map(_family, groups))
+    return [[group for group in groups if _family(group) == family] for family in families]
+
+
+def _runs(groups: Sequence[Group]) -> list[Run]:
+    return [run for group in groups for run in group.runs]
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -434,29 +453,35 @@ def _column_per_seed(group: Group, name: str) -> Floats:
 # Drawing
 
 
-def _new_figure(panels: int) -> tuple[Figure, list[Axes]]:
+def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels for each family, side by side; those of a family share their vertical axis."""
     from matplotlib.figure import Figure
 
     # No pyplot: drawing must not touch a notebook's or a window's state.
-    figure = Figure(figsize=(2.4 + 4.2 * panels, 4.0), layout="constrained")
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
-    for ax in axes:
+    figure = Figure(figsize=(2.4 + 4.2 * sum(panels), 4.0), layout="constrained")
+    axes = figure.subplots(1, sum(panels), squeeze=False)[0]
+    firsts = np.repeat(np.cumsum([0, *panels[:-1]]), panels)
+    for ax, first in zip(axes, axes[firsts], strict=True):
+        if ax is not first:
+            ax.sharey(first)
+            ax.tick_params(labelleft=False)
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
         ax.set_axisbelow(True)
     return figure, list(axes)
 
 
-def _styles(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """How each line is drawn, as options of matplotlib's plot."""
-    titles = [run_title(group.runs[0].config) for group in groups]
-    styles: dict[int, dict[str, Any]] = {}
+def _styles(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
+    """How the lines of each label are drawn, as options of matplotlib's plot."""
+    configs = {group.label: group.runs[0].config for group in groups}
+    styles: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
     # The line that bears the algorithm's bare name is no variant of it.
-    for index in sorted(range(len(groups)), key=lambda index: groups[index].label != titles[index]):
-        styles[index] = _style(titles[index], groups[index].runs[0].config["algo"], seen[titles[index]])
-        seen[titles[index]] += 1
-    return [styles[index] for index in range(len(groups))]
+    for label in sorted(configs, key=lambda label: label != run_title(configs[label])):
+        title = run_title(configs[label])
+        styles[label] = _style(title, configs[label]["algo"], seen[title])
+        seen[title] += 1
+    return styles
 
 
 def _style(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
@@ -536,13 +561,15 @@ def _draw_references(ax: Axes, runs: Sequence[Run], *, averaged: bool) -> None:
             ax.plot(range(common), mean, **style)
 
 
-def _finish(figure: Figure, first: Axes, groups: Sequence[Group], caption: str) -> None:
-    first.set_ylabel("return of an episode")
-    handles, labels = first.get_legend_handles_labels()
-    counts = [_count_text(group) for group in groups]
-    title = counts[0] if len(set(counts)) == 1 else None
-    for index, (group, count) in enumerate(zip(groups, counts, strict=True)):
-        labels[index] = textwrap.fill(group.label, _LABEL_WIDTH) + ("" if title else f"\n{count}")
+def _finish(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], caption: str) -> None:
+    axes[0].set_ylabel("return of an episode")
+    drawn = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    counts = {group.label: _count_text([g for g in groups if g.label == group.label]) for group in groups}
+    title = next(iter(counts.values())) if len(set(counts.values())) == 1 else None
+    handles, labels = list(drawn.values()), []
+    for label in drawn:
+        count = "" if title or label not in counts else f"\n{counts[label]}"
+        labels.append((textwrap.fill(label, _LABEL_WIDTH) if label in counts else label) + count)
     # As tall as the legend needs, so that none of many lines goes unnamed.
     lines = sum(label.count("\n") + 1 for label in [title or "", *labels])
     needed = _LEGEND_LINE_INCHES * lines + _LEGEND_GAP_INCHES * (len(labels) + 1) + _CAPTION_INCHES
@@ -556,10 +583,17 @@ def _finish(figure: Figure, first: Axes, groups: Sequence[Group], caption: str) 
 # Words
 
 
-def _count_text(group: Group) -> str:
-    count = len(group.runs)
-    interval = "95 % interval" if count >= MIN_SEEDS_FOR_INTERVAL else "no interval"
-    return f"{count} seed{'s' if count > 1 else ''}, {interval}"
+def _count_text(groups: Sequence[Group]) -> str:
+    """How many seeds the lines of one label have, each in another family's panel."""
+    counts = sorted({len(group.runs) for group in groups})
+    interval = "95 % interval" if counts[0] >= MIN_SEEDS_FOR_INTERVAL else "no interval"
+    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}, {interval}"
+
+
+def _two_tasks(runs: Sequence[Run]) -> list[Floats | None]:
+    """Each of the two tasks of a family that has no more, else [None]."""
+    tasks = np.unique(np.concatenate([_evaluated(run, "tasks") for run in runs]), axis=0)
+    return list(tasks) if len(tasks) == 2 else [None]
 
 
 def _task_name(runs: Sequence[Run], task: Floats) -> str:
@@ -572,9 +606,11 @@ def _task_name(runs: Sequence[Run], task: Floats) -> str:
     return "task " + ", ".join(f"{value:+g}".replace("-", "\N{MINUS SIGN}") for value in task)
 
 
-def _tasks_text(runs: Sequence[Run]) -> str:
+def _tasks_text(families: Sequence[Sequence[Group]]) -> str:
+    runs = [run for family in families for run in _runs(family)]
     lists = [_evaluated(run, "tasks") for run in runs]
-    same = len({str(sorted(tasks.tolist())) for tasks in lists}) == 1
+    different = {(run.config["env"], str(sorted(tasks.tolist()))) for run, tasks in zip(runs, lists, strict=True)}
+    same = len(different) == len(families)
     finite = [bool((run.evaluation or {}).get("finite")) for run in runs]
     words = dict.fromkeys(map(tasks_in_words, lists, finite))
     checkpoints = sorted({str((run.evaluation or {}).get("checkpoint", "last")) for run in runs})

@@ -172,6 +172,27 @@ def test_family_that_is_not_at_hand_has_names_by_majority(tmp_path):
     assert labels == ["MAML (inner lr 0.1)", "MAML (inner lr 0.2)", "MAML (inner lr 2, clip 2.1)"]
 
 
+def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_in_all(tmp_path):
+    directions, evaluated = [[-1.0], [1.0]], {"task_names": ["backward", "forward"], "finite": True}
+    folders = [make_run(tmp_path / f"n{seed}", seed=seed) for seed in (0, 1)]
+    folders += [make_run(tmp_path / "other", algo="l2f")]
+    cheetah = {"env": "cheetah-dir", "tasks": directions, "evaluated": evaluated, "returns": [[0.0, 300.0]] * 2}
+    folders += [make_run(tmp_path / name, algo=algo, **cheetah) for name, algo in (("cl", "l2f"), ("ca", "anil"))]
+    figure = draw_gradient_steps(groups_of(*folders))
+    point, backward, forward = figure.axes
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["navigation", "cheetah-dir, backward", "cheetah-dir, forward"]
+    assert backward.get_ylim() == forward.get_ylim()
+    assert point.get_ylim()[1] < 0 < 300 < backward.get_ylim()[1]
+    assert [line.get_label() for line in bold(point)] == ["MAML", "L2F"]
+    assert [line.get_label() for line in bold(forward)] == ["L2F", "ANIL"]
+    assert looks(bold(point)[1]) == looks(bold(forward)[0])
+    assert legend(figure)[:2] == ["MAML 2 seeds, no interval", "L2F 1 seed, no interval"]
+    assert "ANIL 1 seed, no interval" in legend(figure)
+    assert "not the same for all runs" not in figure.get_supxlabel()
+    assert len(draw_env_steps(groups_of(*folders)).axes) == 4
+
+
 @pytest.mark.parametrize("draw", [draw_gradient_steps, draw_env_steps])
 def test_fifteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
     for name, settings in EVERYTHING.items():
@@ -380,12 +401,6 @@ def incomplete_evaluation(folder):
     return ["a"], "holds no table 'returns': run `python -m metarl.evaluate"
 
 
-def different_families(folder):
-    make_run(folder / "a")
-    make_run(folder / "b", env="cheetah-dir")
-    return ["a", "b"], "runs of different families cannot share a figure: cheetah-dir, navigation"
-
-
 def same_seed(folder):
     make_run(folder / "a")
     make_run(folder / "b")
@@ -407,7 +422,6 @@ def different_steps(folder):
         foreign_config,
         broken_json,
         incomplete_evaluation,
-        different_families,
         same_seed,
         different_steps,
     ],
