@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -61,8 +62,12 @@ def test_no_thread_is_at_work_any_more_when_an_error_is_raised(error):
             raise error
         at_work.add(index)
         begun.set()
-        while not workers.stopping():
-            pass
+        for _ in range(6000):  # A minute, so that a pool that does not stop fails instead of hanging.
+            if workers.stopping():
+                break
+            time.sleep(0.01)
+        else:
+            return
         at_work.discard(index)
 
     with Workers(2) as workers:
