@@ -395,7 +395,8 @@ def _make_runs_up(options):
 
 
 def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    for part in ("examples", "benchmarks/results"):
+        shutil.copytree(ROOT / part, folder / part)
     monkeypatch.syspath_prepend(str(folder))
     commands = _readme_commands()
     assert {"metarl.train", "metarl.evaluate", "metarl.plot"} <= {module for module, *_ in commands}
