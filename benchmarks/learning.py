@@ -60,8 +60,7 @@ _SEARCH = (
 )
 
 # 800 episodes in an iteration, all phases together: MAML++ has four phases for 30 iterations and three afterwards, and
-# MuMoMAML one episode more for each task. PPO's returns stand still long before a quarter of the iterations, which cost
-# several times as much as MAML's.
+# MuMoMAML one episode more for each task.
 _ALGORITHMS = {
     "maml": "--algo maml",
     "fomaml": "--algo fomaml",
@@ -74,8 +73,8 @@ _ALGORITHMS = {
     "mumomaml": "--algo mumomaml",
     "context": "--algo context",
     "random": "--algo random",
-    "pretrain": "--algo pretrain --iterations 25",
-    "oracle": "--algo oracle --iterations 25",
+    "pretrain": "--algo pretrain",
+    "oracle": "--algo oracle",
     "standstill": "--algo standstill",
 }
 
