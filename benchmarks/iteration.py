@@ -20,6 +20,7 @@ from metarl.training import Trainer
 RUNS = (
     ("navigation", "maml"),
     ("navigation", "l2f"),
+    ("navigation", "anil"),
     ("cheetah-dir", "maml"),
     ("cheetah-dir", "l2f"),
     ("ant-dir", "maml"),

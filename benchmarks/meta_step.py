@@ -20,7 +20,7 @@ from metarl.parallel import Workers, available_cores
 from metarl.trpo import Objective, StepReport, trpo_step
 
 ENVS = ("navigation", "cheetah-dir", "ant-dir")
-ALGOS = ("maml", "l2f", "fomaml")
+ALGOS = ("maml", "l2f", "fomaml", "anil")
 _SQUARE = 2048
 Shape = tuple[int, ...]
 Item = TypeVar("Item")

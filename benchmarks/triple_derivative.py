@@ -122,7 +122,10 @@ def plain_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts,
     leaf = parameters if differentiable else parameters.detach().requires_grad_()
     outputs = policy.outputs(leaf, support.samples.observations)
     total = inner_loss(policy.distribution, outputs, policy.extra(leaf), support.samples, loss).sum()
-    return torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
+    gradient = torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
+    parts = zip(policy.layout.names, policy.layout.views(gradient), strict=True)
+    kept = [part if support.adapted is None or name in support.adapted else 0 * part for name, part in parts]
+    return torch.cat([part.flatten(1) for part in kept], dim=1)
 
 
 class _PlainValue:

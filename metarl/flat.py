@@ -1,7 +1,7 @@
 """Parameters as flat vectors: where each tensor of a policy lies in ``[task, parameter]``."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class Layout:
     def tensor_index(self) -> Tensor:
         """Which tensor each parameter belongs to, [parameter]."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
+
+    def members(self, names: Collection[str]) -> Tensor:
+        """Whether each parameter belongs to one of the tensors called ``names``, [parameter]."""
+        return torch.tensor([name in names for name in self.names])[self.tensor_index()]
 
     def row_index(self) -> Tensor:
         """Which row each parameter belongs to, counted over all tensors, [parameter]; an entry of a bias is a row."""

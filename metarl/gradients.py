@@ -43,7 +43,8 @@ def differentiable(inputs: Tensor, function: Linearisable) -> Tensor:
 def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
     """Gradient of the inner loss at each task's parameters; `differentiable`.
 
-    Its derivative is the Hessian of the inner loss over ``support.curvature_rows``.
+    Its derivative is the Hessian of the inner loss over ``support.curvature_rows``. Where only some of the policy's
+    tensors are ``support.adapted``, the gradient by the others is 0, and what only they need is not computed.
 
     Args:
         policy: The policy.
@@ -88,7 +89,7 @@ def projected_policy_gradient(
 
 
 class PolicyGradient:
-    """`policy_gradient` as a function: its Jacobian is the inner loss's Hessian."""
+    """`policy_gradient` as a function: its Jacobian is the adapted tensors' rows of the inner loss's Hessian."""
 
     def __init__(self, policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss) -> None:
         if support.num_tasks != parameters.shape[0]:
@@ -97,19 +98,24 @@ class PolicyGradient:
         self._curvature: tuple[float, Curvature] | None = None
 
     def value(self) -> Tensor:
-        return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss)
+        return self.policy.inner_gradient(self.parameters, self.support.samples, self.loss, self.support.adapted)
 
     def pushforward(self, direction: Tensor) -> Tensor:
+        return self._hessian().product(direction)
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        return self._hessian().transposed(direction)
+
+    def _hessian(self) -> Curvature:
         # Built at the first product: evaluation and the line search never pay for it. DiCE ties an episode's steps
         # together, so none can be left out.
         fraction = 1.0 if self.loss == "dice" else self.support.curvature_rows.fraction
         if self._curvature is None or self._curvature[0] != fraction:
             self._curvature = None  # Its memory first.
             samples = self.support.samples if fraction == 1 else self.support.samples.largest_advantages(fraction)
-            self._curvature = fraction, self.policy.inner_curvature(self.parameters, samples, self.loss)
-        return self._curvature[1].product(direction)
-
-    pullback = pushforward  # A Hessian is symmetric.
+            curvature = self.policy.inner_curvature(self.parameters, samples, self.loss, self.support.adapted)
+            self._curvature = fraction, curvature
+        return self._curvature[1]
 
 
 class ProjectedPolicyGradient:
@@ -146,7 +152,7 @@ class ProjectedPolicyGradient:
         """[task, direction, parameter]."""
         if self._rows is None:
             like = self.gradient.parameters
-            products = [self.gradient.pushforward(row.expand_as(like).contiguous()) for row in self.projection]
+            products = [self.gradient.pullback(row.expand_as(like).contiguous()) for row in self.projection]
             self._rows = torch.stack(products, dim=1)
         return self._rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -98,7 +98,7 @@ class _Inspected:
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     policy, query = loop.rule.policy, loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
-    choices = [loop.queries, *([_episode(each, e) for each in loop.queries] for e in range(num_episodes))]
+    choices = [loop.queries, *([each.episode(e) for each in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
         policies = loop.replay(loop.meta)
@@ -114,12 +114,6 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     return _Inspected(
         gradients.double().numpy(), {name: p[0].double().numpy() for name, p in compared.items()}, lines, similarity
     )
-
-
-def _episode(rollouts: Rollouts, index: int) -> Rollouts:
-    """One episode of each task; its advantages stay as they are among the others."""
-    tensors = [each.name for each in fields(Rollouts) if each.name != "curvature_rows"]
-    return replace(rollouts, **{name: getattr(rollouts, name)[:, index : index + 1] for name in tensors})
 
 
 # Conflict

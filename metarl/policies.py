@@ -11,7 +11,7 @@ import itertools
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -33,10 +33,13 @@ _NARROW = 32
 
 
 class Curvature(Protocol):
-    """The inner loss's Hessian at some parameters, one block for each task."""
+    """Rows of the inner loss's Hessian at some parameters, one block for each task; other rows count as 0."""
 
     def product(self, direction: Tensor) -> Tensor:
-        """Hessian times ``direction`` [task, parameter], same shape; linear and symmetric."""
+        """The rows times ``direction`` [task, parameter], same shape; linear."""
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        """The transpose of `product`; the same where there are all rows, as a Hessian is symmetric."""
 
 
 class Linearised(Protocol):
@@ -124,12 +127,16 @@ class Policy(ABC):
         return partial(self.outputs, parameters)
 
     @abstractmethod
-    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
-        """Gradient of `inner_loss`, [task, parameter]."""
+    def inner_gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Tensor:
+        """Gradient of `inner_loss`, [task, parameter]; 0 for tensors not named by ``adapted``, unless that is None."""
 
     @abstractmethod
-    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
-        """Hessian of `inner_loss`, ready for repeated products."""
+    def inner_curvature(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Curvature:
+        """Hessian of `inner_loss`, ready for repeated products; the rows of tensors named by ``adapted``, if any."""
 
     @abstractmethod
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
@@ -144,6 +151,10 @@ class Policy(ABC):
     def extra(self, parameters: Tensor) -> Tensor:
         """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
         return self._raw_extra(parameters).clamp(min=self._min_log_std)
+
+    def _only(self, values: Tensor, tensors: Collection[str] | None) -> Tensor:
+        """Values [task, parameter] with 0 for all but these of the policy's tensors."""
+        return values if tensors is None else torch.where(self.layout.members(tensors).to(values.device), values, 0)
 
     def _raw_extra(self, parameters: Tensor) -> Tensor:
         return parameters[:, self.layout.size - self.distribution.num_extra :]
@@ -255,20 +266,24 @@ class MLPPolicy(Policy):
         weights = self._weights(parameters)
         return lambda observations: self._forward(weights, observations)[-1]
 
-    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
-        weights, extra = self._weights(parameters), self.extra(parameters)
+    def inner_gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Tensor:
+        weights, extra, lowest = self._weights(parameters), self.extra(parameters), self._lowest(adapted)
         result = torch.zeros_like(parameters, memory_format=torch.contiguous_format)
         into = self._weights(result)
         for block in _blocks(samples, parameters, whole_episodes=loss == "dice"):
             values = self._forward(weights, block.observations)
             derivatives = OutputDerivatives(self.distribution, values[-1], extra, block, loss)
             self._raw_extra(result).add_(derivatives.extra_gradient)
-            self._backward(weights, values, derivatives.gradient, into)
+            self._backward(weights, values, derivatives.gradient, into, lowest)
         self._raw_extra(result).mul_(self._extra_slope(parameters))
-        return result
+        return self._only(result, adapted)
 
-    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
-        return _MLPCurvature(self, parameters, samples, loss)
+    def inner_curvature(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Curvature:
+        return _MLPCurvature(self, parameters, samples, loss, adapted)
 
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
         return _MLPLinearised(self, parameters, samples)
@@ -276,6 +291,11 @@ class MLPPolicy(Policy):
     def _weights(self, flat: Tensor) -> Weights:
         views = self.layout.views(flat)
         return list(zip(views[0 : 2 * self._num_layers : 2], views[1 : 2 * self._num_layers : 2], strict=True))
+
+    def _lowest(self, tensors: Collection[str] | None) -> int:
+        """The first layer that has one of these tensors; the number of layers if none has."""
+        layers = [i // 2 for i in range(2 * self._num_layers) if tensors is None or self.layout.names[i] in tensors]
+        return min(layers, default=self._num_layers)
 
     def _forward(self, weights: Weights, observations: Tensor) -> list[Tensor]:
         """Every layer's input, then the output."""
@@ -285,24 +305,30 @@ class MLPPolicy(Policy):
             values.append(self._activation.apply(value) if index < self._num_layers - 1 else value)
         return values
 
-    def _backward(self, weights: Weights, values: list[Tensor], delta: Tensor, into: Weights) -> None:
-        """Adds the transposed Jacobian times ``delta`` [task, row, output] to ``into``."""
-        for index in reversed(range(self._num_layers)):
+    def _backward(self, weights: Weights, values: list[Tensor], delta: Tensor, into: Weights, lowest: int = 0) -> None:
+        """Adds the transposed Jacobian times ``delta`` [task, row, output] to ``into``, from layer ``lowest`` on."""
+        for index in reversed(range(lowest, self._num_layers)):
             _add_outer(into[index], delta, values[index])
-            if index:
+            if index > lowest:
                 delta = self._activation.backward_(torch.bmm(delta, weights[index][0]), values[index])
 
-    def _tangent(self, weights: Weights, values: list[Tensor], direction: Weights) -> list[Tensor]:
-        """How every layer's input after the first, then the output, changes along ``direction``."""
-        tangents: list[Tensor] = []
-        for index, ((weight, _), (d_weight, d_bias)) in enumerate(zip(weights, direction, strict=True)):
+    def _tangent(
+        self, weights: Weights, values: list[Tensor], direction: Weights, lowest: int = 0
+    ) -> dict[int, Tensor]:
+        """How the layers' inputs, by the layer's number, and the output change along ``direction``.
+
+        Layers before ``lowest`` do not change.
+        """
+        tangents = {} if lowest < self._num_layers else {lowest: torch.zeros_like(values[-1])}
+        for index in range(lowest, self._num_layers):
+            (weight, _), (d_weight, d_bias) = weights[index], direction[index]
             tangent = _linear(values[index], d_weight)
-            if index:
-                _add_linear(tangent, tangents[-1], weight)
+            if index in tangents:
+                _add_linear(tangent, tangents[index], weight)
             tangent += d_bias[:, None]
             if index < self._num_layers - 1:
                 tangent = self._activation.backward_(tangent, values[index + 1])
-            tangents.append(tangent)
+            tangents[index + 1] = tangent
         return tangents
 
 
@@ -355,8 +381,15 @@ def _add_outer(into: tuple[Tensor, Tensor], delta: Tensor, values: Tensor) -> No
 class _MLPCurvature:
     """Forward-over-reverse products with the inner loss's Hessian, all activations kept."""
 
-    def __init__(self, policy: MLPPolicy, parameters: Tensor, samples: Samples, loss: InnerLoss) -> None:
-        self._policy = policy
+    def __init__(
+        self,
+        policy: MLPPolicy,
+        parameters: Tensor,
+        samples: Samples,
+        loss: InnerLoss,
+        adapted: Collection[str] | None,
+    ) -> None:
+        self._policy, self._adapted, self._lowest = policy, adapted, policy._lowest(adapted)
         self._weights = policy._weights(parameters)
         self._extra_slope = policy._extra_slope(parameters)
         extra = policy.extra(parameters)
@@ -366,34 +399,45 @@ class _MLPCurvature:
             derivatives = OutputDerivatives(policy.distribution, values[-1], extra, block, loss)
             self._blocks.append((values, derivatives, *self._deltas(values, derivatives.gradient)))
 
-    def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Each layer's backward signal; and the factor on a hidden value's change that bends it (tanh: -2 h e)."""
-        policy, deltas = self._policy, [delta]
-        bends: list[Tensor | None] = [None]
-        for index in reversed(range(1, policy._num_layers)):
-            incoming = torch.bmm(deltas[0], self._weights[index][0])
-            bends.insert(1, -2 * incoming * values[index] if policy._activation.has_curvature else None)
-            deltas.insert(0, policy._activation.backward_(incoming, values[index]))
+    def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """By a layer's number: its backward signal; the factor on its input's change that bends it (tanh: -2 h e)."""
+        policy, last = self._policy, self._policy._num_layers - 1
+        deltas, bends = {last: delta}, {}
+        for index in range(last, self._lowest, -1):
+            incoming = torch.bmm(deltas[index], self._weights[index][0])
+            if policy._activation.has_curvature:
+                bends[index] = -2 * incoming * values[index]
+            deltas[index - 1] = policy._activation.backward_(incoming, values[index])
         return deltas, bends
 
     def product(self, direction: Tensor) -> Tensor:
+        return self._policy._only(self._product(direction, 0, self._lowest), self._adapted)
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        return self._product(self._policy._only(direction, self._adapted), self._lowest, 0)
+
+    def _product(self, direction: Tensor, moved: int, wanted: int) -> Tensor:
+        """Of the whole Hessian; ``direction`` moves layers from ``moved`` on, rows are ``wanted`` from there on."""
         policy, weights = self._policy, self._weights
         direction = direction.expand(self._extra_slope.shape[0], -1)
         along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope
         result = torch.zeros_like(direction, memory_format=torch.contiguous_format)
         into = policy._weights(result)
         for values, derivatives, deltas, bends in self._blocks:
-            tangents = policy._tangent(weights, values, along)
-            d_delta, by_extra = derivatives.tangent(tangents[-1], d_extra)
+            tangents = policy._tangent(weights, values, along, moved)
+            d_delta, by_extra = derivatives.tangent(tangents[policy._num_layers], d_extra)
             policy._raw_extra(result).add_(by_extra)
-            for index in reversed(range(policy._num_layers)):
+            for index in reversed(range(wanted, policy._num_layers)):
                 _add_outer(into[index], d_delta, values[index])
-                if index:
-                    into[index][0].baddbmm_(deltas[index].mT, tangents[index - 1])
-                    incoming = torch.bmm(d_delta, weights[index][0]).baddbmm_(deltas[index], along[index][0])
+                if index in tangents:
+                    into[index][0].baddbmm_(deltas[index].mT, tangents[index])
+                if index > wanted:
+                    incoming = torch.bmm(d_delta, weights[index][0])
+                    if index >= moved:
+                        incoming.baddbmm_(deltas[index], along[index][0])
                     d_delta = policy._activation.backward_(incoming, values[index])
-                    if (bend := bends[index]) is not None:
-                        d_delta.addcmul_(bend, tangents[index - 1])
+                    if index in tangents and index in bends:
+                        d_delta.addcmul_(bends[index], tangents[index])
         policy._raw_extra(result).mul_(self._extra_slope)
         return result
 
@@ -427,7 +471,7 @@ class _MLPLinearised:
         along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope
         result, into = self._empty(direction)
         for values, row_weights in self._blocks:
-            tangent = policy._tangent(self._weights, values, along)[-1]
+            tangent = policy._tangent(self._weights, values, along)[policy._num_layers]
             by_outputs, by_extra = policy.distribution.fisher(values[-1], self.extra, tangent, d_extra)
             policy._backward(self._weights, values, by_outputs.mul_(row_weights), into)
             policy._raw_extra(result).add_((by_extra * row_weights).sum(1) * self._extra_slope)
@@ -528,11 +572,16 @@ class ModulePolicy(Policy):
         views = self.layout.views(parameters)[: len(self._names)]
         return torch.func.vmap(single)(dict(zip(self._names, views, strict=True)), observations)
 
-    def inner_gradient(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
-        return self._gradient(parameters, samples, loss, create_graph=False)[1]
+    def inner_gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Tensor:
+        return self._only(self._gradient(parameters, samples, loss, create_graph=False)[1], adapted)
 
-    def inner_curvature(self, parameters: Tensor, samples: Samples, loss: InnerLoss) -> Curvature:
-        return _AutogradCurvature(*self._gradient(parameters, samples, loss, create_graph=True))
+    def inner_curvature(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Curvature:
+        gradient = self._gradient(parameters, samples, loss, create_graph=True)
+        return _AutogradCurvature(*gradient, partial(self._only, tensors=adapted))
 
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
         return _AutogradLinearised(self, parameters, samples)
@@ -550,10 +599,16 @@ class ModulePolicy(Policy):
 class _AutogradCurvature:
     """Reverse-over-reverse Hessian products."""
 
-    def __init__(self, parameters: Tensor, gradient: Tensor) -> None:
-        self._parameters, self._gradient = parameters, gradient
+    def __init__(self, parameters: Tensor, gradient: Tensor, only_adapted: Callable[[Tensor], Tensor]) -> None:
+        self._parameters, self._gradient, self._only_adapted = parameters, gradient, only_adapted
 
     def product(self, direction: Tensor) -> Tensor:
+        return self._only_adapted(self._product(direction))
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        return self._product(self._only_adapted(direction))
+
+    def _product(self, direction: Tensor) -> Tensor:
         return torch.autograd.grad(
             self._gradient, self._parameters, direction.expand_as(self._gradient), retain_graph=True
         )[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -93,6 +93,7 @@ class Rollouts:
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
         curvature_rows: Which rows second derivatives use.
+        adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
     """
 
     observations: Tensor
@@ -102,6 +103,7 @@ class Rollouts:
     mask: Tensor
     advantages: Tensor
     curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
+    adapted: Collection[str] | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -126,17 +128,30 @@ class Rollouts:
             self.rewards.shape[2],
         )
 
+    def tensors(self) -> dict[str, Any]:
+        """By name, the tensors that begin with the axes task, rollout and time."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
     def mean_returns(self) -> Tensor:
         """Mean undiscounted return of each task, [task]."""
         return self.rewards.sum(2, dtype=torch.float64).mean(1)
 
     def tasks(self, start: int, stop: int) -> Rollouts:
         """The rollouts of tasks ``start`` to ``stop``."""
-        return replace(self, **{name: getattr(self, name)[start:stop] for name in _TENSORS})
+        return replace(self, **{name: values[start:stop] for name, values in self.tensors().items()})
+
+    def episode(self, index: int) -> Rollouts:
+        """One episode of each task; its advantages stay as they are among the others."""
+        return replace(self, **{name: values[:, index : index + 1] for name, values in self.tensors().items()})
+
+    def adapting(self, tensors: Collection[str]) -> Rollouts:
+        """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
+        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
 
     def to(self, device: torch.device) -> Rollouts:
         """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
-        tensors: dict[str, Any] = {name: getattr(self, name) for name in _TENSORS}
+        tensors = self.tensors()
         in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
         if in_background:
             tensors = {name: values.pin_memory() for name, values in tensors.items()}
@@ -145,8 +160,6 @@ class Rollouts:
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
         """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
-        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts], axis) for name in _TENSORS}
+        tensors = [part.tensors() for part in parts]
+        joined: dict[str, Any] = {name: torch.cat([each[name] for each in tensors], axis) for name in tensors[0]}
         return replace(parts[0], **joined)
-
-
-_TENSORS = [part.name for part in fields(Rollouts) if part.name != "curvature_rows"]

@@ -17,6 +17,7 @@ from metarl.types import Rollouts
 
 OBSERVATION, HIDDEN, ACTIONS = 3, (5, 4), 2
 TASKS, ROLLOUTS, TIME = 3, 4, 5
+LAYERS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std")
 MODES = torch.tensor([1, 0, 1])
 
 

@@ -19,7 +19,7 @@ from metarl.analysis_plots import _draw_attenuation, _draw_conflict, _draw_lands
 from metarl.errors import UserError
 from metarl.evaluation import evaluate
 from metarl.flat import Layout
-from metarl.inspection import _episode, conflict, layers, meta_gradients
+from metarl.inspection import conflict, layers, meta_gradients
 from metarl.measures import principal_components, unrelated_angle
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
@@ -92,7 +92,7 @@ def test_a_tasks_meta_gradient_is_the_weighted_mean_of_its_episodes():
     loop = run(rule, initial(rule)).tasks(0, 1)
     (query,) = loop.queries
     episodes = range(query.rewards.shape[1])
-    whole, *parts = meta_gradients(loop, [[query], *([_episode(query, e)] for e in episodes)])
+    whole, *parts = meta_gradients(loop, [[query], *([query.episode(e)] for e in episodes)])
     share = query.mask.sum(2)[0] / query.mask.sum()
     assert len(set(share.tolist())) > 1
     torch.testing.assert_close(share @ torch.stack(parts), whole, rtol=1e-9, atol=1e-12)

@@ -6,8 +6,9 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import ACTIONS, HIDDEN, OBSERVATION, TASKS, make_body, make_policy
+from problems import ACTIONS, HIDDEN, LAYERS, OBSERVATION, TASKS, make_body, make_policy
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from metarl import policies
 from metarl.distributions import Categorical, Gaussian
@@ -116,6 +117,57 @@ def test_blocks_of_rows_change_nothing(kind, loss, monkeypatch):
 
     for got, want in zip(everything(mlp), everything(module), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "adapted",
+    [(), ("log_std",), ("weight3", "bias3", "log_std"), ("weight2", "bias2"), ("bias1", "weight3"), ("weight1",)],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("body", BODIES)
+def test_derivatives_by_some_tensors_are_those_rows_of_all(adapted, activation, body, monkeypatch):
+    monkeypatch.setattr(policies, "_CPU_BLOCK_ROWS", 7)
+    policy = make_policy(activation=activation, body=body)
+    adapted = [name for name, same in zip(policy.layout.names, LAYERS, strict=True) if same in adapted]
+    parameters, direction = some_parameters(policy), draw(TASKS, policy.layout.size, seed=2)
+    samples = problems.collect(policy, 0.8 * parameters, seed=3).samples
+    rows = policy.layout.members(adapted)
+    whole = policy.inner_curvature(parameters, samples, "ratio")
+    some = policy.inner_curvature(parameters, samples, "ratio", adapted)
+    pairs = [
+        (policy.inner_gradient(parameters, samples, "ratio", adapted),
+         rows * policy.inner_gradient(parameters, samples, "ratio")),
+        (some.product(direction), rows * whole.product(direction)),
+        (some.transposed(direction), whole.product(rows * direction)),
+    ]  # fmt: skip
+    for got, want in pairs:
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
+        assert bool(want.any()) == bool(adapted)
+
+
+def test_what_only_the_other_tensors_need_is_not_computed():
+    policy = make_policy()
+    parameters, direction = some_parameters(policy), draw(TASKS, policy.layout.size, seed=2)
+    samples = problems.collect(policy, parameters, seed=3).samples
+
+    def operations(adapted: list[str] | None) -> list[int]:
+        found = []
+        curvature = policy.inner_curvature(parameters, samples, "ratio", adapted)
+        for work in (
+            lambda: policy.inner_gradient(parameters, samples, "ratio", adapted),
+            lambda: curvature.product(direction),
+            lambda: curvature.transposed(direction),
+        ):
+            with FlopCounterMode(display=False) as counter:
+                work()
+            found.append(counter.get_total_flops())
+        return found
+
+    assert all(
+        head < 0.7 * everything for head, everything in zip(operations(policy.head), operations(None), strict=True)
+    )
+    assert operations(LAYERS) == operations(None)
 
 
 def with_log_std(policy: Policy, value: float) -> Tensor:

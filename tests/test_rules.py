@@ -6,7 +6,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import MODES, TASKS, initial, make_policy, make_rule
+from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
 
 from metarl.adaptation import UNKNOWN_MODE, InnerLoop
 from metarl.agents import ALGORITHMS, build_rule
@@ -18,8 +18,6 @@ from metarl.losses import inner_loss
 from metarl.meta_step import MetaObjective
 from metarl.parallel import Workers
 from metarl.settings import InnerConfig
-
-LAYERS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std")
 
 
 def loss_gradient_and_product(loop, size):
@@ -199,17 +197,19 @@ def test_anil_moves_the_last_layer_and_the_log_std_alone(kind):
         assert moved == [False] * 4 + [True] * (len(rule.policy.layout.names) - 4)
 
 
-@pytest.mark.parametrize("algo", ["maml", "l2f", "meta-sgd", "mumomaml"])
+@pytest.mark.parametrize(
+    "algo", ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "multi-maml", "context"]
+)
 def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
-    rule = make_rule(algo, make_policy())
+    rule = make_rule(algo, make_policy(), **({"num_modes": 2} if algo == "multi-maml" else {}))
     meta = initial(rule)
-    partial = PartialAdaptation(rule, ("weight1", "log_std"))
+    partial = PartialAdaptation(rule, ("bias1", "log_std"))
     loop = problems.run(partial, meta, 2)
     policies = loop.replay(meta)
     first_gradient_step = [stage.gradient_step for stage in loop.stages].index(True)
     start, end = (rule.policy.layout.views(policies[i]) for i in (first_gradient_step, -1))
     moved = [name for name, a, b in zip(rule.policy.layout.names, start, end, strict=True) if (a != b).any()]
-    assert moved == ["weight1", "log_std"]
+    assert moved == [name for name in ("bias1", "log_std") if name in rule.adapted]
 
 
 def test_unknown_layers_are_refused():

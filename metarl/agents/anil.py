@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from metarl.adaptation import Adaptation, InnerLoop, Stage
@@ -18,7 +17,8 @@ from metarl.types import Rollouts
 class PartialAdaptation(Adaptation):
     """Another rule whose gradient steps leave all but some of the policy's tensors where they are.
 
-    With every tensor this is the rule itself; with none, the inner loop does nothing.
+    With every tensor this is the rule itself; with none, the inner loop does nothing. What only the other tensors'
+    gradients need is not computed. The rule has to take its gradients with `metarl.gradients.policy_gradient`.
 
     Args:
         rule: The rule.
@@ -40,7 +40,6 @@ class PartialAdaptation(Adaptation):
                     f"{', '.join(layout.names)}."
                 )
         self._rule, self._layers = rule, layers
-        self._adapts = torch.tensor([name in layers for name in layout.names])[layout.tensor_index()]
 
     @property
     def adapted(self) -> Sequence[str]:
@@ -72,11 +71,7 @@ class PartialAdaptation(Adaptation):
             return stage
 
         def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            updated = stage.update(meta, parameters, support)
-            # What a rule appends to the policy's parameters is not the policy's to freeze.
-            rest = parameters.shape[1] - len(self._adapts)
-            adapts = torch.nn.functional.pad(self._adapts, (0, rest), value=True).to(meta.device)
-            return torch.where(adapts, updated, parameters)
+            return stage.update(meta, parameters, support.adapting(self._layers))
 
         return replace(stage, update=update)
 

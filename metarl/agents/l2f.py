@@ -59,8 +59,7 @@ class L2F(Adaptation):
             sizes = (width, width, num_outputs)
             self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, width, size)])
         # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
-        kept = [name == "log_std" and not options.attenuate_log_std for name in layout.names]
-        self._kept = torch.tensor(kept)[layer]
+        self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * width if options.normalise_embedding else 0
         super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
 
