@@ -153,7 +153,6 @@ class Config:
         for name, default in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        object.__setattr__(self, "attenuate", self.attenuate or algorithm.attenuated)
         self._check()
         self._check_algorithm(defaults)
 
@@ -238,7 +237,7 @@ class Config:
         if algorithm.training != "meta" and self.attenuate:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {self.algo} is a baseline without one.")
         reused = self.l2f.conditioning == "task" and self.l2f.attenuation_rollouts == "reuse"
-        if self.attenuate and reused and self.inner_loss == "score":
+        if (self.attenuate or algorithm.attenuated) and reused and self.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
                 "ratio or l2f.attenuation_rollouts fresh."

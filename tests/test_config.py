@@ -30,6 +30,13 @@ def test_defaults_survive_json_but_for_the_folder_being_named():
     assert again == dataclasses.replace(config, run_dir=config.folder)
 
 
+@pytest.mark.parametrize("algo", ["maml", "anil", "mumomaml"])
+def test_another_algorithm_brings_no_attenuation_with_it(algo):
+    config = dataclasses.replace(Config(algo="l2f"), algo=algo)
+    assert config.algorithm_name == algo
+    assert config == Config(algo=algo)
+
+
 def test_saved_config_is_loaded_for_the_folder_it_lies_in(tmp_path):
     config = Config(run_dir=tmp_path / "run", seed=3)
     save_config(config, {"commit": "abc"})
