@@ -14,7 +14,7 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl.adaptation import Adaptation, Adapted, evaluation_scales
+from metarl.adaptation import Adaptation, evaluation_scales
 from metarl.agent import Agent, family_of, load
 from metarl.agents import run_title
 from metarl.agents.anil import PartialAdaptation
@@ -73,9 +73,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         found = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
-        random_returns = protocol.run(untrained, random_meta, "random initialisation").returns
+        random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill = protocol.standstill()
-    finite, returns = family.finite_tasks, found.returns
+    finite, returns = family.finite_tasks, found.returns.numpy()
     estimate = mean_and_interval(returns)
     # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
     half_width = estimate.half_width if finite is None else None
@@ -94,7 +94,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         "mean": estimate.mean.tolist(),
         "interval": None if half_width is None else half_width.tolist(),
         "share_made_worse": share_made_worse(returns).tolist(),
-        "modulated": found.modulated,
+        "modulated": None if found.modulated is None else float(found.modulated.mean()),
         "env_steps": found.env_steps,
         "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
         "metarl": provenance(device),
@@ -169,12 +169,13 @@ class _Measured:
 
     Attributes:
         returns: Mean return of each task after each gradient step, [task, step].
-        modulated: Mean return over tasks before the first gradient step, if that is not the unadapted policy's.
+        modulated: Mean return of each task before the first gradient step, if that is not the unadapted policy's,
+            [task].
         env_steps: Environment steps taken.
     """
 
-    returns: np.ndarray
-    modulated: float | None
+    returns: Tensor
+    modulated: Tensor | None
     env_steps: int
 
 
@@ -207,22 +208,24 @@ class _Protocol:
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
         progress = tqdm(groups, desc=what, unit="group", leave=False)
-        adapted = [self._run_group(rule, meta, group) for group in progress]
-        modulated = [each.modulated_returns for each in adapted if each.modulated_returns is not None]
+        measured = [self._run_group(rule, meta, group) for group in progress]
+        modulated = [each.modulated for each in measured if each.modulated is not None]
         return _Measured(
-            torch.cat([each.returns for each in adapted]).cpu().numpy(),
-            float(torch.cat(modulated).mean()) if modulated else None,
-            sum(each.env_steps for each in adapted),
+            torch.cat([each.returns for each in measured]),
+            torch.cat(modulated) if modulated else None,
+            sum(each.env_steps for each in measured),
         )
 
-    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> Adapted:
-        """The inner loop of a group's tasks, which are adapted to side by side."""
+    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
+        """Adapts to a group's tasks side by side; their rollouts are gone afterwards."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
         stages = rule.stages(evaluation_scales(config.gradient_steps))
         runner = Runner(self._run, self._family, rule, len(tasks), config.rollouts, self._workers, self._device)
         with closing(runner):
-            return runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)[0]
+            adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
+        modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
+        return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
 
     def standstill(self) -> float | None:
         """Mean return of the zero action, one episode of each task; None where there is no zero action."""

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny_runs import everything_in, tiny
 
 from metarl import UserError, evaluation
 from metarl.evaluation import evaluate, table
+from metarl.runner import Runner
 from metarl.settings import EvaluationConfig
 from metarl.statistics import mean_and_interval
 from metarl.training import train
@@ -85,6 +87,21 @@ def test_tasks_are_evaluated_in_groups(run, monkeypatch):
     result = evaluate(run, EvaluationConfig(**SMALL))
     assert np.shape(result["returns"]) == (3, 3)
     np.testing.assert_array_equal(result["returns"], evaluate(run, EvaluationConfig(**SMALL))["returns"])
+
+
+def test_a_groups_rollouts_are_gone_before_the_next_ones(run, monkeypatch):
+    run_group, rewards, alive = Runner.run, [], []
+
+    def watched(*arguments):
+        alive.append(sum(each() is not None for each in rewards))
+        adapted, timing = run_group(*arguments)
+        rewards.append(weakref.ref(adapted.loop.queries[-1].rewards))
+        return adapted, timing
+
+    monkeypatch.setattr(evaluation, "_GROUP", 1)
+    monkeypatch.setattr(Runner, "run", watched)
+    evaluate(run, EvaluationConfig(**SMALL))
+    assert alive == [0] * 6  # three tasks, for the agent and for a random initialisation
 
 
 def test_a_task_file_gives_the_tasks(run, tmp_path):
