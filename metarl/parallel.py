@@ -46,8 +46,10 @@ class Workers:
         """
         items = list(items)
         measured = in_workers(function, min(self.num_threads, len(items)))
-        futures = [self._pool.submit(measured, item) for item in items]
+        futures = []
         try:
+            for item in items:
+                futures.append(self._pool.submit(measured, item))
             return [future.result() for future in futures]
         except BaseException:
             self._stop.set()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -50,6 +51,26 @@ def test_torch_computes_on_one_thread_in_each_worker_and_as_before_afterwards(nu
         assert workers.map(torch_threads, range(num_threads)) == [1] * num_threads
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before
+
+
+def test_no_thread_is_at_work_any_more_after_ctrl_c_while_work_is_given_out(monkeypatch):
+    ended, submit = [], ThreadPoolExecutor.submit
+
+    def interrupted(pool, function, item):
+        if item == 1:
+            raise KeyboardInterrupt
+        return submit(pool, function, item)
+
+    def work(item):
+        while not workers.stopping():
+            time.sleep(0.01)
+        ended.append(item)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with Workers(2) as workers:
+        with pytest.raises(KeyboardInterrupt):
+            workers.map(work, range(3))
+        assert ended == [0]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
