@@ -54,7 +54,7 @@ FAMILIES = [get_family(name) for name in NAMES] + [CartPoleFamily(), SilentFamil
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_oracle_families_pass_the_check_of_families(family):
-    # Among others: batches equal single environments, a task lasts at a plain reset and at an autoreset
+    # Among others: batches equal single environments, a task lasts at a plain reset and at one without a seed
     check_task_family(OracleFamily(family))
 
 

@@ -1,7 +1,7 @@
 """Tells the author of a task family what is wrong with it."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -43,7 +43,7 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
     problems = _problems_of(_basics, family, seed)
     # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems
     if not problems:
-        for check in (_determinism, _lost_at_reset, _lost_at_autoreset, _lost_at_plain_reset, _episodes):
+        for check in (_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes):
             problems += _problems_of(check, family, seed)
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
@@ -151,12 +151,12 @@ def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
         )
 
 
-def _lost_at_autoreset(family: TaskFamily, seed: int) -> Problems:
+def _lost_without_seed(family: TaskFamily, seed: int) -> Problems:
     first, *others = (_trajectory(family, task, seed, "given") for task in _tasks(family, seed))
     if all(_same(first, other) for other in others):
         yield (
-            "the task is lost at autoreset: after a reset without a seed, different tasks gave the same trajectory; "
-            "let the environment use its task at every reset, not only at one with a seed"
+            "the task is lost at a reset without a seed: different tasks gave the same trajectory after it; let the "
+            "environment use its task at every reset, not only at one with a seed"
         )
 
 
@@ -172,15 +172,24 @@ def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
 
 def _episodes(family: TaskFamily, seed: int) -> Problems:
     tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
+    expected, actions = [_trajectory(family, task, seed) for task in tasks], _actions(family, seed, horizon)
+    half = horizon // 2
     batch = family.make_episodes(2, horizon)
     observations = np.zeros((2, *family.observation_space.shape))
     batch.reset(tasks, [seed, seed], observations)
-    first = _trajectories(batch, observations, _actions(family, seed, horizon))
+    first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
     batch.reset(tasks[:1], [seed], observations, np.array([1]))
-    second = _trajectories(batch, observations, _actions(family, seed, horizon))
+    # Slot 0 goes on, while slot 1 is at its beginning.
+    second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
     batch.close()
-    for slot, task, found in ((0, tasks[0], first[0]), (1, tasks[1], first[1]), (1, tasks[0], second[1])):
-        if not _same(found, _trajectory(family, task, seed)):
+    whole = first[0] + second[0][1:] if len(expected[0]) > half + 1 else first[0]
+    pairs = (
+        (0, whole, expected[0]),
+        (1, first[1], expected[1][: half + 1]),
+        (1, second[1], expected[0][: horizon - half + 1]),
+    )
+    for slot, found, wanted in pairs:
+        if not _same(found, wanted):
             yield (
                 f"make_episodes differs from a single environment in slot {slot}: environments of different slots "
                 "must share nothing that changes, and a batch of your own must reproduce them exactly, also where "
@@ -188,13 +197,15 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
             )
 
 
-def _trajectories(batch: EpisodeBatch, observations: FloatArray, actions: list[Any]) -> list[Trajectory]:
-    """Each slot's trajectory from here on under the same actions."""
+def _trajectories(
+    batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]]
+) -> list[Trajectory]:
+    """Both slots' trajectories from here on under these actions."""
     rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
     trajectories = [[_flat(observation)] for observation in observations]
     living = np.ones(2, bool)
-    for action in actions:
-        batch.step(np.stack([action, action]), observations, rewards, terminated, truncated)
+    for pair in actions:
+        batch.step(np.stack(pair), observations, rewards, terminated, truncated)
         for slot in np.flatnonzero(living):
             trajectories[slot].append(_flat(observations[slot], rewards[slot]))
         living &= ~(terminated | truncated)

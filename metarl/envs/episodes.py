@@ -77,7 +77,8 @@ class LoopedEpisodes:
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             env = self._envs[slot]
-            observations[slot], _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
+            observation, _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
+            self._put(observations, slot, observation)
         self._elapsed[slots] = 0
         self._terminated[slots] = False
         self._truncated[slots] = False
@@ -93,11 +94,20 @@ class LoopedEpisodes:
         """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
         rewards[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
-            observations[slot], rewards[slot], self._terminated[slot], cut, _ = self._envs[slot].step(actions[slot])
+            observation, rewards[slot], self._terminated[slot], cut, _ = self._envs[slot].step(actions[slot])
+            self._put(observations, slot, observation)
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
         terminated[...] = self._terminated
         truncated[...] = self._truncated
+
+    def _put(self, observations: FloatArray, slot: np.intp, observation: Any) -> None:
+        if np.shape(observation) != observations.shape[1:]:
+            raise UserError(
+                f"an environment of {self._family.name} returned an observation of shape {np.shape(observation)}, but "
+                f"its observation space says {observations.shape[1:]}"
+            )
+        observations[slot] = observation
 
     def close(self) -> None:
         """Closes the environments."""

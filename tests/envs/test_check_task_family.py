@@ -122,7 +122,7 @@ class LosesAtReset(Sound):
         return env
 
 
-class LosesAtAutoreset(Sound):
+class LosesWithoutSeed(Sound):
     def make_env(self):
         env = Drift()
         env.forgets_without_seed = True
@@ -168,6 +168,34 @@ class BeginsElsewhere(Sound):
         return self.Batch(self, num_envs, horizon)
 
 
+class BeginsEverywhere(Sound):
+    """Its batch begins an episode in every slot, whichever were meant."""
+
+    class Batch(LoopedEpisodes):
+        def reset(self, tasks, seeds, observations, slots=None):
+            if slots is not None:
+                tasks, seeds = [*tasks] * self.num_envs, [*seeds] * self.num_envs
+            super().reset(tasks, seeds, observations)
+
+    def make_episodes(self, num_envs, horizon):
+        return self.Batch(self, num_envs, horizon)
+
+
+class EndsAtOnce(Drift):
+    def step(self, action):
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, bool(observation[0] > 0), truncated, info
+
+
+class EarlyEnds(Sound):
+    def make_env(self):
+        return EndsAtOnce()
+
+
+def test_episodes_may_end_early():
+    assert check_task_family(EarlyEnds()) is None
+
+
 def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
 
@@ -188,11 +216,12 @@ def test_a_sound_family_passes():
         (UnboundedActions, r"its actions are Box\(-1.0, inf, \(1,\), float32\); only bounded one-dimensional Box"),
         (TableOfActions, r"its actions are Box\(-1.0, 1.0, \(2, 2\), float32\); only bounded one-dimensional Box"),
         (LosesAtReset, "the task is lost at reset"),
-        (LosesAtAutoreset, "the task is lost at autoreset"),
+        (LosesWithoutSeed, "the task is lost at a reset without a seed"),
         (RedrawsAtPlainReset, "the task is lost at a plain reset: after env.reset"),
         (Unseeded, "it is not deterministic under a seed"),
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
         (BeginsElsewhere, "make_episodes differs from a single environment in slot 1"),
+        (BeginsEverywhere, "make_episodes differs from a single environment in slot 0"),
     ],
 )
 def test_each_defect_is_found(family, problem):
@@ -200,7 +229,7 @@ def test_each_defect_is_found(family, problem):
         check_task_family(family())
 
 
-@pytest.mark.parametrize("family", [Leaky, LosesAtAutoreset, RedrawsAtPlainReset, SharedTask, Unpicklable])
+@pytest.mark.parametrize("family", [Leaky, LosesWithoutSeed, RedrawsAtPlainReset, SharedTask, Unpicklable])
 def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
     with pytest.raises(UserError) as raised:
         check_task_family(family())

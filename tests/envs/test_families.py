@@ -235,6 +235,30 @@ def test_observations_are_flattened_and_others_refused():
         _ = Countable().observation_space
 
 
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
+def test_observations_of_another_shape_than_the_spaces_are_refused(sizes):
+    class Shortened(Counting):
+        def reset(self, **options):
+            observation, *rest = super().reset(**options)
+            return observation[: sizes[0]], *rest
+
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation[: sizes[1]], *rest
+
+    class Odd(CountingFamily):
+        def make_env(self):
+            return Shortened()
+
+    def one_step():
+        batch, observations = Odd().make_episodes(1, 4), np.zeros((1, 2))
+        batch.reset(np.array([2]), [0], observations)
+        batch.step(np.array([0]), observations, np.zeros(1), *np.zeros((2, 1), bool))
+
+    with pytest.raises(UserError, match=r"Odd returned an observation of shape \(1,\), but .* space says \(2,\)"):
+        one_step()
+
+
 def test_the_example_changes_the_pole():
     family = CartPoleFamily()
     ends = []
