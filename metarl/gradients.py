@@ -44,7 +44,8 @@ def policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss:
     """Gradient of the inner loss at each task's parameters; `differentiable`.
 
     Its derivative is the Hessian of the inner loss over ``support.curvature_rows``. Where only some of the policy's
-    tensors are ``support.adapted``, the gradient by the others is 0, and what only they need is not computed.
+    tensors are ``support.adapted``, the gradient by the others is 0, and the built-in network does not
+    compute what only they need.
 
     Args:
         policy: The policy.

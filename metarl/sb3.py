@@ -148,8 +148,8 @@ class TaskVecEnv(VecEnv):
         action_scale: float = 1.0,
     ) -> None:
         self._family, steps = _family_and_horizon(family, split, horizon)
-        self._split = split
-        self._episodes = self._family.make_episodes(positive_whole("num_envs", num_envs), steps)
+        self._split, num_envs = split, positive_whole("num_envs", num_envs)
+        self._episodes = self._family.make_episodes(num_envs, steps)
         self._action_map = ActionMap(self._family.action_space, action_scale)
         self._rng = np.random.default_rng()
         observation_space = _policy_observations(self._family)
@@ -163,8 +163,8 @@ class TaskVecEnv(VecEnv):
         Raises:
             UserError: If ``set_options`` has set any.
         """
-        if any(self._options):
-            raise UserError(f"a TaskVecEnv draws its tasks and takes no options, got {self._options[0]}; use TaskEnv.")
+        for options in filter(None, self._options):
+            raise UserError(f"a TaskVecEnv draws its tasks and takes no options, got {options}; use TaskEnv.")
         if self._seeds[0] is not None:
             self._rng = np.random.default_rng(self._seeds[0])
         self._reset_seeds()

@@ -266,6 +266,10 @@ def test_a_batch_has_the_spaces_of_its_single_environment_and_serves_stable_base
             lambda: with_options(TaskVecEnv("navigation", 2)).reset(),
             r"no options, got \{'task': 1\}; use TaskEnv",
         ),
+        (
+            lambda: with_options(TaskVecEnv("navigation", 2), [{}, {"task": 1}]).reset(),
+            r"no options, got \{'task': 1\}; use TaskEnv",
+        ),
     ],
 )
 def test_a_batch_says_what_is_wrong(use, message):
@@ -273,9 +277,13 @@ def test_a_batch_says_what_is_wrong(use, message):
         use()
 
 
-def with_options(batch):
-    batch.set_options({"task": 1})
+def with_options(batch, options={"task": 1}):  # noqa: B006 (it is not changed)
+    batch.set_options(options)
     return batch
+
+
+def test_a_whole_number_of_environments_may_be_written_as_a_float():
+    assert TaskVecEnv("navigation", 2.0).reset().shape == (2, 2)
 
 
 @pytest.mark.parametrize("algorithm", [PPO, A2C])

@@ -17,8 +17,9 @@ from metarl.types import Rollouts
 class PartialAdaptation(Adaptation):
     """Another rule whose gradient steps leave all but some of the policy's tensors where they are.
 
-    With every tensor this is the rule itself; with none, the inner loop does nothing. What only the other tensors'
-    gradients need is not computed. The rule has to take its gradients with `metarl.gradients.policy_gradient`.
+    With every tensor this is the rule itself; with none, the inner loop does nothing. The built-in network does not
+    compute what only the other tensors' gradients need. The rule has to take its gradients with
+    `metarl.gradients.policy_gradient`.
 
     Args:
         rule: The rule.
