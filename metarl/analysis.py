@@ -158,9 +158,11 @@ def _table_of_representations(result: dict[str, Any]) -> list[str]:
     if not result["representations"]:
         return []
     found, smoothness = result["representations"]["start"], result["landscape"]["smoothness"]
-    columns = [_column(found[kind][of], 4) for kind in ("cka", "cca") for of in ("mean", "min")]
-    lines = ["", "similarity before and after adaptation", _row("output of", ("CKA", "lowest", "CCA", "lowest"))]
-    lines += _rows(result["representations"]["names"], columns)
+    lines = []
+    if "similarity" not in result["left_out"]:
+        columns = [_column(found[kind][of], 4) for kind in ("cka", "cca") for of in ("mean", "min")]
+        lines += ["", "similarity before and after adaptation", _row("output of", ("CKA", "lowest", "CCA", "lowest"))]
+        lines += _rows(result["representations"]["names"], columns)
     low, middle, high = _column([smoothness[key] for key in ("min", "median", "max")])
     return [*lines, "", f"effective smoothness along the inner steps: median {middle} (tasks: {low} to {high})"]
 

@@ -91,7 +91,7 @@ def _draw_conflict(result: dict[str, Any]) -> tuple[Figure, str]:
         values = _array(found[name]["per_task"])[:, shown]
         style = COLOURS[index], MARKERS[index]
         _draw_tasks(ax, values, (index, len(_COMPARISONS)), style, f"{label} ({found[name]['num_vectors']} gradients)")
-    _draw_unrelated([ax], found)
+    _draw_unrelated(ax, [found[name] for name in _COMPARISONS])
     _name_ticks(ax, [tensors[i] for i in shown])
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
@@ -120,7 +120,7 @@ def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
         row[0].set_ylabel("gamma")
     _share_range(axes[0], _LEAST_RANGE)
     for ax, tensor in zip(axes[0], shown, strict=True):
-        size = f"{found['mean'][tensor]:.4f} \N{PLUS-MINUS SIGN} {found['std'][tensor]:.4f}"
+        size = f"{found['mean'][tensor]:.4f} \N{PLUS-MINUS SIGN} {found['std'][tensor]:.2g}"
         ax.set_title(f"{tensors[tensor]}\n{size}", loc="left", fontsize=9)
     reading = "Dots: tasks. Above: mean \N{PLUS-MINUS SIGN} standard deviation over tasks."
     if len(shown) < len(tensors):
@@ -150,30 +150,34 @@ def _draw_landscape(result: dict[str, Any]) -> tuple[Figure, str]:
 
 def _draw_representations(result: dict[str, Any]) -> tuple[Figure, str]:
     names, tensors = result["representations"]["names"], result["tensors"]
+    if "similarity" in result["left_out"]:
+        names = []
+    widths = [len(part) for part in (names, tensors) if part]
     width = 3.6 + 1.0 * len(names) + 0.8 * len(tensors)
-    figure, ((similarity, movement),) = _new_figure(1, 2, width, 4.0, width_ratios=(len(names), len(tensors)))
+    figure, ((*similarities, movement),) = _new_figure(1, len(widths), width, 4.0, width_ratios=widths)
     parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
     shown = [part for part in parts if part in result["movement"]]
     measures = {"cka": "o", "cca": "s"}
+    # Shapes in the left panel, colours in both.
+    keys: dict[str, Artist] = {}
+    for ax in similarities:
+        for index, part in enumerate(shown):
+            for offset, (kind, marker) in enumerate(measures.items()):
+                values = _array(result["representations"][part][kind]["per_task"])
+                _draw_tasks(ax, values, (2 * index + offset, 2 * len(shown)), (COLOURS[index], marker))
+        _name_ticks(ax, names)
+        ax.set_title("similarity before and after", loc="left")
+        ax.set_ylabel("similarity, 1 for the same")
+        ax.ticklabel_format(axis="y", useOffset=False)
+        for kind, marker in measures.items():
+            keys[kind.upper()] = Line2D([], [], linestyle="", marker=marker, **_hollow(GREY))
     for index, part in enumerate(shown):
-        for offset, (kind, marker) in enumerate(measures.items()):
-            values = _array(result["representations"][part][kind]["per_task"])
-            _draw_tasks(similarity, values, (2 * index + offset, 2 * len(shown)), (COLOURS[index], marker))
         values = _array(result["movement"][part]["distance"]["per_task"])
         _draw_tasks(movement, values, (index, len(shown)), (COLOURS[index], "D"))
-    _name_ticks(similarity, names)
-    similarity.set_title("similarity before and after", loc="left")
-    similarity.set_ylabel("similarity, 1 for the same")
-    similarity.ticklabel_format(axis="y", useOffset=False)
     _name_ticks(movement, tensors)
     movement.set_title("movement", loc="left")
     movement.set_ylabel("Euclidean distance")
     movement.set_ylim(bottom=0)
-    # Shapes in the left panel, colours in both.
-    keys: dict[str, Artist] = {}
-    keys |= {
-        kind.upper(): Line2D([], [], linestyle="", marker=marker, **_hollow(GREY)) for kind, marker in measures.items()
-    }
     if len(shown) > 1:
         keys |= {parts[part]: Patch(color=COLOURS[index]) for index, part in enumerate(shown)}
     _add_legend(figure, list(keys.values()), list(keys), columns=4)
@@ -210,12 +214,11 @@ def _draw_embedding(result: dict[str, Any]) -> tuple[Figure, str]:
                 )
                 figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
                 ax.set_title(f"coloured by {names[dimension]}", loc="left", fontsize=9)
-            ax.locator_params(nbins=5)
+            ax.locator_params(nbins=4)
         if found[kind]["variance_shares"]:
             _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
         _name_components(row, kind, found["projection"], found[kind]["variance_shares"])
-    title = f"tasks as the {' and the '.join(kinds)} {'see' if kinds[1:] else 'sees'} them"
-    figure.suptitle(title, x=0.01, horizontalalignment="left")
+    figure.suptitle(f"tasks as seen by {' and '.join(kinds)}", x=0.01, horizontalalignment="left")
     if by_mode:
         # The title is above.
         figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
@@ -241,10 +244,10 @@ def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
         ax.set_ylabel("gamma" if title == _GAMMA else "angle, radians")
         for index, (tensor, line) in enumerate(zip(result["tensors"], _array(drawn[title]).T, strict=True)):
             ax.plot(iterations, line, label=tensor, **_style(index))
-    angles = [ax for title, ax in axes.items() if title not in (_GAMMA, _SMOOTHNESS)]
-    if angles:
-        _draw_unrelated(angles, result["conflict"])
-        _share_range(angles, _LEAST_RANGE)
+    angles = {name: axes[title] for name, label in _COMPARISONS.items() if (title := _conflict_title(label)) in axes}
+    for name, ax in angles.items():
+        _draw_unrelated(ax, [result["conflict"][name]])
+    _share_range(list(angles.values()), _LEAST_RANGE)
     if _GAMMA in axes:
         _share_range([axes[_GAMMA]], _LEAST_RANGE)
     _add_legend(figure, *_entries(rows[0][0]), columns=4)
@@ -260,10 +263,14 @@ def _draw_smoothness(ax: Axes, iterations: Sequence[int], found: Sequence[dict[s
 
 def _courses(course: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """What is shown of the course of training, by title."""
-    panels = {f"conflict {label}": _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
+    panels = {_conflict_title(label): _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
     panels |= {_GAMMA: _course(course, "attenuation", "gamma", "mean")}
     panels |= {_SMOOTHNESS: _course(course, "landscape", "smoothness")}
     return {title: values for title, values in panels.items() if values}
+
+
+def _conflict_title(comparison: str) -> str:
+    return f"conflict {comparison}"
 
 
 def _course(course: Sequence[dict[str, Any]], *path: str) -> list[Any] | None:
@@ -311,13 +318,12 @@ def _hollow(colour: str) -> dict[str, Any]:
     return {"color": colour, "markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.6}
 
 
-def _draw_unrelated(axes: Sequence[Axes], found: dict[str, Any]) -> None:
+def _draw_unrelated(ax: Axes, comparisons: Sequence[dict[str, Any]]) -> None:
     """Where unrelated gradients would lie: one line if as many are compared everywhere."""
-    levels: dict[float, int] = {found[name]["unrelated"]: found[name]["num_vectors"] for name in _COMPARISONS}
+    levels: dict[float, int] = {each["unrelated"]: each["num_vectors"] for each in comparisons}
     for (level, count), line in zip(levels.items(), (":", "-."), strict=False):
         label = "expected if unrelated" + (f" ({count} gradients)" if len(levels) > 1 else "")
-        for ax in axes:
-            ax.axhline(level, linestyle=line, color=GREY, linewidth=1.2, label=label)
+        ax.axhline(level, linestyle=line, color=GREY, linewidth=1.2, label=label)
 
 
 def _draw_shares(ax: Axes, values: Floats) -> None:
@@ -330,6 +336,7 @@ def _draw_shares(ax: Axes, values: Floats) -> None:
     # Over less than a decade a logarithmic axis would have hardly a tick.
     if 0 < 10 * values.min() < values.max():
         ax.set_xscale("log")
+        ax.text(1, 0.02, "logarithmic", transform=ax.transAxes, ha="right", fontsize=8, color=GREY)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter("{x:g}")

@@ -65,6 +65,8 @@ def inspect(loop: InnerLoop, workers: Workers, left_out: dict[str, str]) -> dict
     if any(one.steps_move for one in each):
         found["landscape"] = _landscape([one.lines for one in each])
         found["representations"] = _representations(each)
+        if not np.isfinite(found["representations"]["start"]["cka"]["per_task"]).any():
+            left_out["similarity"] = "what the layers make of the observations does not vary"
         found["movement"] = _movement(each, layout)
     else:
         left_out |= dict.fromkeys(("landscape", "representations", "movement"), "no gradient step changes the policy")
@@ -169,10 +171,12 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout)
         part = gradients[:, :, bounds[tensor] : bounds[tensor + 1]]
         for group in map(list, groups):
             between[group, tensor] = angles_to_sum(part[group, 0])
-            few = group[:num_vectors]
-            within[few, tensor] = [mean_of_finite(angles_to_sum(part[task, 1:])) for task in few]
-            crossed = np.array([angles_to_sum(part[few, 1 + e]) for e in range(num_vectors)])
-            episodes[few, tensor] = [mean_of_finite(angles) for angles in crossed.T]
+            within[group, tensor] = [mean_of_finite(angles_to_sum(part[task, 1:])) for task in group]
+            for first in range(0, len(group), num_vectors):
+                # The last ones' company are tasks that have been compared already.
+                few = group[min(first, len(group) - num_vectors) :][:num_vectors]
+                crossed = np.array([angles_to_sum(part[few, 1 + e]) for e in range(num_vectors)])
+                episodes[few, tensor] = [mean_of_finite(angles) for angles in crossed.T]
     sizes = [len(group) for group in groups]
     return {
         "unit": "radian",

@@ -119,6 +119,15 @@ def test_conflict_is_told_tensor_by_tensor():
     assert [found[name]["num_vectors"] for name in ("between_tasks", "within_task", "between_episodes")] == [3, 2, 2]
 
 
+@pytest.mark.parametrize("num_tasks", [4, 5, 7])
+def test_every_task_is_compared_however_few_its_episodes(num_tasks):
+    gradients = np.random.default_rng(0).normal(size=(num_tasks, 1 + 3, 20_000))
+    found = conflict(gradients, [list(range(num_tasks))], Layout([("all", (20_000,))]))
+    np.testing.assert_allclose(found["between_tasks"]["per_task"], unrelated_angle(num_tasks), atol=0.03)
+    for name in ("within_task", "between_episodes"):
+        np.testing.assert_allclose(found[name]["per_task"], unrelated_angle(3), atol=0.03)
+
+
 def test_conflict_of_independent_episodes_is_the_same_within_and_between_tasks():
     gradients = np.random.default_rng(0).normal(size=(6, 1 + 6, 20_000))
     found = conflict(gradients, [list(range(6))], Layout([("all", (20_000,))]))
@@ -137,6 +146,14 @@ def test_tasks_with_different_initialisations_do_not_conflict():
 
 
 # Layers and what they represent
+
+
+def test_similarity_of_what_never_varies_is_left_out(tmp_path):
+    result = analysed(tmp_path, env="bandit")
+    assert "does not vary" in result["left_out"]["similarity"]
+    assert "CKA" not in table(result)
+    assert result["movement"]["start"]["distance"]["mean"][0] > 0
+    assert tmp_path / "representations.png" in draw(result, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
