@@ -207,7 +207,10 @@ class Agent:
         if size != wanted_size:
             hint = ""
             if get_algorithm(self.config.algo).sees_task:
-                hint = " It observes its task: wrap the environment in metarl.envs.oracle.TaskObservation."
+                hint = (
+                    " It observes its task too: wrap an environment in metarl.envs.oracle.TaskObservation; another "
+                    "family needs tasks of the same shape."
+                )
             raise UserError(
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
                 f"{wanted_size}.{hint}"

@@ -69,9 +69,12 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
     """
     path = checkpoint_path(config.folder, which)
     if not path.is_file():
-        raise UserError(
-            f"{config.folder} has no checkpoint {which!r} ({path} does not exist); has the run saved one yet?"
-        )
+        hint = "has the run saved one yet?"
+        if which == "best":
+            hint = (
+                f"there is one from the first validation on (validate_every is {config.validate_every}); take the last."
+            )
+        raise UserError(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

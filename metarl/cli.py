@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -47,13 +48,21 @@ def run_command(command: Callable[[], None]) -> int:
         command: What to do.
 
     Returns:
-        The exit code: 0; 2 after a mistake of the user, printed as one sentence; 130 after Ctrl-C.
+        The exit code: 0; 2 after a mistake of the user, printed as one sentence; 130 after Ctrl-C; 141 if nobody reads
+        on (``--help | head``).
     """
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -51,9 +51,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``) and, if it has two, what
         each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval``
         (half-width, 95 %, t over tasks: how well this one model is known, not how seeds differ; None for a single task
-        and where tasks repeat because there are finitely many) and ``share_made_worse`` for each step; ``modulated``,
-        the mean return after attenuation or modulation and before the first gradient step, where it was measured;
-        ``env_steps`` that the agent took in all; ``references``; ``metarl``, what it was run with.
+        and where tasks repeat because there are finitely many) and ``share_made_worse`` (None where no gradient step
+        changes the policy) for each step; ``modulated``, the mean return after attenuation or modulation and before the
+        first gradient step, where it was measured; ``env_steps`` that the agent took in all; ``references``;
+        ``metarl``, what it was run with.
 
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used.
@@ -63,11 +64,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
     agent = load(run_dir, config.checkpoint)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
-    if config.adapted_layers and not set(config.adapted_layers) & set(agent.rule.adapted):
-        raise UserError(
-            f"adapted_layers names nothing that this agent adapts: {', '.join(agent.rule.adapted) or 'none at all'}."
-        )
     rule = _partial(agent.rule, config)
+    if config.adapted_layers and not rule.adapted:
+        adapted = ", ".join(agent.rule.adapted) or "nothing"
+        raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
     with Workers(config.threads) as workers:
         protocol = _Protocol(agent.config, config, family, tasks, workers, device)
         found = protocol.run(rule, agent.meta, "agent")
@@ -93,7 +93,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         "returns": returns.tolist(),
         "mean": estimate.mean.tolist(),
         "interval": None if half_width is None else half_width.tolist(),
-        "share_made_worse": share_made_worse(returns).tolist(),
+        "share_made_worse": share_made_worse(returns).tolist() if rule.adapted else None,
         "modulated": None if found.modulated is None else float(found.modulated.mean()),
         "env_steps": found.env_steps,
         "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
@@ -107,6 +107,7 @@ def table(result: dict[str, Any]) -> str:
     """An evaluation as text: a row for each gradient step, the references beside it."""
     interval = [f"{value:.2f}" for value in result["interval"] or ()] or ["-"] * len(result["mean"])
     groups = _task_groups(result)
+    worse = [f"{share:.0%}" for share in result["share_made_worse"] or ()] or ["-"] * len(result["mean"])
     restricted = f", adapting {' '.join(result['adapted_layers'])} alone" if result["adapted_layers"] else ""
     lines = [
         f"{run_title(result['config'])} on {result['env']}{restricted}: "
@@ -116,7 +117,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for step, mean in enumerate(result["mean"]):
         lines.append(
-            f"{step:4d}{mean:10.2f}{interval[step]:>13}{result['share_made_worse'][step]:11.0%} "
+            f"{step:4d}{mean:10.2f}{interval[step]:>13}{worse[step]:>11} "
             f"{result['references']['random_initialisation'][step]:12.2f}"
             + "".join(f"{values[step]:14.2f}" for values in groups.values())
         )
@@ -148,9 +149,12 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
         return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     try:
         tasks = np.asarray(json.loads(config.task_file.read_text())["tasks"], dtype=family.task_space.dtype)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {config.task_file}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        example = json.dumps({"tasks": family.sample_tasks(2, np.random.default_rng(0)).tolist()})
         raise UserError(
-            f"{config.task_file} cannot be read as tasks ({error!r}); it must be JSON with a list under 'tasks'."
+            f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."
         ) from error
     shape = family.task_space.shape or ()
     if tasks.ndim != 1 + len(shape) or tasks.shape[1:] != shape or len(tasks) == 0:
@@ -207,8 +211,8 @@ class _Protocol:
         """Adapts to all tasks from these meta-parameters."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
-        progress = tqdm(groups, desc=what, unit="group", leave=False)
-        measured = [self._run_group(rule, meta, group) for group in progress]
+        with tqdm(groups, desc=what, unit="group", leave=False) as progress:
+            measured = [self._run_group(rule, meta, group) for group in progress]
         modulated = [each.modulated for each in measured if each.modulated is not None]
         return _Measured(
             torch.cat([each.returns for each in measured]),

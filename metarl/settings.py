@@ -68,8 +68,8 @@ class MAMLppConfig:
     """MAML++ (Antoniou et al. 2019)."""
 
     multi_step_iterations: int = 30
-    """Meta-iterations during which the policies after every inner step enter the meta-objective, with query rollouts
-    of their own and a weight that falls linearly from the last step's to 0."""
+    """Meta-iterations during which the policies after every inner step, of several (NUM_INNER_STEPS), enter the
+    meta-objective, with query rollouts of their own and a weight that falls linearly from the last step's to 0."""
     first_order_iterations: int = 30
     """Meta-iterations before second derivatives are used."""
 
@@ -117,7 +117,8 @@ class EvaluationConfig:
     tasks: int = 40
     """Held-out tasks, drawn with SEED; a family with finitely many repeats each of them equally often."""
     task_file: Path | None = None
-    """JSON file with a list of tasks to take instead, so that several runs share them."""
+    """JSON file with tasks to take instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
+    evaluation.json of another run is one."""
     env: str | None = None
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; its
     evaluation goes to evaluation-ENV.json."""

@@ -80,6 +80,14 @@ def test_oracle_sees_the_task_of_another_family_too(tmp_path):
     assert np.array(result["returns"]).shape == (2, 2)
 
 
+@pytest.mark.parametrize("algo", ["oracle", "standstill"])
+def test_what_never_adapts_makes_no_task_worse(algo, tmp_path):
+    train(tiny(tmp_path, algo=algo, iterations=0))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1))
+    assert result["share_made_worse"] is None
+    assert [line.split()[3] for line in table(result).splitlines()[2:4]] == ["-", "-"]
+
+
 def test_oracle_knows_its_task_and_never_adapts(tmp_path):
     run = train(tiny(tmp_path, algo="oracle", iterations=0))
     task = [0.3, -0.2]
@@ -166,7 +174,9 @@ def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
 
 def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
     train(tiny(tmp_path, algo="anil", iterations=0))
-    with pytest.raises(UserError, match="adapted_layers names nothing that this agent adapts: weight2, bias2, log_std"):
+    with pytest.raises(
+        UserError, match="adapted_layers names nothing that this agent adapts, which is weight2, bias2, log_std"
+    ):
         evaluate(tmp_path, EvaluationConfig(adapted_layers=("weight1",)))
 
 
@@ -185,6 +195,10 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
     ("settings", "message"),
     [
         ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
+        (
+            {"algo": "pretrain", "meta_optimiser": "promp"},
+            "meta_optimiser would do nothing: it is for an algorithm with",
+        ),
         ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
         ({"algo": "maml", "adapted_layers": ("bias1",)}, "adapted_layers would do nothing: it is for algo anil"),
         ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),

@@ -248,14 +248,14 @@ BAD_EVALUATION = {
     "other": "other is not the folder of a run: it holds no config.json",
     "corrupted": "last.safetensors is damaged and cannot be read",
     "foreign": "is not a metarl checkpoint; it was written by another program.",
-    "foreign --checkpoint best": "has no checkpoint 'best'",
+    "foreign --checkpoint best": "there is one from the first validation on (validate_every is",
     "run --tasks 0": "tasks must be at least 1, got 0.",
     "run --rollouts -1": "rollouts must be at least 1, got -1.",
     "run --gradient-steps -1": "gradient_steps must be at least 0, got -1.",
     "run --env cheetah-dir": "observations have 17 numbers; this agent was trained on navigation with 2.",
     "run --env navigation-f": "there is no task family named 'navigation-f'. Did you mean",
     "run --env my_families:Words": "only Box observations",
-    "run --task-file other/thesis.txt": "cannot be read as tasks",
+    "run --task-file other/thesis.txt": "holds no tasks; for navigation it must be JSON such as",
     "run --device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
 }
 
@@ -325,6 +325,13 @@ def test_help_names_every_setting_with_its_comment(capsys):
         for name in {field.name for field in dataclasses.fields(config)} - {"trpo", "l2f"}:
             assert f"--{prefix}{name.replace('_', '-')}" in printed
     assert "Step size of the inner loop." in " ".join(printed.replace("│", " ").split())
+
+
+def test_help_may_be_read_in_part():
+    command = [sys.executable, "-m", "metarl.train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
 
 
 def test_help_shows_the_familys_defaults(capsys):

@@ -238,9 +238,10 @@ def test_another_family_must_fit(run, settings, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2", "cannot be read as tasks"),
-        ("[[0.1, 0.2]]", "must be JSON with a list under 'tasks'"),
-        ('{"tasks": "none"}', "cannot be read as tasks"),
+        ("[1, 2", "tasks.json holds no tasks; for navigation it must be JSON such as"),
+        ("[[0.1, 0.2]]", r'must be JSON such as \{"tasks": \[\[-?0\.\d+, -?0\.\d+\], '),
+        ('{"tasks": "none"}', "holds no tasks"),
+        ('{"tasks": [[1, 2], [3]]}', "holds no tasks"),
         ('{"tasks": 3}', r"must hold tasks of shape \(2,\), got an array of shape \(\)"),
         ('{"tasks": []}', r"must hold tasks of shape \(2,\), got an array of shape \(0,\)"),
         ('{"tasks": [[1, 2, 3]]}', r"must hold tasks of shape \(2,\), got an array of shape \(1, 3\)"),
@@ -253,7 +254,7 @@ def test_a_task_file_that_cannot_be_used_is_told(run, tmp_path, content, message
     path.write_text(content)
     with pytest.raises(UserError, match=message):
         evaluate(run, EvaluationConfig(**SMALL, task_file=path))
-    with pytest.raises(UserError, match="cannot be read as tasks"):
+    with pytest.raises(UserError, match=r"cannot read .*missing.json: No such file or directory\."):
         evaluate(run, EvaluationConfig(**SMALL, task_file=tmp_path / "missing.json"))
 
 
