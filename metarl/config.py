@@ -105,7 +105,7 @@ class Config:
     """Discount of one step."""
     gae_lambda: float = _chosen(1.0)
     """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
-    meta_optimiser: Literal["trpo", "promp"] = "trpo"
+    meta_optimiser: Literal["trpo", "promp"] = _chosen("trpo")
     """Meta-optimiser: trust region (TRPO), or clipped surrogate with Adam (ProMP)."""
     trpo: TRPOConfig = _chosen(TRPOConfig())
     """Trust-region meta-optimiser."""
@@ -169,7 +169,8 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON can hold them; null for those that do nothing with the chosen algorithm."""
-        return {**dataclasses.asdict(self), **dict.fromkeys(idle_settings(vars(self))), "run_dir": str(self.folder)}
+        in_force = {"run_dir": str(self.folder), "attenuate": self.attenuate or get_algorithm(self.algo).attenuated}
+        return {**dataclasses.asdict(self), **dict.fromkeys(idle_settings(vars(self))), **in_force}
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
@@ -183,6 +184,8 @@ class Config:
         if unknown:
             raise UserError(f"unknown setting {unknown[0]!r} in the configuration.{nearest(unknown[0], names)}")
         converted = dict(values)
+        if get_algorithm(values.get("algo", Config.algo)).attenuated:
+            converted["attenuate"] = False  # Of what is in force, the part that was a choice.
         for name, convert in _FROM_JSON.items():
             if converted.get(name) is not None:
                 converted[name] = convert(converted[name])

@@ -30,6 +30,14 @@ def test_defaults_survive_json_but_for_the_folder_being_named():
     assert again == dataclasses.replace(config, run_dir=config.folder)
 
 
+@pytest.mark.parametrize(
+    ("settings", "attenuates"),
+    [({"algo": "l2f"}, True), ({"algo": "anil", "attenuate": True}, True), ({"algo": "anil"}, False)],
+)
+def test_what_is_stored_says_whether_the_run_attenuates(settings, attenuates):
+    assert Config(**settings).to_dict()["attenuate"] is attenuates
+
+
 @pytest.mark.parametrize("algo", ["maml", "anil", "mumomaml"])
 def test_another_algorithm_brings_no_attenuation_with_it(algo):
     config = dataclasses.replace(Config(algo="l2f"), algo=algo)

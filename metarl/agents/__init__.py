@@ -92,6 +92,7 @@ OWN_SETTINGS = {
     "mamlpp": "algo mamlpp",
     "mumomaml": "algo mumomaml",
     "l2f": "algo l2f, or attenuate with another one",
+    "meta_optimiser": "an algorithm with a meta-step, and not a baseline",
     "promp": "meta_optimiser promp",
     "trpo": "meta_optimiser trpo",
 }
@@ -109,7 +110,7 @@ def idle_settings(config: Mapping[str, Any]) -> list[str]:
     if algorithm.attenuated or config.get("attenuate"):
         in_use.add("l2f")
     if algorithm.training == "meta":
-        in_use.add(config.get("meta_optimiser", "trpo"))
+        in_use |= {"meta_optimiser", config.get("meta_optimiser", "trpo")}
     return [name for name in OWN_SETTINGS if name not in in_use]
 
 
