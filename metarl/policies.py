@@ -152,9 +152,12 @@ class Policy(ABC):
         """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
         return self._raw_extra(parameters).clamp(min=self._min_log_std)
 
-    def _only(self, values: Tensor, tensors: Collection[str] | None) -> Tensor:
-        """Values [task, parameter] with 0 for all but these of the policy's tensors."""
-        return values if tensors is None else torch.where(self.layout.members(tensors).to(values.device), values, 0)
+    def _only(self, tensors: Collection[str] | None, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """What sets values [task, parameter] to 0 for all but these of the policy's tensors."""
+        if tensors is None:
+            return lambda values: values
+        members = self.layout.members(tensors).to(device)
+        return lambda values: torch.where(members, values, 0)
 
     def _raw_extra(self, parameters: Tensor) -> Tensor:
         return parameters[:, self.layout.size - self.distribution.num_extra :]
@@ -278,7 +281,7 @@ class MLPPolicy(Policy):
             self._raw_extra(result).add_(derivatives.extra_gradient)
             self._backward(weights, values, derivatives.gradient, into, lowest)
         self._raw_extra(result).mul_(self._extra_slope(parameters))
-        return self._only(result, adapted)
+        return self._only(adapted, result.device)(result)
 
     def inner_curvature(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
@@ -389,7 +392,9 @@ class _MLPCurvature:
         loss: InnerLoss,
         adapted: Collection[str] | None,
     ) -> None:
-        self._policy, self._adapted, self._lowest = policy, adapted, policy._lowest(adapted)
+        self._policy, self._lowest = policy, policy._lowest(adapted)
+        # Made once: on a GPU every product would wait for it.
+        self._only_adapted = policy._only(adapted, parameters.device)
         self._weights = policy._weights(parameters)
         self._extra_slope = policy._extra_slope(parameters)
         extra = policy.extra(parameters)
@@ -411,10 +416,10 @@ class _MLPCurvature:
         return deltas, bends
 
     def product(self, direction: Tensor) -> Tensor:
-        return self._policy._only(self._product(direction, 0, self._lowest), self._adapted)
+        return self._only_adapted(self._product(direction, 0, self._lowest))
 
     def transposed(self, direction: Tensor) -> Tensor:
-        return self._product(self._policy._only(direction, self._adapted), self._lowest, 0)
+        return self._product(self._only_adapted(direction), self._lowest, 0)
 
     def _product(self, direction: Tensor, moved: int, wanted: int) -> Tensor:
         """Of the whole Hessian; ``direction`` moves layers from ``moved`` on, rows are ``wanted`` from there on."""
@@ -575,13 +580,14 @@ class ModulePolicy(Policy):
     def inner_gradient(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
     ) -> Tensor:
-        return self._only(self._gradient(parameters, samples, loss, create_graph=False)[1], adapted)
+        gradient = self._gradient(parameters, samples, loss, create_graph=False)[1]
+        return self._only(adapted, gradient.device)(gradient)
 
     def inner_curvature(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
     ) -> Curvature:
         gradient = self._gradient(parameters, samples, loss, create_graph=True)
-        return _AutogradCurvature(*gradient, partial(self._only, tensors=adapted))
+        return _AutogradCurvature(*gradient, self._only(adapted, parameters.device))
 
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
         return _AutogradLinearised(self, parameters, samples)

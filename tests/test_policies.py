@@ -170,6 +170,17 @@ def test_what_only_the_other_tensors_need_is_not_computed():
     assert operations(LAYERS) == operations(None)
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_products_need_nothing_new_on_the_device(body, monkeypatch):
+    policy = make_policy(body=body)
+    parameters, direction = some_parameters(policy), draw(TASKS, policy.layout.size, seed=2)
+    samples = problems.collect(policy, parameters, seed=3).samples
+    curvature = policy.inner_curvature(parameters, samples, "ratio", policy.head)
+    monkeypatch.delattr(Layout, "members")  # A GPU would have to wait for which parameters are meant.
+    for product in (curvature.product, curvature.transposed):
+        assert product(direction).any()
+
+
 def with_log_std(policy: Policy, value: float) -> Tensor:
     parameters = some_parameters(policy)
     parameters[:, -ACTIONS:] = value
