@@ -20,9 +20,9 @@ from typing import Annotated, Literal, get_args
 import tyro
 
 from benchmarks.measure import Table, as_json, seconds
-from metarl.device import resolve_device
-from metarl.errors import UserError
-from metarl.provenance import provenance
+from metarl.common.device import resolve_device
+from metarl.common.errors import UserError
+from metarl.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "speed"
 Part = Literal["rollouts", "meta-step", "iteration", "scaling", "start-up"]

@@ -25,13 +25,13 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from benchmarks.measure import Table
-from metarl.config import Config
-from metarl.learners import MetaLearner
-from metarl.progress import read_progress
-from metarl.provenance import provenance
-from metarl.settings import TRPOConfig
-from metarl.training import Trainer
-from metarl.trpo import trpo_step
+from metarl.config.config import Config
+from metarl.config.settings import TRPOConfig
+from metarl.outer.learners import MetaLearner
+from metarl.outer.trpo import trpo_step
+from metarl.runs.training import Trainer
+from metarl.store.progress import read_progress
+from metarl.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = RESULTS / "curvature" / "steps.json"

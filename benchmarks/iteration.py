@@ -12,10 +12,10 @@ import torch
 
 from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
 from benchmarks.rollouts import PHYSICS, Rollouts
-from metarl.config import Config
+from metarl.common.parallel import Workers, available_cores
+from metarl.config.config import Config
 from metarl.envs.mujoco_core import batch_module
-from metarl.parallel import Workers, available_cores
-from metarl.training import Trainer
+from metarl.runs.training import Trainer
 
 RUNS = (
     ("navigation", "maml"),

@@ -22,9 +22,9 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from metarl.plotting import plot_runs
-from metarl.progress import read_progress
-from metarl.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
+from metarl.reports.curves import plot_runs
+from metarl.store.progress import read_progress
 
 RESULTS = Path(__file__).parent / "results"
 _GAP = "share_of_the_gap_after_one_step"

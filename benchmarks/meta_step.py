@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Cell, Table, interleaved, median_ratio
 from benchmarks.problem import Problem, make_problem
-from metarl.config import Config
-from metarl.meta_step import MetaObjective
-from metarl.parallel import Workers, available_cores
-from metarl.trpo import Objective, StepReport, trpo_step
+from metarl.common.parallel import Workers, available_cores
+from metarl.config.config import Config
+from metarl.outer.objective import MetaObjective
+from metarl.outer.trpo import Objective, StepReport, trpo_step
 
 ENVS = ("navigation", "cheetah-dir", "ant-dir")
 ALGOS = ("maml", "l2f", "fomaml", "anil")

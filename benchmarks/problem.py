@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.triple_derivative import PlainMLPPolicy, TripleDerivative
-from metarl.adaptation import InnerLoop, adapt
-from metarl.agent import build, inner_config
 from metarl.agents import build_rule
-from metarl.config import Config
+from metarl.common.parallel import Workers
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.data import Rollouts
 from metarl.envs import TaskFamily
-from metarl.meta_step import MetaObjective
-from metarl.parallel import Workers
-from metarl.policies import Policy
-from metarl.streams import Purpose, stream
-from metarl.types import Rollouts
+from metarl.inner.loop import InnerLoop, adapt
+from metarl.outer.objective import MetaObjective
+from metarl.policies.base import Policy
+from metarl.runs.build import build, inner_config
 
 
 @dataclass(frozen=True)

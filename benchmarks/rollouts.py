@@ -20,14 +20,14 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from benchmarks.measure import Cell, Table, interleaved, median_ratio, seconds
-from metarl.agent import build
-from metarl.config import Config
+from metarl.common.parallel import Workers, available_cores
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.envs.interface import EpisodeBatch
 from metarl.envs.mujoco_core import MujocoCore
-from metarl.episodes import EpisodeBatch
-from metarl.parallel import Workers, available_cores
-from metarl.runner import Runner
-from metarl.sampler import with_advantages
-from metarl.streams import Purpose, stream
+from metarl.inner.runner import Runner
+from metarl.rollouts.sampler import with_advantages
+from metarl.runs.build import build
 
 SEED = 0
 OURS = "metarl"

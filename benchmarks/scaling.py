@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.iteration import measured
 from benchmarks.measure import Cell, Table, fitted_exponent
-from metarl.parallel import available_cores
+from metarl.common.parallel import available_cores
 
 BASE: dict[str, Any] = {"env": "cheetah-dir", "algo": "maml"}
 # Each doubled three times up to the papers' size (width: beyond it), while everything else has it.

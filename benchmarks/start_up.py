@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Table, interleaved
-from metarl.progress import CSV_FILE
+from metarl.store.progress import CSV_FILE
 
 HELP = "python -m metarl.train --help"
 FIRST_ITERATION = "python -m metarl.train --env {env} --algo maml --iterations 1"

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks.learning import EXPERIMENTS, RESULTS
-from metarl.agent import Agent, load
 from metarl.agents.mumomaml import MuMoMAML
-from metarl.parallel import Workers
-from metarl.provenance import provenance
-from metarl.runner import Runner
-from metarl.streams import Purpose, stream
+from metarl.common.parallel import Workers
+from metarl.common.streams import Purpose, stream
+from metarl.inner.runner import Runner
+from metarl.runs.agent import Agent, load
+from metarl.store.provenance import provenance
 
 _TASKS, _SEED = 100, 10_000
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import metarl
-from metarl.streams import Purpose, stream
+from metarl.common.streams import Purpose, stream
 
 SEED = 20_261_121
 NUM_TASKS = 200

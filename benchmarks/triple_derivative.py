@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl import gradients
-from metarl.adaptation import InnerLoop
-from metarl.distributions import Distribution
-from metarl.gradients import Linearisable, PolicyGradient, ProjectedPolicyGradient
-from metarl.lazy import lazy
-from metarl.losses import InnerLoss, inner_loss
-from metarl.policies import MLPPolicy, Policy
-from metarl.types import Rollouts, Samples
+from metarl.common.lazy import lazy
+from metarl.data import Rollouts, Samples
+from metarl.inner import gradients
+from metarl.inner.gradients import Linearisable, PolicyGradient, ProjectedPolicyGradient
+from metarl.inner.loop import InnerLoop
+from metarl.policies.base import Policy
+from metarl.policies.distributions import Distribution
+from metarl.policies.losses import InnerLoss, inner_loss
+from metarl.policies.mlp import MLPPolicy
 
 
 class PlainMLPPolicy(MLPPolicy):
@@ -36,7 +37,8 @@ class PlainMLPPolicy(MLPPolicy):
 
 
 class TripleDerivative:
-    """What `metarl.meta_step.MetaObjective` computes; an `metarl.trpo.Objective`. Graphs are kept between products.
+    """What `metarl.outer.objective.MetaObjective` computes; an
+    `metarl.outer.trpo.Objective`. Graphs are kept between products.
 
     Args:
         loop: The inner loop that was run.
@@ -117,7 +119,7 @@ class _Part:
 
 @torch.enable_grad()
 def plain_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
-    """`metarl.gradients.policy_gradient` by reverse-mode differentiation; differentiable any number of times."""
+    """`metarl.inner.gradients.policy_gradient` by reverse-mode differentiation; differentiable any number of times."""
     differentiable = parameters.requires_grad
     leaf = parameters if differentiable else parameters.detach().requires_grad_()
     outputs = policy.outputs(leaf, support.samples.observations)

@@ -8,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metarl.agents import ALGORITHMS
-from metarl.config import Config
+from metarl.common.errors import UserError
+from metarl.config.algorithms import ALGORITHMS
+from metarl.config.config import Config
+from metarl.config.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, register, registration
-from metarl.errors import UserError
-from metarl.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
 
 if TYPE_CHECKING:
-    from metarl.agent import Agent
-    from metarl.training import Run
+    from metarl.runs.agent import Agent
+    from metarl.runs.training import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -41,14 +41,14 @@ del registration  # Imported for what it does.
 
 
 def train(config: Config) -> Run:
-    """Meta-trains an agent, see `metarl.training.train`."""
-    from metarl import training
+    """Meta-trains an agent, see `metarl.runs.training.train`."""
+    from metarl.runs import training
 
     return training.train(config)
 
 
 def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
-    """Loads a trained agent, see `metarl.agent.load`."""
-    from metarl import agent
+    """Loads a trained agent, see `metarl.runs.agent.load`."""
+    from metarl.runs import agent
 
     return agent.load(run_dir, checkpoint)

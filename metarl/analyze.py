@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from metarl.cli import parse, run_command
-from metarl.errors import UserError
-from metarl.settings import AnalysisConfig
+from metarl.commands.cli import parse, run_command
+from metarl.common.errors import UserError
+from metarl.config.settings import AnalysisConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,8 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         run, config = parse(_options, prog="python -m metarl.analyze", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.analysis import analyze, table
-        from metarl.analysis_plots import draw
+        from metarl.reports.analysis import analyze, table
+        from metarl.reports.analysis_figures import draw
 
         result = analyze(run, config)
         figures = draw(result, config.folder(run))

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from metarl.cli import parse, run_command
-from metarl.settings import EvaluationConfig
+from metarl.commands.cli import parse, run_command
+from metarl.config.settings import EvaluationConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.evaluation import evaluate, table
+        from metarl.runs.evaluation import evaluate, table
 
         result = evaluate(run, config)
         print(table(result))

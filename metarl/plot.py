@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.cli import parse, run_command
-from metarl.settings import Checkpoint
+from metarl.commands.cli import parse, run_command
+from metarl.config.settings import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         options = parse(PlotOptions, prog="python -m metarl.plot", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.plotting import plot_runs
+        from metarl.reports.curves import plot_runs
 
         print(plot_runs(options.runs, options.output, options.x, options.checkpoint))
 

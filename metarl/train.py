@@ -10,11 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from metarl.cli import parse, run_command
-from metarl.config import Config, load_config
+from metarl.commands.cli import parse, run_command
+from metarl.config.config import Config, load_config
 
 if TYPE_CHECKING:
-    from metarl.training import Run
+    from metarl.runs.training import Run
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         config = parse_config(arguments)
-        from metarl.training import train  # After parsing, so that --help answers at once.
+        from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         try:
             train(config)
@@ -74,7 +74,7 @@ class _CallableModule(ModuleType):
     """Importing this module hides the function `metarl.train` behind it, so it answers to the same call."""
 
     def __call__(self, config: Config) -> Run:
-        from metarl import training
+        from metarl.runs import training
 
         return training.train(config)
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.data import Rollouts
 from metarl.envs.tabular import RandomMDPs
-from metarl.policies import Policy
-from metarl.types import Rollouts
+from metarl.policies.base import Policy
 
 
 class Enumeration:

@@ -7,13 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation import Adaptation, InnerLoop, adapt
 from metarl.agents import build_rule
 from metarl.agents.multi_maml import MultiMAML
-from metarl.distributions import Categorical, Distribution, Gaussian
-from metarl.policies import MLPPolicy, ModulePolicy, Policy
-from metarl.settings import InnerConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
-from metarl.types import Rollouts
+from metarl.config.settings import InnerConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.data import Rollouts
+from metarl.inner.loop import InnerLoop, adapt
+from metarl.inner.rule import Adaptation
+from metarl.policies.base import Policy
+from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.policies.mlp import MLPPolicy
+from metarl.policies.module import ModulePolicy
 
 OBSERVATION, HIDDEN, ACTIONS = 3, (5, 4), 2
 TASKS, ROLLOUTS, TIME = 3, 4, 5

@@ -16,10 +16,10 @@ from benchmarks.figure import draw, meta_step_panels, rollout_panels
 from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
 from benchmarks.meta_step import ALGOS, ENVS
 from benchmarks.rollouts import Rollouts
+from metarl.common.parallel import Workers
 from metarl.envs.mujoco_core import batch_module
-from metarl.parallel import Workers
-from metarl.runner import Runner
-from metarl.training import train
+from metarl.inner.runner import Runner
+from metarl.runs.training import train
 
 
 def test_candidates_take_turns_after_a_call_that_is_not_timed(monkeypatch):

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.meta_step import InlineWorkers
 from benchmarks.problem import on_device
 from metarl import Config
-from metarl.meta_step import MetaObjective, _Chunk
-from metarl.training import Trainer, train
-from metarl.trpo import conjugate_gradients, trpo_step
+from metarl.outer.objective import MetaObjective, _Chunk
+from metarl.outer.trpo import conjugate_gradients, trpo_step
+from metarl.runs.training import Trainer, train
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::unique")

@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, InnerLoop, Stage
 from metarl.agents.maml import MAML
-from metarl.errors import UserError, nearest
-from metarl.policies import Policy
-from metarl.settings import InnerConfig
-from metarl.types import Rollouts
+from metarl.common.errors import UserError, nearest
+from metarl.config.settings import InnerConfig
+from metarl.data import Rollouts
+from metarl.inner.loop import InnerLoop
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
 
 
 class PartialAdaptation(Adaptation):
@@ -19,7 +20,7 @@ class PartialAdaptation(Adaptation):
 
     With every tensor this is the rule itself; with none, the inner loop does nothing. The built-in network does not
     compute what only the other tensors' gradients need. The rule has to take its gradients with
-    `metarl.gradients.policy_gradient`.
+    `metarl.inner.gradients.policy_gradient`.
 
     Args:
         rule: The rule.

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
-from metarl.errors import UserError
-from metarl.gradients import policy_gradient
-from metarl.policies import MLPPolicy, Policy
-from metarl.settings import InnerConfig
-from metarl.types import Rollouts
+from metarl.common.errors import UserError
+from metarl.config.settings import InnerConfig
+from metarl.data import Rollouts
+from metarl.inner.gradients import policy_gradient
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
+from metarl.policies.mlp import MLPPolicy
 
 
 class ContextAdaptation(Adaptation):

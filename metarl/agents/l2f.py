@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, InnerLoop, Stage
-from metarl.flat import Layout
-from metarl.gradients import projected, projected_policy_gradient
-from metarl.settings import InnerConfig
-from metarl.types import Rollouts
+from metarl.config.settings import InnerConfig
+from metarl.data import Rollouts
+from metarl.inner.gradients import projected, projected_policy_gradient
+from metarl.inner.loop import InnerLoop
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.layout import Layout
 
 # Of the running statistics, for one meta-iteration.
 _MOMENTUM = 0.9

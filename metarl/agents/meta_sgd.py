@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage, gradient_step
-from metarl.policies import Policy
-from metarl.settings import InnerConfig
-from metarl.types import Rollouts
+from metarl.config.settings import InnerConfig
+from metarl.data import Rollouts
+from metarl.inner.rule import Adaptation, Stage, gradient_step
+from metarl.policies.base import Policy
 
 
 class MetaSGD(Adaptation):

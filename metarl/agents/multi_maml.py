@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
 from metarl.agents.maml import MAML
-from metarl.errors import UserError
-from metarl.policies import Policy
-from metarl.settings import InnerConfig
+from metarl.common.errors import UserError
+from metarl.config.settings import InnerConfig
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
 
 
 class MultiMAML(Adaptation):

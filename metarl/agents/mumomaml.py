@@ -7,14 +7,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, InnerLoop, Stage
-from metarl.errors import UserError
-from metarl.flat import Layout
-from metarl.gradients import differentiable, policy_gradient
-from metarl.lazy import lazy
-from metarl.policies import MLPPolicy, Policy
-from metarl.settings import InnerConfig
-from metarl.types import Rollouts
+from metarl.common.errors import UserError
+from metarl.common.lazy import lazy
+from metarl.config.settings import InnerConfig
+from metarl.data import Rollouts
+from metarl.inner.gradients import differentiable, policy_gradient
+from metarl.inner.loop import InnerLoop
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
+from metarl.policies.layout import Layout
+from metarl.policies.mlp import MLPPolicy
 
 
 class MuMoMAML(Adaptation):

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.adaptation import Adaptation, Stage
-from metarl.distributions import Gaussian
-from metarl.errors import UserError
-from metarl.policies import MLPPolicy, Policy
-from metarl.settings import InnerConfig
+from metarl.common.errors import UserError
+from metarl.config.settings import InnerConfig
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
+from metarl.policies.distributions import Gaussian
+from metarl.policies.mlp import MLPPolicy
 
 # Far below any floor of the standard deviation.
 _NO_EXPLORATION = -100.0

@@ -2,9 +2,9 @@
 
 from metarl.envs.checks import check_task_family
 from metarl.envs.family import TaskFamily
+from metarl.envs.interface import EpisodeBatch
 from metarl.envs.oracle import OracleFamily
 from metarl.envs.registry import family_names, get_family, register
-from metarl.episodes import EpisodeBatch
 
 register("metarl.envs.navigation:NavigationFamily", "navigation")
 register("metarl.envs.navigation:NavigationFamily", "navigation-b", start_bound=0.5)

@@ -8,8 +8,7 @@ from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray
-from metarl.envs.arguments import interval, not_negative, number, one_of, positive, positive_whole
+from metarl.common.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     MAX_EPISODE_STEPS,
     DirectionFamily,
@@ -22,6 +21,7 @@ from metarl.envs.mujoco_core import (
     vector_env,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
+from metarl.envs.parameters import interval, not_negative, number, one_of, positive, positive_whole
 from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
 
 _TORSO = 1  # body id

@@ -8,9 +8,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.arguments import positive_whole
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, SlotGenerators, Slots, choices, rows
+from metarl.envs.parameters import positive_whole
 from metarl.envs.tasks import Probabilities, TaskMemory
 
 MAX_EPISODE_STEPS = 10

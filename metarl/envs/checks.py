@@ -9,11 +9,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import FloatArray
-from metarl.envs.episodes import make_flat_env
+from metarl.common.arrays import FloatArray
+from metarl.common.errors import UserError
 from metarl.envs.family import SPLITS, TaskFamily
-from metarl.episodes import EpisodeBatch
-from metarl.errors import UserError
+from metarl.envs.interface import EpisodeBatch
+from metarl.envs.looped import make_flat_env
 
 _TASKS = 16  # drawn per split
 _STEPS = 50  # of a trajectory, at most

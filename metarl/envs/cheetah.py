@@ -9,8 +9,7 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray
-from metarl.envs.arguments import flag, interval, not_negative, one_of, positive_whole
+from metarl.common.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     MAX_EPISODE_STEPS,
     DirectionFamily,
@@ -23,6 +22,7 @@ from metarl.envs.mujoco_core import (
     vector_env,
 )
 from metarl.envs.native import NativeVectorEnv, Slots
+from metarl.envs.parameters import flag, interval, not_negative, one_of, positive_whole
 from metarl.envs.tasks import Directions, TaskDistribution, Uniform
 
 # The original release's experiments: 100 control steps a second, see CheetahEnv

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.arrays import FloatArray
+from metarl.common.arrays import FloatArray
 
 Colour = tuple[int, int, int]
 PIXELS = 256

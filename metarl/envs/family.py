@@ -10,10 +10,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import IntArray
-from metarl.envs.episodes import LoopedEpisodes, flat_observation_space
-from metarl.episodes import EpisodeBatch
-from metarl.errors import UserError, nearest
+from metarl.common.arrays import IntArray
+from metarl.common.errors import UserError, nearest
+from metarl.envs.interface import EpisodeBatch
+from metarl.envs.looped import LoopedEpisodes, flat_observation_space
 
 SPLITS = ("train", "validation", "test")
 

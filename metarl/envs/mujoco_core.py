@@ -14,12 +14,12 @@ import numpy as np
 from gymnasium.envs.mujoco import MujocoEnv
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.episodes import LoopedEpisodes
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError
+from metarl.envs.interface import EpisodeBatch
+from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import ALL, NativeCore, NativeFamily, NativeVectorEnv, Slots
 from metarl.envs.tasks import TaskMemory
-from metarl.episodes import EpisodeBatch
-from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 200
 # MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word

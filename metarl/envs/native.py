@@ -13,12 +13,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.arguments import positive_whole
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError, nearest
 from metarl.envs.family import TaskFamily
+from metarl.envs.interface import EpisodeBatch
+from metarl.envs.parameters import positive_whole
 from metarl.envs.tasks import TaskDistribution, task_option
-from metarl.episodes import EpisodeBatch
-from metarl.errors import UserError, nearest
 
 Slots = IntArray | slice
 ALL = slice(None)

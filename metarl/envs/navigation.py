@@ -8,12 +8,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.arguments import flag, not_negative, number, one_of, positive
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError
 from metarl.envs.drawing import Canvas
 from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots, rows
+from metarl.envs.parameters import flag, not_negative, number, one_of, positive
 from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform
-from metarl.errors import UserError
 
 MAX_EPISODE_STEPS = 100
 

@@ -8,11 +8,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.episodes import flat_observation_space
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
-from metarl.episodes import EpisodeBatch
-from metarl.errors import UserError
+from metarl.envs.interface import EpisodeBatch
+from metarl.envs.looped import flat_observation_space
 
 
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from metarl.common.errors import UserError, nearest
 from metarl.envs.family import TaskFamily
-from metarl.errors import UserError, nearest
 
 Factory = Callable[..., TaskFamily]
 

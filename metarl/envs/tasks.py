@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.arrays import FloatArray, IntArray
-from metarl.errors import UserError
+from metarl.common.arrays import FloatArray, IntArray
+from metarl.common.errors import UserError
 
 
 class TaskDistribution(ABC):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family
-from metarl.envs.episodes import LoopedEpisodes
-from metarl.errors import UserError
+from metarl.envs.looped import LoopedEpisodes
 
 
 class Drift(gym.Env):

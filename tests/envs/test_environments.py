@@ -15,13 +15,13 @@ from marks import needs_mujoco_batch
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import metarl.envs.registration  # noqa: F401 (registers the environments)
+from metarl.common.errors import UserError
 from metarl.envs import get_family
 from metarl.envs.ant import AntDirEnv, AntGoalEnv, AntVelEnv
 from metarl.envs.bandit import BanditEnv
 from metarl.envs.cheetah import CheetahDirEnv, CheetahVelEnv
 from metarl.envs.navigation import NavigationEnv
 from metarl.envs.tabular import TabularMDPEnv
-from metarl.errors import UserError
 
 CLASSES = [
     NavigationEnv,

@@ -9,9 +9,9 @@ from gymnasium import spaces
 
 import metarl.envs.registration  # noqa: F401 (registers the environments)
 from examples.cartpole_family import CartPoleFamily
+from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
-from metarl.envs.episodes import LoopedEpisodes
-from metarl.errors import UserError
+from metarl.envs.looped import LoopedEpisodes
 
 
 class Counting(gym.Env):

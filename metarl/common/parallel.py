@@ -1,0 +1,76 @@
+"""Threads for independent pieces of work; the results never depend on how many there are."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import TypeVar
+
+import torch
+
+from metarl.common.profiling import in_workers
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A pool of Python threads in which torch computes on one thread each.
+
+    Simulation and matrix products release the interpreter's lock, so threads suffice, and one torch thread in each
+    makes every number independent of the pool's size.
+
+    The pool, and torch's setting in the calling thread, last as long as the context.
+
+    Args:
+        num_threads: Size of the pool; by default one for each core.
+    """
+
+    def __init__(self, num_threads: int | None = None) -> None:
+        self.num_threads = num_threads or available_cores()
+        self._stop = threading.Event()
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Results of ``function`` in the order of ``items``.
+
+        The first exception is raised here, Ctrl-C's in the calling thread too, once no thread is at work any more, so
+        that what they work on may be closed.
+        """
+        items = list(items)
+        measured = in_workers(function, min(self.num_threads, len(items)))
+        futures = []
+        try:
+            for item in items:
+                futures.append(self._pool.submit(measured, item))
+            return [future.result() for future in futures]
+        except BaseException:
+            self._stop.set()
+            for future in futures:
+                future.cancel()
+            wait(futures)
+            self._stop.clear()
+            raise
+
+    def stopping(self) -> bool:
+        """Whether `map` waits for its threads to give up; asked by long pieces of work."""
+        return self._stop.is_set()
+
+    def __enter__(self) -> Workers:
+        self._torch_threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(self.num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._torch_threads)

@@ -1,0 +1,243 @@
+"""Where the time goes: named phases, measured for a table and shown in a trace.
+
+Code names its phases with `timed`, which is next to free unless a `Profile` is measuring; one can at a time in a
+process. A phase inside another is a part of it, also where worker threads do the inner one (`in_workers`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch._C._autograd import _profiler_enabled
+from torch._C._profiler import _ExperimentalConfig
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from metarl.common.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ITERATION = "iteration"
+OTHER = "other"
+
+_measured: _Measured | None = None
+_NOTHING = nullcontext()
+
+
+def timed(name: str) -> AbstractContextManager[None]:
+    """Counts the time inside as spent on ``name``, a part of the phase around it."""
+    measured = _measured  # Read once: after Ctrl-C it goes while workers are still busy.
+    return _NOTHING if measured is None else measured.timed(name)
+
+
+def in_workers(function: Callable[[Item], Result], threads: int) -> Callable[[Item], Result]:
+    """``function`` for worker threads: its phases are parts of the caller's.
+
+    Args:
+        function: What the workers do.
+        threads: How many of them work side by side; a phase counts the mean over them.
+    """
+    return function if _measured is None else _measured.in_workers(function, threads)
+
+
+class _Place(threading.local):
+    """Where a thread is: the names of the phases around it, and the factor on its seconds."""
+
+    path: tuple[str, ...] = ()
+    weight = 1.0
+
+
+class _Measured:
+    """An iteration's phases, by the names of the phases around them and their own.
+
+    Args:
+        device: On a GPU, a phase lasts until the GPU has done what it was asked for.
+        traced: Whether the phases show in a trace.
+
+    Attributes:
+        seconds: Wall seconds of each phase; mean over threads where several work side by side.
+        calls: How often, all threads together.
+    """
+
+    def __init__(self, device: torch.device, traced: bool) -> None:
+        self.seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self.calls: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        self._device, self._traced = device, traced
+        self._place, self._lock = _Place(), threading.Lock()
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        place = self._place
+        around, place.path = place.path, (*place.path, name)
+        try:
+            begin = time.perf_counter()
+            with self._label(name):
+                yield
+                if self._device.type == "cuda":
+                    torch.cuda.synchronize(self._device)
+            seconds = time.perf_counter() - begin
+            with self._lock:
+                self.seconds[place.path] += place.weight * seconds
+                self.calls[place.path] += 1
+        finally:
+            place.path = around
+
+    def in_workers(self, function: Callable[[Item], Result], threads: int) -> Callable[[Item], Result]:
+        path, weight = self._place.path, self._place.weight
+
+        def piece(item: Item) -> Result:
+            self._place.path, self._place.weight = path, weight / threads
+            with self._label(path[-1]):
+                return function(item)
+
+        return piece
+
+    def _label(self, name: str) -> AbstractContextManager[object]:
+        return record_function(name) if self._traced else _NOTHING
+
+
+@dataclass(frozen=True)
+class Row:
+    """A phase in the table.
+
+    Attributes:
+        depth: Number of phases around it.
+        name: Its name; `OTHER` for what the parts of the phase around it leave.
+        seconds: Wall seconds in an iteration; mean over threads where several work side by side.
+        calls: How often in an iteration, all threads together; None for `OTHER`.
+    """
+
+    depth: int
+    name: str
+    seconds: float
+    calls: float | None
+
+
+class Profile:
+    """Traces one of a run's iterations with PyTorch's profiler, and measures the phases of the others.
+
+    The first iteration warms up, the second is traced, and the following ones are measured. Tracing takes time itself,
+    so the traced iteration is measured only if none follows; a single iteration is both.
+
+    Args:
+        folder: Where the trace goes.
+        device: Where the run computes.
+
+    Raises:
+        UserError: If a profiler of somebody else's is running.
+    """
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        if _profiler_enabled():
+            raise UserError("a PyTorch profiler is running, and there can be only one: stop it, or leave out profile.")
+        self._folder, self._device = folder, device
+        self._numbers: list[int] = []
+        self._seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        self._calls: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        self._tracer: profile | None = None
+        self._notes: list[str] = []
+
+    @contextmanager
+    def iteration(self, number: int, first: int, last: int) -> Iterator[None]:
+        """An iteration from begin to end, to be traced or measured if it is its turn.
+
+        Args:
+            number: Which one.
+            first: The first of this run, or since it was resumed.
+            last: The last of this run.
+        """
+        second = min(first + 1, last)
+        if number < second:
+            yield
+            return
+        measured = _Measured(self._device, traced=number == second)
+        with self._tracing(number) if number == second else _NOTHING, _measuring(measured):
+            yield
+        if number >= min(first + 2, last):
+            self._add(number, measured)
+
+    def close(self) -> None:
+        """Prints what was found. No worker may be busy any more: a trace that was broken off is stopped here."""
+        if self._tracer:
+            self._tracer.stop()
+        if self._numbers:
+            print(self)
+        print(*self._notes, sep="\n", end="\n" * bool(self._notes))
+
+    def rows(self) -> list[Row]:
+        """The phases, each followed by its parts, which add up to it."""
+        return list(self._rows((ITERATION,)))
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        first, last = self._numbers[0], self._numbers[-1]
+        which = f"iteration {first}" if first == last else f"iterations {first} to {last}, mean per iteration"
+        width = max(2 * row.depth + len(row.name) for row in rows)
+        lines = [f"where the time goes: {which}", f"{'':{width}}  seconds   share   calls"]
+        for row in rows:
+            name, calls = "  " * row.depth + row.name, "" if row.calls is None else f"{row.calls:8.4g}"
+            lines.append(f"{name:{width}}{row.seconds:z9.3f}{row.seconds / rows[0].seconds:z8.1%}{calls}")
+        lines.append("threads work side by side: seconds are their mean, calls their sum; other includes waiting")
+        return "\n".join(lines)
+
+    def _add(self, number: int, measured: _Measured) -> None:
+        self._numbers.append(number)
+        for path, seconds in measured.seconds.items():
+            self._seconds[path] += seconds
+            self._calls[path] += measured.calls[path]
+
+    def _rows(self, path: tuple[str, ...]) -> Iterator[Row]:
+        depth, iterations = len(path) - 1, len(self._numbers)
+        yield Row(depth, path[-1], self._seconds[path] / iterations, self._calls[path] / iterations)
+        parts = [part for part in self._seconds if part[:-1] == path]
+        for part in parts:
+            yield from self._rows(part)
+        if parts:
+            left = self._seconds[path] - sum(self._seconds[part] for part in parts)
+            yield Row(depth + 1, OTHER, left / iterations, None)
+
+    @contextmanager
+    def _tracing(self, number: int) -> Iterator[None]:
+        activities = [ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        try:
+            all_threads = _ExperimentalConfig(profile_all_threads=True)
+        except TypeError:
+            all_threads = None
+        tracer = self._tracer = profile(activities=activities, experimental_config=all_threads)
+        tracer.start()
+        yield
+        tracer.stop()
+        self._tracer = None
+        path = self._folder / f"iteration{number}.pt.trace.json.gz"  # By this ending TensorBoard's plugin finds it.
+        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+            raw = Path(temporary) / "trace.json"
+            tracer.export_chrome_trace(str(raw))
+            with raw.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target)
+        self._notes.append(f"trace of iteration {number}: {path} (open it in https://ui.perfetto.dev or TensorBoard)")
+        if all_threads is None:
+            self._notes.append(f"PyTorch {torch.__version__} cannot trace worker threads; newer versions can")
+
+
+@contextmanager
+def _measuring(measured: _Measured) -> Iterator[None]:
+    global _measured
+    _measured = measured
+    try:
+        with timed(ITERATION):
+            yield
+    finally:
+        _measured = None

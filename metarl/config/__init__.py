@@ -1,0 +1,1 @@
+"""What is wanted: settings, algorithms, and how a choice becomes settings. Imports no PyTorch."""

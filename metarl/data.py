@@ -1,0 +1,165 @@
+"""Shared types: batches of rollouts. Axis order everywhere: task, rollout, time, feature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.common.lazy import lazy
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Steps of several tasks' rollouts as rows.
+
+    Attributes:
+        observations: [task, row, observation].
+        actions: [task, row, action], or [task, row] of integers for a categorical policy.
+        log_probs: Log-probability of each action under the policy that took it, [task, row].
+        advantages: [task, row].
+        weights: Share of each row in its task's mean, [task, row]; 0 after an episode's end, each task sums to 1.
+        episode_length: Consecutive rows that are an episode's steps in order; 0 where rows were left out.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    weights: Tensor
+    episode_length: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of each task."""
+        return self.observations.shape[1]
+
+    def block(self, start: int, stop: int) -> Samples:
+        """Rows ``start`` to ``stop`` of every task, weights as they are."""
+        return self._rows(lambda values: values[:, start:stop], self.episode_length)
+
+    def subset(self, rows: Tensor) -> Samples:
+        """The rows named by ``rows`` [row] of every task, with weights that sum to 1 again."""
+        chosen = self._rows(lambda values: values[:, rows])
+        total = chosen.weights.sum(1, keepdim=True)
+        # A task none of whose chosen steps is alive contributes no curvature instead of a division by zero.
+        return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
+
+    def largest_advantages(self, fraction: float) -> Samples:
+        """Of each task that ``fraction`` of its rows with the largest weight times |advantage|, weights as they are.
+
+        What a row adds to the inner loss's derivatives is proportional to that: of normally distributed advantages the
+        larger half holds 93 % of the sum of squares.
+        """
+        size = (self.weights * self.advantages).abs()
+        largest = size.argsort(dim=1, descending=True, stable=True)[:, : max(1, round(fraction * self.num_rows))]
+        rows = largest.sort(dim=1).values
+
+        def chosen(values: Tensor) -> Tensor:
+            return values.gather(1, rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
+
+        return self._rows(chosen)
+
+    def _rows(self, choose: Callable[[Tensor], Tensor], episode_length: int = 0) -> Samples:
+        names = [part.name for part in fields(self) if part.name != "episode_length"]
+        chosen: dict[str, Any] = {name: choose(getattr(self, name)) for name in names}
+        return Samples(**chosen, episode_length=episode_length)
+
+
+@dataclass
+class CurvatureRows:
+    """Which rows second derivatives use; may change between the products that one graph is differentiated for.
+
+    Attributes:
+        fraction: Of each task's rows, those of largest advantage (`Samples.largest_advantages`); 1 for all.
+    """
+
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Episodes of several tasks, each task's collected with one policy.
+
+    Attributes:
+        observations: [task, rollout, time, observation].
+        actions: What the policy drew, before scaling and clipping to the action space: [task, rollout, time, action],
+            or [task, rollout, time] of integers for a categorical policy.
+        log_probs: Log-probability of each action under the policy that took it, [task, rollout, time].
+        rewards: [task, rollout, time]; 0 after an episode's end.
+        mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
+        advantages: Standardised per task, [task, rollout, time].
+        curvature_rows: Which rows second derivatives use.
+        adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    mask: Tensor
+    advantages: Tensor
+    curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
+    adapted: Collection[str] | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+        return self.rewards.shape[0]
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps taken."""
+        return int(self.mask.sum(dtype=torch.float64))
+
+    @lazy
+    def samples(self) -> Samples:
+        """Every step as a row."""
+        mask = self.mask.flatten(1)
+        return Samples(
+            self.observations.flatten(1, 2),
+            self.actions.flatten(1, 2),
+            self.log_probs.flatten(1),
+            self.advantages.flatten(1),
+            mask / mask.sum(1, keepdim=True),
+            self.rewards.shape[2],
+        )
+
+    def tensors(self) -> dict[str, Any]:
+        """By name, the tensors that begin with the axes task, rollout and time."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
+
+    def mean_returns(self) -> Tensor:
+        """Mean undiscounted return of each task, [task]."""
+        return self.rewards.sum(2, dtype=torch.float64).mean(1)
+
+    def tasks(self, start: int, stop: int) -> Rollouts:
+        """The rollouts of tasks ``start`` to ``stop``."""
+        return replace(self, **{name: values[start:stop] for name, values in self.tensors().items()})
+
+    def episode(self, index: int) -> Rollouts:
+        """One episode of each task; its advantages stay as they are among the others."""
+        return replace(self, **{name: values[:, index : index + 1] for name, values in self.tensors().items()})
+
+    def adapting(self, tensors: Collection[str]) -> Rollouts:
+        """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
+        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
+
+    def to(self, device: torch.device) -> Rollouts:
+        """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
+        tensors = self.tensors()
+        in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
+        if in_background:
+            tensors = {name: values.pin_memory() for name, values in tensors.items()}
+        return replace(self, **{name: v.to(device, non_blocking=in_background) for name, v in tensors.items()})
+
+    @staticmethod
+    def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
+        """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
+        tensors = [part.tensors() for part in parts]
+        joined: dict[str, Any] = {name: torch.cat([each[name] for each in tensors], axis) for name in tensors[0]}
+        return replace(parts[0], **joined)

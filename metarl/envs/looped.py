@@ -1,0 +1,115 @@
+"""Batches of episodes around any Gymnasium environment."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import FlattenObservation
+from numpy.typing import NDArray
+
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError
+
+if TYPE_CHECKING:
+    from metarl.envs.family import TaskFamily
+
+
+def flat_observation_space(space: spaces.Space[Any], name: str) -> spaces.Box:
+    """The observation space flattened to one axis.
+
+    Args:
+        space: An environment's observation space.
+        name: The family's name, for the message.
+
+    Raises:
+        UserError: If the observations are not arrays of real numbers.
+    """
+    if isinstance(space, (spaces.Box, spaces.Dict, spaces.Tuple)) and _holds_boxes(space):
+        flat = spaces.utils.flatten_space(space)
+        assert isinstance(flat, spaces.Box)
+        return flat
+    raise UserError(
+        f"the observations of {name} are {space}, and only Box observations (or Dict and Tuple of them) are supported; "
+        "wrap the environment in make_env so that it returns an array of numbers"
+    )
+
+
+def _holds_boxes(space: spaces.Space[Any]) -> bool:
+    if isinstance(space, spaces.Dict):
+        return all(_holds_boxes(part) for part in space.values())
+    if isinstance(space, spaces.Tuple):
+        return all(_holds_boxes(part) for part in space)
+    return isinstance(space, spaces.Box)
+
+
+def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
+    """Makes an environment of the family with flat observations; it is in a wrapper only if it needs one for that."""
+    env = family.make_env()
+    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
+        flat_observation_space(env.observation_space, family.name)
+        env = FlattenObservation(env)
+    return env
+
+
+class LoopedEpisodes:
+    """Episodes of any family, one environment after the other; `EpisodeBatch` says the interface.
+
+    Args:
+        family: The task family; its ``make_env`` is called once per slot.
+        num_envs: Number of slots.
+        horizon: Steps after which an episode is truncated.
+    """
+
+    def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
+        self.num_envs = num_envs
+        self._family, self._horizon = family, horizon
+        self._envs = [make_flat_env(family) for _ in range(num_envs)]
+        self._elapsed = np.zeros(num_envs, int)
+        self._terminated = np.zeros(num_envs, bool)
+        self._truncated = np.zeros(num_envs, bool)
+
+    def reset(
+        self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
+    ) -> None:
+        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
+        slots = np.arange(self.num_envs) if slots is None else slots
+        for slot, task, seed in zip(slots, tasks, seeds, strict=True):
+            env = self._envs[slot]
+            observation, _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
+            self._put(observations, slot, observation)
+        self._elapsed[slots] = 0
+        self._terminated[slots] = False
+        self._truncated[slots] = False
+
+    def step(
+        self,
+        actions: NDArray[Any],
+        observations: FloatArray,
+        rewards: FloatArray,
+        terminated: BoolArray,
+        truncated: BoolArray,
+    ) -> None:
+        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
+        rewards[...] = 0
+        for slot in np.flatnonzero(~(self._terminated | self._truncated)):
+            observation, rewards[slot], self._terminated[slot], cut, _ = self._envs[slot].step(actions[slot])
+            self._put(observations, slot, observation)
+            self._elapsed[slot] += 1
+            self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
+        terminated[...] = self._terminated
+        truncated[...] = self._truncated
+
+    def _put(self, observations: FloatArray, slot: np.intp, observation: Any) -> None:
+        if np.shape(observation) != observations.shape[1:]:
+            raise UserError(
+                f"an environment of {self._family.name} returned an observation of shape {np.shape(observation)}, but "
+                f"its observation space says {observations.shape[1:]}"
+            )
+        observations[slot] = observation
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for env in self._envs:
+            env.close()

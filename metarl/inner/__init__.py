@@ -1,0 +1,1 @@
+"""The inner loop: adaptation rules, what they see, and the one fold that replays them."""

@@ -1,0 +1,177 @@
+"""The one fold of the inner loop that everything else goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metarl.common.parallel import Workers
+from metarl.common.profiling import timed
+from metarl.data import Rollouts
+from metarl.inner.rule import Adaptation, Stage
+from metarl.policies.base import Policy
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """A finished inner loop, with all that is needed to replay it from other meta-parameters.
+
+    Attributes:
+        rule: The adaptation rule.
+        stages: The inner loop that was run, from ``rule.stages``.
+        meta: The meta-parameters that it started from, [meta parameter].
+        modes: Mode of each task, [task].
+        supports: The rollouts of each stage; a stage that reuses rollouts has its predecessor's.
+        queries: Rollouts of each policy in the meta-objective; the last are the adapted policies'.
+    """
+
+    rule: Adaptation
+    stages: Sequence[Stage]
+    meta: Tensor
+    modes: Tensor
+    supports: Sequence[Rollouts]
+    queries: Sequence[Rollouts]
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self.modes)
+
+    @property
+    def query_weights(self) -> list[float]:
+        """Weight of each of the ``queries``; they sum to 1."""
+        earlier = [stage.query_weight for stage in self.stages if stage.query_weight]
+        return [*earlier, 1 - sum(earlier)]
+
+    def tasks(self, start: int, stop: int) -> InnerLoop:
+        """The inner loop of tasks ``start`` to ``stop``."""
+        supports, queries = ([r.tasks(start, stop) for r in kind] for kind in (self.supports, self.queries))
+        return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries)
+
+    def replay(self, meta: Tensor) -> list[Tensor]:
+        """The policies before each stage and after the last, each [task, parameter].
+
+        Args:
+            meta: Meta-parameters, [meta parameter]; the policies are differentiable with respect to them.
+        """
+        size, parameters = self.rule.policy.layout.size, self.rule.start(meta, self.modes)
+        policies = [parameters[:, :size]]
+        for stage, support in zip(self.stages, self.supports, strict=True):
+            parameters = stage.update(meta, parameters, support)
+            policies.append(parameters[:, :size])
+        return policies
+
+    def queried(self, policies: Sequence[Tensor]) -> Tensor:
+        """Those of the replayed policies that ``queries`` are rollouts of, [query, task, parameter]."""
+        after = zip(self.stages, policies[1:], strict=True)
+        return torch.stack([*(policy for stage, policy in after if stage.query_weight), policies[-1]])
+
+
+@torch.no_grad()
+def observe(loop: InnerLoop, workers: Workers) -> Tensor:
+    """What the rule saw of each task, [task, feature]; see `Adaptation.observe`."""
+    one_by_one = [loop.tasks(task, task + 1) for task in range(loop.num_tasks)]
+    return torch.cat(workers.map(loop.rule.observe, one_by_one))
+
+
+@dataclass
+class Adapted:
+    """What an inner loop with fresh rollouts produced.
+
+    Attributes:
+        loop: The inner loop.
+        parameters: The adapted policies, [task, parameter].
+        returns: Mean return of each task after 0, 1, ... gradient steps, [task, step].
+        modulated_returns: Mean return of each task after what precedes the first gradient step (such as modulation),
+            [task]; None where nothing does, or where its rollouts are not measured.
+        env_steps: Environment steps taken, all rollouts counted once.
+        effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
+            each reuse [task].
+    """
+
+    loop: InnerLoop
+    parameters: Tensor
+    returns: Tensor
+    modulated_returns: Tensor | None
+    env_steps: int
+    effective_sample_size: list[Tensor]
+
+
+@torch.no_grad()
+def adapt(
+    rule: Adaptation,
+    meta: Tensor,
+    stages: Sequence[Stage],
+    modes: Tensor,
+    collect: Callable[[Tensor, int, int | None], Rollouts],
+    each_task: bool = True,
+) -> Adapted:
+    """Runs the inner loop, collecting rollouts between the stages and with the adapted policies.
+
+    Args:
+        rule: The adaptation rule.
+        meta: Meta-parameters, [meta parameter].
+        stages: The inner loop, from ``rule.stages``.
+        modes: Mode of each task, [task].
+        collect: Called with the policies [task, parameter], the phase's number and how many episodes of each task
+            (None: as set); returns rollouts of all tasks.
+        each_task: Update the tasks one by one (in the core's cache, on a CPU) instead of all at once.
+    """
+    parameters = rule.start(meta, modes).contiguous()
+    supports: list[Rollouts] = []
+    queries: list[Rollouts] = []
+    returns: list[Tensor] = []
+    sizes: list[Tensor] = []
+    modulated: Tensor | None = None
+    phase = num_steps = env_steps = 0
+
+    def policies() -> Tensor:
+        return parameters[:, : rule.policy.layout.size]
+
+    def collect_next(rollouts_per_task: int | None = None) -> Rollouts:
+        nonlocal phase, env_steps
+        rollouts = collect(policies(), phase, rollouts_per_task)
+        phase += 1
+        env_steps += rollouts.env_steps
+        if len(returns) == num_steps:
+            returns.append(rollouts.mean_returns())
+        return rollouts
+
+    for stage in stages:
+        if stage.rollouts == 0:
+            support = supports[-1]
+            with timed("effective sample size"):
+                sizes.append(_effective_sample_size(rule.policy, policies(), support))
+        else:
+            support = collect_next(stage.rollouts)
+            if supports and num_steps == 0:
+                modulated = support.mean_returns()
+        supports.append(support)
+        with timed("adaptation"):
+            parameters = _update(stage, meta, parameters, support, each_task)
+        num_steps += stage.gradient_step
+        if stage.query_weight:
+            queries.append(collect_next())
+    queries.append(collect_next())
+    loop = InnerLoop(rule, stages, meta, modes, supports, queries)
+    return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes)
+
+
+def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: Rollouts, each_task: bool) -> Tensor:
+    if not each_task:
+        return stage.update(meta, parameters, support)
+    tasks = range(support.num_tasks)
+    return torch.cat([stage.update(meta, parameters[i : i + 1], support.tasks(i, i + 1)) for i in tasks])
+
+
+def _effective_sample_size(policy: Policy, parameters: Tensor, support: Rollouts) -> Tensor:
+    """(sum w)^2 / sum w^2 as a share of the number of samples, [task]; 1 on policy."""
+    samples = support.samples
+    outputs = policy.outputs(parameters, samples.observations)
+    log_prob = policy.distribution.log_prob(outputs, policy.extra(parameters), samples.actions)
+    alive = samples.weights > 0
+    ratio = torch.exp((log_prob - samples.log_probs).double()) * alive
+    return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))

@@ -1,0 +1,156 @@
+"""The one rollout path: runs the inner loop of many tasks in shards, for training, validation and evaluation."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.common.parallel import Workers
+from metarl.common.profiling import timed
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.data import Rollouts
+from metarl.envs import TaskFamily
+from metarl.inner.loop import Adapted, adapt
+from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.policies.action_map import ActionMap
+from metarl.rollouts.sampler import Sampler, with_advantages
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall seconds of one inner loop, mean over shards.
+
+    Attributes:
+        rollout: Simulation, with the policies and the advantages.
+        adaptation: Updates of the task parameters.
+    """
+
+    rollout: float
+    adaptation: float
+
+
+class Runner:
+    """Runs inner loops for a fixed number of tasks; a shard owns some of the tasks, their environments and a thread.
+
+    Args:
+        config: The run's settings.
+        family: The task family.
+        rule: The adaptation rule.
+        num_tasks: Tasks in each inner loop.
+        rollouts_per_task: Episodes of each task at each stage that wants no other number.
+        workers: Threads; whether they are stopping is asked at every environment step.
+        device: Where adaptation computes; simulation is on the CPU.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        family: TaskFamily,
+        rule: Adaptation,
+        num_tasks: int,
+        rollouts_per_task: int,
+        workers: Workers,
+        device: torch.device,
+    ) -> None:
+        self._config, self._family, self._rule = config, family, rule
+        self._workers, self._device = workers, device
+        self._num_tasks, self._rollouts_per_task = num_tasks, rollouts_per_task
+        most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
+        num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
+        bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
+        self._shards = list(itertools.pairwise(bounds))
+        # By the number of episodes of each task; the usual one's environments are made at once, so that errors show.
+        self._samplers = [{rollouts_per_task: self._sampler(*shard, rollouts_per_task)} for shard in self._shards]
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for samplers in self._samplers:
+            for sampler in samplers.values():
+                sampler.close()
+
+    def run(
+        self, meta: Tensor, tasks: np.ndarray, stages: Sequence[Stage], seed: int, purpose: Purpose, *key: int
+    ) -> tuple[Adapted, Timing]:
+        """Runs the inner loop for each task.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            tasks: [task, ...].
+            stages: The inner loop, from the rule's ``stages``.
+            seed: Seed of the random streams.
+            purpose: What they are for.
+            key: Which of them, such as the iteration.
+
+        Raises:
+            ValueError: If there are more or fewer tasks than the runner was made for.
+        """
+        if len(tasks) != self._num_tasks:
+            raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
+        # Where a family has one mode, a rule that was trained with several cannot know which of them it is.
+        unknown = np.full(len(tasks), UNKNOWN_MODE)
+        modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
+
+        def run_shard(index: int) -> tuple[Adapted, Timing]:
+            start, stop = self._shards[index]
+            rollout_seconds = 0.0
+
+            def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
+                nonlocal rollout_seconds
+                begin = time.perf_counter()
+                with timed("rollouts"):
+                    streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
+                    sampler = self._sampler_of(index, rollouts_per_task or self._rollouts_per_task)
+                    rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
+                    with timed("advantages"):
+                        rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                rollout_seconds += time.perf_counter() - begin
+                return rollouts.to(self._device)
+
+            begin = time.perf_counter()
+            one_by_one = self._device.type == "cpu"
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, each_task=one_by_one)
+            seconds = time.perf_counter() - begin
+            return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
+
+        parts = self._workers.map(run_shard, range(len(self._shards)))
+        timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
+        return _join([adapted for adapted, _ in parts]), timing
+
+    def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
+        """A shard's sampler for so many episodes of each task, made when first asked for."""
+        samplers = self._samplers[index]
+        if rollouts_per_task not in samplers:
+            samplers[rollouts_per_task] = self._sampler(*self._shards[index], rollouts_per_task)
+        return samplers[rollouts_per_task]
+
+    def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
+        num_tasks, config = stop - start, self._config
+        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
+        action_map = ActionMap(self._family.action_space, config.action_scale)
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._workers.stopping)
+
+
+def _join(parts: Sequence[Adapted]) -> Adapted:
+    """One inner loop of all shards' tasks; reused rollouts stay one object."""
+    loops, supports = [part.loop for part in parts], list[Rollouts]()
+    for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
+        supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
+    queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
+    modes = torch.cat([loop.modes for loop in loops])
+    modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
+    sizes = zip(*(part.effective_sample_size for part in parts), strict=True)
+    return Adapted(
+        replace(loops[0], modes=modes, supports=supports, queries=queries),
+        torch.cat([part.parameters for part in parts]),
+        torch.cat([part.returns for part in parts]),
+        torch.cat(modulated) if modulated else None,
+        sum(part.env_steps for part in parts),
+        [torch.cat(of_shards) for of_shards in sizes],
+    )

@@ -1,0 +1,1 @@
+"""The meta-step: objective, meta-optimisers and learners."""

@@ -1,0 +1,232 @@
+"""The meta-objective: surrogate, KL divergence and their derivatives through the inner loop.
+
+At the old meta-parameters the KL divergence's gradient with respect to the adapted policies' outputs is zero, so its
+Hessian is exactly J^T F J, with J the Jacobian of the adaptation and F the Fisher information of the adapted policy:
+second derivatives only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from metarl.common.lazy import lazy
+from metarl.common.parallel import Workers
+from metarl.data import CurvatureRows, Samples
+from metarl.inner.loop import InnerLoop
+from metarl.policies.base import Linearised
+from metarl.policies.losses import OutputDerivatives, inner_loss
+
+
+class MetaObjective:
+    """The meta-objective of one meta-iteration, differentiated through its inner loop.
+
+    Every quantity is a mean over tasks of means over steps, and a weighted sum over the policies that were queried.
+    Tasks are independent: on a CPU each is computed on a worker's thread, in the core's cache, and partial results are
+    added in the order of tasks.
+
+    Args:
+        loop: The inner loop that was run.
+        workers: Threads.
+        hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products; those of
+            largest advantage, see `metarl.data.Samples.largest_advantages`.
+        fisher_rows: Rows of each task's query whose Fisher information enters the products, [row]; all if None.
+    """
+
+    def __init__(
+        self, loop: InnerLoop, workers: Workers, hessian_fraction: float = 1.0, fisher_rows: Tensor | None = None
+    ) -> None:
+        self._workers, self._num_tasks = workers, loop.num_tasks
+        size = 1 if loop.meta.device.type == "cpu" else loop.num_tasks
+        starts = range(0, loop.num_tasks, size)
+        self._chunks = [_Chunk(loop.tasks(i, i + size), hessian_fraction, fisher_rows) for i in starts]
+
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses every step."""
+        losses, gradients = zip(*self._workers.map(_Chunk.loss_and_gradient, self._chunks), strict=True)
+        return float(self._mean(losses)), self._mean(gradients)
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        """J^T F J times ``direction`` [meta parameter]."""
+        return self._mean(self._workers.map(lambda chunk: chunk.fisher_product(direction), self._chunks))
+
+    def evaluate(self, meta: Tensor) -> tuple[float, float]:
+        """(surrogate loss, mean KL divergence of the adapted policies) at other meta-parameters; uses every step."""
+        values = self._mean(self._workers.map(lambda chunk: chunk.evaluate(meta), self._chunks))
+        loss, kl = values.tolist()
+        return loss, kl
+
+    def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[float, Tensor]:
+        """ProMP's loss and its gradient at any meta-parameters, [meta parameter]; uses every step.
+
+        The clipped surrogate of the adapted policies, plus a penalty on the mean KL divergence of the policies that
+        collected the support rollouts, from what they were to what they would be now.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            clip: Likelihood ratios are clipped to 1 +- this.
+            kl_penalty: Weight of the penalty.
+
+        Source: Rothfuss et al. 2019, equations 14 to 16.
+        """
+        parts = self._workers.map(lambda chunk: chunk.proximal(meta, clip, kl_penalty), self._chunks)
+        losses, gradients = zip(*parts, strict=True)
+        return float(self._mean(losses)), self._mean(gradients)
+
+    def _mean(self, parts: Sequence[Tensor]) -> Tensor:
+        total = torch.zeros_like(parts[0])
+        for part in parts:
+            total += part
+        return total / self._num_tasks
+
+
+class _Chunk:
+    """The meta-objective's part that comes from some of the tasks, summed over them."""
+
+    def __init__(self, loop: InnerLoop, hessian_fraction: float, fisher_rows: Tensor | None) -> None:
+        self._rows = CurvatureRows()
+        self._loop = replace(loop, supports=[replace(each, curvature_rows=self._rows) for each in loop.supports])
+        self._policy, self._weights = loop.rule.policy, loop.query_weights
+        self._queries = [query.samples for query in loop.queries]
+        self._hessian_fraction, self._fisher_rows = hessian_fraction, fisher_rows
+
+    def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
+        """Sums over tasks of the surrogate loss, float64 scalar, and of its gradient, [meta parameter]."""
+        self._rows.fraction = 1.0
+        points = self._linearised
+        if self._fisher_rows is not None:
+            points = self._linearise(self._queries)
+        self._old = [(at.outputs, at.extra) for at in points]
+        pulled_back = []
+        for at, query, weight in zip(points, self._queries, self._weights, strict=True):
+            derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, "ratio")
+            pulled_back.append(weight * at.pullback(derivatives.gradient, derivatives.extra_gradient))
+        return self._surrogate(self._old), self._adapted.transposed(torch.stack(pulled_back))
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        self._rows.fraction = self._hessian_fraction
+        along = zip(self._linearised, self._adapted.forward(direction), self._weights, strict=True)
+        return self._adapted.transposed(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
+
+    @lazy
+    def _adapted(self) -> _Jacobian:
+        return _Jacobian(self._loop)
+
+    @lazy
+    def _linearised(self) -> list[Linearised]:
+        """The queried policies, over the rows whose Fisher information enters the products."""
+        rows = self._fisher_rows
+        return self._linearise([query if rows is None else query.subset(rows) for query in self._queries])
+
+    def _linearise(self, queries: Sequence[Samples]) -> list[Linearised]:
+        return [self._policy.linearise(p, q) for p, q in zip(self._adapted.parameters, queries, strict=True)]
+
+    @torch.no_grad()
+    def evaluate(self, meta: Tensor) -> Tensor:
+        """Sums over tasks of (surrogate loss, KL divergence), [2], float64."""
+        new = self._outputs(meta)
+        kl = torch.zeros((), dtype=torch.float64, device=meta.device)
+        for old, now, query, weight in zip(self._old, new, self._queries, self._weights, strict=True):
+            kl += weight * (query.weights * self._policy.distribution.kl(*old, *now)).double().sum()
+        return torch.stack([self._surrogate(new), kl])
+
+    def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[Tensor, Tensor]:
+        self._rows.fraction = 1.0
+        distribution, loop = self._policy.distribution, self._loop
+        with torch.enable_grad():
+            meta = meta.detach().clone().requires_grad_()
+            policies = loop.replay(meta)
+            queried = loop.queried(policies).unbind()
+
+        def surrogate(query: Samples, weight: float, outputs: Tensor, extra: Tensor) -> Tensor:
+            ratio = torch.exp(distribution.log_prob(outputs, extra, query.actions) - query.log_probs)
+            gain = torch.minimum(ratio * query.advantages, ratio.clamp(1 - clip, 1 + clip) * query.advantages)
+            return -weight * (query.weights * gain).sum()
+
+        def penalty(support: Samples, old: tuple[Tensor, Tensor], outputs: Tensor, extra: Tensor) -> Tensor:
+            kl = distribution.kl(*old, outputs, extra)
+            return kl_penalty / len(self._collected) * (support.weights * kl).sum()
+
+        terms: list[tuple[Tensor, Samples, Callable[[Tensor, Tensor], Tensor]]] = []
+        for policy, query, weight in zip(queried, self._queries, self._weights, strict=True):
+            terms.append((policy, query, partial(surrogate, query, weight)))
+        for index, (support, old) in self._collected.items():
+            terms.append((policies[index], support, partial(penalty, support, old)))
+        losses, cotangents = zip(*(self._pulled_back(*term) for term in terms), strict=True)
+        primal = [policy for policy, _, _ in terms]
+        return torch.stack(losses).sum(), torch.autograd.grad(primal, meta, cotangents)[0]
+
+    def _pulled_back(
+        self, policies: Tensor, samples: Samples, loss: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """A function of the policies' outputs and extra parameters, and its gradient by their parameters."""
+        at = self._policy.linearise(policies.detach(), samples)
+        with torch.enable_grad():
+            inputs = at.outputs.detach().requires_grad_(), at.extra.detach().requires_grad_()
+            value = loss(*inputs)
+        gradient = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+        return value.detach().double(), at.pullback(*gradient)
+
+    @lazy
+    @torch.no_grad()
+    def _collected(self) -> dict[int, tuple[Samples, tuple[Tensor, Tensor]]]:
+        """By the stage's number, fresh support rollouts and the distributions of the policies that collected them."""
+        loop, policies, collected = self._loop, self._loop.replay(self._loop.meta), {}
+        for index, (stage, support) in enumerate(zip(loop.stages, loop.supports, strict=True)):
+            if stage.rollouts != 0:
+                collected[index] = support.samples, self._distributions(policies[index], support.samples)
+        return collected
+
+    @lazy
+    def _old(self) -> list[tuple[Tensor, Tensor]]:
+        return self._outputs(self._loop.meta)
+
+    def _outputs(self, meta: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The queried policies' distributions: of each, outputs [task, row, output] and extra [task, extra]."""
+        policies = self._loop.queried(self._loop.replay(meta))
+        return [self._distributions(each, query) for each, query in zip(policies, self._queries, strict=True)]
+
+    def _distributions(self, policies: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        return self._policy.outputs(policies, samples.observations), self._policy.extra(policies)
+
+    def _surrogate(self, distributions: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=self._loop.meta.device)
+        for at, query, weight in zip(distributions, self._queries, self._weights, strict=True):
+            total += weight * inner_loss(self._policy.distribution, *at, query, "ratio").double().sum()
+        return total
+
+
+class _Jacobian:
+    """Jacobian products through the inner loop; its graph is built once.
+
+    ``q = J^T u`` is linear in u, so its derivative by u along v is J v: no forward-mode differentiation is needed.
+    """
+
+    @torch.enable_grad()
+    def __init__(self, loop: InnerLoop) -> None:
+        self._meta = loop.meta.detach().clone().requires_grad_()
+        self._adapted = loop.queried(loop.replay(self._meta))
+        self.parameters = self._adapted.detach()
+        self._probed: tuple[Tensor, Tensor] | None = None
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        """J^T times ``direction`` [query, task, parameter], summed over queries and tasks: [meta parameter]."""
+        if self._probed is None:
+            return self._probe(direction)[1].detach()
+        return torch.autograd.grad(self._adapted, self._meta, direction, retain_graph=True)[0]
+
+    def forward(self, direction: Tensor) -> Tensor:
+        """J times ``direction`` [meta parameter]: [query, task, parameter]."""
+        probe, transposed = self._probed or self._probe(torch.zeros_like(self._adapted))
+        return torch.autograd.grad(transposed, probe, direction, retain_graph=True)[0]
+
+    @torch.enable_grad()
+    def _probe(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """Keeps u and J^T u for later; at any u, so the first product with J^T costs nothing extra."""
+        probe = direction.detach().requires_grad_()
+        self._probed = probe, torch.autograd.grad(self._adapted, self._meta, probe, create_graph=True)[0]
+        return self._probed

@@ -1,0 +1,1 @@
+"""From flat parameters to actions, and the derivatives of that."""

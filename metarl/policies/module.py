@@ -1,0 +1,187 @@
+"""Any stateless ``torch.nn.Module`` as a policy's network."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarl.common.errors import UserError
+from metarl.data import Samples
+from metarl.policies.base import Curvature, Linearised, Policy
+from metarl.policies.distributions import Distribution
+from metarl.policies.losses import InnerLoss, inner_loss
+
+
+class ModulePolicy(Policy):
+    """Any stateless feed-forward ``torch.nn.Module`` as network; derivatives by reverse-mode differentiation.
+
+    Args:
+        observation_size: Length of an observation.
+        distribution: The action distribution.
+        make_body: Called with (observation_size, outputs); returns a module that maps [row, observation] to
+            [row, output]. Its initial parameters are drawn by the module itself.
+        initial_std: Gaussian only: standard deviation to start from.
+        min_std: Gaussian only: floor of the standard deviation.
+
+    Raises:
+        UserError: If the module holds something that is not a function of parameters and observation alone: recurrent
+            layers, buffers (batch normalisation) or dropout.
+    """
+
+    def __init__(
+        self,
+        observation_size: int,
+        distribution: Distribution,
+        make_body: Callable[[int, int], nn.Module],
+        initial_std: float = 1.0,
+        min_std: float = 1e-6,
+    ) -> None:
+        self._make_body = make_body
+        self._module = self._build(observation_size, distribution.num_outputs)
+        self._names = [name for name, _ in self._module.named_parameters()]
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in self._module.named_parameters()]
+        super().__init__(observation_size, distribution, shapes, initial_std, min_std)
+        # functional_call swaps parameters in and out of the module, so every thread needs a copy.
+        self._copies = threading.local()
+
+    def _build(self, inputs: int, outputs: int) -> nn.Module:
+        module = self._make_body(inputs, outputs)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
+        # Before it is called: a recurrent layer returns a tuple.
+        _require_stateless(module)
+        with torch.no_grad():
+            values = module(torch.zeros(3, inputs))
+        got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        if got != f"shape {(3, outputs)}":
+            raise UserError(
+                f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got {got}."
+            )
+        return module
+
+    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
+        """What every submodule returns that has none of its own."""
+        found: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and len(output) == len(observations):
+                found[name] = output.flatten(1).clone()
+
+        module = copy.deepcopy(self._module)
+        for name, part in module.named_modules():
+            if name and not list(part.children()):
+                part.register_forward_hook(partial(keep, name))
+        views = self.layout.views(parameters[None])[: len(self._names)]
+        tensors = {name: view[0] for name, view in zip(self._names, views, strict=True)}
+        output = torch.func.functional_call(module, tensors, (observations,))
+        if found and torch.equal(found[last := next(reversed(found))], output):
+            del found[last]
+        return {**found, "output": output}
+
+    @property
+    def head(self) -> list[str]:
+        """What lies in the same module as the last of the body's tensors counts as the last layer."""
+        module = self._names[-1].rpartition(".")[0]
+        return [name for name in self._names if name.rpartition(".")[0] == module] + self.layout.names[
+            len(self._names) :
+        ]
+
+    def initial_body(self, generator: np.random.Generator) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator.integers(2**63)))
+            module = self._make_body(self.observation_size, self.distribution.num_outputs)
+        return torch.cat([parameter.detach().float().flatten() for parameter in module.parameters()])
+
+    def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
+        def single(tensors: dict[str, Tensor], rows: Tensor) -> Tensor:
+            return torch.func.functional_call(module, tensors, (rows,))
+
+        if not hasattr(self._copies, "module"):
+            self._copies.module = copy.deepcopy(self._module)
+        module = self._copies.module
+        views = self.layout.views(parameters)[: len(self._names)]
+        return torch.func.vmap(single)(dict(zip(self._names, views, strict=True)), observations)
+
+    def inner_gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Tensor:
+        gradient = self._gradient(parameters, samples, loss, create_graph=False)[1]
+        return self._only(adapted, gradient.device)(gradient)
+
+    def inner_curvature(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
+    ) -> Curvature:
+        gradient = self._gradient(parameters, samples, loss, create_graph=True)
+        return _AutogradCurvature(*gradient, self._only(adapted, parameters.device))
+
+    def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
+        return _AutogradLinearised(self, parameters, samples)
+
+    @torch.enable_grad()
+    def _gradient(
+        self, parameters: Tensor, samples: Samples, loss: InnerLoss, create_graph: bool
+    ) -> tuple[Tensor, Tensor]:
+        leaf = parameters.detach().requires_grad_()
+        outputs = self.outputs(leaf, samples.observations)
+        total = inner_loss(self.distribution, outputs, self.extra(leaf), samples, loss).sum()
+        return leaf, torch.autograd.grad(total, leaf, create_graph=create_graph)[0]
+
+
+class _AutogradCurvature:
+    """Reverse-over-reverse Hessian products."""
+
+    def __init__(self, parameters: Tensor, gradient: Tensor, only_adapted: Callable[[Tensor], Tensor]) -> None:
+        self._parameters, self._gradient, self._only_adapted = parameters, gradient, only_adapted
+
+    def product(self, direction: Tensor) -> Tensor:
+        return self._only_adapted(self._product(direction))
+
+    def transposed(self, direction: Tensor) -> Tensor:
+        return self._product(self._only_adapted(direction))
+
+    def _product(self, direction: Tensor) -> Tensor:
+        return torch.autograd.grad(
+            self._gradient, self._parameters, direction.expand_as(self._gradient), retain_graph=True
+        )[0]
+
+
+class _AutogradLinearised:
+    """Jacobian products by two reverse passes: J v is the derivative of J^T u by u, along v."""
+
+    @torch.enable_grad()
+    def __init__(self, policy: ModulePolicy, parameters: Tensor, samples: Samples) -> None:
+        self._distribution, self._weights = policy.distribution, samples.weights[..., None]
+        self._leaf = parameters.detach().requires_grad_()
+        self._primal = (policy.outputs(self._leaf, samples.observations), policy.extra(self._leaf))
+        self.outputs, self.extra = (value.detach() for value in self._primal)
+        self._cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
+        (self._transposed,) = torch.autograd.grad(self._primal, self._leaf, self._cotangents, create_graph=True)
+
+    def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
+        return torch.autograd.grad(self._primal, self._leaf, (d_outputs, d_extra), retain_graph=True)[0]
+
+    def fisher_product(self, direction: Tensor) -> Tensor:
+        d_outputs, d_extra = torch.autograd.grad(
+            self._transposed, self._cotangents, direction, retain_graph=True, materialize_grads=True
+        )
+        by_outputs, by_extra = self._distribution.fisher(self.outputs, self.extra, d_outputs, d_extra)
+        return self.pullback(by_outputs * self._weights, (by_extra * self._weights).sum(1))
+
+
+def _require_stateless(module: nn.Module) -> None:
+    for name, part in module.named_modules():
+        kind, where = type(part).__name__, f" ({name})" if name else ""
+        if isinstance(part, nn.RNNBase | nn.RNNCellBase):
+            raise UserError(f"recurrent policy bodies are not supported: {kind}{where}; use a feed-forward module.")
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            raise UserError(f"a policy body must be deterministic: {kind}{where} is not; remove it.")
+        # Without running statistics batch normalisation has no buffers, but still mixes the rows.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) or next(part.buffers(recurse=False), None) is not None:
+            raise UserError(f"policy bodies with buffers are not supported: {kind}{where}; use LayerNorm instead.")

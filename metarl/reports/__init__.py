@@ -1,0 +1,1 @@
+"""What people look at: analyses, tables and figures."""

@@ -1,0 +1,431 @@
+"""Figures of an analysis; each shows all tasks and says what it was measured on."""
+
+from __future__ import annotations
+
+import functools
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+from metarl.common.errors import UserError
+from metarl.common.statistics import tasks_in_words
+from metarl.config.algorithms import run_title
+from metarl.reports.curves import COLOURS, GREY, MARKERS
+from metarl.reports.measures import Floats
+
+# Small multiples stay readable up to this many of a task's numbers.
+_TASK_DIMENSIONS = 4
+# Tasks stand beside one another, so that equal values do not hide each other; share of a column's width.
+_SPREAD = 0.25
+# Of an axis for gammas or angles.
+_LEAST_RANGE = 0.1
+# Of the second principal component's axis to the first's.
+_LEAST_ASPECT = 0.05
+_CHARACTERS_PER_INCH = 16
+_THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35}
+_DOTS = "Dots: tasks; hollow markers: their mean."
+_GAMMA, _SMOOTHNESS = "gamma", "smoothness (less is smoother)"
+_COMPARISONS = {
+    "between_tasks": "between tasks",
+    "between_episodes": "between episodes of different tasks",
+    "within_task": "between episodes of a task",
+}
+
+
+def draw(result: dict[str, Any], folder: Path) -> list[Path]:
+    """Draws the figures of an analysis.
+
+    Args:
+        result: What `metarl.reports.analysis.analyze` returned, or wrote.
+        folder: Where the pictures go.
+
+    Returns:
+        Paths of the pictures; what does not apply to the run's rule is not drawn.
+
+    Raises:
+        UserError: If they cannot be written.
+    """
+    figures = {
+        "conflict": _draw_conflict,
+        "attenuation": _draw_attenuation,
+        "landscape": _draw_landscape,
+        "representations": _draw_representations,
+        "freezing": _draw_freezing,
+        "embedding": _draw_embedding,
+        "through_training": _draw_training,
+    }
+    paths = []
+    for name, make in figures.items():
+        if result[name]:
+            paths.append(folder / f"{name}.png")
+            figure, reading = make(result)
+            width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+            caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
+            figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
+            try:
+                figure.savefig(paths[-1], dpi=150)
+            except OSError as error:
+                raise UserError(f"cannot write '{paths[-1]}': {error.strerror or error}.") from error
+    return paths
+
+
+# Each returns a figure and a sentence on how to read it.
+
+
+def _draw_conflict(result: dict[str, Any]) -> tuple[Figure, str]:
+    found, tensors = result["conflict"], result["tensors"]
+    angles = np.concatenate([_array(found[name]["per_task"]) for name in _COMPARISONS])
+    shown = [i for i in range(len(tensors)) if np.isfinite(angles[:, i]).any()]
+    figure, ((ax,),) = _new_figure(1, 1, max(7.6, 1.4 + 0.9 * len(shown)), 4.2)
+    for index, (name, label) in enumerate(_COMPARISONS.items()):
+        values = _array(found[name]["per_task"])[:, shown]
+        style = COLOURS[index], MARKERS[index]
+        _draw_tasks(ax, values, (index, len(_COMPARISONS)), style, f"{label} ({found[name]['num_vectors']} gradients)")
+    _draw_unrelated(ax, [found[name] for name in _COMPARISONS])
+    _name_ticks(ax, [tensors[i] for i in shown])
+    ax.set_ylabel("angle to the sum, radians")
+    ax.set_ylim(0, 1.02 * math.pi)
+    ax.set_title("degree of conflict of meta-gradients", loc="left")
+    _add_legend(figure, *_entries(ax))
+    missing = [name for i, name in enumerate(tensors) if i not in shown]
+    return figure, _DOTS + (f" Without a gradient: {', '.join(missing)}." if missing else "")
+
+
+def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
+    found, tensors = result["attenuation"]["gamma"], result["tensors"]
+    tasks, names, selection = _task_numbers(result["tasks"])
+    gamma = _array(found["per_task"])
+    kept = [i for i in range(len(tensors)) if (gamma[:, i] == 1).all()]
+    shown = [i for i in range(len(tensors)) if i not in kept] or kept
+    # One range for all: what looks like structure has the same size everywhere.
+    figure, axes = _new_figure(
+        len(names), len(shown), max(6.4, 0.9 + 1.8 * len(shown)), 1.2 + 1.8 * len(names), sharey=True
+    )
+    for dimension, row in enumerate(axes):
+        for ax, tensor in zip(row, shown, strict=True):
+            ax.scatter(tasks[:, dimension], gamma[:, tensor], s=12, color=COLOURS[0], alpha=0.7, linewidths=0)
+            ax.set_xlabel(names[dimension])
+            ax.locator_params(axis="x", nbins=3)
+            ax.tick_params(axis="x", labelsize=8)
+        row[0].set_ylabel("gamma")
+    _share_range(axes[0], _LEAST_RANGE)
+    for ax, tensor in zip(axes[0], shown, strict=True):
+        size = f"{found['mean'][tensor]:.4f} \N{PLUS-MINUS SIGN} {found['std'][tensor]:.2g}"
+        ax.set_title(f"{tensors[tensor]}\n{size}", loc="left", fontsize=9)
+    reading = "Dots: tasks. Above: mean \N{PLUS-MINUS SIGN} standard deviation over tasks."
+    if len(shown) < len(tensors):
+        reading += f" Not attenuated, gamma is 1: {', '.join(tensors[i] for i in kept)}."
+    return figure, reading + selection
+
+
+def _draw_landscape(result: dict[str, Any]) -> tuple[Figure, str]:
+    found = result["landscape"]
+    fractions = [0.0, *found["fractions"]]
+    figure, ((loss, gradient, smoothness),) = _new_figure(1, 3, 10.4, 3.6)
+    for ax, name in ((loss, "loss_change"), (gradient, "gradient_change")):
+        ax.plot(fractions, np.insert(_array(found[name]["per_task"]), 0, 0, axis=1).T, color=COLOURS[0], **_THIN)
+        ax.plot(fractions, np.insert(_array(found[name]["median"]), 0, 0), color=COLOURS[0], linewidth=2)
+        ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
+        ax.set_xlabel("multiples of the inner step")
+    loss.set_title("inner loss", loc="left")
+    loss.set_ylabel("change since the step's start")
+    gradient.set_title("gradient of the inner loss", loc="left")
+    gradient.set_ylabel("l2 distance from the start's")
+    _draw_shares(smoothness, _array(found["smoothness"]["per_task"]))
+    smoothness.set_xlabel("effective beta-smoothness")
+    smoothness.set_ylabel("share of tasks at or below")
+    smoothness.set_title("smoothness (less is smoother)", loc="left")
+    return figure, "Thin: tasks; bold: their median; dotted: the step that the inner loop takes."
+
+
+def _draw_representations(result: dict[str, Any]) -> tuple[Figure, str]:
+    names, tensors = result["representations"]["names"], result["tensors"]
+    if "similarity" in result["left_out"]:
+        names = []
+    widths = [len(part) for part in (names, tensors) if part]
+    width = 3.6 + 1.0 * len(names) + 0.8 * len(tensors)
+    figure, ((*similarities, movement),) = _new_figure(1, len(widths), width, 4.0, width_ratios=widths)
+    parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
+    shown = [part for part in parts if part in result["movement"]]
+    measures = {"cka": "o", "cca": "s"}
+    # Shapes in the left panel, colours in both.
+    keys: dict[str, Artist] = {}
+    for ax in similarities:
+        for index, part in enumerate(shown):
+            for offset, (kind, marker) in enumerate(measures.items()):
+                values = _array(result["representations"][part][kind]["per_task"])
+                _draw_tasks(ax, values, (2 * index + offset, 2 * len(shown)), (COLOURS[index], marker))
+        _name_ticks(ax, names)
+        ax.set_title("similarity before and after", loc="left")
+        ax.set_ylabel("similarity, 1 for the same")
+        ax.ticklabel_format(axis="y", useOffset=False)
+        for kind, marker in measures.items():
+            keys[kind.upper()] = Line2D([], [], linestyle="", marker=marker, **_hollow(GREY))
+    for index, part in enumerate(shown):
+        values = _array(result["movement"][part]["distance"]["per_task"])
+        _draw_tasks(movement, values, (index, len(shown)), (COLOURS[index], "D"))
+    _name_ticks(movement, tensors)
+    movement.set_title("movement", loc="left")
+    movement.set_ylabel("Euclidean distance")
+    movement.set_ylim(bottom=0)
+    if len(shown) > 1:
+        keys |= {parts[part]: Patch(color=COLOURS[index]) for index, part in enumerate(shown)}
+    _add_legend(figure, list(keys.values()), list(keys), columns=4)
+    return figure, _DOTS
+
+
+def _draw_freezing(result: dict[str, Any]) -> tuple[Figure, str]:
+    found = result["freezing"]
+    figure, ((ax,),) = _new_figure(1, 1, 4.8, 3.8)
+    ax.plot(found["frozen_layers"], _array(found["returns"]["per_task"]).T, color=COLOURS[0], **_THIN)
+    ax.plot(found["frozen_layers"], found["returns"]["mean"], "o-", color=COLOURS[0], linewidth=2)
+    ax.set_xticks(found["frozen_layers"], found["names"])
+    ax.set_xlabel("layers frozen in the inner loop")
+    ax.set_ylabel("return after the inner loop")
+    ax.set_title("freezing at test time", loc="left")
+    return figure, "Thin: tasks; bold: their mean."
+
+
+def _draw_embedding(result: dict[str, Any]) -> tuple[Figure, str]:
+    found = result["embedding"]
+    kinds = [kind for kind in ("modulation", "attenuation") if kind in found]
+    by_mode, modes = found["num_modes"] > 1, np.array(found["modes"])
+    tasks, names, selection = _task_numbers(found["tasks"])
+    columns = 1 if by_mode else len(names)
+    figure, rows = _new_figure(len(kinds), columns, max(5.4, 3.9 * columns), 0.9 + 3.4 * len(kinds))
+    for row, kind in zip(rows, kinds, strict=True):
+        points = _array(found[kind]["coordinates"])
+        for dimension, ax in enumerate(row):
+            if by_mode:
+                _scatter_modes(ax, points, modes)
+            else:
+                values = ax.scatter(
+                    points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap="viridis", linewidths=0
+                )
+                figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
+                ax.set_title(f"coloured by {names[dimension]}", loc="left", fontsize=9)
+            ax.locator_params(nbins=4)
+        if found[kind]["variance_shares"]:
+            _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
+        _name_components(row, kind, found["projection"], found[kind]["variance_shares"])
+    figure.suptitle(f"tasks as seen by {' and '.join(kinds)}", x=0.01, horizontalalignment="left")
+    if by_mode:
+        # The title is above.
+        figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
+    return figure, "Dots: tasks." + ("" if by_mode else selection)
+
+
+def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
+    course = result["through_training"]
+    iterations = [each["iteration"] for each in course]
+    drawn = _courses(course)
+    columns = math.ceil(len(drawn) / 2)
+    figure, rows = _new_figure(2, columns, 1.0 + 3.4 * columns, 6.4)
+    axes = dict(zip(drawn, (ax for row in rows for ax in row), strict=False))
+    for ax in (ax for row in rows for ax in row if ax not in axes.values()):
+        ax.remove()
+    for title, ax in axes.items():
+        ax.set_title(title, loc="left", fontsize=9)
+        ax.set_xlabel("meta-iterations")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if title == _SMOOTHNESS:
+            _draw_smoothness(ax, iterations, drawn[title])
+            continue
+        ax.set_ylabel("gamma" if title == _GAMMA else "angle, radians")
+        for index, (tensor, line) in enumerate(zip(result["tensors"], _array(drawn[title]).T, strict=True)):
+            ax.plot(iterations, line, label=tensor, **_style(index))
+    angles = {name: axes[title] for name, label in _COMPARISONS.items() if (title := _conflict_title(label)) in axes}
+    for name, ax in angles.items():
+        _draw_unrelated(ax, [result["conflict"][name]])
+    _share_range(list(angles.values()), _LEAST_RANGE)
+    if _GAMMA in axes:
+        _share_range([axes[_GAMMA]], _LEAST_RANGE)
+    _add_legend(figure, *_entries(rows[0][0]), columns=4)
+    return figure, "Lines: means over tasks; of the smoothness the median, with all tasks' range as the band."
+
+
+def _draw_smoothness(ax: Axes, iterations: Sequence[int], found: Sequence[dict[str, Any]]) -> None:
+    low, middle, high = (_array([each[key] for each in found]) for key in ("min", "median", "max"))
+    ax.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
+    ax.plot(iterations, middle, "o-", color=COLOURS[0], linewidth=1.6, markersize=4)
+    ax.set_ylabel("effective beta-smoothness")
+
+
+def _courses(course: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """What is shown of the course of training, by title."""
+    panels = {_conflict_title(label): _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
+    panels |= {_GAMMA: _course(course, "attenuation", "gamma", "mean")}
+    panels |= {_SMOOTHNESS: _course(course, "landscape", "smoothness")}
+    return {title: values for title, values in panels.items() if values}
+
+
+def _conflict_title(comparison: str) -> str:
+    return f"conflict {comparison}"
+
+
+def _course(course: Sequence[dict[str, Any]], *path: str) -> list[Any] | None:
+    """What lies at a path of each checkpoint's analysis; None where it does not apply."""
+    if not all(each[path[0]] for each in course):
+        return None
+    return [functools.reduce(lambda part, key: part[key], path, each) for each in course]
+
+
+# Parts of figures
+
+
+def _new_figure(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[list[Axes]]]:
+    # No pyplot: drawing must not touch a notebook's or a window's state.
+    figure = Figure(figsize=(width, height), layout="constrained")
+    width_ratios = options.pop("width_ratios", None)
+    axes = figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios, **options)
+    for ax in axes.flat:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+        ax.set_axisbelow(True)
+    return figure, [list(row) for row in axes]
+
+
+def _draw_tasks(ax: Axes, values: Floats, place: tuple[int, int], style: tuple[str, str], label: str = "") -> None:
+    """Each task's values [task, column] as dots, their mean as a hollow marker, which hides none of them.
+
+    Args:
+        ax: Where.
+        values: NaN where something is not defined.
+        place: (index, count): which of how many that stand beside one another.
+        style: Colour and marker.
+        label: Name in the legend.
+    """
+    (index, count), (colour, marker) = place, style
+    centre = np.arange(values.shape[1]) + (index - (count - 1) / 2) * 0.8 / count
+    spread = np.linspace(-_SPREAD, _SPREAD, len(values))[:, None] / count
+    ax.plot((centre + spread).ravel(), values.ravel(), ".", color=colour, markersize=3.5, alpha=0.45)
+    ax.plot(centre, _means(values), marker, label=label or None, **_hollow(colour))
+
+
+def _hollow(colour: str) -> dict[str, Any]:
+    return {"color": colour, "markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.6}
+
+
+def _draw_unrelated(ax: Axes, comparisons: Sequence[dict[str, Any]]) -> None:
+    """Where unrelated gradients would lie: one line if as many are compared everywhere."""
+    levels: dict[float, int] = {each["unrelated"]: each["num_vectors"] for each in comparisons}
+    for (level, count), line in zip(levels.items(), (":", "-."), strict=False):
+        label = "expected if unrelated" + (f" ({count} gradients)" if len(levels) > 1 else "")
+        ax.axhline(level, linestyle=line, color=GREY, linewidth=1.2, label=label)
+
+
+def _draw_shares(ax: Axes, values: Floats) -> None:
+    """The share of tasks at or below each value, of those that are finite."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return
+    ax.ecdf(values, color=COLOURS[0], linewidth=1.6)
+    ax.set_ylim(0, 1.02)
+    # Over less than a decade a logarithmic axis would have hardly a tick.
+    if 0 < 10 * values.min() < values.max():
+        ax.set_xscale("log")
+        ax.text(1, 0.02, "logarithmic", transform=ax.transAxes, ha="right", fontsize=8, color=GREY)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter("{x:g}")
+
+
+def _share_range(axes: Sequence[Axes], least: float) -> None:
+    """One vertical range for some panels, wide enough that rounding does not look like structure."""
+    if not axes:
+        return
+    limits = [ax.get_ylim() for ax in axes]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
+    missing = max(0.0, least - (high - low)) / 2
+    for ax in axes:
+        ax.set_ylim(low - missing, high + missing)
+
+
+def _scatter_modes(ax: Axes, points: Floats, modes: Any) -> None:
+    for index, mode in enumerate(np.unique(modes)):
+        chosen = points[modes == mode]
+        marker, colour = MARKERS[index % len(MARKERS)], COLOURS[index % len(COLOURS)]
+        ax.scatter(
+            chosen[:, 0], chosen[:, 1], s=16, color=colour, marker=marker, alpha=0.7, linewidths=0, label=f"mode {mode}"
+        )
+
+
+def _name_components(row: Sequence[Axes], kind: str, projection: str, shares: Sequence[float] | None) -> None:
+    names = [f"{projection} {number}" for number in (1, 2)]
+    if shares:
+        names = [f"component {k} ({share:.0%} of variance)" for k, share in enumerate(shares, start=1)]
+    for ax in row:
+        ax.set_xlabel(names[0])
+    row[0].set_ylabel(f"{kind}\n{names[1]}")
+
+
+def _name_ticks(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+
+
+def _entries(ax: Axes) -> tuple[list[Any], list[str]]:
+    handles, labels = ax.get_legend_handles_labels()
+    return handles, labels
+
+
+def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 2) -> None:
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+
+
+def _style(index: int) -> dict[str, Any]:
+    # Colours and markers differ in number, so that their pairs repeat late.
+    line = ("-", "--")[index // len(COLOURS) % 2]
+    return {
+        "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": line,
+        "linewidth": 1.4, "markersize": 4,
+    }  # fmt: skip
+
+
+def _array(values: Any) -> Floats:
+    """Nested lists with None for what is not defined."""
+    return np.array(values, dtype=np.float64)
+
+
+def _means(values: Floats) -> Floats:
+    """Over tasks, of what is defined; NaN where nothing is."""
+    return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
+
+
+def _task_numbers(tasks: Sequence[Any]) -> tuple[Floats, list[str], str]:
+    """The first few of the tasks' numbers that vary, or the first if none does.
+
+    Returns:
+        The numbers, [task, number]; their names; a sentence that says that there are more, if there are.
+    """
+    numbers = _array(tasks).reshape(len(tasks), -1)
+    varying = np.flatnonzero(np.ptp(numbers, axis=0) > 0)
+    chosen = varying[:_TASK_DIMENSIONS] if len(varying) else np.array([0])
+    names = ["task" if numbers.shape[1] == 1 else f"task[{index}]" for index in chosen]
+    left = f" The first {len(chosen)} of the {len(varying)} numbers of a task that vary."
+    return numbers[:, chosen], names, left if len(varying) > len(chosen) else ""
+
+
+def _origin(result: dict[str, Any], figure: str) -> tuple[str, str]:
+    """Two lines: what was analysed, and on what and with what."""
+    run, origin = result["config"], result["metarl"]
+    measured = result["embedding"] if figure == "embedding" else result
+    rollouts = measured.get("rollouts") or result["analysis"]["rollouts"]
+    which = "" if figure == "through_training" else f", iteration {result['iteration']} ({result['checkpoint']})"
+    return (
+        f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
+        f"{tasks_in_words(measured['tasks'], result['finite'])}, episodes of each: {rollouts} \N{MIDDLE DOT} "
+        f"metarl {origin['version']}, commit {origin['commit']}",
+    )

@@ -1,0 +1,279 @@
+"""What one inner loop of each task shows of a rule: conflict, attenuation, smoothness, reuse of representations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.agents.l2f import L2F
+from metarl.common.parallel import Workers
+from metarl.data import Rollouts, Samples
+from metarl.inner.loop import InnerLoop, observe
+from metarl.inner.rule import Adaptation
+from metarl.policies.base import Policy
+from metarl.policies.layout import Layout
+from metarl.policies.losses import inner_loss
+from metarl.reports.measures import (
+    Floats,
+    Line,
+    along_step,
+    angles_to_sum,
+    linear_cka,
+    mean_cca,
+    mean_of_finite,
+    over_tasks,
+    unrelated_angle,
+)
+
+FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Points along an inner step at which the inner loss is looked at, as multiples of the step."""
+
+
+def inspect(loop: InnerLoop, workers: Workers, left_out: dict[str, str]) -> dict[str, Any]:
+    """All that can be said of a rule's meta-parameters from one inner loop of each task.
+
+    Args:
+        loop: The inner loop.
+        workers: Threads.
+        left_out: Filled with what does not apply, and why.
+
+    Returns:
+        ``conflict``, ``attenuation``, ``landscape``, ``representations`` and ``movement`` as
+        `metarl.reports.analysis.analyze` describes them; None for what does not apply.
+    """
+    rule, layout = loop.rule, loop.rule.policy.layout
+    groups = _tasks_by_start(rule, loop.modes)
+    num_episodes = min(loop.queries[-1].rewards.shape[1], min(map(len, groups), default=0))
+    tasks = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
+    each = workers.map(partial(_inspect_task, num_episodes=num_episodes), tasks)
+    found: dict[str, Any] = dict.fromkeys(("conflict", "attenuation", "landscape", "representations", "movement"))
+    gradients = np.stack([one.gradients for one in each])
+    if groups and gradients.any():
+        found["conflict"] = conflict(gradients, groups, layout)
+    else:
+        left_out["conflict"] = "all gradients are zero" if groups else "no two tasks start from the same parameters"
+    if isinstance(rule, L2F) and loop.supports:
+        found["attenuation"] = _attenuation(rule, loop.meta, observe(loop, workers))
+    else:
+        left_out["attenuation"] = "the rule does not attenuate"
+    if any(one.steps_move for one in each):
+        found["landscape"] = _landscape([one.lines for one in each])
+        found["representations"] = _representations(each)
+        if not np.isfinite(found["representations"]["start"]["cka"]["per_task"]).any():
+            left_out["similarity"] = "what the layers make of the observations does not vary"
+        found["movement"] = _movement(each, layout)
+    else:
+        left_out |= dict.fromkeys(("landscape", "representations", "movement"), "no gradient step changes the policy")
+    return found
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    """What one task's inner loop shows.
+
+    Attributes:
+        gradients: Meta-gradients by the parameters that the task starts from, [1 + episode, parameter]: of the whole
+            query loss, then of single query episodes.
+        policies: Policies before each part of the inner loop that is compared and after all of it, [parameter].
+        lines: The inner loss along each gradient step.
+        similarity: For each part, by the representation's name, (CKA, CCA).
+    """
+
+    gradients: Floats
+    policies: dict[str, Floats]
+    lines: list[Line]
+    similarity: dict[str, dict[str, tuple[float, float]]]
+
+    @property
+    def steps_move(self) -> bool:
+        """Whether the gradient steps change the policy."""
+        before = self.policies.get("gradient_steps", self.policies["start"])
+        return bool(self.lines and (self.policies["adapted"] != before).any())
+
+
+def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
+    policy, query = loop.rule.policy, loop.queries[-1].samples
+    start = loop.rule.initialisation(loop.modes)[0]
+    choices = [loop.queries, *([each.episode(e) for each in loop.queries] for e in range(num_episodes))]
+    gradients = meta_gradients(loop, choices)[:, start]
+    with torch.no_grad():
+        policies = loop.replay(loop.meta)
+        steps = [i for i, stage in enumerate(loop.stages) if stage.gradient_step]
+        lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].samples) for i in steps]
+        observed = query.observations[0][query.weights[0] > 0]
+        compared = {"start": policies[0]}
+        if steps and steps[0] > 0:
+            compared["gradient_steps"] = policies[steps[0]]
+        after = policy.activations(policies[-1][0], observed)
+        similarity = {name: _similarity(policy.activations(p[0], observed), after) for name, p in compared.items()}
+    compared["adapted"] = policies[-1]
+    return _Inspected(
+        gradients.double().numpy(), {name: p[0].double().numpy() for name, p in compared.items()}, lines, similarity
+    )
+
+
+# Conflict
+
+
+def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Tensor:
+    """Gradients of the meta-objective of one task by the meta-parameters, for several choices of query rollouts.
+
+    Args:
+        loop: The inner loop of one task.
+        queries: For each choice, what stands in for ``loop.queries``.
+
+    Returns:
+        [choice, meta parameter].
+    """
+    policy, weights = loop.rule.policy, loop.query_weights
+    with torch.enable_grad():
+        meta = loop.meta.detach().clone().requires_grad_()
+        adapted = loop.queried(loop.replay(meta))
+    gradients: list[Tensor] = []
+    for chosen in queries:
+        # The likelihood ratio's gradient at the policy that collected the rollouts is the surrogate's.
+        parts = zip(adapted.detach(), chosen, weights, strict=True)
+        by_policies = torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts])
+        gradients += torch.autograd.grad(adapted, meta, by_policies, retain_graph=True)
+    return torch.stack(gradients)
+
+
+def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> dict[str, Any]:
+    """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
+
+    Of tasks that share their initialisation, ``between_tasks`` is the paper's. Angles to a sum grow with the number of
+    gradients in it and with their noise, so that the angles between one task's episodes, ``within_task``, cannot be
+    compared with it. They can with ``between_episodes``: meta-gradients of the same single query episodes, as many in
+    each sum, but each of another task.
+
+    Args:
+        gradients: [task, 1 + episode, parameter]: of each task's whole query loss, then of single query episodes.
+        groups: Tasks that share their initialisation; at least two in each, and no fewer than there are episodes.
+        layout: The policy's tensors.
+
+    Returns:
+        ``unit``; and for each comparison the angles over tasks of each tensor, with ``num_vectors`` in a sum and the
+        angle if they were ``unrelated``.
+
+    Source: Baik et al. 2020, section 3.3; within a task appendix F.
+    """
+    num_tasks, num_vectors = len(gradients), gradients.shape[1] - 1
+    shape = num_tasks, len(layout.names)
+    between, within, episodes = (np.full(shape, np.nan) for _ in range(3))
+    bounds = np.cumsum([0, *layout.sizes])
+    for tensor in range(len(layout.names)):
+        part = gradients[:, :, bounds[tensor] : bounds[tensor + 1]]
+        for group in map(list, groups):
+            between[group, tensor] = angles_to_sum(part[group, 0])
+            within[group, tensor] = [mean_of_finite(angles_to_sum(part[task, 1:])) for task in group]
+            for first in range(0, len(group), num_vectors):
+                # The last ones' company are tasks that have been compared already.
+                few = group[min(first, len(group) - num_vectors) :][:num_vectors]
+                crossed = np.array([angles_to_sum(part[few, 1 + e]) for e in range(num_vectors)])
+                episodes[few, tensor] = [mean_of_finite(angles) for angles in crossed.T]
+    sizes = [len(group) for group in groups]
+    return {
+        "unit": "radian",
+        "between_tasks": _compared(between, sizes),
+        "within_task": _compared(within, [num_vectors]),
+        "between_episodes": _compared(episodes, [num_vectors]),
+    }
+
+
+def _compared(angles: Floats, sizes: Sequence[int]) -> dict[str, Any]:
+    unrelated = float(np.mean([unrelated_angle(size) for size in sizes]))
+    return {**over_tasks(angles), "num_vectors": max(sizes), "unrelated": unrelated}
+
+
+def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
+    """Tasks that start from the same parameters; of those that have company."""
+    groups: dict[int, list[int]] = {}
+    for task, index in enumerate(rule.initialisation(modes)[:, 0].tolist()):
+        groups.setdefault(index, []).append(task)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+# Attenuation, smoothness, representations
+
+
+def _attenuation(rule: L2F, meta: Tensor, observed: Tensor) -> dict[str, Any]:
+    gamma = rule.layer_gamma(meta, observed[:, -len(rule.layer_names) :])
+    return {"unit": "1", "gamma": over_tasks(gamma.double().numpy())}
+
+
+def _along(policy: Policy, before: Tensor, after: Tensor, support: Samples) -> Line:
+    """The inner loss of one task along an update, over the rollouts that the update was made from."""
+
+    def point(parameters: Floats) -> Tensor:
+        return torch.from_numpy(parameters)[None].to(before.dtype)
+
+    def loss(parameters: Floats) -> float:
+        at = point(parameters)
+        outputs = policy.outputs(at, support.observations)
+        return float(inner_loss(policy.distribution, outputs, policy.extra(at), support, "ratio"))
+
+    def gradient(parameters: Floats) -> Floats:
+        return policy.inner_gradient(point(parameters), support, "ratio")[0].double().numpy()
+
+    start, stop = (each[0].double().numpy() for each in (before, after))
+    return along_step(loss, gradient, start, stop - start, FRACTIONS)
+
+
+def _landscape(lines: Sequence[Sequence[Line]]) -> dict[str, Any]:
+    """Of each task's lines [task][step]."""
+
+    def over_steps(name: str) -> dict[str, Any]:
+        return over_tasks([np.mean([getattr(line, name) for line in each], axis=0) for each in lines])
+
+    units = {
+        "loss_change": "inner loss",
+        "gradient_change": "inner loss / parameter",
+        "smoothness": "inner loss / parameter^2",
+    }
+    # A ratio that overflowed is infinite, and an opposite one's sum with it undefined.
+    with np.errstate(invalid="ignore"):
+        return {"units": units, "fractions": FRACTIONS, **{name: over_steps(name) for name in units}}
+
+
+def _similarity(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
+    pairs = {name: (before[name].double().numpy(), after[name].double().numpy()) for name in before}
+    return {name: (linear_cka(*pair), mean_cca(*pair)) for name, pair in pairs.items()}
+
+
+def _representations(each: Sequence[_Inspected]) -> dict[str, Any]:
+    first = each[0].similarity
+    names = list(first["start"])
+    result: dict[str, Any] = {"unit": "1", "names": names}
+    for part in first:
+        values = np.array([[one.similarity[part][name] for name in names] for one in each])
+        result[part] = {"cka": over_tasks(values[..., 0]), "cca": over_tasks(values[..., 1])}
+    return result
+
+
+def _movement(each: Sequence[_Inspected], layout: Layout) -> dict[str, Any]:
+    def norms(vectors: Floats) -> Floats:
+        parts = np.split(vectors, np.cumsum(layout.sizes)[:-1], axis=1)
+        return np.stack([np.linalg.norm(part, axis=1) for part in parts], axis=1)
+
+    adapted = np.stack([one.policies["adapted"] for one in each])
+    result: dict[str, Any] = {"unit": "parameter"}
+    for part in each[0].similarity:
+        before = np.stack([one.policies[part] for one in each])
+        result[part] = {"distance": over_tasks(norms(adapted - before)), "norm": norms(before).mean(0).tolist()}
+    return result
+
+
+def layers(policy: Policy) -> list[list[str]]:
+    """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
+    found: dict[str, list[str]] = {}
+    for name in policy.layout.names:
+        module = name.rpartition(".")[0] or re.sub(r"\D", "", name)
+        found.setdefault("head" if name in policy.head else module, []).append(name)
+    return list(found.values())

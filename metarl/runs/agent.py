@@ -1,0 +1,224 @@
+"""A meta-trained agent: adapts to an environment, then acts in it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import utils
+from torch import Tensor
+
+from metarl.inner.loop import adapt
+from metarl.inner.rule import UNKNOWN_MODE, Adaptation, evaluation_scales
+from metarl.config.algorithms import get_algorithm
+from metarl.agents import build_rule
+from metarl.store.checkpoints import load_checkpoint
+from metarl.config.config import Config, load_config
+from metarl.envs import TaskFamily, get_family
+from metarl.envs.oracle import OracleFamily
+from metarl.common.errors import UserError, nearest
+from metarl.policies.base import Policy
+from metarl.policies.mlp import MLPPolicy
+from metarl.policies.module import ModulePolicy
+from metarl.rollouts.sampler import Sampler, with_advantages
+from metarl.runs.build import build
+from metarl.config.settings import InnerConfig
+from metarl.policies.action_map import ActionMap
+from metarl.common.streams import Purpose, stream
+from metarl.data import Rollouts
+
+
+@dataclass(frozen=True)
+class AdaptedPolicy:
+    """A policy after adaptation to one task.
+
+    Attributes:
+        policy: The policy's network and distribution.
+        parameters: Its parameters, [parameter].
+        action_map: From the policy's actions to the environment's.
+        observation_space: The environment's observations.
+        returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is the policy's own.
+    """
+
+    policy: Policy
+    parameters: Tensor
+    action_map: ActionMap
+    observation_space: gymnasium.Space[Any]
+    returns: np.ndarray
+
+    @torch.no_grad()
+    def predict(
+        self, observation: Any, deterministic: bool = True, rng: np.random.Generator | None = None
+    ) -> np.ndarray:
+        """The action for an observation.
+
+        Args:
+            observation: One observation of the environment.
+            deterministic: The distribution's mode; otherwise a draw.
+            rng: Source of the draw's randomness; required unless deterministic.
+
+        Returns:
+            An element of the environment's action space.
+
+        Raises:
+            ValueError: If the observation does not have the space's shape, or ``rng`` is missing.
+        """
+        flat = np.asarray(utils.flatten(self.observation_space, observation), dtype=np.float32)
+        if flat.shape != (self.policy.observation_size,):
+            raise ValueError(f"observation must have shape ({self.policy.observation_size},), got {flat.shape}")
+        if not deterministic and rng is None:
+            raise ValueError("predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed)")
+        parameters = self.parameters[None]
+        outputs = self.policy.outputs(parameters, torch.from_numpy(flat)[None, None])
+        distribution = self.policy.distribution
+        if rng is None or deterministic:
+            action = distribution.mode(outputs)
+        else:
+            noise = torch.from_numpy(distribution.noise(rng, (1, 1)))
+            action = distribution.sample(outputs, self.policy.extra(parameters), noise)
+        result: np.ndarray = self.action_map(action[0, 0].numpy())
+        return result
+
+
+class Agent:
+    """A meta-trained agent.
+
+    Args:
+        config: The run's settings.
+        meta: Meta-parameters, [meta parameter].
+
+    Raises:
+        UserError: If the meta-parameters do not fit the configuration.
+    """
+
+    def __init__(self, config: Config, meta: Tensor) -> None:
+        self.config, self.meta = config, meta.cpu()
+        self.family, self.rule = build(config)
+        if meta.shape != (self.rule.num_meta,):
+            raise UserError(
+                f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
+                f"{self.rule.num_meta}; it belongs to another run."
+            )
+
+    def adapt(
+        self,
+        env: gymnasium.Env[Any, Any],
+        num_steps: int = 1,
+        num_rollouts: int | None = None,
+        horizon: int | None = None,
+        seed: int = 0,
+        mode: int = UNKNOWN_MODE,
+    ) -> AdaptedPolicy:
+        """Adapts to an environment by policy-gradient steps on its own episodes.
+
+        Episodes are collected for each step, and once more to measure the adapted policy. The first gradient step has
+        the training step size, later ones half of it.
+
+        Args:
+            env: An environment with the observation and action spaces of the run's family. It is reset without a seed
+                or options, and so keeps its task; seed it before.
+            num_steps: Gradient steps; 0 gives the policy before adaptation.
+            num_rollouts: Episodes for each step; by default as in training.
+            horizon: Longest episode; by default as in training.
+            seed: Seed of the exploration.
+            mode: Mode of the environment's task, which multi-maml has to be told (`TaskFamily.modes`).
+
+        Raises:
+            UserError: If the environment does not fit the agent, or a number is impossible.
+        """
+        self.check_fits(env.observation_space, env.action_space)
+        num_rollouts = self.config.rollouts_per_task if num_rollouts is None else num_rollouts
+        horizon = self.config.horizon if horizon is None else horizon
+        if num_steps < 0 or num_rollouts < 1 or horizon < 1:
+            raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
+        action_map = ActionMap(env.action_space, self.config.action_scale)
+        sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
+        nothing = np.zeros((1, 0))
+
+        def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
+            streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
+            episodes = [sampler.collect(parameters, nothing, [each]) for each in streams]
+            return with_advantages(Rollouts.concatenate(episodes, axis=1), self.config.discount, self.config.gae_lambda)
+
+        stages = self.rule.stages(evaluation_scales(num_steps))
+        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect)
+        return AdaptedPolicy(
+            self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
+        )
+
+    def check_fits(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
+        """Raises UserError unless an environment with these spaces fits the agent."""
+        size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
+        if size != wanted_size:
+            hint = ""
+            if get_algorithm(self.config.algo).sees_task:
+                hint = (
+                    " It observes its task too: wrap an environment in metarl.envs.oracle.TaskObservation; another "
+                    "family needs tasks of the same shape."
+                )
+            raise UserError(
+                f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
+                f"{wanted_size}.{hint}"
+            )
+        wanted = self.family.action_space
+        same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)
+        if type(action_space) is not type(wanted) or not same:
+            raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
+
+
+class _OneEnvironment:
+    """A single environment as a batch of one episode; its task is its own business."""
+
+    num_envs = 1
+
+    def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
+        self._env, self._horizon = env, horizon
+
+    def reset(
+        self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
+    ) -> None:
+        self._steps = 0
+        observation, _ = self._env.reset()
+        observations[0] = utils.flatten(self._env.observation_space, observation)
+
+    def step(
+        self,
+        actions: np.ndarray,
+        observations: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        self._steps += 1
+        observation, rewards[0], terminated[0], cut_off, _ = self._env.step(actions[0])
+        observations[0] = utils.flatten(self._env.observation_space, observation)
+        truncated[0] = cut_off or self._steps >= self._horizon
+
+    def close(self) -> None:
+        """The environment is its owner's to close."""
+
+
+def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
+    """Loads a trained agent.
+
+    Args:
+        run_dir: The run's folder.
+        checkpoint: ``last``, or ``best`` on the validation tasks.
+
+    Raises:
+        UserError: If the folder is not a run's, or the checkpoint is missing, damaged or foreign.
+    """
+    run_dir = Path(run_dir)
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
+    config = load_config(run_dir)
+    return Agent(config, load_checkpoint(config, checkpoint)[0])
+
+
+_CHECKPOINTS = ("last", "best")

@@ -1,0 +1,251 @@
+"""The evaluation protocol: return after 0, 1, ... gradient steps on held-out tasks, fresh episodes at each step."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl.inner.rule import Adaptation, evaluation_scales
+from metarl.runs.agent import Agent, load
+from metarl.runs.build import family_of
+from metarl.config.algorithms import run_title
+from metarl.agents.anil import PartialAdaptation
+from metarl.agents.maml import MAML
+from metarl.config.config import Config
+from metarl.common.device import resolve_device
+from metarl.envs import TaskFamily
+from metarl.common.errors import UserError
+from metarl.common.parallel import Workers
+from metarl.store.provenance import provenance
+from metarl.inner.runner import Runner
+from metarl.config.settings import EvaluationConfig, InnerConfig
+from metarl.common.statistics import mean_and_interval, share_made_worse, tasks_in_words
+from metarl.common.streams import Purpose, stream
+
+# Tasks that are adapted to side by side; each group has random streams of its own.
+_GROUP = 40
+
+
+def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dict[str, Any]:
+    """Evaluates a run and writes ``evaluation.json`` into its folder.
+
+    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``.
+
+    Beside the agent stand two references on the same tasks: standing still (zero action, its return does not depend on
+    the step), and a random initialisation of the same network that takes the same policy-gradient steps.
+
+    Args:
+        run_dir: The run's folder.
+        config: What to evaluate on.
+
+    Returns:
+        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts``, ``adapted_layers`` and
+        ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``) and, if it has two, what
+        each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval``
+        (half-width, 95 %, t over tasks: how well this one model is known, not how seeds differ; None for a single task
+        and where tasks repeat because there are finitely many) and ``share_made_worse`` (None where no gradient step
+        changes the policy) for each step; ``modulated``, the mean return after attenuation or modulation and before the
+        first gradient step, where it was measured; ``env_steps`` that the agent took in all; ``references``;
+        ``metarl``, what it was run with.
+
+    Raises:
+        UserError: If the run, its checkpoint or the tasks cannot be used.
+    """
+    run_dir, config = Path(run_dir), config or EvaluationConfig()
+    device = resolve_device(config.device)
+    agent = load(run_dir, config.checkpoint)
+    family = agent.family if config.env is None else _other_family(agent, config.env)
+    tasks = _tasks(family, config)
+    rule = _partial(agent.rule, config)
+    if config.adapted_layers and not rule.adapted:
+        adapted = ", ".join(agent.rule.adapted) or "nothing"
+        raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
+    with Workers(config.threads) as workers:
+        protocol = _Protocol(agent.config, config, family, tasks, workers, device)
+        found = protocol.run(rule, agent.meta, "agent")
+        untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
+        random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
+        random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
+        standstill = protocol.standstill()
+    finite, returns = family.finite_tasks, found.returns.numpy()
+    estimate = mean_and_interval(returns)
+    # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
+    half_width = estimate.half_width if finite is None else None
+    result = {
+        "config": agent.config.to_dict(),
+        "env": family.name,
+        "checkpoint": config.checkpoint,
+        "seed": config.seed,
+        "rollouts": config.rollouts,
+        "adapted_layers": config.adapted_layers,
+        "step_scales": evaluation_scales(config.gradient_steps),
+        "tasks": tasks.tolist(),
+        "finite": finite is not None,
+        "task_names": None if finite is None or len(finite) != 2 else [family.describe_task(task) for task in tasks],
+        "returns": returns.tolist(),
+        "mean": estimate.mean.tolist(),
+        "interval": None if half_width is None else half_width.tolist(),
+        "share_made_worse": share_made_worse(returns).tolist() if rule.adapted else None,
+        "modulated": None if found.modulated is None else float(found.modulated.mean()),
+        "env_steps": found.env_steps,
+        "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
+        "metarl": provenance(device),
+    }
+    (run_dir / config.file_name).write_text(json.dumps(result) + "\n")
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """An evaluation as text: a row for each gradient step, the references beside it."""
+    interval = [f"{value:.2f}" for value in result["interval"] or ()] or ["-"] * len(result["mean"])
+    groups = _task_groups(result)
+    worse = [f"{share:.0%}" for share in result["share_made_worse"] or ()] or ["-"] * len(result["mean"])
+    restricted = f", adapting {' '.join(result['adapted_layers'])} alone" if result["adapted_layers"] else ""
+    lines = [
+        f"{run_title(result['config'])} on {result['env']}{restricted}: "
+        f"{tasks_in_words(result['tasks'], result['finite'])}, {result['rollouts']} episodes, "
+        f"checkpoint {result['checkpoint']}, seed {result['seed']}",
+        "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
+    ]
+    for step, mean in enumerate(result["mean"]):
+        lines.append(
+            f"{step:4d}{mean:10.2f}{interval[step]:>13}{worse[step]:>11} "
+            f"{result['references']['random_initialisation'][step]:12.2f}"
+            + "".join(f"{values[step]:14.2f}" for values in groups.values())
+        )
+    if result["modulated"] is not None:
+        lines.append(f"attenuated or modulated, before the first gradient step: {result['modulated']:.2f}")
+    if (standstill := result["references"]["standstill"]) is not None:
+        lines.append(f"standing still: {standstill:.2f}")
+    return "\n".join(lines)
+
+
+def _task_groups(result: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Mean returns of each of a family's two tasks, to be shown apart, [step] by name."""
+    names, returns = np.array(result["task_names"] or [], dtype=str), np.asarray(result["returns"])
+    return {str(name): returns[names == name].mean(0) for name in np.unique(names)}
+
+
+def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
+    return PartialAdaptation(rule, config.adapted_layers) if config.adapted_layers else rule
+
+
+def _other_family(agent: Agent, env: str) -> TaskFamily:
+    family = family_of(agent.config.algo, env)
+    agent.check_fits(family.observation_space, family.action_space)
+    return family
+
+
+def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
+    if config.task_file is None:
+        return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
+    try:
+        tasks = np.asarray(json.loads(config.task_file.read_text())["tasks"], dtype=family.task_space.dtype)
+    except OSError as error:
+        raise UserError(f"cannot read {config.task_file}: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        example = json.dumps({"tasks": family.sample_tasks(2, np.random.default_rng(0)).tolist()})
+        raise UserError(
+            f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."
+        ) from error
+    shape = family.task_space.shape or ()
+    if tasks.ndim != 1 + len(shape) or tasks.shape[1:] != shape or len(tasks) == 0:
+        raise UserError(f"{config.task_file} must hold tasks of shape {shape}, got an array of shape {tasks.shape}.")
+    for number, task in enumerate(tasks):
+        try:
+            family.check_task(task)
+        except UserError as error:
+            raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What adaptation to the tasks came to.
+
+    Attributes:
+        returns: Mean return of each task after each gradient step, [task, step].
+        modulated: Mean return of each task before the first gradient step, if that is not the unadapted policy's,
+            [task].
+        env_steps: Environment steps taken.
+    """
+
+    returns: Tensor
+    modulated: Tensor | None
+    env_steps: int
+
+
+class _Protocol:
+    """Runs rules over the same tasks with the same random streams, in groups.
+
+    Args:
+        run: The settings that the agent was trained with.
+        config: What to evaluate on.
+        family: The family of the tasks.
+        tasks: [task, ...].
+        workers: Threads.
+        device: Where adaptation computes.
+    """
+
+    def __init__(
+        self,
+        run: Config,
+        config: EvaluationConfig,
+        family: TaskFamily,
+        tasks: np.ndarray,
+        workers: Workers,
+        device: torch.device,
+    ) -> None:
+        self._run, self._config, self._family = run, config, family
+        self._tasks, self._workers, self._device = tasks, workers, device
+
+    def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
+        """Adapts to all tasks from these meta-parameters."""
+        meta = meta.to(self._device)
+        groups = range(-(-len(self._tasks) // _GROUP))
+        with tqdm(groups, desc=what, unit="group", leave=False) as progress:
+            measured = [self._run_group(rule, meta, group) for group in progress]
+        modulated = [each.modulated for each in measured if each.modulated is not None]
+        return _Measured(
+            torch.cat([each.returns for each in measured]),
+            torch.cat(modulated) if modulated else None,
+            sum(each.env_steps for each in measured),
+        )
+
+    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
+        """Adapts to a group's tasks side by side; their rollouts are gone afterwards."""
+        tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
+        config = self._config
+        stages = rule.stages(evaluation_scales(config.gradient_steps))
+        runner = Runner(self._run, self._family, rule, len(tasks), config.rollouts, self._workers, self._device)
+        with closing(runner):
+            adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
+        modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
+        return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
+
+    def standstill(self) -> float | None:
+        """Mean return of the zero action, one episode of each task; None where there is no zero action."""
+        space = self._family.action_space
+        if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
+            return None
+        num = len(self._tasks)
+        observations = np.zeros((num, *self._family.observation_space.shape), np.float32)
+        actions = np.zeros((num, *space.shape), space.dtype)
+        rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
+        total = np.zeros(num)
+        seeds = stream(self._config.seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
+        with closing(self._family.make_episodes(num, self._run.horizon)) as episodes:
+            episodes.reset(self._tasks, seeds.tolist(), observations)
+            while not (terminated | truncated).all():
+                episodes.step(actions, observations, rewards, terminated, truncated)
+                total += rewards
+        return float(total.mean())

@@ -1,0 +1,248 @@
+"""Training runs: iterations of a learner, with validation, progress and checkpoints."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+from metarl.runs.agent import Agent
+from metarl.runs.build import build
+from metarl.config.algorithms import get_algorithm
+from metarl.store.checkpoints import Progress, load_checkpoint, save_checkpoint
+from metarl.config.config import CONFIG_FILE, Config, load_config, save_config
+from metarl.common.device import resolve_device
+from metarl.common.errors import UserError
+from metarl.common.importing import load
+from metarl.outer.learners import Learner, MetaLearner
+from metarl.common.parallel import Workers
+from metarl.common.profiling import Profile, timed
+from metarl.store.progress import ProgressLog, read_progress
+from metarl.store.provenance import provenance
+from metarl.inner.runner import Runner
+from metarl.common.streams import Purpose, stream
+
+# Everything but the length of a run and how it is executed must be as it was when a run is resumed.
+_CHANGEABLE = (
+    "run_dir",
+    "resume",
+    "iterations",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "device",
+    "threads",
+    "profile",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Attributes:
+        path: Its folder.
+        agent: The agent at the end.
+        progress: The numbers of each iteration, as in progress.csv.
+    """
+
+    path: Path
+    agent: Agent
+    progress: list[dict[str, str]]
+
+
+def train(config: Config) -> Run:
+    """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
+
+    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
+    run are, bit for bit, those of an uninterrupted one.
+
+    Args:
+        config: The settings.
+
+    Raises:
+        UserError: If the folder holds a run already (without ``resume``) or another run (with it), or if something
+            that the configuration asks for is not there. Nothing is overwritten.
+    """
+    device = resolve_device(config.device)
+    if config.resume:
+        _check_same_run(config)
+    else:
+        _check_free(config.folder)
+    with _sigterm_raises(), Trainer(config, device) as trainer:
+        if config.resume:
+            meta, optimiser, progress = load_checkpoint(config, "last")
+            meta = Agent(config, meta).meta
+            if progress.iteration >= config.iterations:
+                more = "; raise --iterations for more" if progress.iteration else ""
+                print(f"{config.folder} has done its {progress.iteration} iterations{more}")
+                return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+        else:
+            (meta, optimiser), progress = trainer.learner.initial(), Progress()
+        save_config(config, provenance(device))
+        if not config.resume:
+            trainer.save(meta, optimiser, progress)  # From now on, whatever happens, the run can be resumed.
+        with ProgressLog(config.folder, progress.iteration, config.iterations) as log:
+            meta = trainer.train(meta, optimiser, progress, log)
+    return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if (folder / CONFIG_FILE).is_file():
+            raise UserError(
+                f"{folder} holds a run; continue it with --resume, or choose another folder with --run-dir."
+            )
+        raise UserError(f"{folder} exists and is not an empty folder; choose another folder with --run-dir.")
+
+
+def _check_same_run(config: Config) -> None:
+    before, now = (c.to_dict() for c in (load_config(config.folder), config))
+    changed = [name for name in now if name not in _CHANGEABLE and now[name] != before[name]]
+    if changed:
+        name = changed[0]
+        raise UserError(
+            f"{config.folder} was run with {name}={before[name]!r}, not {now[name]!r}; resume it with its own settings."
+        )
+
+
+class Trainer:
+    """Holds what iterations share, and keeps a run's books: validation, progress, checkpoints.
+
+    Args:
+        config: The settings.
+        device: Where adaptation and meta-step compute.
+
+    Attributes:
+        learner: What an iteration does.
+    """
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self._config, self._device = config, device
+        self._family, self._rule = build(config)
+        self._workers = Workers(config.threads)
+        self.learner = self._make_learner()
+        finite = self._family.finite_tasks
+        self._num_validation_tasks = config.validation_tasks if finite is None else len(finite)
+        self._validator: Runner | None = None
+        if config.validate_every:
+            size, rollouts = self._num_validation_tasks, config.rollouts_per_task
+            self._validator = Runner(config, self._family, self._rule, size, rollouts, self._workers, device)
+        self._profile = Profile(config.folder, device) if config.profile else None
+
+    def __enter__(self) -> Trainer:
+        self._workers.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._workers.__exit__(None, None, None)
+        self.learner.close()
+        if self._validator:
+            self._validator.close()
+        if self._profile:
+            self._profile.close()
+
+    def train(self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
+        """Runs the iterations that are left; returns the meta-parameters at the end."""
+        config, device = self._config, self._device
+        state, first = (meta.to(device), optimiser, progress), progress.iteration + 1
+        try:
+            while state[-1].iteration < config.iterations:
+                number = state[-1].iteration + 1
+                with self._profiled(number, first):
+                    state = self._advance(*state, log)
+                    if number % config.checkpoint_every == 0:
+                        with timed("checkpoint"):
+                            self.save(*state)
+        finally:
+            # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
+            save_checkpoint(config, "last", *state)
+        return state[0]
+
+    def save(self, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
+        """Saves the checkpoint ``last``, and one to keep if the run is to."""
+        save_checkpoint(self._config, "last", meta, optimiser, progress)
+        if self._config.keep_checkpoints:
+            save_checkpoint(self._config, f"iteration{progress.iteration}", meta, optimiser, progress)
+
+    def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
+        return self._profile.iteration(number, first, self._config.iterations) if self._profile else nullcontext()
+
+    def _advance(
+        self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog
+    ) -> tuple[Tensor, Tensor, Progress]:
+        """One iteration with validation and logging; returns what has become of the first three arguments."""
+        config, begin = self._config, time.perf_counter()
+        new_meta, new_optimiser, numbers = self.learner.iteration(meta, optimiser, progress.iteration)
+        row = dict(numbers)
+        iteration_seconds = time.perf_counter() - begin
+        done = progress.iteration + 1
+        if self._validator and done % config.validate_every == 0:
+            with timed("validation"):
+                row |= self._validate(self._validator, new_meta)
+        elif self._validator:
+            row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
+        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
+        totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
+        with timed("logging"):
+            log.write(
+                {
+                    "iteration": done,
+                    "env_steps": totals.env_steps,
+                    "seconds": round(totals.seconds, 3),
+                    "steps_per_second": round(steps / iteration_seconds, 1),
+                    **row,
+                }
+            )
+        validation = row.get("validation_post_adaptation_return", "")
+        if isinstance(validation, float) and validation > progress.best_return:
+            totals = replace(totals, best_return=validation)
+            with timed("checkpoint"):
+                save_checkpoint(config, "best", new_meta, new_optimiser, totals)
+        return new_meta, new_optimiser, totals
+
+    def _validate(self, validator: Runner, meta: Tensor) -> dict[str, float | int | str]:
+        """Returns on the validation tasks, the same ones and the same random streams every time."""
+        config = self._config
+        tasks = self._family.sample_tasks(
+            self._num_validation_tasks, stream(config.seed, Purpose.VALIDATION_TASKS), "validation"
+        )
+        stages = self._rule.stages((1.0,) * config.num_inner_steps)
+        adapted, _ = validator.run(meta, tasks, stages, config.seed, Purpose.VALIDATION_ROLLOUTS, 0)
+        returns = adapted.returns.mean(0).tolist()
+        return dict(zip(_VALIDATION_COLUMNS, (returns[0], returns[-1]), strict=True))
+
+    def _make_learner(self) -> Learner:
+        if get_algorithm(self._config.algo).training == "ppo":
+            # By name, because importing Stable-Baselines3 takes a second.
+            learner: Learner = load("metarl.sb3.ppo:PPOLearner")(self._config, self._family, self._rule.policy)
+            return learner
+        return MetaLearner(self._config, self._family, self._rule, self._workers, self._device)
+
+
+_VALIDATION_COLUMNS = ("validation_pre_adaptation_return", "validation_post_adaptation_return")
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into SystemExit(143) in the main thread, so that it unwinds like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

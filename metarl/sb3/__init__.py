@@ -1,0 +1,10 @@
+"""Bridge to Stable-Baselines3: its algorithms on a task family, its actors in metarl, metarl's policies in its tools.
+
+Import it as ``import metarl.sb3``; nothing else imports Stable-Baselines3.
+"""
+
+from metarl.sb3.actors import policy_parameters
+from metarl.sb3.adapted import AdaptedModel, start_from
+from metarl.sb3.envs import TaskEnv, TaskVecEnv
+
+__all__ = ["AdaptedModel", "TaskEnv", "TaskVecEnv", "policy_parameters", "start_from"]

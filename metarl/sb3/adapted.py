@@ -1,0 +1,89 @@
+"""Agents that start from a Stable-Baselines3 model, and adapted policies in Stable-Baselines3's tools."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.utils import is_vectorized_observation
+
+from metarl.common.errors import UserError
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.runs.agent import AdaptedPolicy, Agent
+from metarl.runs.build import build
+from metarl.sb3.actors import policy_parameters
+from metarl.sb3.envs import policy_actions
+
+
+def start_from(model: BaseAlgorithm, config: Config) -> Agent:
+    """An agent whose initial policy is the actor of a PPO or A2C model.
+
+    Args:
+        model: A model trained on a `TaskEnv` of the configuration's family and ``action_scale``.
+        config: Says the family, the adaptation rule and the policy. What else the rule learns has the values that its
+            training would start from.
+
+    Raises:
+        UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
+    """
+    family, rule = build(config)
+    wanted = policy_actions(family, config.action_scale)
+    if model.action_space != wanted:
+        raise UserError(
+            f"the model's actions are {model.action_space}, and this configuration's policy has {wanted}; train the "
+            f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={config.action_scale})."
+        )
+    if not rule.adapted:
+        raise UserError(f"{config.algo} never adapts, so there is nothing to start; take algo='maml', for example.")
+    meta = rule.initial(stream(config.seed, Purpose.INITIALISATION))
+    meta[rule.initialisation(torch.arange(family.num_modes))] = policy_parameters(model, rule.policy)
+    return Agent(config, meta)
+
+
+class AdaptedModel:
+    """An adapted policy with the ``predict`` of a Stable-Baselines3 model, for ``evaluate_policy`` and other tools.
+
+    Actions are in the environment's units, so that it acts in the environments of the family themselves, not in
+    `TaskEnv`.
+
+    Args:
+        adapted: The adapted policy, from `metarl.runs.agent.Agent.adapt`.
+        seed: Seed of the actions that are not deterministic.
+    """
+
+    def __init__(self, adapted: AdaptedPolicy, seed: int = 0) -> None:
+        self._adapted = adapted
+        self._generator = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Actions for one observation or a batch of them.
+
+        Args:
+            observation: One observation of the environment, or several along a first axis.
+            state: Returned as it is; the policy has no memory.
+            episode_start: Ignored, for the same reason.
+            deterministic: The distribution's mode; otherwise a draw.
+
+        Returns:
+            One action [*action shape], or one for each observation [observation, *action shape]; and ``state``.
+
+        Raises:
+            ValueError: If the observation has another shape than the environment's.
+        """
+        space = self._adapted.observation_space
+        act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)
+        if is_vectorized_observation(observation, space):
+            return np.stack([act(one) for one in iterate(batch_space(space), observation)]), state
+        return act(observation), state

@@ -1,0 +1,231 @@
+"""A task family as environments that Stable-Baselines3 trains in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
+
+from metarl.common.errors import UserError
+from metarl.envs import TaskFamily, get_family
+from metarl.envs.looped import make_flat_env
+from metarl.envs.parameters import positive, positive_whole
+from metarl.envs.tasks import task_option
+from metarl.policies.action_map import ActionMap
+from metarl.policies.distributions import Gaussian
+
+
+class TaskEnv(gym.Env[NDArray[np.float32], Any]):
+    """A task family as one environment whose task changes from episode to episode.
+
+    An algorithm that knows nothing of tasks trains one policy on all of them in it; `TaskVecEnv` is many of them.
+    Observations are the family's, flat, ``Box`` of float32. Actions are the policy's as everywhere in metarl
+    (`metarl.policies.action_map.ActionMap`): for a family with ``Box`` actions
+    ``Box(-1 / action_scale, 1 / action_scale)``, where 1 stands for ``action_scale`` half-widths of the family's
+    bounds; for ``Discrete`` ones ``Discrete``, counted from 0. The info of a reset holds the
+    episode's task under ``"task"``.
+
+    Args:
+        family: A task family, or the name of a registered one.
+        split: Split that the tasks are drawn from.
+        horizon: Steps after which an episode is truncated; by default the family's.
+        action_scale: Half-widths of the family's actions that 1 stands for.
+        tasks: Tasks to go through in this order, again and again, instead of drawing them.
+
+    Raises:
+        UserError: If there is no such family or split, if its spaces are not supported, if ``tasks`` is empty, or if a
+            number is not positive.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily | str,
+        split: str = "train",
+        horizon: int | None = None,
+        action_scale: float = 1.0,
+        tasks: Sequence[Any] | NDArray[Any] | None = None,
+    ) -> None:
+        if tasks is not None and len(tasks) == 0:
+            raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
+        self._family, steps = _family_and_horizon(family, split, horizon)
+        self._split, self._tasks, self._next = split, tasks, 0
+        self._inner = make_flat_env(self._family)
+        self._env = TimeLimit(self._inner, steps)
+        self.observation_space = _policy_observations(self._family)
+        self.action_space = policy_actions(self._family, action_scale)
+        self._action_map = ActionMap(self._family.action_space, action_scale)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begins an episode of the next task.
+
+        Args:
+            seed: Determines this episode and all that follow; given tasks begin again with the first.
+            options: ``{"task": task}`` gives this one episode a task.
+
+        Raises:
+            UserError: If the options hold anything else.
+        """
+        super().reset(seed=seed)
+        if seed is not None:
+            self._next = 0
+        given = task_option(options)
+        task = self._choose_task() if given is None else given
+        chosen = int(self.np_random.integers(2**31))
+        observation, info = self._env.reset(seed=chosen, options=self._family.set_task(self._inner, task))
+        return self._narrow(observation), {**info, "task": np.array(task)}
+
+    def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Takes one step with an action in the policy's units, [action]."""
+        observation, reward, terminated, truncated, info = self._env.step(self._action_map(np.asarray(action)))
+        return self._narrow(observation), float(reward), bool(terminated), bool(truncated), info
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self._env.close()
+
+    def _choose_task(self) -> Any:
+        if self._tasks is None:
+            return self._family.sample_tasks(1, self.np_random, self._split)[0]
+        task = self._tasks[self._next % len(self._tasks)]
+        self._next += 1
+        return task
+
+    def _narrow(self, observation: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(observation, np.float32)
+
+
+class TaskVecEnv(VecEnv):
+    """Many `TaskEnv` at once, stepped as one batch: native for the built-in families, and many times faster.
+
+    Each episode has a task of its own; its info holds it under ``"task"`` at the episode's end, and ``reset_infos``
+    when it begins. Observations and actions are `TaskEnv`'s. ``seed`` determines all that follows the next ``reset``.
+
+    Args:
+        family: A task family, or the name of a registered one.
+        num_envs: Number of slots.
+        split: Split that the tasks are drawn from.
+        horizon: Steps after which an episode is truncated; by default the family's.
+        action_scale: Half-widths of the family's actions that 1 stands for.
+
+    Raises:
+        UserError: If there is no such family or split, if its spaces are not supported, or if a number is not positive.
+    """
+
+    render_mode = None
+
+    def __init__(
+        self,
+        family: TaskFamily | str,
+        num_envs: int,
+        split: str = "train",
+        horizon: int | None = None,
+        action_scale: float = 1.0,
+    ) -> None:
+        self._family, steps = _family_and_horizon(family, split, horizon)
+        self._split, num_envs = split, positive_whole("num_envs", num_envs)
+        self._episodes = self._family.make_episodes(num_envs, steps)
+        self._action_map = ActionMap(self._family.action_space, action_scale)
+        self._rng = np.random.default_rng()
+        observation_space = _policy_observations(self._family)
+        super().__init__(num_envs, observation_space, policy_actions(self._family, action_scale))
+        self._observations = np.zeros((num_envs, *observation_space.shape), np.float32)
+        self._flags = np.zeros((2, num_envs), bool)
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begins an episode in every slot; observations [slot, observation].
+
+        Raises:
+            UserError: If ``set_options`` has set any.
+        """
+        for options in filter(None, self._options):
+            raise UserError(f"a TaskVecEnv draws its tasks and takes no options, got {options}; use TaskEnv.")
+        if self._seeds[0] is not None:
+            self._rng = np.random.default_rng(self._seeds[0])
+        self._reset_seeds()
+        self._begin(np.arange(self.num_envs))
+        return self._observations.copy()
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Takes the actions, [slot, action], for `step_wait`."""
+        self._actions = self._action_map(actions)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Takes one step in every slot; a slot whose episode ends begins another at once.
+
+        Returns:
+            Observations [slot, observation], rewards [slot], ends [slot] and infos; where an episode has ended, the
+            info holds its ``"terminal_observation"``, ``"task"`` and ``"TimeLimit.truncated"``.
+        """
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminated, truncated = self._flags
+        self._episodes.step(self._actions, self._observations, rewards, terminated, truncated)
+        ended = terminated | truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        slots = np.flatnonzero(ended)
+        for slot in slots:
+            infos[slot] = {
+                **self.reset_infos[slot],
+                "terminal_observation": self._observations[slot].copy(),
+                "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
+            }
+        if len(slots):
+            self._begin(slots)
+        return self._observations.copy(), rewards, ended, infos
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._episodes.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """The batch's attribute, once for each slot: the slots are no objects of their own."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Refused: the slots are no objects of their own."""
+        raise NotImplementedError("the slots of a batch have no attributes; use DummyVecEnv over metarl.sb3.TaskEnv.")
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Refused: the slots are no objects of their own."""
+        raise NotImplementedError("the slots of a batch have no methods; use DummyVecEnv over metarl.sb3.TaskEnv.")
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """False for each slot."""
+        return [False for _ in self._get_indices(indices)]
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        tasks = self._family.sample_tasks(len(slots), self._rng, self._split)
+        seeds = self._rng.integers(2**31, size=len(slots)).tolist()
+        self._episodes.reset(tasks, seeds, self._observations, slots)
+        for slot, task in zip(slots, tasks, strict=True):
+            self.reset_infos[slot] = {"task": np.array(task)}
+
+
+def _family_and_horizon(family: TaskFamily | str, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
+    """The family and the length of its episodes, of which everything is known to be valid, the split too."""
+    known = get_family(family) if isinstance(family, str) else family
+    # Drawn in vain, so that a wrong split is told now and not at the first reset.
+    known.sample_tasks(1, np.random.default_rng(0), split)
+    return known, positive_whole("horizon", known.horizon if horizon is None else horizon)
+
+
+def _policy_observations(family: TaskFamily) -> Any:
+    bounds = family.observation_space
+    return spaces.Box(bounds.low.astype(np.float32), bounds.high.astype(np.float32))
+
+
+def policy_actions(family: TaskFamily, action_scale: float) -> spaces.Space[Any]:
+    """The actions of a policy for the family, as far as they make a difference."""
+    distribution = ActionMap(family.action_space).distribution
+    if isinstance(distribution, Gaussian):
+        bound = 1 / positive("action_scale", action_scale)
+        return spaces.Box(-bound, bound, (distribution.num_outputs,), np.float32)
+    return spaces.Discrete(distribution.num_outputs)

@@ -1,0 +1,141 @@
+"""Training one policy on all tasks at once with Stable-Baselines3's PPO: what the baselines start from."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecMonitor
+from torch import Tensor
+
+from metarl.common.errors import UserError
+from metarl.common.parallel import Workers
+from metarl.common.profiling import timed
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.envs import TaskFamily
+from metarl.policies.base import Policy
+from metarl.policies.mlp import MLPPolicy
+from metarl.sb3.actors import ACTIVATIONS, policy_parameters, set_policy_parameters
+from metarl.sb3.envs import TaskVecEnv
+from metarl.store.progress import Row
+
+_MOST_SLOTS = 40
+_MINIBATCH = 1000
+
+
+class PPOLearner:
+    """Trains a policy with PPO, an iteration having as many environment steps as a meta-iteration without early ends.
+
+    The actor starts as every rule's policy does with this seed. The optimiser's memory is the whole model, the critic
+    and Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
+    defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
+
+    Args:
+        config: The run's settings.
+        family: The task family; its observations may hold the task.
+        policy: The policy to train.
+
+    Attributes:
+        model: The PPO model.
+        env_steps: Environment steps of one iteration.
+
+    Raises:
+        UserError: If the policy is not the built-in multilayer perceptron, or if PPO would have one step to learn from.
+    """
+
+    def __init__(self, config: Config, family: TaskFamily, policy: Policy) -> None:
+        if not isinstance(policy, MLPPolicy):
+            raise UserError("PPO trains the built-in multilayer perceptron only; leave out policy_body.")
+        self._seed, self._policy = config.seed, policy
+        episodes = config.meta_batch_size * config.rollouts_per_task
+        self.env_steps = episodes * config.horizon * (config.num_inner_steps + 1)
+        slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
+        if slots * config.horizon == 1:
+            raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
+        self._env = VecMonitor(TaskVecEnv(family, slots, "train", config.horizon, config.action_scale))
+        # On one thread, because the critic's orthogonal initialisation depends on their number.
+        with Workers(1), _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
+            self.model = _make_ppo(config, self._env)
+        # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
+        self.model.set_logger(Logger(folder=None, output_formats=[]))
+
+    def initial(self) -> tuple[Tensor, Tensor]:
+        meta = self._policy.initial(stream(self._seed, Purpose.INITIALISATION))
+        set_policy_parameters(self.model, self._policy, meta)
+        return meta, self._memory()
+
+    def iteration(self, meta: Tensor, optimiser: Tensor, index: int) -> tuple[Tensor, Tensor, Row]:
+        generator, begin = stream(self._seed, Purpose.TRAIN_ROLLOUTS, index), time.perf_counter()
+        # The model's own save holds pickled classes, which would run whatever a file says.
+        self.model.set_parameters(torch.load(BytesIO(optimiser.numpy().tobytes()), weights_only=True))
+        before = self.model.num_timesteps
+        returns: list[float] = []
+
+        def note(variables: dict[str, Any], _: dict[str, Any]) -> bool:
+            returns.extend(info["episode"]["r"] for info in variables["infos"] if "episode" in info)
+            return True
+
+        self._env.seed(int(generator.integers(2**31)))
+        self.model.set_env(self._env)  # Episodes that the last iteration began are given up.
+        with timed("PPO"), _seeded(generator):
+            self.model.learn(self.env_steps, note, reset_num_timesteps=False)
+        # Nothing is adapted in training: the policy's return is the one before as after.
+        row = {
+            "env_steps": self.model.num_timesteps - before,
+            "pre_adaptation_return": float(np.mean(returns)),
+            "post_adaptation_return": float(np.mean(returns)),
+            "seconds_ppo": round(time.perf_counter() - begin, 4),
+        }
+        return policy_parameters(self.model, self._policy).to(meta), self._memory(), row
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _memory(self) -> Tensor:
+        """Actor, critic and optimiser, as bytes."""
+        buffer = BytesIO()
+        torch.save(self.model.get_parameters(), buffer)
+        return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+
+def _make_ppo(config: Config, env: VecMonitor) -> PPO:
+    steps = config.horizon * env.num_envs
+    minibatches = math.ceil(steps / _MINIBATCH)
+    with warnings.catch_warnings():
+        # Where the steps cannot be shared out evenly, a minibatch is a little smaller.
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
+        return PPO(
+            "MlpPolicy",
+            env,
+            n_steps=config.horizon,
+            batch_size=math.ceil(steps / minibatches),
+            gamma=config.discount,
+            policy_kwargs={
+                "net_arch": {"pi": list(config.hidden_sizes), "vf": list(config.hidden_sizes)},
+                "activation_fn": ACTIVATIONS[config.activation],
+            },
+            device="cpu",
+        )
+
+
+@contextmanager
+def _seeded(generator: np.random.Generator) -> Iterator[None]:
+    """Seeds PyTorch's and NumPy's global generators, which Stable-Baselines3 draws from, and puts them back after."""
+    before = np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(generator.integers(2**31)))
+        np.random.seed(int(generator.integers(2**31)))  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(before)  # noqa: NPY002

@@ -1,0 +1,227 @@
+"""Every algorithm from the command line's point of view: it learns, goes on where it was stopped, and can be used."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
+
+import metarl
+from metarl import L2FConfig, TRPOConfig, UserError
+from metarl.config.algorithms import ALGORITHMS
+from metarl.config.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
+from metarl.envs import get_family
+from metarl.envs.navigation import NavigationFamily
+from metarl.envs.oracle import TaskObservation
+from metarl.runs.evaluation import evaluate, table
+from metarl.runs.training import train
+from metarl.train import main
+
+META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
+TWO_STEPS = {"algo": "mamlpp", "num_inner_steps": 2, "mamlpp": MAMLppConfig(2, 1)}
+VARIANTS = {
+    **{name: {"algo": name} for name in META_TRAINED},
+    **{f"{name}-attenuated": {"algo": name, "attenuate": True} for name in META_TRAINED if name not in ("l2f", "maml")},
+    "l2f-affine-filter": {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine")},
+    "l2f-constant": {"algo": "l2f", "l2f": L2FConfig(conditioning="constant")},
+    "mamlpp-annealing": TWO_STEPS,
+    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4)},
+    "dice": {"algo": "maml", "inner_loss": "dice"},
+    "promp": {"algo": "maml", "meta_optimiser": "promp"},
+}
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_resumed_run_on_any_number_of_threads_is_an_uninterrupted_one(tmp_path, monkeypatch, settings):
+    monkeypatch.setattr(NavigationFamily, "min_envs_per_shard", 1)
+    settings = {**settings, "env": "navigation-bimodal"}
+    train(tiny(tmp_path / "whole", iterations=3, threads=1, **settings))
+    train(tiny(tmp_path / "parts", iterations=1, threads=3, **settings))
+    train(tiny(tmp_path / "parts", iterations=3, threads=2, resume=True, **settings))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+def test_a_run_can_be_evaluated_loaded_and_adapted(tmp_path, algo):
+    settings = {"iterations": 1} if ALGORITHMS[algo].training != "none" else {"iterations": 0}
+    train(tiny(tmp_path, env="navigation-bimodal", algo=algo, **settings))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=2))
+    assert np.array(result["returns"]).shape == (3, 3)
+    agent = metarl.load(tmp_path)
+    env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
+    env.reset(seed=0, options={"task": [0.3, -0.2]})
+    if ALGORITHMS[algo].sees_task:
+        with pytest.raises(UserError, match=r"observations have 2 numbers; this agent was trained on .* with 5"):
+            agent.adapt(env)
+        return
+    policy = agent.adapt(env, num_steps=1, num_rollouts=2, mode=1)
+    assert env.action_space.contains(policy.predict(np.zeros(2)))
+    assert len(policy.returns) == 2
+
+
+def test_multi_maml_must_be_told_the_mode(tmp_path):
+    train(tiny(tmp_path, env="navigation-bimodal", algo="multi-maml", iterations=0))
+    env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode, 0 to 1"):
+        metarl.load(tmp_path).adapt(env, num_steps=1, num_rollouts=2)
+
+
+def test_a_family_that_does_not_tell_modes_is_refused_by_multi_maml(tmp_path):
+    train(tiny(tmp_path, env="navigation-bimodal", algo="multi-maml", iterations=0))
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode"):
+        evaluate(tmp_path, EvaluationConfig(env="navigation", tasks=2, rollouts=2))
+
+
+def test_oracle_sees_the_task_of_another_family_too(tmp_path):
+    train(tiny(tmp_path, algo="oracle", iterations=0))
+    result = evaluate(tmp_path, EvaluationConfig(env="navigation-c", tasks=2, rollouts=2, gradient_steps=1))
+    assert np.array(result["returns"]).shape == (2, 2)
+
+
+@pytest.mark.parametrize("algo", ["oracle", "standstill"])
+def test_what_never_adapts_makes_no_task_worse(algo, tmp_path):
+    train(tiny(tmp_path, algo=algo, iterations=0))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1))
+    assert result["share_made_worse"] is None
+    assert [line.split()[3] for line in table(result).splitlines()[2:4]] == ["-", "-"]
+
+
+def test_oracle_knows_its_task_and_never_adapts(tmp_path):
+    run = train(tiny(tmp_path, algo="oracle", iterations=0))
+    task = [0.3, -0.2]
+    env = TaskObservation(gym.make("metarl/Navigation-v0", max_episode_steps=10), get_family("navigation"))
+    env.reset(seed=0, options={"task": task})
+    adapted = run.agent.adapt(env, num_steps=2, num_rollouts=2)
+    observation = np.array([0.1, 0.2, *task])
+    expected = run.agent.rule.policy.outputs(run.agent.meta[None], torch.tensor(observation).float()[None, None])
+    np.testing.assert_allclose(adapted.predict(observation), 0.1 * expected[0, 0].clamp(-1, 1), rtol=1e-5)
+
+
+def test_mamlpp_trained_without_inner_steps_never_adapts(tmp_path):
+    train(tiny(tmp_path, algo="mamlpp", num_inner_steps=0, iterations=1))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=2))
+    assert np.array(result["returns"]).shape == (2, 3)
+
+
+def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--algo", "anil", "--attenuate", *arguments(TINY)]
+    for more in (["--iterations", "1"], ["--iterations", "2", "--resume"]):
+        assert main([*options, *more]) == 0
+    assert len(numbers(tmp_path / "runs/navigation-anil-attenuated-seed0")) == 2
+
+
+@pytest.mark.parametrize("algo", META_TRAINED)
+def test_agent_learns_to_navigate(tmp_path, algo):
+    rows = train(_learning(tmp_path, algo=algo)).progress
+    before, after = (np.array([float(row[f"{when}_adaptation_return"]) for row in rows]) for when in ("pre", "post"))
+    assert after[-3:].mean() > before[-3:].mean() + 5
+    assert after[-3:].mean() > after[0] + 5
+
+
+def test_promp_learns_to_navigate(tmp_path):
+    rows = train(_learning(tmp_path, algo="maml", meta_optimiser="promp", promp=ProMPConfig(lr=0.01))).progress
+    after = np.array([float(row["post_adaptation_return"]) for row in rows])
+    assert after[-3:].mean() > after[0] + 5
+
+
+def _learning(folder: Path, **settings: object) -> metarl.Config:
+    if "promp" not in settings:
+        sampled = TRPOConfig(max_kl=0.03, cg_iterations=6, fisher_fraction=0.1, hessian_fraction=0.25)
+        settings = {**settings, "trpo": sampled}
+    return tiny(
+        folder,
+        env="navigation-bimodal" if settings["algo"] == "multi-maml" else "navigation",
+        iterations=10,
+        meta_batch_size=20,
+        rollouts_per_task=10,
+        horizon=50,
+        hidden_sizes=(32, 32),
+        validate_every=0,
+        **settings,
+    )
+
+
+def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
+    """Freezing everything but one bias costs gains; freezing nothing is the plain evaluation."""
+    train(tiny(tmp_path, iterations=2, num_inner_steps=1))
+    config = {"tasks": 4, "rollouts": 4, "gradient_steps": 2}
+    plain = evaluate(tmp_path, EvaluationConfig(**config))
+    names = ("weight1", "bias1", "weight2", "bias2", "log_std")
+    everything = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=names))
+    little = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=("bias1",)))
+    assert everything["returns"] == plain["returns"]
+    first = [row[0] for row in plain["returns"]]
+    assert [row[0] for row in little["returns"]] == first
+    assert [row[1] for row in little["returns"]] != [row[1] for row in plain["returns"]]
+    assert little["adapted_layers"] == ("bias1",)
+    assert "MAML on navigation, adapting bias1 alone: " in table(little)
+    assert "alone" not in table(plain)
+    assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
+
+
+def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
+    config = EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1)
+    for algo, measured in (("mumomaml", True), ("maml", False)):
+        row = train(tiny(tmp_path / algo, algo=algo, iterations=1)).progress[0]
+        result = evaluate(tmp_path / algo, config)
+        assert ("modulated_return" in row) == measured
+        assert (result["modulated"] is not None) == measured
+        assert ("modulated, before the first gradient step: -" in table(result)) == measured
+
+
+def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
+    train(tiny(tmp_path, algo="anil", iterations=0))
+    with pytest.raises(
+        UserError, match="adapted_layers names nothing that this agent adapts, which is weight2, bias2, log_std"
+    ):
+        evaluate(tmp_path, EvaluationConfig(adapted_layers=("weight1",)))
+
+
+def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
+    settings = {"env": "cheetah-dir", "horizon": 5, "validate_every": 0, "iterations": 3}
+    train(tiny(tmp_path / "mamlpp", **settings, **TWO_STEPS))
+    # Two supports and two queries at first; from the third iteration on the last query alone.
+    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mamlpp"))])
+    assert steps.tolist() == [4 * 80, 4 * 80, 3 * 80]
+    train(tiny(tmp_path / "mumomaml", **settings, algo="mumomaml"))
+    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mumomaml"))])
+    assert steps.tolist() == [(1 + 4 + 4) * 4 * 5] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
+        (
+            {"algo": "pretrain", "meta_optimiser": "promp"},
+            "meta_optimiser would do nothing: it is for an algorithm with",
+        ),
+        ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
+        ({"algo": "maml", "adapted_layers": ("bias1",)}, "adapted_layers would do nothing: it is for algo anil"),
+        ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),
+        ({"algo": "anil", "mamlpp": MAMLppConfig(1, 1)}, "mamlpp would do nothing: it is for algo mamlpp"),
+        ({"algo": "maml", "promp": ProMPConfig(lr=0.1)}, "promp would do nothing: it is for meta_optimiser promp"),
+        ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
+        ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
+        (
+            {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig(embedding_size=0)},
+            "embedding_size must be at least 1, got 0",
+        ),
+        ({"algo": "mamlpp", "mamlpp": MAMLppConfig(first_order_iterations=-1)}, "must not be negative"),
+        ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
+    ],
+)
+def test_impossible_settings_are_refused(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        tiny(tmp_path, **settings)
+
+
+def test_multi_maml_without_modes_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(
+        UserError, match="multi-maml needs a task family with several modes, such as navigation-bimodal"
+    ):
+        train(tiny(tmp_path / "run", algo="multi-maml"))
+    assert not (tmp_path / "run").exists()

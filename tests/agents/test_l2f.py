@@ -1,0 +1,210 @@
+"""Learn-to-Forget: reductions, attenuation and its embedding."""
+
+from dataclasses import replace
+
+import numpy as np
+import problems
+import pytest
+import torch
+from problems import MODES, TASKS, initial, make_policy, make_rule
+from torch import Tensor
+
+from benchmarks.triple_derivative import plain_policy_gradient
+from metarl.agents.l2f import L2F
+from metarl.common.parallel import Workers
+from metarl.inner.loop import InnerLoop
+from metarl.inner.rule import Adaptation
+from metarl.outer.objective import MetaObjective
+
+
+def build(**options: object) -> tuple[L2F, Tensor]:
+    rule = make_rule("l2f", make_policy(), **options)
+    assert isinstance(rule, L2F)
+    return rule, initial(rule)
+
+
+def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> problems.Rollouts:
+    return problems.collect(rule.policy, rule.start(meta, MODES), seed)
+
+
+def observe(rule: L2F, meta: Tensor) -> Tensor:
+    return rule.observe(InnerLoop(rule, rule.stages((1.0,)), meta, MODES, 2 * [support_of(rule, meta)], []))
+
+
+def attenuated(rule: L2F, meta: Tensor) -> Tensor:
+    if rule.stages((1.0,))[0].gradient_step:  # Constants are there from the start.
+        return rule.start(meta, MODES)
+    return rule.stages((1.0,))[0].update(meta, rule.start(meta, MODES), support_of(rule, meta))
+
+
+@pytest.mark.parametrize("attenuation_rollouts", ["reuse", "fresh"])
+@pytest.mark.parametrize(("algo", "num_modes"), [("maml", 1), ("anil", 1), ("mumomaml", 1), ("multi-maml", 2)])
+def test_gamma_of_one_is_the_attenuated_rule_itself(algo, num_modes, attenuation_rollouts, monkeypatch):
+    monkeypatch.setattr(L2F, "gamma", None)  # Not what the inner loop uses.
+    monkeypatch.setattr(L2F, "_transformation", lambda self, meta, embedding: (torch.ones(1).double(), None))
+    inner = {"num_modes": num_modes}
+    l2f = make_rule(algo, make_policy(), attenuate=True, attenuation_rollouts=attenuation_rollouts, **inner)
+    rule, meta = make_rule(algo, l2f.policy, **inner), initial(l2f)
+    size = rule.num_meta
+    loop = problems.run(rule, meta[:size], 2)
+    stages = l2f.stages((1.0, 1.0))
+    attenuated = replace(loop, rule=l2f, stages=stages, meta=meta, supports=[loop.supports[0], *loop.supports])
+    assert torch.equal(attenuated.replay(meta)[-1], loop.replay(meta[:size])[-1])
+    direction = torch.ones_like(meta)
+    with Workers(1) as workers:
+        reference, objective = MetaObjective(loop, workers), MetaObjective(attenuated, workers)
+        gradient, product = objective.loss_and_gradient()[1], objective.fisher_product(direction)
+        torch.testing.assert_close(gradient[:size], reference.loss_and_gradient()[1], rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(product[:size], reference.fisher_product(direction[:size]), rtol=1e-12, atol=1e-15)
+    assert not gradient[size:].any()
+
+
+def test_learned_gamma_is_not_maml():
+    l2f, meta = build()
+    maml = make_rule("maml", l2f.policy)
+    loop = problems.run(maml, meta[: l2f.policy.layout.size])
+    forgetful = replace(loop, rule=l2f, stages=l2f.stages((1.0,)), meta=meta, supports=2 * loop.supports)
+    assert not torch.allclose(forgetful.replay(meta)[-1], loop.replay(loop.meta)[-1], rtol=0.1)
+
+
+@pytest.mark.parametrize("conditioning", ["task", "constant"])
+def test_affine_without_offset_is_unconstrained(conditioning):
+    unconstrained, meta = build(transform="unconstrained", conditioning=conditioning)
+    affine, affine_meta = build(transform="affine", conditioning=conditioning)
+    theta, num_layers = affine.policy.layout.size, 7
+    phi = meta[theta:]
+    if conditioning == "constant":
+        affine_meta = torch.cat([meta, torch.zeros(num_layers).double()])
+    else:
+        rows, biases = torch.zeros(num_layers * num_layers), torch.zeros(num_layers)
+        affine_meta = torch.cat([meta[:-num_layers], rows.double(), phi[-num_layers:], biases.double()])
+    assert affine_meta.shape == (affine.num_meta,)
+    assert torch.equal(attenuated(affine, affine_meta), attenuated(unconstrained, meta))
+    affine_meta[-num_layers] += 0.5  # Of the first layer's offset.
+    moved = attenuated(affine, affine_meta) - attenuated(unconstrained, meta)
+    torch.testing.assert_close(moved[:, :15], torch.full((TASKS, 15), 0.5).double(), rtol=1e-12, atol=0)
+    assert not moved[:, 15:].any()
+
+
+@pytest.mark.parametrize(("scope", "groups"), [("network", 1), ("layer", 7), ("filter", 24), ("parameter", 56)])
+@pytest.mark.parametrize("conditioning", ["task", "constant"])
+def test_scope_says_what_shares_a_gamma(scope, groups, conditioning):
+    rule, meta = build(scope=scope, conditioning=conditioning, transform="unconstrained", attenuate_log_std=True)
+    size = rule.policy.layout.size
+    meta[size:] = torch.randn(len(meta) - size, generator=torch.Generator().manual_seed(0)).double()
+    gamma = rule.gamma(meta, observe(rule, meta))
+    assert gamma.shape == (TASKS, rule.policy.layout.size)
+    assert [len(row.unique()) for row in gamma] == [groups] * TASKS
+    weight1 = rule.policy.layout.views(gamma)[0]
+    assert (weight1 == weight1[:, :, :1]).all() == (scope != "parameter")
+    assert (weight1 == weight1[:, :1]).all() == (scope in ("network", "layer"))
+
+
+def test_constant_gamma_is_the_same_for_every_task_and_starts_where_it_should():
+    for transform in ("sigmoid", "unconstrained", "affine"):
+        rule, _ = build(conditioning="constant", transform=transform, initial_gamma=0.9)
+        meta = rule.initial(np.random.default_rng(0)).double()
+        observed = observe(rule, meta)
+        gamma = rule.gamma(meta, observed)
+        torch.testing.assert_close(gamma[:, :-2], torch.full_like(gamma[:, :-2], 0.9), rtol=1e-6, atol=0)
+    conditioned, meta = build(initial_gamma=0.9)
+    assert not torch.equal(*conditioned.gamma(meta, observe(conditioned, meta))[:2])
+
+
+@pytest.mark.parametrize(("options", "want"), [({}, 0.5), ({"initial_gamma": 0.95}, 0.95)])
+@pytest.mark.parametrize("seed", range(5))
+def test_gamma_starts_near_where_it_should(options, want, seed):
+    rule = make_rule("l2f", make_policy(), **options)
+    meta = rule.initial(np.random.default_rng(seed)).double()
+    layers = [index for index, name in enumerate(rule.layer_names) if name != "log_std"]
+    gamma = rule.layer_gamma(meta, observe(rule, meta))[:, layers]
+    # The hidden layers contribute a logit of a few tenths.
+    assert ((torch.logit(gamma) - torch.logit(torch.tensor(want).double())).abs() < 0.4).all()
+
+
+def test_attenuation_multiplies_each_layer_by_its_gamma():
+    rule, meta = build()
+    gamma = rule.layer_gamma(meta, observe(rule, meta))
+    assert ((gamma > 0) & (gamma <= 1)).all()
+    before = rule.policy.layout.views(rule.start(meta, MODES))
+    after = rule.policy.layout.views(attenuated(rule, meta))
+    for layer, (old, new) in enumerate(zip(before, after, strict=True)):
+        factor = gamma[:, layer].view(TASKS, *[1] * (old.ndim - 1))
+        torch.testing.assert_close(new, factor * old, rtol=1e-14, atol=0)
+
+
+def test_embedding_is_the_mean_gradient_of_each_layer():
+    rule, meta = build()
+    support = support_of(rule, meta)
+    gradient = plain_policy_gradient(rule.policy, rule.start(meta, MODES), support)
+    expected = [view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)]
+    torch.testing.assert_close(observe(rule, meta), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
+
+
+def test_log_std_is_attenuated_only_on_request():
+    for option in (False, True):
+        rule, meta = build(attenuate_log_std=option)
+        start, end = rule.start(meta, MODES)[:, -2:], attenuated(rule, meta)[:, -2:]
+        assert torch.equal(start, end) != option
+        assert not option or (end.abs() < start.abs()).all()
+
+
+def test_meta_gradient_leaves_the_running_statistics_alone():
+    rule, meta = build(normalise_embedding=True)
+    with Workers(1) as workers:
+        gradient = MetaObjective(problems.run(rule, meta), workers).loss_and_gradient()[1]
+    width = len(rule.layer_names)
+    assert not gradient[-2 * width :].any()
+    assert gradient[rule.policy.layout.size : -2 * width].any()
+
+
+def test_running_statistics_are_the_first_tasks_and_then_move_a_tenth_of_the_way():
+    rule, meta = build(normalise_embedding=True)
+    width = len(rule.layer_names)
+    observed = observe(rule, meta)
+    meta[-2 * width :] = 0
+    first = rule.after_meta_step(meta, observed)
+    assert torch.equal(first[: -2 * width], meta[: -2 * width])
+    mean, variance = first[-2 * width :].split(width)
+    torch.testing.assert_close(mean, observed.mean(0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(variance, observed.var(0, correction=0), rtol=1e-12, atol=0)
+    second_mean, second_variance = rule.after_meta_step(first, 3 * observed)[-2 * width :].split(width)
+    torch.testing.assert_close(second_mean, 1.2 * mean, rtol=1e-9, atol=0)
+    deviation = ((3 * observed - mean) ** 2).mean(0)
+    torch.testing.assert_close(second_variance, 0.9 * variance + 0.1 * deviation, rtol=1e-9, atol=0)
+
+
+def test_attenuator_sees_zeros_until_statistics_are_known():
+    rule, meta = build(normalise_embedding=True)
+    meta[-2 * len(rule.layer_names) :] = 0
+    observed = observe(rule, meta)
+    assert torch.equal(rule.gamma(meta, observed), rule.gamma(meta, 0 * observed))
+
+
+def test_running_statistics_standardise_the_embedding():
+    rule, meta = build(normalise_embedding=True)
+    observed = observe(rule, meta)
+    meta[-2 * len(rule.layer_names) :] = 0
+    meta = rule.after_meta_step(meta, observed)
+    # gamma of the plain rule at the standardised embedding is gamma of this one at the raw embedding.
+    plain = make_rule("l2f", rule.policy)
+    standardised = (observed - observed.mean(0)) / (observed.std(0, correction=0) + 1e-8)
+    torch.testing.assert_close(rule.gamma(meta, observed), plain.gamma(meta, standardised), rtol=1e-6, atol=0)
+
+
+def test_without_normalisation_a_meta_step_is_not_followed_by_anything():
+    rule, meta = build()
+    assert torch.equal(rule.after_meta_step(meta, torch.ones(TASKS, len(rule.layer_names))), meta)
+
+
+def test_description_tells_the_mean_and_spread_of_each_layers_gamma():
+    rule, meta = build()
+    observed = observe(rule, meta)
+    gamma, report = rule.layer_gamma(meta, observed), rule.describe(meta, observed)
+    assert rule.layer_names == ["weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std"]
+    assert list(report) == [f"gamma_{what}/{name}" for what in ("mean", "spread") for name in rule.layer_names]
+    for layer, name in enumerate(rule.layer_names):
+        assert report[f"gamma_mean/{name}"] == pytest.approx(float(gamma[:, layer].mean()), rel=1e-12)
+        spread = float(gamma[:, layer].std(correction=0))
+        assert report[f"gamma_spread/{name}"] == pytest.approx(spread, rel=1e-9, abs=1e-15)
+    assert (report["gamma_mean/log_std"], report["gamma_spread/log_std"]) == (1.0, 0.0)

@@ -1,0 +1,431 @@
+"""The commands as users type them: what they print, write, refuse and survive."""
+
+import dataclasses
+import functools
+import glob
+import importlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny_runs import (
+    ROOT,
+    TINY,
+    arguments,
+    assert_same_run,
+    everything_in,
+    final_parameters,
+    numbers,
+    stored_progress,
+    tiny,
+)
+
+import metarl
+from metarl import evaluate, plot
+from metarl.config.config import Config
+from metarl.config.settings import EvaluationConfig, L2FConfig, TRPOConfig
+from metarl.runs.training import train
+from metarl.store.checkpoints import checkpoint_path
+from metarl.train import main as train_main
+from metarl.train import parse_config
+
+TINY_ARGUMENTS = arguments(TINY)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """The commands run in an empty folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on navigation, not to be changed."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run")).path
+
+
+def answer(main, line, capsys):
+    """Exit code and what a command printed, [standard output, standard error]."""
+    try:
+        code = main(line)
+    except SystemExit as end:
+        code = end.code
+    return code, *capsys.readouterr()
+
+
+def typed(line):
+    """The same of a command in a process of its own."""
+    command, *options = line.split()
+    process = [sys.executable, "-m", f"metarl.{command}", *options]
+    result = subprocess.run(process, capture_output=True, text=True, check=False)
+    return result.returncode, result.stdout, result.stderr
+
+
+def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
+    line = ["--env", "navigation", "--algo", "maml", "--iterations", "1", *TINY_ARGUMENTS]
+    code, printed, _ = answer(train_main, line, capsys)
+    assert code == 0
+    assert printed == "done; next: python -m metarl.evaluate runs/navigation-maml-seed0\n"
+    code, printed, _ = answer(evaluate.main, [*shlex.split(printed)[5:], "--tasks", "2", "--rollouts", "2"], capsys)
+    assert code == 0
+    assert printed.startswith("MAML on navigation: 2 held-out tasks, 2 episodes, checkpoint last, seed 10000\n")
+    code, printed, _ = answer(plot.main, ["runs/navigation-maml-seed0", "--output", "curve.png"], capsys)
+    assert (code, printed) == (0, "curve.png\n")
+    assert (folder / "curve.png").stat().st_size > 0
+
+
+def test_the_live_line_tells_iteration_speed_returns_and_kl(capsys):
+    _, _, shown = answer(train_main, ["--algo", "maml", "--iterations", "2", *TINY_ARGUMENTS], capsys)
+    last = shown.replace("\r", "\n").strip().splitlines()[-1]
+    assert re.search(r"2/2 .* \d+ steps/s, return -?\d+\.\d -> -?\d+\.\d, KL 0\.\d{4}, \w+.* \[\d+:\d+<\d+:\d+\]", last)
+
+
+def test_options_reach_the_stored_configuration():
+    line = "--env cheetah-dir --algo l2f --trpo.max-kl 0.02 --l2f.normalise-embedding --hidden-sizes 8 4"
+    line += " --env-kwargs frame_skip 1 --inner-lr 0.3 --run-dir here --seed 4 --checkpoint-every 5 --device cpu"
+    config = parse_config(line.split())
+    defaults = Config(env="cheetah-dir", algo="l2f")
+    assert config == dataclasses.replace(
+        defaults,
+        trpo=dataclasses.replace(defaults.trpo, max_kl=0.02),
+        l2f=L2FConfig(normalise_embedding=True),
+        hidden_sizes=(8, 4),
+        env_kwargs={"frame_skip": 1.0},
+        inner_lr=0.3,
+        run_dir=Path("here"),
+        seed=4,
+        checkpoint_every=5,
+        device="cpu",
+    )
+
+
+def test_a_run_can_be_resumed_again_and_again_by_its_folder_alone(folder, capsys):
+    train(tiny(folder / "whole", iterations=4, seed=3))
+    assert (
+        answer(
+            train_main,
+            ["--algo", "maml", "--seed", "3", "--run-dir", "run", "--iterations", "2", *TINY_ARGUMENTS],
+            capsys,
+        )[0]
+        == 0
+    )
+    for iterations in ("3", "4"):
+        code, _, shown = answer(train_main, ["--run-dir", "run", "--resume", "--iterations", iterations], capsys)
+        assert code == 0, shown
+    assert_same_run(folder / "whole", folder / "run")
+
+
+def _start(line):
+    # Ctrl-C's handler is set again, because a process started in the background may inherit that it is ignored.
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from metarl.train import main; sys.exit(main())"
+    return subprocess.Popen([sys.executable, "-c", code, *line], stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_rows(process, run_dir, count):
+    deadline = time.monotonic() + 120
+    while not (run_dir / "progress.csv").exists() or len(numbers(run_dir)) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the training did not get going"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, capsys, number, code):
+    line = ["--algo", "maml", "--run-dir", "run", "--iterations", "100000", "--checkpoint-every", "100000"]
+    process = _start([*line, *TINY_ARGUMENTS])
+    try:
+        _wait_for_rows(process, folder / "run", 3)
+        process.send_signal(number)
+        _, shown = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert "stopped; to continue: python -m metarl.train --run-dir run --resume\n" in shown
+    assert "Traceback" not in shown
+    done = stored_progress(folder / "run").iteration
+    assert done >= 2
+    code, _, shown = answer(train_main, ["--run-dir", "run", "--resume", "--iterations", str(done + 1)], capsys)
+    assert code == 0, shown
+    assert [int(row["iteration"]) for row in numbers(folder / "run")] == list(range(1, done + 2))
+    train(tiny(folder / "whole", iterations=done + 1))
+    assert_same_run(folder / "whole", folder / "run")
+
+
+def test_a_bad_word_on_the_command_line_costs_one_sentence_and_no_traceback():
+    code, printed, shown = typed("train --env navgation")
+    assert (code, printed) == (2, "")
+    assert shown.startswith("error: there is no task family named 'navgation'. Did you mean 'navigation'")
+    assert shown.count("\n") == 1
+
+
+FAMILIES = """
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+import metarl
+
+
+class Unsupported(metarl.TaskFamily):
+    task_space = spaces.Box(0, 1, (), np.float64)
+    observations = spaces.Box(-1, 1, (2,))
+    actions = spaces.Box(-1, 1, (2,))
+
+    def make_env(self, render_mode=None):
+        env = gymnasium.Env()
+        env.observation_space, env.action_space = self.observations, self.actions
+        return env
+
+
+class Words(Unsupported):
+    observations = spaces.Text(5)
+
+
+class ManyChoices(Unsupported):
+    actions = spaces.MultiDiscrete([2, 2])
+
+
+class Unbounded(Unsupported):
+    actions = spaces.Box(-np.inf, np.inf, (2,))
+
+
+class NoFamily:
+    pass
+"""
+
+
+def _write_families(folder, monkeypatch):
+    (folder / "my_families.py").write_text(FAMILIES)
+    (folder / "broken_families.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "my_families", raising=False)
+
+
+BAD_TRAINING = {
+    "--env navgation": "there is no task family named 'navgation'. Did you mean 'navigation'",
+    "--algo mmal": "unknown algorithm 'mmal'. Did you mean 'maml'",
+    "--env envs.navigation:Navigation": "write metarl.envs.navigation:Navigation",
+    "--env envs.navigation": "write metarl.envs.navigation",
+    "--env not_there:Family": "there is no module 'not_there'",
+    "--env broken_families:Family": "importing 'broken_families' failed with ModuleNotFoundError",
+    "--env my_families:Wrods": "module 'my_families' has no 'Wrods'. Did you mean 'Words'",
+    "--env my_families:NoFamily": "must be a subclass of metarl.TaskFamily",
+    "--env my_families:Words": "only Box observations (or Dict and Tuple of them) are supported",
+    "--env my_families:ManyChoices": "is not supported: use a bounded one-dimensional Box or Discrete",
+    "--env my_families:Unbounded": "is not supported: use a bounded one-dimensional Box or Discrete",
+    "--env-kwargs gravity 3": "navigation has no parameter 'gravity'; it accepts",
+    "--iterations -3": "iterations must be at least 0, got -3.",
+    "--meta-batch-size 0": "meta_batch_size must be at least 1, got 0.",
+    "--rollouts-per-task -1": "rollouts_per_task must be at least 1, got -1.",
+    "--horizon 0": "horizon must be at least 1, got 0.",
+    "--hidden-sizes 16 -16": "hidden_sizes must be positive, got (16, -16).",
+    "--inner-lr 0": "inner_lr must be a positive number, got 0.0.",
+    "--trpo.max-kl -1": "trpo.max_kl must be positive",
+    "--seed -1": "seed must be at least 0, got -1.",
+    "--device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
+    "--policy-body no_body:make": "policy_body 'no_body:make' cannot be imported",
+    "--run-dir run": "run holds a run; continue it with --resume, or choose another folder with --run-dir.",
+    "--run-dir other": "other exists and is not an empty folder",
+    "--run-dir other --resume": "other is not the folder of a run: it holds no config.json",
+    "--run-dir nowhere --resume": "nowhere does not exist; give the folder that",
+    "--run-dir run --resume --seed 4": "run was run with seed=0, not 4; resume it with its own settings.",
+    "--run-dir corrupted --resume": "last.safetensors is damaged and cannot be read",
+    "--run-dir foreign --resume": "is not a metarl checkpoint; it was written by another program.",
+}
+
+BAD_EVALUATION = {
+    "nowhere": "nowhere does not exist; give the folder that",
+    "other": "other is not the folder of a run: it holds no config.json",
+    "corrupted": "last.safetensors is damaged and cannot be read",
+    "foreign": "is not a metarl checkpoint; it was written by another program.",
+    "foreign --checkpoint best": "there is one from the first validation on (validate_every is",
+    "run --tasks 0": "tasks must be at least 1, got 0.",
+    "run --rollouts -1": "rollouts must be at least 1, got -1.",
+    "run --gradient-steps -1": "gradient_steps must be at least 0, got -1.",
+    "run --env cheetah-dir": "observations have 17 numbers; this agent was trained on navigation with 2.",
+    "run --env navigation-f": "there is no task family named 'navigation-f'. Did you mean",
+    "run --env my_families:Words": "only Box observations",
+    "run --task-file other/thesis.txt": "holds no tasks; for navigation it must be JSON such as",
+    "run --device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
+}
+
+BAD_PLOT = {
+    "nowhere --output curve.png": "'nowhere' does not exist",
+    "other --output curve.png": "'other' is not a run folder",
+    "run --output curve.gif": "must end in .png, .svg, .pdf",
+    "run --output curve.png": "evaluate",
+}
+
+
+def _commands():
+    for main, cases in ((train_main, BAD_TRAINING), (evaluate.main, BAD_EVALUATION), (plot.main, BAD_PLOT)):
+        for line, message in cases.items():
+            yield pytest.param(main, line.split(), message, id=f"{main.__module__.split('.')[1]} {line}")
+
+
+@pytest.mark.parametrize(("main", "line", "message"), list(_commands()))
+def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkeypatch, capsys, main, line, message):
+    for name in ("run", "corrupted", "foreign"):
+        shutil.copytree(run, folder / name)
+    checkpoint_path(folder / "corrupted", "last").write_bytes(b"no checkpoint")
+    save_file({"weight": torch.zeros(3)}, checkpoint_path(folder / "foreign", "last"))
+    checkpoint_path(folder / "foreign", "best").unlink()
+    (folder / "other").mkdir()
+    (folder / "other" / "thesis.txt").write_text("mine")
+    _write_families(folder, monkeypatch)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    before = everything_in(folder)
+    code, printed, shown = answer(main, line, capsys)
+    assert code == 2
+    assert printed == ""
+    assert shown.startswith("error: ")
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert everything_in(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train --iteratons 3", ["--iteratons", "--iterations"]),
+        ("train --seed x", ["--seed", "'x'"]),
+        ("train --device tpu", ["tpu", "cuda"]),
+        ("train --env", ["--env"]),
+        ("evaluate run --task 3", ["--task", "--tasks"]),
+        ("evaluate", ["PATH"]),
+        ("evaluate run --checkpoint first", ["first", "best"]),
+        ("plot run", ["--output"]),
+        ("plot run --outptu a.png", ["--outptu", "--output"]),
+    ],
+)
+def test_what_cannot_be_parsed_is_told_with_the_nearest_names(folder, line, words):
+    code, printed, shown = typed(line)
+    assert code == 2
+    assert printed == ""
+    assert all(word in shown for word in words)
+    assert "Traceback" not in shown
+    assert everything_in(folder) == {}
+
+
+def test_help_names_every_setting_with_its_comment(capsys):
+    code, printed, _ = answer(train_main, ["--help"], capsys)
+    assert code == 0
+    for config, prefix in ((Config, ""), (TRPOConfig, "trpo."), (L2FConfig, "l2f.")):
+        for name in {field.name for field in dataclasses.fields(config)} - {"trpo", "l2f"}:
+            assert f"--{prefix}{name.replace('_', '-')}" in printed
+    assert "Step size of the inner loop." in " ".join(printed.replace("│", " ").split())
+
+
+def test_help_may_be_read_in_part():
+    command = [sys.executable, "-m", "metarl.train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
+
+
+def test_help_shows_the_familys_defaults(capsys):
+    def default(line, option):
+        _, printed, _ = answer(train_main, line.split(), capsys)
+        words = " ".join(printed.replace("│", " ").split())
+        return re.search(rf"--{option} .*?\(default: (.*?)\)", words).group(1)
+
+    assert default("--env cheetah-dir --help", "horizon") == "200"
+    assert default("--env navigation --help", "horizon") == "100"
+    assert default("--help --env ant-dir", "rollouts-per-task") == "40"
+    assert default("--help --algo maml", "algo") == "maml"
+
+
+def test_evaluates_help_names_every_setting(capsys):
+    code, printed, _ = answer(evaluate.main, ["--help"], capsys)
+    assert code == 0
+    for field in dataclasses.fields(EvaluationConfig):
+        assert f"--{field.name.replace('_', '-')}" in printed
+
+
+def test_train_is_a_function_whether_its_module_was_imported_or_not(folder):
+    code = """
+import metarl
+config = metarl.Config(iterations=0, meta_batch_size=1, rollouts_per_task=1, hidden_sizes=(4,), validate_every=0,
+                       run_dir=__import__("pathlib").Path("{}"))
+metarl.train(config)
+"""
+    program = code.format("before") + "import metarl.train\n" + code.format("after") + "metarl.train.main(['--help'])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "usage: python -m metarl.train" in result.stdout, result.stderr
+    assert (final_parameters(folder / "before") == final_parameters(folder / "after")).all()
+
+
+# README.md
+
+
+def _readme_blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+
+
+def _readme_commands():
+    """Lines of the README that call the package, as lists of words."""
+    text = "".join(_readme_blocks("(?:sh|bash|console)")).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("python -m ")]
+
+
+def _shortened(module, options):
+    """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
+    if module == "metarl.train" and "--help" not in options:
+        return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
+    if module == "metarl.evaluate" and "--help" not in options:
+        return [*options, "--tasks", "2", "--rollouts", "2"]
+    return options
+
+
+def _make_runs_up(options):
+    """Run folders that a documented command takes for granted, such as those of other seeds, evaluated."""
+    for path in filter(re.compile("runs/").match, options):
+        if not glob.glob(path):
+            named = re.fullmatch(r"runs/(.+)-(\w+)-seed(\d+)", path.rstrip("/"))
+            assert named, f"README uses {path}, which no command before it makes"
+            train(tiny(path, env=named[1], algo=named[2], seed=int(named[3]), horizon=5, iterations=1))
+        for folder in map(Path, glob.glob(path)):
+            if not (folder / "evaluation.json").exists():
+                evaluate.main([str(folder), "--tasks", "2", "--rollouts", "2"])
+
+
+def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
+    for part in ("examples", "benchmarks/results"):
+        shutil.copytree(ROOT / part, folder / part)
+    monkeypatch.syspath_prepend(str(folder))
+    commands = _readme_commands()
+    assert {"metarl.train", "metarl.evaluate", "metarl.plot"} <= {module for module, *_ in commands}
+    # The benchmarks behind the figures take hours.
+    for module, *options in [command for command in commands if not command[0].startswith("benchmarks.")]:
+        if module in ("metarl.evaluate", "metarl.plot"):
+            _make_runs_up(options)
+            options = [path for option in options for path in sorted(glob.glob(option)) or [option]]
+        if module.startswith("metarl."):
+            code, _, shown = answer(importlib.import_module(module).main, _shortened(module, options), capsys)
+            assert code == 0, f"{module} {' '.join(options)}: {shown}"
+        else:
+            subprocess.run([sys.executable, "-m", module, *options], check=True)
+
+
+def test_the_python_of_the_readme_runs(folder, monkeypatch):
+    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **{**TINY, "horizon": 5, "iterations": 1}))
+    programs = [block for block in _readme_blocks("python") if "import metarl\n" in block]
+    results = {}
+    for program in programs:
+        names = {}
+        exec(program, names)
+        results |= {name: names for name in ("action", "mean") if name in names}
+    assert results["action"]["env"].action_space.contains(results["action"]["action"])
+    assert results["mean"]["mean"] < 0

@@ -1,0 +1,99 @@
+"""Threads: as many as there are cores to use, one of PyTorch's in each, and the same numbers on any number of cores."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from tiny_runs import ROOT, TINY, arguments, assert_same_run
+
+from metarl.common.parallel import Workers, available_cores
+
+PINNED = """
+import os, sys
+os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
+from metarl.common.parallel import available_cores
+from metarl.train import main
+assert available_cores() == len(sys.argv[1].split(","))
+sys.exit(main(sys.argv[2:]))
+"""
+needs_two_cores = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or available_cores() < 2, reason="needs two cores and a say in which"
+)
+
+
+@needs_two_cores
+@pytest.mark.parametrize("env", ["navigation", "cheetah-dir"])
+def test_run_on_one_core_equals_one_on_two_bit_for_bit(env, tmp_path):
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    size = {**TINY, "rollouts_per_task": 20}  # Below about ten, MKL's kernels differ in last bits (README).
+    for name, some in (("one", cores[:1]), ("two", cores)):
+        options = arguments({"env": env, "algo": "l2f", "iterations": 2, "run_dir": tmp_path / name, **size})
+        command = [sys.executable, "-c", PINNED, ",".join(map(str, some)), *options]
+        subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 64])
+def test_torch_computes_on_one_thread_in_each_worker_and_as_before_afterwards(num_threads):
+    before = torch.get_num_threads()
+    met = threading.Barrier(num_threads)
+
+    def torch_threads(_):
+        met.wait(timeout=60)  # All of them are at work at the same time.
+        return torch.get_num_threads()
+
+    with Workers(num_threads) as workers:
+        assert workers.map(torch_threads, range(num_threads)) == [1] * num_threads
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_no_thread_is_at_work_any_more_after_ctrl_c_while_work_is_given_out(monkeypatch):
+    ended, submit = [], ThreadPoolExecutor.submit
+
+    def interrupted(pool, function, item):
+        if item == 1:
+            raise KeyboardInterrupt
+        return submit(pool, function, item)
+
+    def work(item):
+        while not workers.stopping():
+            time.sleep(0.01)
+        ended.append(item)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with Workers(2) as workers:
+        with pytest.raises(KeyboardInterrupt):
+            workers.map(work, range(3))
+        assert ended == [0]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_no_thread_is_at_work_any_more_when_an_error_is_raised(error):
+    at_work, begun = set(), threading.Event()
+
+    def work(index):
+        if index == 0:
+            begun.wait(timeout=60)
+            raise error
+        at_work.add(index)
+        begun.set()
+        for _ in range(6000):  # A minute, so that a pool that does not stop fails instead of hanging.
+            if workers.stopping():
+                break
+            time.sleep(0.01)
+        else:
+            return
+        at_work.discard(index)
+
+    with Workers(2) as workers:
+        with pytest.raises(error):
+            workers.map(work, range(10))
+        assert begun.is_set()
+        assert at_work == set()
+        assert workers.map(lambda index: (index, workers.stopping()), range(3)) == [(0, False), (1, False), (2, False)]

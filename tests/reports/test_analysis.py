@@ -1,0 +1,525 @@
+"""Analyses of trained agents: what is computed, for every rule, and what is written and drawn."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from problems import MODES, initial, make_policy, make_rule, run
+from tiny_runs import tiny
+
+from metarl import analyze as command
+from metarl.agents.anil import PartialAdaptation
+from metarl.common.errors import UserError
+from metarl.common.parallel import Workers
+from metarl.common.streams import Purpose, stream
+from metarl.config.algorithms import ALGORITHMS
+from metarl.config.settings import AnalysisConfig, EvaluationConfig, L2FConfig
+from metarl.inner.runner import Runner
+from metarl.outer.objective import MetaObjective
+from metarl.policies.layout import Layout
+from metarl.reports.analysis import _column, analyze, table
+from metarl.reports.analysis_figures import (
+    _draw_attenuation,
+    _draw_conflict,
+    _draw_landscape,
+    _draw_training,
+    _origin,
+    draw,
+)
+from metarl.reports.inspection import conflict, layers, meta_gradients
+from metarl.reports.measures import principal_components, unrelated_angle
+from metarl.runs.agent import load
+from metarl.runs.evaluation import evaluate
+from metarl.runs.training import train
+
+SMALL = {"tasks": 4, "rollouts": 3, "embedding_tasks": 6, "threads": 1}
+SECTIONS = ("conflict", "attenuation", "landscape", "representations", "movement", "freezing", "embedding")
+RULES = [
+    ("maml", {}),
+    ("l2f", {}),
+    ("anil", {}),
+    ("meta-sgd", {}),
+    ("mamlpp", {"num_steps": 2}),
+    ("mumomaml", {}),
+    ("multi-maml", {"num_modes": 2}),
+    ("context", {}),
+    ("mumomaml", {"attenuate": True}),
+]
+
+
+def analysed(folder, small=SMALL, **settings):
+    """A run without training and its analysis; the untrained agent is as good as any for what is tested here."""
+    train(tiny(folder, **{"iterations": 0, "validate_every": 0, **settings}))
+    return analyze(folder, AnalysisConfig(**small))
+
+
+@pytest.fixture(scope="module")
+def maml(tmp_path_factory):
+    return analysed(tmp_path_factory.mktemp("maml"))
+
+
+@pytest.fixture(scope="module")
+def l2f(tmp_path_factory):
+    return analysed(tmp_path_factory.mktemp("l2f"), algo="l2f", l2f=L2FConfig(initial_gamma=0.7))
+
+
+@pytest.fixture(scope="module")
+def mumomaml(tmp_path_factory):
+    return analysed(tmp_path_factory.mktemp("mumomaml"), algo="mumomaml", env="navigation-bimodal", iterations=1)
+
+
+# Meta-gradients and their conflict
+
+
+def gradients_of_tasks(loop):
+    each = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
+    return torch.cat([meta_gradients(one, [one.queries]) for one in each])
+
+
+@pytest.mark.parametrize(("algo", "settings"), RULES)
+def test_mean_of_the_tasks_meta_gradients_is_the_meta_objectives(algo, settings):
+    rule = make_rule(algo, make_policy(), **settings)
+    loop = run(rule, initial(rule), num_steps=settings.get("num_steps", 1))
+    with Workers(1) as workers:
+        _, expected = MetaObjective(loop, workers).loss_and_gradient()
+    torch.testing.assert_close(gradients_of_tasks(loop).mean(0), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_first_order_rule_has_other_meta_gradients():
+    rules = [make_rule(algo, make_policy()) for algo in ("maml", "fomaml")]
+    first, second = (gradients_of_tasks(run(rule, initial(rule))) for rule in rules)
+    assert (first - second).abs().max() > 1e-2 * first.abs().max()
+
+
+def test_a_tasks_meta_gradient_is_the_weighted_mean_of_its_episodes():
+    rule = make_rule("maml", make_policy())
+    loop = run(rule, initial(rule)).tasks(0, 1)
+    (query,) = loop.queries
+    episodes = range(query.rewards.shape[1])
+    whole, *parts = meta_gradients(loop, [[query], *([query.episode(e)] for e in episodes)])
+    share = query.mask.sum(2)[0] / query.mask.sum()
+    assert len(set(share.tolist())) > 1
+    torch.testing.assert_close(share @ torch.stack(parts), whole, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("algo", "settings"), RULES)
+def test_initialisation_tells_which_meta_parameters_a_policy_starts_from(algo, settings):
+    rule = make_rule(algo, make_policy(), **settings)
+    meta = initial(rule)
+    indices = rule.initialisation(MODES)
+    torch.testing.assert_close(meta[indices], rule.start(meta, MODES)[:, : rule.policy.layout.size], rtol=0, atol=0)
+    assert bool((indices[0] == indices[1]).all()) == (algo != "multi-maml")
+
+
+def test_conflict_is_told_tensor_by_tensor():
+    layout = Layout([("shared", (2,)), ("own", (3,))])
+    gradients = np.zeros((3, 1 + 2, 5))
+    gradients[:, :, 0] = [[1], [2], [3]]
+    gradients[range(3), :, range(2, 5)] = 1
+    found = conflict(gradients, [[0, 1, 2]], layout)
+    np.testing.assert_allclose(found["between_tasks"]["mean"], [0, unrelated_angle(3)], atol=1e-15)
+    np.testing.assert_allclose(found["within_task"]["mean"], [0, 0], atol=1e-15)
+    np.testing.assert_allclose(found["between_episodes"]["mean"], [0, unrelated_angle(2)], atol=1e-15)
+    assert [found[name]["num_vectors"] for name in ("between_tasks", "within_task", "between_episodes")] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("num_tasks", [4, 5, 7])
+def test_every_task_is_compared_however_few_its_episodes(num_tasks):
+    gradients = np.random.default_rng(0).normal(size=(num_tasks, 1 + 3, 20_000))
+    found = conflict(gradients, [list(range(num_tasks))], Layout([("all", (20_000,))]))
+    np.testing.assert_allclose(found["between_tasks"]["per_task"], unrelated_angle(num_tasks), atol=0.03)
+    for name in ("within_task", "between_episodes"):
+        np.testing.assert_allclose(found[name]["per_task"], unrelated_angle(3), atol=0.03)
+
+
+def test_conflict_of_independent_episodes_is_the_same_within_and_between_tasks():
+    gradients = np.random.default_rng(0).normal(size=(6, 1 + 6, 20_000))
+    found = conflict(gradients, [list(range(6))], Layout([("all", (20_000,))]))
+    for name in ("between_tasks", "within_task", "between_episodes"):
+        np.testing.assert_allclose(found[name]["mean"], unrelated_angle(6), atol=0.02)
+
+
+def test_tasks_with_different_initialisations_do_not_conflict():
+    layout = Layout([("all", (2,))])
+    gradients = np.zeros((4, 1 + 2, 2))
+    gradients[[0, 2], :, 0] = gradients[[1, 3], :, 1] = 1
+    apart = conflict(gradients, [[0, 2], [1, 3]], layout)["between_tasks"]
+    together = conflict(gradients, [[0, 1, 2, 3]], layout)["between_tasks"]
+    np.testing.assert_allclose(apart["per_task"], 0, atol=1e-15)
+    np.testing.assert_allclose(together["per_task"], math.pi / 4)
+
+
+# Layers and what they represent
+
+
+def test_similarity_of_what_never_varies_is_left_out(tmp_path):
+    result = analysed(tmp_path, env="bandit")
+    assert "does not vary" in result["left_out"]["similarity"]
+    assert "CKA" not in table(result)
+    assert result["movement"]["start"]["distance"]["mean"][0] > 0
+    assert tmp_path / "representations.png" in draw(result, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_activations_of_a_module_are_those_of_the_same_perceptron(kind, activation):
+    policy, module = (make_policy(kind, activation, body) for body in ("mlp", "module"))
+    parameters = policy.initial(np.random.default_rng(0)).double()
+    generator = torch.Generator().manual_seed(0)
+    observations = torch.randn(7, policy.observation_size, dtype=torch.float64, generator=generator)
+    expected, found = (each.activations(parameters, observations) for each in (policy, module))
+    assert list(expected) == ["hidden1", "hidden2", "output"]
+    # The module's linear maps and activations count one by one.
+    assert list(found) == ["0", "1", "2", "3", "output"]
+    for name, same in (("hidden1", "1"), ("hidden2", "3"), ("output", "output")):
+        torch.testing.assert_close(found[same], expected[name])
+    outputs = policy.outputs(parameters[None], observations[None])[0]
+    torch.testing.assert_close(expected["output"], outputs)
+
+
+def test_layers_are_a_weight_with_its_bias_and_the_last_one_has_the_log_std():
+    named = [["weight1", "bias1"], ["weight2", "bias2"], ["weight3", "bias3", "log_std"]]
+    assert layers(make_policy()) == named
+    assert layers(make_policy("categorical")) == [*named[:2], named[2][:2]]
+    assert layers(make_policy(body="module")) == [
+        ["0.weight", "0.bias"], ["2.weight", "2.bias"], ["4.weight", "4.bias", "log_std"]
+    ]  # fmt: skip
+
+
+# Every rule
+
+
+@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+def test_every_algorithm_is_analysed(tmp_path, algo):
+    result = analysed(tmp_path, algo=algo, env="navigation-bimodal")
+    assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == json.loads(json.dumps(result))
+    assert {name for name in SECTIONS if result[name] is None} == set(result["left_out"]) - {"through_training"}
+    assert result["conflict"] is not None
+    assert all(name in table(result) for name in [*result["tensors"], *result["left_out"]])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algo": "anil", "attenuate": True},
+        {"algo": "mumomaml", "attenuate": True},
+        {"algo": "mamlpp", "num_inner_steps": 2},
+        {"algo": "l2f", "env": "bandit"},
+        {"algo": "maml", "env": "cheetah-dir", "horizon": 5},
+        {"algo": "l2f", "policy_body": "problems:make_body"},
+        {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine", attenuation_rollouts="fresh")},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values()))[:30],
+)
+def test_other_settings_are_analysed(tmp_path, settings):
+    result = analysed(tmp_path, **settings)
+    for name in ("conflict", "landscape", "representations", "movement", "freezing"):
+        assert result[name] is not None
+    assert (result["attenuation"] is None) == ("attenuate" not in settings and settings["algo"] != "l2f")
+
+
+@pytest.mark.parametrize("which", ["maml", "l2f", "mumomaml"])
+def test_what_applies_is_drawn(tmp_path, request, which):
+    result = request.getfixturevalue(which)
+    drawn = draw(result, tmp_path)
+    assert {path.stem for path in drawn} == {name for name in SECTIONS if result[name]} - {"movement"}
+    # Something is in the picture: PNG compresses an empty one to less.
+    assert all(path.stat().st_size > 10_000 for path in drawn)
+
+
+def test_tasks_of_many_numbers_and_without_variation_are_drawn(l2f, tmp_path):
+    many = l2f | {"tasks": np.random.default_rng(0).normal(size=(4, 2, 10)).tolist()}
+    same = l2f | {"tasks": [3.0] * 4}
+    for result in (many, same):
+        assert draw({**result, **dict.fromkeys(set(SECTIONS) - {"attenuation"}), "embedding": None}, tmp_path)
+
+
+def test_without_inner_steps_only_the_conflict_is_left(tmp_path):
+    result = analysed(tmp_path, algo="l2f", num_inner_steps=0)
+    assert [name for name in SECTIONS if result[name]] == ["conflict"]
+    assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
+    reason = "(no gradient step changes the policy)"
+    assert f"left out: landscape, representations, movement, freezing {reason}" in table(result)
+
+
+def test_of_standing_still_only_the_conflict_is_left(tmp_path):
+    result = analysed(tmp_path, algo="standstill")
+    assert [name for name in SECTIONS if result[name]] == ["conflict"]
+    assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
+    figure, reading = _draw_conflict(result)
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bias2"]
+    assert "Without a gradient: weight1, bias1, weight2, log_std." in reading
+
+
+@pytest.mark.parametrize(("algo", "kept"), [("l2f", None), ("mumomaml", {"modulation"})])
+def test_attenuation_by_constants_has_no_embedding_of_tasks(tmp_path, algo, kept):
+    constant = analysed(tmp_path / "constant", algo=algo, attenuate=True, l2f=L2FConfig(conditioning="constant"))
+    learned = analysed(tmp_path / "task", algo=algo, attenuate=True)
+    assert "attenuation" in learned["embedding"]
+    if kept is None:
+        assert constant["embedding"] is None
+        assert "looks at no task" in constant["left_out"]["embedding"]
+    else:
+        assert kept == constant["embedding"].keys() & {"modulation", "attenuation"}
+        assert constant["left_out"]["embedding of attenuation"] == "what it sees is the same for every task"
+        assert (tmp_path / "embedding.png") in draw(constant, tmp_path)
+
+
+# What figures and tables say
+
+
+def test_gammas_that_hardly_differ_are_drawn_as_such(l2f):
+    figure, reading = _draw_attenuation(l2f)
+    (limits,) = {ax.get_ylim() for ax in figure.axes}
+    assert limits[1] - limits[0] >= 0.1 - 1e-12
+    gamma = np.array(l2f["attenuation"]["gamma"]["per_task"])[:, :-1]
+    assert limits[0] <= gamma.min() <= gamma.max() <= limits[1]
+    assert np.ptp(gamma[:, 0]) < 0.01
+    assert "gamma is 1: log_std" in reading
+
+
+def test_many_numbers_of_a_task_are_named_by_their_place_and_counted(l2f):
+    tasks = np.zeros((4, 8))
+    tasks[:, 2:] = np.random.default_rng(0).normal(size=(4, 6))
+    figure, reading = _draw_attenuation(l2f | {"tasks": tasks.tolist()})
+    assert {ax.get_xlabel() for ax in figure.axes} == {f"task[{index}]" for index in range(2, 6)}
+    assert "The first 4 of the 6 numbers of a task that vary." in reading
+    assert "numbers" not in _draw_attenuation(l2f)[1]
+
+
+@pytest.mark.parametrize(("small", "lines"), [({"tasks": 3}, 1), ({"tasks": 4}, 2)])
+def test_the_angle_of_unrelated_gradients_is_one_line_if_as_many_are_compared(maml, tmp_path, small, lines):
+    config = AnalysisConfig(**{**SMALL, **small}, output=tmp_path)
+    figure, _ = _draw_conflict(analyze(maml["config"]["run_dir"], config))
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert sum(label.startswith("expected if unrelated") for label in labels) == lines == len(set(labels)) - 3
+
+
+def test_one_outlying_task_does_not_move_what_is_told_of_the_landscape(maml):
+    found = json.loads(json.dumps(maml))
+    values, summary = found["landscape"]["loss_change"]["per_task"], found["landscape"]["loss_change"]
+    np.testing.assert_allclose(summary["median"], np.median(values, axis=0))
+    bold = _draw_landscape(found)[0].axes[0].get_lines()[len(values)]
+    np.testing.assert_allclose(bold.get_ydata(), [0, *summary["median"]])
+    smoothness = found["landscape"]["smoothness"]
+    smoothness |= {"median": 2.0, "mean": 500.0, "min": 1.0, "max": 1000.0}
+    assert "inner steps: median 2 (tasks: 1 to 1000)" in table(found)
+
+
+def test_numbers_of_a_column_have_the_same_decimals():
+    assert _column([0.5734, None, 0.00463, 0.0]) == ["0.5734", "-", "0.0046", "0.0000"]
+    assert _column([439.8, 28.73]) == ["439.8", "28.7"]
+    assert _column([-0.001, 3.14159], 2) == ["0.00", "3.14"]
+    assert _column([0.0, None]) == ["0.000", "-"]
+
+
+def test_captions_and_tables_call_the_algorithm_by_its_title(l2f):
+    assert table(l2f).startswith("L2F on navigation: ")
+    assert _origin(l2f, "conflict")[0].startswith("L2F on navigation, seed 0, ")
+
+
+def test_a_task_alone_in_its_mode_has_no_conflict(tmp_path):
+    train(tiny(tmp_path, algo="multi-maml", env="navigation-bimodal", iterations=0, validate_every=0))
+    family = load(tmp_path).family
+    tasks = {seed: family.sample_tasks(2, stream(seed, Purpose.TEST_TASKS), "test") for seed in range(20)}
+    for num_modes in (1, 2):
+        seed = next(seed for seed, pair in tasks.items() if len(set(family.modes(pair))) == num_modes)
+        result = analyze(tmp_path, AnalysisConfig(**{**SMALL, "tasks": 2}, seed=seed))
+        assert (result["conflict"] is None) == ("conflict" in result["left_out"]) == (num_modes == 2)
+
+
+# What is found
+
+
+def test_nothing_moves_but_what_anil_adapts(tmp_path, maml):
+    result = analysed(tmp_path, algo="anil")
+    names = result["tensors"]
+    for found, expected in ((result, {"weight2", "bias2", "log_std"}), (maml, set(names))):
+        distances = found["movement"]["start"]["distance"]["min"]
+        assert {name for name, distance in zip(names, distances, strict=True) if distance > 0} == expected
+    assert result["representations"]["start"]["cka"]["min"][0] == pytest.approx(1, abs=1e-12)
+    assert maml["representations"]["start"]["cka"]["max"][0] < 1 - 1e-9
+
+
+def test_freezing_what_does_not_adapt_changes_nothing(tmp_path, maml):
+    result = analysed(tmp_path, algo="anil")
+    returns = np.array(result["freezing"]["returns"]["per_task"])
+    np.testing.assert_array_equal(returns[:, 1], returns[:, 0])
+    other = np.array(maml["freezing"]["returns"]["per_task"])
+    assert (other[:, 1] != other[:, 0]).all()
+
+
+def test_returns_with_frozen_layers_are_compared_with_those_without(maml):
+    found = maml["freezing"]
+    returns = np.array(found["returns"]["per_task"])
+    np.testing.assert_array_equal(returns[:, 0], np.array(maml["returns"])[:, -1])
+    np.testing.assert_allclose(found["difference"], (returns - returns[:, :1]).mean(0))
+    assert found["interval"][0] == 0 < found["interval"][1]
+    assert found["frozen_layers"] == [0, 1, 2]
+
+
+def test_with_every_layer_frozen_the_policies_stay_where_they_were():
+    rule = PartialAdaptation(make_rule("maml", make_policy()), [])
+    loop = run(rule, initial(rule))
+    before, after = loop.replay(loop.meta)
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
+def test_gamma_is_what_the_initialisation_was_scaled_by(l2f):
+    gamma = np.array(l2f["attenuation"]["gamma"]["per_task"])
+    assert gamma.shape == (4, len(l2f["tensors"]))
+    np.testing.assert_array_equal(gamma[:, -1], 1)
+    np.testing.assert_allclose(gamma[:, :-1], 0.7, atol=0.25)
+    before, attenuated = (l2f["movement"][part]["norm"][0] for part in ("start", "gradient_steps"))
+    assert attenuated / before == pytest.approx(gamma[:, 0].mean(), rel=1e-5)
+
+
+def test_scaling_of_whole_layers_is_no_change_of_representation(l2f):
+    # Without biases a ReLU network's representation only changes in size, which the distance tells and CKA does not.
+    assert l2f["representations"]["start"]["cka"]["min"][0] > 0.999
+    moved = [l2f["movement"][part]["distance"]["mean"][0] for part in ("start", "gradient_steps")]
+    assert moved[0] > 10 * moved[1]
+
+
+def test_landscape_is_measured_from_the_inner_steps_start(maml):
+    found = maml["landscape"]
+    change = np.array(found["loss_change"]["per_task"])
+    assert change.shape == (4, len(found["fractions"]))
+    # Against its gradient a loss falls at first.
+    assert (change[:, 0] < 0).all()
+    assert (np.array(found["gradient_change"]["per_task"]) > 0).all()
+    step = np.linalg.norm(maml["movement"]["start"]["distance"]["per_task"], axis=1, keepdims=True)
+    slopes = np.array(found["gradient_change"]["per_task"]) / (step * np.array(found["fractions"]))
+    np.testing.assert_allclose(found["smoothness"]["per_task"], slopes.max(1), rtol=1e-6)
+
+
+def test_embedding_is_what_the_modulation_reads_off_one_trajectory(mumomaml):
+    found = mumomaml["embedding"]
+    features = np.array(found["modulation"]["features"])
+    assert features.shape == (6, 8)
+    assert len(np.unique(features, axis=0)) == 6
+    coordinates, shares = principal_components(features)
+    np.testing.assert_allclose(found["modulation"]["coordinates"], coordinates)
+    np.testing.assert_allclose(found["modulation"]["variance_shares"], shares)
+    assert found["rollouts"] == 1
+    assert found["modes"] == [int(task[2]) for task in found["tasks"]]
+
+
+def test_embedding_is_the_rules_own(mumomaml):
+    agent, tasks = load(mumomaml["config"]["run_dir"]), np.array(mumomaml["embedding"]["tasks"])
+    with Workers(1) as workers:
+        runner = Runner(agent.config, agent.family, agent.rule, len(tasks), 1, workers, torch.device("cpu"))
+        seed = mumomaml["analysis"]["seed"]
+        adapted, _ = runner.run(agent.meta, tasks, agent.rule.stages((1.0,)), seed, Purpose.TEST_ROLLOUTS, 0)
+        runner.close()
+    expected = agent.rule.embedding(agent.meta, adapted.loop.supports[0])
+    np.testing.assert_allclose(mumomaml["embedding"]["modulation"]["features"], expected.numpy(), atol=1e-6)
+
+
+def test_tasks_and_returns_are_those_of_an_evaluation(maml):
+    expected = evaluate(maml["config"]["run_dir"], EvaluationConfig(tasks=4, rollouts=3, gradient_steps=1))
+    assert maml["tasks"] == expected["tasks"]
+    assert maml["returns"] == expected["returns"]
+
+
+def test_results_are_the_same_for_any_number_of_threads(maml, tmp_path):
+    config = AnalysisConfig(**{**SMALL, "threads": 3}, output=tmp_path / "elsewhere")
+    again = analyze(maml["config"]["run_dir"], config)
+    assert (tmp_path / "elsewhere" / "analysis.json").is_file()
+    for name in ("returns", "conflict", "landscape", "movement", "freezing", "env_steps"):
+        assert again[name] == maml[name]
+    other = analyze(maml["config"]["run_dir"], AnalysisConfig(**SMALL, seed=1, output=tmp_path / "other"))
+    assert other["conflict"] != maml["conflict"]
+
+
+def test_kept_checkpoints_show_the_course_of_training(tmp_path):
+    settings = {"iterations": 2, "checkpoint_every": 1, "keep_checkpoints": True}
+    result = analysed(tmp_path, algo="l2f", **settings)
+    course = result["through_training"]
+    assert [each["iteration"] for each in course] == [0, 1, 2]
+    last = course[-1]["conflict"]["between_tasks"]
+    assert last["mean"] == result["conflict"]["between_tasks"]["mean"]
+    assert course[0]["conflict"]["between_tasks"]["mean"] != last["mean"]
+    assert "per_task" not in last
+    assert "through_training.png" in [path.name for path in draw(result, tmp_path)]
+    assert "through_training" not in result["left_out"]
+
+
+def test_the_course_of_training_has_the_analysed_checkpoint_and_another(tmp_path):
+    settings = {"iterations": 2, "checkpoint_every": 1, "keep_checkpoints": True}
+    whole = analysed(tmp_path, **settings)
+    (tmp_path / "checkpoints" / "iteration2.safetensors").unlink()
+    without = analyze(tmp_path, AnalysisConfig(**SMALL))
+    assert without["through_training"] == whole["through_training"]
+    for iteration in (0, 1):
+        (tmp_path / "checkpoints" / f"iteration{iteration}.safetensors").unlink()
+    alone = analyze(tmp_path, AnalysisConfig(**SMALL))
+    assert alone["through_training"] is None
+    assert "besides the analysed one" in alone["left_out"]["through_training"]
+
+
+def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_path):
+    result = analysed(tmp_path, iterations=1, checkpoint_every=1, keep_checkpoints=True)
+    figure, reading = _draw_training(result)
+    assert [(ax.get_subplotspec().rowspan.start, ax.get_ylabel()) for ax in figure.axes] == [
+        (0, "angle, radians"), (0, "angle, radians"), (1, "angle, radians"), (1, "effective beta-smoothness")
+    ]  # fmt: skip
+    assert all(float(tick).is_integer() for ax in figure.axes for tick in ax.get_xticks())
+    assert "band" in reading
+
+
+# The command, and what it refuses
+
+
+def test_command_prints_the_table_and_writes_the_figures(tmp_path, capsys):
+    train(tiny(tmp_path / "run", iterations=1))
+    code = command.main([str(tmp_path / "run"), "--tasks", "3", "--rollouts", "2", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert printed.startswith("MAML on navigation: 3 held-out tasks, 2 episodes, checkpoint last (iteration 1), seed 1")
+    written = {path.name for path in (tmp_path / "run" / "analysis").iterdir()}
+    pictures = {"conflict.png", "landscape.png", "representations.png", "freezing.png"}
+    assert written == {"analysis.json", *pictures}
+    assert all(name in printed for name in pictures)
+
+
+@pytest.mark.parametrize("runs", [[], ["one", "two"]])
+def test_any_other_number_of_runs_than_one_is_refused(runs, capsys):
+    assert command.main(runs) == 2
+    assert f"analyze looks at one run at a time, got {len(runs)} run folders" in capsys.readouterr().err
+
+
+def test_tsne_without_scikit_learn_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    with pytest.raises(UserError, match="pip install scikit-learn"):
+        analysed(tmp_path, {**SMALL, "projection": "tsne"}, algo="mumomaml")
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_tsne_brings_embeddings_to_two_dimensions(tmp_path):
+    pytest.importorskip("sklearn")
+    result = analysed(tmp_path, {**SMALL, "projection": "tsne"}, algo="mumomaml")
+    assert np.array(result["embedding"]["modulation"]["coordinates"]).shape == (6, 2)
+    assert result["embedding"]["modulation"]["variance_shares"] is None
+    assert (tmp_path / "analysis" / "embedding.png") in draw(result, tmp_path / "analysis")
+
+
+@pytest.mark.parametrize("name", ["tasks", "rollouts", "embedding_tasks"])
+def test_too_few_to_compare_are_refused(name):
+    with pytest.raises(UserError, match=f"{name} must be at least 2, got 1"):
+        AnalysisConfig(**{name: 1})
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
+    assert command.main([str(tmp_path)]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose --output"):
+        analysed(tmp_path / "run", {**SMALL, "output": tmp_path / "file" / "folder"})

@@ -1,0 +1,480 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from metarl.common.errors import UserError
+from metarl.config.config import Config
+from metarl.config.settings import L2FConfig, ProMPConfig
+from metarl.plot import main
+from metarl.reports.curves import draw_env_steps, draw_gradient_steps, group_runs, plot_runs, read_run
+
+NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]
+
+
+def make_run(
+    folder, *, algo="maml", seed=0, env="navigation", tasks=NAVIGATION_TASKS, returns=None, evaluated=None, **settings
+):
+    """Writes a run folder as training and evaluation leave it; ``returns`` is [task][step]."""
+    folder.mkdir(parents=True)
+    config = {"env": env, "algo": algo, "seed": seed, "run_dir": str(folder), **settings}
+    config["metarl"] = {"version": "0.1.0", "commit": "0123456789abcdef"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "progress.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "line_search"])
+        writer.writerows([[1, 1000, -40, -20 + seed, "accepted"], [2, 2000, -41, "", "rejected"]])
+        writer.writerow([3, 3000, -42, -10 + seed, "accepted"])
+    evaluation = {"checkpoint": "last", "seed": 5, "tasks": tasks, **(evaluated or {})}
+    evaluation["returns"] = returns or [[-40.0, -20.0 + seed, -10.0]] * len(tasks)
+    evaluation["references"] = {"standstill": -38.0, "random_initialisation": [-80.0, -60.0, -50.0]}
+    (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return folder
+
+
+def groups_of(*folders):
+    return group_runs([read_run(folder) for folder in folders])
+
+
+def make_real_run(folder, **settings):
+    """A run folder with the configuration that training would write."""
+    written = Config(**settings).to_dict()
+    return make_run(folder, **{name: value for name, value in written.items() if name != "run_dir"})
+
+
+def bold(ax):
+    """The lines that stand for a group's mean."""
+    return [line for line in ax.lines if not line.get_label().startswith("_") and line.get_marker()]
+
+
+def looks(line):
+    """What tells a line apart."""
+    filled = line.get_markerfacecolor() == line.get_color()
+    return line.get_color(), line.get_linestyle(), line.get_marker(), filled
+
+
+def legend(figure):
+    (box,) = figure.legends
+    return [text.get_text().replace("\n", " ") for text in box.get_texts()]
+
+
+BASELINES = ("random", "pretrain", "oracle", "standstill")
+EVERYTHING = {
+    "maml": {"algo": "maml"},
+    "fomaml": {"algo": "fomaml"},
+    "promp": {"algo": "maml", "meta_optimiser": "promp"},
+    "l2f": {"algo": "l2f"},
+    "anil": {"algo": "anil"},
+    "anil-attenuated": {"algo": "anil", "attenuate": True},
+    "meta-sgd": {"algo": "meta-sgd"},
+    "mamlpp": {"algo": "mamlpp"},
+    "mumomaml": {"algo": "mumomaml"},
+    "multi-maml": {"algo": "multi-maml"},
+    "context": {"algo": "context"},
+    "random": {"algo": "random"},
+    "pretrain": {"algo": "pretrain"},
+    "oracle": {"algo": "oracle"},
+    "standstill": {"algo": "standstill"},
+}
+
+
+def test_mean_line_averages_tasks_and_then_seeds(tmp_path):
+    make_run(tmp_path / "a", seed=0, returns=[[-4.0, 0.0], [-2.0, 0.0], [0.0, 0.0]])
+    make_run(tmp_path / "b", seed=1, returns=[[-8.0, 2.0], [-8.0, 2.0], [-8.0, 5.0]])
+    (ax,) = draw_gradient_steps(group_runs([read_run(tmp_path / name) for name in "ab"])).axes
+    (mean,) = bold(ax)
+    np.testing.assert_allclose(mean.get_ydata(), [-5.0, 1.5])
+    assert [round(tick) for tick in ax.get_xticks()] == [0, 1]
+
+
+def test_every_seed_is_drawn_and_the_interval_waits_for_five(tmp_path):
+    folders = [make_run(tmp_path / str(seed), seed=seed) for seed in range(5)]
+    four = draw_gradient_steps(group_runs([read_run(folder) for folder in folders[:4]])).axes[0]
+    five = draw_gradient_steps(group_runs([read_run(folder) for folder in folders])).axes[0]
+    assert (len(four.lines), len(five.lines)) == (4 + 1 + 2, 5 + 1 + 2)  # seeds, mean, two references
+    assert (len(four.collections), len(five.collections)) == (0, 1)
+    assert four.figure.legends[0].get_title().get_text() == "4 seeds, no interval"
+    assert five.figure.legends[0].get_title().get_text() == "5 seeds, 95 % interval"
+
+
+def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
+    folders = [make_run(tmp_path / f"{algo}{seed}", algo=algo, seed=seed) for algo, seed in (("maml", 0), ("anil", 0))]
+    folders.append(make_run(tmp_path / "anil1", algo="anil", seed=1))
+    figure = draw_gradient_steps(groups_of(*folders))
+    assert figure.legends[0].get_title().get_text() == ""
+    assert legend(figure)[:2] == ["MAML 1 seed, no interval", "ANIL 2 seeds, no interval"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels"),
+    [
+        ([{"algo": "maml"}, {"algo": "l2f"}, {"algo": "maml", "attenuate": True, "seed": 1}], ["MAML", "L2F"]),
+        ([{"algo": "anil"}, {"algo": "anil", "attenuate": True}], ["ANIL", "ANIL + L2F"]),
+        (
+            [{"algo": "l2f"}, {"algo": "l2f", "l2f": {"scope": "filter"}}, {"algo": "maml", "inner_lr": 0.05}],
+            ["L2F", "L2F (l2f scope filter)", "MAML"],
+        ),
+        (
+            [
+                {"algo": "maml"},
+                {"algo": "maml", "meta_optimiser": "promp"},
+                {"algo": "maml", "meta_optimiser": "promp", "promp": {"lr": 0.01}},
+            ],
+            ["MAML", "MAML (meta optimiser promp)", "MAML (meta optimiser promp, promp lr 0.01)"],
+        ),
+        (
+            [{"algo": "anil", "adapted_layers": ("weight3", "log_std")}, {"algo": "anil"}],
+            ["ANIL (adapted layers weight3 log_std)", "ANIL"],
+        ),
+        ([{"algo": "maml", "hidden_sizes": (64, 32)}, {"algo": "maml"}], ["MAML (hidden sizes 64x32)", "MAML"]),
+        ([{"algo": "maml", "env_kwargs": {"goal_bound": 2.0}}, {"algo": "maml"}], ["MAML (goal bound 2)", "MAML"]),
+        # Neither is the default, and most have 0.2.
+        (
+            [{"algo": "maml", "inner_lr": lr, "discount": discount} for lr, discount in ((0.2, 0.9), (0.2, 0.8))]
+            + [{"algo": "maml", "inner_lr": 0.3, "discount": 0.99}],
+            ["MAML (discount 0.9)", "MAML (discount 0.8)", "MAML (inner lr 0.3)"],
+        ),
+        # With a bare name, either would seem to be the default.
+        ([{"algo": "maml", "inner_lr": lr} for lr in (0.2, 0.3)], ["MAML (inner lr 0.2)", "MAML (inner lr 0.3)"]),
+    ],
+)
+def test_line_is_named_by_what_sets_it_apart_from_its_kind(tmp_path, settings, labels):
+    parts = {"l2f": L2FConfig, "promp": ProMPConfig}
+    for index, each in enumerate(settings):
+        each = {name: parts[name](**value) if name in parts else value for name, value in each.items()}
+        make_real_run(tmp_path / str(index), **each)
+    groups = groups_of(*(tmp_path / str(index) for index in range(len(settings))))
+    assert [group.label for group in groups] == labels
+    assert sum(len(group.runs) for group in groups) == len(settings)
+
+
+def test_what_other_algorithms_would_use_and_bookkeeping_make_no_lines(tmp_path):
+    common = {"algo": "maml", "meta_optimiser": "trpo", "trpo": {"max_kl": 0.01}}
+    folders = [
+        make_run(
+            tmp_path / "a", seed=0, **common, l2f={"scope": "layer"}, promp={"lr": 0.1}, profile=False, device="cpu"
+        ),
+        make_run(tmp_path / "b", seed=1, **common, l2f=None, promp=None, mamlpp=None, profile=True, device="cuda"),
+        make_run(tmp_path / "c", seed=2, **common, context_size=3, adapted_layers=[], keep_checkpoints=True),
+        make_run(tmp_path / "d", seed=3, **common, resumed_with=[{"version": "0.1.0"}]),
+    ]
+    assert [group.label for group in groups_of(*folders)] == ["MAML"]
+    folders.append(make_run(tmp_path / "e", **{**common, "trpo": {"max_kl": 0.1}}))
+    assert [group.label for group in groups_of(*folders)] == ["MAML", "MAML (trpo max kl 0.1)"]
+
+
+def test_family_that_is_not_at_hand_has_names_by_majority(tmp_path):
+    make = [
+        make_run(tmp_path / str(lr), env="not_there:Family", inner_lr=lr, clip=0.1 + lr // 1) for lr in (0.1, 0.2, 2.0)
+    ]
+    labels = [group.label for group in groups_of(*make)]
+    assert labels == ["MAML (inner lr 0.1)", "MAML (inner lr 0.2)", "MAML (inner lr 2, clip 2.1)"]
+
+
+def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_in_all(tmp_path):
+    directions, evaluated = [[-1.0], [1.0]], {"task_names": ["backward", "forward"], "finite": True}
+    folders = [make_run(tmp_path / f"n{seed}", seed=seed) for seed in (0, 1)]
+    folders += [make_run(tmp_path / "other", algo="l2f")]
+    cheetah = {"env": "cheetah-dir", "tasks": directions, "evaluated": evaluated, "returns": [[0.0, 300.0]] * 2}
+    folders += [make_run(tmp_path / name, algo=algo, **cheetah) for name, algo in (("cl", "l2f"), ("ca", "anil"))]
+    figure = draw_gradient_steps(groups_of(*folders))
+    point, backward, forward = figure.axes
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["navigation", "cheetah-dir, backward", "cheetah-dir, forward"]
+    assert backward.get_ylim() == forward.get_ylim()
+    assert point.get_ylim()[1] < 0 < 300 < backward.get_ylim()[1]
+    assert [line.get_label() for line in bold(point)] == ["MAML", "L2F"]
+    assert [line.get_label() for line in bold(forward)] == ["L2F", "ANIL"]
+    assert looks(bold(point)[1]) == looks(bold(forward)[0])
+    assert legend(figure)[:2] == ["MAML 2 seeds, no interval", "L2F 1 seed, no interval"]
+    assert "ANIL 1 seed, no interval" in legend(figure)
+    assert "not the same for all runs" not in figure.get_supxlabel()
+    assert len(draw_env_steps(groups_of(*folders)).axes) == 4
+
+
+@pytest.mark.parametrize("draw", [draw_gradient_steps, draw_env_steps])
+def test_fifteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
+    for name, settings in EVERYTHING.items():
+        make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
+    figure = draw(groups_of(*(tmp_path / name for name in EVERYTHING)))
+    for ax in figure.axes:
+        lines = bold(ax)
+        assert len(lines) == 15
+        assert len({looks(line) for line in lines}) == 15
+        # Without their markers too, but for the baselines' dashes, and without any colour.
+        trained = {looks(line)[:2] for name, line in zip(EVERYTHING, lines, strict=True) if name not in BASELINES}
+        assert len(trained) == 15 - len(BASELINES)
+        assert len({line.get_marker() for line in lines}) >= 13
+    assert [name for name in legend(figure) if "(" in name] == [
+        "MAML (meta optimiser promp)", "pretrained (PPO)", "oracle (PPO)",
+    ]  # fmt: skip
+    assert figure.get_figheight() < 5
+
+
+def test_algorithm_looks_the_same_in_every_figure(tmp_path):
+    for name, settings in EVERYTHING.items():
+        make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
+    together = bold(draw_gradient_steps(groups_of(*(tmp_path / name for name in EVERYTHING))).axes[0])
+    for name, line in zip(EVERYTHING, together, strict=True):
+        (alone,) = bold(draw_gradient_steps(groups_of(tmp_path / name)).axes[0])
+        # Alone, a run with ProMP is no variant.
+        assert (looks(alone) == looks(line)) == (name != "promp")
+
+
+@pytest.mark.parametrize("algo", ["l2f", "anil", "random"])
+def test_variants_of_an_algorithm_look_different(tmp_path, algo):
+    folders = [make_run(tmp_path / str(size), algo=algo, inner_lr=0.1 * size) for size in range(1, 13)]
+    folders.append(make_run(tmp_path / "on top", algo="anil", attenuate=True))
+    lines = bold(draw_gradient_steps(groups_of(*folders)).axes[0])
+    assert len({looks(line) for line in lines}) == len(lines) == 13
+
+
+def test_line_with_the_bare_name_looks_as_if_it_were_alone(tmp_path):
+    default, variant = (
+        make_real_run(tmp_path / "b", algo="maml"),
+        make_real_run(tmp_path / "a", algo="maml", inner_lr=0.2),
+    )
+    (alone,) = bold(draw_gradient_steps(groups_of(default)).axes[0])
+    second, first = bold(draw_gradient_steps(groups_of(variant, default)).axes[0])
+    assert first.get_label() == "MAML"
+    assert looks(first) == looks(alone) != looks(second)
+
+
+def test_lines_stand_around_their_gradient_step(tmp_path):
+    folders = [make_run(tmp_path / str(size), inner_lr=0.1 * size) for size in range(1, 16)]
+    for count in (1, 2, 15):
+        lines = bold(draw_gradient_steps(groups_of(*folders[:count])).axes[0])
+        places = np.array([line.get_xdata() for line in lines]) - np.arange(3)
+        np.testing.assert_allclose(places.mean(axis=0), 0, atol=1e-12)
+        assert abs(places).max() <= 0.15 + 1e-12
+        assert len(np.unique(places[:, 0].round(6))) == count
+
+
+def test_reference_that_is_a_run_is_not_drawn_twice(tmp_path):
+    maml = make_run(tmp_path / "maml")
+    random = make_run(tmp_path / "random", algo="random")
+    still = make_run(tmp_path / "still", algo="standstill")
+    assert legend(draw_gradient_steps(groups_of(maml))) == ["MAML", "random initialisation", "standing still"]
+    assert legend(draw_gradient_steps(groups_of(maml, still))) == ["MAML", "standing still", "random initialisation"]
+    assert legend(draw_gradient_steps(groups_of(maml, random, still))) == [
+        "MAML", "random initialisation", "standing still",
+    ]  # fmt: skip
+
+
+def test_a_folder_given_twice_counts_once(tmp_path):
+    run = read_run(make_run(tmp_path / "a"))
+    (group,) = group_runs([run, run])
+    assert len(group.runs) == 1
+
+
+def test_two_tasks_are_drawn_apart(tmp_path):
+    returns = [[1.0, 5.0], [-1.0, 7.0], [1.0, 9.0]]
+    folder = make_run(tmp_path / "a", env="cheetah-dir", tasks=[[1.0], [-1.0], [1.0]], returns=returns)
+    backward, forward = draw_gradient_steps(group_runs([read_run(folder)])).axes
+    np.testing.assert_allclose(bold(backward)[0].get_ydata(), [-1.0, 7.0])
+    np.testing.assert_allclose(bold(forward)[0].get_ydata(), [1.0, 7.0])
+
+
+def test_tasks_of_a_finite_family_have_names_and_are_not_called_held_out(tmp_path):
+    tasks, names = [[1.0], [-1.0], [-1.0], [1.0]], ["forward", "backward", "backward", "forward"]
+    evaluated = {"finite": True, "task_names": names}
+    first = make_run(tmp_path / "a", env="cheetah-dir", tasks=tasks, evaluated=evaluated)
+    evaluated = {"finite": True, "task_names": names[::-1]}
+    other = make_run(tmp_path / "b", env="cheetah-dir", seed=1, tasks=tasks[::-1], evaluated=evaluated)
+    figure = draw_gradient_steps(group_runs([read_run(first), read_run(other)]))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["cheetah-dir, backward", "cheetah-dir, forward"]
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert "seeds 0-1 · 2 tasks (none held out), 2 repeats each · last checkpoint" in caption
+
+
+def test_the_best_checkpoint_is_drawn_on_request(tmp_path, capsys):
+    folder = make_run(tmp_path / "a", evaluated={"checkpoint": "best"})
+    (folder / "evaluation.json").rename(folder / "evaluation-best.json")
+    command = [str(folder), "--output", str(tmp_path / "a.png")]
+    assert main([*command, "--checkpoint", "best"]) == 0
+    assert " · best checkpoint · " in draw_gradient_steps(group_runs([read_run(folder, "best")])).get_supxlabel()
+    assert main(command) == 2
+    (folder / "evaluation-best.json").unlink()
+    assert main([*command, "--checkpoint", "best"]) == 2
+    message = f"the best checkpoint of run '{folder}' was not evaluated yet: run `python -m metarl.evaluate {folder} "
+    assert message + "--checkpoint best` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("commit", "shown"),
+    [
+        ("0123456789ab", ", commit 012345678"),
+        ("0123456789ab-dirty", ", commit 012345678-dirty"),
+        ("not a checkout", ""),
+        ("unknown", ""),
+    ],
+)
+def test_caption_tells_a_changed_checkout_and_invents_no_commit(tmp_path, commit, shown):
+    folder = make_run(tmp_path / "a")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "metarl": {"version": "0.1.0", "commit": commit}}))
+    caption = draw_gradient_steps(group_runs([read_run(folder)])).get_supxlabel().replace("\n", " ")
+    assert caption.endswith(f"metarl 0.1.0{shown}")
+
+
+def test_env_steps_curve_shows_what_was_measured(tmp_path):
+    folders = [make_run(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    before, after = draw_env_steps(groups_of(*folders)).axes
+    assert [ax.get_title(loc="left") for ax in (before, after)] == [
+        "navigation, before adaptation", "navigation, after adaptation",
+    ]  # fmt: skip
+    (mean,) = bold(after)
+    np.testing.assert_allclose(mean.get_xdata(), [1000, 3000])  # the empty cell is left out, not invented
+    np.testing.assert_allclose(mean.get_ydata(), [-19.5, -9.5])
+    np.testing.assert_allclose(bold(before)[0].get_ydata(), [-40, -41, -42])
+
+
+def test_seeds_of_different_length_are_averaged_as_far_as_all_go(tmp_path):
+    first, second = (make_run(tmp_path / str(seed), seed=seed) for seed in range(2))
+    text = (second / "progress.csv").read_text().splitlines()
+    (second / "progress.csv").write_text("\n".join(text[:2]) + "\n")
+    figure = draw_env_steps(groups_of(first, second))
+    assert [len(bold(ax)[0].get_xdata()) for ax in figure.axes] == [1, 1]
+    figure.savefig(tmp_path / "one point.png")  # markers are placed by then
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("PNG", b"\x89PNG")]
+)
+@pytest.mark.parametrize("x", ["gradient-step", "env-steps"])
+def test_command_writes_the_picture_that_its_name_says(tmp_path, capsys, suffix, magic, x):
+    folder = make_run(tmp_path / "run")
+    output = tmp_path / "new" / f"curve.{suffix}"
+    assert main([str(folder), "--output", str(output), "--x", x]) == 0
+    assert output.read_bytes().startswith(magic)
+    assert str(output) in capsys.readouterr().out
+
+
+def test_caption_says_seeds_tasks_steps_and_commit(tmp_path):
+    folders = [make_run(tmp_path / str(seed), seed=seed) for seed in (0, 1, 2)]
+    output = plot_runs(folders, tmp_path / "curve.svg")
+    assert output.exists()
+    figure = draw_gradient_steps(group_runs([read_run(folder) for folder in folders]))
+    expected = (
+        "seeds 0-2 · 3 held-out tasks · last checkpoint · 3 k environment steps a run · metarl 0.1.0, commit 012345678"
+    )
+    assert figure.get_supxlabel().replace("\n", " ") == expected  # wrapped
+
+
+def test_drawing_leaves_pyplot_alone(tmp_path):
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    plot_runs([make_run(tmp_path / "a")], tmp_path / "a.png")
+    assert plt.get_fignums() == before
+
+
+def not_evaluated(folder):
+    make_run(folder / "a")
+    (folder / "a" / "evaluation.json").unlink()
+    return ["a"], "was not evaluated yet: run `python -m metarl.evaluate"
+
+
+def missing(folder):
+    return ["a"], "does not exist"
+
+
+def not_a_run(folder):
+    (folder / "a").mkdir()
+    return ["a"], "is not a run folder: it has no config.json"
+
+
+def foreign_config(folder):
+    (folder / "a").mkdir()
+    (folder / "a" / "config.json").write_text("{}")
+    return ["a"], "is not a run's configuration: it needs env, algo and seed"
+
+
+def broken_json(folder):
+    (make_run(folder / "a") / "config.json").write_text("{")
+    return ["a"], "cannot read '"
+
+
+def incomplete_evaluation(folder):
+    (make_run(folder / "a") / "evaluation.json").write_text('{"tasks": [[1.0]]}')
+    return ["a"], "holds no table 'returns': run `python -m metarl.evaluate"
+
+
+def same_seed(folder):
+    make_run(folder / "a")
+    make_run(folder / "b")
+    return ["a", "b"], "have the same settings and the same seed: give one of them"
+
+
+def different_steps(folder):
+    make_run(folder / "a")
+    make_run(folder / "b", seed=1, returns=[[0.0, 1.0]] * 3)
+    return ["a", "b"], "were evaluated for 1 and 2 gradient steps: evaluate them again with the same --gradient-steps"
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        not_evaluated,
+        missing,
+        not_a_run,
+        foreign_config,
+        broken_json,
+        incomplete_evaluation,
+        same_seed,
+        different_steps,
+    ],
+)
+def test_mistake_is_told_in_one_sentence(tmp_path, capsys, prepare):
+    names, message = prepare(tmp_path)
+    output = tmp_path / "curve.png"
+    assert main([*(str(tmp_path / name) for name in names), "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not output.exists()
+
+
+def test_untrained_runs_are_left_out_of_env_steps_with_a_notice(tmp_path, capsys):
+    trained, untrained = make_run(tmp_path / "maml"), make_run(tmp_path / "random", algo="random")
+    (untrained / "progress.csv").unlink()
+    command = ["--x", "env-steps", "--output", str(tmp_path / "a.png")]
+    assert main([str(trained), str(untrained), *command]) == 0
+    printed = capsys.readouterr()
+    assert f"left out, because without a progress.csv there is no training to draw: '{untrained}'\n" == printed.err
+    assert printed.out == f"{tmp_path / 'a.png'}\n"
+    assert main([str(untrained), *command]) == 2
+    message = f"no training to draw against env-steps: there is no progress.csv in '{untrained}'; give runs that were"
+    assert message in capsys.readouterr().err
+
+
+def test_run_without_a_needed_column_is_refused(tmp_path):
+    folder = make_run(tmp_path / "a")
+    (folder / "progress.csv").write_text("iteration,env_steps\n1,1000\n")
+    with pytest.raises(UserError, match="holds no 'pre_adaptation_return': nothing to draw against env-steps"):
+        plot_runs([folder], tmp_path / "a.png", x="env-steps")
+
+
+def test_no_run_at_all_is_refused(tmp_path):
+    with pytest.raises(UserError, match="give at least one run folder"):
+        plot_runs([], tmp_path / "curve.png")
+
+
+def test_unknown_suffix_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"the picture's name must end in \.png, \.svg, \.pdf"):
+        plot_runs([tmp_path / "nothing"], tmp_path / "curve.bmp")
+
+
+def test_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        plot_runs([make_run(tmp_path / "a")], tmp_path / "file" / "curve.png")
+
+
+def test_unknown_option_exits_with_code_2(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["run", "--outptu", "a.png"])
+    assert exit_info.value.code == 2
+    assert "--output" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""Rollout collection from a small imaginary environment."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from metarl.common.parallel import Workers
+from metarl.common.streams import Purpose, stream
+from metarl.data import Rollouts
+from metarl.policies.action_map import ActionMap
+from metarl.policies.mlp import MLPPolicy
+from metarl.rollouts.sampler import Sampler, Stopped, with_advantages
+
+TASKS, ROLLOUTS, HORIZON, OBSERVATION = 4, 5, 8, 3
+BOX = spaces.Box(-2, 2, (2,), np.float32)
+FIELDS = ("observations", "actions", "log_probs", "rewards", "mask", "advantages")
+GOALS = np.array([[0.0], [1.0], [2.0], [3.0]])
+
+
+class Drift:
+    """Observation: (goal, steps taken, position). The position starts at random, moves by the action's sum and pays.
+
+    An episode ends after 2 + (slot + goal) % 6 steps: in a terminal state in even slots, cut off in odd ones.
+    """
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.closed = False
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
+        self.goals, self.steps = tasks[:, 0], np.zeros(self.num_envs, int)
+        self.positions = np.array([np.random.default_rng(seed).normal() for seed in seeds])
+        self.lengths = 2 + (np.arange(self.num_envs) % ROLLOUTS + self.goals.astype(int)) % 6
+        self._write(observations)
+
+    def step(self, actions, observations, rewards, terminated, truncated) -> None:
+        running = ~(terminated | truncated)
+        self.actions.append(actions.copy())
+        self.positions += np.where(running, actions.reshape(self.num_envs, -1).sum(1), 0)
+        self.steps += running
+        rewards[:] = np.where(running, self.positions - self.goals, 0)
+        ended, even = self.steps >= self.lengths, np.arange(self.num_envs) % 2 == 0
+        terminated[:], truncated[:] = ended & even, ended & ~even
+        self._write(observations)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _write(self, observations: np.ndarray) -> None:
+        observations[:] = np.stack([self.goals, self.steps, self.positions], axis=1)
+
+
+def streams_of(tasks: Sequence[int]) -> list[np.random.Generator]:
+    return [stream(0, Purpose.TRAIN_ROLLOUTS, 0, task) for task in tasks]
+
+
+def make(space: spaces.Space = BOX, num_tasks: int = TASKS, **options: object) -> tuple[Sampler, MLPPolicy, Drift]:
+    action_map, episodes = ActionMap(space), Drift(num_tasks * ROLLOUTS)
+    policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
+    return Sampler(episodes, policy, action_map, num_tasks, HORIZON, **options), policy, episodes
+
+
+def parameters_of(policy: MLPPolicy) -> torch.Tensor:
+    return torch.stack([policy.initial(np.random.default_rng(task)) for task in range(TASKS)])
+
+
+def collect(tasks: Sequence[int] = range(TASKS), space: spaces.Space = BOX) -> tuple[Rollouts, MLPPolicy, Drift]:
+    tasks = list(tasks)
+    sampler, policy, episodes = make(space, len(tasks))
+    return sampler.collect(parameters_of(policy)[tasks], GOALS[tasks], streams_of(tasks)), policy, episodes
+
+
+def assert_identical(one: Rollouts, other: Rollouts) -> None:
+    """Equal to the last bit wherever an episode ran; what fills the steps after its end is nobody's business."""
+    assert torch.equal(one.mask, other.mask)
+    for name in FIELDS:
+        got, want = getattr(one, name)[one.mask > 0], getattr(other, name)[one.mask > 0]
+        torch.testing.assert_close(got, want, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize(("space", "action"), [(BOX, (2,)), (spaces.Discrete(3), ())])
+def test_axes_are_task_rollout_time_feature_up_to_the_horizon(space, action):
+    rollouts, *_ = collect(space=space)
+    shape = (TASKS, ROLLOUTS, HORIZON)
+    assert rollouts.observations.shape == (*shape, OBSERVATION)
+    assert rollouts.actions.shape == (*shape, *action)
+    for name in ("log_probs", "rewards", "mask", "advantages"):
+        assert getattr(rollouts, name).shape == shape
+    assert all(getattr(rollouts, name).is_contiguous() for name in FIELDS)
+
+
+def test_mask_covers_every_step_up_to_and_including_the_last():
+    rollouts, *_ = collect()
+    task, rollout = np.meshgrid(range(TASKS), range(ROLLOUTS), indexing="ij")
+    lengths = torch.from_numpy(2 + (rollout + task) % 6)
+    assert torch.equal(rollouts.mask, (torch.arange(HORIZON) < lengths[..., None]).float())
+    assert rollouts.env_steps == int(lengths.sum())
+    assert not (rollouts.rewards * (1 - rollouts.mask)).any()
+
+
+def test_each_step_holds_what_was_seen_done_and_paid():
+    rollouts, _, episodes = collect()
+    goal, steps, position = rollouts.observations.unbind(-1)
+    alive = rollouts.mask > 0
+    assert torch.equal(goal[alive], torch.from_numpy(GOALS).float()[:, :, None].expand_as(goal)[alive])
+    assert torch.equal(steps[alive], torch.arange(HORIZON).float().expand_as(steps)[alive])
+    moved = (2 * rollouts.actions).clamp(-2, 2).sum(-1)  # scaled to the bounds and clipped
+    after = position + moved
+    torch.testing.assert_close(rollouts.rewards[alive], (after - goal)[alive], rtol=1e-5, atol=1e-5)
+    both = alive[..., 1:]
+    torch.testing.assert_close(position[..., 1:][both], after[..., :-1][both], rtol=1e-5, atol=1e-5)
+    assert all(np.abs(actions).max() <= 2 for actions in episodes.actions)
+    assert (rollouts.actions.abs() > 1).any()
+
+
+def test_steps_that_no_episode_reached_are_zero():
+    rollouts, _, episodes = collect()
+    assert len(episodes.actions) == 7 < HORIZON
+    for name in ("actions", "rewards", "mask"):
+        assert not getattr(rollouts, name)[:, :, 7:].any()
+
+
+@pytest.mark.parametrize("space", [BOX, spaces.Discrete(3)])
+def test_log_probs_are_those_of_the_stored_actions(space):
+    rollouts, policy, _ = collect(space=space)
+    parameters, samples = parameters_of(policy), rollouts.samples
+    outputs = policy.outputs(parameters, samples.observations)
+    expected = policy.distribution.log_prob(outputs, policy.extra(parameters), samples.actions)
+    alive = samples.weights > 0
+    torch.testing.assert_close(samples.log_probs[alive], expected[alive], rtol=1e-5, atol=1e-5)
+
+
+def test_same_streams_give_the_same_rollouts_and_others_do_not():
+    assert_identical(collect()[0], collect()[0])
+    sampler, policy, _ = make()
+    other = sampler.collect(parameters_of(policy), GOALS, streams_of(range(10, 10 + TASKS)))
+    assert not torch.equal(other.actions, collect()[0].actions)
+
+
+def test_sampler_can_be_used_again():
+    sampler, policy, _ = make()
+    first, second = (sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS))) for _ in range(2))
+    assert_identical(first, second)
+
+
+def test_every_rollout_has_noise_of_its_own():
+    rollouts, *_ = collect()
+    starts = rollouts.observations[:, :, 0, 2].flatten()
+    assert len(starts.unique()) == TASKS * ROLLOUTS
+
+
+def test_permuting_tasks_with_their_streams_permutes_rollouts():
+    order = [2, 0, 3, 1]
+    whole = collect()[0]
+    assert_identical(collect(order)[0], Rollouts.concatenate([whole.tasks(i, i + 1) for i in order]))
+
+
+@pytest.mark.parametrize("space", [BOX, spaces.Box(-2, 2, (1,), np.float32), spaces.Discrete(3)])
+@pytest.mark.parametrize("shards", [[(0, 1), (2, 3)], [(0,), (1, 2, 3)], [(0,), (1,), (2,), (3,)]])
+def test_several_samplers_equal_one_bit_for_bit_advantages_included(shards, space):
+    def shard(tasks):
+        return with_advantages(collect(tasks, space)[0], 0.99, 0.95)
+
+    with Workers(2) as workers:
+        (whole,) = workers.map(shard, [range(TASKS)])
+        parts = Rollouts.concatenate(workers.map(shard, shards))
+    assert_identical(whole, parts)
+    assert whole.advantages.any()
+
+
+def test_advantages_are_standardised_for_each_task_and_nothing_else_changes():
+    rollouts, *_ = collect()
+    assert not rollouts.advantages.any()
+    result = with_advantages(rollouts, 0.99, 1.0)
+    count = result.mask.sum((1, 2))
+    torch.testing.assert_close(result.advantages.sum((1, 2)) / count, torch.zeros(TASKS), rtol=0, atol=1e-5)
+    torch.testing.assert_close((result.advantages**2).sum((1, 2)) / count, torch.ones(TASKS), rtol=1e-4, atol=0)
+    assert all(getattr(result, name) is getattr(rollouts, name) for name in FIELDS[:-1])
+
+
+def test_collection_is_given_up_when_asked_to_stop():
+    sampler, policy, episodes = make(stopped=lambda: len(episodes.actions) == 3)
+    with pytest.raises(Stopped):
+        sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS)))
+    assert len(episodes.actions) == 3
+
+
+def test_closing_a_sampler_closes_its_environments():
+    sampler, _, episodes = make()
+    sampler.close()
+    assert episodes.closed

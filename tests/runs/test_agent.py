@@ -1,0 +1,267 @@
+"""Deployment: load an agent, adapt it to one environment, act."""
+
+import json
+import shutil
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny_runs import ROOT, everything_in, tiny
+
+import metarl
+from metarl import UserError
+from metarl.inner.rule import evaluation_scales
+from metarl.runs.training import train
+from metarl.store.checkpoints import checkpoint_path
+
+GOAL = np.array([0.3, -0.2])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on navigation."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run", algo="l2f")).path
+
+
+@pytest.fixture
+def agent(run):
+    return metarl.load(run)
+
+
+def navigation(goal=GOAL, seed=0):
+    env = gymnasium.make("metarl/Navigation-v0")
+    env.reset(seed=seed, options={"task": goal})
+    return env
+
+
+class Recorded(gymnasium.Wrapper):
+    """Keeps the task of every reset and counts the steps."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.tasks, self.steps = [], 0
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        self.tasks.append(info["task"])
+        return observation, info
+
+    def step(self, action):
+        self.steps += 1
+        assert self.action_space.contains(action)
+        return self.env.step(action)
+
+
+def test_every_episode_of_the_adaptation_has_the_environments_task(agent):
+    env = Recorded(navigation())
+    policy = agent.adapt(env, num_steps=2, num_rollouts=3, horizon=5)
+    # Three stages collect three episodes each: none of L2F's own, since it reuses the first ones.
+    assert len(env.tasks) == 9
+    np.testing.assert_array_equal(env.tasks, [GOAL] * 9)
+    assert env.steps == 9 * 5
+    assert policy.returns.shape == (3,)
+    np.testing.assert_array_equal(env.reset()[1]["task"], GOAL)
+
+
+def test_the_adapted_policys_returns_are_those_of_its_episodes(agent):
+    # Far from any goal the distance is nearly the same wherever the point goes.
+    goal, horizon = np.array([0.5, 0.5]), 3
+    returns = agent.adapt(navigation(goal), num_steps=1, num_rollouts=2, horizon=horizon).returns
+    np.testing.assert_allclose(returns, -horizon * np.linalg.norm(goal), atol=horizon * horizon * 0.1 * np.sqrt(2))
+
+
+def test_adaptation_changes_the_policy_and_no_steps_leave_it(agent):
+    before = agent.meta.clone()
+    unadapted = agent.adapt(navigation(), num_steps=0, num_rollouts=2)
+    adapted = agent.adapt(navigation(), num_steps=1, num_rollouts=2)
+    size = agent.rule.policy.layout.size
+    assert torch.equal(unadapted.parameters, agent.meta[:size])
+    assert not torch.equal(adapted.parameters, unadapted.parameters)
+    assert torch.equal(agent.meta, before)
+    assert unadapted.returns.shape == (1,)
+
+
+def test_adaptation_repeats_under_the_same_seeds_and_only_then(agent):
+    first, again = (agent.adapt(navigation(), 2, 3, seed=7) for _ in range(2))
+    other = agent.adapt(navigation(), 2, 3, seed=8)
+    assert torch.equal(first.parameters, again.parameters)
+    np.testing.assert_array_equal(first.returns, again.returns)
+    assert not torch.equal(first.parameters, other.parameters)
+
+
+def test_predict_gives_an_action_within_the_bounds_the_same_each_time(agent):
+    env = navigation()
+    policy = agent.adapt(env, num_steps=1, num_rollouts=2)
+    observation, _ = env.reset()
+    action = policy.predict(observation)
+    assert env.action_space.contains(action)
+    np.testing.assert_array_equal(action, policy.predict(observation))
+    np.testing.assert_array_equal(action, policy.predict(observation.tolist()))
+    far = policy.predict(np.array([1e6, -1e6]))
+    assert env.action_space.contains(far)
+    env.step(action)
+
+
+def test_predict_draws_from_the_generator_it_is_given(agent):
+    policy = agent.adapt(navigation(), num_steps=0, num_rollouts=1)
+    draws = [policy.predict(np.zeros(2), deterministic=False, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    assert all(policy.action_map(np.zeros(2, np.float32)).dtype == draw.dtype for draw in draws)
+
+
+def test_predict_says_what_it_needs(agent):
+    policy = agent.adapt(navigation(), num_steps=0, num_rollouts=1)
+    with pytest.raises(ValueError, match=r"observation must have shape \(2,\), got \(3,\)"):
+        policy.predict(np.zeros(3))
+    with pytest.raises(ValueError, match=r"needs a generator: rng=numpy.random.default_rng\(seed\)"):
+        policy.predict(np.zeros(2), deterministic=False)
+
+
+class Other(gymnasium.Env):
+    """Whatever spaces a test wants."""
+
+    def __init__(self, observation_space, action_space):
+        self.observation_space, self.action_space = observation_space, action_space
+
+
+PLANE = spaces.Box(-np.inf, np.inf, (2,))
+
+
+@pytest.mark.parametrize(
+    ("observation_space", "action_space", "message"),
+    [
+        (spaces.Box(-1, 1, (3,)), spaces.Box(-0.1, 0.1, (2,)), "observations have 3 numbers.* navigation with 2"),
+        (PLANE, spaces.Box(-0.1, 0.1, (3,)), r"actions are Box\(-0.1, 0.1, \(3,\).*was trained with Box"),
+        (PLANE, spaces.Discrete(2), r"actions are Discrete\(2\)"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused(agent, observation_space, action_space, message):
+    with pytest.raises(UserError, match=message):
+        agent.adapt(Other(observation_space, action_space))
+
+
+@pytest.mark.parametrize("numbers", [{"num_steps": -1}, {"num_rollouts": 0}, {"horizon": 0}])
+def test_impossible_numbers_are_refused(agent, numbers):
+    with pytest.raises(UserError, match="num_steps must be at least 0, num_rollouts and horizon at least 1"):
+        agent.adapt(navigation(), **numbers)
+
+
+def test_discrete_actions_are_elements_of_the_action_space(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    train(tiny(tmp_path / "run", env="examples.cartpole_family:CartPoleFamily", iterations=1))
+    env = gymnasium.make("CartPole-v1")
+    policy = metarl.load(tmp_path / "run").adapt(env, num_steps=1, num_rollouts=3)
+    observation, _ = env.reset(seed=0)
+    assert env.action_space.contains(policy.predict(observation))
+    env.step(policy.predict(observation))
+
+
+def test_the_best_checkpoint_can_be_loaded(run):
+    best = load_file(checkpoint_path(run, "best"))["meta"]
+    assert torch.equal(metarl.load(str(run), "best").meta, best)
+
+
+def test_a_run_may_be_moved(run, tmp_path):
+    shutil.copytree(run, tmp_path / "moved")
+    moved = metarl.load(tmp_path / "moved")
+    assert moved.config.folder == tmp_path / "moved"
+    assert torch.equal(moved.meta, metarl.load(run).meta)
+
+
+def _missing(folder):
+    checkpoint_path(folder, "last").unlink()
+
+
+def _corrupted(folder):
+    path = checkpoint_path(folder, "last")
+    path.write_bytes(b"\x00" * 200 + path.read_bytes()[200:])
+
+
+def _empty(folder):
+    checkpoint_path(folder, "last").write_bytes(b"")
+
+
+def _foreign(folder):
+    save_file({"weight": torch.zeros(3)}, checkpoint_path(folder, "last"))
+
+
+def _not_finite(folder):
+    path = checkpoint_path(folder, "last")
+    with safe_open(path, "pt") as file:
+        meta, metadata = file.get_tensor("meta"), file.metadata()
+    save_file({"meta": meta * float("nan"), "optimiser": torch.empty(0)}, path, metadata)
+
+
+def _without_progress(folder):
+    path = checkpoint_path(folder, "last")
+    with safe_open(path, "pt") as file:
+        meta, metadata = file.get_tensor("meta"), file.metadata()
+    save_file({"meta": meta, "optimiser": torch.empty(0)}, path, {**metadata, "progress": "{}}"})
+
+
+def _of_another_seed(folder):
+    train(tiny(folder.parent / "seed", seed=9, iterations=0))
+    shutil.copy(checkpoint_path(folder.parent / "seed", "last"), checkpoint_path(folder, "last"))
+
+
+def _other_size(folder):
+    train(tiny(folder.parent / "other", algo="l2f", iterations=0, hidden_sizes=(8,)))
+    shutil.copy(checkpoint_path(folder.parent / "other", "last"), checkpoint_path(folder, "last"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_missing, r"has no checkpoint 'last' .* has the run saved one yet\?"),
+        (_corrupted, r"last.safetensors is damaged and cannot be read"),
+        (_empty, r"last.safetensors is damaged and cannot be read"),
+        (_foreign, r"is not a metarl checkpoint; it was written by another program"),
+        (_not_finite, r"is damaged: its meta-parameters are not a vector of finite numbers"),
+        (_without_progress, r"is damaged: it does not say where the run stood"),
+        (_of_another_seed, r"belongs to another run \(\w+ on navigation, seed 9\), not to"),
+        (_other_size, r"holds \d+ meta-parameters and the configuration's l2f needs \d+; it belongs to another run"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_told(run, tmp_path, damage, message):
+    shutil.copytree(run, tmp_path / "run")
+    damage(tmp_path / "run")
+    before = everything_in(tmp_path / "run")
+    with pytest.raises(UserError, match=message):
+        metarl.load(tmp_path / "run")
+    assert everything_in(tmp_path / "run") == before
+
+
+def test_a_folder_that_is_no_run_is_told(run, tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist; give the folder that"):
+        metarl.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"is not the folder of a run: it holds no config.json"):
+        metarl.load(tmp_path)
+    with pytest.raises(UserError, match=r"checkpoint must be 'last' or 'best', got 'lst'. Did you mean 'last'"):
+        metarl.load(run, "lst")
+
+
+@pytest.mark.parametrize("content", ['{"env": "naviga', "[]", '{"env": "navigation", "trpo": {"max_k": 1}}'])
+def test_a_damaged_configuration_is_told(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text(content)
+    with pytest.raises(UserError, match=r"config.json is damaged: .+"):
+        metarl.load(tmp_path / "run")
+
+
+def test_a_setting_of_another_version_is_told(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "inner_learning_rate": 1}))
+    with pytest.raises(UserError, match="unknown setting 'inner_learning_rate' in the configuration"):
+        metarl.load(tmp_path / "run")
+
+
+def test_the_first_step_has_the_training_step_size_and_later_ones_half():
+    assert evaluation_scales(0) == ()
+    assert evaluation_scales(1) == (1.0,)
+    assert evaluation_scales(4) == (1.0, 0.5, 0.5, 0.5)

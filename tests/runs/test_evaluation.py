@@ -1,0 +1,279 @@
+"""The evaluation protocol: what it writes, that it repeats, and what it refuses."""
+
+import json
+import os
+import signal
+import time
+import weakref
+
+import numpy as np
+import pytest
+from tiny_runs import everything_in, tiny
+
+from metarl import UserError
+from metarl.common.statistics import mean_and_interval
+from metarl.config.settings import EvaluationConfig
+from metarl.inner.runner import Runner
+from metarl.runs import evaluation
+from metarl.runs.evaluation import evaluate, table
+from metarl.runs.training import train
+
+SMALL = {"tasks": 3, "rollouts": 2, "gradient_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run on navigation."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run", algo="l2f")).path
+
+
+@pytest.fixture(scope="module")
+def result(run):
+    """Its evaluation."""
+    return evaluate(run, EvaluationConfig(**SMALL))
+
+
+def write_tasks(path, tasks):
+    path.write_text(json.dumps({"tasks": tasks}))
+    return path
+
+
+def test_the_file_holds_what_is_returned(run, result):
+    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
+    assert result["config"]["algo"] == "l2f"
+    assert (result["env"], result["checkpoint"], result["seed"], result["rollouts"]) == ("navigation", "last", 10000, 2)
+    assert list(result["step_scales"]) == [1.0, 0.5]
+    assert (result["finite"], result["task_names"]) == (False, None)
+    assert {"commit", "torch", "mujoco", "hardware"} <= result["metarl"].keys()
+
+
+def test_returns_are_by_task_and_step_and_summarised_by_step(result):
+    assert np.shape(result["tasks"]) == (3, 2)
+    returns = np.array(result["returns"])
+    assert returns.shape == (3, 3)
+    estimate = mean_and_interval(returns)
+    np.testing.assert_array_equal(result["mean"], estimate.mean)
+    np.testing.assert_array_equal(result["interval"], estimate.half_width)
+    np.testing.assert_allclose(result["share_made_worse"], (returns < returns[:, :1]).mean(0))
+    assert len(result["references"]["random_initialisation"]) == 3
+
+
+def test_environment_steps_of_the_agent_are_counted(tmp_path):
+    run = train(tiny(tmp_path, env="cheetah-vel", horizon=5, iterations=1, validate_every=0)).path
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert result["env_steps"] == 3 * 2 * (2 + 1) * 5  # tasks, rollouts, steps and the query, horizon
+
+
+def test_standing_still_returns_minus_the_distance_at_every_step(result):
+    distances = np.linalg.norm(result["tasks"], axis=1)
+    np.testing.assert_allclose(result["references"]["standstill"], -20 * distances.mean(), rtol=1e-6)
+
+
+def test_held_out_tasks_are_not_the_training_tasks(run, result):
+    other = evaluate(run, EvaluationConfig(**SMALL, seed=0))
+    assert not {tuple(task) for task in result["tasks"]} & {tuple(task) for task in other["tasks"]}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_same_seed_gives_the_same_numbers_for_any_number_of_threads(run, result, monkeypatch, threads):
+    monkeypatch.setattr("metarl.envs.navigation.NavigationFamily.min_envs_per_shard", 1)
+    again = evaluate(run, EvaluationConfig(**SMALL, threads=threads))
+    for name in ("tasks", "returns", "references"):
+        assert again[name] == result[name]
+    assert evaluate(run, EvaluationConfig(**SMALL, seed=1))["returns"] != result["returns"]
+
+
+def test_tasks_are_evaluated_in_groups(run, monkeypatch):
+    monkeypatch.setattr(evaluation, "_GROUP", 2)
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert np.shape(result["returns"]) == (3, 3)
+    np.testing.assert_array_equal(result["returns"], evaluate(run, EvaluationConfig(**SMALL))["returns"])
+
+
+def test_a_groups_rollouts_are_gone_before_the_next_ones(run, monkeypatch):
+    run_group, rewards, alive = Runner.run, [], []
+
+    def watched(*arguments):
+        alive.append(sum(each() is not None for each in rewards))
+        adapted, timing = run_group(*arguments)
+        rewards.append(weakref.ref(adapted.loop.queries[-1].rewards))
+        return adapted, timing
+
+    monkeypatch.setattr(evaluation, "_GROUP", 1)
+    monkeypatch.setattr(Runner, "run", watched)
+    evaluate(run, EvaluationConfig(**SMALL))
+    assert alive == [0] * 6  # three tasks, for the agent and for a random initialisation
+
+
+def test_a_task_file_gives_the_tasks(run, tmp_path):
+    tasks = [[0.1, 0.2], [-0.3, 0.4], [0.0, 0.5], [0.1, -0.1]]
+    path = write_tasks(tmp_path / "tasks.json", tasks)
+    result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    assert result["tasks"] == tasks
+    assert np.shape(result["returns"]) == (4, 3)
+
+
+def test_a_single_task_has_no_interval(run, tmp_path):
+    path = write_tasks(tmp_path / "tasks.json", [[0.1, 0.2]])
+    result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    assert result["interval"] is None
+    assert [line.split()[2] for line in table(result).splitlines()[2:5]] == ["-"] * 3
+
+
+def test_another_family_is_evaluated_beside_the_own_one(run, result):
+    before = (run / "evaluation.json").read_bytes()
+    other = evaluate(run, EvaluationConfig(**SMALL, env="navigation-b"))
+    assert other["env"] == "navigation-b"
+    assert np.shape(other["tasks"]) == (3, 4)  # goal and start
+    assert json.loads((run / "evaluation-navigation-b.json").read_text())["returns"] == other["returns"]
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
+    before = (run / "evaluation.json").read_bytes()
+    best = evaluate(run, EvaluationConfig(**SMALL, checkpoint="best"))
+    assert best["checkpoint"] == "best"
+    assert json.loads((run / "evaluation-best.json").read_text())["returns"] == best["returns"]
+    assert (run / "evaluation.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "evaluation.json"),
+        ({"checkpoint": "best"}, "evaluation-best.json"),
+        ({"env": "navigation-b"}, "evaluation-navigation-b.json"),
+        ({"env": "my.module:Mine", "checkpoint": "best"}, "evaluation-best-my.module.Mine.json"),
+    ],
+)
+def test_each_checkpoint_and_family_has_a_file_of_its_own(settings, name):
+    assert EvaluationConfig(**settings).file_name == name
+
+
+def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path):
+    env = "metarl.envs.navigation:NavigationFamily"
+    run = train(tiny(tmp_path, env=env, iterations=1, validate_every=0)).path
+    evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=0))
+    assert [path.name for path in run.glob("evaluation*")] == ["evaluation.json"]
+
+
+def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeypatch):
+    happened = []
+
+    class Interrupted(evaluation.Runner):
+        def __init__(self, *arguments):
+            workers = arguments[-2]
+            stopping = workers.stopping
+
+            def interrupt():
+                time.sleep(0.5)  # A person is not so quick as to hit the pool starting its thread.
+                os.kill(os.getpid(), signal.SIGINT)
+                happened.append(any(stopping() or time.sleep(0.01) for _ in range(3000)))
+                return True
+
+            workers.stopping = interrupt
+            super().__init__(*arguments)
+
+        def close(self):
+            happened.append("closed")
+            super().close()
+
+    monkeypatch.setattr(evaluation, "Runner", Interrupted)
+    before = everything_in(run)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, EvaluationConfig(**SMALL, threads=1))
+    assert happened == [True, "closed"]
+    assert everything_in(run) == before
+
+
+def test_without_gradient_steps_there_is_one_column(run):
+    result = evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=0))
+    assert np.shape(result["returns"]) == (2, 1)
+
+
+def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
+    run = train(tiny(tmp_path, env="cheetah-dir", horizon=5, iterations=1, validate_every=0)).path
+    result = evaluate(run, EvaluationConfig(tasks=4, rollouts=2, gradient_steps=1))
+    tasks, returns = np.ravel(result["tasks"]), np.array(result["returns"])
+    assert sorted(tasks) == [-1, -1, 1, 1]
+    lines = table(result).splitlines()
+    assert (result["finite"], result["interval"]) == (True, None)
+    assert result["task_names"] == ["forward" if task > 0 else "backward" for task in tasks]
+    expected = "MAML on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
+    assert lines[0] == expected
+    assert lines[1].endswith("backward       forward")
+    for step in (0, 1):
+        assert lines[2 + step].split()[2] == "-"
+        shown = [float(number) for number in lines[2 + step].split()[-2:]]
+        np.testing.assert_allclose(shown, [returns[tasks == task, step].mean() for task in (-1, 1)], atol=0.005)
+
+
+def test_the_table_has_a_row_for_each_step_and_the_references(result):
+    lines = table(result).splitlines()
+    assert len(lines) == 2 + 3 + 1
+    assert "task" not in lines[1].replace("95% tasks", "")
+    for step in range(3):
+        number, mean, interval, worse, random = lines[2 + step].split()
+        assert int(number) == step
+        np.testing.assert_allclose(float(mean), result["mean"][step], atol=0.005)
+        np.testing.assert_allclose(float(interval), result["interval"][step], atol=0.005)
+        assert worse == f"{result['share_made_worse'][step]:.0%}"
+        np.testing.assert_allclose(float(random), result["references"]["random_initialisation"][step], atol=0.005)
+    assert lines[-1] == f"standing still: {result['references']['standstill']:.2f}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"env": "cheetah-dir"}, "observations have 17 numbers; this agent was trained on navigation with 2"),
+        ({"env": "navigatoin"}, "no task family named 'navigatoin'. Did you mean 'navigation'"),
+    ],
+)
+def test_another_family_must_fit(run, settings, message):
+    before = everything_in(run)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, EvaluationConfig(**SMALL, **settings))
+    assert everything_in(run) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2", "tasks.json holds no tasks; for navigation it must be JSON such as"),
+        ("[[0.1, 0.2]]", r'must be JSON such as \{"tasks": \[\[-?0\.\d+, -?0\.\d+\], '),
+        ('{"tasks": "none"}', "holds no tasks"),
+        ('{"tasks": [[1, 2], [3]]}', "holds no tasks"),
+        ('{"tasks": 3}', r"must hold tasks of shape \(2,\), got an array of shape \(\)"),
+        ('{"tasks": []}', r"must hold tasks of shape \(2,\), got an array of shape \(0,\)"),
+        ('{"tasks": [[1, 2, 3]]}', r"must hold tasks of shape \(2,\), got an array of shape \(1, 3\)"),
+        ('{"tasks": [[0.1, 0.2], [9, 0]]}', r"task 1 of .* is wrong: \[9. 0.\] is no task of navigation"),
+        ('{"tasks": [[NaN, 0]]}', r"task 0 of .* is wrong: .* is no task of navigation"),
+    ],
+)
+def test_a_task_file_that_cannot_be_used_is_told(run, tmp_path, content, message):
+    path = tmp_path / "tasks.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        evaluate(run, EvaluationConfig(**SMALL, task_file=path))
+    with pytest.raises(UserError, match=r"cannot read .*missing.json: No such file or directory\."):
+        evaluate(run, EvaluationConfig(**SMALL, task_file=tmp_path / "missing.json"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tasks": 0}, "tasks must be at least 1, got 0"),
+        ({"rollouts": -2}, "rollouts must be at least 1, got -2"),
+        ({"gradient_steps": -1}, "gradient_steps must be at least 0, got -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+    ],
+)
+def test_impossible_sizes_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        EvaluationConfig(**settings)
+
+
+def test_what_is_no_run_cannot_be_evaluated(tmp_path):
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        evaluate(tmp_path)
+    assert everything_in(tmp_path) == {}

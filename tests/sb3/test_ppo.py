@@ -1,0 +1,141 @@
+"""PPO on all tasks at once, iteration by iteration, and the baselines that start from it."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from test_sb3 import TANH, Chain, ChainEnv
+from tiny_runs import assert_same_run, final_parameters, numbers, tiny
+
+from metarl.common.errors import UserError
+from metarl.common.streams import Purpose, stream
+from metarl.envs import get_family
+from metarl.policies.distributions import Categorical
+from metarl.policies.mlp import MLPPolicy
+from metarl.runs.build import build
+from metarl.runs.training import train
+from metarl.sb3 import policy_parameters
+from metarl.sb3.ppo import PPOLearner
+
+
+def learner(tmp_path, family="navigation", **settings):
+    config = tiny(tmp_path, **{**TANH, "horizon": 10, **settings})
+    known = get_family(family) if isinstance(family, str) else family
+    return PPOLearner(config, known, build(config)[1].policy)
+
+
+@pytest.mark.parametrize("algo", ["pretrain", "oracle"])
+def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
+    train(tiny(tmp_path / "whole", algo=algo, iterations=4))
+    train(tiny(tmp_path / "parts", algo=algo, iterations=2))
+    train(tiny(tmp_path / "parts", algo=algo, iterations=4, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    train(tiny(tmp_path / "other", algo=algo, iterations=2, seed=1))
+    assert numbers(tmp_path / "other") != numbers(tmp_path / "whole")[:2]
+    # 4 tasks, 4 rollouts, 20 steps, before and after adaptation.
+    assert [int(row["env_steps"]) for row in numbers(tmp_path / "whole")] == [640, 1280, 1920, 2560]
+
+
+def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            train(tiny(tmp_path / str(threads), algo="pretrain", iterations=1, hidden_sizes=(100, 100)))
+    finally:
+        torch.set_num_threads(before)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+
+
+def test_oracle_sees_the_task(tmp_path):
+    sizes = {}
+    for algo in ("pretrain", "oracle"):
+        train(tiny(tmp_path / algo, algo=algo, iterations=0))
+        sizes[algo] = len(final_parameters(tmp_path / algo))
+    assert sizes["oracle"] - sizes["pretrain"] == 2 * 16  # Weights of the goal's two coordinates.
+
+
+def test_an_iteration_depends_on_its_arguments_alone(tmp_path):
+    ppo = learner(tmp_path)
+    meta, memory = ppo.initial()
+    first = ppo.iteration(meta, memory, 0)
+    other_index = ppo.iteration(meta, memory, 7)
+    again = ppo.iteration(meta, memory, 0)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other_index[0])
+
+
+def test_an_iteration_leaves_the_global_generators_as_they_were(tmp_path):
+    ppo = learner(tmp_path)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    ppo.iteration(*ppo.initial(), 0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+@pytest.mark.parametrize(
+    ("settings", "slots", "steps"),
+    [
+        ({"meta_batch_size": 4, "rollouts_per_task": 4}, 16, 4 * 4 * 10 * 2),
+        ({"meta_batch_size": 10, "rollouts_per_task": 6, "num_inner_steps": 2}, 30, 10 * 6 * 10 * 3),
+        ({"meta_batch_size": 3, "rollouts_per_task": 1}, 3, 3 * 10 * 2),
+    ],
+)
+def test_an_iteration_takes_as_many_steps_as_a_meta_iteration(tmp_path, settings, slots, steps):
+    ppo = learner(tmp_path, **settings)
+    assert (ppo.model.n_envs, ppo.env_steps) == (slots, steps)
+    assert ppo.iteration(*ppo.initial(), 0)[2]["env_steps"] == steps
+
+
+class Constant(Chain):
+    """Every step of every task is rewarded by 2."""
+
+    def make_env(self, render_mode=None):
+        return gym.wrappers.TransformReward(ChainEnv(), lambda _: 2.0)
+
+
+def test_the_return_told_is_that_of_the_episodes(tmp_path):
+    config = tiny(tmp_path, **{**TANH, "horizon": 10})
+    ppo = PPOLearner(config, Constant(), MLPPolicy(1, Categorical(2), (16,), "tanh"))
+    assert ppo.iteration(*ppo.initial(), 0)[2]["post_adaptation_return"] == 20
+
+
+def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
+    settings = {**TANH, "initial_std": 0.3, "output_gain": 0.1}
+    ppo = learner(tmp_path, **settings, action_scale=0.5, discount=0.9)
+    policy = build(tiny(tmp_path, **settings))[1].policy
+    start = policy.initial(stream(0, Purpose.INITIALISATION))
+    meta, memory = ppo.initial()
+    assert torch.equal(meta, start)
+    assert torch.equal(policy_parameters(ppo.model, policy), start)
+    assert meta[-1].exp().item() == pytest.approx(0.3)
+    assert ppo.model.action_space.high.tolist() == [2, 2]
+    assert (ppo.model.gamma, ppo.model.n_steps) == (0.9, 10)
+    assert not torch.equal(ppo.iteration(meta, memory, 0)[0], start)
+
+
+def test_a_policy_with_another_body_is_refused(tmp_path):
+    config = tiny(tmp_path, policy_body="problems:make_body", **TANH)
+    family, rule = build(config)
+    with pytest.raises(UserError, match="leave out policy_body"):
+        PPOLearner(config, family, rule.policy)
+
+
+def test_one_step_is_too_few(tmp_path):
+    with pytest.raises(UserError, match="more than one step"):
+        learner(tmp_path, meta_batch_size=1, rollouts_per_task=1, horizon=1)
+
+
+def test_training_finds_the_goal_that_is_always_the_same(tmp_path):
+    class OneGoal(type(get_family("navigation"))):
+        def draw_tasks(self, n, rng):
+            return np.tile([0.4, 0.4], (n, 1))
+
+    ppo = learner(tmp_path, OneGoal(), meta_batch_size=10, rollouts_per_task=8, initial_std=0.5)
+    meta, memory = ppo.initial()
+    returns = []
+    for index in range(5):
+        meta, memory, row = ppo.iteration(meta, memory, index)
+        returns.append(row["post_adaptation_return"])
+    assert returns[-1] > 0.75 * returns[0], returns
