@@ -8,7 +8,8 @@ from torch import Tensor
 
 from metarl.agents.maml import MAML
 from metarl.common.errors import UserError, nearest
-from metarl.config.settings import InnerConfig
+from metarl.config.algorithms import ANILConfig
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation, Stage
@@ -78,11 +79,11 @@ class PartialAdaptation(Adaptation):
         return replace(stage, update=update)
 
 
-def frozen(policy: Policy, inner: InnerConfig) -> PartialAdaptation:
+def frozen(policy: Policy, inner: InnerSettings) -> PartialAdaptation:
     """A policy that never adapts: gradient steps change none of its tensors."""
     return PartialAdaptation(MAML(policy, inner), ())
 
 
-def anil(policy: Policy, inner: InnerConfig) -> PartialAdaptation:
-    """MAML whose inner loop adapts ``inner.adapted_layers``, by default the last layer and the log-std."""
-    return PartialAdaptation(MAML(policy, inner), inner.adapted_layers or policy.head)
+def anil(policy: Policy, inner: InnerSettings, options: ANILConfig) -> PartialAdaptation:
+    """MAML whose inner loop adapts ``options.adapted_layers``, by default the last layer and the log-std."""
+    return PartialAdaptation(MAML(policy, inner), options.adapted_layers or policy.head)

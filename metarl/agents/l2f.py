@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
+from metarl.config.algorithms import L2FConfig
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.gradients import projected, projected_policy_gradient
 from metarl.inner.loop import InnerLoop
@@ -33,14 +34,15 @@ class L2F(Adaptation):
 
     Args:
         rule: The rule that takes over from the attenuated initialisation.
-        inner: The inner loop's settings, with L2F's own in ``inner.l2f``.
+        inner: The inner loop's settings.
+        options: L2F's own.
 
     Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
     """
 
-    def __init__(self, rule: Adaptation, inner: InnerConfig) -> None:
-        options, layout = inner.l2f, rule.policy.layout
-        self._rule, self._options, self._loss = rule, options, inner.loss
+    def __init__(self, rule: Adaptation, inner: InnerSettings, options: L2FConfig) -> None:
+        layout = rule.policy.layout
+        self._rule, self._options, self._loss = rule, options, inner.inner_loss
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.rule import Adaptation, Stage, gradient_step
 from metarl.policies.base import Policy
@@ -25,13 +25,13 @@ class MetaSGD(Adaptation):
     Source: Li et al. 2017, equation 5.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: Policy, inner: InnerSettings) -> None:
         super().__init__(policy, 2 * policy.layout.size)
         self._inner = inner
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         theta = self.policy.initial(generator)
-        return torch.cat([theta, torch.full_like(theta, self._inner.lr)])
+        return torch.cat([theta, torch.full_like(theta, self._inner.inner_lr)])
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._step(scale) for scale in step_scales]
@@ -47,6 +47,6 @@ class MetaSGD(Adaptation):
     def _step(self, scale: float) -> Stage:
         def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
             step_sizes = scale * meta[self.policy.layout.size :]
-            return gradient_step(self.policy, parameters, support, self._inner.loss, step_sizes)
+            return gradient_step(self.policy, parameters, support, self._inner.inner_loss, step_sizes)
 
         return Stage(update)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
-from metarl.config.settings import InnerConfig
+from metarl.config.algorithms import MuMoMAMLConfig
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.gradients import differentiable, policy_gradient
 from metarl.inner.loop import InnerLoop
@@ -34,7 +35,8 @@ class MuMoMAML(Adaptation):
 
     Args:
         policy: The policy to adapt.
-        inner: The inner loop's settings, with MuMoMAML's own in ``inner.mumomaml``.
+        inner: The inner loop's settings.
+        options: MuMoMAML's own.
 
     Raises:
         UserError: If the policy is not a multilayer perceptron with a hidden layer.
@@ -42,13 +44,13 @@ class MuMoMAML(Adaptation):
     Source: Vuorio et al. 2019, algorithm 1, sections 3 and A.3.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: Policy, inner: InnerSettings, options: MuMoMAMLConfig) -> None:
         if not isinstance(policy, MLPPolicy) or len(policy.layout.names) < 4:
             raise UserError("mumomaml modulates hidden units: it needs the built-in network with a hidden layer.")
-        self._inner, self._modulation = inner, inner.mumomaml.modulation
+        self._inner, self._modulation, self._size = inner, options.modulation, options.embedding_size
         biases = zip(policy.layout.names, policy.layout.shapes, strict=True)
         self._widths = [shape[0] for name, shape in biases if name.startswith("bias")][:-1]
-        num_units, size = sum(self._widths), inner.mumomaml.embedding_size
+        num_units, size = sum(self._widths), options.embedding_size
         num_actions = policy.distribution.num_outputs
         inputs, outputs = (
             policy.observation_size + num_actions + 1,
@@ -63,7 +65,7 @@ class MuMoMAML(Adaptation):
         self._unit, self._shift = _units(policy.layout, self._widths)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        limit = 1 / math.sqrt(self._inner.mumomaml.embedding_size)
+        limit = 1 / math.sqrt(self._size)
         network = generator.uniform(-limit, limit, self._gru.size + self._mlp.size)
         # At first every task is modulated alike: FiLM and softmax leave the network alone, the sigmoid halves it.
         network[-self._mlp.sizes[3] - self._mlp.sizes[2] :] = 0
@@ -74,7 +76,7 @@ class MuMoMAML(Adaptation):
         return torch.cat([theta, theta.new_ones(len(modes), sum(self._widths))], dim=1)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        steps = [self._step(scale * self._inner.lr) for scale in step_scales]
+        steps = [self._step(scale * self._inner.inner_lr) for scale in step_scales]
         return [Stage(self._modulate, rollouts=1, gradient_step=False), *steps] if steps else []
 
     def observe(self, loop: InnerLoop) -> Tensor:
@@ -121,7 +123,7 @@ class MuMoMAML(Adaptation):
     def _step(self, step_size: float) -> Stage:
         def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
             policies, scales = parameters[:, : len(self._unit)], parameters[:, len(self._unit) :]
-            gradient = policy_gradient(self.policy, policies, support, self._inner.loss)
+            gradient = policy_gradient(self.policy, policies, support, self._inner.inner_loss)
             policies = policies - step_size * self._of_parameters(scales, 1, self._unit) ** 2 * gradient
             return torch.cat([policies, scales], dim=1)
 

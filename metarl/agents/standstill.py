@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.common.errors import UserError
-from metarl.config.settings import InnerConfig
+from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation, Stage
 from metarl.policies.base import Policy
 from metarl.policies.distributions import Gaussian
@@ -31,7 +31,7 @@ class Standstill(Adaptation):
             parameters are.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: Policy, inner: InnerSettings) -> None:
         if not isinstance(policy.distribution, Gaussian):
             raise UserError("standstill needs continuous actions; among discrete ones none stands for doing nothing.")
         if not isinstance(policy, MLPPolicy):

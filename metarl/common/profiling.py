@@ -131,17 +131,17 @@ class Profile:
     so the traced iteration is measured only if none follows; a single iteration is both.
 
     Args:
-        folder: Where the trace goes.
+        trace_path: Where the trace of an iteration goes, by its number.
         device: Where the run computes.
 
     Raises:
         UserError: If a profiler of somebody else's is running.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, trace_path: Callable[[int], Path], device: torch.device) -> None:
         if _profiler_enabled():
             raise UserError("a PyTorch profiler is running, and there can be only one: stop it, or leave out profile.")
-        self._folder, self._device = folder, device
+        self._trace_path, self._device = trace_path, device
         self._numbers: list[int] = []
         self._seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
         self._calls: defaultdict[tuple[str, ...], int] = defaultdict(int)
@@ -221,8 +221,8 @@ class Profile:
         yield
         tracer.stop()
         self._tracer = None
-        path = self._folder / f"iteration{number}.pt.trace.json.gz"  # By this ending TensorBoard's plugin finds it.
-        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+        path = self._trace_path(number)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             raw = Path(temporary) / "trace.json"
             tracer.export_chrome_trace(str(raw))
             with raw.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:

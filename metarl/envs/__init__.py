@@ -4,7 +4,7 @@ from metarl.envs.checks import check_task_family
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.oracle import OracleFamily
-from metarl.envs.registry import family_names, get_family, register
+from metarl.envs.registry import family_names, family_spec, get_family, register
 
 register("metarl.envs.navigation:NavigationFamily", "navigation")
 register("metarl.envs.navigation:NavigationFamily", "navigation-b", start_bound=0.5)
@@ -21,4 +21,13 @@ register("metarl.envs.ant:AntDirFamily", "ant-dir")
 register("metarl.envs.ant:AntVelFamily", "ant-vel")
 register("metarl.envs.ant:AntGoalFamily", "ant-goal")
 
-__all__ = ["EpisodeBatch", "OracleFamily", "TaskFamily", "check_task_family", "family_names", "get_family", "register"]
+__all__ = [
+    "EpisodeBatch",
+    "OracleFamily",
+    "TaskFamily",
+    "check_task_family",
+    "family_names",
+    "family_spec",
+    "get_family",
+    "register",
+]

@@ -2,7 +2,9 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -38,6 +40,7 @@ class TaskFamily(ABC):
     min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
     num_modes: int = 1
+    defaults: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -71,6 +71,10 @@ def get_family(spec: str, **kwargs: Any) -> TaskFamily:
     )
 
 
+def family_spec(family: Any) -> tuple[str, dict[str, Any]]:
+    return family, {}
+
+
 def _make(spec: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
     try:
         inspect.signature(factory).bind(**kwargs)

@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config
+from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, adapt
@@ -40,28 +40,26 @@ class Runner:
     """Runs inner loops for a fixed number of tasks; a shard owns some of the tasks, their environments and a thread.
 
     Args:
-        config: The run's settings.
         family: The task family.
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
-        rollouts_per_task: Episodes of each task at each stage that wants no other number.
+        settings: Episodes, and what is made of them; ``rollouts_per_task`` holds for stages that want no other number.
         workers: Threads; whether they are stopping is asked at every environment step.
         device: Where adaptation computes; simulation is on the CPU.
     """
 
     def __init__(
         self,
-        config: Config,
         family: TaskFamily,
         rule: Adaptation,
         num_tasks: int,
-        rollouts_per_task: int,
+        settings: RolloutSettings,
         workers: Workers,
         device: torch.device,
     ) -> None:
-        self._config, self._family, self._rule = config, family, rule
+        self._settings, self._family, self._rule = settings, family, rule
         self._workers, self._device = workers, device
-        self._num_tasks, self._rollouts_per_task = num_tasks, rollouts_per_task
+        self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
@@ -106,10 +104,10 @@ class Runner:
                 begin = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
-                    sampler = self._sampler_of(index, rollouts_per_task or self._rollouts_per_task)
+                    sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
                     rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
                     with timed("advantages"):
-                        rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                        rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
                 rollout_seconds += time.perf_counter() - begin
                 return rollouts.to(self._device)
 
@@ -131,10 +129,10 @@ class Runner:
         return samplers[rollouts_per_task]
 
     def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
-        num_tasks, config = stop - start, self._config
-        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
-        action_map = ActionMap(self._family.action_space, config.action_scale)
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._workers.stopping)
+        num_tasks, settings = stop - start, self._settings
+        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, settings.horizon)
+        action_map = ActionMap(self._family.action_space, settings.action_scale)
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, self._workers.stopping)
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:

@@ -12,8 +12,8 @@ from torch import Tensor
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config
-from metarl.config.settings import TRPOConfig
+from metarl.config.config import Settings
+from metarl.config.optimisers import ProMPConfig, TRPOConfig
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation
@@ -53,7 +53,7 @@ class MetaLearner:
     """Meta-training: each iteration takes one meta-step on fresh tasks.
 
     Args:
-        config: The run's settings.
+        settings: The run's settings.
         family: The task family.
         rule: The adaptation rule.
         workers: Threads.
@@ -61,19 +61,19 @@ class MetaLearner:
     """
 
     def __init__(
-        self, config: Config, family: TaskFamily, rule: Adaptation, workers: Workers, device: torch.device
+        self, settings: Settings, family: TaskFamily, rule: Adaptation, workers: Workers, device: torch.device
     ) -> None:
-        self._config, self._family, self._rule = config, family, rule
+        self._settings, self._family, self._rule = settings, family, rule
         self._workers, self._device = workers, device
-        size, rollouts = config.meta_batch_size, config.rollouts_per_task
-        self._runner = Runner(config, family, rule, size, rollouts, workers, device)
-        self._meta_step = {"trpo": self._trpo, "promp": self._promp}[config.meta_optimiser]
+        size = settings.meta.meta_batch_size
+        self._runner = Runner(family, rule, size, settings.rollouts, workers, device)
+        self._meta_step = {"trpo": self._trpo, "promp": self._promp}[settings.meta.meta_optimiser]
 
     def close(self) -> None:
         self._runner.close()
 
     def initial(self) -> tuple[Tensor, Tensor]:
-        return self._rule.initial(stream(self._config.seed, Purpose.INITIALISATION)), torch.empty(0)
+        return self._rule.initial(stream(self._settings.run.seed, Purpose.INITIALISATION)), torch.empty(0)
 
     def iteration(self, meta: Tensor, optimiser: Tensor, index: int) -> tuple[Tensor, Tensor, Row]:
         with timed("inner loops"):
@@ -90,11 +90,11 @@ class MetaLearner:
 
     def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
         """Rollouts and adaptation of iteration ``index``, at any meta-parameters [meta parameter]."""
-        config = self._config
-        generator = stream(config.seed, Purpose.TRAIN_TASKS, index)
-        tasks = self._family.sample_tasks(config.meta_batch_size, generator, "train")
-        stages = self._rule.stages((1.0,) * config.num_inner_steps, index)
-        return self._runner.run(meta, tasks, stages, config.seed, Purpose.TRAIN_ROLLOUTS, index)
+        settings, seed = self._settings, self._settings.run.seed
+        generator = stream(seed, Purpose.TRAIN_TASKS, index)
+        tasks = self._family.sample_tasks(settings.meta.meta_batch_size, generator, "train")
+        stages = self._rule.stages((1.0,) * settings.inner.num_inner_steps, index)
+        return self._runner.run(meta, tasks, stages, seed, Purpose.TRAIN_ROLLOUTS, index)
 
     def objective(self, adapted: Adapted, index: int, trpo: TRPOConfig) -> MetaObjective:
         """What the meta-step of iteration ``index`` minimises, from its inner loops; curvature as ``trpo`` says."""
@@ -103,19 +103,22 @@ class MetaLearner:
         return MetaObjective(adapted.loop, self._workers, trpo.hessian_fraction, fisher_rows)
 
     def _trpo(self, meta: Tensor, optimiser: Tensor, adapted: Adapted, index: int) -> tuple[Tensor, Tensor, StepReport]:
-        trpo = self._config.trpo
+        trpo = self._settings.optimiser
+        assert isinstance(trpo, TRPOConfig)
         new_meta, report = trpo_step(meta, self.objective(adapted, index, trpo), trpo)
         return new_meta, optimiser, report
 
     def _promp(
         self, meta: Tensor, optimiser: Tensor, adapted: Adapted, index: int
     ) -> tuple[Tensor, Tensor, StepReport]:
-        return promp_step(meta, optimiser, MetaObjective(adapted.loop, self._workers), self._config.promp)
+        promp = self._settings.optimiser
+        assert isinstance(promp, ProMPConfig)
+        return promp_step(meta, optimiser, MetaObjective(adapted.loop, self._workers), promp)
 
     def _fisher_rows(self, fraction: float, num_rows: int, index: int) -> Tensor | None:
         if fraction == 1:
             return None
-        generator = stream(self._config.seed, Purpose.CURVATURE_ROWS, index)
+        generator = stream(self._settings.run.seed, Purpose.CURVATURE_ROWS, index)
         chosen = generator.choice(num_rows, max(1, round(fraction * num_rows)), replace=False)
         return torch.from_numpy(np.sort(chosen)).to(self._device)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.common.profiling import timed
-from metarl.config.settings import ProMPConfig
+from metarl.config.optimisers import ProMPConfig
 from metarl.outer.trpo import StepReport
 
 

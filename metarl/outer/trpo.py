@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.common.profiling import timed
-from metarl.config.settings import TRPOConfig
+from metarl.config.optimisers import TRPOConfig
 
 
 class Objective(Protocol):

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, tasks_in_words
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import run_title
-from metarl.config.settings import AnalysisConfig
+from metarl.config.evaluation import AnalysisConfig
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import Runner
@@ -211,14 +211,15 @@ class _InnerLoops:
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The inner loop as it was trained."""
-        return rule.stages((1.0,) * self._agent.config.num_inner_steps)
+        return rule.stages((1.0,) * self._agent.settings.inner.num_inner_steps)
 
     def run(
         self, rule: Adaptation, meta: Tensor, stages: Sequence[Stage], tasks: NDArray[Any], rollouts: int
     ) -> Adapted:
         """The inner loop of some tasks, `metarl.inner.runner.Runner.run`."""
         agent = self._agent
-        runner = Runner(agent.config, agent.family, rule, len(tasks), rollouts, self.workers, torch.device("cpu"))
+        settings = replace(agent.settings.rollouts, rollouts_per_task=rollouts)
+        runner = Runner(agent.family, rule, len(tasks), settings, self.workers, torch.device("cpu"))
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
         self.env_steps += adapted.env_steps

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval, tasks_in_words
-from metarl.config.algorithms import ALGORITHMS, idle_settings, run_title
-from metarl.config.config import Config
-from metarl.config.settings import Checkpoint, EvaluationConfig
+from metarl.config.algorithms import ALGORITHMS, run_title
+from metarl.config.config import Config, idle_fields
+from metarl.config.evaluation import Checkpoint, EvaluationConfig
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,7 @@ _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 _BOOKKEEPING = frozenset(
     {
         "metarl",
+        "chosen",
         "seed",
         "run_dir",
         "resume",
@@ -364,7 +365,7 @@ def _settings(run: Run) -> dict[str, str]:
 
 def _idle(config: dict[str, Any]) -> list[str]:
     """Settings of other algorithms, which runs of older versions hold too."""
-    return idle_settings(config) if config["algo"] in ALGORITHMS else []
+    return idle_fields(config) if config["algo"] in ALGORITHMS else []
 
 
 def _check_seeds_differ(group: Sequence[Run]) -> None:
@@ -408,10 +409,10 @@ def _usual(values: Sequence[str], default: str) -> str | None:
 def _defaults(run: Run) -> dict[str, str]:
     config = run.config
     try:
-        default = Config(env=config["env"], algo=config["algo"], attenuate=bool(config.get("attenuate")))
+        default = Config(env=config["env"], algo=config["algo"], attenuate=bool(config.get("attenuate"))).to_dict()
     except UserError:  # a family that is not at hand, or an algorithm of another version
         return {}
-    return {name: _value_text(value) for name, value in _flat(asdict(default)).items()}
+    return {name: _value_text(value) for name, value in _flat(default).items()}
 
 
 def _value_text(value: Any) -> str:

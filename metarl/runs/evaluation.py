@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,22 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl.inner.rule import Adaptation, evaluation_scales
-from metarl.runs.agent import Agent, load
-from metarl.runs.build import family_of
-from metarl.config.algorithms import run_title
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
-from metarl.config.config import Config
 from metarl.common.device import resolve_device
-from metarl.envs import TaskFamily
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
-from metarl.store.provenance import provenance
-from metarl.inner.runner import Runner
-from metarl.config.settings import EvaluationConfig, InnerConfig
 from metarl.common.statistics import mean_and_interval, share_made_worse, tasks_in_words
 from metarl.common.streams import Purpose, stream
+from metarl.config.algorithms import run_title
+from metarl.config.evaluation import EvaluationConfig
+from metarl.config.settings import RolloutSettings
+from metarl.envs import TaskFamily
+from metarl.inner.rule import Adaptation, evaluation_scales
+from metarl.inner.runner import Runner
+from metarl.runs.agent import Agent, load
+from metarl.runs.build import family_of
+from metarl.store.provenance import provenance
 
 # Tasks that are adapted to side by side; each group has random streams of its own.
 _GROUP = 40
@@ -70,9 +70,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
     with Workers(config.threads) as workers:
-        protocol = _Protocol(agent.config, config, family, tasks, workers, device)
+        protocol = _Protocol(agent.settings.rollouts, config, family, tasks, workers, device)
         found = protocol.run(rule, agent.meta, "agent")
-        untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
+        untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill = protocol.standstill()
@@ -188,7 +188,7 @@ class _Protocol:
     """Runs rules over the same tasks with the same random streams, in groups.
 
     Args:
-        run: The settings that the agent was trained with.
+        run: Episodes as the agent was trained with.
         config: What to evaluate on.
         family: The family of the tasks.
         tasks: [task, ...].
@@ -198,7 +198,7 @@ class _Protocol:
 
     def __init__(
         self,
-        run: Config,
+        run: RolloutSettings,
         config: EvaluationConfig,
         family: TaskFamily,
         tasks: np.ndarray,
@@ -226,7 +226,8 @@ class _Protocol:
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
         stages = rule.stages(evaluation_scales(config.gradient_steps))
-        runner = Runner(self._run, self._family, rule, len(tasks), config.rollouts, self._workers, self._device)
+        rollouts = replace(self._run, rollouts_per_task=config.rollouts)
+        runner = Runner(self._family, rule, len(tasks), rollouts, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()

@@ -21,7 +21,7 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config
+from metarl.config.config import Settings
 from metarl.envs import TaskFamily
 from metarl.policies.base import Policy
 from metarl.policies.mlp import MLPPolicy
@@ -41,7 +41,7 @@ class PPOLearner:
     defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
 
     Args:
-        config: The run's settings.
+        settings: The run's settings.
         family: The task family; its observations may hold the task.
         policy: The policy to train.
 
@@ -53,19 +53,20 @@ class PPOLearner:
         UserError: If the policy is not the built-in multilayer perceptron, or if PPO would have one step to learn from.
     """
 
-    def __init__(self, config: Config, family: TaskFamily, policy: Policy) -> None:
+    def __init__(self, settings: Settings, family: TaskFamily, policy: Policy) -> None:
         if not isinstance(policy, MLPPolicy):
             raise UserError("PPO trains the built-in multilayer perceptron only; leave out policy_body.")
-        self._seed, self._policy = config.seed, policy
-        episodes = config.meta_batch_size * config.rollouts_per_task
-        self.env_steps = episodes * config.horizon * (config.num_inner_steps + 1)
+        self._seed, self._policy = settings.run.seed, policy
+        rollouts = settings.rollouts
+        episodes = settings.meta.meta_batch_size * rollouts.rollouts_per_task
+        self.env_steps = episodes * rollouts.horizon * (settings.inner.num_inner_steps + 1)
         slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
-        if slots * config.horizon == 1:
+        if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
-        self._env = VecMonitor(TaskVecEnv(family, slots, "train", config.horizon, config.action_scale))
+        self._env = VecMonitor(TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale))
         # On one thread, because the critic's orthogonal initialisation depends on their number.
-        with Workers(1), _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
-            self.model = _make_ppo(config, self._env)
+        with Workers(1), _seeded(stream(self._seed, Purpose.INITIALISATION, 1)):
+            self.model = _make_ppo(settings, self._env)
         # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
@@ -108,8 +109,9 @@ class PPOLearner:
         return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def _make_ppo(config: Config, env: VecMonitor) -> PPO:
-    steps = config.horizon * env.num_envs
+def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
+    rollouts, policy = settings.rollouts, settings.policy
+    steps = rollouts.horizon * env.num_envs
     minibatches = math.ceil(steps / _MINIBATCH)
     with warnings.catch_warnings():
         # Where the steps cannot be shared out evenly, a minibatch is a little smaller.
@@ -117,12 +119,12 @@ def _make_ppo(config: Config, env: VecMonitor) -> PPO:
         return PPO(
             "MlpPolicy",
             env,
-            n_steps=config.horizon,
+            n_steps=rollouts.horizon,
             batch_size=math.ceil(steps / minibatches),
-            gamma=config.discount,
+            gamma=rollouts.discount,
             policy_kwargs={
-                "net_arch": {"pi": list(config.hidden_sizes), "vf": list(config.hidden_sizes)},
-                "activation_fn": ACTIVATIONS[config.activation],
+                "net_arch": {"pi": list(policy.hidden_sizes), "vf": list(policy.hidden_sizes)},
+                "activation_fn": ACTIVATIONS[policy.activation],
             },
             device="cpu",
         )

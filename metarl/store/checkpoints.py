@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.config.config import Config
+from metarl.store.folder import RunFolder
 
 _FORMAT = "metarl-2"
 
@@ -37,7 +38,7 @@ class Progress:
 
 def checkpoint_path(run_dir: Path, which: str) -> Path:
     """Where a run keeps its checkpoint ``last``, ``best`` or ``iterationN``."""
-    return run_dir / "checkpoints" / f"{which}.safetensors"
+    return RunFolder(run_dir).checkpoint(which)
 
 
 def save_checkpoint(config: Config, which: str, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
@@ -71,9 +72,8 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
     if not path.is_file():
         hint = "has the run saved one yet?"
         if which == "best":
-            hint = (
-                f"there is one from the first validation on (validate_every is {config.validate_every}); take the last."
-            )
+            every = config.resolve().run.validate_every
+            hint = f"there is one from the first validation on (validate_every is {every}); take the last."
         raise UserError(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
     try:
         with safetensors.safe_open(path, "pt") as file:
@@ -98,4 +98,5 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
 
 
 def _identity(config: Config) -> str:
-    return f"{config.algorithm_name} on {config.env}, seed {config.seed}"
+    settings = config.resolve()
+    return f"{settings.algorithm_name} on {settings.experiment.env}, seed {settings.run.seed}"

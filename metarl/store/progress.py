@@ -11,13 +11,14 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-CSV_FILE = "progress.csv"
+from metarl.store.folder import RunFolder
+
 Row = Mapping[str, float | int | str]
 
 
 def read_progress(run_dir: Path) -> list[dict[str, str]]:
     """The rows of a run's progress.csv, as text."""
-    path = run_dir / CSV_FILE
+    path = RunFolder(run_dir).progress
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -34,7 +35,8 @@ class ProgressLog:
     """
 
     def __init__(self, run_dir: Path, iteration: int, total: int) -> None:
-        self._path = run_dir / CSV_FILE
+        folder = RunFolder(run_dir)
+        self._path = folder.progress
         kept = [row for row in read_progress(run_dir) if int(row["iteration"]) <= iteration]
         self._columns = list(kept[0]) if kept else []
         if kept:
@@ -44,7 +46,7 @@ class ProgressLog:
             os.replace(temporary, self._path)
         else:
             self._path.unlink(missing_ok=True)
-        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1)
+        self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=iteration + 1)
         self._bar = tqdm(
             total=total,
             initial=iteration,
