@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from benchmarks.measure import Table
+from metarl import TRPOConfig
 from metarl.config.config import Config
-from metarl.config.settings import TRPOConfig
 from metarl.outer.learners import MetaLearner
 from metarl.outer.trpo import trpo_step
 from metarl.runs.training import Trainer

@@ -167,10 +167,11 @@ class Rollouts:
 
     def __init__(self, family: str, size: tuple[int, int, int], workers: Workers) -> None:
         tasks, rollouts, horizon = size
-        self._config = Config(env=family, algo="maml", horizon=horizon)
-        task_family, rule = build(self._config)
+        settings = Config(env=family, algo="maml", horizon=horizon, rollouts_per_task=rollouts).resolve()
+        self._settings = settings.rollouts
+        task_family, rule = build(settings)
         self._workers = workers
-        self._runner = Runner(self._config, task_family, rule, tasks, rollouts, workers, torch.device("cpu"))
+        self._runner = Runner(task_family, rule, tasks, self._settings, workers, torch.device("cpu"))
         # The runner's own shards, so that what is measured stays what training does.
         self._shards = self._runner._shards
         self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
@@ -205,7 +206,7 @@ class Rollouts:
             streams = [stream(SEED, Purpose.TRAIN_ROLLOUTS, task) for task in range(start, stop)]
             rollouts = self._samplers[index].collect(self._policies[start:stop], self._tasks[start:stop], streams)
             if advantages:
-                rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
             return rollouts.env_steps
 
         return sum(self._workers.map(of_shard, range(len(self._shards))))

@@ -1,7 +1,7 @@
 """Small random problems in float64, whose derivatives `benchmarks.triple_derivative` computes in the obvious way."""
 
 import itertools
-from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from metarl.agents import build_rule
 from metarl.agents.multi_maml import MultiMAML
-from metarl.config.settings import InnerConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.config.algorithms import L2FConfig, get_algorithm
+from metarl.config.checked import hints
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation
@@ -41,12 +43,20 @@ def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def make_rule(algo: str, policy: Policy, lr: float = 0.5, **inner: object) -> Adaptation:
-    """A rule; settings of L2FConfig, MAMLppConfig and MuMoMAMLConfig are found by their names."""
-    for name, kind in (("l2f", L2FConfig), ("mamlpp", MAMLppConfig), ("mumomaml", MuMoMAMLConfig)):
-        own = {field.name: inner.pop(field.name) for field in fields(kind) if field.name in inner}
-        inner[name] = kind(**own)
-    return build_rule(algo, policy, InnerConfig(lr=lr, **inner))
+def make_rule(algo: str, policy: Policy, lr: float = 0.5, **options: Any) -> Adaptation:
+    """A rule; settings of the inner loop, of L2F and of the algorithm are found by their names."""
+
+    def named(kind: Any) -> dict[str, Any]:
+        return {name: options.pop(name) for name in hints(kind) if name in options}
+
+    inner = InnerSettings(
+        inner_lr=lr, inner_loss=options.pop("loss", "ratio"), num_inner_steps=options.pop("num_steps", 1)
+    )
+    settings = get_algorithm(algo).settings
+    own = settings(**named(settings)) if settings else None
+    attenuate, num_modes, l2f = options.pop("attenuate", algo == "l2f"), options.pop("num_modes", 1), named(L2FConfig)
+    assert not options, f"nobody takes {options}"
+    return build_rule(algo, policy, inner, own, L2FConfig(**l2f) if attenuate else None, num_modes)
 
 
 def initial(rule: Adaptation, seed: int = 0) -> Tensor:

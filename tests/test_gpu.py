@@ -82,15 +82,16 @@ def test_all_tasks_in_one_chunk_as_on_a_gpu_equal_a_chunk_for_each(algo):
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
     config = Config(env="cheetah-dir", algo=algo, meta_batch_size=4, horizon=50, validate_every=0)
+    trpo = config.resolve().optimiser
     with Trainer(config, torch.device("cpu")) as trainer:
         meta, _ = trainer.learner.initial()
         adapted, _ = trainer.learner.inner_loops(meta, 0)
-        _, expected = trpo_step(meta, trainer.learner.objective(adapted, 0, config.trpo), config.trpo)
+        _, expected = trpo_step(meta, trainer.learner.objective(adapted, 0, trpo), trpo)
         gpu = torch.device("cuda")
         moved = replace(adapted, loop=on_device(adapted.loop, gpu))
         with Trainer(config, gpu) as other:
-            objective = other.learner.objective(moved, 0, config.trpo)
-            _, report = trpo_step(meta.to(gpu), objective, config.trpo)
+            objective = other.learner.objective(moved, 0, trpo)
+            _, report = trpo_step(meta.to(gpu), objective, trpo)
     assert report.outcome == expected.outcome
     for name in ("surrogate_gain", "kl", "gradient_norm"):
         np.testing.assert_allclose(getattr(report, name), getattr(expected, name), rtol=1e-3)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from metarl import Config
-from metarl.config.config import load_config
 from metarl.store.checkpoints import load_checkpoint
+from metarl.store.config_file import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,15 +9,14 @@ import torch
 from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
 
 import metarl
-from metarl import L2FConfig, TRPOConfig, UserError
+from metarl import EvaluationConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig, UserError
+from metarl.commands.train import main
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
 from metarl.envs import get_family
 from metarl.envs.navigation import NavigationFamily
 from metarl.envs.oracle import TaskObservation
 from metarl.runs.evaluation import evaluate, table
 from metarl.runs.training import train
-from metarl.train import main
 
 META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
 TWO_STEPS = {"algo": "mamlpp", "num_inner_steps": 2, "mamlpp": MAMLppConfig(2, 1)}
@@ -204,13 +203,13 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
         ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),
         ({"algo": "anil", "mamlpp": MAMLppConfig(1, 1)}, "mamlpp would do nothing: it is for algo mamlpp"),
         ({"algo": "maml", "promp": ProMPConfig(lr=0.1)}, "promp would do nothing: it is for meta_optimiser promp"),
-        ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
+        ({"algo": "maml", "promp": {"lr": 0}}, "promp.lr must be a positive number, got 0"),
         ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
         (
-            {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig(embedding_size=0)},
+            {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",
         ),
-        ({"algo": "mamlpp", "mamlpp": MAMLppConfig(first_order_iterations=-1)}, "must not be negative"),
+        ({"algo": "mamlpp", "mamlpp": {"first_order_iterations": -1}}, "must be at least 0, got -1"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
     ],
 )

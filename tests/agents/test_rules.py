@@ -8,13 +8,14 @@ import pytest
 import torch
 from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
 
+from metarl import L2FConfig
 from metarl.agents import build_rule
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import InnerConfig
+from metarl.config.settings import InnerSettings
 from metarl.inner.gradients import policy_gradient
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import UNKNOWN_MODE
@@ -300,7 +301,7 @@ def test_rules_that_look_into_the_network_refuse_a_module(algo):
 @pytest.mark.parametrize("attenuate", [False, True])
 def test_meta_parameters_begin_with_the_policys(algo, attenuate):
     policy = make_policy()
-    rule = build_rule(algo, policy, InnerConfig(num_modes=2, attenuate=attenuate))
+    rule = build_rule(algo, policy, InnerSettings(), l2f=L2FConfig() if attenuate else None, num_modes=2)
     meta = rule.initial(np.random.default_rng(0))
     assert (meta.shape, meta.dtype) == ((rule.num_meta,), torch.float32)
     start = rule.start(meta, torch.zeros(2, dtype=torch.long))[:, : policy.layout.size]

@@ -29,13 +29,13 @@ from tiny_runs import (
 )
 
 import metarl
-from metarl import evaluate, plot
+from metarl import EvaluationConfig, L2FConfig, TRPOConfig
+from metarl.commands import evaluate, plot
+from metarl.commands.train import main as train_main
+from metarl.commands.train import parse_config
 from metarl.config.config import Config
-from metarl.config.settings import EvaluationConfig, L2FConfig, TRPOConfig
 from metarl.runs.training import train
 from metarl.store.checkpoints import checkpoint_path
-from metarl.train import main as train_main
-from metarl.train import parse_config
 
 TINY_ARGUMENTS = arguments(TINY)
 
@@ -127,7 +127,7 @@ def test_a_run_can_be_resumed_again_and_again_by_its_folder_alone(folder, capsys
 def _start(line):
     # Ctrl-C's handler is set again, because a process started in the background may inherit that it is ignored.
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from metarl.train import main; sys.exit(main())"
+    code += "from metarl.commands.train import main; sys.exit(main())"
     return subprocess.Popen([sys.executable, "-c", code, *line], stderr=subprocess.PIPE, text=True)
 
 

@@ -11,13 +11,13 @@ from tiny_runs import assert_same_run, everything_in, tiny
 from torch._C._profiler import _ExperimentalConfig
 
 from metarl import Config, UserError
+from metarl.commands.train import parse_config
 from metarl.common import profiling
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, Row, timed
 from metarl.envs.navigation import NavigationFamily
 from metarl.outer.learners import MetaLearner
 from metarl.runs.training import train
-from metarl.train import parse_config
 
 CPU = torch.device("cpu")
 TRACES_WORKERS = "profile_all_threads" in (_ExperimentalConfig.__init__.__doc__ or "")

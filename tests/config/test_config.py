@@ -86,7 +86,7 @@ def test_a_choice_is_not_what_a_default_happens_to_be():
 def test_consumers_share_no_setting_and_have_those_of_the_configuration():
     names = [name for group in GROUPS.values() for name in hints(group)]
     names += [name for part in components("l2f", False, "trpo") for name in part.fields]
-    assert sorted(names + ["rule"]) == sorted(part.name for part in dataclasses.fields(Config))
+    assert sorted([*names, "rule"]) == sorted(part.name for part in dataclasses.fields(Config))
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -187,7 +187,10 @@ def test_what_was_converted_survives_json():
         ({"algo": "maml", "context_size": 3}, "context_size would do nothing: it is for algo context."),
         ({"rule": {"epsilon": 1}}, "rule would do nothing: it is for an algorithm of your own with Settings."),
         ({"meta_optimiser": "promp", "trpo": {"max_kl": 1}}, "trpo would do nothing: it is for meta_optimiser trpo."),
-        ({"algo": "pretrain", "meta_optimiser": "promp"}, "meta_optimiser would do nothing: it is for an algorithm with"),
+        (
+            {"algo": "pretrain", "meta_optimiser": "promp"},
+            "meta_optimiser would do nothing: it is for an algorithm with",
+        ),
     ],
 )
 def test_impossible_settings_are_refused_in_one_sentence(settings, message):

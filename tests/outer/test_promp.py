@@ -6,8 +6,8 @@ import torch
 from problems import initial, make_policy, make_rule
 from tiny_runs import assert_same_run, numbers, tiny
 
+from metarl import ProMPConfig
 from metarl.common.parallel import Workers
-from metarl.config.settings import ProMPConfig
 from metarl.outer.objective import MetaObjective
 from metarl.outer.promp import promp_step
 from metarl.runs.training import train

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.config.settings import TRPOConfig
+from metarl import TRPOConfig
 from metarl.outer.trpo import conjugate_gradients, trpo_step
 
 SIZE = 6

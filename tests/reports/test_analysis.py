@@ -10,13 +10,13 @@ import torch
 from problems import MODES, initial, make_policy, make_rule, run
 from tiny_runs import tiny
 
-from metarl import analyze as command
+from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.agents.anil import PartialAdaptation
+from metarl.commands import analyze as command
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.inner.runner import Runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout

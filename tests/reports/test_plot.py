@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from metarl import L2FConfig, ProMPConfig
+from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
-from metarl.config.settings import L2FConfig, ProMPConfig
-from metarl.plot import main
 from metarl.reports.curves import draw_env_steps, draw_gradient_steps, group_runs, plot_runs, read_run
 
 NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]

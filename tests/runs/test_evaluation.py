@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from tiny_runs import everything_in, tiny
 
-from metarl import UserError
+from metarl import EvaluationConfig, UserError
 from metarl.common.statistics import mean_and_interval
-from metarl.config.settings import EvaluationConfig
 from metarl.inner.runner import Runner
 from metarl.runs import evaluation
 from metarl.runs.evaluation import evaluate, table

@@ -10,9 +10,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
-from metarl import L2FConfig, UserError
+from metarl import EvaluationConfig, L2FConfig, UserError
 from metarl.common.device import resolve_device
-from metarl.config.settings import EvaluationConfig
 from metarl.envs.cheetah import CheetahDirFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner import runner

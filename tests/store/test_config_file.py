@@ -81,7 +81,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
 
 
 def test_a_missing_file_and_a_folder_without_a_run_are_refused(tmp_path):
-    with pytest.raises(UserError, match="cannot read .*: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*: No such file"):
         read_config(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"is not the folder of a run: it holds no config\.json"):
         load_config(tmp_path)
