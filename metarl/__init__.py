@@ -12,7 +12,16 @@ from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.config import Config
 from metarl.config.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
-from metarl.envs import TaskFamily, check_task_family, family_names, get_family, register, registration
+from metarl.envs import (
+    EpisodeBatch,
+    TaskFamily,
+    check_task_family,
+    family_names,
+    family_spec,
+    family_summaries,
+    get_family,
+    register,
+)
 
 if TYPE_CHECKING:
     from metarl.runs.agent import Agent
@@ -22,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ALGORITHMS",
     "Config",
+    "EpisodeBatch",
     "L2FConfig",
     "MAMLppConfig",
     "MuMoMAMLConfig",
@@ -31,13 +41,13 @@ __all__ = [
     "UserError",
     "check_task_family",
     "family_names",
+    "family_spec",
+    "family_summaries",
     "get_family",
     "load",
     "register",
     "train",
 ]
-
-del registration  # Imported for what it does.
 
 
 def train(config: Config) -> Run:

@@ -20,7 +20,7 @@ from metarl.config.algorithms import get_algorithm
 from metarl.agents import build_rule
 from metarl.store.checkpoints import load_checkpoint
 from metarl.config.config import Config, load_config
-from metarl.envs import TaskFamily, get_family
+from metarl.envs import EpisodeBatch, TaskFamily, get_family
 from metarl.envs.oracle import OracleFamily
 from metarl.common.errors import UserError, nearest
 from metarl.policies.base import Policy
@@ -172,12 +172,11 @@ class Agent:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
 
-class _OneEnvironment:
-    """A single environment as a batch of one episode; its task is its own business."""
-
-    num_envs = 1
+class _OneEnvironment(EpisodeBatch):
+    """A single environment as a batch of one episode; the caller has already set its task."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
+        super().__init__(1, int(utils.flatdim(env.observation_space)))
         self._env, self._horizon = env, horizon
 
     def reset(
