@@ -224,7 +224,7 @@ class Rollouts:
         return steps, recordings
 
 
-class Recording:
+class Recording(EpisodeBatch):
     """Stands before a batch of episodes and keeps what it is asked to do, so that it can be done again.
 
     Args:
@@ -236,7 +236,8 @@ class Recording:
     """
 
     def __init__(self, episodes: EpisodeBatch) -> None:
-        self.episodes, self.num_envs = episodes, episodes.num_envs
+        super().__init__(episodes.num_envs, episodes.observation_size)
+        self.episodes = episodes
         self.moves: list[tuple[Actions, np.ndarray | None]] = []
 
     @property

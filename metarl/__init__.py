@@ -15,7 +15,16 @@ from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
 from metarl.config.evaluation import AnalysisConfig, EvaluationConfig
 from metarl.config.optimisers import META_OPTIMISERS, ProMPConfig, TRPOConfig
-from metarl.envs import TaskFamily, check_task_family, family_names, get_family, register, registration
+from metarl.envs import (
+    EpisodeBatch,
+    TaskFamily,
+    check_task_family,
+    family_names,
+    family_spec,
+    family_summaries,
+    get_family,
+    register,
+)
 
 if TYPE_CHECKING:
     from metarl.inner.rule import Adaptation, Stage
@@ -31,6 +40,7 @@ __all__ = [
     "Adaptation",
     "AnalysisConfig",
     "Config",
+    "EpisodeBatch",
     "EvaluationConfig",
     "L2FConfig",
     "MAMLppConfig",
@@ -46,14 +56,14 @@ __all__ = [
     "check_task_family",
     "evaluate",
     "family_names",
+    "family_spec",
+    "family_summaries",
     "get_family",
     "load",
     "plot",
     "register",
     "train",
 ]
-
-del registration  # Imported for what it does.
 
 # Imported when first asked for, because they need PyTorch.
 _HEAVY = {

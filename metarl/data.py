@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -92,6 +92,8 @@ class Rollouts:
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
+        terms: What the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time]; 0 after
+            an episode's end.
         curvature_rows: Which rows second derivatives use.
         adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
     """
@@ -102,6 +104,7 @@ class Rollouts:
     rewards: Tensor
     mask: Tensor
     advantages: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
     curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
     adapted: Collection[str] | None = None
 
@@ -139,11 +142,11 @@ class Rollouts:
 
     def tasks(self, start: int, stop: int) -> Rollouts:
         """The rollouts of tasks ``start`` to ``stop``."""
-        return replace(self, **{name: values[start:stop] for name, values in self.tensors().items()})
+        return self._each(lambda values: values[start:stop])
 
     def episode(self, index: int) -> Rollouts:
         """One episode of each task; its advantages stay as they are among the others."""
-        return replace(self, **{name: values[:, index : index + 1] for name, values in self.tensors().items()})
+        return self._each(lambda values: values[:, index : index + 1])
 
     def adapting(self, tensors: Collection[str]) -> Rollouts:
         """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
@@ -151,15 +154,21 @@ class Rollouts:
 
     def to(self, device: torch.device) -> Rollouts:
         """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
-        tensors = self.tensors()
         in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
-        if in_background:
-            tensors = {name: values.pin_memory() for name, values in tensors.items()}
-        return replace(self, **{name: v.to(device, non_blocking=in_background) for name, v in tensors.items()})
+        held = self._each(Tensor.pin_memory) if in_background else self
+        return held._each(lambda values: values.to(device, non_blocking=in_background))
 
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
         """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
-        tensors = [part.tensors() for part in parts]
-        joined: dict[str, Any] = {name: torch.cat([each[name] for each in tensors], axis) for name in tensors[0]}
-        return replace(parts[0], **joined)
+        joined: dict[str, Any] = _joined([part.tensors() for part in parts], axis)
+        return replace(parts[0], **joined, terms=_joined([part.terms for part in parts], axis))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Rollouts:
+        """The same rollouts with every tensor changed, the terms too."""
+        changed: dict[str, Any] = {name: change(values) for name, values in self.tensors().items()}
+        return replace(self, **changed, terms={name: change(values) for name, values in self.terms.items()})
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}

@@ -17,7 +17,7 @@ from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
-from metarl.envs import family_names
+from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 
 
@@ -120,7 +120,7 @@ def _without_no(option: str) -> str:
 def listing() -> str:
     """All task families, algorithms and meta-optimisers, a sentence each."""
     parts: dict[str, Mapping[str, str]] = {
-        "task families (--env)": dict.fromkeys(dict.fromkeys(family_names(), ""), ""),
+        "task families (--env)": dict.fromkeys(family_summaries(), ""),
         "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},
         "meta-optimisers (--meta-optimiser)": {name: row.summary for name, row in META_OPTIMISERS.items()},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from functools import reduce
 from typing import Any
 
 from metarl.common.errors import UserError, nearest
@@ -39,6 +40,7 @@ def import_named(spec: str, what: str) -> Any:
                 f"there is no module {module_name!r}; run from the folder that holds it, or install its package."
             ) from None
         raise UserError(f"importing {module_name!r} failed with {type(error).__name__}: {error}.") from error
-    if not hasattr(module, attribute):
-        raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}")
-    return getattr(module, attribute)
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}") from None

@@ -18,6 +18,7 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import get_algorithm
 from metarl.config.config import Config
 from metarl.data import Rollouts
+from metarl.envs import EpisodeBatch
 from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.policies.action_map import ActionMap
@@ -167,12 +168,11 @@ class Agent:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
 
-class _OneEnvironment:
-    """A single environment as a batch of one episode; its task is its own business."""
-
-    num_envs = 1
+class _OneEnvironment(EpisodeBatch):
+    """A single environment as a batch of one episode; the caller has already set its task."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
+        super().__init__(1, int(utils.flatdim(env.observation_space)))
         self._env, self._horizon = env, horizon
 
     def reset(

@@ -49,17 +49,17 @@ class Sound(TaskFamily):
 
 
 class OutsideTheSpace(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return rng.uniform(1.5, 2, n)
 
 
 class Irreproducible(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return np.random.default_rng().uniform(-1, 1, n)
 
 
 class TooFew(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return rng.uniform(-1, 1, n - 1)
 
 
@@ -69,7 +69,7 @@ class Leaky(Sound):
 
 
 class Monotonous(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return np.full(n, 0.5)
 
 

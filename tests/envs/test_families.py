@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-import metarl.envs.registration  # noqa: F401 (registers the environments)
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
@@ -170,7 +169,7 @@ def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
         ("metarl.no_such:Family", "there is no module 'metarl.no_such'"),
         ("metarl.envs.navigation:NavigationFamly", "has no 'NavigationFamly'. Did you mean 'NavigationFamily'"),
         ("metarl.envs.navigation:NavigationEnv", "must be a subclass of metarl.TaskFamily"),
-        ("metarl.envs.navigation:MAX_EPISODE_STEPS", "is a int, and a subclass of metarl.TaskFamily is expected"),
+        ("metarl.envs.drawing:PIXELS", "is a int, and a subclass of metarl.TaskFamily is expected"),
     ],
 )
 def test_families_that_are_not_there_are_told(spec, message):

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
+from metarl.envs import EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
 from metarl.rollouts.sampler import Sampler, Stopped, with_advantages
@@ -20,14 +21,15 @@ FIELDS = ("observations", "actions", "log_probs", "rewards", "mask", "advantages
 GOALS = np.array([[0.0], [1.0], [2.0], [3.0]])
 
 
-class Drift:
+class Drift(EpisodeBatch):
     """Observation: (goal, steps taken, position). The position starts at random, moves by the action's sum and pays.
+    It reports the action's sum as the effort.
 
     An episode ends after 2 + (slot + goal) % 6 steps: in a terminal state in even slots, cut off in odd ones.
     """
 
     def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
+        super().__init__(num_envs, OBSERVATION, ("effort",))
         self.closed = False
         self.actions: list[np.ndarray] = []
 
@@ -40,7 +42,8 @@ class Drift:
     def step(self, actions, observations, rewards, terminated, truncated) -> None:
         running = ~(terminated | truncated)
         self.actions.append(actions.copy())
-        self.positions += np.where(running, actions.reshape(self.num_envs, -1).sum(1), 0)
+        self.terms["effort"][:] = np.where(running, actions.reshape(self.num_envs, -1).sum(1), 0)
+        self.positions += self.terms["effort"]
         self.steps += running
         rewards[:] = np.where(running, self.positions - self.goals, 0)
         ended, even = self.steps >= self.lengths, np.arange(self.num_envs) % 2 == 0

@@ -129,7 +129,7 @@ def test_one_step_is_too_few(tmp_path):
 
 def test_training_finds_the_goal_that_is_always_the_same(tmp_path):
     class OneGoal(type(get_family("navigation"))):
-        def draw_tasks(self, n, rng):
+        def draw_tasks(self, n, rng, split):
             return np.tile([0.4, 0.4], (n, 1))
 
     ppo = learner(tmp_path, OneGoal(), meta_batch_size=10, rollouts_per_task=8, initial_std=0.5)
