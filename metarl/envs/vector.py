@@ -14,5 +14,5 @@ from metarl.envs.native import make_vector_env
 def __getattr__(name: str) -> Any:
     for row in BUILT_IN:
         if row.environment is not None and row.environment.name == name:
-            return partial(make_vector_env, import_named(row.family), "vector environment")
+            return partial(make_vector_env, import_named(row.family, "vector environment"))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

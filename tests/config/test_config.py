@@ -123,7 +123,7 @@ def test_a_configuration_makes_no_environment(monkeypatch):
         ({"keep_checkpoints": np.True_}, True),
         ({"env_kwargs": {"goal_bound": np.float64(0.25)}}, {"goal_bound": 0.25}),
         ({"trpo": {"max_kl": np.float64(0.5)}}, {"max_kl": 0.5}),
-        ({"env": NavigationFamily}, "metarl.envs.navigation:NavigationFamily"),
+        ({"env": NavigationFamily}, "navigation"),
     ],
 )
 def test_values_are_taken_as_what_the_setting_wants(passed, taken):
