@@ -34,9 +34,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         super().__init__(env)
         self.known_task: Any = None
         self._name = family.name
-        self.observation_space: spaces.Space[Any] = _with_task(
-            flat_observation_space(env.observation_space, family.name), family
-        )
+        flat = flat_observation_space(env.observation_space, family.name)
+        self.observation_space: spaces.Space[Any] = _with_task(flat, family)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -94,6 +93,7 @@ class OracleEpisodes(EpisodeBatch):
         truncated: BoolArray,
     ) -> None:
         self._episodes.step(actions, self._without_task(observations), rewards, terminated, truncated)
+        self.terms = self._episodes.terms
 
     def close(self) -> None:
         self._episodes.close()

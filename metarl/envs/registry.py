@@ -10,6 +10,7 @@ from metarl.common.importing import import_named
 from metarl.envs.family import FamilySpec, TaskFamily
 
 Factory = Callable[..., TaskFamily]
+FamilyLike = str | type[TaskFamily] | TaskFamily
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def family_summaries() -> dict[str, str]:
     return {name: _summary(entry) for name, entry in _registered.items()}
 
 
-def get_family(family: str | type[TaskFamily] | TaskFamily, /, **kwargs: Any) -> TaskFamily:
+def get_family(family: FamilyLike, /, **kwargs: Any) -> TaskFamily:
     """Makes a task family; its ``name`` and ``spec`` then say how.
 
     Args:
@@ -72,7 +73,7 @@ def get_family(family: str | type[TaskFamily] | TaskFamily, /, **kwargs: Any) ->
     return made
 
 
-def family_spec(family: str | type[TaskFamily] | TaskFamily) -> FamilySpec:
+def family_spec(family: FamilyLike) -> FamilySpec:
     """Says how `get_family` makes a family, so that another process can make it again.
 
     Args:

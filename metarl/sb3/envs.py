@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.common.errors import UserError
-from metarl.envs import TaskFamily, get_family
+from metarl.envs import FamilyLike, TaskFamily, get_family
 from metarl.envs.interface import require_episode_batch
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
@@ -47,7 +47,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
 
     def __init__(
         self,
-        family: TaskFamily | type[TaskFamily] | str,
+        family: FamilyLike,
         split: str = "train",
         horizon: int | None = None,
         action_scale: float = 1.0,
@@ -125,7 +125,7 @@ class TaskVecEnv(VecEnv):
 
     def __init__(
         self,
-        family: TaskFamily | type[TaskFamily] | str,
+        family: FamilyLike,
         num_envs: int,
         split: str = "train",
         horizon: int | None = None,
@@ -211,9 +211,7 @@ class TaskVecEnv(VecEnv):
             self.reset_infos[slot] = {"task": np.array(task)}
 
 
-def _family_and_horizon(
-    family: TaskFamily | type[TaskFamily] | str, split: str, horizon: int | None
-) -> tuple[TaskFamily, int]:
+def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
     """The family and the length of its episodes, of which everything is known to be valid, the split too."""
     known = family if isinstance(family, TaskFamily) else get_family(family)
     # Sample once and discard: an unknown split should fail here, not at the first reset.

@@ -53,6 +53,23 @@ class OutsideTheSpace(Sound):
         return rng.uniform(1.5, 2, n)
 
 
+class OtherTestTasks(Sound):
+    """Its test tasks lie where no training task does."""
+
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*((0.5, 1) if split == "test" else (-1, 0.5)), n)
+
+
+class TestsOutside(Sound):
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*((1.5, 2) if split == "test" else (-1, 1)), n)
+
+
+class NoTestTasks(Sound):
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*{"train": (-1, 0), "validation": (0, 1)}[split], n)
+
+
 class Irreproducible(Sound):
     def draw_tasks(self, n, rng, split):
         return np.random.default_rng().uniform(-1, 1, n)
@@ -200,10 +217,16 @@ def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
 
 
+def test_test_tasks_may_lie_elsewhere():
+    assert check_task_family(OtherTestTasks()) is None
+
+
 @pytest.mark.parametrize(
     ("family", "problem"),
     [
         (OutsideTheSpace, r"tasks outside the task space, such as 1\.\d+ in Box"),
+        (TestsOutside, r"has 1 problem.*\n- sample_tasks gives tasks outside the task space.* \(split 'test'\)"),
+        (NoTestTasks, r"has 1 problem.*\n- tasks of the split 'test' cannot be drawn: KeyError: 'test'"),
         (Irreproducible, "sample_tasks is not reproducible"),
         (TooFew, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
         (Leaky, "the splits leak: 'train' and 'validation' share 16 of 16 tasks"),
