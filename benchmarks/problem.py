@@ -61,14 +61,20 @@ def make_problem(config: Config, device: torch.device) -> Problem:
     generator = torch.Generator().manual_seed(0)
     meta = rule.initial(stream(0, Purpose.INITIALISATION))
     stages, modes = rule.stages((1.0,) * config.num_inner_steps), torch.zeros(config.meta_batch_size, dtype=torch.long)
-    adapted = adapt(rule, meta, stages, modes, lambda policies, *_: _rollouts(rule.policy, policies, config, generator))
+
+    def collect(policies: Tensor, phase: int, wanted: int | None) -> Rollouts:
+        return _rollouts(rule.policy, policies, config, generator)
+
+    adapted = adapt(rule, meta, stages, modes, collect, config.inner_loss)
     return Problem(config, family, on_device(adapted.loop, device))
 
 
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
-    moved = {id(rollouts): rollouts.to(device) for rollouts in (*loop.supports, *loop.queries)}  # Once, if reused.
-    supports, queries = ([moved[id(rollouts)] for rollouts in kind] for kind in (loop.supports, loop.queries))
+    queries = [query.to(device) for query in loop.queries]
+    # Once, if reused.
+    moved = {id(support): replace(support, rollouts=support.rollouts.to(device)) for support in loop.supports}
+    supports = [moved[id(support)] for support in loop.supports]
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
 

@@ -1,9 +1,9 @@
-"""Shared types: batches of rollouts. Axis order everywhere: task, rollout, time, feature."""
+"""Shared types: batches of rollouts, and what a learner knows. Axis order everywhere: task, rollout, time, feature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -49,7 +49,7 @@ class Samples:
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
 
     def largest_advantages(self, fraction: float) -> Samples:
-        """Of each task that ``fraction`` of its rows with the largest weight times |advantage|, weights as they are.
+        """Keeps the ``fraction`` of each task's rows with the largest weight times |advantage|, weights as they are.
 
         What a row adds to the inner loss's derivatives is proportional to that: of normally distributed advantages the
         larger half holds 93 % of the sum of squares.
@@ -69,17 +69,6 @@ class Samples:
         return Samples(**chosen, episode_length=episode_length)
 
 
-@dataclass
-class CurvatureRows:
-    """Which rows second derivatives use; may change between the products that one graph is differentiated for.
-
-    Attributes:
-        fraction: Of each task's rows, those of largest advantage (`Samples.largest_advantages`); 1 for all.
-    """
-
-    fraction: float = 1.0
-
-
 @dataclass(frozen=True)
 class Rollouts:
     """Episodes of several tasks, each task's collected with one policy.
@@ -92,8 +81,6 @@ class Rollouts:
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
-        curvature_rows: Which rows second derivatives use.
-        adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
     """
 
     observations: Tensor
@@ -102,8 +89,6 @@ class Rollouts:
     rewards: Tensor
     mask: Tensor
     advantages: Tensor
-    curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
-    adapted: Collection[str] | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -145,10 +130,6 @@ class Rollouts:
         """One episode of each task; its advantages stay as they are among the others."""
         return replace(self, **{name: values[:, index : index + 1] for name, values in self.tensors().items()})
 
-    def adapting(self, tensors: Collection[str]) -> Rollouts:
-        """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
-        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
-
     def to(self, device: torch.device) -> Rollouts:
         """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
         tensors = self.tensors()
@@ -163,3 +144,16 @@ class Rollouts:
         tensors = [part.tensors() for part in parts]
         joined: dict[str, Any] = {name: torch.cat([each[name] for each in tensors], axis) for name in tensors[0]}
         return replace(parts[0], **joined)
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """What a learner knows between two iterations.
+
+    Attributes:
+        meta: Meta-parameters, [meta parameter].
+        memory: What its optimiser remembers, by name.
+    """
+
+    meta: Tensor
+    memory: Mapping[str, Tensor]

@@ -6,10 +6,10 @@ from metarl.common.importing import load
 from metarl.config.algorithms import get_algorithm
 from metarl.config.settings import InnerConfig
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 
 
-def build_rule(name: str, policy: Policy, inner: InnerConfig) -> Adaptation:
+def build_rule(name: str, policy: DifferentiablePolicy, inner: InnerConfig) -> Adaptation:
     """The adaptation rule called ``name``.
 
     Args:

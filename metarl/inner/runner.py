@@ -19,6 +19,7 @@ from metarl.data import Rollouts
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
 from metarl.rollouts.sampler import Sampler, with_advantages
 
@@ -114,8 +115,8 @@ class Runner:
                 return rollouts.to(self._device)
 
             begin = time.perf_counter()
-            one_by_one = self._device.type == "cpu"
-            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, each_task=one_by_one)
+            one_by_one, loss = self._device.type == "cpu", self._config.inner_loss
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
             seconds = time.perf_counter() - begin
             return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
 
@@ -139,9 +140,13 @@ class Runner:
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
     """One inner loop of all shards' tasks; reused rollouts stay one object."""
-    loops, supports = [part.loop for part in parts], list[Rollouts]()
+    loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
-        supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
+        if stage.rollouts == 0:
+            supports.append(supports[-1])
+        else:
+            rollouts = Rollouts.concatenate([support.rollouts for support in of_shards])
+            supports.append(replace(of_shards[0], rollouts=rollouts))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
     modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]

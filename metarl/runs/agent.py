@@ -18,7 +18,7 @@ from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, evaluation_scales
 from metarl.config.algorithms import get_algorithm
 from metarl.agents import build_rule
-from metarl.store.checkpoints import load_checkpoint
+from metarl.store.checkpoints import load_meta
 from metarl.config.config import Config, load_config
 from metarl.envs import TaskFamily, get_family
 from metarl.envs.oracle import OracleFamily
@@ -147,7 +147,7 @@ class Agent:
             return with_advantages(Rollouts.concatenate(episodes, axis=1), self.config.discount, self.config.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps))
-        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect)
+        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.config.inner_loss)
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
@@ -218,7 +218,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
     config = load_config(run_dir)
-    return Agent(config, load_checkpoint(config, checkpoint)[0])
+    return Agent(config, load_meta(config, checkpoint)[0])
 
 
 _CHECKPOINTS = ("last", "best")

@@ -14,7 +14,7 @@ from metarl.envs import TaskFamily, get_family
 from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -40,7 +40,7 @@ def build(config: Config) -> tuple[TaskFamily, Adaptation]:
     family = family_of(config.algo, config.env, **config.env_kwargs)
     distribution = ActionMap(family.action_space).distribution
     (size,) = family.observation_space.shape
-    policy: Policy
+    policy: DifferentiablePolicy
     if config.policy_body is None:
         policy = MLPPolicy(
             size,

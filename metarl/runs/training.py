@@ -13,7 +13,6 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from metarl.runs.agent import Agent
 from metarl.runs.build import build
@@ -23,6 +22,7 @@ from metarl.config.config import CONFIG_FILE, Config, load_config, save_config
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.importing import load
+from metarl.data import LearnerState
 from metarl.outer.learners import Learner, MetaLearner
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
@@ -79,20 +79,20 @@ def train(config: Config) -> Run:
         _check_free(config.folder)
     with _sigterm_raises(), Trainer(config, device) as trainer:
         if config.resume:
-            meta, optimiser, progress = load_checkpoint(config, "last")
-            meta = Agent(config, meta).meta
+            state, progress = load_checkpoint(config, "last")
+            agent = Agent(config, state.meta)
             if progress.iteration >= config.iterations:
                 more = "; raise --iterations for more" if progress.iteration else ""
                 print(f"{config.folder} has done its {progress.iteration} iterations{more}")
-                return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+                return Run(config.folder, agent, read_progress(config.folder))
         else:
-            (meta, optimiser), progress = trainer.learner.initial(), Progress()
+            state, progress = trainer.learner.initial(), Progress()
         save_config(config, provenance(device))
         if not config.resume:
-            trainer.save(meta, optimiser, progress)  # From now on, whatever happens, the run can be resumed.
+            trainer.save(state, progress)  # From now on, whatever happens, the run can be resumed.
         with ProgressLog(config.folder, progress.iteration, config.iterations) as log:
-            meta = trainer.train(meta, optimiser, progress, log)
-    return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+            state = trainer.train(state, progress, log)
+    return Run(config.folder, Agent(config, state.meta), read_progress(config.folder))
 
 
 def _check_free(folder: Path) -> None:
@@ -150,44 +150,42 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
-        """Runs the iterations that are left; returns the meta-parameters at the end."""
-        config, device = self._config, self._device
-        state, first = (meta.to(device), optimiser, progress), progress.iteration + 1
+    def train(self, state: LearnerState, progress: Progress, log: ProgressLog) -> LearnerState:
+        """Runs the iterations that are left; returns the learner's state at the end."""
+        config, first = self._config, progress.iteration + 1
+        state = replace(state, meta=state.meta.to(self._device))
         try:
-            while state[-1].iteration < config.iterations:
-                number = state[-1].iteration + 1
+            while progress.iteration < config.iterations:
+                number = progress.iteration + 1
                 with self._profiled(number, first):
-                    state = self._advance(*state, log)
+                    state, progress = self._advance(state, progress, log)
                     if number % config.checkpoint_every == 0:
                         with timed("checkpoint"):
-                            self.save(*state)
+                            self.save(state, progress)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
-            save_checkpoint(config, "last", *state)
-        return state[0]
+            save_checkpoint(config, "last", state, progress)
+        return state
 
-    def save(self, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
+    def save(self, state: LearnerState, progress: Progress) -> None:
         """Saves the checkpoint ``last``, and one to keep if the run is to."""
-        save_checkpoint(self._config, "last", meta, optimiser, progress)
+        save_checkpoint(self._config, "last", state, progress)
         if self._config.keep_checkpoints:
-            save_checkpoint(self._config, f"iteration{progress.iteration}", meta, optimiser, progress)
+            save_checkpoint(self._config, f"iteration{progress.iteration}", state, progress)
 
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._config.iterations) if self._profile else nullcontext()
 
-    def _advance(
-        self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog
-    ) -> tuple[Tensor, Tensor, Progress]:
-        """One iteration with validation and logging; returns what has become of the first three arguments."""
+    def _advance(self, state: LearnerState, progress: Progress, log: ProgressLog) -> tuple[LearnerState, Progress]:
+        """One iteration with validation and logging; returns the state and the progress after it."""
         config, begin = self._config, time.perf_counter()
-        new_meta, new_optimiser, numbers = self.learner.iteration(meta, optimiser, progress.iteration)
+        new, numbers = self.learner.iteration(state, progress.iteration)
         row = dict(numbers)
         iteration_seconds = time.perf_counter() - begin
         done = progress.iteration + 1
         if self._validator and done % config.validate_every == 0:
             with timed("validation"):
-                row |= self._validate(self._validator, new_meta)
+                row |= self._validate(self._validator, new.meta)
         elif self._validator:
             row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
@@ -206,10 +204,10 @@ class Trainer:
         if isinstance(validation, float) and validation > progress.best_return:
             totals = replace(totals, best_return=validation)
             with timed("checkpoint"):
-                save_checkpoint(config, "best", new_meta, new_optimiser, totals)
-        return new_meta, new_optimiser, totals
+                save_checkpoint(config, "best", new, totals)
+        return new, totals
 
-    def _validate(self, validator: Runner, meta: Tensor) -> dict[str, float | int | str]:
+    def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks, the same ones and the same random streams every time."""
         config = self._config
         tasks = self._family.sample_tasks(

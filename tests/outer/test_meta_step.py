@@ -130,7 +130,7 @@ def test_hessian_of_the_largest_advantages_is_that_of_the_loss_without_the_other
     chosen = samples.largest_advantages(0.3)
     zeroed = replace(samples, advantages=samples.advantages * kept)
     parameters = rule.start(meta, MODES)
-    products = [rule.policy.inner_curvature(parameters, some, "ratio").product(direction) for some in (chosen, zeroed)]
+    products = [rule.policy.inner_curvature(parameters, some, "ratio").pushforward(direction) for some in (chosen, zeroed)]
     torch.testing.assert_close(*products, rtol=1e-12, atol=1e-14)
 
 
@@ -141,7 +141,7 @@ def test_larger_half_of_the_advantages_approximates_the_hessian_better_than_the_
     parameters, direction = rule.start(meta, MODES), torch.ones(TASKS, len(meta), dtype=torch.float64)
 
     def product(samples):
-        return rule.policy.inner_curvature(parameters, samples, "ratio").product(direction)
+        return rule.policy.inner_curvature(parameters, samples, "ratio").pushforward(direction)
 
     exact, larger = product(support.samples), product(support.samples.largest_advantages(0.5))
     assert float((larger - exact).norm()) < 0.5 * float(exact.norm())

@@ -68,7 +68,7 @@ class Problem:
     def hessian(self, loss: str, theta: Tensor) -> Tensor:
         """The kernel's, [parameter, parameter]."""
         curvature = self.policy.inner_curvature(theta[None], self.rollouts.samples, loss)
-        return -torch.cat([curvature.product(row[None]) for row in torch.eye(len(theta), dtype=torch.float64)])
+        return -torch.cat([curvature.pushforward(row[None]) for row in torch.eye(len(theta), dtype=torch.float64)])
 
     def expected_return(self, theta: Tensor) -> Tensor:
         return self.process.expected_return(self.policy, theta[None])[0]
@@ -298,7 +298,7 @@ class Sampled:
     def kernel(self, samples: Samples, loss: str = "dice") -> tuple[Tensor, Tensor]:
         """Gradient and Hessian times the direction, [task, parameter] each."""
         curvature = self.policy.inner_curvature(self.parameters, samples, loss)
-        return self.policy.inner_gradient(self.parameters, samples, loss), curvature.product(self.direction)
+        return self.policy.inner_gradient(self.parameters, samples, loss), curvature.pushforward(self.direction)
 
     def autograd(self, samples: Samples, loss: str) -> tuple[Tensor, Tensor]:
         leaf = self.parameters.clone().requires_grad_()
