@@ -142,11 +142,7 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
     """One inner loop of all shards' tasks; reused rollouts stay one object."""
     loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
-        if stage.rollouts == 0:
-            supports.append(supports[-1])
-        else:
-            rollouts = Rollouts.concatenate([support.rollouts for support in of_shards])
-            supports.append(replace(of_shards[0], rollouts=rollouts))
+        supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
     modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -112,6 +112,11 @@ class PolicyGradientSupport(Support):
 
     def tasks(self, start: int, stop: int) -> PolicyGradientSupport:
         return replace(self, rollouts=self.rollouts.tasks(start, stop))
+
+    @staticmethod
+    def concatenate(parts: Sequence[PolicyGradientSupport]) -> PolicyGradientSupport:
+        """Joins the tasks of ``parts`` in order; what is no data is the first one's."""
+        return replace(parts[0], rollouts=Rollouts.concatenate([part.rollouts for part in parts]))
 
     def with_curvature(self, fraction: float) -> PolicyGradientSupport:
         """The same support, many products with whose Jacobian use this share of the rows, in (0, 1]."""
