@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -71,12 +72,12 @@ def main() -> None:
     settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
     config = Config(validate_every=0, **settings)
     with Trainer(config, torch.device(device)) as trainer:
-        (meta, optimiser), before = trainer.learner.initial(), peak_memory()
-        meta = meta.to(device)
+        state, before = trainer.learner.initial(), peak_memory()
+        state = replace(state, meta=state.meta.to(device))
         rows, walls = [], []
         for index in range(rounds + 1):
             begin = time.perf_counter()
-            meta, optimiser, row = trainer.learner.iteration(meta, optimiser, index)
+            state, row = trainer.learner.iteration(state, index)
             walls.append(time.perf_counter() - begin)
             rows.append(row)
     found = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}

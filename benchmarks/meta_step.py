@@ -18,7 +18,8 @@ from metarl.common.parallel import Workers, available_cores
 from metarl.config.config import Config, Settings
 from metarl.config.optimisers import TRPOConfig
 from metarl.outer.objective import MetaObjective
-from metarl.outer.trpo import Objective, StepReport, trpo_step
+from metarl.outer.optimiser import StepReport
+from metarl.outer.trpo import Objective, trpo_step
 
 ENVS = ("navigation", "cheetah-dir", "ant-dir")
 ALGOS = ("maml", "l2f", "fomaml", "anil")
@@ -137,7 +138,7 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
             "seconds": _median(times[subject]),
             "ratio": median_ratio(looped, times[subject]),
             "line search": reports[subject].outcome,
-            "surrogate gain": reports[subject].surrogate_gain,
+            "surrogate gain": reports[subject].numbers["surrogate_gain"],
         }
         for subject in candidates
     ]

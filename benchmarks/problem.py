@@ -69,14 +69,16 @@ def make_problem(config: Config, device: torch.device) -> Problem:
     def collect(policies: Tensor, *_: object) -> Rollouts:
         return _rollouts(rule.policy, policies, settings.rollouts, generator)
 
-    adapted = adapt(rule, meta, stages, modes, collect)
+    adapted = adapt(rule, meta, stages, modes, collect, settings.inner.inner_loss)
     return Problem(settings, family, on_device(adapted.loop, device))
 
 
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
-    moved = {id(rollouts): rollouts.to(device) for rollouts in (*loop.supports, *loop.queries)}  # Once, if reused.
-    supports, queries = ([moved[id(rollouts)] for rollouts in kind] for kind in (loop.supports, loop.queries))
+    queries = [query.to(device) for query in loop.queries]
+    # Once, if reused.
+    moved = {id(support): replace(support, rollouts=support.rollouts.to(device)) for support in loop.supports}
+    supports = [moved[id(support)] for support in loop.supports]
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
 

@@ -171,7 +171,9 @@ class Rollouts:
         self._settings = settings.rollouts
         task_family, rule = build(settings)
         self._workers = workers
-        self._runner = Runner(task_family, rule, tasks, self._settings, workers, torch.device("cpu"))
+        self._runner = Runner(
+            task_family, rule, tasks, self._settings, settings.inner.inner_loss, workers, torch.device("cpu")
+        )
         # The runner's own shards, so that what is measured stays what training does.
         self._shards = self._runner._shards
         self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]

@@ -1,8 +1,8 @@
-"""Shared types: batches of rollouts. Axis order everywhere: task, rollout, time, feature."""
+"""Shared types: batches of rollouts, and what a learner knows. Axis order everywhere: task, rollout, time, feature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class Samples:
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
 
     def largest_advantages(self, fraction: float) -> Samples:
-        """Of each task that ``fraction`` of its rows with the largest weight times |advantage|, weights as they are.
+        """Keeps the ``fraction`` of each task's rows with the largest weight times |advantage|, weights as they are.
 
         What a row adds to the inner loss's derivatives is proportional to that: of normally distributed advantages the
         larger half holds 93 % of the sum of squares.
@@ -69,17 +69,6 @@ class Samples:
         return Samples(**chosen, episode_length=episode_length)
 
 
-@dataclass
-class CurvatureRows:
-    """Which rows second derivatives use; may change between the products that one graph is differentiated for.
-
-    Attributes:
-        fraction: Of each task's rows, those of largest advantage (`Samples.largest_advantages`); 1 for all.
-    """
-
-    fraction: float = 1.0
-
-
 @dataclass(frozen=True)
 class Rollouts:
     """Episodes of several tasks, each task's collected with one policy.
@@ -94,8 +83,6 @@ class Rollouts:
         advantages: Standardised per task, [task, rollout, time].
         terms: What the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time]; 0 after
             an episode's end.
-        curvature_rows: Which rows second derivatives use.
-        adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
     """
 
     observations: Tensor
@@ -105,8 +92,6 @@ class Rollouts:
     mask: Tensor
     advantages: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
-    curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
-    adapted: Collection[str] | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -148,10 +133,6 @@ class Rollouts:
         """One episode of each task; its advantages stay as they are among the others."""
         return self._each(lambda values: values[:, index : index + 1])
 
-    def adapting(self, tensors: Collection[str]) -> Rollouts:
-        """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
-        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
-
     def to(self, device: torch.device) -> Rollouts:
         """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
         in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
@@ -172,3 +153,16 @@ class Rollouts:
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """What a learner knows between two iterations.
+
+    Attributes:
+        meta: Meta-parameters, [meta parameter].
+        memory: What its optimiser remembers, by name.
+    """
+
+    meta: Tensor
+    memory: Mapping[str, Tensor]

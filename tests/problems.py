@@ -15,8 +15,10 @@ from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.inner.support import PolicyGradientSupport
+from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.policies.losses import InnerLoss
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -26,7 +28,7 @@ LAYERS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std")
 MODES = torch.tensor([1, 0, 1])
 
 
-def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> Policy:
+def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> DifferentiablePolicy:
     distribution: Distribution = Gaussian(ACTIONS) if kind == "gaussian" else Categorical(ACTIONS + 1)
     if body == "mlp":
         return MLPPolicy(OBSERVATION, distribution, HIDDEN, activation)
@@ -43,7 +45,7 @@ def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def make_rule(algo: str, policy: Policy, lr: float = 0.5, **options: Any) -> Adaptation:
+def make_rule(algo: str, policy: DifferentiablePolicy, lr: float = 0.5, **options: Any) -> Adaptation:
     """A rule; settings of the inner loop, of L2F and of the algorithm are found by their names."""
 
     def named(kind: Any) -> dict[str, Any]:
@@ -88,10 +90,24 @@ def collect(policy: Policy, parameters: Tensor, seed: int, rollouts: int = ROLLO
     return Rollouts(observations, actions, log_probs.view(shape), advantages.clone(), mask, advantages)
 
 
-def run(rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1, iteration: int | None = 0) -> InnerLoop:
+def make_support(
+    policy: DifferentiablePolicy, parameters: Tensor, seed: int, loss: InnerLoss = "ratio"
+) -> PolicyGradientSupport:
+    """Imaginary rollouts as a support."""
+    return PolicyGradientSupport(policy, collect(policy, parameters, seed), loss)
+
+
+def run(
+    rule: Adaptation,
+    meta: Tensor,
+    num_steps: int = 1,
+    seed: int = 1,
+    iteration: int | None = 0,
+    loss: InnerLoss = "ratio",
+) -> InnerLoop:
     """An inner loop with imaginary rollouts."""
 
     def collect_phase(policies: Tensor, phase: int, rollouts: int | None) -> Rollouts:
         return collect(rule.policy, policies, seed + phase, rollouts or ROLLOUTS)
 
-    return adapt(rule, meta, rule.stages((1.0,) * num_steps, iteration), MODES, collect_phase).loop
+    return adapt(rule, meta, rule.stages((1.0,) * num_steps, iteration), MODES, collect_phase, loss).loop

@@ -16,6 +16,7 @@ PACKAGE = ROOT / "metarl"
 
 # One row a folder, from the bottom up: a module imports from its own folder and from those above it in this list.
 LAYERS = (
+    "_version",
     "common",
     "data",
     "envs",

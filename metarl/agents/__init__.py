@@ -8,12 +8,12 @@ from metarl.config.algorithms import L2FConfig, get_algorithm
 from metarl.config.checked import Checked
 from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 
 
 def build_rule(
     name: str,
-    policy: Policy,
+    policy: DifferentiablePolicy,
     inner: InnerSettings,
     own: Checked | None = None,
     l2f: L2FConfig | None = None,

@@ -10,18 +10,16 @@ from metarl.agents.maml import MAML
 from metarl.common.errors import UserError, nearest
 from metarl.config.algorithms import ANILConfig
 from metarl.config.settings import InnerSettings
-from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 
 class PartialAdaptation(Adaptation):
     """Another rule whose gradient steps leave all but some of the policy's tensors where they are.
 
-    With every tensor this is the rule itself; with none, the inner loop does nothing. The built-in network does not
-    compute what only the other tensors' gradients need. The rule has to take its gradients with
-    `metarl.inner.gradients.policy_gradient`.
+    With every tensor this is the rule itself; with none, the inner loop does nothing.
 
     Args:
         rule: The rule.
@@ -48,6 +46,10 @@ class PartialAdaptation(Adaptation):
     def adapted(self) -> Sequence[str]:
         return [name for name in self._rule.adapted if name in self._layers]
 
+    @property
+    def step_name(self) -> str:
+        return self._rule.step_name
+
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self._rule.initial(generator)
 
@@ -70,20 +72,20 @@ class PartialAdaptation(Adaptation):
         return self._rule.after_meta_step(meta, observed)
 
     def _restricted(self, stage: Stage) -> Stage:
-        if not stage.gradient_step:
+        if stage.kind is not StageKind.GRADIENT_STEP:
             return stage
 
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            return stage.update(meta, parameters, support.adapting(self._layers))
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+            return stage.update(meta, parameters, support.restricted(self._layers))
 
         return replace(stage, update=update)
 
 
-def frozen(policy: Policy, inner: InnerSettings) -> PartialAdaptation:
+def frozen(policy: DifferentiablePolicy, inner: InnerSettings) -> PartialAdaptation:
     """A policy that never adapts: gradient steps change none of its tensors."""
     return PartialAdaptation(MAML(policy, inner), ())
 
 
-def anil(policy: Policy, inner: InnerSettings, options: ANILConfig) -> PartialAdaptation:
+def anil(policy: DifferentiablePolicy, inner: InnerSettings, options: ANILConfig) -> PartialAdaptation:
     """MAML whose inner loop adapts ``options.adapted_layers``, by default the last layer and the log-std."""
     return PartialAdaptation(MAML(policy, inner), options.adapted_layers or policy.head)

@@ -10,10 +10,9 @@ from torch import Tensor
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ContextConfig
 from metarl.config.settings import InnerSettings
-from metarl.data import Rollouts
-from metarl.inner.gradients import policy_gradient
 from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.mlp import MLPPolicy
 
 
@@ -37,7 +36,7 @@ class ContextAdaptation(Adaptation):
     Source: Finn et al. 2017, appendix C.2 (after Rei 2015).
     """
 
-    def __init__(self, policy: Policy, inner: InnerSettings, options: ContextConfig) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: ContextConfig) -> None:
         if not isinstance(policy, MLPPolicy):
             raise UserError("context needs the built-in network: leave out policy_body.")
         self._width = policy.layout.shapes[0][0]
@@ -61,9 +60,9 @@ class ContextAdaptation(Adaptation):
         return [self._step(scale * self._inner.inner_lr) for scale in step_scales]
 
     def _step(self, step_size: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             weights = meta[self.policy.layout.size :].view(self._width, -1)
-            gradient = policy_gradient(self.policy, parameters, support, self._inner.inner_loss)[:, self._bias]
+            gradient = support.gradient(parameters)[:, self._bias]
             step = step_size * (gradient @ weights) @ weights.T
             rest = parameters.shape[1] - self._bias.stop
             return parameters - torch.nn.functional.pad(step, (self._bias.start, rest))

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from metarl.config.algorithms import L2FConfig
 from metarl.config.settings import InnerSettings
-from metarl.data import Rollouts
-from metarl.inner.gradients import projected, projected_policy_gradient
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
 # Of the running statistics, for one meta-iteration.
@@ -42,7 +41,7 @@ class L2F(Adaptation):
 
     def __init__(self, rule: Adaptation, inner: InnerSettings, options: L2FConfig) -> None:
         layout = rule.policy.layout
-        self._rule, self._options, self._loss = rule, options, inner.inner_loss
+        self._rule, self._options = rule, options
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
@@ -69,6 +68,10 @@ class L2F(Adaptation):
     @property
     def adapted(self) -> Sequence[str]:
         return self._rule.adapted
+
+    @property
+    def step_name(self) -> str:
+        return self._rule.step_name
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
@@ -100,7 +103,7 @@ class L2F(Adaptation):
             return stages
         if self._options.attenuation_rollouts == "reuse":
             stages[0] = replace(stages[0], rollouts=0)
-        return [Stage(self._attenuate, gradient_step=False), *stages]
+        return [Stage(self._attenuate, kind=StageKind.PREPARATION), *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding [task, layer], after what the attenuated rule observes; 0 for constants."""
@@ -134,10 +137,9 @@ class L2F(Adaptation):
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
-    def embedding(self, policies: Tensor, support: Rollouts) -> Tensor:
+    def embedding(self, policies: Tensor, support: Support) -> Tensor:
         """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
-        means = self._means.to(policies)
-        return projected_policy_gradient(self.policy, policies, support, self._loss, means)
+        return support.projected_gradient(policies, self._means.to(policies))
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Factor on each parameter, [task, parameter]; 1 where a parameter is not attenuated."""
@@ -147,7 +149,7 @@ class L2F(Adaptation):
         """Mean of gamma over each layer, [task, layer]."""
         return projected(self.gamma(meta, embedding), self._means.to(meta))
 
-    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         policies = parameters[:, : self.policy.layout.size]
         return self._attenuated(meta, parameters, self.embedding(policies, support))
 
@@ -202,7 +204,7 @@ class L2F(Adaptation):
         return meta[: self._rule.num_meta]
 
     def _of_attenuated(self, stage: Stage) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             return stage.update(self._of_rule(meta), parameters, support)
 
         return replace(stage, update=update)

@@ -6,9 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from metarl.config.settings import InnerSettings
-from metarl.data import Rollouts
-from metarl.inner.rule import Adaptation, Stage, gradient_step
-from metarl.policies.base import Policy
+from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MAML(Adaptation):
@@ -22,7 +22,7 @@ class MAML(Adaptation):
     Source: Finn et al. 2017, algorithm 3.
     """
 
-    def __init__(self, policy: Policy, inner: InnerSettings, first_order: bool = False) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, first_order: bool = False) -> None:
         super().__init__(policy, policy.layout.size)
         self._inner, self._first_order = inner, first_order
 
@@ -33,12 +33,13 @@ class MAML(Adaptation):
         return [self._step(scale * self._inner.inner_lr) for scale in step_scales]
 
     def _step(self, step_size: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            return gradient_step(self.policy, parameters, support, self._inner.inner_loss, step_size, self._first_order)
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+            gradient = support.gradient(parameters)
+            return parameters - step_size * (gradient.detach() if self._first_order else gradient)
 
         return Stage(update)
 
 
-def fomaml(policy: Policy, inner: InnerSettings) -> MAML:
+def fomaml(policy: DifferentiablePolicy, inner: InnerSettings) -> MAML:
     """First-order MAML: inner gradients are constants in the meta-gradient (Finn et al. 2017, section 5.2)."""
     return MAML(policy, inner, first_order=True)

@@ -10,7 +10,7 @@ from metarl.agents.maml import MAML
 from metarl.common.errors import UserError
 from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MultiMAML(Adaptation):
@@ -29,7 +29,7 @@ class MultiMAML(Adaptation):
     Source: Vuorio et al. 2019, section 4.1.
     """
 
-    def __init__(self, policy: Policy, inner: InnerSettings, num_modes: int) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, num_modes: int) -> None:
         if num_modes < 2:
             raise UserError(
                 "multi-maml needs a task family with several modes, such as navigation-bimodal; this one has one mode. "

@@ -65,7 +65,8 @@ class MetaOptimiser:
     Attributes:
         title: What tables call it.
         summary: What it is, in a sentence.
-        step: Where the function is that takes its step, as package.module:name.
+        step: Where its class is, as package.module:name; a `metarl.outer.optimiser.MetaOptimiser`, made with its
+            settings.
         settings: Class of its settings, which are given under its name.
     """
 

@@ -1,26 +1,36 @@
-"""What an adaptation rule is: a sequence of stages that map support rollouts to task parameters."""
+"""What an adaptation rule is: a sequence of stages that map support data to task parameters."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.data import Rollouts
-from metarl.inner.gradients import policy_gradient
-from metarl.policies.base import Policy
-from metarl.policies.losses import InnerLoss
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 if TYPE_CHECKING:
     from metarl.inner.loop import InnerLoop
 
 UNKNOWN_MODE = -1
-"""Mode of a task that nobody told."""
+"""Marks a task whose mode is unknown."""
+
+
+class StageKind(Enum):
+    """What a stage counts as."""
+
+    GRADIENT_STEP = auto()
+    """A step of the inner loop along a gradient, which partial adaptation may restrict."""
+    STEP = auto()
+    """Another step of the inner loop."""
+    PREPARATION = auto()
+    """Precedes the steps, such as attenuation, and is not counted in reports."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +38,28 @@ class Stage:
     """One part of the inner loop.
 
     Attributes:
-        update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support rollouts) to the
-            next task parameters; differentiable in the first two, inputs not modified.
+        update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support) to the next
+            task parameters; differentiable in the first two, inputs not modified.
         rollouts: Episodes of each task that the update wants: None for as many as the run is set to, 0 for the previous
             stage's again.
-        gradient_step: Whether the update counts as a gradient step in reports.
+        kind: What the update counts as.
         query_weight: Weight in the meta-objective of the policies after this stage, which get query rollouts of their
             own (multi-step loss); the adapted policies' weight is what is left of 1. Not for the last stage.
     """
 
-    update: Callable[[Tensor, Tensor, Rollouts], Tensor]
+    update: Callable[[Tensor, Tensor, Support], Tensor]
     rollouts: int | None = None
-    gradient_step: bool = True
+    kind: StageKind = StageKind.GRADIENT_STEP
     query_weight: float = 0.0
+
+    @property
+    def is_step(self) -> bool:
+        """Whether reports count the update as a step."""
+        return self.kind is not StageKind.PREPARATION
 
 
 class Adaptation(ABC):
-    """An adaptation rule: maps meta-parameters and support rollouts to task parameters, in stages.
+    """An adaptation rule: maps meta-parameters and support data to task parameters, in stages.
 
     The first of a task's parameters are its policy's; what a rule appends to them is for its own later stages.
 
@@ -53,13 +68,18 @@ class Adaptation(ABC):
         num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
     """
 
-    def __init__(self, policy: Policy, num_meta: int) -> None:
+    def __init__(self, policy: DifferentiablePolicy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
     @property
     def adapted(self) -> Sequence[str]:
         """Names of the policy's tensors that gradient steps change; by default all."""
         return self.policy.layout.names
+
+    @property
+    def step_name(self) -> str:
+        """What reports call a step of the inner loop."""
+        return "gradient step"
 
     @abstractmethod
     def initial(self, generator: np.random.Generator) -> Tensor:
@@ -104,33 +124,6 @@ class Adaptation(ABC):
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Meta-parameters with what the meta-gradient does not move brought up to date, such as running statistics."""
         return meta
-
-
-def gradient_step(
-    policy: Policy,
-    parameters: Tensor,
-    support: Rollouts,
-    loss: InnerLoss,
-    step_size: float | Tensor,
-    first_order: bool = False,
-) -> Tensor:
-    """One policy-gradient step for each task: theta'_i = theta_i - step_size * grad L_i(theta_i).
-
-    Args:
-        policy: The policy.
-        parameters: [task, parameter].
-        support: Rollouts of as many tasks.
-        loss: Inner loss, see `metarl.policies.losses.inner_loss`.
-        step_size: One number, or one for each parameter, [parameter] or [task, parameter].
-        first_order: Take the gradient as a constant in the meta-gradient.
-
-    Returns:
-        [task, parameter].
-
-    Source: Finn et al. 2017, algorithm 3.
-    """
-    gradient = policy_gradient(policy, parameters, support, loss)
-    return parameters - step_size * (gradient.detach() if first_order else gradient)
 
 
 def evaluation_scales(num_steps: int) -> tuple[float, ...]:

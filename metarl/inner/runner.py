@@ -19,7 +19,9 @@ from metarl.data import Rollouts
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
+from metarl.policies.losses import InnerLoss
 from metarl.rollouts.sampler import Sampler, with_advantages
 
 
@@ -44,6 +46,7 @@ class Runner:
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
         settings: Episodes, and what is made of them; ``rollouts_per_task`` holds for stages that want no other number.
+        inner_loss: Inner loss, see `metarl.policies.losses.inner_loss`.
         workers: Threads; whether they are stopping is asked at every environment step.
         device: Where adaptation computes; simulation is on the CPU.
     """
@@ -54,10 +57,11 @@ class Runner:
         rule: Adaptation,
         num_tasks: int,
         settings: RolloutSettings,
+        inner_loss: InnerLoss,
         workers: Workers,
         device: torch.device,
     ) -> None:
-        self._settings, self._family, self._rule = settings, family, rule
+        self._settings, self._inner_loss, self._family, self._rule = settings, inner_loss, family, rule
         self._workers, self._device = workers, device
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
@@ -112,8 +116,8 @@ class Runner:
                 return rollouts.to(self._device)
 
             begin = time.perf_counter()
-            one_by_one = self._device.type == "cpu"
-            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, each_task=one_by_one)
+            one_by_one, loss = self._device.type == "cpu", self._inner_loss
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
             seconds = time.perf_counter() - begin
             return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
 
@@ -137,9 +141,9 @@ class Runner:
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
     """One inner loop of all shards' tasks; reused rollouts stay one object."""
-    loops, supports = [part.loop for part in parts], list[Rollouts]()
+    loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
-        supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
+        supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
     modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Samples
-from metarl.policies.base import Curvature, Linearised, Policy
+from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, OutputDerivatives
 
@@ -62,7 +62,7 @@ _ACTIVATIONS: dict[str, type[_ReLU] | type[_Tanh]] = {"relu": _ReLU, "tanh": _Ta
 Weights = list[tuple[Tensor, Tensor]]
 
 
-class MLPPolicy(Policy):
+class MLPPolicy(DifferentiablePolicy):
     """A multilayer perceptron whose derivatives are written out as batched matrix products over blocks of rows.
 
     Args:
@@ -271,10 +271,10 @@ class _MLPCurvature:
             deltas[index - 1] = policy._activation.backward_(incoming, values[index])
         return deltas, bends
 
-    def product(self, direction: Tensor) -> Tensor:
+    def pushforward(self, direction: Tensor) -> Tensor:
         return self._only_adapted(self._product(direction, 0, self._lowest))
 
-    def transposed(self, direction: Tensor) -> Tensor:
+    def pullback(self, direction: Tensor) -> Tensor:
         return self._product(self._only_adapted(direction), self._lowest, 0)
 
     def _product(self, direction: Tensor, moved: int, wanted: int) -> Tensor:

@@ -31,7 +31,7 @@ from metarl.inner.runner import Runner
 from metarl.reports.inspection import inspect, layers
 from metarl.reports.measures import Floats, over_tasks, principal_components
 from metarl.runs.agent import Agent, load
-from metarl.store.checkpoints import checkpoint_path, load_checkpoint
+from metarl.store.checkpoints import checkpoint_path, load_meta
 from metarl.store.provenance import provenance
 
 # Brings embeddings [task, feature] to coordinates [task, 2], with each one's share of the variance if it has one.
@@ -80,7 +80,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> dict[s
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
-        iteration = load_checkpoint(agent.config, config.checkpoint)[2].iteration
+        iteration = load_meta(agent.config, config.checkpoint)[1].iteration
         seen = inspect(adapted.loop, loops.workers, left_out)
         result = {
             "config": agent.config.to_dict(),
@@ -219,7 +219,9 @@ class _InnerLoops:
         """The inner loop of some tasks, `metarl.inner.runner.Runner.run`."""
         agent = self._agent
         settings = replace(agent.settings.rollouts, rollouts_per_task=rollouts)
-        runner = Runner(agent.family, rule, len(tasks), settings, self.workers, torch.device("cpu"))
+        runner = Runner(
+            agent.family, rule, len(tasks), settings, agent.settings.inner.inner_loss, self.workers, torch.device("cpu")
+        )
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
         self.env_steps += adapted.env_steps
@@ -283,7 +285,7 @@ def _embedding(
     """Tasks in two dimensions, by what the rule sees of them before its first gradient step."""
     rule, config = agent.rule, loops.config
     stages = loops.stages(rule)
-    first_step = next((i for i, stage in enumerate(stages) if stage.gradient_step), 0)
+    first_step = next((i for i, stage in enumerate(stages) if stage.is_step), 0)
     if not first_step:
         left_out["embedding"] = "the rule looks at no task before its first gradient step"
         return None
@@ -333,7 +335,7 @@ def _through_training(
         return None
     found = [analysed]
     for iteration in others:
-        meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}")[0]).meta
+        meta = Agent(agent.config, load_meta(agent.config, f"iteration{iteration}")[0]).meta
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
         found.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers, {})))
     if not any(all(each[name] for each in found) for name in ("conflict", "attenuation", "landscape")):

@@ -15,9 +15,10 @@ from torch import Tensor
 from metarl.agents.l2f import L2F
 from metarl.common.parallel import Workers
 from metarl.data import Rollouts, Samples
+from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.layout import Layout
 from metarl.policies.losses import inner_loss
 from metarl.reports.measures import (
@@ -105,7 +106,7 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
         policies = loop.replay(loop.meta)
-        steps = [i for i, stage in enumerate(loop.stages) if stage.gradient_step]
+        steps = [i for i, stage in enumerate(loop.stages) if stage.is_step]
         lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].samples) for i in steps]
         observed = query.observations[0][query.weights[0] > 0]
         compared = {"start": policies[0]}
@@ -135,14 +136,14 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
     policy, weights = loop.rule.policy, loop.query_weights
     with torch.enable_grad():
         meta = loop.meta.detach().clone().requires_grad_()
-        adapted = loop.queried(loop.replay(meta))
-    gradients: list[Tensor] = []
+        adaptation = GraphJacobian(meta, loop.queried(loop.replay(meta)))
+    cotangents = []
     for chosen in queries:
         # The likelihood ratio's gradient at the policy that collected the rollouts is the surrogate's.
-        parts = zip(adapted.detach(), chosen, weights, strict=True)
-        by_policies = torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts])
-        gradients += torch.autograd.grad(adapted, meta, by_policies, retain_graph=True)
-    return torch.stack(gradients)
+        parts = zip(adaptation.outputs, chosen, weights, strict=True)
+        cotangents.append(torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts]))
+    first, *others = cotangents
+    return torch.stack([adaptation.gradient(first), *(adaptation.pullback(cotangent) for cotangent in others)])
 
 
 def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def _attenuation(rule: L2F, meta: Tensor, observed: Tensor) -> dict[str, Any]:
     return {"unit": "1", "gamma": over_tasks(gamma.double().numpy())}
 
 
-def _along(policy: Policy, before: Tensor, after: Tensor, support: Samples) -> Line:
+def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support: Samples) -> Line:
     """The inner loss of one task along an update, over the rollouts that the update was made from."""
 
     def point(parameters: Floats) -> Tensor:
@@ -270,7 +271,7 @@ def _movement(each: Sequence[_Inspected], layout: Layout) -> dict[str, Any]:
     return result
 
 
-def layers(policy: Policy) -> list[list[str]]:
+def layers(policy: DifferentiablePolicy) -> list[list[str]]:
     """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
     found: dict[str, list[str]] = {}
     for name in policy.layout.names:

@@ -25,7 +25,7 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.build import build
-from metarl.store.checkpoints import load_checkpoint
+from metarl.store.checkpoints import load_meta
 from metarl.store.config_file import load_config
 
 
@@ -143,7 +143,7 @@ class Agent:
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps))
-        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect)
+        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
@@ -213,7 +213,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
     config = load_config(run_dir)
-    return Agent(config, load_checkpoint(config, checkpoint)[0])
+    return Agent(config, load_meta(config, checkpoint)[0])
 
 
 _CHECKPOINTS = ("last", "best")

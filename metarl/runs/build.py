@@ -13,7 +13,7 @@ from metarl.envs import TaskFamily, get_family
 from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -43,7 +43,7 @@ def build(settings: Settings) -> tuple[TaskFamily, Adaptation]:
     return family, rule
 
 
-def build_policy(family: TaskFamily, settings: PolicySettings) -> Policy:
+def build_policy(family: TaskFamily, settings: PolicySettings) -> DifferentiablePolicy:
     """The policy for a family.
 
     Raises:

@@ -22,8 +22,8 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse, tasks_in_words
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import run_title
+from metarl.config.config import Settings
 from metarl.config.evaluation import EvaluationConfig
-from metarl.config.settings import RolloutSettings
 from metarl.envs import TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import Runner
@@ -70,7 +70,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
     with Workers(config.threads) as workers:
-        protocol = _Protocol(agent.settings.rollouts, config, family, tasks, workers, device)
+        protocol = _Protocol(agent.settings, config, family, tasks, workers, device)
         found = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
@@ -188,7 +188,7 @@ class _Protocol:
     """Runs rules over the same tasks with the same random streams, in groups.
 
     Args:
-        run: Episodes as the agent was trained with.
+        run: The settings that the agent was trained with.
         config: What to evaluate on.
         family: The family of the tasks.
         tasks: [task, ...].
@@ -198,7 +198,7 @@ class _Protocol:
 
     def __init__(
         self,
-        run: RolloutSettings,
+        run: Settings,
         config: EvaluationConfig,
         family: TaskFamily,
         tasks: np.ndarray,
@@ -226,8 +226,10 @@ class _Protocol:
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
         stages = rule.stages(evaluation_scales(config.gradient_steps))
-        rollouts = replace(self._run, rollouts_per_task=config.rollouts)
-        runner = Runner(self._family, rule, len(tasks), rollouts, self._workers, self._device)
+        rollouts = replace(self._run.rollouts, rollouts_per_task=config.rollouts)
+        runner = Runner(
+            self._family, rule, len(tasks), rollouts, self._run.inner.inner_loss, self._workers, self._device
+        )
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
@@ -244,7 +246,7 @@ class _Protocol:
         rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
         total = np.zeros(num)
         seeds = stream(self._config.seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-        with closing(self._family.make_episodes(num, self._run.horizon)) as episodes:
+        with closing(self._family.make_episodes(num, self._run.rollouts.horizon)) as episodes:
             episodes.reset(self._tasks, seeds.tolist(), observations)
             while not (terminated | truncated).all():
                 episodes.step(actions, observations, rewards, terminated, truncated)

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
@@ -22,6 +21,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.data import LearnerState
 from metarl.inner.runner import Runner
 from metarl.outer.learners import Learner, MetaLearner
 from metarl.runs.agent import Agent
@@ -82,20 +82,20 @@ def train(config: Config) -> FinishedRun:
         RunFolder(folder).check_free()
     with _sigterm_raises(), Trainer(config, device) as trainer:
         if run.resume:
-            meta, optimiser, progress = load_checkpoint(config, "last")
-            meta = Agent(config, meta).meta
+            state, progress = load_checkpoint(config, "last")
+            agent = Agent(config, state.meta)
             if progress.iteration >= run.iterations:
                 more = "; raise --iterations for more" if progress.iteration else ""
                 print(f"{folder} has done its {progress.iteration} iterations{more}")
-                return FinishedRun(folder, Agent(config, meta), read_progress(folder))
+                return FinishedRun(folder, agent, read_progress(folder))
         else:
-            (meta, optimiser), progress = trainer.learner.initial(), Progress()
+            state, progress = trainer.learner.initial(), Progress()
         save_config(config, provenance(device))
         if not run.resume:
-            trainer.save(meta, optimiser, progress)  # From now on, whatever happens, the run can be resumed.
+            trainer.save(state, progress)  # From now on, whatever happens, the run can be resumed.
         with ProgressLog(folder, progress.iteration, run.iterations) as log:
-            meta = trainer.train(meta, optimiser, progress, log)
-    return FinishedRun(folder, Agent(config, meta), read_progress(folder))
+            state = trainer.train(state, progress, log)
+    return FinishedRun(folder, Agent(config, state.meta), read_progress(folder))
 
 
 def _check_same_run(config: Config) -> None:
@@ -129,8 +129,8 @@ class Trainer:
         self._num_validation_tasks = run.validation_tasks if finite is None else len(finite)
         self._validator: Runner | None = None
         if run.validate_every:
-            size, rollouts = self._num_validation_tasks, self._settings.rollouts
-            self._validator = Runner(self._family, self._rule, size, rollouts, self._workers, device)
+            size, rollouts, loss = self._num_validation_tasks, self._settings.rollouts, self._settings.inner.inner_loss
+            self._validator = Runner(self._family, self._rule, size, rollouts, loss, self._workers, device)
         self._profile = Profile(RunFolder(self._settings.folder).trace, device) if run.profile else None
 
     def __enter__(self) -> Trainer:
@@ -145,44 +145,42 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
-        """Runs the iterations that are left; returns the meta-parameters at the end."""
-        run, device = self._settings.run, self._device
-        state, first = (meta.to(device), optimiser, progress), progress.iteration + 1
+    def train(self, state: LearnerState, progress: Progress, log: ProgressLog) -> LearnerState:
+        """Runs the iterations that are left; returns the learner's state at the end."""
+        run, first = self._settings.run, progress.iteration + 1
+        state = replace(state, meta=state.meta.to(self._device))
         try:
-            while state[-1].iteration < run.iterations:
-                number = state[-1].iteration + 1
+            while progress.iteration < run.iterations:
+                number = progress.iteration + 1
                 with self._profiled(number, first):
-                    state = self._advance(*state, log)
+                    state, progress = self._advance(state, progress, log)
                     if number % run.checkpoint_every == 0:
                         with timed("checkpoint"):
-                            self.save(*state)
+                            self.save(state, progress)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
-            save_checkpoint(self._config, "last", *state)
-        return state[0]
+            save_checkpoint(self._config, "last", state, progress)
+        return state
 
-    def save(self, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
+    def save(self, state: LearnerState, progress: Progress) -> None:
         """Saves the checkpoint ``last``, and one to keep if the run is to."""
-        save_checkpoint(self._config, "last", meta, optimiser, progress)
+        save_checkpoint(self._config, "last", state, progress)
         if self._settings.run.keep_checkpoints:
-            save_checkpoint(self._config, f"iteration{progress.iteration}", meta, optimiser, progress)
+            save_checkpoint(self._config, f"iteration{progress.iteration}", state, progress)
 
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(
-        self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog
-    ) -> tuple[Tensor, Tensor, Progress]:
-        """One iteration with validation and logging; returns what has become of the first three arguments."""
+    def _advance(self, state: LearnerState, progress: Progress, log: ProgressLog) -> tuple[LearnerState, Progress]:
+        """One iteration with validation and logging; returns the state and the progress after it."""
         validate_every, begin = self._settings.run.validate_every, time.perf_counter()
-        new_meta, new_optimiser, numbers = self.learner.iteration(meta, optimiser, progress.iteration)
+        new, numbers = self.learner.iteration(state, progress.iteration)
         row = dict(numbers)
         iteration_seconds = time.perf_counter() - begin
         done = progress.iteration + 1
         if self._validator and done % validate_every == 0:
             with timed("validation"):
-                row |= self._validate(self._validator, new_meta)
+                row |= self._validate(self._validator, new.meta)
         elif self._validator:
             row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
@@ -201,10 +199,10 @@ class Trainer:
         if isinstance(validation, float) and validation > progress.best_return:
             totals = replace(totals, best_return=validation)
             with timed("checkpoint"):
-                save_checkpoint(self._config, "best", new_meta, new_optimiser, totals)
-        return new_meta, new_optimiser, totals
+                save_checkpoint(self._config, "best", new, totals)
+        return new, totals
 
-    def _validate(self, validator: Runner, meta: Tensor) -> dict[str, float | int | str]:
+    def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks, the same ones and the same random streams every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(

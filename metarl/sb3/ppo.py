@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Settings
+from metarl.data import LearnerState
 from metarl.envs import TaskFamily
 from metarl.policies.base import Policy
 from metarl.policies.mlp import MLPPolicy
@@ -36,8 +36,8 @@ _MINIBATCH = 1000
 class PPOLearner:
     """Trains a policy with PPO, an iteration having as many environment steps as a meta-iteration without early ends.
 
-    The actor starts as every rule's policy does with this seed. The optimiser's memory is the whole model, the critic
-    and Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
+    The actor starts as every rule's policy does with this seed. The learner's memory is the whole model, the critic and
+    Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
     defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
 
     Args:
@@ -70,15 +70,14 @@ class PPOLearner:
         # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
-    def initial(self) -> tuple[Tensor, Tensor]:
+    def initial(self) -> LearnerState:
         meta = self._policy.initial(stream(self._seed, Purpose.INITIALISATION))
         set_policy_parameters(self.model, self._policy, meta)
-        return meta, self._memory()
+        return LearnerState(meta, _memory(self.model))
 
-    def iteration(self, meta: Tensor, optimiser: Tensor, index: int) -> tuple[Tensor, Tensor, Row]:
+    def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
         generator, begin = stream(self._seed, Purpose.TRAIN_ROLLOUTS, index), time.perf_counter()
-        # The model's own save holds pickled classes, which would run whatever a file says.
-        self.model.set_parameters(torch.load(BytesIO(optimiser.numpy().tobytes()), weights_only=True))
+        _remember(self.model, state.memory)
         before = self.model.num_timesteps
         returns: list[float] = []
 
@@ -90,23 +89,43 @@ class PPOLearner:
         self.model.set_env(self._env)  # Episodes that the last iteration began are given up.
         with timed("PPO"), _seeded(generator):
             self.model.learn(self.env_steps, note, reset_num_timesteps=False)
-        # Nothing is adapted in training: the policy's return is the one before as after.
+        # Nothing is adapted in training: there is no return after adaptation.
         row = {
             "env_steps": self.model.num_timesteps - before,
             "pre_adaptation_return": float(np.mean(returns)),
-            "post_adaptation_return": float(np.mean(returns)),
             "seconds_ppo": round(time.perf_counter() - begin, 4),
         }
-        return policy_parameters(self.model, self._policy).to(meta), self._memory(), row
+        meta = policy_parameters(self.model, self._policy).to(state.meta)
+        return LearnerState(meta, _memory(self.model)), row
 
     def close(self) -> None:
         self._env.close()
 
-    def _memory(self) -> Tensor:
-        """Actor, critic and optimiser, as bytes."""
-        buffer = BytesIO()
-        torch.save(self.model.get_parameters(), buffer)
-        return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+# The model's own save holds pickled classes, which would run whatever a file says.
+def _memory(model: PPO) -> dict[str, Tensor]:
+    """Actor and critic as ``policy.NAME``; of each parameter's index, what Adam remembers as ``adam.INDEX.NAME``."""
+    parameters = model.get_parameters()
+    memory = {f"policy.{name}": value for name, value in parameters["policy"].items()}
+    for index, entry in parameters["policy.optimizer"]["state"].items():
+        memory |= {f"adam.{index}.{name}": value for name, value in entry.items()}
+    return {name: value.clone() for name, value in memory.items()}
+
+
+def _remember(model: PPO, memory: Mapping[str, Tensor]) -> None:
+    """Puts `_memory` back into a model, whose settings stay as they are."""
+    parameters: dict[str, Any] = model.get_parameters()
+    policy, adam = parameters["policy"], parameters["policy.optimizer"]
+    adam["state"] = {}
+    for name, value in memory.items():
+        owner, _, rest = name.partition(".")
+        if owner == "policy":
+            policy[rest] = value
+        else:
+            index, _, part = rest.partition(".")
+            # Cloned, because PyTorch's optimiser takes tensors over as they are and changes them.
+            adam["state"].setdefault(int(index), {})[part] = value.clone()
+    model.set_parameters(parameters)
 
 
 def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:

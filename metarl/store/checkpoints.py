@@ -1,4 +1,4 @@
-"""Checkpoints: the meta-parameters and where the run stood, in one safetensors file that holds no code."""
+"""Checkpoints: the learner's state and where the run stood, in one safetensors file that holds no code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.config.config import Config
+from metarl.data import LearnerState
 from metarl.store.folder import RunFolder
 
-_FORMAT = "metarl-2"
+_FORMAT = "metarl-3"
+# Of metarl 0.1: the learner's memory is one tensor called ``optimiser``, whose content only that version knows.
+_OLD_FORMAT = "metarl-2"
+_MEMORY = "memory."
 
 
 @dataclass(frozen=True)
@@ -41,33 +45,59 @@ def checkpoint_path(run_dir: Path, which: str) -> Path:
     return RunFolder(run_dir).checkpoint(which)
 
 
-def save_checkpoint(config: Config, which: str, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
+def save_checkpoint(config: Config, which: str, state: LearnerState, progress: Progress) -> None:
     """Writes a checkpoint; the previous one stays whole until the new one is.
 
     Args:
         config: The run's settings, which say its folder.
         which: ``last``, ``best`` or ``iterationN``.
-        meta: Meta-parameters, [meta parameter].
-        optimiser: What the optimiser remembers, one axis; may be empty.
+        state: The learner's state.
         progress: Where the run stands.
     """
     path = checkpoint_path(config.folder, which)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
     metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(asdict(progress))}
-    save_file({"meta": meta.cpu(), "optimiser": optimiser.cpu()}, temporary, metadata)
+    memory = {_MEMORY + name: value.cpu().contiguous() for name, value in state.memory.items()}
+    save_file({"meta": state.meta.cpu(), **memory}, temporary, metadata)
     os.replace(temporary, path)
 
 
-def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progress]:
-    """Reads a checkpoint of the run with these settings.
+def load_checkpoint(config: Config, which: str) -> tuple[LearnerState, Progress]:
+    """Reads a checkpoint of the run with these settings, for the run to go on from it.
 
     Returns:
-        Meta-parameters [meta parameter] and the optimiser's memory, on the CPU, and where the run stood.
+        The learner's state, on the CPU, and where the run stood.
+
+    Raises:
+        UserError: If there is none, or it is damaged, not metarl's or another run's; or if what the learner remembers
+            was written by a version that did so in another way.
+    """
+    tensors, progress = _read(config, which)
+    if "optimiser" in tensors and len(tensors["optimiser"]):
+        raise UserError(
+            f"{checkpoint_path(config.folder, which)} was written by metarl 0.1, which can resume it; this version can "
+            "only evaluate it."
+        )
+    memory = {name.removeprefix(_MEMORY): value for name, value in tensors.items() if name.startswith(_MEMORY)}
+    return LearnerState(tensors["meta"], memory), progress
+
+
+def load_meta(config: Config, which: str) -> tuple[Tensor, Progress]:
+    """Reads the meta-parameters of a checkpoint of the run with these settings, which metarl 0.1 may have written.
+
+    Returns:
+        Meta-parameters [meta parameter], on the CPU, and where the run stood.
 
     Raises:
         UserError: If there is none, or it is damaged, not metarl's or another run's.
     """
+    tensors, progress = _read(config, which)
+    return tensors["meta"], progress
+
+
+def _read(config: Config, which: str) -> tuple[dict[str, Tensor], Progress]:
+    """A checkpoint's tensors by name, and where the run stood."""
     path = checkpoint_path(config.folder, which)
     if not path.is_file():
         hint = "has the run saved one yet?"
@@ -82,9 +112,10 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
-    if metadata.get("format", "").startswith("metarl-") and metadata["format"] != _FORMAT:
+    form = metadata.get("format", "")
+    if form.startswith("metarl-") and form not in (_FORMAT, _OLD_FORMAT):
         raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
-    if metadata.get("format") != _FORMAT or set(tensors) != {"meta", "optimiser"}:
+    if not form.startswith("metarl-") or not _complete(tensors, form):
         raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
     if metadata.get("run") != _identity(config):
         raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
@@ -92,9 +123,15 @@ def load_checkpoint(config: Config, which: str) -> tuple[Tensor, Tensor, Progres
     if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
         raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
     try:
-        return meta, tensors["optimiser"], Progress(**json.loads(metadata["progress"]))
+        return tensors, Progress(**json.loads(metadata["progress"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: it does not say where the run stood ({error!r}).") from error
+
+
+def _complete(tensors: dict[str, Tensor], form: str) -> bool:
+    others = tensors.keys() - {"meta"}
+    known = others == {"optimiser"} if form == _OLD_FORMAT else all(name.startswith(_MEMORY) for name in others)
+    return known and "meta" in tensors
 
 
 def _identity(config: Config) -> str:

@@ -16,7 +16,6 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.settings import InnerSettings
-from metarl.inner.gradients import policy_gradient
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import UNKNOWN_MODE
 from metarl.outer.objective import MetaObjective
@@ -175,14 +174,15 @@ def test_mumomaml_reads_one_trajectory_up_to_its_end():
     rule = make_rule("mumomaml", make_policy(), embedding_size=3)
     meta = initial(rule)
     support = problems.run(rule, meta).supports[0]
-    assert support.rewards.shape[1] == 1
+    rollouts = support.rollouts
+    assert rollouts.rewards.shape[1] == 1
     start = rule.policy.layout.size
     gru = torch.nn.GRU(problems.OBSERVATION + problems.ACTIONS + 1, 3).double()
     torch.nn.utils.vector_to_parameters(meta[start:], gru.parameters())
-    lengths = support.mask[:, 0].sum(1).int().tolist()
+    lengths = rollouts.mask[:, 0].sum(1).int().tolist()
     assert len(set(lengths)) > 1
     for task, length in enumerate(lengths):
-        steps = [support.observations, support.actions, support.rewards[..., None]]
+        steps = [rollouts.observations, rollouts.actions, rollouts.rewards[..., None]]
         sequence = torch.cat([values[task, 0, :length] for values in steps], dim=1)
         expected = gru(sequence[:, None])[1][0, 0]
         torch.testing.assert_close(rule.embedding(meta, support)[task], expected.detach(), rtol=1e-12, atol=1e-14)
@@ -209,8 +209,8 @@ def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
     partial = PartialAdaptation(rule, ("bias1", "log_std"))
     loop = problems.run(partial, meta, 2)
     policies = loop.replay(meta)
-    first_gradient_step = [stage.gradient_step for stage in loop.stages].index(True)
-    start, end = (rule.policy.layout.views(policies[i]) for i in (first_gradient_step, -1))
+    first_step = [stage.is_step for stage in loop.stages].index(True)
+    start, end = (rule.policy.layout.views(policies[i]) for i in (first_step, -1))
     moved = [name for name, a, b in zip(rule.policy.layout.names, start, end, strict=True) if (a != b).any()]
     assert moved == [name for name in ("bias1", "log_std") if name in rule.adapted]
 
@@ -232,7 +232,7 @@ def test_learned_step_sizes_are_used_where_they_belong():
     expected = meta[: policy.layout.size].expand(TASKS, -1)
     for number, support in zip((0, 1, 1), loop.supports, strict=True):
         alpha = torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
-        expected = expected - alpha * policy_gradient(policy, expected, support)
+        expected = expected - alpha * support.gradient(expected)
     torch.testing.assert_close(loop.replay(meta)[-1], expected, rtol=1e-12, atol=1e-14)
 
 

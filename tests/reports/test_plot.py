@@ -23,7 +23,7 @@ def make_run(
     (folder / "config.json").write_text(json.dumps(config))
     with (folder / "progress.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "line_search"])
+        writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "outcome"])
         writer.writerows([[1, 1000, -40, -20 + seed, "accepted"], [2, 2000, -41, "", "rejected"]])
         writer.writerow([3, 3000, -42, -10 + seed, "accepted"])
     evaluation = {"checkpoint": "last", "seed": 5, "tasks": tasks, **(evaluated or {})}

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
-from metarl.envs import EpisodeBatch
+from metarl.envs import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
 from metarl.rollouts.sampler import Sampler, Stopped, with_advantages

@@ -194,14 +194,14 @@ def _not_finite(folder):
     path = checkpoint_path(folder, "last")
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
-    save_file({"meta": meta * float("nan"), "optimiser": torch.empty(0)}, path, metadata)
+    save_file({"meta": meta * float("nan")}, path, metadata)
 
 
 def _without_progress(folder):
     path = checkpoint_path(folder, "last")
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
-    save_file({"meta": meta, "optimiser": torch.empty(0)}, path, {**metadata, "progress": "{}}"})
+    save_file({"meta": meta}, path, {**metadata, "progress": "{}}"})
 
 
 def _of_another_seed(folder):

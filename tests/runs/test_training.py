@@ -142,7 +142,7 @@ def test_a_module_as_policy_body_trains(tmp_path, bodies, algo):
     torch.manual_seed(2)
     train(tiny(tmp_path / "b", algo=algo, iterations=1, validate_every=0, policy_body="my_bodies:body"))
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert numbers(tmp_path / "a")[0]["line_search"].startswith("accepted")
+    assert numbers(tmp_path / "a")[0]["outcome"].startswith("accepted")
 
 
 def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
@@ -162,10 +162,10 @@ def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
 def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch):
     iteration = MetaLearner.iteration
 
-    def breaks(self, meta, optimiser, index):
+    def breaks(self, state, index):
         if index == 3:
             raise RuntimeError("broken on purpose")
-        return iteration(self, meta, optimiser, index)
+        return iteration(self, state, index)
 
     monkeypatch.setattr(MetaLearner, "iteration", breaks)
     with pytest.raises(RuntimeError, match="broken on purpose"):
