@@ -1,6 +1,6 @@
 """ANIL, almost no inner loop, and the adaptation of any other part of a policy (Raghu et al. 2020)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -41,7 +41,7 @@ class PartialAdaptation(Adaptation):
                     f"the policy has no tensor {name!r}.{nearest(name, layout.names)} There are: "
                     f"{', '.join(layout.names)}."
                 )
-        self._rule, self._layers = rule, layers
+        self._rule, self._layers, self.step_name = rule, layers, rule.step_name
 
     @property
     def adapted(self) -> Sequence[str]:
@@ -61,6 +61,13 @@ class PartialAdaptation(Adaptation):
 
     def observe(self, loop: InnerLoop) -> Tensor:
         return self._rule.observe(loop)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        return self._rule.observed
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        return self._rule.attenuation(meta, observed)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         return self._rule.describe(meta, observed)

@@ -1,7 +1,7 @@
 """Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -63,6 +63,7 @@ class L2F(Adaptation):
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * width if options.normalise_embedding else 0
         super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
+        self.step_name = rule.step_name
 
     @property
     def adapted(self) -> Sequence[str]:
@@ -109,6 +110,15 @@ class L2F(Adaptation):
             policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
             embedding = self.embedding(policies, loop.supports[0])
         return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the attenuated rule observes, and then the ``attenuation``'s embedding."""
+        return {**self._rule.observed, "attenuation": slice(-len(self.layer_names), None)}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
+        """Mean of gamma over each layer, [task, layer]."""
+        return self.layer_gamma(meta, self._split(observed)[1])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""

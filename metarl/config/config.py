@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from metarl.common.errors import UserError, nearest
+from metarl.common.strict_json import write_json
 from metarl.config.algorithms import OWN_SETTINGS, get_algorithm, idle_settings
 from metarl.config.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
 from metarl.envs import get_family
@@ -295,11 +295,8 @@ def save_config(config: Config, provenance: dict[str, Any]) -> None:
     if path.is_file():
         before = json.loads(path.read_text())
         content |= {"metarl": before["metarl"], "resumed_with": [*before.get("resumed_with", []), provenance]}
-    temporary = path.with_suffix(".writing")
     try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(temporary, path)
+        write_json(path, content, indent=2)
     except OSError as error:
         raise UserError(f"cannot write into {config.folder}: {error.strerror or error}; choose --run-dir.") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,6 +53,9 @@ class Adaptation(ABC):
         num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
     """
 
+    step_name: str = "gradient step"
+    """What reports call one counted step of the inner loop."""
+
     def __init__(self, policy: Policy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
@@ -96,6 +99,23 @@ class Adaptation(ABC):
             loop: The inner loop of some of the tasks, with at least one stage.
         """
         return loop.meta.new_zeros(loop.num_tasks, 0)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the columns of `observe`'s result are, by name; reports leave out columns without a name."""
+        return {}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        """What the rule multiplies the initialisation by: the mean factor on each tensor of the policy.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            observed: What `observe` returned, [task, feature].
+
+        Returns:
+            [task, tensor]; None if the rule does not attenuate.
+        """
+        return None
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
