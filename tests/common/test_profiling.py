@@ -13,7 +13,7 @@ from torch._C._profiler import _ExperimentalConfig
 from metarl import Config, UserError
 from metarl.common import profiling
 from metarl.common.parallel import Workers
-from metarl.common.profiling import Profile, PhaseRow, timed
+from metarl.common.profiling import PhaseRow, Profile, timed
 from metarl.envs.navigation import NavigationFamily
 from metarl.outer.learners import MetaLearner
 from metarl.runs.training import train
