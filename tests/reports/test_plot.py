@@ -192,10 +192,9 @@ def test_family_that_is_not_at_hand_has_names_by_majority(tmp_path):
 
 
 def test_names_of_lines_need_no_environment(tmp_path, monkeypatch):
-    settings = ({"discount": 0.95}, {"discount": 0.9}, {"action_scale": 1.0})
-    folders = [
-        make_real_run(tmp_path / str(i), algo="l2f", env="cheetah-dir", **each) for i, each in enumerate(settings)
-    ]
+    chosen = ({"discount": 0.95}, {"discount": 0.9}, {"action_scale": 1.0})
+    runs = [{"algo": "l2f", "env": "cheetah-dir", **settings} for settings in chosen]
+    folders = [make_real_run(tmp_path / str(index), **settings) for index, settings in enumerate(runs)]
     monkeypatch.setattr("metarl.envs.native.NativeFamily.make_env", lambda *_: pytest.fail("an environment was made"))
     assert [group.label for group in groups_of(*folders)] == ["L2F", "L2F (discount 0.9)", "L2F (action scale 1)"]
 
