@@ -37,4 +37,4 @@ def build_rule(
     if algorithm.knows_modes:
         told.append(num_modes)
     rule: Adaptation = import_named(algorithm.rule, "algo")(policy, inner, *told)
-    return L2F(rule, inner, l2f or L2FConfig()) if algorithm.attenuated or l2f else rule
+    return L2F(rule, l2f or L2FConfig()) if algorithm.attenuated or l2f else rule

@@ -1,7 +1,7 @@
 """Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from metarl.config.algorithms import L2FConfig
-from metarl.config.settings import InnerSettings
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
@@ -19,7 +18,7 @@ from metarl.policies.layout import Layout
 _MOMENTUM = 0.9
 
 
-class L2F(Adaptation):
+class L2F(WrappedAdaptation):
     """Another rule that starts from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
 
     g_i is the inner loss's gradient at theta, m_i^j its mean over layer j, gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1),
@@ -33,15 +32,14 @@ class L2F(Adaptation):
 
     Args:
         rule: The rule that takes over from the attenuated initialisation.
-        inner: The inner loop's settings.
-        options: L2F's own.
+        options: Settings.
 
     Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
     """
 
-    def __init__(self, rule: Adaptation, inner: InnerSettings, options: L2FConfig) -> None:
+    def __init__(self, rule: Adaptation, options: L2FConfig) -> None:
         layout = rule.policy.layout
-        self._rule, self._options = rule, options
+        self._options = options
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
@@ -63,15 +61,7 @@ class L2F(Adaptation):
         # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * width if options.normalise_embedding else 0
-        super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
-
-    @property
-    def adapted(self) -> Sequence[str]:
-        return self._rule.adapted
-
-    @property
-    def step_name(self) -> str:
-        return self._rule.step_name
+        super().__init__(rule, rule.num_meta + self._attenuator.size + statistics)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
@@ -86,9 +76,6 @@ class L2F(Adaptation):
         if self._options.normalise_embedding:
             parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
         return torch.cat(parts)
-
-    def initialisation(self, modes: Tensor) -> Tensor:
-        return self._rule.initialisation(modes)
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         """Where the attenuated rule starts; already attenuated if gamma is a learned constant."""
@@ -114,6 +101,15 @@ class L2F(Adaptation):
             policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
             embedding = self.embedding(policies, loop.supports[0])
         return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the attenuated rule observes, and then the ``attenuation``'s embedding."""
+        return {**self._rule.observed, "attenuation": slice(-len(self.layer_names), None)}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
+        """Mean of gamma over each layer, [task, layer]."""
+        return self.layer_gamma(meta, self._split(observed)[1])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""

@@ -1,7 +1,7 @@
 """MuMoMAML: modulates the initialisation by what one trajectory tells of the task (Vuorio et al. 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -82,6 +82,11 @@ class MuMoMAML(Adaptation):
     def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding, [task, embedding]."""
         return self.embedding(loop.meta, loop.supports[0])
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """The embedding, from which the ``modulation`` is made."""
+        return {"modulation": slice(self._size)}
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean of the units' scales, and how much they and the embedding vary over the tasks."""

@@ -19,13 +19,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         run, config = parse(_options, prog="python -m metarl.analyze", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.reports.analysis import analyze, table
+        from metarl.reports.analysis import ANALYSIS_FILE, analyze
         from metarl.reports.analysis_figures import draw
+        from metarl.reports.tables import analysis_table
 
         result = analyze(run, config)
         figures = draw(result, config.folder(run))
-        print(table(result))
-        print(f"analysis.json and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
+        print(analysis_table(result))
+        print(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
 
     return run_command(command)
 

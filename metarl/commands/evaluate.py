@@ -18,10 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.runs.evaluation import evaluate, table
+        from metarl.reports.tables import evaluation_table
+        from metarl.runs.evaluation import evaluate
 
-        result = evaluate(run, config)
-        print(table(result))
+        print(evaluation_table(evaluate(run, config)))
 
     return run_command(command)
 

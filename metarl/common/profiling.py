@@ -108,7 +108,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class Row:
+class PhaseRow:
     """A phase in the table.
 
     Attributes:
@@ -175,7 +175,7 @@ class Profile:
             print(self)
         print(*self._notes, sep="\n", end="\n" * bool(self._notes))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PhaseRow]:
         """The phases, each followed by its parts, which add up to it."""
         return list(self._rows((ITERATION,)))
 
@@ -197,15 +197,15 @@ class Profile:
             self._seconds[path] += seconds
             self._calls[path] += measured.calls[path]
 
-    def _rows(self, path: tuple[str, ...]) -> Iterator[Row]:
+    def _rows(self, path: tuple[str, ...]) -> Iterator[PhaseRow]:
         depth, iterations = len(path) - 1, len(self._numbers)
-        yield Row(depth, path[-1], self._seconds[path] / iterations, self._calls[path] / iterations)
+        yield PhaseRow(depth, path[-1], self._seconds[path] / iterations, self._calls[path] / iterations)
         parts = [part for part in self._seconds if part[:-1] == path]
         for part in parts:
             yield from self._rows(part)
         if parts:
             left = self._seconds[path] - sum(self._seconds[part] for part in parts)
-            yield Row(depth + 1, OTHER, left / iterations, None)
+            yield PhaseRow(depth + 1, OTHER, left / iterations, None)
 
     @contextmanager
     def _tracing(self, number: int) -> Iterator[None]:

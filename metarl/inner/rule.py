@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
@@ -117,6 +117,23 @@ class Adaptation(ABC):
         """
         return loop.meta.new_zeros(loop.num_tasks, 0)
 
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the columns of `observe`'s result are, by name; reports leave out columns without a name."""
+        return {}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        """What the rule multiplies the initialisation by: the mean factor on each tensor of the policy.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            observed: What `observe` returned, [task, feature].
+
+        Returns:
+            [task, tensor]; None if the rule does not attenuate.
+        """
+        return None
+
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
         return {}
@@ -124,6 +141,55 @@ class Adaptation(ABC):
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Meta-parameters with what the meta-gradient does not move brought up to date, such as running statistics."""
         return meta
+
+
+class WrappedAdaptation(Adaptation):
+    """A rule around another one, which does what is not overridden.
+
+    Args:
+        rule: The other rule.
+        num_meta: Number of meta-parameters; by default the other rule's.
+    """
+
+    def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
+        super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
+        self._rule = rule
+
+    @property
+    def adapted(self) -> Sequence[str]:
+        return self._rule.adapted
+
+    @property
+    def step_name(self) -> str:
+        return self._rule.step_name
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        return self._rule.initial(generator)
+
+    def initialisation(self, modes: Tensor) -> Tensor:
+        return self._rule.initialisation(modes)
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return self._rule.start(meta, modes)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return self._rule.stages(step_scales, iteration)
+
+    def observe(self, loop: InnerLoop) -> Tensor:
+        return self._rule.observe(loop)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        return self._rule.observed
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        return self._rule.attenuation(meta, observed)
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        return self._rule.describe(meta, observed)
+
+    def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
+        return self._rule.after_meta_step(meta, observed)
 
 
 def evaluation_scales(num_steps: int) -> tuple[float, ...]:

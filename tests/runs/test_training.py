@@ -113,8 +113,8 @@ def test_discrete_actions_train_and_evaluate(tmp_path, monkeypatch):
     # A reward of 1 for each step, so an episode's return is its length, and none is longer than the horizon.
     assert all(1 <= float(row["post_adaptation_return"]) <= 30 for row in rows)
     result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
-    assert np.shape(result["returns"]) == (2, 2)
-    assert result["references"]["standstill"] is None
+    assert np.shape(result.returns) == (2, 2)
+    assert result.references.standstill is None
 
 
 BODY = """
