@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metarl.common import mkl
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.config import Config
@@ -37,7 +38,7 @@ __all__ = [
     "train",
 ]
 
-del registration  # Imported for what it does.
+del mkl, registration  # Imported for what they do.
 
 
 def train(config: Config) -> Run:
