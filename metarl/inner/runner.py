@@ -134,7 +134,8 @@ class Runner:
         num_tasks, config = stop - start, self._config
         episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
         action_map = ActionMap(self._family.action_space, config.action_scale)
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, self._workers.stopping)
+        stopped = self._workers.stopping.is_set
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, stopped)
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
