@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metarl._version import __version__
+from metarl.common import mkl
 from metarl.common.errors import UserError
 from metarl.common.importing import import_named
 from metarl.config.algorithms import ALGORITHMS, L2FConfig, MAMLppConfig, MuMoMAMLConfig
@@ -64,6 +65,8 @@ __all__ = [
     "register",
     "train",
 ]
+
+del mkl  # Imported for what it does.
 
 # Imported when first asked for, because they need PyTorch.
 _HEAVY = {

@@ -32,11 +32,14 @@ class Workers:
 
     Args:
         num_threads: Size of the pool; by default one for each core.
+
+    Attributes:
+        stopping: Set while `map` waits for its threads to give up; long pieces of work look at it.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
         self.num_threads = num_threads or available_cores()
-        self._stop = threading.Event()
+        self.stopping = threading.Event()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results of ``function`` in the order of ``items``.
@@ -52,21 +55,30 @@ class Workers:
                 futures.append(self._pool.submit(measured, item))
             return [future.result() for future in futures]
         except BaseException:
-            self._stop.set()
+            self.stopping.set()
             for future in futures:
                 future.cancel()
-            wait(futures)
-            self._stop.clear()
+            # Not until these futures are done: Ctrl-C may have come after an item was given out and before its future
+            # was noted.
+            self._meet()
+            self.stopping.clear()
             raise
 
-    def stopping(self) -> bool:
-        """Whether `map` waits for its threads to give up; asked by long pieces of work."""
-        return self._stop.is_set()
+    def _meet(self) -> None:
+        """Returns once every thread has done what was given out before; starts the threads that are missing."""
+        barrier = threading.Barrier(self.num_threads)
+        try:
+            wait([self._pool.submit(barrier.wait) for _ in range(self.num_threads)])
+        except BaseException:
+            barrier.abort()  # Those that came would wait for ever.
+            raise
 
     def __enter__(self) -> Workers:
         self._torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
+        # All threads start here, because Ctrl-C while the pool starts one would leave a thread that the pool forgets.
+        self._meet()
         return self
 
     def __exit__(

@@ -136,7 +136,8 @@ class Runner:
         num_tasks, settings = stop - start, self._settings
         episodes = self._family.make_episodes(num_tasks * rollouts_per_task, settings.horizon)
         action_map = ActionMap(self._family.action_space, settings.action_scale)
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, self._workers.stopping)
+        stopped = self._workers.stopping.is_set
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, stopped)
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -124,31 +123,33 @@ def test_a_run_can_be_resumed_again_and_again_by_its_folder_alone(folder, capsys
     assert_same_run(folder / "whole", folder / "run")
 
 
-def _start(line):
-    # Ctrl-C's handler is set again, because a process started in the background may inherit that it is ignored.
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from metarl.commands.train import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, *line], stderr=subprocess.PIPE, text=True)
+# A training that says when three of its iterations are in progress.csv. Ctrl-C's handler is set again, because a
+# process started in the background may inherit that it is ignored.
+TELLING = """
+import signal, sys
+from metarl.store.progress import ProgressLog
+from metarl.commands.train import main
 
+def tell(log, row):
+    write(log, row)
+    if row["iteration"] == 3:
+        print("three iterations", flush=True)
 
-def _wait_for_rows(process, run_dir, count):
-    deadline = time.monotonic() + 120
-    while not (run_dir / "progress.csv").exists() or len(numbers(run_dir)) < count:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, "the training did not get going"
-        time.sleep(0.05)
+write, ProgressLog.write = ProgressLog.write, tell
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, capsys, number, code):
     line = ["--algo", "maml", "--run-dir", "run", "--iterations", "100000", "--checkpoint-every", "100000"]
-    process = _start([*line, *TINY_ARGUMENTS])
-    try:
-        _wait_for_rows(process, folder / "run", 3)
+    command = [sys.executable, "-c", TELLING, *line, *TINY_ARGUMENTS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        told = process.stdout.readline()
         process.send_signal(number)
-        _, shown = process.communicate(timeout=60)
-    finally:
-        process.kill()
+        _, shown = process.communicate()
+    assert told == "three iterations\n", shown
     assert process.returncode == code
     assert "stopped; to continue: python -m metarl.train --run-dir run --resume\n" in shown
     assert "Traceback" not in shown
@@ -331,7 +332,8 @@ def test_help_may_be_read_in_part():
     command = [sys.executable, "-m", "metarl.train", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         process.stdout.close()
-        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
+        shown = process.stderr.read()
+    assert (process.returncode, shown) == (141, "")
 
 
 def test_help_shows_the_familys_defaults(capsys):

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -30,9 +29,8 @@ needs_two_cores = pytest.mark.skipif(
 @pytest.mark.parametrize("env", ["navigation", "cheetah-dir"])
 def test_run_on_one_core_equals_one_on_two_bit_for_bit(env, tmp_path):
     cores = sorted(os.sched_getaffinity(0))[:2]
-    size = {**TINY, "rollouts_per_task": 20}  # Below about ten, MKL's kernels differ in last bits (README).
     for name, some in (("one", cores[:1]), ("two", cores)):
-        options = arguments({"env": env, "algo": "l2f", "iterations": 2, "run_dir": tmp_path / name, **size})
+        options = arguments({"env": env, "algo": "l2f", "iterations": 2, "run_dir": tmp_path / name, **TINY})
         command = [sys.executable, "-c", PINNED, ",".join(map(str, some)), *options]
         subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     assert_same_run(tmp_path / "one", tmp_path / "two")
@@ -53,24 +51,29 @@ def test_torch_computes_on_one_thread_in_each_worker_and_as_before_afterwards(nu
     assert torch.get_num_threads() == before
 
 
-def test_no_thread_is_at_work_any_more_after_ctrl_c_while_work_is_given_out(monkeypatch):
-    ended, submit = [], ThreadPoolExecutor.submit
+@pytest.mark.parametrize("given_out", [False, True])
+def test_no_thread_is_at_work_any_more_after_ctrl_c_while_work_is_given_out(given_out, monkeypatch):
+    begun, ended, submit = [], [], ThreadPoolExecutor.submit
 
-    def interrupted(pool, function, item):
-        if item == 1:
+    def interrupted(pool, function, *items):
+        if items == (1,):
+            if given_out:
+                submit(pool, function, *items)  # Its future is lost.
             raise KeyboardInterrupt
-        return submit(pool, function, item)
+        return submit(pool, function, *items)
 
     def work(item):
-        while not workers.stopping():
-            time.sleep(0.01)
+        begun.append(item)
+        assert workers.stopping.wait(timeout=60)
         ended.append(item)
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
     with Workers(2) as workers:
         with pytest.raises(KeyboardInterrupt):
             workers.map(work, range(3))
-        assert ended == [0]
+        assert sorted(ended) == sorted(begun)
+        assert set(begun) <= {0, 1}
+        assert (1 in begun) == given_out
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -79,16 +82,11 @@ def test_no_thread_is_at_work_any_more_when_an_error_is_raised(error):
 
     def work(index):
         if index == 0:
-            begun.wait(timeout=60)
+            assert begun.wait(timeout=60)
             raise error
         at_work.add(index)
         begun.set()
-        for _ in range(6000):  # A minute, so that a pool that does not stop fails instead of hanging.
-            if workers.stopping():
-                break
-            time.sleep(0.01)
-        else:
-            return
+        assert workers.stopping.wait(timeout=60)  # A pool that does not stop fails instead of hanging.
         at_work.discard(index)
 
     with Workers(2) as workers:
@@ -96,4 +94,5 @@ def test_no_thread_is_at_work_any_more_when_an_error_is_raised(error):
             workers.map(work, range(10))
         assert begun.is_set()
         assert at_work == set()
-        assert workers.map(lambda index: (index, workers.stopping()), range(3)) == [(0, False), (1, False), (2, False)]
+        after = workers.map(lambda index: (index, workers.stopping.is_set()), range(3))
+        assert after == [(0, False), (1, False), (2, False)]

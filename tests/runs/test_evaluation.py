@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
 import signal
-import time
+import threading
 import weakref
 
 import numpy as np
@@ -237,16 +236,14 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
 
     class Interrupted(evaluation.Runner):
         def __init__(self, *arguments):
-            workers = arguments[-2]
-            stopping = workers.stopping
+            stopping = arguments[-2].stopping
 
             def interrupt():
-                time.sleep(0.5)  # A person is not so quick as to hit the pool starting its thread.
-                os.kill(os.getpid(), signal.SIGINT)
-                happened.append(any(stopping() or time.sleep(0.01) for _ in range(3000)))
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                happened.append(stopping.wait(timeout=60))
                 return True
 
-            workers.stopping = interrupt
+            stopping.is_set = interrupt
             super().__init__(*arguments)
 
         def close(self):
