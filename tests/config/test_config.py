@@ -181,7 +181,7 @@ def test_what_was_converted_survives_json():
         ({"env_kwargs": {"gravity": 1}}, "navigation has no parameter 'gravity'; it accepts"),
         ({"env_kwargs": {"goal_bound": object}}, "env_kwargs['goal_bound'] must be a number, a text, or a list or"),
         ({"env_kwargs": ["goal_bound", 1]}, "env_kwargs must be a dictionary with names as its keys, got"),
-        ({"env": WrongFamily}, "defaults: there is no setting 'inner_lrs'. Did you mean 'inner_lr'?"),
+        ({"env": WrongFamily}, "defaults: there is no setting 'inner_lrs'. Did you mean 'inner_lr'"),
         ({"algo": "maml", "l2f": L2FConfig("network")}, "l2f would do nothing: it is for algo l2f, or attenuate with"),
         ({"algo": "maml", "mumomaml": {"embedding_size": 3}}, "mumomaml would do nothing: it is for algo mumomaml."),
         ({"algo": "maml", "context_size": 3}, "context_size would do nothing: it is for algo context."),
