@@ -248,8 +248,9 @@ def _training(experiment: Experiment, name: str, folders: list[Path]) -> dict[st
 
 
 def _first_and_last(rows: list[dict[str, str]]) -> list[float]:
-    """Mean post-adaptation return of the first and last ten iterations, and their pooled standard error."""
-    values = np.array([float(row["post_adaptation_return"]) for row in rows])
+    """Mean return of the first and last ten iterations, after adaptation if there is any, and their standard error."""
+    column = "post_adaptation_return" if "post_adaptation_return" in rows[0] else "pre_adaptation_return"
+    values = np.array([float(row[column]) for row in rows])
     first, last = values[:10], values[-10:]
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
     return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]

@@ -140,7 +140,17 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
 
 
-@pytest.mark.parametrize("module", ["metarl", "metarl.envs", "metarl.config.config", "metarl.config.algorithms", "metarl.plot"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "metarl",
+        "metarl.envs",
+        "metarl.config.config",
+        "metarl.config.algorithms",
+        "metarl.config.optimisers",
+        "metarl.plot",
+    ],
+)
 def test_import_is_light(module):
     result = _run(f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])")
     assert result.returncode == 0, result.stderr
