@@ -28,7 +28,9 @@ from metarl.envs import (
 )
 
 if TYPE_CHECKING:
+    from metarl.agents.checks import check_rule
     from metarl.inner.rule import Adaptation, Stage
+    from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
     from metarl.runs.agent import load
@@ -49,11 +51,13 @@ __all__ = [
     "ProMPConfig",
     "RuleSettings",
     "Stage",
+    "Support",
     "TRPOConfig",
     "TaskFamily",
     "UserError",
     "__version__",
     "analyze",
+    "check_rule",
     "check_task_family",
     "evaluate",
     "family_names",
@@ -72,7 +76,9 @@ del mkl  # Imported for what it does.
 _HEAVY = {
     "Adaptation": "metarl.inner.rule:Adaptation",
     "Stage": "metarl.inner.rule:Stage",
+    "Support": "metarl.inner.support:Support",
     "analyze": "metarl.reports.analysis:analyze",
+    "check_rule": "metarl.agents.checks:check_rule",
     "evaluate": "metarl.runs.evaluation:evaluate",
     "load": "metarl.runs.agent:load",
     "plot": "metarl.reports.curves:plot_runs",

@@ -24,7 +24,7 @@ class MAML(Adaptation):
 
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, first_order: bool = False) -> None:
         super().__init__(policy, policy.layout.size)
-        self._inner, self._first_order = inner, first_order
+        self._inner, self._first_order, self.exact = inner, first_order, not first_order
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self.policy.initial(generator)

@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl.common.errors import UserError, nearest
 
+# Links at a checkout's root; importing through them would load every module twice.
 _ROOT_LINKS = ("envs", "agents")
 
 
@@ -26,7 +27,6 @@ def import_named(spec: str, what: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{what} must have the form package.module:name, got {spec!r}.")
-    # A checkout has links at its root; importing through them would load every module twice.
     if module_name.split(".")[0] in _ROOT_LINKS:
         raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}.")
     # An installed command does not look into the working directory by itself; python -m does.
@@ -44,3 +44,21 @@ def import_named(spec: str, what: str) -> Any:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError:
         raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}") from None
+
+
+def importable_name(kind: type) -> str:
+    """The text "package.module:Class" that names a class.
+
+    Raises:
+        UserError: If the class cannot be imported by that text.
+    """
+    spec = f"{kind.__module__}:{kind.__qualname__}"
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        place = "a function" if "<locals>" in kind.__qualname__ else "the program that is running"
+        raise UserError(
+            f"the class {kind.__qualname__} is defined in {place} and cannot be imported again; save it at the top "
+            "level of a module."
+        )
+    if import_named(spec, kind.__qualname__) is not kind:
+        raise UserError(f"importing {spec} gives another object than this class; give the class that is imported.")
+    return spec

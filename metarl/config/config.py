@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from metarl.common.errors import UserError, nearest
+from metarl.common.importing import importable_name
 from metarl.config.algorithms import (
     ALGORITHMS,
     Algorithm,
@@ -49,9 +50,9 @@ class Config:
     what was chosen and no more.
 
     Scalars of NumPy and PyTorch are taken for Python's, lists for tuples, texts for paths. ``env`` may be a subclass of
-    `metarl.TaskFamily`. Settings of a component are an object, which chooses all of them, or a dictionary, which
-    chooses some: ``trpo={"max_kl": 0.02}``. What each setting means is said where it is used, in
-    `metarl.config.settings`, `metarl.config.algorithms` and `metarl.config.optimisers`, and by
+    `metarl.TaskFamily`, ``algo`` one of `metarl.Adaptation`. Settings of a component are an object, which chooses all
+    of them, or a dictionary, which chooses some: ``trpo={"max_kl": 0.02}``. What each setting means is said where it is
+    used, in `metarl.config.settings`, `metarl.config.algorithms` and `metarl.config.optimisers`, and by
     ``python -m metarl.train --help``.
 
     Raises:
@@ -59,7 +60,7 @@ class Config:
     """
 
     env: str | type[TaskFamily] | TaskFamily = "navigation"
-    algo: str = "l2f"
+    algo: str | type = "l2f"
     attenuate: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None
@@ -106,11 +107,13 @@ class Config:
     def __post_init__(self) -> None:
         env, parameters = family_spec(self.env)
         object.__setattr__(self, "env", env)
+        if isinstance(self.algo, type):
+            object.__setattr__(self, "algo", importable_name(self.algo))
         object.__setattr__(
             self, "env_kwargs", {**parameters, **convert("env_kwargs", self.env_kwargs, Mapping[str, Any])}
         )
         for name, kind in hints(Config).items():
-            if name not in ("env", "env_kwargs", "run_dir", "rule"):
+            if name not in ("env", "env_kwargs", "algo", "run_dir", "rule"):
                 object.__setattr__(self, name, convert(name, getattr(self, name), kind))
         if self.run_dir is not None:
             object.__setattr__(self, "run_dir", convert("run_dir", self.run_dir, Path))
@@ -290,7 +293,8 @@ class _Resolution:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config, self._algorithm = config, get_algorithm(config.algo)
+        self._config, self._algo = config, str(config.algo)
+        self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
         self._defaults = {"horizon": family.horizon, **_checked_defaults(family)}
         if self._algorithm.training == "none":
@@ -302,7 +306,7 @@ class _Resolution:
         optimiser = groups["meta"].meta_optimiser
         get_meta_optimiser(optimiser)
         parts: dict[str, Any] = {"optimiser": None, "l2f": None, "own": None}
-        known = components(config.algo, config.attenuate, optimiser)
+        known = components(self._algo, config.attenuate, optimiser)
         for part in known:
             value = self.component(part)
             if part.in_use:
@@ -341,7 +345,7 @@ class _Resolution:
 
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the chosen algorithm cannot do what was chosen."""
-        algo, algorithm, l2f = self._config.algo, self._algorithm, settings.l2f
+        algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
         if algorithm.training == "none" and settings.run.iterations:
             raise UserError(
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
@@ -380,6 +384,6 @@ def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
     """
     resolution, settings = _Resolution(config), config.resolve()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}
-    for part in components(config.algo, config.attenuate, settings.meta.meta_optimiser):
+    for part in components(settings.experiment.algo, config.attenuate, settings.meta.meta_optimiser):
         shown[part.name] = resolution.component(part), part.option
     return shown

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.errors import UserError, nearest
-from metarl.common.importing import import_named
+from metarl.common.importing import import_named, importable_name
 from metarl.envs.family import FamilySpec, TaskFamily
 
 Factory = Callable[..., TaskFamily]
@@ -106,15 +106,7 @@ def _name_of(family: type[TaskFamily]) -> str:
     for name, entry in _registered.items():
         if (entry.factory is family or entry.factory == spec) and not entry.kwargs:
             return name
-    if family.__module__ == "__main__" or "<locals>" in family.__qualname__:
-        place = "a function" if "<locals>" in family.__qualname__ else "the program that is running"
-        raise UserError(
-            f"the class {family.__qualname__} is defined in {place} and cannot be imported again; save it at the top "
-            "level of a module."
-        )
-    if _import_factory(spec) is not family:
-        raise UserError(f"importing {spec} gives another object than this class; give the class that is imported.")
-    return spec
+    return importable_name(family)
 
 
 def _summary(entry: _Entry) -> str:

@@ -68,6 +68,9 @@ class Adaptation(ABC):
         num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
     """
 
+    exact: bool = True
+    """Whether derivatives of the stages leave nothing out; first-order rules leave out the Hessian, on purpose."""
+
     def __init__(self, policy: DifferentiablePolicy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
@@ -153,7 +156,7 @@ class WrappedAdaptation(Adaptation):
 
     def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
         super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
-        self._rule = rule
+        self._rule, self.exact = rule, rule.exact
 
     @property
     def adapted(self) -> Sequence[str]:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.streams import Purpose, stream
-from metarl.config.algorithms import get_algorithm
 from metarl.config.config import Config
 from metarl.data import Rollouts
 from metarl.envs import EpisodeBatch
@@ -153,7 +152,7 @@ class Agent:
         size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
         if size != wanted_size:
             hint = ""
-            if get_algorithm(self.config.algo).sees_task:
+            if self.settings.algorithm.sees_task:
                 hint = (
                     " It observes its task too: wrap an environment in metarl.envs.oracle.TaskObservation; another "
                     "family needs tasks of the same shape."

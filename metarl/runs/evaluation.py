@@ -107,7 +107,7 @@ def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
 
 
 def _other_family(agent: Agent, env: str) -> TaskFamily:
-    family = family_of(agent.config.algo, env)
+    family = family_of(agent.settings.experiment.algo, env)
     agent.check_fits(family.observation_space, family.action_space)
     return family
 
