@@ -141,7 +141,7 @@ def test_a_rule_without_defects_passes_and_one_that_says_that_it_is_first_order_
 
 def test_settings_are_chosen_as_a_dictionary_or_refused():
     metarl.check_rule(PROXIMAL, {"strength": 0.5})
-    with pytest.raises(UserError, match="settings has no setting 'strengt'. Did you mean 'strength'"):
+    with pytest.raises(UserError, match=r"settings has no setting 'strengt'\. Did you mean 'strength'"):
         metarl.check_rule(PROXIMAL, {"strengt": 0.5})
 
 
