@@ -24,7 +24,7 @@ from metarl.envs.native import SAMPLED_CURVATURE, Slots
 from metarl.envs.parameters import Check, flag, interval, not_negative, number, one_of, positive_whole
 from metarl.envs.tasks import Directions, Uniform
 
-# Found here, not in a paper (README, Results). Half-cheetahs need a policy that starts near zero action: a ReLU network
+# Found here, not in a paper (docs/results.md). Half-cheetahs need a policy that starts near zero action: a ReLU network
 # with Glorot's initialisation saturates the torques, and the likelihood ratios of L2F's reused rollouts with it. At
 # Gymnasium's 20 control steps a second, the original discount of 0.99 looks five times as far ahead in seconds, and
 # nothing was learned with it; 0.95 looks one second ahead, as 0.99 does in the original timing.

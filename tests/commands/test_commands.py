@@ -1,9 +1,6 @@
 """The commands as users type them: what they print, write, refuse and survive."""
 
 import dataclasses
-import functools
-import glob
-import importlib
 import re
 import shlex
 import shutil
@@ -27,7 +24,6 @@ from tiny_runs import (
     tiny,
 )
 
-import metarl
 from metarl import EvaluationConfig, L2FConfig, TRPOConfig
 from metarl.commands import evaluate, plot
 from metarl.commands.train import main as train_main
@@ -366,68 +362,3 @@ metarl.train(config)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "usage: python -m metarl.train" in result.stdout, result.stderr
     assert (final_parameters(folder / "before") == final_parameters(folder / "after")).all()
-
-
-# README.md
-
-
-def _readme_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-
-
-def _readme_commands():
-    """Lines of the README that call the package, as lists of words."""
-    text = "".join(_readme_blocks("(?:sh|bash|console)")).replace("\\\n", " ")
-    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
-    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("python -m ")]
-
-
-def _shortened(module, options):
-    """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
-    if module == "metarl.train" and "--help" not in options:
-        return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
-    if module == "metarl.evaluate" and "--help" not in options:
-        return [*options, "--tasks", "2", "--rollouts", "2"]
-    return options
-
-
-def _make_runs_up(options):
-    """Run folders that a documented command takes for granted, such as those of other seeds, evaluated."""
-    for path in filter(re.compile("runs/").match, options):
-        if not glob.glob(path):
-            named = re.fullmatch(r"runs/(.+)-(\w+)-seed(\d+)", path.rstrip("/"))
-            assert named, f"README uses {path}, which no command before it makes"
-            train(tiny(path, env=named[1], algo=named[2], seed=int(named[3]), horizon=5, iterations=1))
-        for folder in map(Path, glob.glob(path)):
-            if not (folder / "evaluation.json").exists():
-                evaluate.main([str(folder), "--tasks", "2", "--rollouts", "2"])
-
-
-def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
-    for part in ("examples", "benchmarks/results"):
-        shutil.copytree(ROOT / part, folder / part)
-    monkeypatch.syspath_prepend(str(folder))
-    commands = _readme_commands()
-    assert {"metarl.train", "metarl.evaluate", "metarl.plot"} <= {module for module, *_ in commands}
-    # The benchmarks behind the figures take hours.
-    for module, *options in [command for command in commands if not command[0].startswith("benchmarks.")]:
-        if module in ("metarl.evaluate", "metarl.plot"):
-            _make_runs_up(options)
-            options = [path for option in options for path in sorted(glob.glob(option)) or [option]]
-        if module.startswith("metarl."):
-            code, _, shown = answer(importlib.import_module(module).main, _shortened(module, options), capsys)
-            assert code == 0, f"{module} {' '.join(options)}: {shown}"
-        else:
-            subprocess.run([sys.executable, "-m", module, *options], check=True)
-
-
-def test_the_python_of_the_readme_runs(folder, monkeypatch):
-    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **{**TINY, "horizon": 5, "iterations": 1}))
-    programs = [block for block in _readme_blocks("python") if "import metarl\n" in block]
-    results = {}
-    for program in programs:
-        names = {}
-        exec(program, names)
-        results |= {name: names for name in ("action", "mean") if name in names}
-    assert results["action"]["env"].action_space.contains(results["action"]["action"])
-    assert results["mean"]["mean"] < 0
