@@ -99,11 +99,11 @@ class TaskFamily(ABC):
 
     @property
     def finite_tasks(self) -> NDArray[Any] | None:
-        """All tasks, [number of tasks, *task shape], if there are finitely many, else None.
+        """All tasks, [number of tasks, *task shape], if there are few and every split has them all, else None.
 
-        The splits of a family with finitely many tasks coincide: nothing can be held out.
+        By default the elements of a ``Discrete`` task space, unless `draw_tasks` is overridden to choose among them.
         """
-        if isinstance(self.task_space, spaces.Discrete):
+        if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is TaskFamily.draw_tasks:
             return np.arange(self.task_space.n) + self.task_space.start
         return None
 

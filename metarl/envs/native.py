@@ -24,7 +24,7 @@ from metarl.envs.tasks import TaskDistribution, TaskEnvironment, task_option
 Slots = IntArray | slice
 ALL = slice(None)
 
-# Defaults of the training for the families that the papers report on. A tenth of the steps suffices for the Fisher
+# Training defaults of the families that the papers report on. A tenth of the steps suffices for the Fisher
 # matrix (Schulman et al. 2015, section 6), and half of them for the inner loss's Hessian if they are those of largest
 # advantage (docs/performance.md). Gradients and the line search always use every step.
 SAMPLED_CURVATURE: Mapping[str, Any] = {"trpo": {"fisher_fraction": 0.1, "hessian_fraction": 0.5}}

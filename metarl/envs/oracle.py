@@ -35,7 +35,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         self.known_task: Any = None
         self._name = family.name
         flat = flat_observation_space(env.observation_space, family.name)
-        self.observation_space: spaces.Space[Any] = _with_task(flat, family)
+        self.observation_space: spaces.Space[Any] = _space_with_task(flat, family)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -178,10 +178,10 @@ class OracleFamily(TaskFamily):
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        return _with_task(self._family.observation_space, self._family), self._family.action_space
+        return _space_with_task(self._family.observation_space, self._family), self._family.action_space
 
 
-def _with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box:
+def _space_with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box:
     """The space of a family's flat observations with the task appended."""
     # Unbounded, because an evaluation may give tasks outside the task space's bounds.
     unbounded = np.full(_task_size(family), np.inf)

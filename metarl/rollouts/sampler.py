@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +70,8 @@ class Sampler:
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
         noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
         buffers = self._episodes.buffers(time)
-        # Tensors that share their memory with the buffers, wherever the batch has made them.
-        observations, rewards, alive = map(torch.as_tensor, (buffers.observations, buffers.rewards, buffers.alive))
-        terminated, truncated = torch.as_tensor(buffers.terminated), torch.as_tensor(buffers.truncated)
+        # Shares the buffer's memory, wherever the batch has made it.
+        observations = torch.as_tensor(buffers.observations)
         device = observations.device
         parameters, noise = parameters.to(device), noise.to(device)
         outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
@@ -79,13 +79,13 @@ class Sampler:
         actions: list[Tensor] = []
 
         self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), buffers.observations[0])
-        ended = terminated | truncated
+        ended = buffers.terminated | buffers.truncated
         # Unbound at once, which is cheaper than taking step after step out of the tensors.
         seen = observations[:time].unflatten(1, (task, rollout)).unbind()
         for t, (observed, output, drawn) in enumerate(zip(seen, outputs.unbind(), noise.unbind(2), strict=True)):
             if self._stopped():
                 raise Stopped
-            torch.logical_not(ended, out=alive[t])
+            buffers.alive[t] = ~ended
             with timed("policy"):
                 output.copy_(network(observed))
                 actions.append(distribution.sample(output, extra, drawn))
@@ -96,24 +96,24 @@ class Sampler:
                 )
             for name, values in self._episodes.terms.items():
                 buffers.terms[name][t] = values
-            ended = terminated | truncated
+            ended = buffers.terminated | buffers.truncated
             if ended.all():
                 break
 
-        def of_tasks(values: Tensor) -> Tensor:
-            return _time_last(values.unflatten(1, (task, rollout)))
+        def of_tasks(values: Any) -> Tensor:
+            return _time_last(torch.as_tensor(values).unflatten(1, (task, rollout)))
 
         taken = _time_last(_padded(torch.stack(actions), time))
         log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, taken.flatten(1, 2))
-        rewards = of_tasks(rewards)
+        rewards = of_tasks(buffers.rewards)
         return Rollouts(
             observations=of_tasks(observations[:-1]),
             actions=taken,
             log_probs=log_probs.view_as(rewards),
             rewards=rewards,
-            mask=of_tasks(alive),
+            mask=of_tasks(buffers.alive),
             advantages=torch.zeros_like(rewards),
-            terms={name: of_tasks(torch.as_tensor(values)) for name, values in buffers.terms.items()},
+            terms={name: of_tasks(values) for name, values in buffers.terms.items()},
         )
 
 

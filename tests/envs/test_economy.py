@@ -40,7 +40,7 @@ def test_a_family_makes_no_environment_for_what_needs_none(name, made):
     for family in (get_family(name), OracleFamily(get_family(name, horizon=7))):
         tasks = family.sample_tasks(3, np.random.default_rng(0), "test")
         for task in tasks:
-            family.check_task(task)
+            family.check_task(np.asarray(task))
             family.describe_task(task)
         assert family.horizon > 0
         _ = family.defaults, family.terms, family.finite_tasks, family.num_modes, family.task_space

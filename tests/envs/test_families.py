@@ -100,6 +100,20 @@ def test_a_family_may_draw_other_tasks_for_its_tests(wrap):
     assert not set(drawn["train"]) & set(drawn["validation"])
 
 
+class ShortThenLong(CountingFamily):
+    """Finitely many tasks, and others in the tests than in training."""
+
+    def draw_tasks(self, n, rng, split):
+        return rng.integers(*((6, 10) if split == "test" else (1, 6)), n)
+
+
+def test_finitely_many_tasks_may_be_split():
+    family = ShortThenLong()
+    assert family.finite_tasks is None
+    drawn = {split: set(family.sample_tasks(50, np.random.default_rng(0), split)) for split in SPLITS}
+    assert drawn == {"train": {1, 2, 3, 4, 5}, "validation": {1, 2, 3, 4, 5}, "test": {6, 7, 8, 9}}
+
+
 def test_a_family_that_draws_without_a_split_is_refused_when_its_class_is_made():
     with pytest.raises(UserError, match=r"Old.draw_tasks must take the split .* draw_tasks\(self, n, rng, split\)"):
 
