@@ -13,7 +13,7 @@ class MetaOptimiser:
 
     Attributes:
         title: What plots and tables call it.
-        step: Where its class is, a `metarl.outer.optimiser.MetaOptimiser`; made with an instance of ``settings``.
+        step: Where its class is, a `metarl.outer.optimiser.Optimiser`; made with an instance of ``settings``.
         settings: Its own settings.
     """
 

@@ -20,7 +20,7 @@ from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import Runner, Timing
-from metarl.outer.optimiser import MetaOptimiser, StepReport
+from metarl.outer.optimiser import Optimiser, StepReport
 from metarl.store.progress import Row
 
 
@@ -67,7 +67,7 @@ class MetaLearner:
         size, rollouts = config.meta_batch_size, config.rollouts_per_task
         self._runner = Runner(config, family, rule, size, rollouts, workers, device)
         name = config.meta_optimiser
-        self._optimiser: MetaOptimiser = load(META_OPTIMISERS[name].step)(getattr(config, name))
+        self._optimiser: Optimiser = load(META_OPTIMISERS[name].step)(getattr(config, name))
 
     def close(self) -> None:
         self._runner.close()
