@@ -5,14 +5,13 @@ A new rule is one file in metarl/agents and one row here.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from metarl.common.errors import UserError, nearest
-from metarl.common.importing import import_named
-from metarl.config.checked import Checked
+from metarl.config.checked import Checked, hints
+from metarl.config.own import own_row, own_title
 
 
 @dataclass(frozen=True)
@@ -216,16 +215,8 @@ def get_algorithm(name: str) -> Algorithm:
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if ":" in name:
-        rule = import_named(name, "algo")
-        own = getattr(rule, "Settings", None)
-        if own is not None and not (isinstance(own, type) and issubclass(own, Checked)):
-            raise UserError(
-                f"{name}.Settings must be a frozen dataclass derived from metarl.RuleSettings, got {own!r}."
-            )
-        if not callable(rule):
-            raise UserError(f"{name} is a {type(rule).__name__}, and a subclass of metarl.Adaptation is expected.")
-        first_line = (inspect.getdoc(rule) or "").partition("\n")[0]
-        return Algorithm(_own_title(name), first_line, name, settings=own)
+        summary, rule, settings = own_row(name, "algo")
+        return Algorithm(own_title(name), summary, rule, settings=settings if hints(settings) else None)
     raise UserError(
         f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are: {', '.join(sorted(ALGORITHMS))}; a rule of "
         "your own is given as package.module:Rule."
@@ -241,13 +232,8 @@ def run_title(config: Mapping[str, Any]) -> str:
     name, attenuated = config["algo"], bool(config.get("attenuate"))
     algorithm = ALGORITHMS.get(name)
     if algorithm is None:
-        return _own_title(str(name)) + (" + L2F" if attenuated else "")
+        return own_title(str(name)) + (" + L2F" if attenuated else "")
     if attenuated and not algorithm.attenuated:
         own = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
         return own[0] if own else f"{algorithm.title} + L2F"
     return algorithm.title
-
-
-def _own_title(spec: str) -> str:
-    """What a rule of one's own, package.module:Rule, is called: Rule."""
-    return spec.rpartition(":")[2]

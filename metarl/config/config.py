@@ -95,6 +95,8 @@ class Config:
     context_size: int | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of an algorithm of one's own."""
+    optimiser: Checked | Mapping[str, Any] | None = None
+    """Settings of a meta-optimiser of one's own."""
 
     validate_every: int | None = None
     validation_tasks: int | None = None
@@ -113,7 +115,7 @@ class Config:
             self, "env_kwargs", {**parameters, **convert("env_kwargs", self.env_kwargs, Mapping[str, Any])}
         )
         for name, kind in hints(Config).items():
-            if name not in ("env", "env_kwargs", "algo", "run_dir", "rule"):
+            if name not in ("env", "env_kwargs", "algo", "run_dir", "rule", "optimiser"):
                 object.__setattr__(self, name, convert(name, getattr(self, name), kind))
         if self.run_dir is not None:
             object.__setattr__(self, "run_dir", convert("run_dir", self.run_dir, Path))
@@ -210,7 +212,8 @@ class Settings:
         values: dict[str, Any] = dict.fromkeys(part.name for part in dataclasses.fields(Config))
         for group in GROUPS:
             values |= dataclasses.asdict(getattr(self, group))
-        parts = {self.meta.meta_optimiser: self.optimiser, "l2f": self.l2f, self.algorithm.option: self.own}
+        optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
+        parts = {optimiser: self.optimiser, "l2f": self.l2f, self.algorithm.option: self.own}
         for option, part in parts.items():
             if part is not None:
                 of_part = dataclasses.asdict(part)
@@ -257,8 +260,8 @@ def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Componen
     algorithm = get_algorithm(algo)
     used = meta_optimiser if algorithm.training == "meta" else None
     optimisers = [
-        Component(name, "optimiser", row.settings, name, f"meta_optimiser {name}", name == used)
-        for name, row in META_OPTIMISERS.items()
+        Component(name, "optimiser", row.settings, row.option, f"meta_optimiser {name}", name == used)
+        for name, row in {**META_OPTIMISERS, meta_optimiser: get_meta_optimiser(meta_optimiser)}.items()
     ]
     attenuates = attenuate or algorithm.attenuated
     l2f = Component("l2f", "l2f", L2FConfig, "l2f", "algo l2f, or attenuate with another one", attenuates)
@@ -304,7 +307,6 @@ class _Resolution:
         config = self._config
         groups: dict[str, Any] = {name: self.fields_of(kind) for name, kind in GROUPS.items()}
         optimiser = groups["meta"].meta_optimiser
-        get_meta_optimiser(optimiser)
         parts: dict[str, Any] = {"optimiser": None, "l2f": None, "own": None}
         known = components(self._algo, config.attenuate, optimiser)
         for part in known:
@@ -313,8 +315,9 @@ class _Resolution:
                 parts[part.part] = value
             elif value != self.component(part, chosen=False):
                 self._refuse(part.option or self._first_chosen(part), part.purpose)
-        if config.rule is not None and not any(part.option == "rule" for part in known):
-            self._refuse("rule", "an algorithm of your own with Settings")
+        for option, purpose in (("rule", "an algorithm"), ("optimiser", "a meta-optimiser")):
+            if getattr(config, option) is not None and not any(part.option == option for part in known):
+                self._refuse(option, f"{purpose} of your own with Settings")
         default = self._defaults.get("meta_optimiser", MetaSettings.meta_optimiser)
         if self._algorithm.training != "meta" and optimiser != default:
             self._refuse("meta_optimiser", "an algorithm with a meta-step, and not a baseline")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from metarl.common.errors import UserError, nearest
 from metarl.config.checked import Checked
+from metarl.config.own import own_row, own_title
 
 
 @dataclass(frozen=True)
@@ -65,35 +66,51 @@ class MetaOptimiser:
     Attributes:
         title: What tables call it.
         summary: What it is, in a sentence.
-        step: Where its class is, as package.module:name; a `metarl.outer.optimiser.MetaOptimiser`, made with its
+        step: Where its class is, as package.module:name; a `metarl.outer.optimiser.Optimiser`, made with its
             settings.
-        settings: Class of its settings, which are given under its name.
+        settings: Class of its settings.
+        option: The configuration's field that holds them.
     """
 
     title: str
     summary: str
     step: str
     settings: type[Checked]
+    option: str = "optimiser"
 
 
 META_OPTIMISERS: dict[str, MetaOptimiser] = {
     "trpo": MetaOptimiser(
-        "TRPO", "Natural gradient step inside a trust region, with a line search.", "metarl.outer.trpo:TRPO", TRPOConfig
+        "TRPO",
+        "Natural gradient step inside a trust region, with a line search (Schulman et al. 2015).",
+        "metarl.outer.trpo:TRPO",
+        settings=TRPOConfig,
+        option="trpo",
     ),
     "promp": MetaOptimiser(
-        "ProMP", "Clipped surrogate with Adam, several epochs.", "metarl.outer.promp:ProMP", ProMPConfig
+        "ProMP",
+        "Clipped surrogate with Adam, several epochs (Rothfuss et al. 2019).",
+        "metarl.outer.promp:ProMP",
+        settings=ProMPConfig,
+        option="promp",
     ),
 }
 
 
 def get_meta_optimiser(name: str) -> MetaOptimiser:
-    """The meta-optimiser called ``name``.
+    """The meta-optimiser called ``name``, or one of one's own as package.module:Optimiser.
+
+    A meta-optimiser of one's own is a `metarl.outer.optimiser.Optimiser`; ``Settings`` in it is the class of its own
+    settings, if it has any.
 
     Raises:
         UserError: If there is none; names the nearest ones.
     """
-    if name not in META_OPTIMISERS:
-        raise UserError(
-            f"meta_optimiser must be one of {', '.join(META_OPTIMISERS)}; got {name!r}.{nearest(name, META_OPTIMISERS)}"
-        )
-    return META_OPTIMISERS[name]
+    if name in META_OPTIMISERS:
+        return META_OPTIMISERS[name]
+    if ":" in name:
+        return MetaOptimiser(own_title(name), *own_row(name, "meta_optimiser"))
+    raise UserError(
+        f"meta_optimiser must be one of {', '.join(META_OPTIMISERS)}, or package.module:Optimiser for your own; got "
+        f"{name!r}.{nearest(name, META_OPTIMISERS)}"
+    )

@@ -79,33 +79,39 @@ class GraphJacobian:
 
     def gradient(self, cotangent: Tensor) -> Tensor:
         """J^T times ``cotangent``, exact: the gradient [input] of what has this gradient by the outputs."""
-        with torch.enable_grad():
-            u = cotangent.detach().requires_grad_()
-            q = torch.autograd.grad(self._outputs, self._inputs, u, create_graph=True)[0]
-        if self._transposed is None:
-            self._transposed = u, q
-        return q.detach()
+        return self._trace_transposed(cotangent)[1].detach()
 
     def pushforward(self, direction: Tensor) -> Tensor:
         """K times ``direction`` [input], shaped like the outputs."""
-        if self._transposed is None:
-            self.gradient(torch.zeros_like(self._outputs))
-        assert self._transposed is not None
-        u, q = self._transposed
-        if self._forward is not None:
-            return torch.autograd.grad(q, u, direction, retain_graph=True)[0]
-        with torch.enable_grad():
-            v = direction.detach().requires_grad_()
-            self._forward = v, torch.autograd.grad(q, u, v, create_graph=True)[0]
-        return self._forward[1].detach()
+        if self._forward is None:
+            return self._trace_forward(direction)[1].detach()
+        u, q = self._probe()
+        return torch.autograd.grad(q, u, direction, retain_graph=True)[0]
 
     def pullback(self, direction: Tensor) -> Tensor:
         """K^T times ``direction``, which is shaped like the outputs: [input]."""
-        if self._forward is None:
-            self.pushforward(torch.zeros_like(self._inputs))
-        assert self._forward is not None
-        v, along = self._forward
-        return torch.autograd.grad(along, v, direction, retain_graph=True)[0]
+        v, product = self._forward or self._trace_forward(torch.zeros_like(self._inputs))
+        return torch.autograd.grad(product, v, direction, retain_graph=True)[0]
+
+    def _probe(self) -> tuple[Tensor, Tensor]:
+        """Some u and J^T u."""
+        return self._transposed or self._trace_transposed(torch.zeros_like(self._outputs))
+
+    @torch.enable_grad()
+    def _trace_transposed(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """(u, J^T u) at u = ``cotangent``; the first is kept."""
+        u = cotangent.detach().requires_grad_()
+        traced = u, torch.autograd.grad(self._outputs, self._inputs, u, create_graph=True)[0]
+        self._transposed = self._transposed or traced
+        return traced
+
+    @torch.enable_grad()
+    def _trace_forward(self, direction: Tensor) -> tuple[Tensor, Tensor]:
+        """(v, K v) at v = ``direction``, which are kept."""
+        u, q = self._probe()
+        v = direction.detach().requires_grad_()
+        self._forward = v, torch.autograd.grad(q, u, v, create_graph=True)[0]
+        return self._forward
 
 
 class _Value(torch.autograd.Function):

@@ -20,7 +20,7 @@ from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import Runner, Timing
-from metarl.outer.optimiser import MetaOptimiser, StepReport
+from metarl.outer.optimiser import Optimiser, StepReport
 from metarl.store.progress import Row
 
 
@@ -67,7 +67,7 @@ class MetaLearner:
         size, loss = settings.meta.meta_batch_size, settings.inner.inner_loss
         self._runner = Runner(family, rule, size, settings.rollouts, loss, workers, device)
         make_optimiser = import_named(get_meta_optimiser(settings.meta.meta_optimiser).step, "meta_optimiser")
-        self._optimiser: MetaOptimiser = make_optimiser(settings.optimiser)
+        self._optimiser: Optimiser = make_optimiser(settings.optimiser)
 
     def close(self) -> None:
         self._runner.close()

@@ -26,7 +26,7 @@ class StepReport:
     numbers: Mapping[str, float | int]
 
 
-class MetaOptimiser(Protocol):
+class Optimiser(Protocol):
     """Moves meta-parameters; made with its own settings, see `metarl.config.optimisers.META_OPTIMISERS`."""
 
     def step(

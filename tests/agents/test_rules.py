@@ -11,13 +11,15 @@ from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
 from metarl import L2FConfig
 from metarl.agents import build_rule
 from metarl.agents.anil import PartialAdaptation
+from metarl.agents.l2f import L2F
+from metarl.agents.maml import MAML
 from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.settings import InnerSettings
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import UNKNOWN_MODE
+from metarl.inner.rule import UNKNOWN_MODE, StageKind
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
 
@@ -213,6 +215,33 @@ def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
     start, end = (rule.policy.layout.views(policies[i]) for i in (first_step, -1))
     moved = [name for name, a, b in zip(rule.policy.layout.names, start, end, strict=True) if (a != b).any()]
     assert moved == [name for name in ("bias1", "log_std") if name in rule.adapted]
+
+
+class WholeSteps(MAML):
+    """MAML whose steps are said to be no gradient steps."""
+
+    @property
+    def step_name(self):
+        return "whole step"
+
+    def stages(self, step_scales, iteration=None):
+        return [replace(stage, kind=StageKind.STEP) for stage in super().stages(step_scales, iteration)]
+
+
+def test_steps_that_are_no_gradient_steps_are_counted_but_not_restricted():
+    rule = WholeSteps(make_policy(), InnerConfig(lr=0.5))
+    meta, partial = initial(rule), PartialAdaptation(rule, ("bias1",))
+    stages = partial.stages((1.0, 1.0))
+    assert [stage.is_step for stage in stages] == [True, True]
+    loop = problems.run(partial, meta, 2)
+    assert torch.equal(loop.replay(meta)[-1], replace(loop, stages=rule.stages((1.0, 1.0))).replay(meta)[-1])
+
+
+def test_rules_on_top_of_another_call_its_steps_what_it_does():
+    rule = WholeSteps(make_policy(), InnerConfig())
+    for wrapped in (PartialAdaptation(rule, ("bias1",)), L2F(rule, InnerConfig())):
+        assert wrapped.step_name == "whole step"
+    assert make_rule("l2f", make_policy()).step_name == "gradient step"
 
 
 def test_unknown_layers_are_refused():

@@ -59,7 +59,7 @@ def test_a_configuration_from_before_choices_were_stored_is_read(tmp_path):
     save_config(Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path), {"version": "0.1.0"})
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
-    del stored["chosen"], stored["rule"]
+    del stored["chosen"], stored["rule"], stored["optimiser"]
     path.write_text(json.dumps(stored))
     assert load_config(tmp_path) == Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path)
 
