@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -53,13 +53,13 @@ class Workers:
         try:
             for item in items:
                 futures.append(self._pool.submit(measured, item))
-            return [future.result() for future in futures]
+            return [_result(future) for future in futures]
         except BaseException:
             self.stopping.set()
             for future in futures:
                 future.cancel()
-            # Not until these futures are done: Ctrl-C may have come after an item was given out and before its future
-            # was noted.
+            # Waiting for these futures would not do: Ctrl-C may have come between giving an item out and noting its
+            # future.
             self._meet()
             self.stopping.clear()
             raise
@@ -86,3 +86,11 @@ class Workers:
     ) -> None:
         self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._torch_threads)
+
+
+def _result(future: Future[Result]) -> Result:
+    """What ``future`` returns or raises."""
+    # Ctrl-C does not wake a thread that is just about to fall asleep: look up every second.
+    while not future.done():
+        wait([future], timeout=1)
+    return future.result()
