@@ -19,6 +19,8 @@ class ProximalMAML(metarl.Adaptation):
     class Settings(metarl.RuleSettings):
         """Settings of the command line, as --rule.NAME."""
 
+        prefix = "rule."
+
         strength: float = 1.0
         """Weight of half the squared distance from the initialisation."""
 

@@ -229,7 +229,7 @@ class WholeSteps(MAML):
 
 
 def test_steps_that_are_no_gradient_steps_are_counted_but_not_restricted():
-    rule = WholeSteps(make_policy(), InnerConfig(lr=0.5))
+    rule = WholeSteps(make_policy(), InnerSettings(inner_lr=0.5))
     meta, partial = initial(rule), PartialAdaptation(rule, ("bias1",))
     stages = partial.stages((1.0, 1.0))
     assert [stage.is_step for stage in stages] == [True, True]
@@ -238,8 +238,8 @@ def test_steps_that_are_no_gradient_steps_are_counted_but_not_restricted():
 
 
 def test_rules_on_top_of_another_call_its_steps_what_it_does():
-    rule = WholeSteps(make_policy(), InnerConfig())
-    for wrapped in (PartialAdaptation(rule, ("bias1",)), L2F(rule, InnerConfig())):
+    rule = WholeSteps(make_policy(), InnerSettings())
+    for wrapped in (PartialAdaptation(rule, ("bias1",)), L2F(rule, L2FConfig())):
         assert wrapped.step_name == "whole step"
     assert make_rule("l2f", make_policy()).step_name == "gradient step"
 
