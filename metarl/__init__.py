@@ -29,7 +29,7 @@ from metarl.envs import (
 
 if TYPE_CHECKING:
     from metarl.agents.checks import check_rule
-    from metarl.inner.rule import Adaptation, Stage
+    from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
@@ -51,10 +51,12 @@ __all__ = [
     "ProMPConfig",
     "RuleSettings",
     "Stage",
+    "StageKind",
     "Support",
     "TRPOConfig",
     "TaskFamily",
     "UserError",
+    "WrappedAdaptation",
     "__version__",
     "analyze",
     "check_rule",
@@ -76,7 +78,9 @@ del mkl  # Imported for what it does.
 _HEAVY = {
     "Adaptation": "metarl.inner.rule:Adaptation",
     "Stage": "metarl.inner.rule:Stage",
+    "StageKind": "metarl.inner.rule:StageKind",
     "Support": "metarl.inner.support:Support",
+    "WrappedAdaptation": "metarl.inner.rule:WrappedAdaptation",
     "analyze": "metarl.reports.analysis:analyze",
     "check_rule": "metarl.agents.checks:check_rule",
     "evaluate": "metarl.runs.evaluation:evaluate",

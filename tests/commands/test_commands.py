@@ -1,7 +1,9 @@
 """The commands as users type them: what they print, write, refuse and survive."""
 
 import dataclasses
+import importlib
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -18,12 +20,12 @@ from tiny_runs import (
     arguments,
     assert_same_run,
     everything_in,
-    final_parameters,
     numbers,
     stored_progress,
     tiny,
 )
 
+import metarl
 from metarl import EvaluationConfig, L2FConfig, TRPOConfig
 from metarl.commands import evaluate, plot
 from metarl.commands.train import main as train_main
@@ -351,14 +353,24 @@ def test_evaluates_help_names_every_setting(capsys):
         assert f"--{field.name.replace('_', '-')}" in printed
 
 
-def test_train_is_a_function_whether_its_module_was_imported_or_not(folder):
-    code = """
-import metarl
-config = metarl.Config(iterations=0, meta_batch_size=1, rollouts_per_task=1, hidden_sizes=(4,), validate_every=0,
-                       run_dir=__import__("pathlib").Path("{}"))
-metarl.train(config)
-"""
-    program = code.format("before") + "import metarl.train\n" + code.format("after") + "metarl.train.main(['--help'])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "usage: python -m metarl.train" in result.stdout, result.stderr
-    assert (final_parameters(folder / "before") == final_parameters(folder / "after")).all()
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
+def test_a_commands_module_is_run_and_not_imported(command):
+    function = getattr(metarl, command)
+    with pytest.raises(ImportError, match=f"metarl.{command} is a function, and a command: python -m metarl.{command}"):
+        importlib.import_module(f"metarl.{command}")
+    assert getattr(metarl, command) is function
+    assert callable(function)
+
+
+def test_the_packages_own_command_says_what_there_is(capsys):
+    runpy.run_module("metarl", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert all(f"python -m metarl.{command}" in printed for command in ("train", "evaluate", "analyze", "plot"))
+
+
+def test_list_names_everything_with_a_sentence(capsys):
+    assert train_main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("  ")]
+    assert {line.split()[0] for line in rows} == {*metarl.family_names(), *metarl.ALGORITHMS, *metarl.META_OPTIMISERS}
+    assert all(len(line.split()) > 3 and line.endswith(".") for line in rows)
