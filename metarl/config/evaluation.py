@@ -44,18 +44,6 @@ class EvaluationConfig(Checked):
         self.at_least(1, "tasks rollouts")
         self.at_least(0, "gradient_steps seed threads")
 
-    @property
-    def file_name(self) -> str:
-        """Name of the evaluation's file in the run folder; another family's or checkpoint's has a name of its own."""
-        parts = ["evaluation"]
-        if self.checkpoint != "last":
-            parts.append(self.checkpoint)
-        if self.env is not None:
-            parts.append(self.env.replace(":", "."))
-        if self.adapted_layers:
-            parts += ["adapting", *self.adapted_layers]
-        return "-".join(parts) + ".json"
-
 
 @dataclass(frozen=True)
 class AnalysisConfig(Checked):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -29,7 +28,8 @@ from metarl.reports.inspection import inspect, layers
 from metarl.reports.measures import Floats, over_tasks, principal_components
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, Inspection, Projected
 from metarl.runs.agent import Agent, load
-from metarl.store.checkpoints import checkpoint_path, load_meta
+from metarl.store.checkpoints import load_meta
+from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
 ANALYSIS_FILE = "analysis.json"
@@ -211,9 +211,8 @@ def _through_training(
     loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint
 ) -> tuple[list[AtCheckpoint] | None, dict[str, str]]:
     """The course of training: the checkpoints that were kept, and the analysed one among them."""
-    folder = checkpoint_path(agent.config.folder, "last").parent
-    matches = [re.fullmatch(r"iteration(\d+)", path.stem) for path in folder.glob("iteration*.safetensors")]
-    others = {int(match[1]) for match in matches if match} - {analysed.iteration}
+    kept = RunFolder(agent.config.folder).kept_iterations()
+    others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:
         reason = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
         return None, {"through_training": reason}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS, run_title
-from metarl.config.config import Config, idle_fields
+from metarl.config.config import Config, every_setting, idle_fields
 from metarl.store.runs import StoredRun
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
@@ -153,9 +153,11 @@ def _defaults(run: StoredRun) -> dict[str, str]:
     """The defaults of the run's family and algorithm, as text; empty if one of them is not at hand."""
     try:
         default = Config(env=run.env, algo=run.config["algo"], attenuate=bool(run.config.get("attenuate")))
-    except UserError:  # a family of another program, or an algorithm of another version
+    except UserError:  # A family of another program, or an algorithm of another version.
         return {}
-    return {name: _value_text(value) for name, value in _flat(default.to_dict()).items()}
+    # Also of parts that the default does not use, such as the meta-optimiser that the run has chosen.
+    parts = {option: asdict(part) for part, option in every_setting(default).values() if option is not None}
+    return {name: _value_text(value) for name, value in _flat({**default.to_dict(), **parts}).items()}
 
 
 def _value_text(value: Any) -> str:

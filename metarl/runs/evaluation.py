@@ -29,6 +29,7 @@ from metarl.inner.runner import Runner
 from metarl.runs.agent import Agent, load
 from metarl.runs.build import family_of
 from metarl.store.evaluations import Evaluation, References
+from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
 # Tasks that are adapted to side by side; each group has random streams of its own.
@@ -38,8 +39,9 @@ _GROUP = 40
 def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
     """Evaluates a run on held-out tasks and writes ``evaluation.json`` into its folder.
 
-    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``; the name is
-    ``config.file_name``. The file is strict JSON, where NaN is null, and `Evaluation.from_json` reads it back.
+    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``, see
+    `metarl.store.folder.RunFolder.evaluation`. The file is strict JSON, where NaN is null; `Evaluation.from_json` reads
+    it back.
 
     Beside the agent stand two references on the same tasks: standing still (zero action, its return does not depend on
     the step), and a random initialisation of the same network that takes the same policy-gradient steps.
@@ -94,7 +96,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
     )
-    path = run_dir / config.file_name
+    path = RunFolder(run_dir).evaluation(config)
     try:
         write_json(path, result)
     except OSError as error:

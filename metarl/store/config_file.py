@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metarl.common.errors import UserError
+from metarl.common.strict_json import write_json
 from metarl.config.checked import Checked
 from metarl.config.config import Config
 from metarl.store.folder import RunFolder
@@ -31,11 +31,8 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
     if folder.config.is_file():
         before = json.loads(folder.config.read_text())
         content |= {"metarl": before["metarl"], "resumed_with": [*before.get("resumed_with", []), provenance]}
-    temporary = folder.config.with_suffix(".writing")
     try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        os.replace(temporary, folder.config)
+        write_json(folder.config, content, indent=2)
     except OSError as error:
         raise UserError(
             f"cannot write into {folder.path}: {error.strerror or error}; choose another run_dir (--run-dir)."

@@ -76,25 +76,25 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> StoredRun:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"run folder '{folder}' does not exist.")
-    config = _read_json(RunFolder(folder).config)
+    files = RunFolder(folder)
+    config = _read_json(files.config)
     if config is None:
-        raise UserError(f"'{folder}' is not a run folder: it has no config.json.")
+        raise UserError(f"'{folder}' is not a run folder: it has no {files.config.name}.")
     if not {"env", "algo", "seed"} <= config.keys():
-        raise UserError(f"'{RunFolder(folder).config}' is not a run's configuration: it needs env, algo and seed.")
-    return StoredRun(
-        folder, config, _read_progress(folder / "progress.csv"), checkpoint, _read_evaluation(folder, checkpoint)
-    )
+        raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
+    return StoredRun(folder, config, _read_progress(files.progress), checkpoint, _read_evaluation(files, checkpoint))
 
 
-def _read_evaluation(folder: Path, checkpoint: Checkpoint) -> Evaluation | None:
-    path = folder / EvaluationConfig(checkpoint=checkpoint).file_name
+def _read_evaluation(files: RunFolder, checkpoint: Checkpoint) -> Evaluation | None:
+    path = files.evaluation(EvaluationConfig(checkpoint=checkpoint))
     content = _read_json(path)
     if content is None:
         return None
     try:
         return Evaluation.from_json(content)
     except ValueError as error:
-        raise UserError(f"'{path}' is no evaluation: {error}; run `{_command(folder, checkpoint)}` again.") from error
+        command = _command(files.path, checkpoint)
+        raise UserError(f"'{path}' is no evaluation: {error}; run `{command}` again.") from error
 
 
 def _command(folder: Path, checkpoint: Checkpoint) -> str:

@@ -5,6 +5,7 @@ import math
 import signal
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from metarl.runs import evaluation
 from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
 from metarl.store.evaluations import Evaluation
+from metarl.store.folder import RunFolder
 
 SMALL = {"tasks": 3, "rollouts": 2, "gradient_steps": 2}
 
@@ -72,7 +74,7 @@ def test_a_return_that_is_no_number_is_null_in_strict_json_and_nan_when_read_bac
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
-    content = json.loads((run / config.file_name).read_text(), parse_constant=refuse)
+    content = json.loads(RunFolder(run).evaluation(config).read_text(), parse_constant=refuse)
     assert (content["returns"][0][1], content["returns"][1][2], content["mean"][1]) == (None, None, None)
     assert content["mean"][0] is not None
     again = Evaluation.from_json(content)
@@ -221,7 +223,7 @@ def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
     ],
 )
 def test_each_checkpoint_and_family_has_a_file_of_its_own(settings, name):
-    assert EvaluationConfig(**settings).file_name == name
+    assert RunFolder(Path("run")).evaluation(EvaluationConfig(**settings)) == Path("run") / name
 
 
 def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path):
