@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure import Cell, Table, interleaved, median_ratio
 from benchmarks.problem import Problem, make_problem
 from metarl.common.parallel import Workers, available_cores
-from metarl.config.config import Config, Settings
+from metarl.config.config import Config
 from metarl.config.optimisers import TRPOConfig
+from metarl.config.resolved import Settings
 from metarl.outer.objective import MetaObjective
 from metarl.outer.optimiser import StepReport
 from metarl.outer.trpo import Objective, trpo_step

@@ -15,7 +15,8 @@ from benchmarks.triple_derivative import PlainMLPPolicy, TripleDerivative
 from metarl.agents import build_rule
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config, Settings
+from metarl.config.config import Config
+from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import TaskFamily

@@ -13,8 +13,8 @@ from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Settings
 from metarl.config.optimisers import get_meta_optimiser
+from metarl.config.resolved import Settings
 from metarl.data import LearnerState
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, observe

@@ -9,7 +9,8 @@ from typing import Any
 
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS, run_title
-from metarl.config.config import Config, every_setting, idle_fields
+from metarl.config.config import Config, every_setting
+from metarl.config.resolved import idle_fields
 from metarl.store.runs import StoredRun
 
 # Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.

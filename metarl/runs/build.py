@@ -7,7 +7,7 @@ from typing import Any
 from metarl.agents import build_rule
 from metarl.common.importing import import_named
 from metarl.config.algorithms import get_algorithm
-from metarl.config.config import Settings
+from metarl.config.resolved import Settings
 from metarl.config.settings import PolicySettings
 from metarl.envs import TaskFamily, get_family
 from metarl.envs.oracle import OracleFamily

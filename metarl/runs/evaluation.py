@@ -21,8 +21,8 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
-from metarl.config.config import Settings
 from metarl.config.evaluation import EvaluationConfig
+from metarl.config.resolved import Settings
 from metarl.envs import TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import Runner

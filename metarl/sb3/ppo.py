@@ -20,7 +20,7 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Settings
+from metarl.config.resolved import Settings
 from metarl.data import LearnerState
 from metarl.envs import TaskFamily
 from metarl.policies.base import Policy

@@ -12,7 +12,7 @@ import torch
 import metarl
 from metarl import ALGORITHMS, Config, L2FConfig, MuMoMAMLConfig, TaskFamily, TRPOConfig, UserError, family_names
 from metarl.config.checked import hints
-from metarl.config.config import GROUPS, components, idle_fields
+from metarl.config.resolved import GROUPS, components, idle_fields
 from metarl.envs.navigation import NavigationFamily
 
 
@@ -93,7 +93,7 @@ def test_consumers_share_no_setting_and_have_those_of_the_configuration():
 def test_settings_have_the_same_types_as_choices(group):
     chosen = hints(Config)
     for name, kind in hints(GROUPS[group]).items():
-        if name not in ("env", "env_kwargs", "run_dir"):
+        if name not in ("env", "algo", "env_kwargs", "run_dir"):
             assert chosen[name] in (kind, kind | None), name
 
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
-from metarl.common.importing import load
+from metarl.common.importing import import_named
 from metarl.envs import (
     OracleFamily,
     TaskFamily,
@@ -53,14 +53,14 @@ def test_every_row_is_a_family_with_a_sentence():
     for row in built_in.BUILT_IN:
         assert summaries[row.name] == row.summary
         assert row.summary.endswith(".")
-        assert isinstance(get_family(row.name), load(row.family))
+        assert isinstance(get_family(row.name), import_named(row.family, "family"))
     assert len(set(summaries.values())) == len(summaries)
 
 
 @pytest.mark.parametrize("row", IDS, ids=lambda row: row.name)
 def test_a_rows_environment_is_its_familys(row):
     spec = gym.spec(f"metarl/{row.environment.name}-v0")
-    assert load(spec.entry_point) is load(row.family).env_class
+    assert import_named(spec.entry_point, "entry point") is import_named(row.family, "family").env_class
     assert spec.max_episode_steps == get_family(row.name).horizon
 
 
@@ -81,7 +81,7 @@ def test_parameters_reach_a_vector_environment():
 
 def test_there_are_no_other_vector_entry_points():
     with pytest.raises(AttributeError, match="has no attribute 'NavigationB'"):
-        load("metarl.envs.vector:NavigationB")
+        import_named("metarl.envs.vector:NavigationB", "entry point")
 
 
 def test_a_summary_is_given_or_else_the_docstrings_first_line(registered):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import initial, make_policy, make_rule
 
-from metarl.common.importing import load
+from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.data import LearnerState
@@ -21,7 +21,7 @@ COLUMNS = {
 def test_every_row_takes_steps_and_describes_them(name):
     row, rule = META_OPTIMISERS[name], make_rule("l2f", make_policy())
     state = LearnerState(initial(rule), {})
-    loop, optimiser = problems.run(rule, state.meta), load(row.step)(row.settings())
+    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings())
     before = state.meta.clone()
     with Workers(2) as workers:
         new, report = optimiser.step(state, loop, workers, np.random.default_rng(0))
@@ -37,7 +37,7 @@ def test_every_row_takes_steps_and_describes_them(name):
 def test_trpo_draws_the_rows_of_the_fisher_information_from_the_generator():
     row, rule = META_OPTIMISERS["trpo"], make_rule("maml", make_policy())
     state = LearnerState(initial(rule), {})
-    loop, optimiser = problems.run(rule, state.meta), load(row.step)(row.settings(fisher_fraction=0.3))
+    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings(fisher_fraction=0.3))
     with Workers(1) as workers:
         steps = [optimiser.step(state, loop, workers, np.random.default_rng(seed))[0].meta for seed in (0, 0, 1)]
     assert torch.equal(steps[0], steps[1])

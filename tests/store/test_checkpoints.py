@@ -10,11 +10,12 @@ from tiny_runs import everything_in, numbers, tiny
 
 import metarl
 from metarl.common.errors import UserError
-from metarl.config.settings import ProMPConfig
+from metarl.config.optimisers import ProMPConfig
 from metarl.data import LearnerState
 from metarl.runs.training import train
 from metarl.store.checkpoints import Progress, checkpoint_path, load_checkpoint, load_meta, save_checkpoint
-from metarl.store.progress import CSV_FILE, read_progress
+from metarl.store.folder import RunFolder
+from metarl.store.progress import read_progress
 
 PROMP = {"meta_optimiser": "promp", "promp": ProMPConfig(lr=0.01)}
 
@@ -25,7 +26,7 @@ def written_by_metarl_0_1(folder, memory):
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
     save_file({"meta": meta, "optimiser": memory}, path, {**metadata, "format": "metarl-2"})
-    progress = folder / CSV_FILE
+    progress = RunFolder(folder).progress
     progress.write_text(progress.read_text().replace(",outcome,", ",line_search,"))
     return meta
 
