@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl import Config
-from metarl.store.checkpoints import load_meta
+from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +44,12 @@ def numbers(run_dir):
 
 def final_parameters(run_dir, which="last"):
     """The meta-parameters of a run's checkpoint, [meta parameter]."""
-    return load_meta(load_config(Path(run_dir)), which)[0].numpy()
+    return load_checkpoint(load_config(Path(run_dir)), which).learner.meta.numpy()
 
 
 def stored_progress(run_dir, which="last"):
     """Where a run's checkpoint says that it stood."""
-    return load_meta(load_config(Path(run_dir)), which)[1]
+    return load_checkpoint(load_config(Path(run_dir)), which)
 
 
 def assert_same_run(first, second):

@@ -28,7 +28,7 @@ from metarl.reports.inspection import inspect, layers
 from metarl.reports.measures import Floats, over_tasks, principal_components
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, Inspection, Projected
 from metarl.runs.agent import Agent, load
-from metarl.store.checkpoints import load_meta
+from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
@@ -65,7 +65,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
         loops = _InnerLoops(agent, config, workers)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
         inspection = inspect(adapted.loop, loops.workers)
-        iteration = load_meta(agent.config, config.checkpoint)[1].iteration
+        iteration = load_checkpoint(agent.config, config.checkpoint).iteration
         analysed = _at_checkpoint(iteration, adapted, inspection)
         # Each comes with the reasons for what it leaves out.
         freezing, no_freezing = _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), inspection)
@@ -218,7 +218,7 @@ def _through_training(
         return None, {"through_training": reason}
     course = [analysed]
     for iteration in others:
-        meta = Agent(agent.config, load_meta(agent.config, f"iteration{iteration}")[0]).meta
+        meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}").learner.meta).meta
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
         course.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers)))
     if not any(all(getattr(point, part) for point in course) for part in ("conflict", "attenuation", "landscape")):

@@ -24,7 +24,7 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.build import build
-from metarl.store.checkpoints import load_meta
+from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
 
 
@@ -212,7 +212,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
     config = load_config(run_dir)
-    return Agent(config, load_meta(config, checkpoint)[0])
+    return Agent(config, load_checkpoint(config, checkpoint).learner.meta)
 
 
 _CHECKPOINTS = ("last", "best")

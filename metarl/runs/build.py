@@ -22,7 +22,7 @@ def family_of(algo: str, env: str, **parameters: Any) -> TaskFamily:
     """A task family as an algorithm meets it: with the task in its observations if the algorithm sees its task.
 
     Args:
-        algo: An entry of `metarl.agents.ALGORITHMS`.
+        algo: An algorithm, see `metarl.config.algorithms.get_algorithm`.
         env: As for `metarl.get_family`.
         **parameters: The family's.
     """

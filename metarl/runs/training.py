@@ -21,12 +21,11 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
-from metarl.data import LearnerState
 from metarl.inner.runner import Runner
 from metarl.outer.learners import Learner, MetaLearner
 from metarl.runs.agent import Agent
 from metarl.runs.build import build
-from metarl.store.checkpoints import Progress, load_checkpoint, save_checkpoint
+from metarl.store.checkpoints import RunState, load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config, save_config
 from metarl.store.folder import RunFolder
 from metarl.store.progress import ProgressLog, read_progress
@@ -82,20 +81,20 @@ def train(config: Config) -> FinishedRun:
         RunFolder(folder).check_free()
     with _sigterm_raises(), Trainer(config, device) as trainer:
         if run.resume:
-            state, progress = load_checkpoint(config, "last")
-            agent = Agent(config, state.meta)
-            if progress.iteration >= run.iterations:
-                more = "; raise --iterations for more" if progress.iteration else ""
-                print(f"{folder} has done its {progress.iteration} iterations{more}")
+            state = load_checkpoint(config, "last", to_resume=True)
+            agent = Agent(config, state.learner.meta)
+            if state.iteration >= run.iterations:
+                more = "; raise --iterations for more" if state.iteration else ""
+                print(f"{folder} has done its {state.iteration} iterations{more}")
                 return FinishedRun(folder, agent, read_progress(folder))
         else:
-            state, progress = trainer.learner.initial(), Progress()
+            state = RunState(trainer.learner.initial())
         save_config(config, provenance(device))
         if not run.resume:
-            trainer.save(state, progress)  # From now on, whatever happens, the run can be resumed.
-        with ProgressLog(folder, progress.iteration, run.iterations) as log:
-            state = trainer.train(state, progress, log)
-    return FinishedRun(folder, Agent(config, state.meta), read_progress(folder))
+            trainer.save(state)  # From now on, whatever happens, the run can be resumed.
+        with ProgressLog(folder, state.iteration, run.iterations) as log:
+            state = trainer.train(state, log)
+    return FinishedRun(folder, Agent(config, state.learner.meta), read_progress(folder))
 
 
 def _check_same_run(config: Config) -> None:
@@ -145,62 +144,62 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, state: LearnerState, progress: Progress, log: ProgressLog) -> LearnerState:
-        """Runs the iterations that are left; returns the learner's state at the end."""
-        run, first = self._settings.run, progress.iteration + 1
-        state = replace(state, meta=state.meta.to(self._device))
+    def train(self, state: RunState, log: ProgressLog) -> RunState:
+        """Runs the iterations that are left; returns the run's state at the end."""
+        run, first = self._settings.run, state.iteration + 1
+        state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self._device)))
         try:
-            while progress.iteration < run.iterations:
-                number = progress.iteration + 1
+            while state.iteration < run.iterations:
+                number = state.iteration + 1
                 with self._profiled(number, first):
-                    state, progress = self._advance(state, progress, log)
+                    state = self._advance(state, log)
                     if number % run.checkpoint_every == 0:
                         with timed("checkpoint"):
-                            self.save(state, progress)
+                            self.save(state)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
-            save_checkpoint(self._config, "last", state, progress)
+            save_checkpoint(self._config, "last", state)
         return state
 
-    def save(self, state: LearnerState, progress: Progress) -> None:
+    def save(self, state: RunState) -> None:
         """Saves the checkpoint ``last``, and one to keep if the run is to."""
-        save_checkpoint(self._config, "last", state, progress)
+        save_checkpoint(self._config, "last", state)
         if self._settings.run.keep_checkpoints:
-            save_checkpoint(self._config, f"iteration{progress.iteration}", state, progress)
+            save_checkpoint(self._config, f"iteration{state.iteration}", state)
 
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(self, state: LearnerState, progress: Progress, log: ProgressLog) -> tuple[LearnerState, Progress]:
-        """One iteration with validation and logging; returns the state and the progress after it."""
+    def _advance(self, state: RunState, log: ProgressLog) -> RunState:
+        """One iteration with validation and logging; returns the run's state after it."""
         validate_every, begin = self._settings.run.validate_every, time.perf_counter()
-        new, numbers = self.learner.iteration(state, progress.iteration)
+        learner, numbers = self.learner.iteration(state.learner, state.iteration)
         row = dict(numbers)
         iteration_seconds = time.perf_counter() - begin
-        done = progress.iteration + 1
+        done = state.iteration + 1
         if self._validator and done % validate_every == 0:
             with timed("validation"):
-                row |= self._validate(self._validator, new.meta)
+                row |= self._validate(self._validator, learner.meta)
         elif self._validator:
             row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
-        totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
+        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
         with timed("logging"):
             log.write(
                 {
                     "iteration": done,
-                    "env_steps": totals.env_steps,
-                    "seconds": round(totals.seconds, 3),
+                    "env_steps": new.env_steps,
+                    "seconds": round(new.seconds, 3),
                     "steps_per_second": round(steps / iteration_seconds, 1),
                     **row,
                 }
             )
         validation = row.get("validation_post_adaptation_return", "")
-        if isinstance(validation, float) and validation > progress.best_return:
-            totals = replace(totals, best_return=validation)
+        if isinstance(validation, float) and validation > state.best_return:
+            new = replace(new, best_return=validation)
             with timed("checkpoint"):
-                save_checkpoint(self._config, "best", new, totals)
-        return new, totals
+                save_checkpoint(self._config, "best", new)
+        return new
 
     def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks, the same ones and the same random streams every time."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import safetensors
 import torch
@@ -24,81 +24,71 @@ _MEMORY = "memory."
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
+class RunState:
+    """A run between two iterations: all that it needs to go on.
 
     Attributes:
+        learner: The learner's state.
         iteration: Meta-iterations done.
         env_steps: Environment steps taken in them, adaptation included.
         seconds: Wall time spent on them.
         best_return: Best post-adaptation return on the validation tasks so far.
     """
 
+    learner: LearnerState
     iteration: int = 0
     env_steps: int = 0
     seconds: float = 0.0
     best_return: float = -float("inf")
 
 
-def checkpoint_path(run_dir: Path, which: str) -> Path:
-    """Where a run keeps its checkpoint ``last``, ``best`` or ``iterationN``."""
-    return RunFolder(run_dir).checkpoint(which)
-
-
-def save_checkpoint(config: Config, which: str, state: LearnerState, progress: Progress) -> None:
+def save_checkpoint(config: Config, which: str, state: RunState) -> None:
     """Writes a checkpoint; the previous one stays whole until the new one is.
 
     Args:
-        config: The run's settings, which say its folder.
+        config: The run's configuration, which says its folder.
         which: ``last``, ``best`` or ``iterationN``.
-        state: The learner's state.
-        progress: Where the run stands.
+        state: The run's state.
     """
-    path = checkpoint_path(config.folder, which)
+    path = RunFolder(config.folder).checkpoint(which)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".writing")
-    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(asdict(progress))}
-    memory = {_MEMORY + name: value.cpu().contiguous() for name, value in state.memory.items()}
-    save_file({"meta": state.meta.cpu(), **memory}, temporary, metadata)
+    progress = {name: value for name, value in vars(state).items() if name != "learner"}
+    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(progress)}
+    memory = {_MEMORY + name: value.cpu().contiguous() for name, value in state.learner.memory.items()}
+    save_file({"meta": state.learner.meta.cpu(), **memory}, temporary, metadata)
     os.replace(temporary, path)
 
 
-def load_checkpoint(config: Config, which: str) -> tuple[LearnerState, Progress]:
-    """Reads a checkpoint of the run with these settings, for the run to go on from it.
+def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunState:
+    """Reads a checkpoint of the run with this configuration.
+
+    Args:
+        config: The run's configuration.
+        which: ``last``, ``best`` or ``iterationN``.
+        to_resume: Whether the learner goes on from it. Otherwise a checkpoint of metarl 0.1 is read without what the
+            learner remembered.
 
     Returns:
-        The learner's state, on the CPU, and where the run stood.
+        The run's state, on the CPU.
 
     Raises:
-        UserError: If there is none, or it is damaged, not metarl's or another run's; or if what the learner remembers
-            was written by a version that did so in another way.
+        UserError: If there is none, or it is damaged, not metarl's or another run's; or if the learner is to go on from
+            what another version made it remember.
     """
     tensors, progress = _read(config, which)
-    if "optimiser" in tensors and len(tensors["optimiser"]):
+    if to_resume and len(tensors.get("optimiser", ())):
         raise UserError(
-            f"{checkpoint_path(config.folder, which)} was written by metarl 0.1, which can resume it; this version can "
-            "only evaluate it."
+            f"{RunFolder(config.folder).checkpoint(which)} was written by metarl 0.1, which can resume it; this "
+            "version can only evaluate it."
         )
     memory = {name.removeprefix(_MEMORY): value for name, value in tensors.items() if name.startswith(_MEMORY)}
-    return LearnerState(tensors["meta"], memory), progress
+    return RunState(LearnerState(tensors["meta"], memory), **progress)
 
 
-def load_meta(config: Config, which: str) -> tuple[Tensor, Progress]:
-    """Reads the meta-parameters of a checkpoint of the run with these settings, which metarl 0.1 may have written.
-
-    Returns:
-        Meta-parameters [meta parameter], on the CPU, and where the run stood.
-
-    Raises:
-        UserError: If there is none, or it is damaged, not metarl's or another run's.
-    """
-    tensors, progress = _read(config, which)
-    return tensors["meta"], progress
-
-
-def _read(config: Config, which: str) -> tuple[dict[str, Tensor], Progress]:
+def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A checkpoint's tensors by name, and where the run stood."""
-    path = checkpoint_path(config.folder, which)
+    path = RunFolder(config.folder).checkpoint(which)
     if not path.is_file():
         hint = "has the run saved one yet?"
         if which == "best":
@@ -123,7 +113,9 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], Progress]:
     if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
         raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
     try:
-        return tensors, Progress(**json.loads(metadata["progress"]))
+        progress = json.loads(metadata["progress"])
+        RunState(LearnerState(meta, {}), **progress)
+        return tensors, progress
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged: it does not say where the run stood ({error!r}).") from error
 

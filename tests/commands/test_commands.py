@@ -32,7 +32,7 @@ from metarl.commands.train import main as train_main
 from metarl.commands.train import parse_config
 from metarl.config.config import Config
 from metarl.runs.training import train
-from metarl.store.checkpoints import checkpoint_path
+from metarl.store.folder import RunFolder
 
 TINY_ARGUMENTS = arguments(TINY)
 
@@ -276,9 +276,9 @@ def _commands():
 def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkeypatch, capsys, main, line, message):
     for name in ("run", "corrupted", "foreign"):
         shutil.copytree(run, folder / name)
-    checkpoint_path(folder / "corrupted", "last").write_bytes(b"no checkpoint")
-    save_file({"weight": torch.zeros(3)}, checkpoint_path(folder / "foreign", "last"))
-    checkpoint_path(folder / "foreign", "best").unlink()
+    RunFolder(folder / "corrupted").checkpoint("last").write_bytes(b"no checkpoint")
+    save_file({"weight": torch.zeros(3)}, RunFolder(folder / "foreign").checkpoint("last"))
+    RunFolder(folder / "foreign").checkpoint("best").unlink()
     (folder / "other").mkdir()
     (folder / "other" / "thesis.txt").write_text("mine")
     _write_families(folder, monkeypatch)

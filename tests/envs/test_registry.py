@@ -80,7 +80,7 @@ def test_parameters_reach_a_vector_environment():
 
 
 def test_there_are_no_other_vector_entry_points():
-    with pytest.raises(UserError, match="has no .NavigationB."):
+    with pytest.raises(UserError, match="has no 'NavigationB'"):
         import_named("metarl.envs.vector:NavigationB", "entry point")
 
 

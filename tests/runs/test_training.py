@@ -18,7 +18,7 @@ from metarl.inner import runner
 from metarl.outer.learners import MetaLearner
 from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
-from metarl.store.checkpoints import checkpoint_path
+from metarl.store.folder import RunFolder
 
 FRESH_L2F = {
     "algo": "l2f",
@@ -187,7 +187,7 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
 
 def test_every_checkpoint_is_kept_on_request(tmp_path):
     train(tiny(tmp_path / "run", iterations=5, checkpoint_every=2, keep_checkpoints=True))
-    kept = {path.stem for path in checkpoint_path(tmp_path / "run", "last").parent.iterdir()}
+    kept = {path.stem for path in RunFolder(tmp_path / "run").checkpoint("last").parent.iterdir()}
     assert kept == {"last", "best", "iteration0", "iteration2", "iteration4"}
     train(tiny(tmp_path / "two", iterations=2))
     np.testing.assert_array_equal(final_parameters(tmp_path / "run", "iteration2"), final_parameters(tmp_path / "two"))
@@ -195,7 +195,7 @@ def test_every_checkpoint_is_kept_on_request(tmp_path):
 
 def test_without_validation_there_is_no_best_checkpoint_and_no_column(tmp_path):
     train(tiny(tmp_path, validate_every=0))
-    assert not checkpoint_path(tmp_path, "best").exists()
+    assert not RunFolder(tmp_path).checkpoint("best").exists()
     assert not [name for name in numbers(tmp_path)[0] if name.startswith("validation")]
 
 
@@ -248,7 +248,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
 
 def test_resuming_from_a_damaged_checkpoint_is_refused_and_overwrites_nothing(tmp_path):
     train(tiny(tmp_path))
-    path = checkpoint_path(tmp_path, "last")
+    path = RunFolder(tmp_path).checkpoint("last")
     path.write_bytes(path.read_bytes()[:100])
     before = everything_in(tmp_path)
     with pytest.raises(UserError, match="is damaged and cannot be read"):

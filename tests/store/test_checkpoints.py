@@ -13,7 +13,7 @@ from metarl.common.errors import UserError
 from metarl.config.optimisers import ProMPConfig
 from metarl.data import LearnerState
 from metarl.runs.training import train
-from metarl.store.checkpoints import Progress, checkpoint_path, load_checkpoint, load_meta, save_checkpoint
+from metarl.store.checkpoints import RunState, load_checkpoint, save_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.progress import read_progress
 
@@ -22,7 +22,7 @@ PROMP = {"meta_optimiser": "promp", "promp": ProMPConfig(lr=0.01)}
 
 def written_by_metarl_0_1(folder, memory):
     """Makes a run's last checkpoint and progress what metarl 0.1 would have written, its memory being ``memory``."""
-    path = checkpoint_path(folder, "last")
+    path = RunFolder(folder).checkpoint("last")
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
     save_file({"meta": meta, "optimiser": memory}, path, {**metadata, "format": "metarl-2"})
@@ -34,14 +34,14 @@ def written_by_metarl_0_1(folder, memory):
 def test_state_is_stored_by_name_and_comes_back_as_it_was(tmp_path):
     config = tiny(tmp_path)
     state = LearnerState(torch.arange(3.0), {"step": torch.tensor(2.0), "exp_avg": torch.ones(3, 2)})
-    save_checkpoint(config, "last", state, Progress(iteration=4, env_steps=5))
-    assert set(load_file(checkpoint_path(tmp_path, "last"))) == {"meta", "memory.step", "memory.exp_avg"}
-    loaded, progress = load_checkpoint(config, "last")
+    save_checkpoint(config, "last", RunState(state, iteration=4, env_steps=5))
+    assert set(load_file(RunFolder(tmp_path).checkpoint("last"))) == {"meta", "memory.step", "memory.exp_avg"}
+    run = load_checkpoint(config, "last")
+    loaded = run.learner
     assert torch.equal(loaded.meta, state.meta)
     assert loaded.memory.keys() == state.memory.keys()
     assert all(torch.equal(value, state.memory[name]) for name, value in loaded.memory.items())
-    assert progress == Progress(iteration=4, env_steps=5)
-    assert torch.equal(load_meta(config, "last")[0], state.meta)
+    assert run == RunState(loaded, iteration=4, env_steps=5)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_state_is_stored_by_name_and_comes_back_as_it_was(tmp_path):
 )
 def test_a_run_stores_what_its_learner_remembers(tmp_path, settings, names):
     train(tiny(tmp_path, iterations=1, **settings))
-    stored = set(load_file(checkpoint_path(tmp_path, "last"))) - {"meta"}
+    stored = set(load_file(RunFolder(tmp_path).checkpoint("last"))) - {"meta"}
     assert stored >= names
     assert bool(stored) == bool(names)
 
@@ -76,7 +76,7 @@ def test_a_run_of_metarl_0_1_that_remembers_nothing_goes_on(tmp_path):
     assert read_progress(tmp_path / "old")[0]["outcome"].startswith("accepted")
     train(tiny(tmp_path / "old", iterations=3, resume=True))
     assert numbers(tmp_path / "old") == numbers(tmp_path / "whole")
-    with safe_open(checkpoint_path(tmp_path / "old", "last"), "pt") as file:
+    with safe_open(RunFolder(tmp_path / "old").checkpoint("last"), "pt") as file:
         assert file.metadata()["format"] == "metarl-3"
 
 
@@ -100,10 +100,10 @@ def test_a_run_of_metarl_0_1_that_remembers_something_is_not_resumed(tmp_path):
 )
 def test_tensors_that_no_format_has_are_refused(tmp_path, tensors, form, message):
     config = tiny(tmp_path)
-    save_checkpoint(config, "last", LearnerState(torch.ones(2), {}), Progress())
-    path = checkpoint_path(tmp_path, "last")
+    save_checkpoint(config, "last", RunState(LearnerState(torch.ones(2), {})))
+    path = RunFolder(tmp_path).checkpoint("last")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file(tensors, path, {**metadata, "format": form, "progress": json.dumps({})})
     with pytest.raises(UserError, match=message):
-        load_meta(config, "last")
+        load_checkpoint(config, "last")
