@@ -148,7 +148,7 @@ def test_a_module_as_policy_body_trains(tmp_path, bodies, algo):
 def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
     with pytest.raises(UserError, match="LSTM"):
         train(tiny(tmp_path / "run", policy_body="my_bodies:recurrent"))
-    with pytest.raises(UserError, match="module 'my_bodies' has no 'bod'.* Did you mean 'body'"):
+    with pytest.raises(UserError, match=r"module 'my_bodies' has no 'bod'\..* Did you mean 'body'"):
         train(tiny(tmp_path / "run", policy_body="my_bodies:bod"))
     assert not (tmp_path / "run").exists()
 
