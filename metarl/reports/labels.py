@@ -133,7 +133,8 @@ def _label(run: StoredRun, lines: Sequence[StoredRun]) -> str:
     mates = [(_settings(line), _idle(line.config)) for line in lines if run_title(line.config) == title]
     defaults = _defaults(run) if len(mates) > 1 else {}
     details = []
-    for name, text in own.items():
+    # Parts' settings last, whatever their order in the file: "meta optimiser promp, promp lr 0.01".
+    for name, text in sorted(own.items(), key=lambda setting: "." in setting[0].removeprefix("env_kwargs.")):
         values = [settings.get(name, "") for settings, idle in mates if name.partition(".")[0] not in idle]
         if len(set(values)) > 1 and text != _usual(values, defaults.get(name, "")):
             words = name.removeprefix("env_kwargs.").replace(".", " ").replace("_", " ")

@@ -452,7 +452,8 @@ def test_embedding_is_what_the_modulation_reads_off_one_trajectory(mumomaml):
 def test_embedding_is_the_rules_own(mumomaml):
     agent, tasks = load(mumomaml.config["run_dir"]), np.array(mumomaml.embedding.tasks)
     with Workers(1) as workers:
-        runner = Runner(agent.config, agent.family, agent.rule, len(tasks), 1, workers, torch.device("cpu"))
+        episodes, loss = replace(agent.settings.rollouts, rollouts_per_task=1), agent.settings.inner.inner_loss
+        runner = Runner(agent.family, agent.rule, len(tasks), episodes, loss, workers, torch.device("cpu"))
         seed = mumomaml.settings.seed
         adapted, _ = runner.run(agent.meta, tasks, agent.rule.stages((1.0,)), seed, Purpose.TEST_ROLLOUTS, 0)
         runner.close()
