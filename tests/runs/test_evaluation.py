@@ -37,7 +37,8 @@ def write_tasks(path, tasks):
     return path
 
 
-def test_the_file_holds_what_is_returned(run, result):
+def test_the_file_holds_what_is_returned(run):
+    result = evaluate(run, EvaluationConfig(**SMALL))
     assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
     assert result["config"]["algo"] == "l2f"
     assert (result["env"], result["checkpoint"], result["seed"], result["rollouts"]) == ("navigation", "last", 10000, 2)
