@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 
 from benchmarks.measure import Table
+from metarl.common.parallel import Workers
+from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
-from metarl.config.settings import TRPOConfig
+from metarl.config.optimisers import TRPOConfig
+from metarl.data import LearnerState
 from metarl.outer.learners import MetaLearner
-from metarl.outer.trpo import trpo_step
+from metarl.outer.trpo import TRPO
 from metarl.runs.training import Trainer
 from metarl.store.progress import read_progress
 from metarl.store.provenance import provenance
@@ -111,7 +114,7 @@ def main() -> None:
 def _study(source: Source) -> Iterator[dict[str, Any]]:
     """Every variant's step on every problem of a run."""
     _train(source)
-    with Trainer(source.config(), torch.device("cpu")) as trainer:
+    with Trainer(source.config(), torch.device("cpu")) as trainer, Workers() as workers:
         learner = trainer.learner
         assert isinstance(learner, MetaLearner)
         for iteration in source.iterations:
@@ -119,11 +122,12 @@ def _study(source: Source) -> Iterator[dict[str, Any]]:
             adapted, _ = learner.inner_loops(meta, iteration)
             for name, trpo in VARIANTS.items():
                 begin = time.perf_counter()
-                _, report = trpo_step(meta, learner.objective(adapted, iteration, trpo), trpo)
+                generator = stream(source.seed, Purpose.CURVATURE_ROWS, iteration)
+                _, report = TRPO(trpo).step(LearnerState(meta, {}), adapted.loop, workers, generator)
                 seconds = time.perf_counter() - begin
                 problem = {"env": source.env, "algo": source.algo, "seed": source.seed, "iteration": iteration}
-                print(problem, name, report.outcome, f"gain {report.surrogate_gain:.5f}", flush=True)
-                yield {**problem, "variant": name, "seconds": seconds, **asdict(report)}
+                print(problem, name, report.outcome, f"gain {report.numbers['surrogate_gain']:.5f}", flush=True)
+                yield {**problem, "variant": name, "seconds": seconds, "outcome": report.outcome, **report.numbers}
 
 
 def _train(source: Source) -> None:
@@ -132,11 +136,11 @@ def _train(source: Source) -> None:
         return
     source.path(0).parent.mkdir(parents=True, exist_ok=True)
     with Trainer(source.config(), torch.device("cpu")) as trainer:
-        meta, optimiser = trainer.learner.initial()
+        state = trainer.learner.initial()
         for iteration in range(max(source.iterations) + 1):
             if iteration in source.iterations:
-                save_file({"meta": meta.contiguous()}, source.path(iteration))
-            meta, optimiser, row = trainer.learner.iteration(meta, optimiser, iteration)
+                save_file({"meta": state.meta.contiguous()}, source.path(iteration))
+            state, row = trainer.learner.iteration(state, iteration)
             print(source, iteration, f"return {row['post_adaptation_return']:.1f}", flush=True)
 
 
@@ -152,7 +156,7 @@ def _tables(steps: list[dict[str, Any]]) -> list[Table]:
             for problem, of_variant in by_problem.items()
         }
         seconds = [of_variant[name]["seconds"] / of_variant[EXACT]["seconds"] for of_variant in by_problem.values()]
-        trials = [of_variant[name]["trials"] for of_variant in by_problem.values()]
+        trials = [of_variant[name]["line_search_trials"] for of_variant in by_problem.values()]
         every = np.array(list(ratios.values()))
         row: dict[str, Any] = {"curvature": name, "problems": len(every)}
         for env in dict.fromkeys(source.env for source in SOURCES):

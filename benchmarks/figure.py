@@ -1,4 +1,4 @@
-"""Draws the README's figure of what `python -m benchmarks` stored: ``python -m benchmarks.figure``."""
+"""Draws the figure of docs/performance.md of what `python -m benchmarks` stored: ``python -m benchmarks.figure``."""
 
 from __future__ import annotations
 

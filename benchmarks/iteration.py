@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
 from benchmarks.rollouts import PHYSICS, Rollouts
 from metarl.common.parallel import Workers, available_cores
 from metarl.config.config import Config
+from metarl.config.resolved import Settings
 from metarl.envs.mujoco_core import batch_module
 from metarl.runs.training import Trainer
 
@@ -54,9 +56,9 @@ def _row(env: str, algo: str, quick: bool, device: torch.device) -> dict[str, Ce
     rounds = 1 if quick or env == "ant-dir" else 3
     has_simulator = env != "navigation" and batch_module() is not None
     found = measured(rounds, device, has_simulator, env=env, algo=algo, **size)
-    config = Config(env=env, algo=algo, **size)
+    settings = Config(env=env, algo=algo, **size).resolve()
     return {
-        "environment": f"{env}, {config.meta_batch_size} x {config.rollouts_per_task} x {config.horizon}",
+        "environment": f"{env}, {' x '.join(map(str, _size(settings)))}",
         "algorithm": algo,
         "seconds": found["seconds"],
         **{phase.replace("_", "-"): found[phase] for phase in _PHASES},
@@ -71,27 +73,31 @@ def main() -> None:
     settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
     config = Config(validate_every=0, **settings)
     with Trainer(config, torch.device(device)) as trainer:
-        (meta, optimiser), before = trainer.learner.initial(), peak_memory()
-        meta = meta.to(device)
+        state, before = trainer.learner.initial(), peak_memory()
+        state = replace(state, meta=state.meta.to(device))
         rows, walls = [], []
         for index in range(rounds + 1):
             begin = time.perf_counter()
-            meta, optimiser, row = trainer.learner.iteration(meta, optimiser, index)
+            state, row = trainer.learner.iteration(state, index)
             walls.append(time.perf_counter() - begin)
             rows.append(row)
     found = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}
     found |= {"seconds": float(np.median(walls[1:])), "env_steps": float(np.median([r["env_steps"] for r in rows[1:]]))}
     found |= {"memory": peak_memory(), "memory_before": before}
     if physics:
-        found["physics"] = found["env_steps"] * _seconds_per_step(config)
+        found["physics"] = found["env_steps"] * _seconds_per_step(config.resolve())
     print(json.dumps(found))
 
 
-def _seconds_per_step(config: Config) -> float:
+def _size(settings: Settings) -> tuple[int, int, int]:
+    """Tasks, rollouts of each, steps of each."""
+    return settings.meta.meta_batch_size, settings.rollouts.rollouts_per_task, settings.rollouts.horizon
+
+
+def _seconds_per_step(settings: Settings) -> float:
     """Of the simulator alone, on all cores."""
-    size = (config.meta_batch_size, config.rollouts_per_task, config.horizon)
     with Workers(available_cores()) as workers:
-        rollouts = Rollouts(config.env, size, workers)
+        rollouts = Rollouts(settings.experiment.env, _size(settings), workers)
         (alone,) = (subject for subject in rollouts.subjects() if subject.name == PHYSICS)
         alone.work()
         result = float(np.median([seconds(alone.work) for _ in range(3)])) / alone.steps

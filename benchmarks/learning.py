@@ -23,8 +23,10 @@ import numpy as np
 import tyro
 
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
+from metarl.common.strict_json import plain
 from metarl.reports.curves import plot_runs
-from metarl.store.progress import read_progress
+from metarl.store.evaluations import Evaluation
+from metarl.store.runs import StoredRun, read_run
 
 RESULTS = Path(__file__).parent / "results"
 _GAP = "share_of_the_gap_after_one_step"
@@ -206,18 +208,18 @@ def _train_command(experiment: Experiment, variant: str, seed: int) -> list[str]
 def summarise(experiment: Experiment, results: Path) -> None:
     """Writes summary.json, summary.md and the figures from the copied runs."""
     folders = {name: [results / f"{name}-seed{seed}" for seed in experiment.seeds] for name in experiment.variants}
-    present = {name: [folder for folder in of_name if folder.is_dir()] for name, of_name in folders.items()}
-    folders = {name: of_name for name, of_name in present.items() if of_name}
+    stored = {name: [read_run(folder) for folder in of_name if folder.is_dir()] for name, of_name in folders.items()}
+    runs = {name: of_name for name, of_name in stored.items() if of_name}
     summary: dict[str, Any] = {
         "experiment": results.name,
         "evaluation": experiment.evaluation,
-        "variants": {name: _training(experiment, name, of_name) for name, of_name in folders.items()},
+        "variants": {name: _training(experiment, name, of_name) for name, of_name in runs.items()},
     }
-    every = [folder for of_name in folders.values() for folder in of_name]
+    every = [run.path for of_name in runs.values() for run in of_name]
     plot_runs(every, results / "training.png", "env-steps")
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
-        _add_evaluations(summary, folders)
+        _add_evaluations(summary, {name: [run.evaluated() for run in of_name] for name, of_name in runs.items()})
         plot_runs(every, results / "adaptation.png")
         text = _evaluation_markdown(summary) + text
     if experiment.note:
@@ -232,48 +234,49 @@ def summarise(experiment: Experiment, results: Path) -> None:
     print(text)
 
 
-def _training(experiment: Experiment, name: str, folders: list[Path]) -> dict[str, Any]:
+def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[str, Any]:
     """What the runs of a variant cost, and how their last ten iterations compare with their first ten."""
-    configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
-    progress = [read_progress(folder) for folder in folders]
+    env_steps = [run.progress.get("env_steps", np.array([])) for run in runs]
     return {
         "command": "python " + " ".join(_train_command(experiment, name, 0)[:-1]) + " SEED",
-        "seeds": [config["seed"] for config in configs],
-        "commits": [config["metarl"]["commit"] for config in configs],
-        "trained_with": configs[0]["metarl"],
-        "env_steps": [int(rows[-1]["env_steps"]) if rows else 0 for rows in progress],
-        "iterations": [len(rows) for rows in progress],
-        "first_ten_last_ten_standard_error": [_first_and_last(rows) for rows in progress if rows],
+        "seeds": [run.seed for run in runs],
+        "commits": [run.config["metarl"]["commit"] for run in runs],
+        "trained_with": runs[0].config["metarl"],
+        "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
+        "iterations": [len(steps) for steps in env_steps],
+        "first_ten_last_ten_standard_error": [_first_and_last(run.progress) for run in runs if run.progress],
     }
 
 
-def _first_and_last(rows: list[dict[str, str]]) -> list[float]:
-    """Mean post-adaptation return of the first and last ten iterations, and their pooled standard error."""
-    values = np.array([float(row["post_adaptation_return"]) for row in rows])
+def _first_and_last(progress: dict[str, np.ndarray]) -> list[float]:
+    """Mean return of the first and last ten iterations, and their pooled standard error.
+
+    After adaptation, or of the policy that is trained where training adapts nothing.
+    """
+    values = progress.get("post_adaptation_return", progress["pre_adaptation_return"])
     first, last = values[:10], values[-10:]
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
     return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]
 
 
-def _add_evaluations(summary: dict[str, Any], folders: dict[str, list[Path]]) -> None:
+def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evaluation]]) -> None:
     """Adds returns for each gradient step, and differences from the first variant, paired by seed and task."""
-    evaluations = {n: [json.loads((f / "evaluation.json").read_text()) for f in fs] for n, fs in folders.items()}
-    returns = {n: np.array([e["returns"] for e in es]) for n, es in evaluations.items()}
+    returns = {name: np.array([seed.returns for seed in of_name]) for name, of_name in evaluations.items()}
     reference = next(iter(returns))
     for name, values in returns.items():
         entry, estimate = summary["variants"][name], aggregate(values)
-        entry["evaluated_with"] = evaluations[name][0]["metarl"]
+        entry["evaluated_with"] = evaluations[name][0].metarl
         entry["per_seed"] = values.mean(1).round(3).tolist()
         entry["mean"] = estimate.mean.round(3).tolist()
         entry["share_made_worse"] = share_made_worse(values).mean(0).round(4).tolist()
         if len(values) >= MIN_SEEDS_FOR_INTERVAL and estimate.half_width is not None:
             entry["interval"] = estimate.half_width.round(3).tolist()
-        if (groups := _by_task(evaluations[name], values)) is not None:
+        if groups := _by_task(evaluations[name]):
             entry["by_task"] = groups
         seeds = summary["variants"][reference]["seeds"]
         if name != reference and set(entry["seeds"]) <= set(seeds):
-            tasks = [e["tasks"] for e in (*evaluations[name], *evaluations[reference])]
-            if any(each != tasks[0] for each in tasks):
+            tasks = [evaluation.tasks for evaluation in (*evaluations[name], *evaluations[reference])]
+            if not all(np.array_equal(other, tasks[0]) for other in tasks):
                 sys.exit(f"error: {name} and {reference} were evaluated on different tasks; evaluate them again.")
             other = returns[reference][[seeds.index(seed) for seed in entry["seeds"]]]
             entry["difference"] = {
@@ -281,7 +284,7 @@ def _add_evaluations(summary: dict[str, Any], folders: dict[str, list[Path]]) ->
                 "per_seed": (values - other).mean(1).round(3).tolist(),
                 "mean": paired_difference(values, other).mean.round(3).tolist(),
             }
-    summary["references"] = evaluations[reference][0]["references"]
+    summary["references"] = plain(evaluations[reference][0].references)
     if "oracle" in returns:
         _add_share_of_the_gap(summary)
 
@@ -294,13 +297,10 @@ def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
         entry[_GAP] = round((entry["mean"][1] - standstill) / (oracle - standstill), 2) + 0.0
 
 
-def _by_task(evaluations: list[dict[str, Any]], values: np.ndarray) -> dict[str, list[float]] | None:
-    """Mean returns of each of a family's two tasks, which are shown apart."""
-    names = evaluations[0].get("task_names")
-    if names is None:
-        return None
-    of_task = np.array(names)
-    return {str(name): values[:, of_task == name].mean((0, 1)).round(3).tolist() for name in np.unique(of_task)}
+def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
+    """Mean returns of each of a family's two tasks, which are shown apart; empty for other families."""
+    seeds = [evaluation.returns_by_name() for evaluation in evaluations]
+    return {name: np.mean([seed[name] for seed in seeds], axis=0).round(3).tolist() for name in seeds[0]}
 
 
 def _evaluation_markdown(summary: dict[str, Any]) -> str:

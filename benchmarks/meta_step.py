@@ -16,8 +16,11 @@ from benchmarks.measure import Cell, Table, interleaved, median_ratio
 from benchmarks.problem import Problem, make_problem
 from metarl.common.parallel import Workers, available_cores
 from metarl.config.config import Config
+from metarl.config.optimisers import TRPOConfig
+from metarl.config.resolved import Settings
 from metarl.outer.objective import MetaObjective
-from metarl.outer.trpo import Objective, StepReport, trpo_step
+from metarl.outer.optimiser import StepReport
+from metarl.outer.trpo import Objective, trpo_step
 
 ENVS = ("navigation", "cheetah-dir", "ant-dir")
 ALGOS = ("maml", "l2f", "fomaml", "anil")
@@ -76,7 +79,9 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
         times = interleaved(_waiting(candidates, problem), rounds)
         del looped, candidates
         batched = None
-        if problem.config.algo == "maml" and problem.config.env != "ant-dir":  # Where its graph fits into memory.
+        if (
+            problem.settings.experiment.algo == "maml" and problem.settings.experiment.env != "ant-dir"
+        ):  # Where its graph fits into memory.
             whole = problem.reference(tasks)
             pair = {
                 "product": partial(ours.fisher_product, direction),
@@ -87,8 +92,8 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
     rate = 2 * _SQUARE**3 / times["matrix product"]
     operations = _operations(problem, direction)
     return {
-        "size": _size(problem.config),
-        "algorithm": problem.config.algo,
+        "size": _size(problem.settings),
+        "algorithm": problem.settings.experiment.algo,
         "gradient": _median(times["gradient"]),
         "line-search trial": _median(times["trial"]),
         "Fisher-vector product": _median(times["product"]),
@@ -103,37 +108,38 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
 
 def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
     """Rows of whole meta-steps: exact, with the family's default curvature, looped reference."""
-    config, cores = problem.config, available_cores()
+    settings, cores = problem.settings, available_cores()
+    trpo = settings.optimiser
+    assert isinstance(trpo, TRPOConfig)
     reports: dict[str, StepReport] = {}
 
     def step(subject: str, make: Callable[[], Objective]) -> None:
-        reports[subject] = trpo_step(problem.loop.meta, make(), config.trpo)[1]
+        reports[subject] = trpo_step(problem.loop.meta, make(), trpo)[1]
 
     def reference() -> None:
         torch.set_num_threads(cores)
         step("triple derivative, looped", lambda: problem.reference(1))
         torch.set_num_threads(1)
 
-    default = config.trpo
     with Workers(cores) as workers:
         candidates: dict[str, Callable[[], object]] = {
             "metarl, exact": lambda: step("metarl, exact", lambda: problem.objective(workers)),
             "triple derivative, looped": reference,
         }
-        if default.fisher_fraction < 1 or default.hessian_fraction < 1:
-            sampled = partial(problem.objective, workers, default.fisher_fraction, default.hessian_fraction)
+        if trpo.fisher_fraction < 1 or trpo.hessian_fraction < 1:
+            sampled = partial(problem.objective, workers, trpo.fisher_fraction, trpo.hessian_fraction)
             candidates["metarl, default"] = lambda: step("metarl, default", sampled)
         times = interleaved(_waiting(candidates, problem), rounds)
     looped = times["triple derivative, looped"]
     return [
         {
             "subject": subject,
-            "size": _size(config),
-            "algorithm": config.algo,
+            "size": _size(settings),
+            "algorithm": settings.experiment.algo,
             "seconds": _median(times[subject]),
             "ratio": median_ratio(looped, times[subject]),
             "line search": reports[subject].outcome,
-            "surrogate gain": reports[subject].surrogate_gain,
+            "surrogate gain": reports[subject].numbers["surrogate_gain"],
         }
         for subject in candidates
     ]
@@ -185,6 +191,7 @@ def _median(seconds: np.ndarray) -> float:
     return float(np.median(seconds))
 
 
-def _size(config: Config) -> str:
-    shape = f"{config.meta_batch_size} x {config.rollouts_per_task} x {config.horizon}"
-    return f"{config.env}, {shape}, network {' x '.join(map(str, config.hidden_sizes))}"
+def _size(settings: Settings) -> str:
+    rollouts, hidden = settings.rollouts, " x ".join(map(str, settings.policy.hidden_sizes))
+    shape = f"{settings.meta.meta_batch_size} x {rollouts.rollouts_per_task} x {rollouts.horizon}"
+    return f"{settings.experiment.env}, {shape}, network {hidden}"

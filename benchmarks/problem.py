@@ -16,19 +16,21 @@ from metarl.agents import build_rule
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.config.resolved import Settings
+from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import TaskFamily
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.outer.objective import MetaObjective
 from metarl.policies.base import Policy
-from metarl.runs.build import build, inner_config
+from metarl.runs.build import build
 
 
 @dataclass(frozen=True)
 class Problem:
     """An inner loop with its rollouts, ready for a meta-step."""
 
-    config: Config
+    settings: Settings
     family: TaskFamily
     loop: InnerLoop
 
@@ -42,38 +44,47 @@ class Problem:
 
     def reference(self, tasks_at_once: int) -> TripleDerivative:
         """The same objective by plain automatic differentiation."""
-        config = self.config
+        settings, sizes = self.settings, self.settings.policy
         policy = PlainMLPPolicy(
             self.loop.rule.policy.observation_size,
             self.loop.rule.policy.distribution,
-            config.hidden_sizes,
-            config.activation,
-            min_std=config.min_std,
+            sizes.hidden_sizes,
+            sizes.activation,
+            min_std=sizes.min_std,
         )
-        rule = build_rule(config.algo, policy, inner_config(config, self.family))
-        stages = rule.stages((1.0,) * config.num_inner_steps)
+        algo, num_modes = settings.experiment.algo, self.family.num_modes
+        rule = build_rule(algo, policy, settings.inner, settings.own, settings.l2f, num_modes)
+        stages = rule.stages((1.0,) * settings.inner.num_inner_steps)
         return TripleDerivative(replace(self.loop, rule=rule, stages=stages), tasks_at_once)
 
 
 def make_problem(config: Config, device: torch.device) -> Problem:
     """A problem of the size that ``config`` says."""
-    family, rule = build(config)
+    settings = config.resolve()
+    family, rule = build(settings)
     generator = torch.Generator().manual_seed(0)
     meta = rule.initial(stream(0, Purpose.INITIALISATION))
-    stages, modes = rule.stages((1.0,) * config.num_inner_steps), torch.zeros(config.meta_batch_size, dtype=torch.long)
-    adapted = adapt(rule, meta, stages, modes, lambda policies, *_: _rollouts(rule.policy, policies, config, generator))
-    return Problem(config, family, on_device(adapted.loop, device))
+    stages = rule.stages((1.0,) * settings.inner.num_inner_steps)
+    modes = torch.zeros(settings.meta.meta_batch_size, dtype=torch.long)
+
+    def collect(policies: Tensor, *_: object) -> Rollouts:
+        return _rollouts(rule.policy, policies, settings.rollouts, generator)
+
+    adapted = adapt(rule, meta, stages, modes, collect, settings.inner.inner_loss)
+    return Problem(settings, family, on_device(adapted.loop, device))
 
 
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
-    moved = {id(rollouts): rollouts.to(device) for rollouts in (*loop.supports, *loop.queries)}  # Once, if reused.
-    supports, queries = ([moved[id(rollouts)] for rollouts in kind] for kind in (loop.supports, loop.queries))
+    queries = [query.to(device) for query in loop.queries]
+    # Once, if reused.
+    moved = {id(support): replace(support, rollouts=support.rollouts.to(device)) for support in loop.supports}
+    supports = [moved[id(support)] for support in loop.supports]
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
 
-def _rollouts(policy: Policy, parameters: Tensor, config: Config, generator: torch.Generator) -> Rollouts:
-    shape = (len(parameters), config.rollouts_per_task, config.horizon)
+def _rollouts(policy: Policy, parameters: Tensor, settings: RolloutSettings, generator: torch.Generator) -> Rollouts:
+    shape = (len(parameters), settings.rollouts_per_task, settings.horizon)
     observations = torch.randn(*shape, policy.observation_size, generator=generator)
     rows = observations.flatten(1, 2)
     outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)

@@ -167,10 +167,13 @@ class Rollouts:
 
     def __init__(self, family: str, size: tuple[int, int, int], workers: Workers) -> None:
         tasks, rollouts, horizon = size
-        self._config = Config(env=family, algo="maml", horizon=horizon)
-        task_family, rule = build(self._config)
+        settings = Config(env=family, algo="maml", horizon=horizon, rollouts_per_task=rollouts).resolve()
+        self._settings = settings.rollouts
+        task_family, rule = build(settings)
         self._workers = workers
-        self._runner = Runner(self._config, task_family, rule, tasks, rollouts, workers, torch.device("cpu"))
+        self._runner = Runner(
+            task_family, rule, tasks, self._settings, settings.inner.inner_loss, workers, torch.device("cpu")
+        )
         # The runner's own shards, so that what is measured stays what training does.
         self._shards = self._runner._shards
         self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
@@ -205,7 +208,7 @@ class Rollouts:
             streams = [stream(SEED, Purpose.TRAIN_ROLLOUTS, task) for task in range(start, stop)]
             rollouts = self._samplers[index].collect(self._policies[start:stop], self._tasks[start:stop], streams)
             if advantages:
-                rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
             return rollouts.env_steps
 
         return sum(self._workers.map(of_shard, range(len(self._shards))))
@@ -223,7 +226,7 @@ class Rollouts:
         return steps, recordings
 
 
-class Recording:
+class Recording(EpisodeBatch):
     """Stands before a batch of episodes and keeps what it is asked to do, so that it can be done again.
 
     Args:
@@ -235,7 +238,8 @@ class Recording:
     """
 
     def __init__(self, episodes: EpisodeBatch) -> None:
-        self.episodes, self.num_envs = episodes, episodes.num_envs
+        super().__init__(episodes.num_envs, episodes.observation_size)
+        self.episodes = episodes
         self.moves: list[tuple[Actions, np.ndarray | None]] = []
 
     @property

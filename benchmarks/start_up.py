@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Table, interleaved
-from metarl.store.progress import CSV_FILE
+from metarl.store.folder import RunFolder
 
 HELP = "python -m metarl.train --help"
 FIRST_ITERATION = "python -m metarl.train --env {env} --algo maml --iterations 1"
@@ -47,7 +47,7 @@ def seconds_to_first_iteration(command: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         begin = time.time()
         _run(*command.split()[1:], "--run-dir", folder)
-        return (Path(folder) / CSV_FILE).stat().st_mtime - begin
+        return RunFolder(Path(folder)).progress.stat().st_mtime - begin
 
 
 def _run(*arguments: str) -> None:

@@ -43,10 +43,11 @@ def main() -> None:
 
 
 def _measure(agent: Agent, workers: Workers) -> dict[str, Any]:
-    config, policy = agent.config, agent.rule.policy
+    policy = agent.rule.policy
     tasks = agent.family.sample_tasks(_TASKS, stream(_SEED, Purpose.TEST_TASKS), "test")
     cpu = torch.device("cpu")
-    with closing(Runner(config, agent.family, agent.rule, _TASKS, config.rollouts_per_task, workers, cpu)) as runner:
+    rollouts, loss = agent.settings.rollouts, agent.settings.inner.inner_loss
+    with closing(Runner(agent.family, agent.rule, _TASKS, rollouts, loss, workers, cpu)) as runner:
         adapted, _ = runner.run(agent.meta, tasks, agent.rule.stages((1.0,)), _SEED, Purpose.TEST_ROLLOUTS, 0)
     origins = torch.zeros(_TASKS, 1, policy.observation_size)
     actions = policy.outputs(adapted.parameters[:, : policy.layout.size], origins)[:, 0].detach()

@@ -6,21 +6,19 @@ reverse-mode differentiation of the inner loss, so differentiating the KL diverg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.common.lazy import lazy
-from metarl.data import Rollouts, Samples
-from metarl.inner import gradients
-from metarl.inner.gradients import Linearisable, PolicyGradient, ProjectedPolicyGradient
+from metarl.data import Samples
 from metarl.inner.loop import InnerLoop
-from metarl.policies.base import Policy
+from metarl.inner.support import PolicyGradientSupport, Support
 from metarl.policies.distributions import Distribution
-from metarl.policies.losses import InnerLoss, inner_loss
+from metarl.policies.losses import inner_loss
 from metarl.policies.mlp import MLPPolicy
 
 
@@ -37,8 +35,9 @@ class PlainMLPPolicy(MLPPolicy):
 
 
 class TripleDerivative:
-    """What `metarl.outer.objective.MetaObjective` computes; an
-    `metarl.outer.trpo.Objective`. Graphs are kept between products.
+    """What `metarl.outer.objective.MetaObjective` computes; a `metarl.outer.trpo.Objective`.
+
+    Graphs are kept between products.
 
     Args:
         loop: The inner loop that was run.
@@ -69,10 +68,10 @@ class _Part:
     """Sums over some of the tasks."""
 
     def __init__(self, loop: InnerLoop) -> None:
-        self._loop, self._queries = loop, [query.samples for query in loop.queries]
+        self._loop = replace(loop, supports=[PlainSupport.like(support) for support in loop.supports])
+        self._queries = [query.samples for query in loop.queries]
         self._meta = loop.meta.detach().clone().requires_grad_()
-        with _plain_policy_gradient():
-            self._now = self._outputs(self._meta)
+        self._now = self._outputs(self._meta)
         self._old = [tuple(value.detach() for value in values) for values in self._now]
 
     @lazy
@@ -86,8 +85,7 @@ class _Part:
         return torch.autograd.grad(self._kl_gradient, self._meta, direction, retain_graph=True)[0]
 
     def loss_and_kl(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        with _plain_policy_gradient():
-            new = [tuple(value.detach() for value in values) for values in self._outputs(meta)]
+        new = [tuple(value.detach() for value in values) for values in self._outputs(meta)]
         return self._loss(new), self._kl(new)
 
     @lazy
@@ -117,39 +115,24 @@ class _Part:
         return self._loop.rule.policy.distribution
 
 
-@torch.enable_grad()
-def plain_policy_gradient(policy: Policy, parameters: Tensor, support: Rollouts, loss: InnerLoss = "ratio") -> Tensor:
-    """`metarl.inner.gradients.policy_gradient` by reverse-mode differentiation; differentiable any number of times."""
-    differentiable = parameters.requires_grad
-    leaf = parameters if differentiable else parameters.detach().requires_grad_()
-    outputs = policy.outputs(leaf, support.samples.observations)
-    total = inner_loss(policy.distribution, outputs, policy.extra(leaf), support.samples, loss).sum()
-    gradient = torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
-    parts = zip(policy.layout.names, policy.layout.views(gradient), strict=True)
-    kept = [part if support.adapted is None or name in support.adapted else 0 * part for name, part in parts]
-    return torch.cat([part.flatten(1) for part in kept], dim=1)
-
-
-class _PlainValue:
-    """Stands in for the package's primitive."""
+class PlainSupport(PolicyGradientSupport):
+    """Policy gradients by reverse-mode differentiation, which can be differentiated any number of times."""
 
     @staticmethod
-    def apply(parameters: Tensor, function: Linearisable) -> Tensor:
-        if isinstance(function, ProjectedPolicyGradient):
-            return gradients.projected(_PlainValue.apply(parameters, function.gradient), function.projection)
-        if isinstance(function, PolicyGradient):
-            return plain_policy_gradient(function.policy, parameters, function.support, function.loss)
-        return _PACKAGES.apply(parameters, function)
+    def like(support: PolicyGradientSupport) -> PlainSupport:
+        """The same data and loss."""
+        return PlainSupport(support.policy, support.rollouts, support.loss, support.adapted)
 
+    @torch.enable_grad()
+    def gradient(self, parameters: Tensor) -> Tensor:
+        policy, samples, differentiable = self.policy, self.samples, parameters.requires_grad
+        leaf = parameters if differentiable else parameters.detach().requires_grad_()
+        outputs = policy.outputs(leaf, samples.observations)
+        total = inner_loss(policy.distribution, outputs, policy.extra(leaf), samples, self.loss).sum()
+        gradient = torch.autograd.grad(total, leaf, create_graph=differentiable)[0]
+        parts = zip(policy.layout.names, policy.layout.views(gradient), strict=True)
+        kept = [part if self.adapted is None or name in self.adapted else 0 * part for name, part in parts]
+        return torch.cat([part.flatten(1) for part in kept], dim=1)
 
-_PACKAGES = gradients._Value
-
-
-@contextmanager
-def _plain_policy_gradient() -> Iterator[None]:
-    """Within it, adaptation rules differentiate through PyTorch's own gradient."""
-    gradients._Value = _PlainValue
-    try:
-        yield
-    finally:
-        gradients._Value = _PACKAGES
+    def projected_gradient(self, parameters: Tensor, directions: Tensor) -> Tensor:
+        return Support.projected_gradient(self, parameters, directions)

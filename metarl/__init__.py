@@ -5,51 +5,96 @@ Importing the package registers its environments with Gymnasium and is light: Py
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from metarl._version import __version__
 from metarl.common import mkl
 from metarl.common.errors import UserError
-from metarl.config.algorithms import ALGORITHMS
+from metarl.common.importing import import_named
+from metarl.config.algorithms import ALGORITHMS, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
-from metarl.config.settings import L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig
-from metarl.envs import TaskFamily, check_task_family, family_names, get_family, register, registration
+from metarl.config.evaluation import AnalysisConfig, EvaluationConfig
+from metarl.config.optimisers import META_OPTIMISERS, ProMPConfig, TRPOConfig
+from metarl.envs import (
+    EpisodeBatch,
+    TaskFamily,
+    check_task_family,
+    family_names,
+    family_spec,
+    family_summaries,
+    get_family,
+    register,
+)
 
 if TYPE_CHECKING:
-    from metarl.runs.agent import Agent
-    from metarl.runs.training import Run
+    from metarl.agents.checks import check_rule
+    from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
+    from metarl.inner.support import Support
+    from metarl.reports.analysis import analyze
+    from metarl.reports.curves import plot_runs as plot
+    from metarl.runs.agent import load
+    from metarl.runs.evaluation import evaluate
+    from metarl.runs.training import train
 
-__version__ = "0.1.0"
 __all__ = [
     "ALGORITHMS",
+    "META_OPTIMISERS",
+    "Adaptation",
+    "AnalysisConfig",
     "Config",
+    "EpisodeBatch",
+    "EvaluationConfig",
     "L2FConfig",
     "MAMLppConfig",
     "MuMoMAMLConfig",
     "ProMPConfig",
+    "RuleSettings",
+    "Stage",
+    "StageKind",
+    "Support",
     "TRPOConfig",
     "TaskFamily",
     "UserError",
+    "WrappedAdaptation",
+    "__version__",
+    "analyze",
+    "check_rule",
     "check_task_family",
+    "evaluate",
     "family_names",
+    "family_spec",
+    "family_summaries",
     "get_family",
     "load",
+    "plot",
     "register",
     "train",
 ]
 
-del mkl, registration  # Imported for what they do.
+del mkl  # Imported for what it does.
+
+# Imported when first asked for, because they need PyTorch.
+_HEAVY = {
+    "Adaptation": "metarl.inner.rule:Adaptation",
+    "Stage": "metarl.inner.rule:Stage",
+    "StageKind": "metarl.inner.rule:StageKind",
+    "Support": "metarl.inner.support:Support",
+    "WrappedAdaptation": "metarl.inner.rule:WrappedAdaptation",
+    "analyze": "metarl.reports.analysis:analyze",
+    "check_rule": "metarl.agents.checks:check_rule",
+    "evaluate": "metarl.runs.evaluation:evaluate",
+    "load": "metarl.runs.agent:load",
+    "plot": "metarl.reports.curves:plot_runs",
+    "train": "metarl.runs.training:train",
+}
 
 
-def train(config: Config) -> Run:
-    """Meta-trains an agent, see `metarl.runs.training.train`."""
-    from metarl.runs import training
+def __getattr__(name: str) -> Any:
+    if name not in _HEAVY:
+        raise AttributeError(f"module 'metarl' has no attribute {name!r}")
+    return import_named(_HEAVY[name], name)
 
-    return training.train(config)
 
-
-def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
-    """Loads a trained agent, see `metarl.runs.agent.load`."""
-    from metarl.runs import agent
-
-    return agent.load(run_dir, checkpoint)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HEAVY})

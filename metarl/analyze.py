@@ -1,55 +1,11 @@
-"""Analyses a trained agent: ``python -m metarl.analyze runs/RUN``."""
-
-from __future__ import annotations
+"""The command ``python -m metarl.analyze``; in Python, ``metarl.analyze`` is a function."""
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
 
-import tyro
+from metarl.commands.analyze import main
 
-from metarl.commands.cli import parse, run_command
-from metarl.common.errors import UserError
-from metarl.config.settings import AnalysisConfig
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
-
-    def command() -> None:
-        run, config = parse(_options, prog="python -m metarl.analyze", args=arguments)
-        # After parsing, so that --help answers at once.
-        from metarl.reports.analysis import analyze, table
-        from metarl.reports.analysis_figures import draw
-
-        result = analyze(run, config)
-        figures = draw(result, config.folder(run))
-        print(table(result))
-        print(f"analysis.json and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
-
-    return run_command(command)
-
-
-def _options(
-    run: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
-    ],
-    config: Annotated[AnalysisConfig, tyro.conf.OmitArgPrefixes] = AnalysisConfig(),  # noqa: B008
-) -> tuple[Path, AnalysisConfig]:
-    """Shows what a trained agent learned; writes analysis.json and figures into a folder of the run's.
-
-    The degree of conflict between tasks' meta-gradients in each layer, attenuation, smoothness of the inner loop,
-    similarity of representations before and after it, returns with frozen layers, and embeddings of tasks.
-
-    Args:
-        run: The run's folder.
-        config: What to analyse it on.
-    """
-    if len(run) != 1:
-        raise UserError(f"analyze looks at one run at a time, got {len(run)} run folders: give one.")
-    return run[0], config
-
+if __name__ == "metarl.analyze":
+    raise ImportError("metarl.analyze is a function, and a command: python -m metarl.analyze. Import metarl alone.")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,8 +1,8 @@
-"""Shared types: batches of rollouts. Axis order everywhere: task, rollout, time, feature."""
+"""Shared types: batches of rollouts, and what a learner knows. Axis order everywhere: task, rollout, time, feature."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ class Samples:
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
 
     def largest_advantages(self, fraction: float) -> Samples:
-        """Of each task that ``fraction`` of its rows with the largest weight times |advantage|, weights as they are.
+        """Keeps the ``fraction`` of each task's rows with the largest weight times |advantage|, weights as they are.
 
         What a row adds to the inner loss's derivatives is proportional to that: of normally distributed advantages the
         larger half holds 93 % of the sum of squares.
@@ -69,17 +69,6 @@ class Samples:
         return Samples(**chosen, episode_length=episode_length)
 
 
-@dataclass
-class CurvatureRows:
-    """Which rows second derivatives use; may change between the products that one graph is differentiated for.
-
-    Attributes:
-        fraction: Of each task's rows, those of largest advantage (`Samples.largest_advantages`); 1 for all.
-    """
-
-    fraction: float = 1.0
-
-
 @dataclass(frozen=True)
 class Rollouts:
     """Episodes of several tasks, each task's collected with one policy.
@@ -92,8 +81,8 @@ class Rollouts:
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
-        curvature_rows: Which rows second derivatives use.
-        adapted: Names of the policy's tensors that an inner gradient from these rollouts is taken by; None for all.
+        terms: What the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time]; 0 after
+            an episode's end.
     """
 
     observations: Tensor
@@ -102,8 +91,7 @@ class Rollouts:
     rewards: Tensor
     mask: Tensor
     advantages: Tensor
-    curvature_rows: CurvatureRows = field(default_factory=CurvatureRows)
-    adapted: Collection[str] | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_tasks(self) -> int:
@@ -139,27 +127,42 @@ class Rollouts:
 
     def tasks(self, start: int, stop: int) -> Rollouts:
         """The rollouts of tasks ``start`` to ``stop``."""
-        return replace(self, **{name: values[start:stop] for name, values in self.tensors().items()})
+        return self._each(lambda values: values[start:stop])
 
     def episode(self, index: int) -> Rollouts:
         """One episode of each task; its advantages stay as they are among the others."""
-        return replace(self, **{name: values[:, index : index + 1] for name, values in self.tensors().items()})
-
-    def adapting(self, tensors: Collection[str]) -> Rollouts:
-        """The same rollouts, whose inner gradient is taken by none but these of the policy's tensors."""
-        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
+        return self._each(lambda values: values[:, index : index + 1])
 
     def to(self, device: torch.device) -> Rollouts:
         """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
-        tensors = self.tensors()
         in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
-        if in_background:
-            tensors = {name: values.pin_memory() for name, values in tensors.items()}
-        return replace(self, **{name: v.to(device, non_blocking=in_background) for name, v in tensors.items()})
+        held = self._each(Tensor.pin_memory) if in_background else self
+        return held._each(lambda values: values.to(device, non_blocking=in_background))
 
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
         """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
-        tensors = [part.tensors() for part in parts]
-        joined: dict[str, Any] = {name: torch.cat([each[name] for each in tensors], axis) for name in tensors[0]}
-        return replace(parts[0], **joined)
+        joined: dict[str, Any] = _joined([part.tensors() for part in parts], axis)
+        return replace(parts[0], **joined, terms=_joined([part.terms for part in parts], axis))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Rollouts:
+        """The same rollouts with every tensor changed, the terms too."""
+        changed: dict[str, Any] = {name: change(values) for name, values in self.tensors().items()}
+        return replace(self, **changed, terms={name: change(values) for name, values in self.terms.items()})
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """What a learner knows between two iterations.
+
+    Attributes:
+        meta: Meta-parameters, [meta parameter].
+        memory: What its optimiser remembers, by name.
+    """
+
+    meta: Tensor
+    memory: Mapping[str, Tensor]

@@ -1,7 +1,7 @@
 """Small random problems in float64, whose derivatives `benchmarks.triple_derivative` computes in the obvious way."""
 
 import itertools
-from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +9,16 @@ from torch import Tensor, nn
 
 from metarl.agents import build_rule
 from metarl.agents.multi_maml import MultiMAML
-from metarl.config.settings import InnerConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.config.algorithms import L2FConfig, get_algorithm
+from metarl.config.checked import hints
+from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.inner.support import PolicyGradientSupport
+from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.policies.losses import InnerLoss
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -24,7 +28,7 @@ LAYERS = ("weight1", "bias1", "weight2", "bias2", "weight3", "bias3", "log_std")
 MODES = torch.tensor([1, 0, 1])
 
 
-def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> Policy:
+def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> DifferentiablePolicy:
     distribution: Distribution = Gaussian(ACTIONS) if kind == "gaussian" else Categorical(ACTIONS + 1)
     if body == "mlp":
         return MLPPolicy(OBSERVATION, distribution, HIDDEN, activation)
@@ -41,12 +45,20 @@ def make_body(inputs: int, outputs: int, activation: str = "tanh") -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def make_rule(algo: str, policy: Policy, lr: float = 0.5, **inner: object) -> Adaptation:
-    """A rule; settings of L2FConfig, MAMLppConfig and MuMoMAMLConfig are found by their names."""
-    for name, kind in (("l2f", L2FConfig), ("mamlpp", MAMLppConfig), ("mumomaml", MuMoMAMLConfig)):
-        own = {field.name: inner.pop(field.name) for field in fields(kind) if field.name in inner}
-        inner[name] = kind(**own)
-    return build_rule(algo, policy, InnerConfig(lr=lr, **inner))
+def make_rule(algo: str, policy: DifferentiablePolicy, lr: float = 0.5, **options: Any) -> Adaptation:
+    """A rule; settings of the inner loop, of L2F and of the algorithm are found by their names."""
+
+    def named(kind: Any) -> dict[str, Any]:
+        return {name: options.pop(name) for name in hints(kind) if name in options}
+
+    inner = InnerSettings(
+        inner_lr=lr, inner_loss=options.pop("loss", "ratio"), num_inner_steps=options.pop("num_steps", 1)
+    )
+    settings = get_algorithm(algo).settings
+    own = settings(**named(settings)) if settings else None
+    attenuate, num_modes, l2f = options.pop("attenuate", algo == "l2f"), options.pop("num_modes", 1), named(L2FConfig)
+    assert not options, f"nobody takes {options}"
+    return build_rule(algo, policy, inner, own, L2FConfig(**l2f) if attenuate else None, num_modes)
 
 
 def initial(rule: Adaptation, seed: int = 0) -> Tensor:
@@ -78,10 +90,24 @@ def collect(policy: Policy, parameters: Tensor, seed: int, rollouts: int = ROLLO
     return Rollouts(observations, actions, log_probs.view(shape), advantages.clone(), mask, advantages)
 
 
-def run(rule: Adaptation, meta: Tensor, num_steps: int = 1, seed: int = 1, iteration: int | None = 0) -> InnerLoop:
+def make_support(
+    policy: DifferentiablePolicy, parameters: Tensor, seed: int, loss: InnerLoss = "ratio"
+) -> PolicyGradientSupport:
+    """Imaginary rollouts as a support."""
+    return PolicyGradientSupport(policy, collect(policy, parameters, seed), loss)
+
+
+def run(
+    rule: Adaptation,
+    meta: Tensor,
+    num_steps: int = 1,
+    seed: int = 1,
+    iteration: int | None = 0,
+    loss: InnerLoss = "ratio",
+) -> InnerLoop:
     """An inner loop with imaginary rollouts."""
 
     def collect_phase(policies: Tensor, phase: int, rollouts: int | None) -> Rollouts:
         return collect(rule.policy, policies, seed + phase, rollouts or ROLLOUTS)
 
-    return adapt(rule, meta, rule.stages((1.0,) * num_steps, iteration), MODES, collect_phase).loop
+    return adapt(rule, meta, rule.stages((1.0,) * num_steps, iteration), MODES, collect_phase, loss).loop

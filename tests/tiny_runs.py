@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from metarl import Config
-from metarl.config.config import load_config
 from metarl.store.checkpoints import load_checkpoint
+from metarl.store.config_file import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,12 +44,12 @@ def numbers(run_dir):
 
 def final_parameters(run_dir, which="last"):
     """The meta-parameters of a run's checkpoint, [meta parameter]."""
-    return load_checkpoint(load_config(Path(run_dir)), which)[0].numpy()
+    return load_checkpoint(load_config(Path(run_dir)), which).learner.meta.numpy()
 
 
 def stored_progress(run_dir, which="last"):
     """Where a run's checkpoint says that it stood."""
-    return load_checkpoint(load_config(Path(run_dir)), which)[2]
+    return load_checkpoint(load_config(Path(run_dir)), which)
 
 
 def assert_same_run(first, second):

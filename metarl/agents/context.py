@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from metarl.common.errors import UserError
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.gradients import policy_gradient
+from metarl.config.algorithms import ContextConfig
+from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.mlp import MLPPolicy
 
 
@@ -28,6 +28,7 @@ class ContextAdaptation(Adaptation):
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
+        options: The context vector's own.
 
     Raises:
         UserError: If the policy is not a multilayer perceptron.
@@ -35,12 +36,12 @@ class ContextAdaptation(Adaptation):
     Source: Finn et al. 2017, appendix C.2 (after Rei 2015).
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: ContextConfig) -> None:
         if not isinstance(policy, MLPPolicy):
             raise UserError("context needs the built-in network: leave out policy_body.")
         self._width = policy.layout.shapes[0][0]
-        super().__init__(policy, policy.layout.size + self._width * inner.context_size)
-        self._inner = inner
+        super().__init__(policy, policy.layout.size + self._width * options.context_size)
+        self._inner, self._size = inner, options.context_size
         start = policy.layout.sizes[0]
         self._bias = slice(start, start + self._width)
 
@@ -49,19 +50,19 @@ class ContextAdaptation(Adaptation):
         return ["bias1"]
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        size = self._inner.context_size
+        size = self._size
         # As if the first layer's weights had been drawn for observation and context together.
         limit = math.sqrt(6 / (self.policy.observation_size + size + self._width))
         weights = generator.uniform(-limit, limit, self._width * size).astype(np.float32)
         return torch.cat([self.policy.initial(generator), torch.from_numpy(weights)])
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return [self._step(scale * self._inner.lr) for scale in step_scales]
+        return [self._step(scale * self._inner.inner_lr) for scale in step_scales]
 
     def _step(self, step_size: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             weights = meta[self.policy.layout.size :].view(self._width, -1)
-            gradient = policy_gradient(self.policy, parameters, support, self._inner.loss)[:, self._bias]
+            gradient = support.gradient(parameters)[:, self._bias]
             step = step_size * (gradient @ weights) @ weights.T
             rest = parameters.shape[1] - self._bias.stop
             return parameters - torch.nn.functional.pad(step, (self._bias.start, rest))

@@ -1,25 +1,24 @@
 """Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.gradients import projected, projected_policy_gradient
+from metarl.config.algorithms import L2FConfig
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
+from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
 # Of the running statistics, for one meta-iteration.
 _MOMENTUM = 0.9
 
 
-class L2F(Adaptation):
+class L2F(WrappedAdaptation):
     """Another rule that starts from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
 
     g_i is the inner loss's gradient at theta, m_i^j its mean over layer j, gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1),
@@ -33,14 +32,14 @@ class L2F(Adaptation):
 
     Args:
         rule: The rule that takes over from the attenuated initialisation.
-        inner: The inner loop's settings, with L2F's own in ``inner.l2f``.
+        options: Settings.
 
     Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
     """
 
-    def __init__(self, rule: Adaptation, inner: InnerConfig) -> None:
-        options, layout = inner.l2f, rule.policy.layout
-        self._rule, self._options, self._loss = rule, options, inner.loss
+    def __init__(self, rule: Adaptation, options: L2FConfig) -> None:
+        layout = rule.policy.layout
+        self._options = options
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
@@ -62,11 +61,7 @@ class L2F(Adaptation):
         # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * width if options.normalise_embedding else 0
-        super().__init__(rule.policy, rule.num_meta + self._attenuator.size + statistics)
-
-    @property
-    def adapted(self) -> Sequence[str]:
-        return self._rule.adapted
+        super().__init__(rule, rule.num_meta + self._attenuator.size + statistics)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
@@ -82,9 +77,6 @@ class L2F(Adaptation):
             parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
         return torch.cat(parts)
 
-    def initialisation(self, modes: Tensor) -> Tensor:
-        return self._rule.initialisation(modes)
-
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         """Where the attenuated rule starts; already attenuated if gamma is a learned constant."""
         parameters = self._rule.start(self._of_rule(meta), modes)
@@ -98,7 +90,7 @@ class L2F(Adaptation):
             return stages
         if self._options.attenuation_rollouts == "reuse":
             stages[0] = replace(stages[0], rollouts=0)
-        return [Stage(self._attenuate, gradient_step=False), *stages]
+        return [Stage(self._attenuate, kind=StageKind.PREPARATION), *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding [task, layer], after what the attenuated rule observes; 0 for constants."""
@@ -109,6 +101,15 @@ class L2F(Adaptation):
             policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
             embedding = self.embedding(policies, loop.supports[0])
         return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the attenuated rule observes, and then the ``attenuation``'s embedding."""
+        return {**self._rule.observed, "attenuation": slice(-len(self.layer_names), None)}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
+        """Mean of gamma over each layer, [task, layer]."""
+        return self.layer_gamma(meta, self._split(observed)[1])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""
@@ -132,10 +133,9 @@ class L2F(Adaptation):
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
-    def embedding(self, policies: Tensor, support: Rollouts) -> Tensor:
+    def embedding(self, policies: Tensor, support: Support) -> Tensor:
         """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
-        means = self._means.to(policies)
-        return projected_policy_gradient(self.policy, policies, support, self._loss, means)
+        return support.projected_gradient(policies, self._means.to(policies))
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Factor on each parameter, [task, parameter]; 1 where a parameter is not attenuated."""
@@ -145,7 +145,7 @@ class L2F(Adaptation):
         """Mean of gamma over each layer, [task, layer]."""
         return projected(self.gamma(meta, embedding), self._means.to(meta))
 
-    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+    def _attenuate(self, meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         policies = parameters[:, : self.policy.layout.size]
         return self._attenuated(meta, parameters, self.embedding(policies, support))
 
@@ -200,7 +200,7 @@ class L2F(Adaptation):
         return meta[: self._rule.num_meta]
 
     def _of_attenuated(self, stage: Stage) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             return stage.update(self._of_rule(meta), parameters, support)
 
         return replace(stage, update=update)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.rule import Adaptation, Stage, gradient_step
-from metarl.policies.base import Policy
+from metarl.config.settings import InnerSettings
+from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MAML(Adaptation):
@@ -22,23 +22,24 @@ class MAML(Adaptation):
     Source: Finn et al. 2017, algorithm 3.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig, first_order: bool = False) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, first_order: bool = False) -> None:
         super().__init__(policy, policy.layout.size)
-        self._inner, self._first_order = inner, first_order
+        self._inner, self._first_order, self.exact = inner, first_order, not first_order
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         return self.policy.initial(generator)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return [self._step(scale * self._inner.lr) for scale in step_scales]
+        return [self._step(scale * self._inner.inner_lr) for scale in step_scales]
 
     def _step(self, step_size: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
-            return gradient_step(self.policy, parameters, support, self._inner.loss, step_size, self._first_order)
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+            gradient = support.gradient(parameters)
+            return parameters - step_size * (gradient.detach() if self._first_order else gradient)
 
         return Stage(update)
 
 
-def fomaml(policy: Policy, inner: InnerConfig) -> MAML:
+def fomaml(policy: DifferentiablePolicy, inner: InnerSettings) -> MAML:
     """First-order MAML: inner gradients are constants in the meta-gradient (Finn et al. 2017, section 5.2)."""
     return MAML(policy, inner, first_order=True)

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.rule import Adaptation, Stage, gradient_step
-from metarl.policies.base import Policy
+from metarl.config.algorithms import MAMLppConfig
+from metarl.config.settings import InnerSettings
+from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MAMLpp(Adaptation):
@@ -28,25 +29,26 @@ class MAMLpp(Adaptation):
 
     Args:
         policy: The policy to adapt.
-        inner: The inner loop's settings, with MAML++'s own in ``inner.mamlpp``.
+        inner: The inner loop's settings.
+        options: MAML++'s own.
 
     Source: Antoniou et al. 2019, section 4; batch normalisation and cosine annealing do not apply here.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
-        self._shape = inner.num_steps, len(policy.layout.names)
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: MAMLppConfig) -> None:
+        self._shape = inner.num_inner_steps, len(policy.layout.names)
         super().__init__(policy, policy.layout.size + self._shape[0] * self._shape[1])
-        self._inner, self._index = inner, policy.layout.tensor_index()
+        self._inner, self._options, self._index = inner, options, policy.layout.tensor_index()
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        step_sizes = torch.full((self._shape[0] * self._shape[1],), self._inner.lr)
+        step_sizes = torch.full((self._shape[0] * self._shape[1],), self._inner.inner_lr)
         return torch.cat([self.policy.initial(generator), step_sizes])
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         if not self._shape[0]:
             # Trained without an inner loop: there are no step sizes to repeat.
-            return [Stage(lambda meta, parameters, support: parameters) for _ in step_scales]
-        first_order = iteration is not None and iteration < self._inner.mamlpp.first_order_iterations
+            return [Stage(lambda meta, parameters, support: parameters, kind=StageKind.STEP) for _ in step_scales]
+        first_order = iteration is not None and iteration < self._options.first_order_iterations
         steps = [self._step(min(k, self._shape[0] - 1), first_order) for k in range(len(step_scales))]
         weight = self._early_weight(len(steps), iteration)
         return [*(replace(step, query_weight=weight) for step in steps[:-1]), *steps[-1:]]
@@ -58,15 +60,16 @@ class MAMLpp(Adaptation):
 
     def _early_weight(self, num_steps: int, iteration: int | None) -> float:
         """Weight in the meta-objective of each policy before the last."""
-        annealed = self._inner.mamlpp.multi_step_iterations
+        annealed = self._options.multi_step_iterations
         if iteration is None or iteration >= annealed:
             return 0.0
         return (1 - iteration / annealed) / num_steps
 
     def _step(self, number: int, first_order: bool) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             alpha = meta[self.policy.layout.size :].view(self._shape)[number]
             step_sizes = alpha[self._index.to(meta.device)]
-            return gradient_step(self.policy, parameters, support, self._inner.loss, step_sizes, first_order)
+            gradient = support.gradient(parameters)
+            return parameters - step_sizes * (gradient.detach() if first_order else gradient)
 
         return Stage(update)

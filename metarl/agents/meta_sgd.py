@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.rule import Adaptation, Stage, gradient_step
-from metarl.policies.base import Policy
+from metarl.config.settings import InnerSettings
+from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MetaSGD(Adaptation):
@@ -25,13 +25,13 @@ class MetaSGD(Adaptation):
     Source: Li et al. 2017, equation 5.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings) -> None:
         super().__init__(policy, 2 * policy.layout.size)
         self._inner = inner
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         theta = self.policy.initial(generator)
-        return torch.cat([theta, torch.full_like(theta, self._inner.lr)])
+        return torch.cat([theta, torch.full_like(theta, self._inner.inner_lr)])
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return [self._step(scale) for scale in step_scales]
@@ -45,8 +45,8 @@ class MetaSGD(Adaptation):
         }
 
     def _step(self, scale: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             step_sizes = scale * meta[self.policy.layout.size :]
-            return gradient_step(self.policy, parameters, support, self._inner.loss, step_sizes)
+            return parameters - step_sizes * support.gradient(parameters)
 
         return Stage(update)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from metarl.agents.maml import MAML
 from metarl.common.errors import UserError
-from metarl.config.settings import InnerConfig
+from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 
 
 class MultiMAML(Adaptation):
@@ -21,6 +21,7 @@ class MultiMAML(Adaptation):
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
+        num_modes: Modes of the task distribution.
 
     Raises:
         UserError: If the task distribution has one mode, or a task's mode is not known.
@@ -28,14 +29,14 @@ class MultiMAML(Adaptation):
     Source: Vuorio et al. 2019, section 4.1.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
-        if inner.num_modes < 2:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, num_modes: int) -> None:
+        if num_modes < 2:
             raise UserError(
                 "multi-maml needs a task family with several modes, such as navigation-bimodal; this one has one mode. "
                 "Use maml for it."
             )
-        super().__init__(policy, inner.num_modes * policy.layout.size)
-        self._maml, self._num_modes = MAML(policy, inner), inner.num_modes
+        super().__init__(policy, num_modes * policy.layout.size)
+        self._maml, self._num_modes = MAML(policy, inner), num_modes
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         return torch.cat([self._maml.initial(generator) for _ in range(self._num_modes)])

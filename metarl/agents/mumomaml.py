@@ -1,7 +1,7 @@
 """MuMoMAML: modulates the initialisation by what one trajectory tells of the task (Vuorio et al. 2019)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -9,12 +9,13 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
-from metarl.config.settings import InnerConfig
-from metarl.data import Rollouts
-from metarl.inner.gradients import differentiable, policy_gradient
+from metarl.config.algorithms import MuMoMAMLConfig
+from metarl.config.settings import InnerSettings
+from metarl.inner.differentiable import Jacobian, differentiable
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.layout import Layout
 from metarl.policies.mlp import MLPPolicy
 
@@ -34,7 +35,8 @@ class MuMoMAML(Adaptation):
 
     Args:
         policy: The policy to adapt.
-        inner: The inner loop's settings, with MuMoMAML's own in ``inner.mumomaml``.
+        inner: The inner loop's settings.
+        options: MuMoMAML's own.
 
     Raises:
         UserError: If the policy is not a multilayer perceptron with a hidden layer.
@@ -42,13 +44,13 @@ class MuMoMAML(Adaptation):
     Source: Vuorio et al. 2019, algorithm 1, sections 3 and A.3.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: MuMoMAMLConfig) -> None:
         if not isinstance(policy, MLPPolicy) or len(policy.layout.names) < 4:
             raise UserError("mumomaml modulates hidden units: it needs the built-in network with a hidden layer.")
-        self._inner, self._modulation = inner, inner.mumomaml.modulation
+        self._inner, self._modulation, self._size = inner, options.modulation, options.embedding_size
         biases = zip(policy.layout.names, policy.layout.shapes, strict=True)
         self._widths = [shape[0] for name, shape in biases if name.startswith("bias")][:-1]
-        num_units, size = sum(self._widths), inner.mumomaml.embedding_size
+        num_units, size = sum(self._widths), options.embedding_size
         num_actions = policy.distribution.num_outputs
         inputs, outputs = (
             policy.observation_size + num_actions + 1,
@@ -63,7 +65,7 @@ class MuMoMAML(Adaptation):
         self._unit, self._shift = _units(policy.layout, self._widths)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        limit = 1 / math.sqrt(self._inner.mumomaml.embedding_size)
+        limit = 1 / math.sqrt(self._size)
         network = generator.uniform(-limit, limit, self._gru.size + self._mlp.size)
         # At first every task is modulated alike: FiLM and softmax leave the network alone, the sigmoid halves it.
         network[-self._mlp.sizes[3] - self._mlp.sizes[2] :] = 0
@@ -74,12 +76,17 @@ class MuMoMAML(Adaptation):
         return torch.cat([theta, theta.new_ones(len(modes), sum(self._widths))], dim=1)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        steps = [self._step(scale * self._inner.lr) for scale in step_scales]
-        return [Stage(self._modulate, rollouts=1, gradient_step=False), *steps] if steps else []
+        steps = [self._step(scale * self._inner.inner_lr) for scale in step_scales]
+        return [Stage(self._modulate, rollouts=1, kind=StageKind.PREPARATION), *steps] if steps else []
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding, [task, embedding]."""
         return self.embedding(loop.meta, loop.supports[0])
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """The embedding, from which the ``modulation`` is made."""
+        return {"modulation": slice(self._size)}
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Mean of the units' scales, and how much they and the embedding vary over the tasks."""
@@ -88,16 +95,12 @@ class MuMoMAML(Adaptation):
         report = {f"modulation_spread/{name}": float(x.std(0, correction=0).mean()) for name, x in spread.items()}
         return {"modulation_mean/scale": float(scales.mean()), **report}
 
-    def embedding(self, meta: Tensor, support: Rollouts) -> Tensor:
-        """The GRU's state at the end of each task's first trajectory, [task, embedding]."""
-        actions = support.actions[:, 0]
-        if actions.ndim == 2:
-            actions = torch.nn.functional.one_hot(actions, self.policy.distribution.num_outputs).to(meta)
-        trajectory = torch.cat([support.observations[:, 0], actions, support.rewards[:, 0, :, None]], dim=2)
-        last = support.mask[:, 0].sum(1).long() - 1
+    def embedding(self, meta: Tensor, support: Support) -> Tensor:
+        """The GRU's state at the end of each task's trajectory, [task, embedding]."""
+        trajectory, lengths = support.trajectory()
         start = self.policy.layout.size
         parameters = meta[start : start + self._gru.size]
-        return differentiable(parameters, _LastState(parameters, self._gru, trajectory, last))
+        return differentiable(parameters, _LastState(parameters, self._gru, trajectory, lengths - 1))
 
     def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """What the modulation does to each hidden unit, two times [task, unit]."""
@@ -113,15 +116,15 @@ class MuMoMAML(Adaptation):
         ]
         return torch.cat(attention, dim=1), torch.zeros_like(tau)
 
-    def _modulate(self, meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+    def _modulate(self, meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         scales, shifts = self.scales_and_shifts(meta, self.embedding(meta, support))
         policies = parameters[:, : self.policy.layout.size] * self._of_parameters(scales, 1, self._unit)
         return torch.cat([policies + self._of_parameters(shifts, 0, self._shift), scales], dim=1)
 
     def _step(self, step_size: float) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Rollouts) -> Tensor:
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
             policies, scales = parameters[:, : len(self._unit)], parameters[:, len(self._unit) :]
-            gradient = policy_gradient(self.policy, policies, support, self._inner.loss)
+            gradient = support.gradient(policies)
             policies = policies - step_size * self._of_parameters(scales, 1, self._unit) ** 2 * gradient
             return torch.cat([policies, scales], dim=1)
 
@@ -163,18 +166,21 @@ class _LastState:
         return self._state(self._parameters)
 
     def pullback(self, direction: Tensor) -> Tensor:
-        return torch.einsum("ij,ijk->k", direction, self._jacobian)
+        return torch.einsum("ij,ijk->k", direction, self._rows)
 
     def pushforward(self, direction: Tensor) -> Tensor:
-        return self._jacobian @ direction
+        return self._rows @ direction
+
+    def jacobian(self) -> Jacobian:
+        return self
 
     @lazy
-    def _jacobian(self) -> Tensor:
-        """[task, state, parameter]."""
+    def _rows(self) -> Tensor:
+        """The Jacobian, [task, state, parameter]."""
         # All rows at once, several times faster; cuDNN's recurrence has no rule for that.
         at_once = not self._parameters.is_cuda
-        jacobian: Tensor = torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once)
-        return jacobian
+        rows: Tensor = torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once)
+        return rows
 
     def _state(self, parameters: Tensor) -> Tensor:
         sequence, weights = self._sequence, [view[0] for view in self._layout.views(parameters[None])]

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from metarl.common.errors import UserError
-from metarl.config.settings import InnerConfig
-from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.config.settings import InnerSettings
+from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.distributions import Gaussian
 from metarl.policies.mlp import MLPPolicy
 
@@ -31,7 +31,7 @@ class Standstill(Adaptation):
             parameters are.
     """
 
-    def __init__(self, policy: Policy, inner: InnerConfig) -> None:
+    def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings) -> None:
         if not isinstance(policy.distribution, Gaussian):
             raise UserError("standstill needs continuous actions; among discrete ones none stands for doing nothing.")
         if not isinstance(policy, MLPPolicy):
@@ -48,4 +48,4 @@ class Standstill(Adaptation):
         return meta
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return [Stage(lambda meta, parameters, support: parameters) for _ in step_scales]
+        return [Stage(lambda meta, parameters, support: parameters, kind=StageKind.STEP) for _ in step_scales]

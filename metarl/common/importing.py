@@ -1,10 +1,64 @@
 """Things named by text: "package.module:name"."""
 
+from __future__ import annotations
+
 import importlib
+import os
+import sys
+from functools import reduce
 from typing import Any
 
+from metarl.common.errors import UserError, nearest
 
-def load(spec: str) -> Any:
-    """What "package.module:name" names, imported."""
-    module, name = spec.split(":")
-    return getattr(importlib.import_module(module), name)
+# Links at a checkout's root; importing through them would load every module twice.
+_ROOT_LINKS = ("envs", "agents")
+
+
+def import_named(spec: str, what: str) -> Any:
+    """What "package.module:name" names, imported.
+
+    Args:
+        spec: The text.
+        what: Name of the setting that it is the value of, for the message.
+
+    Raises:
+        UserError: If the text has another form, or the module or the name is not there, or importing it fails.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not module_name or not attribute:
+        raise UserError(f"{what} must have the form package.module:name, got {spec!r}.")
+    if module_name.split(".")[0] in _ROOT_LINKS:
+        raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}.")
+    # An installed command does not look into the working directory by itself; python -m does.
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise UserError(
+                f"there is no module {module_name!r}; run from the folder that holds it, or install its package."
+            ) from None
+        raise UserError(f"importing {module_name!r} failed with {type(error).__name__}: {error}.") from error
+    try:
+        return reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}") from None
+
+
+def importable_name(kind: type) -> str:
+    """The text "package.module:Class" that names a class.
+
+    Raises:
+        UserError: If the class cannot be imported by that text.
+    """
+    spec = f"{kind.__module__}:{kind.__qualname__}"
+    if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
+        place = "a function" if "<locals>" in kind.__qualname__ else "the program that is running"
+        raise UserError(
+            f"the class {kind.__qualname__} is defined in {place} and cannot be imported again; save it at the top "
+            "level of a module."
+        )
+    if import_named(spec, kind.__qualname__) is not kind:
+        raise UserError(f"importing {spec} gives another object than this class; give the class that is imported.")
+    return spec

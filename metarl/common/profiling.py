@@ -108,7 +108,7 @@ class _Measured:
 
 
 @dataclass(frozen=True)
-class Row:
+class PhaseRow:
     """A phase in the table.
 
     Attributes:
@@ -131,17 +131,17 @@ class Profile:
     so the traced iteration is measured only if none follows; a single iteration is both.
 
     Args:
-        folder: Where the trace goes.
+        trace_path: Where the trace of an iteration goes, by its number.
         device: Where the run computes.
 
     Raises:
         UserError: If a profiler of somebody else's is running.
     """
 
-    def __init__(self, folder: Path, device: torch.device) -> None:
+    def __init__(self, trace_path: Callable[[int], Path], device: torch.device) -> None:
         if _profiler_enabled():
             raise UserError("a PyTorch profiler is running, and there can be only one: stop it, or leave out profile.")
-        self._folder, self._device = folder, device
+        self._trace_path, self._device = trace_path, device
         self._numbers: list[int] = []
         self._seconds: defaultdict[tuple[str, ...], float] = defaultdict(float)
         self._calls: defaultdict[tuple[str, ...], int] = defaultdict(int)
@@ -175,7 +175,7 @@ class Profile:
             print(self)
         print(*self._notes, sep="\n", end="\n" * bool(self._notes))
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PhaseRow]:
         """The phases, each followed by its parts, which add up to it."""
         return list(self._rows((ITERATION,)))
 
@@ -197,15 +197,15 @@ class Profile:
             self._seconds[path] += seconds
             self._calls[path] += measured.calls[path]
 
-    def _rows(self, path: tuple[str, ...]) -> Iterator[Row]:
+    def _rows(self, path: tuple[str, ...]) -> Iterator[PhaseRow]:
         depth, iterations = len(path) - 1, len(self._numbers)
-        yield Row(depth, path[-1], self._seconds[path] / iterations, self._calls[path] / iterations)
+        yield PhaseRow(depth, path[-1], self._seconds[path] / iterations, self._calls[path] / iterations)
         parts = [part for part in self._seconds if part[:-1] == path]
         for part in parts:
             yield from self._rows(part)
         if parts:
             left = self._seconds[path] - sum(self._seconds[part] for part in parts)
-            yield Row(depth + 1, OTHER, left / iterations, None)
+            yield PhaseRow(depth + 1, OTHER, left / iterations, None)
 
     @contextmanager
     def _tracing(self, number: int) -> Iterator[None]:
@@ -221,8 +221,8 @@ class Profile:
         yield
         tracer.stop()
         self._tracer = None
-        path = self._folder / f"iteration{number}.pt.trace.json.gz"  # By this ending TensorBoard's plugin finds it.
-        with tempfile.TemporaryDirectory(dir=self._folder) as temporary:
+        path = self._trace_path(number)
+        with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             raw = Path(temporary) / "trace.json"
             tracer.export_chrome_trace(str(raw))
             with raw.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:

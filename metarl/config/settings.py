@@ -1,190 +1,134 @@
-"""Settings that are handed over whole; field comments become the command line's help."""
+"""What a configuration resolves to: settings by consumer, all of them plain values.
+
+Field comments become the command line's help; defaults are the general ones, where neither the task family nor the
+user says otherwise.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from metarl.common.errors import UserError
-
-Checkpoint = Literal["last", "best"]
+from metarl.config.checked import Checked
 
 
 @dataclass(frozen=True)
-class TRPOConfig:
-    """Trust-region meta-optimiser (Schulman et al. 2015)."""
+class Experiment(Checked):
+    """What is learned, and how."""
 
-    max_kl: float = 0.01
-    """Trust region: largest mean KL divergence of the adapted policies, nats per step."""
-    cg_iterations: int = 10
-    """Conjugate-gradient iterations."""
-    cg_damping: float = 1e-5
-    """Added to the Fisher matrix's diagonal."""
-    backtrack_ratio: float = 0.8
-    """Step length factor from one line-search trial to the next."""
-    max_backtracks: int = 15
-    """Line-search trials before the step is rejected."""
-    fisher_fraction: float = 1.0
-    """Fraction of the query steps, at random, whose Fisher information enters a product (1: all, exact)."""
-    hessian_fraction: float = 1.0
-    """Fraction of the support steps, those of largest |advantage|, whose inner-loss Hessian does (1: all, exact)."""
-
-
-@dataclass(frozen=True)
-class ProMPConfig:
-    """Proximal meta-policy search (Rothfuss et al. 2019): clipped surrogate, Adam, several epochs."""
-
-    lr: float = 1e-3
-    """Adam's step size."""
-    epochs: int = 5
-    """Gradient steps on the same rollouts."""
-    clip: float = 0.3
-    """Likelihood ratios of the adapted policies are clipped to 1 +- this."""
-    kl_penalty: float = 5e-4
-    """Weight of the mean KL divergence of the policies that collected the support rollouts."""
-
-
-@dataclass(frozen=True)
-class L2FConfig:
-    """Learn-to-Forget: attenuation of the initialisation before the inner loop (Baik et al. 2020)."""
-
-    scope: Literal["network", "layer", "filter", "parameter"] = "layer"
-    """What shares one gamma: the network, a weight or bias tensor, a unit's incoming weights, or nothing."""
-    conditioning: Literal["task", "constant"] = "task"
-    """Gamma from the task's gradient, or a learned constant."""
-    transform: Literal["sigmoid", "unconstrained", "affine"] = "sigmoid"
-    """Gamma in (0, 1), any gamma, or any gamma and an offset delta (gamma * theta + delta)."""
-    attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
-    """First inner step: reuse the unattenuated policy's rollouts (as published) or collect fresh, extra ones."""
-    normalise_embedding: bool = False
-    """Standardise each layer's mean gradient by running statistics before the attenuator sees it."""
-    initial_gamma: float = 0.5
-    """Attenuation factor that training starts near; 0.5 is the published sigmoid(0)."""
-    attenuate_log_std: bool = False
-    """Attenuate the log standard deviation too (which pulls the deviation towards 1)."""
-
-
-@dataclass(frozen=True)
-class MAMLppConfig:
-    """MAML++ (Antoniou et al. 2019)."""
-
-    multi_step_iterations: int = 30
-    """Meta-iterations during which the policies after every inner step, of several (NUM_INNER_STEPS), enter the
-    meta-objective, with query rollouts of their own and a weight that falls linearly from the last step's to 0."""
-    first_order_iterations: int = 30
-    """Meta-iterations before second derivatives are used."""
-
-
-@dataclass(frozen=True)
-class MuMoMAMLConfig:
-    """Multimodal MAML (Vuorio et al. 2019)."""
-
-    modulation: Literal["film", "sigmoid", "softmax"] = "film"
-    """What the embedding does to the hidden units: scale and shift, gate each, or attend over a layer's."""
-    embedding_size: int = 8
-    """Size of the trajectory's embedding and of the modulation network's hidden layer."""
-
-
-@dataclass(frozen=True)
-class InnerConfig:
-    """The inner loop and what each adaptation rule wants to know of it."""
-
-    lr: float = 0.1
-    """Step size of an inner policy-gradient step, or what a learned one starts from."""
-    loss: Literal["ratio", "score", "dice"] = "ratio"
-    """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
-    num_steps: int = 1
-    """Gradient steps in training."""
-    num_modes: int = 1
-    """Modes of the task distribution."""
+    env: str = "navigation"
+    """Task family: a registered name, or package.module:Family for your own."""
+    algo: str = "l2f"
+    """Algorithm: a name that --list shows, or package.module:Rule for your own."""
     attenuate: bool = False
-    """Learn-to-Forget on top of the rule."""
-    l2f: L2FConfig = field(default_factory=L2FConfig)
-    """Learn-to-Forget."""
-    adapted_layers: tuple[str, ...] = ()
-    """ANIL: tensors that the inner loop adapts; the last layer and the log-std if empty."""
-    mamlpp: MAMLppConfig = field(default_factory=MAMLppConfig)
-    """MAML++."""
-    mumomaml: MuMoMAMLConfig = field(default_factory=MuMoMAMLConfig)
-    """MuMoMAML."""
-    context_size: int = 10
-    """Length of the context vector."""
+    """Learn-to-Forget on top of the chosen algorithm (l2f is maml with it, always)."""
+    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """What to evaluate a run on."""
+class RunSettings(Checked):
+    """A run: where it writes, how long it is, and how it is executed."""
 
-    tasks: int = 40
-    """Held-out tasks, drawn with SEED; a family with finitely many repeats each of them equally often."""
-    task_file: Path | None = None
-    """JSON file with tasks to take instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
-    evaluation.json of another run is one."""
-    env: str | None = None
-    """Another task family with the same observations and actions, such as navigation-b for a run on navigation; its
-    evaluation goes to evaluation-ENV.json."""
-    rollouts: int = 20
-    """Episodes of each task at each gradient step; mumomaml reads, and is measured before adaptation on, one."""
-    gradient_steps: int = 4
-    """Gradient steps; the first has the training step size, later ones half of it."""
-    seed: int = 10_000
-    """Seed of tasks and episodes, apart from every training seed."""
-    adapted_layers: tuple[str, ...] = ()
-    """Let gradient steps change these tensors of the policy alone (weight3 bias3 log_std), freezing the others; all if
-    empty. Its evaluation goes to evaluation-adapting-NAMES.json."""
-    checkpoint: Checkpoint = "last"
-    """Which checkpoint: the last, or the best on the validation tasks; the best one's evaluation goes to
-    evaluation-best.json."""
+    run_dir: Path | None = None
+    """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
+    resume: bool = False
+    """Continue the run in RUN_DIR from its last checkpoint."""
+    seed: int = 0
+    """Seed of everything random."""
+    iterations: int = 100
+    """Meta-iterations to have done at the end; none for random and standstill."""
+    validate_every: int = 10
+    """Meta-iterations between evaluations on validation tasks; 0 for none."""
+    validation_tasks: int = 20
+    """Validation tasks (all tasks of a family that has finitely many)."""
+    checkpoint_every: int = 10
+    """Meta-iterations between checkpoints."""
+    keep_checkpoints: bool = False
+    """Keep every one of them, as checkpoints/iterationN, to analyse how training went."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where adaptation computes."""
+    """Where adaptation and meta-step compute; auto takes a GPU if there is one."""
     threads: int = 0
-    """Threads; 0 for one on each core. The results do not depend on it."""
+    """Threads for rollouts and meta-step; 0 for one on each core. The results do not depend on it."""
+    profile: bool = False
+    """Tell where the time goes: print a table of the phases at the end, write the trace of one iteration into RUN_DIR
+    (for Perfetto or TensorBoard)."""
 
-    def __post_init__(self) -> None:
-        for name, least in (("tasks", 1), ("rollouts", 1), ("gradient_steps", 0), ("seed", 0), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-
-    @property
-    def file_name(self) -> str:
-        """Name of the evaluation's file in the run folder; another family's or checkpoint's has a name of its own."""
-        parts = ["evaluation"]
-        if self.checkpoint != "last":
-            parts.append(self.checkpoint)
-        if self.env is not None:
-            parts.append(self.env.replace(":", "."))
-        if self.adapted_layers:
-            parts += ["adapting", *self.adapted_layers]
-        return "-".join(parts) + ".json"
+    def check(self) -> None:
+        self.at_least(0, "seed iterations validate_every threads")
+        self.at_least(1, "validation_tasks checkpoint_every")
+        if self.profile:
+            self.require("iterations", lambda value: value >= 1, "be at least 1 with profile, to measure one")
 
 
 @dataclass(frozen=True)
-class AnalysisConfig:
-    """What to analyse a run on."""
+class RolloutSettings(Checked):
+    """Episodes, and what is made of them."""
 
-    tasks: int = 20
-    """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many repeats them."""
-    rollouts: int = 20
-    """Episodes of each task before and after adaptation."""
-    seed: int = 10_000
-    """Seed of tasks and episodes."""
-    checkpoint: Checkpoint = "last"
-    """Which checkpoint: the last, or the best on the validation tasks. Those that the run kept along the way are
-    analysed besides, to show the course of training."""
-    embedding_tasks: int = 200
-    """Tasks whose embeddings are shown."""
-    projection: Literal["pca", "tsne"] = "pca"
-    """How embeddings are brought to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
-    output: Path | None = None
-    """Folder for analysis.json and the figures; by default RUN/analysis."""
-    threads: int = 0
-    """Threads; 0 for one on each core."""
+    rollouts_per_task: int = 20
+    """Episodes collected with each task's policy, before and after adaptation."""
+    horizon: int = 200
+    """Longest episode, environment steps."""
+    action_scale: float = 1.0
+    """Half-widths of the action space that a policy output of 1 stands for (clipped to its bounds)."""
+    discount: float = 0.99
+    """Discount of one step."""
+    gae_lambda: float = 1.0
+    """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
 
-    def __post_init__(self) -> None:
-        # A degree of conflict needs two gradients.
-        for name, least in (("tasks", 2), ("rollouts", 2), ("seed", 0), ("embedding_tasks", 2), ("threads", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+    def check(self) -> None:
+        self.at_least(1, "rollouts_per_task horizon")
+        self.positive("action_scale")
+        self.require("discount gae_lambda", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 
-    def folder(self, run: Path) -> Path:
-        """Where the analysis of the run in folder ``run`` goes."""
-        return self.output or run / "analysis"
+
+@dataclass(frozen=True)
+class PolicySettings(Checked):
+    """The policy's network and its exploration."""
+
+    hidden_sizes: tuple[int, ...] = (100, 100)
+    """Width of each hidden layer of the policy."""
+    activation: Literal["relu", "tanh"] = "relu"
+    """Activation of the hidden layers."""
+    output_gain: float = 1.0
+    """Factor on the last layer's initial weights."""
+    initial_std: float = 1.0
+    """Exploration to start from: standard deviation in units of the action space's half-width times ACTION_SCALE."""
+    min_std: float = 1e-6
+    """Floor of the standard deviation."""
+    policy_body: str | None = None
+    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
+
+    def check(self) -> None:
+        self.positive("initial_std min_std")
+        self.require("hidden_sizes", lambda sizes: all(size >= 1 for size in sizes), "be positive")
+
+
+@dataclass(frozen=True)
+class InnerSettings(Checked):
+    """The inner loop, as every adaptation rule knows it."""
+
+    num_inner_steps: int = 1
+    """Policy-gradient steps of the inner loop."""
+    inner_lr: float = 0.1
+    """Step size of the inner loop, or what a learned one starts from."""
+    inner_loss: Literal["ratio", "score", "dice"] = "ratio"
+    """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
+
+    def check(self) -> None:
+        self.at_least(0, "num_inner_steps")
+        self.positive("inner_lr")
+
+
+@dataclass(frozen=True)
+class MetaSettings(Checked):
+    """The meta-iteration."""
+
+    meta_batch_size: int = 40
+    """Tasks in a meta-iteration."""
+    meta_optimiser: str = "trpo"
+    """Meta-optimiser: trust region (trpo), or clipped surrogate with Adam (promp)."""
+
+    def check(self) -> None:
+        self.at_least(1, "meta_batch_size")

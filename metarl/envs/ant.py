@@ -1,7 +1,8 @@
 """Ants that run in a direction, at a velocity, or to a place, that only the reward tells."""
 
 from abc import abstractmethod
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
-    MAX_EPISODE_STEPS,
     DirectionFamily,
     MujocoCore,
     MujocoFamily,
@@ -18,13 +18,12 @@ from metarl.envs.mujoco_core import (
     VelocityFamily,
     check_not_diverged,
     diverged_counts,
-    vector_env,
 )
-from metarl.envs.native import NativeVectorEnv, Slots
-from metarl.envs.parameters import interval, not_negative, number, one_of, positive, positive_whole
-from metarl.envs.tasks import Directions, Disc, TaskDistribution, Uniform
+from metarl.envs.native import SAMPLED_CURVATURE, Slots
+from metarl.envs.parameters import Check, interval, not_negative, number, one_of, positive, positive_whole
+from metarl.envs.tasks import Directions, Disc, Uniform
 
-_TORSO = 1  # body id
+_TORSO = 1  # MuJoCo's number of the body.
 
 
 class AntEnv(MujocoTask, GymnasiumAntEnv):
@@ -52,40 +51,40 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
     made by ``gymnasium.make``.
 
     Args:
-        tasks: The distribution of tasks.
-        num_skipped: How many of the first positions are not observed.
-        terminates: Whether the episode terminates with the torso's height outside [0.2, 1.0] m.
         frame_skip: Physics steps of 0.01 s in one environment step.
         ctrl_cost_weight: Coefficient of the squared norm of the action (of the one given, before clipping).
         survive_bonus: Reward of a step at whose end the ant is healthy: finite state, height within [0.2, 1.0] m.
         reset_noise: Noise of the first state.
         render_mode: As in Gymnasium's environment.
+
+    Attributes:
+        num_skipped: How many of the first positions are not observed.
+        terminates: Whether the episode terminates with the torso's height outside [0.2, 1.0] m.
     """
 
-    def __init__(
-        self,
-        tasks: TaskDistribution,
-        num_skipped: int,
-        terminates: bool,
-        frame_skip: int,
-        ctrl_cost_weight: float,
-        survive_bonus: float,
-        reset_noise: float,
-        render_mode: str | None,
-    ) -> None:
-        self.tasks = tasks
-        self.num_skipped = num_skipped
-        self.terminates = terminates
+    num_skipped = 2
+    terminates = True
+    checks: ClassVar[Mapping[str, Check]] = {
+        "frame_skip": positive_whole,
+        "ctrl_cost_weight": not_negative,
+        "survive_bonus": number,
+        "reset_noise": not_negative,
+    }
+
+    def __init__(self, render_mode: str | None, **parameters: Any) -> None:
+        chosen = self.checked(parameters)
+        self.tasks = self.distribution(chosen)
         GymnasiumAntEnv.__init__(
             self,
-            frame_skip=positive_whole("frame_skip", frame_skip),
-            ctrl_cost_weight=not_negative("ctrl_cost_weight", ctrl_cost_weight),
-            healthy_reward=number("survive_bonus", survive_bonus),
-            reset_noise_scale=not_negative("reset_noise", reset_noise),
-            exclude_current_positions_from_observation=num_skipped == 2,
+            frame_skip=chosen["frame_skip"],
+            ctrl_cost_weight=chosen["ctrl_cost_weight"],
+            healthy_reward=chosen["survive_bonus"],
+            reset_noise_scale=chosen["reset_noise"],
+            exclude_current_positions_from_observation=self.num_skipped == 2,
             include_cfrc_ext_in_observation=False,
             render_mode=render_mode,
         )
+        EzPickle.__init__(self, **parameters, render_mode=render_mode)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with torques ``action``, [8]."""
@@ -169,9 +168,17 @@ class AntDirEnv(AntEnv):
         reset_noise: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Directions(), 2, True, *parameters)
-        EzPickle.__init__(self, *parameters)
+        super().__init__(
+            render_mode,
+            frame_skip=frame_skip,
+            ctrl_cost_weight=ctrl_cost_weight,
+            survive_bonus=survive_bonus,
+            reset_noise=reset_noise,
+        )
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> Directions:
+        return Directions()
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
         """Direction times velocity along x."""
@@ -198,6 +205,8 @@ class AntVelEnv(AntEnv):
     Source: Finn et al. 2017, section 5.3; coefficients of Gymnasium's Ant-v5.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = {"lowest": number, "highest": number, **AntEnv.checks}
+
     def __init__(
         self,
         lowest: float = 0.0,
@@ -208,9 +217,19 @@ class AntVelEnv(AntEnv):
         reset_noise: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Uniform(*interval(lowest, highest)), 2, True, *parameters)
-        EzPickle.__init__(self, lowest, highest, *parameters)
+        super().__init__(
+            render_mode,
+            lowest=lowest,
+            highest=highest,
+            frame_skip=frame_skip,
+            ctrl_cost_weight=ctrl_cost_weight,
+            survive_bonus=survive_bonus,
+            reset_noise=reset_noise,
+        )
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> Uniform:
+        return Uniform(*interval(parameters["lowest"], parameters["highest"]))
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
         """Minus the distance from the target velocity."""
@@ -242,6 +261,14 @@ class AntGoalEnv(AntEnv):
     Source: Rothfuss et al. 2019 (ProMP), public code.
     """
 
+    num_skipped = 0
+    terminates = False
+    checks: ClassVar[Mapping[str, Check]] = {
+        "goal_radius": positive,
+        "distance": one_of("l1", "euclidean"),
+        **AntEnv.checks,
+    }
+
     def __init__(
         self,
         goal_radius: float = 3.0,
@@ -252,10 +279,20 @@ class AntGoalEnv(AntEnv):
         reset_noise: float = 0.1,
         render_mode: str | None = None,
     ) -> None:
-        self._distance = one_of("distance", distance, ("l1", "euclidean"))
-        parameters = (frame_skip, ctrl_cost_weight, survive_bonus, reset_noise, render_mode)
-        super().__init__(Disc(positive("goal_radius", goal_radius)), 0, False, *parameters)
-        EzPickle.__init__(self, goal_radius, distance, *parameters)
+        super().__init__(
+            render_mode,
+            goal_radius=goal_radius,
+            distance=distance,
+            frame_skip=frame_skip,
+            ctrl_cost_weight=ctrl_cost_weight,
+            survive_bonus=survive_bonus,
+            reset_noise=reset_noise,
+        )
+        self._distance = distance
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> Disc:
+        return Disc(parameters["goal_radius"])
 
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
         """Minus the distance from the goal."""
@@ -268,7 +305,7 @@ class AntCore(MujocoCore):
 
     def __init__(self, env: AntEnv, num_envs: int) -> None:
         super().__init__(env, num_envs)
-        # The torso's place as the last Runge-Kutta stage left it, as the single environment sees it
+        # The torso's place as the last Runge-Kutta stage left it, as the single environment sees it.
         self._places: FloatArray = self.batch.bind("xpos")
 
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
@@ -292,6 +329,7 @@ class AntDirFamily(DirectionFamily):
     """
 
     name = "ant-dir"
+    defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "rollouts_per_task": 40}
     env_class = AntDirEnv
     core_class = AntCore
 
@@ -305,6 +343,7 @@ class AntVelFamily(VelocityFamily):
     """
 
     name = "ant-vel"
+    defaults = SAMPLED_CURVATURE
     env_class = AntVelEnv
     core_class = AntCore
 
@@ -318,26 +357,10 @@ class AntGoalFamily(MujocoFamily):
     """
 
     name = "ant-goal"
+    defaults = SAMPLED_CURVATURE
     env_class = AntGoalEnv
     core_class = AntCore
 
     def describe_task(self, task: Any) -> str:
         """Says where the goal is."""
         return f"goal ({task[0]:+.2f}, {task[1]:+.2f}) m"
-
-
-def ant_dir_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/AntDir-v0``; parameters as for `AntDirEnv`."""
-    return vector_env(AntDirEnv, AntCore, num_envs, max_episode_steps, parameters)
-
-
-def ant_vel_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/AntVel-v0``; parameters as for `AntVelEnv`."""
-    return vector_env(AntVelEnv, AntCore, num_envs, max_episode_steps, parameters)
-
-
-def ant_goal_vector(
-    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
-) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/AntGoal-v0``; parameters as for `AntGoalEnv`."""
-    return vector_env(AntGoalEnv, AntCore, num_envs, max_episode_steps, parameters)

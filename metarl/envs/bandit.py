@@ -1,7 +1,7 @@
 """Bernoulli bandits: arms that pay with probabilities that only pulling them tells."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -9,14 +9,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, SlotGenerators, Slots, choices, rows
-from metarl.envs.parameters import positive_whole
-from metarl.envs.tasks import Probabilities, TaskMemory
-
-MAX_EPISODE_STEPS = 10
+from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, choices, rows
+from metarl.envs.parameters import Check, positive_whole
+from metarl.envs.tasks import Probabilities, TaskEnvironment
 
 
-class BanditEnv(TaskMemory, gym.Env[FloatArray, Any]):
+class BanditEnv(TaskEnvironment, gym.Env[FloatArray, Any]):
     """A bandit with Bernoulli arms, whose means are the task.
 
     Observation, ``Box(0, 1, (1,), float64)``:
@@ -43,13 +41,19 @@ class BanditEnv(TaskMemory, gym.Env[FloatArray, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
+    checks: ClassVar[Mapping[str, Check]] = {"num_arms": positive_whole}
 
     def __init__(self, num_arms: int = 5, render_mode: str | None = None) -> None:
-        self.num_arms = positive_whole("num_arms", num_arms)
+        chosen = self.checked({"num_arms": num_arms})
+        self.num_arms: int = chosen["num_arms"]
         self.render_mode = render_mode
-        self.tasks = Probabilities(self.num_arms)
+        self.tasks = self.distribution(chosen)
         self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float64)
         self.action_space = spaces.Discrete(self.num_arms)
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> Probabilities:
+        return Probabilities(parameters["num_arms"])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -103,7 +107,7 @@ class BanditFamily(NativeFamily):
     """
 
     name = "bandit"
-    horizon = MAX_EPISODE_STEPS
+    horizon = 10
     env_class = BanditEnv
     core_class = BanditCore
 
@@ -111,9 +115,3 @@ class BanditFamily(NativeFamily):
         """Says which arm is best."""
         means = np.asarray(task)
         return f"best of {means.size} arms: number {means.argmax()} with mean {means.max():.2f}"
-
-
-def bandit_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/Bandit-v0``; parameters as for `BanditEnv`."""
-    env = BanditEnv(**parameters)
-    return NativeVectorEnv(BanditCore(env, num_envs), env, max_episode_steps)

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from metarl.common.arrays import FloatArray
 from metarl.common.errors import UserError
 from metarl.envs.family import SPLITS, TaskFamily
-from metarl.envs.interface import EpisodeBatch
+from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
 
-_TASKS = 16  # drawn per split
-_STEPS = 50  # of a trajectory, at most
+_TASKS = 16  # Drawn per split.
+_STEPS = 50  # Of a trajectory, at most.
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str]
@@ -26,10 +26,11 @@ _SecondReset = Literal["given", "plain"] | None
 def check_task_family(family: TaskFamily, seed: int = 0) -> None:
     """Tries a task family out and raises an error that lists everything wrong with it.
 
-    Looked at: pickling; tasks inside the task space, reproducible, and not shared between splits (unless
-    ``finite_tasks`` says that there are finitely many); supported spaces; a new environment at each ``make_env``;
-    the same trajectory under the same seed; a task that has an effect after a reset and after one without a seed,
-    and lasts at a plain ``env.reset()``; ``make_episodes`` equal to single environments.
+    Looked at: pickling; tasks of every split, inside the task space, reproducible, and not shared between splits
+    (unless the task space or ``finite_tasks`` says that there are finitely many); supported spaces; a new environment
+    at each ``make_env``; the same trajectory under the same seed; a task that has an effect after a reset and after
+    one without a seed, and lasts at a plain ``env.reset()``; ``make_episodes`` equal to single environments, the
+    family's ``terms`` included.
 
     Args:
         family: The family.
@@ -39,9 +40,9 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
         UserError: If there is a problem; its message lists all that were found, with what to do.
     """
     if not isinstance(family, TaskFamily):
-        raise UserError(f"a task family must be an instance of a subclass of metarl.TaskFamily, got {family!r}")
+        raise UserError(f"a task family must be an instance of a subclass of metarl.TaskFamily, got {family!r}.")
     problems = _problems_of(_basics, family, seed)
-    # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems
+    # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems.
     if not problems:
         for check in (_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes):
             problems += _problems_of(check, family, seed)
@@ -55,15 +56,15 @@ def _problems_of(check: Callable[[TaskFamily, int], Problems], family: TaskFamil
     try:
         for problem in check(family, seed):
             problems.append(problem)
-    except Exception as error:  # an author wants to read it, whatever it is
-        problems.append(f"{check.__name__.strip('_')} could not be checked: {type(error).__name__}: {error}")
+    except Exception as error:  # An author wants to read it, whatever it is.
+        problems.append(f"{check.__name__.strip('_')} could not be checked: {_in_words(error)}")
     return problems
 
 
 def _basics(family: TaskFamily, seed: int) -> Problems:
     yield from _pickling(family)
     if not isinstance(getattr(family, "task_space", None), gym.Space):
-        yield "it has no task_space; set it to a gymnasium.Space whose elements are the tasks"
+        yield "it has no task_space; set it to a gymnasium.Space whose elements are the tasks."
         return
     yield from _task_problems(family, seed)
     yield from _environment_problems(family)
@@ -75,30 +76,35 @@ def _pickling(family: TaskFamily) -> Problems:
     except Exception as error:
         yield (
             f"it cannot be pickled ({type(error).__name__}: {error}); define the class at the top level of a module, "
-            "and keep lambdas and open files out of its attributes"
+            "and keep lambdas and open files out of its attributes."
         )
 
 
 def _task_problems(family: TaskFamily, seed: int) -> Problems:
-    splits = {split: family.sample_tasks(_TASKS, np.random.default_rng(seed), split) for split in SPLITS}
+    splits: dict[str, NDArray[Any]] = {}
+    for split in SPLITS:
+        try:
+            splits[split] = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
+        except Exception as error:
+            yield f"tasks of the split {split!r} cannot be drawn: {_in_words(error)}"
     for split, tasks in splits.items():
         if len(tasks) != _TASKS:
-            yield f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them"
+            yield f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them."
         outside = [task for task in tasks if not _contains(family.task_space, task)]
         if outside:
             yield (
                 f"sample_tasks gives tasks outside the task space, such as {outside[0]} in {family.task_space} "
-                f"(split {split!r}); widen task_space, or draw inside it"
+                f"(split {split!r}); widen task_space, or draw inside it."
             )
         again = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
         if not np.array_equal(tasks, again):
             yield (
                 f"sample_tasks is not reproducible (split {split!r}): the same generator state gave other tasks; "
-                "draw from the generator that is passed in only"
+                "draw from the generator that is passed in only."
             )
-    if len(np.unique(splits["train"], axis=0)) < 2:
-        yield "all tasks are the same; draw them from the generator that is passed in"
-    elif family.finite_tasks is None:
+    if "train" in splits and len(np.unique(splits["train"], axis=0)) < 2:
+        yield "all tasks are the same; draw them from the generator that is passed in."
+    elif family.finite_tasks is None and not isinstance(family.task_space, spaces.Discrete):
         yield from _leaks(splits)
 
 
@@ -112,18 +118,18 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
             if shared:
                 yield (
                     f"the splits leak: {one!r} and {other!r} share {len(shared)} of {_TASKS} tasks; override draw_tasks"
-                    " rather than sample_tasks, or return all tasks from finite_tasks if they are few"
+                    " rather than sample_tasks, or return all tasks from finite_tasks if they are few."
                 )
 
 
 def _environment_problems(family: TaskFamily) -> Problems:
     if family.make_env() is family.make_env():
-        yield "make_env returns the same environment each time; make a new one, because every slot needs its own"
-    _ = family.observation_space  # raises what is wrong
+        yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
+    _ = family.observation_space  # Raises what is wrong.
     if not _actions_supported(family.action_space):
         yield (
             f"its actions are {family.action_space}; only bounded one-dimensional Box and Discrete action spaces are "
-            "supported; wrap the environment in make_env"
+            "supported; wrap the environment in make_env."
         )
 
 
@@ -138,7 +144,7 @@ def _determinism(family: TaskFamily, seed: int) -> Problems:
     if not _same(_trajectory(family, task, seed), _trajectory(family, task, seed)):
         yield (
             "it is not deterministic under a seed: the same task, seed and actions gave another trajectory; draw from "
-            "self.np_random only, and call super().reset(seed=seed) in the environment's reset"
+            "self.np_random only, and call super().reset(seed=seed) in the environment's reset."
         )
 
 
@@ -147,7 +153,7 @@ def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
-            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed"
+            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed."
         )
 
 
@@ -156,7 +162,7 @@ def _lost_without_seed(family: TaskFamily, seed: int) -> Problems:
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at a reset without a seed: different tasks gave the same trajectory after it; let the "
-            "environment use its task at every reset, not only at one with a seed"
+            "environment use its task at every reset, not only at one with a seed."
         )
 
 
@@ -165,7 +171,7 @@ def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
         if not _same(_trajectory(family, task, seed, "plain"), _trajectory(family, task, seed, "given")):
             yield (
                 f"the task is lost at a plain reset: after env.reset() without options, task {task} gave another "
-                "trajectory than when it was given again; let the environment keep its task until another is given"
+                "trajectory than when it was given again; let the environment keep its task until another is given."
             )
             return
 
@@ -174,7 +180,13 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
     expected, actions = [_trajectory(family, task, seed) for task in tasks], _actions(family, seed, horizon)
     half = horizon // 2
-    batch = family.make_episodes(2, horizon)
+    batch = require_episode_batch(family.make_episodes(2, horizon))
+    if set(batch.terms) != set(family.terms):
+        yield (
+            f"make_episodes reports the terms {sorted(batch.terms)}, and the family names {sorted(family.terms)}; give "
+            "the batch the family's terms."
+        )
+        return
     observations = np.zeros((2, *family.observation_space.shape))
     batch.reset(tasks, [seed, seed], observations)
     first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
@@ -193,27 +205,28 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
             yield (
                 f"make_episodes differs from a single environment in slot {slot}: environments of different slots "
                 "must share nothing that changes, and a batch of your own must reproduce them exactly, also where "
-                "reset begins an episode in some slots only"
+                "reset begins an episode in some slots only."
             )
 
 
 def _trajectories(
     batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]]
 ) -> list[Trajectory]:
-    """Both slots' trajectories from here on under these actions."""
+    """Both slots' trajectories from here on under these actions, as of `_trajectory`."""
     rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
     trajectories = [[_flat(observation)] for observation in observations]
     living = np.ones(2, bool)
     for pair in actions:
         batch.step(np.stack(pair), observations, rewards, terminated, truncated)
         for slot in np.flatnonzero(living):
-            trajectories[slot].append(_flat(observations[slot], rewards[slot]))
+            terms = [values[slot] for _, values in sorted(batch.terms.items())]
+            trajectories[slot].append(_flat(observations[slot], rewards[slot], *terms))
         living &= ~(terminated | truncated)
     return trajectories
 
 
 def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondReset = None) -> Trajectory:
-    """First observation, then observation and reward of each step, under fixed random actions.
+    """First observation, then observation, reward and terms of each step, under fixed random actions.
 
     Args:
         family: The family.
@@ -230,8 +243,8 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
         observation, _ = env.reset()
     trajectory = [_flat(observation)]
     for action in _actions(family, seed, min(family.horizon, _STEPS)):
-        observation, reward, terminated, truncated, _ = env.step(action)
-        trajectory.append(_flat(observation, reward))
+        observation, reward, terminated, truncated, info = env.step(action)
+        trajectory.append(_flat(observation, reward, *(reported(info, name) for name in sorted(family.terms))))
         if terminated or truncated:
             break
     env.close()
@@ -247,6 +260,10 @@ def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
 def _tasks(family: TaskFamily, seed: int) -> NDArray[Any]:
     """Different tasks for training, [k, *task shape]."""
     return np.unique(family.sample_tasks(_TASKS, np.random.default_rng(seed)), axis=0)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _flat(*parts: Any) -> NDArray[Any]:

@@ -1,9 +1,11 @@
 """Task families: a set of related environments that differ in their task."""
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +20,18 @@ from metarl.envs.looped import LoopedEpisodes, flat_observation_space
 SPLITS = ("train", "validation", "test")
 
 
+class FamilySpec(NamedTuple):
+    """How `metarl.get_family` makes a family again.
+
+    Attributes:
+        name: A registered name, or "package.module:Class".
+        kwargs: Arguments beside those that were registered with the name.
+    """
+
+    name: str
+    kwargs: dict[str, Any]
+
+
 class TaskFamily(ABC):
     """A family of tasks around one Gymnasium environment.
 
@@ -30,19 +44,33 @@ class TaskFamily(ABC):
         min_envs_per_shard: Fewer environments than this are stepped faster by one thread than by several.
         task_space: The space that tasks are elements of.
         num_modes: Number of modes of the distribution of tasks; see `modes`.
+        terms: Names of the numbers in a step's info that rollouts keep beside the reward, such as ("success",).
+        defaults: Settings of a training run on this family where `metarl.Config` has another default: names of its
+            fields, and values; nested settings as dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
+        spec: What `metarl.get_family` was called with; None if the family was made without it.
     """
 
     name: str
     horizon: int = 200
-    # Never reached: Python environments hold the interpreter's lock, so that further threads only wait for it
+    # Never reached: Python environments hold the interpreter's lock, so that further threads only wait for it.
     min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
     num_modes: int = 1
+    terms: Sequence[str] = ()
+    defaults: Mapping[str, Any] = {}
+    spec: FamilySpec | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        try:
+            inspect.signature(cls.draw_tasks).bind("self", "n", "rng", "split")
+        except TypeError:
+            raise UserError(
+                f"{cls.__name__}.draw_tasks must take the split that it draws for; write "
+                "draw_tasks(self, n, rng, split), and leave split unused if all splits have one distribution."
+            ) from None
 
     @abstractmethod
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -71,20 +99,20 @@ class TaskFamily(ABC):
 
     @property
     def finite_tasks(self) -> NDArray[Any] | None:
-        """All tasks, [number of tasks, *task shape], if there are finitely many, else None.
+        """All tasks, [number of tasks, *task shape], if there are few and every split has them all, else None.
 
-        The splits of a family with finitely many tasks coincide: nothing can be held out.
+        By default the elements of a ``Discrete`` task space, unless `draw_tasks` is overridden to choose among them.
         """
-        if isinstance(self.task_space, spaces.Discrete):
+        if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is TaskFamily.draw_tasks:
             return np.arange(self.task_space.n) + self.task_space.start
         return None
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split.
 
-        The splits of a continuous family have one distribution and separate random streams: held-out tasks come from
-        a stream that training never uses, whatever generators are passed in. A family with finitely many tasks draws
-        each of them equally often (up to the remainder), in random order, and its splits coincide.
+        The splits have separate random streams: held-out tasks come from a stream that training never uses, whatever
+        generators are passed in. They have one distribution, unless `draw_tasks` says otherwise. A family with
+        `finite_tasks` draws each of them equally often (up to the remainder), in random order, and its splits coincide.
 
         Args:
             n: Number of tasks.
@@ -100,18 +128,19 @@ class TaskFamily(ABC):
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
         if n < 1:
-            raise UserError(f"the number of tasks must be at least 1, got {n}")
+            raise UserError(f"the number of tasks must be at least 1, got {n}.")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
         if self.finite_tasks is not None:
             return _balanced(self.finite_tasks, n, stream)
-        return self.draw_tasks(n, stream)
+        return self.draw_tasks(n, stream, split)
 
-    def draw_tasks(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
-        """Draws tasks from the family's distribution; by default what ``task_space`` samples.
+    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
+        """Draws tasks from the family's distribution; by default what ``task_space`` samples, for every split.
 
         Args:
             n: Number of tasks.
             rng: Source of randomness.
+            split: "train", "validation" or "test"; a family may draw other tasks for its tests.
 
         Returns:
             Tasks, [n, *task shape].
@@ -167,7 +196,7 @@ class TaskFamily(ABC):
 
 
 def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Draws n of finitely many tasks, none more than once oftener than another, [n, *task shape]."""
+    """Draws n of finitely many tasks so that the counts of any two differ by at most one, [n, *task shape]."""
     rounds = -(-n // len(tasks))
     order = np.concatenate([rng.permutation(len(tasks)) for _ in range(rounds)])[:n]
     return tasks[rng.permutation(order)]

@@ -1,21 +1,71 @@
 """Batches of episodes: the one interface through which rollouts are collected."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError
 
 
-class EpisodeBatch(Protocol):
-    """One episode in each of ``num_envs`` slots, side by side; a slot whose episode has ended stands still.
+@dataclass(frozen=True)
+class Buffers:
+    """What a batch of episodes is written into, zeros at first: NumPy arrays, or tensors on the batch's own device.
 
-    A batch shares no mutable state with another one: two of them may be stepped from two threads.
+    Attributes:
+        observations: What is seen before each step, and after the last one, [time + 1, num_envs, observation].
+        rewards: [time, num_envs].
+        alive: 1 where the episode was running before the step, else 0, [time, num_envs].
+        terminated: Whether each episode has ended in a terminal state, by now, [num_envs].
+        truncated: Whether each episode has been cut off, by now, [num_envs].
+        terms: What is reported beside the reward, by name, [time, num_envs].
     """
 
-    num_envs: int
+    observations: Any
+    rewards: Any
+    alive: Any
+    terminated: Any
+    truncated: Any
+    terms: Mapping[str, Any]
 
+
+class EpisodeBatch(ABC):
+    """One episode in each of ``num_envs`` slots, side by side; a slot whose episode has ended stands still.
+
+    Batches share nothing that changes: two of them may be stepped from two threads.
+
+    Args:
+        num_envs: Number of slots.
+        observation_size: Numbers in an observation.
+        terms: Names of what is reported beside the reward, `TaskFamily.terms`.
+
+    Attributes:
+        terms: What the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended before.
+    """
+
+    terms: Mapping[str, Any]
+
+    def __init__(self, num_envs: int, observation_size: int, terms: Sequence[str] = ()) -> None:
+        self.num_envs, self.observation_size = num_envs, observation_size
+        self.terms = {name: np.zeros(num_envs) for name in terms}
+
+    def buffers(self, num_steps: int) -> Buffers:
+        """Makes the arrays that ``num_steps`` steps of this batch are written into, in single precision."""
+        steps = (num_steps, self.num_envs)
+        return Buffers(
+            np.zeros((num_steps + 1, self.num_envs, self.observation_size), np.float32),
+            np.zeros(steps, np.float32),
+            np.zeros(steps, np.float32),
+            np.zeros(self.num_envs, bool),
+            np.zeros(self.num_envs, bool),
+            {name: np.zeros(steps, np.float32) for name in self.terms},
+        )
+
+    @abstractmethod
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
@@ -29,6 +79,7 @@ class EpisodeBatch(Protocol):
             slots: Which slots, ascending, [k]; by default all. The first time it has to be all.
         """
 
+    @abstractmethod
     def step(
         self,
         actions: NDArray[Any],
@@ -39,7 +90,7 @@ class EpisodeBatch(Protocol):
     ) -> None:
         """Takes one step in every slot whose episode has not ended.
 
-        A slot that had ended before keeps its observation, has reward 0 and keeps its flags.
+        A slot that had ended before keeps its observation and its flags; its reward and its terms are 0.
 
         Args:
             actions: Elements of the action space, [num_envs, *action shape].
@@ -49,5 +100,27 @@ class EpisodeBatch(Protocol):
             truncated: Receives whether each episode has been cut off, by now, [num_envs].
         """
 
+    @abstractmethod
     def close(self) -> None:
         """Releases what the batch holds."""
+
+
+def reported(step: Mapping[str, Any], term: str) -> Any:
+    """What a step says of a term that `TaskFamily.terms` names; raises UserError if it says nothing.
+
+    Args:
+        step: What the step reports, by name.
+        term: The term's name.
+    """
+    if term not in step:
+        known = ", ".join(step) or "nothing"
+        raise UserError(f"the family's terms name {term!r}, which its steps do not report; they report {known}.")
+    return step[term]
+
+
+def require_episode_batch(episodes: Any) -> EpisodeBatch:
+    """Returns what a family's ``make_episodes`` has made; raises UserError unless it is an `EpisodeBatch`."""
+    if not isinstance(episodes, EpisodeBatch):
+        made = type(episodes).__name__
+        raise UserError(f"make_episodes made a {made}, which is no batch of episodes; derive it from EpisodeBatch.")
+    return episodes

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
+from metarl.envs.interface import EpisodeBatch, reported
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -32,7 +33,7 @@ def flat_observation_space(space: spaces.Space[Any], name: str) -> spaces.Box:
         return flat
     raise UserError(
         f"the observations of {name} are {space}, and only Box observations (or Dict and Tuple of them) are supported; "
-        "wrap the environment in make_env so that it returns an array of numbers"
+        "wrap the environment in make_env so that it returns an array of numbers."
     )
 
 
@@ -53,8 +54,8 @@ def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     return env
 
 
-class LoopedEpisodes:
-    """Episodes of any family, one environment after the other; `EpisodeBatch` says the interface.
+class LoopedEpisodes(EpisodeBatch):
+    """Episodes of any family, one environment after the other.
 
     Args:
         family: The task family; its ``make_env`` is called once per slot.
@@ -63,9 +64,9 @@ class LoopedEpisodes:
     """
 
     def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
-        self.num_envs = num_envs
         self._family, self._horizon = family, horizon
         self._envs = [make_flat_env(family) for _ in range(num_envs)]
+        super().__init__(num_envs, spaces.flatdim(self._envs[0].observation_space), family.terms)
         self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
@@ -73,7 +74,6 @@ class LoopedEpisodes:
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             env = self._envs[slot]
@@ -91,11 +91,13 @@ class LoopedEpisodes:
         terminated: BoolArray,
         truncated: BoolArray,
     ) -> None:
-        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
-        rewards[...] = 0
+        for values in (rewards, *self.terms.values()):
+            values[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
-            observation, rewards[slot], self._terminated[slot], cut, _ = self._envs[slot].step(actions[slot])
+            observation, rewards[slot], self._terminated[slot], cut, info = self._envs[slot].step(actions[slot])
             self._put(observations, slot, observation)
+            for name, values in self.terms.items():
+                values[slot] = reported(info, name)
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
         terminated[...] = self._terminated
@@ -105,11 +107,10 @@ class LoopedEpisodes:
         if np.shape(observation) != observations.shape[1:]:
             raise UserError(
                 f"an environment of {self._family.name} returned an observation of shape {np.shape(observation)}, but "
-                f"its observation space says {observations.shape[1:]}"
+                f"its observation space says {observations.shape[1:]}."
             )
         observations[slot] = observation
 
     def close(self) -> None:
-        """Closes the environments."""
         for env in self._envs:
             env.close()

@@ -18,11 +18,10 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
-from metarl.envs.native import ALL, NativeCore, NativeFamily, NativeVectorEnv, Slots
-from metarl.envs.tasks import TaskMemory
+from metarl.envs.native import ALL, NativeCore, NativeFamily, Slots
+from metarl.envs.tasks import TaskEnvironment
 
-MAX_EPISODE_STEPS = 200
-# MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word
+# MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word.
 _BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
 _DIVERGED = slice(min(_BAD), max(_BAD) + 1)
 
@@ -40,7 +39,7 @@ def say_fallback_once() -> None:
     """Warns, once in a process, that rollouts step one environment after the other."""
     warnings.warn(
         f"MuJoCo {mujoco.__version__} has no mujoco.batch (new in 3.17), so environments are stepped one by one, "
-        "several times slower; update with: pip install -U mujoco",
+        "several times slower; `pip install -U mujoco` updates it.",
         stacklevel=3,
     )
 
@@ -61,7 +60,7 @@ def compile_model(path: str, velocity_sensor: bool = False) -> Any:
             objname="torso",
         )
     with warnings.catch_warnings():
-        # Gymnasium's half-cheetah file uses an attribute that MuJoCo 4 calls deprecated
+        # Gymnasium's half-cheetah file uses an attribute that MuJoCo 4 calls deprecated.
         warnings.filterwarnings("ignore", message=".*settotalmass.*")
         return spec.compile()
 
@@ -75,7 +74,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
     counts = counts[:, _DIVERGED]
     if counts.any():
         diverged = np.flatnonzero(counts.any(axis=1))
-        # A single environment does not know in which slot of a vector environment it is
+        # A single environment does not know in which slot of a vector environment it is.
         where = f" in {len(diverged)} of {len(counts)} slots, first in slot {diverged[0]}" if len(counts) > 1 else ""
         raise RuntimeError(
             f"the simulation diverged{where}: controls, positions, velocities or accelerations became huge or not a "
@@ -83,7 +82,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
         )
 
 
-class MujocoTask(TaskMemory):
+class MujocoTask(TaskEnvironment):
     """Mixed into Gymnasium's MuJoCo environments: reset with a task, first states, drawing without a display."""
 
     @abstractmethod
@@ -95,7 +94,7 @@ class MujocoTask(TaskMemory):
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Begins an episode; ``options={"task": task}`` sets the task."""
         info = self.seed_and_choose_task(seed, options)
-        # The generator is seeded already, and the task may have been drawn from it
+        # The generator is seeded already, and the task may have been drawn from it.
         observation, positions = super().reset()  # type: ignore[misc]
         return observation, {**positions, **info}
 
@@ -109,7 +108,7 @@ class MujocoTask(TaskMemory):
     def render(self) -> Any:
         """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array"."""
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            # Left to itself, Gymnasium picks a backend that needs a display and fails
+            # Left to itself, Gymnasium picks a backend that needs a display and fails.
             os.environ.setdefault("MUJOCO_GL", "egl")
         return super().render()  # type: ignore[misc]
 
@@ -131,7 +130,7 @@ class MujocoCore(NativeCore):
         if module is None:
             raise UserError(
                 f"MuJoCo {mujoco.__version__} has no mujoco.batch (new in 3.17); update with pip install -U mujoco, "
-                "or use vectorization_mode='sync'"
+                "or use vectorization_mode='sync'."
             )
         self.env = env
         self.batch = module.Batch(env.model, num_envs, nthread=1)
@@ -179,7 +178,7 @@ class MujocoCore(NativeCore):
 class MujocoFamily(NativeFamily):
     """A native family that falls back to a loop over single environments where MuJoCo has no batch."""
 
-    horizon = MAX_EPISODE_STEPS
+    horizon = 200
     min_envs_per_shard = 20
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
@@ -204,14 +203,6 @@ class VelocityFamily(MujocoFamily):
     def describe_task(self, task: Any) -> str:
         """Says the target velocity."""
         return f"velocity {float(task):.2f} m/s"
-
-
-def vector_env(
-    env_class: Any, core_class: Any, num_envs: int, max_episode_steps: int, parameters: dict[str, Any]
-) -> NativeVectorEnv:
-    """Makes a native vector environment out of a single environment's class and its core's."""
-    env = env_class(**parameters)
-    return NativeVectorEnv(core_class(env, num_envs), env, max_episode_steps)
 
 
 def diverged_counts(env: MujocoEnv) -> NDArray[Any]:

@@ -2,7 +2,8 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -16,12 +17,17 @@ from numpy.typing import NDArray
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError, nearest
 from metarl.envs.family import TaskFamily
-from metarl.envs.interface import EpisodeBatch
+from metarl.envs.interface import EpisodeBatch, reported
 from metarl.envs.parameters import positive_whole
-from metarl.envs.tasks import TaskDistribution, task_option
+from metarl.envs.tasks import TaskDistribution, TaskEnvironment, task_option
 
 Slots = IntArray | slice
 ALL = slice(None)
+
+# Training defaults of the families that the papers report on. A tenth of the steps suffices for the Fisher
+# matrix (Schulman et al. 2015, section 6), and half of them for the inner loss's Hessian if they are those of largest
+# advantage (docs/performance.md). Gradients and the line search always use every step.
+SAMPLED_CURVATURE: Mapping[str, Any] = {"trpo": {"fisher_fraction": 0.1, "hessian_fraction": 0.5}}
 
 
 def rows(values: NDArray[Any], slots: Slots) -> NDArray[Any]:
@@ -33,7 +39,7 @@ def choices(actions: Any, n: int) -> IntArray:
     """Discrete actions, [...], as an array; raises UserError unless all are whole numbers from 0 to n - 1."""
     chosen = np.asarray(actions)
     if chosen.dtype.kind not in "iu" or (chosen < 0).any() or (chosen >= n).any():
-        raise UserError(f"actions must be whole numbers from 0 to {n - 1}, got {actions}")
+        raise UserError(f"actions must be whole numbers from 0 to {n - 1}, got {actions}.")
     return chosen
 
 
@@ -53,7 +59,7 @@ class NativeCore(ABC):
 
     def __init__(self, num_envs: int, task_shape: tuple[int, ...]) -> None:
         if num_envs < 1:
-            raise UserError(f"the number of environments must be at least 1, got {num_envs}")
+            raise UserError(f"the number of environments must be at least 1, got {num_envs}.")
         self.num_envs = num_envs
         self.tasks = np.zeros((num_envs, *task_shape))
         self.terms: dict[str, FloatArray] = {}
@@ -117,16 +123,18 @@ class SlotGenerators:
         return [self._generators[slot] for slot in slots]
 
 
-class NativeEpisodes:
-    """One episode per slot of a native core; `EpisodeBatch` says the interface.
+class NativeEpisodes(EpisodeBatch):
+    """One episode per slot of a native core.
 
     Args:
         core: The core; owned from now on.
+        observation_size: Numbers in an observation.
         horizon: Steps after which an episode is truncated.
+        terms: Names of the core's terms to report.
     """
 
-    def __init__(self, core: NativeCore, horizon: int) -> None:
-        self.num_envs = core.num_envs
+    def __init__(self, core: NativeCore, observation_size: int, horizon: int, terms: Sequence[str] = ()) -> None:
+        super().__init__(core.num_envs, observation_size, terms)
         self._core = core
         self._horizon = horizon
         self._terminated = np.zeros(core.num_envs, bool)
@@ -137,7 +145,6 @@ class NativeEpisodes:
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
         slots = np.arange(self.num_envs) if slots is None else slots
         self._core.tasks[slots] = tasks
         generators = [seeding.np_random(int(seed))[0] for seed in seeds] if self._core.draws else []
@@ -156,10 +163,12 @@ class NativeEpisodes:
         terminated: BoolArray,
         truncated: BoolArray,
     ) -> None:
-        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
-        rewards[...] = 0
+        for values in (rewards, *self.terms.values()):
+            values[...] = 0
         if isinstance(self._living, slice) or len(self._living):
             self._core.advance(self._living, actions, rewards, self._terminated)
+            for name, values in self.terms.items():
+                values[self._living] = reported(self._core.terms, name)[self._living]
             self._elapsed[self._living] += 1
             self._truncated[self._living] = self._elapsed[self._living] >= self._horizon
             self._find_living()
@@ -232,10 +241,10 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
             Observations [num_envs, observation], rewards, terminated and truncated [num_envs], and the reward terms.
         """
         if self._generators is None:
-            raise gym.error.ResetNeeded("call reset before step")
+            raise gym.error.ResetNeeded("call reset before step.")
         actions = np.asarray(actions)
         if actions.shape != self.action_space.shape:
-            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}")
+            raise ValueError(f"actions must have shape {self.action_space.shape}, got {actions.shape}.")
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         stepping = ~self._ended
         slots: Slots = ALL if stepping.all() else np.flatnonzero(stepping)
@@ -254,7 +263,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         if isinstance(seed, (int, np.integer)):
             return [int(seed) + slot for slot in range(self.num_envs)]
         if len(seed) != self.num_envs:
-            raise ValueError(f"there must be one seed for each of {self.num_envs} slots, got {len(seed)}")
+            raise ValueError(f"there must be one seed for each of {self.num_envs} slots, got {len(seed)}.")
         return list(seed)
 
     def _seed(self, seeds: list[int | None]) -> None:
@@ -270,7 +279,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         """Takes the tasks given; without any, draws them where the slot has none or a new seed."""
         if tasks is not None:
             if len(tasks) != self.num_envs:
-                raise UserError(f"there must be one task for each of {self.num_envs} slots, got {len(tasks)}")
+                raise UserError(f"there must be one task for each of {self.num_envs} slots, got {len(tasks)}.")
             self._core.tasks[...] = [self._distribution.check(task) for task in tasks]
             return
         assert self._generators is not None
@@ -294,19 +303,27 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
 class NativeFamily(TaskFamily):
     """A built-in family: a single environment and a native core that is equal to it.
 
+    It makes no environment before one is needed for rollouts or for the spaces.
+
     Args:
         horizon: Default length of an episode, in environment steps; None for the family's own.
         **parameters: Parameters of the environment, ``env_class``.
+
+    Attributes:
+        env_class: The single environment.
+        core_class: Its native core; made from a single environment and the number of slots.
+        preset: Parameters in which the family differs from the environment's defaults.
 
     Raises:
         UserError: If the environment has no such parameter, or not with this value.
     """
 
-    env_class: ClassVar[type[Any]]
+    env_class: ClassVar[type[TaskEnvironment]]
     core_class: ClassVar[type[Any]]
+    preset: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
-        accepted = [name for name in inspect.signature(self.env_class).parameters if name != "render_mode"]
+        accepted = self.env_class.checks
         for name in parameters:
             if name not in accepted:
                 raise UserError(
@@ -314,22 +331,24 @@ class NativeFamily(TaskFamily):
                     f"{nearest(name, accepted)}"
                 )
         self.horizon = self.horizon if horizon is None else positive_whole("horizon", horizon)
-        self._parameters = parameters
-        # An environment is made at once, so that a wrong value is told here and not in the middle of a run
-        self._distribution: TaskDistribution = self.make_env().unwrapped.tasks  # type: ignore[attr-defined]
+        defaults = {name: known.default for name, known in inspect.signature(self.env_class).parameters.items()}
+        self._parameters = self.env_class.checked({**defaults, **self.preset, **parameters})
+        self._distribution: TaskDistribution = self.env_class.distribution(self._parameters)
         self.num_modes = self._distribution.num_modes
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment, without a limit on the episode's length."""
-        env: gym.Env[Any, Any] = self.env_class(**{**self._parameters, "render_mode": render_mode})
-        return env
+        make: Any = self.env_class
+        return make(**self._parameters, render_mode=render_mode)
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes a native batch of slots in which episodes run side by side."""
-        return NativeEpisodes(self.core_class(self.make_env(), num_envs), horizon)
+        core = self.core_class(self._rules(), num_envs)
+        (size,) = self.observation_space.shape
+        return NativeEpisodes(core, size, horizon, self.terms)
 
-    def draw_tasks(self, n: int, rng: np.random.Generator) -> FloatArray:
-        """Draws tasks from the environment's distribution, [n, *task shape]."""
+    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> FloatArray:
+        """Draws tasks from the environment's distribution, the same for every split, [n, *task shape]."""
         return self._distribution.draw(n, rng)
 
     def check_task(self, task: Any) -> None:
@@ -350,3 +369,31 @@ class NativeFamily(TaskFamily):
     def finite_tasks(self) -> FloatArray | None:
         """All tasks if there are finitely many (both directions), else None."""
         return getattr(self._distribution, "all_tasks", None)
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        env = self._rules()
+        return env.observation_space, env.action_space
+
+    def _rules(self) -> Any:
+        """An environment whose rules, spaces and compiled model hold for a whole batch; never stepped."""
+        if type(self).make_env is NativeFamily.make_env:
+            env_class: Any = self.env_class
+            return _shared_env(env_class, *self._parameters.items())
+        # Another make_env may depend on more than the parameters.
+        return self.make_env()
+
+
+@cache
+def _shared_env(env_class: Any, *parameters: tuple[str, Any]) -> Any:
+    """One environment in a process for each class and its parameters."""
+    return env_class(**dict(parameters))
+
+
+def make_vector_env(
+    family: type[NativeFamily], num_envs: int, max_episode_steps: int, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of a family; parameters as for its ``env_class``."""
+    make: Any = family.env_class
+    env = make(**parameters)
+    return NativeVectorEnv(family.core_class(env, num_envs), env, max_episode_steps)

@@ -1,7 +1,7 @@
 """Two-dimensional navigation: a point moves to a goal that it cannot see."""
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.drawing import Canvas
-from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, Slots, rows
-from metarl.envs.parameters import flag, not_negative, number, one_of, positive
-from metarl.envs.tasks import Bimodal, TaskDistribution, TaskMemory, Uniform
-
-MAX_EPISODE_STEPS = 100
+from metarl.envs.native import SAMPLED_CURVATURE, NativeCore, NativeFamily, Slots, rows
+from metarl.envs.parameters import Check, flag, not_negative, number, one_of, optional, positive
+from metarl.envs.tasks import Bimodal, TaskDistribution, TaskEnvironment, Uniform
 
 
-class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
+class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     """A point in the plane is rewarded for being near a goal that only the reward tells.
 
     Observation, ``Box(-inf, inf, (2,), float64)``:
@@ -59,6 +57,16 @@ class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as in Gymnasium)
+    checks: ClassVar[Mapping[str, Check]] = {
+        "goal_bound": positive,
+        "start_bound": not_negative,
+        "goal_mode": optional(number),
+        "goal_deviation": not_negative,
+        "action_bound": positive,
+        "squared_distance": flag,
+        "end_distance": not_negative,
+        "end_norm": one_of("max", "euclidean"),
+    }
 
     def __init__(
         self,
@@ -72,16 +80,37 @@ class NavigationEnv(TaskMemory, gym.Env[FloatArray, FloatArray]):
         end_norm: Literal["max", "euclidean"] = "max",
         render_mode: str | None = None,
     ) -> None:
-        action_bound = positive("action_bound", action_bound)
-        self.tasks = _task_distribution(goal_bound, start_bound, goal_mode, goal_deviation)
+        chosen = self.checked(
+            {
+                "goal_bound": goal_bound,
+                "start_bound": start_bound,
+                "goal_mode": goal_mode,
+                "goal_deviation": goal_deviation,
+                "action_bound": action_bound,
+                "squared_distance": squared_distance,
+                "end_distance": end_distance,
+                "end_norm": end_norm,
+            }
+        )
+        self.tasks = self.distribution(chosen)
+        self._action_bound: float = chosen["action_bound"]
+        self._squared_distance: bool = chosen["squared_distance"]
+        self._end_distance: float = chosen["end_distance"]
+        self._end_norm: str = chosen["end_norm"]
         self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = spaces.Box(-action_bound, action_bound, (2,), np.float32)
+        self.action_space = spaces.Box(-self._action_bound, self._action_bound, (2,), np.float32)
         self.render_mode = render_mode
-        self._action_bound = action_bound
-        self._squared_distance = flag("squared_distance", squared_distance)
-        self._end_distance = not_negative("end_distance", end_distance)
-        self._end_norm = one_of("end_norm", end_norm, ("max", "euclidean"))
         self._trail: list[FloatArray] = []
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
+        start_bound: float = parameters["start_bound"]
+        if parameters["goal_mode"] is not None:
+            if start_bound > 0:
+                raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin.")
+            return Bimodal(parameters["goal_mode"], parameters["goal_deviation"])
+        bounds = np.array([parameters["goal_bound"]] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
+        return Uniform(-bounds, bounds)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -170,8 +199,9 @@ class NavigationFamily(NativeFamily):
     """
 
     name = "navigation"
-    horizon = MAX_EPISODE_STEPS
-    # A step is so short that threads mostly wait for the interpreter's lock: two are slower than one up to 1600 slots
+    horizon = 100
+    defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "meta_batch_size": 20}
+    # A step is so short that threads mostly wait for the interpreter's lock: two are slower than one up to 1600 slots.
     min_envs_per_shard = 800
     env_class = NavigationEnv
     core_class = NavigationCore
@@ -183,35 +213,16 @@ class NavigationFamily(NativeFamily):
         return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if _has_start(task) else described
 
 
-def navigation_vector(
-    num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any
-) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/Navigation-v0``; parameters as for `NavigationEnv`."""
-    env = NavigationEnv(**parameters)
-    return NativeVectorEnv(NavigationCore(env, num_envs), env, max_episode_steps)
-
-
 def starts(tasks: FloatArray) -> FloatArray:
     """Starts that belong to the tasks, else the origin, [..., 2, 3 or 4] to [..., 2]."""
     return tasks[..., 2:].copy() if _has_start(tasks) else np.zeros_like(tasks[..., :2])
 
 
 def _has_start(tasks: Any) -> bool:
-    # (x, y) is a goal alone, (x, y, mode) a bimodal one, and four numbers are goal and start
+    # (x, y) is a goal alone, (x, y, mode) a bimodal one, and four numbers are goal and start.
     return np.shape(tasks)[-1] == 4
 
 
-def _task_distribution(goal_bound: float, start_bound: float, mode: float | None, deviation: float) -> TaskDistribution:
-    goal_bound, start_bound = positive("goal_bound", goal_bound), not_negative("start_bound", start_bound)
-    deviation = not_negative("goal_deviation", deviation)
-    if mode is not None:
-        if start_bound > 0:
-            raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin")
-        return Bimodal(number("goal_mode", mode), deviation)
-    bounds = np.array([goal_bound] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
-    return Uniform(-bounds, bounds)
-
-
 def _squared_length(offsets: FloatArray) -> FloatArray:
-    # Written out: library norms of one vector and of many may differ in the last bit
+    # Written out: library norms of one vector and of many may differ in the last bit.
     return offsets[..., 0] * offsets[..., 0] + offsets[..., 1] * offsets[..., 1]

@@ -1,6 +1,7 @@
 """The oracle's view of a task family: the task is part of every observation."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
-from metarl.envs.interface import EpisodeBatch
+from metarl.envs.interface import EpisodeBatch, require_episode_batch
 from metarl.envs.looped import flat_observation_space
 
 
@@ -33,11 +34,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         super().__init__(env)
         self.known_task: Any = None
         self._name = family.name
-        inner = flat_observation_space(env.observation_space, family.name)
-        # Unbounded, because an evaluation may give tasks outside the task space's bounds
-        unbounded = np.full(_task_size(family), np.inf)
-        low, high = np.concatenate([inner.low, -unbounded]), np.concatenate([inner.high, unbounded])
-        self.observation_space = spaces.Box(low, high, dtype=np.float64)
+        flat = flat_observation_space(env.observation_space, family.name)
+        self.observation_space: spaces.Space[Any] = _space_with_task(flat, family)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -52,7 +50,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         if self.known_task is None:
             raise UserError(
                 f"the environment of {self._name} does not tell its task; set it with the family's set_task before the "
-                "reset, or let the environment return it as info['task']"
+                "reset, or let the environment return it as info['task']."
             )
         return self._with_task(observation), info
 
@@ -66,8 +64,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         return np.concatenate([flat, np.ravel(self.known_task)], dtype=np.float64)
 
 
-class OracleEpisodes:
-    """Episodes whose observations have the task appended; `EpisodeBatch` says the interface.
+class OracleEpisodes(EpisodeBatch):
+    """Episodes whose observations have the task appended.
 
     Args:
         episodes: The episodes without it; owned from now on.
@@ -75,14 +73,14 @@ class OracleEpisodes:
     """
 
     def __init__(self, episodes: EpisodeBatch, task_size: int) -> None:
-        self.num_envs = episodes.num_envs
+        super().__init__(episodes.num_envs, episodes.observation_size + task_size)
+        self.terms = episodes.terms
         self._episodes = episodes
         self._tasks = np.zeros((episodes.num_envs, task_size))
 
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        """Begins an episode in every slot or in some; see `EpisodeBatch.reset`."""
         self._tasks[... if slots is None else slots] = np.reshape(tasks, (-1, self._tasks.shape[1]))
         self._episodes.reset(tasks, seeds, self._without_task(observations), slots)
 
@@ -94,11 +92,10 @@ class OracleEpisodes:
         terminated: BoolArray,
         truncated: BoolArray,
     ) -> None:
-        """Takes one step in every slot whose episode has not ended; see `EpisodeBatch.step`."""
         self._episodes.step(actions, self._without_task(observations), rewards, terminated, truncated)
+        self.terms = self._episodes.terms
 
     def close(self) -> None:
-        """Closes the environments."""
         self._episodes.close()
 
     def _without_task(self, observations: FloatArray) -> FloatArray:
@@ -129,11 +126,13 @@ class OracleFamily(TaskFamily):
         self.min_envs_per_shard = family.min_envs_per_shard
         self.task_space = family.task_space
         self.num_modes = family.num_modes
+        self.terms = family.terms
+        self.defaults = family.defaults
         self._task_size = _task_size(family)
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
-        # A family that is never drawn has no such parameter
+        # A family that is never drawn has no such parameter.
         chosen = {} if render_mode is None else {"render_mode": render_mode}
         return TaskObservation(self._family.make_env(**chosen), self._family)
 
@@ -142,7 +141,7 @@ class OracleFamily(TaskFamily):
         layer = env
         while not isinstance(layer, TaskObservation):
             if not isinstance(layer, gym.Wrapper):
-                raise UserError(f"the environment does not show its task; make it with make_env, got {env}")
+                raise UserError(f"the environment does not show its task; make it with make_env, got {env}.")
             layer = layer.env
         layer.known_task = np.array(task)
         return self._family.set_task(layer.env, task)
@@ -156,9 +155,9 @@ class OracleFamily(TaskFamily):
         """Draws tasks for a split, those that the family draws, [n, *task shape]."""
         return self._family.sample_tasks(n, rng, split)
 
-    def draw_tasks(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
+    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
         """Draws tasks from the family's distribution, [n, *task shape]."""
-        return self._family.draw_tasks(n, rng)
+        return self._family.draw_tasks(n, rng, split)
 
     def check_task(self, task: Any) -> None:
         """Raises UserError unless ``task`` is a task of the inner family."""
@@ -170,11 +169,24 @@ class OracleFamily(TaskFamily):
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes the family's batch of slots, with the task in every observation."""
-        return OracleEpisodes(self._family.make_episodes(num_envs, horizon), self._task_size)
+        episodes = require_episode_batch(self._family.make_episodes(num_envs, horizon))
+        return OracleEpisodes(episodes, self._task_size)
 
     def describe_task(self, task: Any) -> str:
         """Says in a few words what a task is."""
         return self._family.describe_task(task)
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        return _space_with_task(self._family.observation_space, self._family), self._family.action_space
+
+
+def _space_with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box:
+    """The space of a family's flat observations with the task appended."""
+    # Unbounded, because an evaluation may give tasks outside the task space's bounds.
+    unbounded = np.full(_task_size(family), np.inf)
+    low, high = np.concatenate([observations.low, -unbounded]), np.concatenate([observations.high, unbounded])
+    return spaces.Box(low, high, dtype=np.float64)
 
 
 def _task_size(family: TaskFamily) -> int:
@@ -183,6 +195,6 @@ def _task_size(family: TaskFamily) -> int:
     if shape is None:
         raise UserError(
             f"the tasks of {family.name} are {family.task_space}, and only arrays of numbers can be appended to "
-            "observations; use a Box or Discrete task_space"
+            "observations; use a Box or Discrete task_space."
         )
     return int(np.prod(shape))

@@ -1,13 +1,18 @@
-"""What a family's parameters may be, told by name; they arrive from a command line, where anything can be written."""
+"""What a family's parameters may be, told by name; they arrive from a command line, where anything can be written.
+
+A check takes a parameter's name and value and returns the value as the environment wants it, or raises UserError.
+"""
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from metarl.common.errors import UserError
 
-_SMALLEST = math.ulp(0.0)  # positive float
+Check = Callable[[str, Any], Any]
+
+_SMALLEST = math.ulp(0.0)  # The smallest positive float.
 
 
 def number(name: str, value: Any) -> float:
@@ -41,19 +46,27 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def one_of(name: str, value: Any, choices: Sequence[str]) -> str:
-    """The value; raises UserError unless it is one of the choices."""
-    if value not in choices:
-        raise _refused(name, value, " or ".join(map(repr, choices)))
-    return str(value)
+def one_of(*choices: str) -> Check:
+    """The check that lets pass these choices."""
+
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise _refused(name, value, " or ".join(map(repr, choices)))
+        return str(value)
+
+    return check
 
 
-def interval(lowest: Any, highest: Any) -> tuple[float, float]:
-    """Both bounds as floats; raises UserError unless they are finite numbers, ``highest`` the greater one."""
-    low, high = number("lowest", lowest), number("highest", highest)
-    if low >= high:
-        raise UserError(f"highest must be greater than lowest, got lowest={low} and highest={high}")
-    return low, high
+def optional(check: Check) -> Check:
+    """The check that lets pass None too."""
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def interval(lowest: float, highest: float) -> tuple[float, float]:
+    """Both bounds; raises UserError unless ``highest`` is the greater one."""
+    if lowest >= highest:
+        raise UserError(f"highest must be greater than lowest, got lowest={lowest} and highest={highest}.")
+    return lowest, highest
 
 
 def _number(name: str, value: Any, wanted: str, least: float) -> float:
@@ -64,4 +77,4 @@ def _number(name: str, value: Any, wanted: str, least: float) -> float:
 
 
 def _refused(name: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"{name} must be {wanted}, got {value!r}")
+    return UserError(f"{name} must be {wanted}, got {value!r}.")

@@ -1,35 +1,36 @@
-"""The door to all task families, built-in and a user's own."""
+"""Looks up task families by name, built-in ones and a user's own, and names them again."""
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.errors import UserError, nearest
-from metarl.envs.family import TaskFamily
+from metarl.common.importing import import_named, importable_name
+from metarl.envs.family import FamilySpec, TaskFamily
 
 Factory = Callable[..., TaskFamily]
+FamilyLike = str | type[TaskFamily] | TaskFamily
 
 
 @dataclass(frozen=True)
 class _Entry:
     factory: Factory | str
+    summary: str | None
     kwargs: dict[str, Any]
 
 
 _registered: dict[str, _Entry] = {}
 
 
-def register(family: Factory | str, name: str | None = None, **kwargs: Any) -> None:
+def register(family: Factory | str, name: str | None = None, summary: str | None = None, **kwargs: Any) -> None:
     """Registers a task family under a name.
 
     Args:
         family: A subclass of `TaskFamily`, a function that makes one, or "package.module:Class", which is imported
             when it is asked for.
         name: The name; by default the family's own.
+        summary: What the family is, in one sentence; by default the first line of its docstring.
         **kwargs: Arguments for ``family``, which those of `get_family` override.
 
     Raises:
@@ -39,8 +40,8 @@ def register(family: Factory | str, name: str | None = None, **kwargs: Any) -> N
         own = family.rpartition(":")[2] if isinstance(family, str) else getattr(family, "__name__", "")
         name = str(getattr(family, "name", own))
     if name in _registered:
-        raise UserError(f"a task family named {name!r} is registered already; register yours under another name")
-    _registered[name] = _Entry(family, kwargs)
+        raise UserError(f"a task family named {name!r} is registered already; register yours under another name.")
+    _registered[name] = _Entry(family, summary, kwargs)
 
 
 def family_names() -> list[str]:
@@ -48,78 +49,111 @@ def family_names() -> list[str]:
     return list(_registered)
 
 
-def get_family(spec: str, **kwargs: Any) -> TaskFamily:
-    """Makes a task family, whose ``name`` is then ``spec``.
+def family_summaries() -> dict[str, str]:
+    """What each registered family is, in one sentence, by name, in the order of registration."""
+    return {name: _summary(entry) for name, entry in _registered.items()}
+
+
+def get_family(family: FamilyLike, /, **kwargs: Any) -> TaskFamily:
+    """Makes a task family; its ``name`` and ``spec`` then say how.
 
     Args:
-        spec: A registered name, or "package.module:Class".
+        family: A registered name, "package.module:Class", a class that can be imported, or a family that this function
+            has made, whose arguments hold unless ``kwargs`` gives others.
         **kwargs: Arguments for the family's constructor.
 
     Raises:
         UserError: If there is no such family, or if it does not take these arguments.
     """
-    if spec in _registered:
-        entry = _registered[spec]
+    name, own = family_spec(family)
+    chosen = {**own, **kwargs}
+    factory, registered = _factory(name)
+    made = _make(name, factory, {**registered, **chosen})
+    made.name, made.spec = name, FamilySpec(name, chosen)
+    return made
+
+
+def family_spec(family: FamilyLike) -> FamilySpec:
+    """Says how `get_family` makes a family, so that another process can make it again.
+
+    Args:
+        family: A name, which is returned as it is; a class, registered or importable; or a family that `get_family`
+            has made.
+
+    Returns:
+        A registered name or "package.module:Class", and the arguments.
+
+    Raises:
+        UserError: If the family cannot be named.
+    """
+    if isinstance(family, str):
+        return FamilySpec(family, {})
+    if isinstance(family, type) and issubclass(family, TaskFamily):
+        return FamilySpec(_name_of(family), {})
+    if not isinstance(family, TaskFamily):
+        raise UserError(f"give a task family as a name, a subclass of metarl.TaskFamily or a family, got {family!r}.")
+    if family.spec is None:
+        raise UserError(
+            f"this {type(family).__name__} was not made by get_family, so nothing says how to make it again; give its "
+            "class and, as env_kwargs, its arguments, or register a function that makes it."
+        )
+    return FamilySpec(family.spec.name, dict(family.spec.kwargs))
+
+
+def _name_of(family: type[TaskFamily]) -> str:
+    """The registered name that stands for a class alone, or else "package.module:Class"."""
+    spec = f"{family.__module__}:{family.__qualname__}"
+    for name, entry in _registered.items():
+        if (entry.factory is family or entry.factory == spec) and not entry.kwargs:
+            return name
+    return importable_name(family)
+
+
+def _summary(entry: _Entry) -> str:
+    if entry.summary is not None:
+        return entry.summary
+    try:
         factory = _import_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory
-        return _make(spec, factory, {**entry.kwargs, **kwargs})
-    if ":" in spec:
-        return _make(spec, _import_factory(spec), kwargs)
-    _refuse_root_link(spec)
+    except UserError as error:
+        return str(error)
+    return (factory.__doc__ or "").strip().partition("\n")[0]
+
+
+def _factory(name: str) -> tuple[Factory, dict[str, Any]]:
+    """What makes the family of this name, and the arguments that were registered with it."""
+    if name in _registered:
+        entry = _registered[name]
+        return _import_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory, entry.kwargs
+    if ":" in name:
+        return _import_factory(name), {}
     raise UserError(
-        f"there is no task family named {spec!r}.{nearest(spec, _registered)} Registered are "
-        f"{', '.join(_registered)}; a family of your own is given as package.module:Class"
+        f"there is no task family named {name!r}.{nearest(name, _registered)} Registered are "
+        f"{', '.join(_registered)}; a family of your own is given as package.module:Class."
     )
 
 
-def _make(spec: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
+def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
     try:
         inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
         accepted = ", ".join(inspect.signature(factory).parameters) or "none"
-        raise UserError(f"{spec} cannot be made with these arguments: {error}; it accepts: {accepted}") from None
+        raise UserError(f"{name} cannot be made with these arguments: {error}; it accepts: {accepted}.") from None
     try:
         family = factory(**kwargs)
     except UserError:
         raise
     except (TypeError, ValueError) as error:
-        raise UserError(f"{spec} cannot be made with these arguments: {type(error).__name__}: {error}") from error
+        raise UserError(f"{name} cannot be made with these arguments: {type(error).__name__}: {error}.") from error
     if not isinstance(family, TaskFamily):
-        raise UserError(f"{spec} makes a {type(family).__name__}, and a subclass of metarl.TaskFamily is expected")
-    family.name = spec
+        raise UserError(f"{name} makes a {type(family).__name__}, and a subclass of metarl.TaskFamily is expected.")
     return family
 
 
 def _import_factory(spec: str) -> Factory:
     """Imports "package.module:Class"; raises UserError if it is not there."""
-    _refuse_root_link(spec)
-    module_name, _, attribute = spec.partition(":")
-    module = _import_module(module_name)
-    if not hasattr(module, attribute):
-        raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}")
-    factory: Factory = getattr(module, attribute)
+    factory: Factory = import_named(spec, "a task family")
     if isinstance(factory, type) and not issubclass(factory, TaskFamily):
-        raise UserError(f"{spec} is not a task family; it must be a subclass of metarl.TaskFamily")
+        raise UserError(f"{spec} is not a task family; it must be a subclass of metarl.TaskFamily.")
     if not callable(factory):
-        raise UserError(f"{spec} is a {type(factory).__name__}, and a subclass of metarl.TaskFamily is expected")
+        raise UserError(f"{spec} is a {type(factory).__name__}, and a subclass of metarl.TaskFamily is expected.")
     return factory
-
-
-def _import_module(name: str) -> Any:
-    # An installed command does not look into the working directory by itself; python -m does
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}.")
-        if missing or name == "":
-            raise UserError(
-                f"there is no module {name!r}; run from the folder that holds it, or install its package"
-            ) from None
-        raise UserError(f"importing {name!r} failed with {type(error).__name__}: {error}") from error
-
-
-def _refuse_root_link(spec: str) -> None:
-    # A checkout has a link called envs at its root; importing through it would load every module twice
-    if spec.partition(":")[0].split(".")[0] == "envs":
-        raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}")

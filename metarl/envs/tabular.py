@@ -1,7 +1,7 @@
 """Tabular Markov decision processes: finitely many states, with rewards and transitions that only acting tells."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
-from metarl.envs.native import NativeCore, NativeFamily, NativeVectorEnv, SlotGenerators, Slots, choices, rows
-from metarl.envs.parameters import positive_whole
-from metarl.envs.tasks import TaskDistribution, TaskMemory
+from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, choices, rows
+from metarl.envs.parameters import Check, positive_whole
+from metarl.envs.tasks import TaskDistribution, TaskEnvironment
 
-MAX_EPISODE_STEPS = 10
 _SUM_TOLERANCE = 1e-8
 
 
@@ -68,7 +67,7 @@ class RandomMDPs(TaskDistribution):
         return tasks[..., states * actions :].reshape(*tasks.shape[:-1], states, actions, states)
 
 
-class TabularMDPEnv(TaskMemory, gym.Env[FloatArray, Any]):
+class TabularMDPEnv(TaskEnvironment, gym.Env[FloatArray, Any]):
     """A Markov decision process whose mean rewards and transition probabilities are the task.
 
     Observation, ``Box(0, 1, (num_states,), float64)``:
@@ -98,15 +97,21 @@ class TabularMDPEnv(TaskMemory, gym.Env[FloatArray, Any]):
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
+    checks: ClassVar[Mapping[str, Check]] = {"num_states": positive_whole, "num_actions": positive_whole}
 
     def __init__(self, num_states: int = 10, num_actions: int = 5, render_mode: str | None = None) -> None:
-        self.num_states = positive_whole("num_states", num_states)
-        self.num_actions = positive_whole("num_actions", num_actions)
+        chosen = self.checked({"num_states": num_states, "num_actions": num_actions})
+        self.num_states: int = chosen["num_states"]
+        self.num_actions: int = chosen["num_actions"]
         self.render_mode = render_mode
-        self.tasks: RandomMDPs = RandomMDPs(self.num_states, self.num_actions)
+        self.tasks: RandomMDPs = self.distribution(chosen)
         self.observation_space = spaces.Box(0.0, 1.0, (self.num_states,), np.float64)
         self.action_space = spaces.Discrete(self.num_actions)
         self._state = 0
+
+    @staticmethod
+    def distribution(parameters: Mapping[str, Any]) -> RandomMDPs:
+        return RandomMDPs(parameters["num_states"], parameters["num_actions"])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -140,7 +145,7 @@ class TabularMDPCore(NativeCore):
     def __init__(self, env: TabularMDPEnv, num_envs: int) -> None:
         super().__init__(num_envs, env.tasks.space.shape)
         self._num_actions = env.num_actions
-        # Views: what the owner writes into the tasks shows here
+        # Views: what the owner writes into the tasks shows here.
         self._means, self._transitions = env.tasks.means(self.tasks), env.tasks.transitions(self.tasks)
         self._states = np.zeros(num_envs, int)
         self._all = np.arange(num_envs)
@@ -155,7 +160,7 @@ class TabularMDPCore(NativeCore):
         """Takes an action in some slots; see `NativeCore.advance`."""
         chosen = choices(rows(actions, slots), self._num_actions)
         index = (self._all[slots], self._states[slots], chosen)
-        # Reward, then next state: the order in which the single environment draws
+        # Reward, then next state: the order in which the single environment draws.
         generators = self._generators.of(slots)
         noise = np.array([generator.standard_normal() for generator in generators])
         uniform = np.array([generator.random() for generator in generators])
@@ -178,7 +183,7 @@ class TabularMDPFamily(NativeFamily):
     """
 
     name = "tabular-mdp"
-    horizon = MAX_EPISODE_STEPS
+    horizon = 10
     env_class = TabularMDPEnv
     core_class = TabularMDPCore
 
@@ -187,12 +192,6 @@ class TabularMDPFamily(NativeFamily):
         assert isinstance(self._distribution, RandomMDPs)
         means = self._distribution.means(np.asarray(task))
         return f"mean rewards from {means.min():.2f} to {means.max():.2f}"
-
-
-def tabular_vector(num_envs: int = 1, max_episode_steps: int = MAX_EPISODE_STEPS, **parameters: Any) -> NativeVectorEnv:
-    """Makes the native vector environment of ``metarl/TabularMDP-v0``; parameters as for `TabularMDPEnv`."""
-    env = TabularMDPEnv(**parameters)
-    return NativeVectorEnv(TabularMDPCore(env, num_envs), env, max_episode_steps)
 
 
 def next_states(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
@@ -206,7 +205,7 @@ def next_states(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
         Next states, [...]; never one of probability 0.
     """
     cumulative = probabilities.cumsum(axis=-1)
-    # Up to the sum, which is 1 but for rounding: else a last state of probability 0 might be drawn
+    # Up to the sum, which is 1 but for rounding: else a last state of probability 0 might be drawn.
     return np.asarray((cumulative <= (uniform * cumulative[..., -1])[..., None]).sum(axis=-1))
 
 
@@ -217,5 +216,5 @@ def _refuse(transitions: FloatArray, wrong: BoolArray, wanted: str) -> None:
         row = transitions[state, action]
         raise UserError(
             f"the transition probabilities of state {state}, action {action} {wanted}; got {row}, whose sum is "
-            f"{row.sum():.6g}"
+            f"{row.sum():.6g}."
         )

@@ -1,6 +1,7 @@
-"""Distributions of tasks, and how a single environment remembers its task."""
+"""Distributions of tasks, and what the built-in environments share: their parameters and their task."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray, IntArray
 from metarl.common.errors import UserError
+from metarl.envs.parameters import Check
 
 
 class TaskDistribution(ABC):
@@ -42,9 +44,9 @@ class TaskDistribution(ABC):
         """
         checked = np.array(task, np.float64)
         if checked.shape != self.space.shape:
-            raise UserError(f"the task must have shape {self.space.shape}, got {checked.shape}")
+            raise UserError(f"the task must have shape {self.space.shape}, got {checked.shape}.")
         if not np.isfinite(checked).all():
-            raise UserError(f"the task must be finite, got {checked}")
+            raise UserError(f"the task must be finite, got {checked}.")
         return checked
 
 
@@ -64,7 +66,7 @@ class Directions(TaskDistribution):
         """Returns a copy of the direction; raises UserError unless it is -1 or +1."""
         checked = super().check(task)
         if checked not in self.all_tasks:
-            raise UserError(f"the task must be a direction, -1 or +1, got {checked}")
+            raise UserError(f"the task must be a direction, -1 or +1, got {checked}.")
         return checked
 
 
@@ -143,7 +145,7 @@ class Bimodal(TaskDistribution):
         """Returns a copy of the task; raises UserError unless it is a point and 0 or 1."""
         checked = super().check(task)
         if checked[2] not in (0, 1):
-            raise UserError(f"the task must be (x, y, mode) with mode 0 or 1, got mode {checked[2]}")
+            raise UserError(f"the task must be (x, y, mode) with mode 0 or 1, got mode {checked[2]}.")
         return checked
 
 
@@ -168,23 +170,42 @@ class Probabilities(TaskDistribution):
         """Returns a copy of the probabilities; raises UserError unless all lie in [0, 1]."""
         checked = super().check(task)
         if checked.min() < 0 or checked.max() > 1:
-            raise UserError(f"the task must hold probabilities, each between 0 and 1, got {checked}")
+            raise UserError(f"the task must hold probabilities, each between 0 and 1, got {checked}.")
         return checked
 
 
-class TaskMemory:
-    """Mixed into a single environment: which task it has.
+class TaskEnvironment:
+    """Mixed into a built-in environment: what its parameters may be, where its tasks come from and which one it has.
 
     A task given at reset lasts until another is given, or until a new seed comes without one; then it is drawn from
     that seed.
 
     Attributes:
+        checks: What each parameter may be, by name; ``render_mode`` is Gymnasium's to check.
         tasks: The distribution of the environment's tasks.
         task: The current task, [*task shape].
     """
 
+    checks: ClassVar[Mapping[str, Check]]
     tasks: TaskDistribution
     task: FloatArray | None = None
+
+    @classmethod
+    def checked(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks all parameters of the environment, by name, without making one.
+
+        Returns:
+            The parameters as the environment uses them, 50.0 as 50 where a whole number is meant.
+
+        Raises:
+            UserError: If one of them has a wrong value.
+        """
+        return {name: check(name, parameters[name]) for name, check in cls.checks.items()}
+
+    @staticmethod
+    @abstractmethod
+    def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
+        """The distribution of tasks under checked parameters; raises UserError if they contradict each other."""
 
     def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
         """Seeds the environment and settles its task, before anything else of a reset.
@@ -213,5 +234,5 @@ def task_option(options: dict[str, Any] | None) -> Any:
     """The task in a reset's options, or None; raises UserError for any other option."""
     unknown = set(options or {}) - {"task"}
     if unknown:
-        raise UserError(f"reset takes the option 'task' only, got {', '.join(sorted(map(repr, unknown)))}")
+        raise UserError(f"reset takes the option 'task' only, got {', '.join(sorted(map(repr, unknown)))}.")
     return (options or {}).get("task")

@@ -12,7 +12,8 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
 from metarl.inner.rule import Adaptation, Stage
-from metarl.policies.base import Policy
+from metarl.inner.support import PolicyGradientSupport
+from metarl.policies.losses import InnerLoss
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class InnerLoop:
         stages: The inner loop that was run, from ``rule.stages``.
         meta: The meta-parameters that it started from, [meta parameter].
         modes: Mode of each task, [task].
-        supports: The rollouts of each stage; a stage that reuses rollouts has its predecessor's.
+        supports: What each stage saw; a stage that reuses rollouts has its predecessor's.
         queries: Rollouts of each policy in the meta-objective; the last are the adapted policies'.
     """
 
@@ -32,7 +33,7 @@ class InnerLoop:
     stages: Sequence[Stage]
     meta: Tensor
     modes: Tensor
-    supports: Sequence[Rollouts]
+    supports: Sequence[PolicyGradientSupport]
     queries: Sequence[Rollouts]
 
     @property
@@ -48,8 +49,13 @@ class InnerLoop:
 
     def tasks(self, start: int, stop: int) -> InnerLoop:
         """The inner loop of tasks ``start`` to ``stop``."""
-        supports, queries = ([r.tasks(start, stop) for r in kind] for kind in (self.supports, self.queries))
+        supports = [support.tasks(start, stop) for support in self.supports]
+        queries = [query.tasks(start, stop) for query in self.queries]
         return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries)
+
+    def with_curvature(self, fraction: float) -> InnerLoop:
+        """The same inner loop, whose supports take many Jacobian products over this share of their rows, in (0, 1]."""
+        return replace(self, supports=[support.with_curvature(fraction) for support in self.supports])
 
     def replay(self, meta: Tensor) -> list[Tensor]:
         """The policies before each stage and after the last, each [task, parameter].
@@ -84,9 +90,9 @@ class Adapted:
     Attributes:
         loop: The inner loop.
         parameters: The adapted policies, [task, parameter].
-        returns: Mean return of each task after 0, 1, ... gradient steps, [task, step].
-        modulated_returns: Mean return of each task after what precedes the first gradient step (such as modulation),
-            [task]; None where nothing does, or where its rollouts are not measured.
+        returns: Mean return of each task after 0, 1, ... steps, [task, step].
+        modulated_returns: Mean return of each task after what precedes the first step (such as modulation), [task];
+            None where nothing does, or where its rollouts are not measured.
         env_steps: Environment steps taken, all rollouts counted once.
         effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
             each reuse [task].
@@ -107,6 +113,7 @@ def adapt(
     stages: Sequence[Stage],
     modes: Tensor,
     collect: Callable[[Tensor, int, int | None], Rollouts],
+    loss: InnerLoss,
     each_task: bool = True,
 ) -> Adapted:
     """Runs the inner loop, collecting rollouts between the stages and with the adapted policies.
@@ -118,10 +125,11 @@ def adapt(
         modes: Mode of each task, [task].
         collect: Called with the policies [task, parameter], the phase's number and how many episodes of each task
             (None: as set); returns rollouts of all tasks.
+        loss: Inner loss, see `metarl.policies.losses.inner_loss`.
         each_task: Update the tasks one by one (in the core's cache, on a CPU) instead of all at once.
     """
     parameters = rule.start(meta, modes).contiguous()
-    supports: list[Rollouts] = []
+    supports: list[PolicyGradientSupport] = []
     queries: list[Rollouts] = []
     returns: list[Tensor] = []
     sizes: list[Tensor] = []
@@ -144,15 +152,15 @@ def adapt(
         if stage.rollouts == 0:
             support = supports[-1]
             with timed("effective sample size"):
-                sizes.append(_effective_sample_size(rule.policy, policies(), support))
+                sizes.append(_effective_sample_size(policies(), support))
         else:
-            support = collect_next(stage.rollouts)
+            support = PolicyGradientSupport(rule.policy, collect_next(stage.rollouts), loss)
             if supports and num_steps == 0:
-                modulated = support.mean_returns()
+                modulated = support.rollouts.mean_returns()
         supports.append(support)
         with timed("adaptation"):
             parameters = _update(stage, meta, parameters, support, each_task)
-        num_steps += stage.gradient_step
+        num_steps += stage.is_step
         if stage.query_weight:
             queries.append(collect_next())
     queries.append(collect_next())
@@ -160,18 +168,17 @@ def adapt(
     return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes)
 
 
-def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: Rollouts, each_task: bool) -> Tensor:
+def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradientSupport, each_task: bool) -> Tensor:
     if not each_task:
         return stage.update(meta, parameters, support)
     tasks = range(support.num_tasks)
     return torch.cat([stage.update(meta, parameters[i : i + 1], support.tasks(i, i + 1)) for i in tasks])
 
 
-def _effective_sample_size(policy: Policy, parameters: Tensor, support: Rollouts) -> Tensor:
+def _effective_sample_size(parameters: Tensor, support: PolicyGradientSupport) -> Tensor:
     """(sum w)^2 / sum w^2 as a share of the number of samples, [task]; 1 on policy."""
     samples = support.samples
-    outputs = policy.outputs(parameters, samples.observations)
-    log_prob = policy.distribution.log_prob(outputs, policy.extra(parameters), samples.actions)
+    log_prob = support.policy.log_prob(parameters, samples.observations, samples.actions)
     alive = samples.weights > 0
     ratio = torch.exp((log_prob - samples.log_probs).double()) * alive
     return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))

@@ -1,26 +1,36 @@
-"""What an adaptation rule is: a sequence of stages that map support rollouts to task parameters."""
+"""What an adaptation rule is: a sequence of stages that map support data to task parameters."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.data import Rollouts
-from metarl.inner.gradients import policy_gradient
-from metarl.policies.base import Policy
-from metarl.policies.losses import InnerLoss
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
 
 if TYPE_CHECKING:
     from metarl.inner.loop import InnerLoop
 
 UNKNOWN_MODE = -1
-"""Mode of a task that nobody told."""
+"""Marks a task whose mode is unknown."""
+
+
+class StageKind(Enum):
+    """What a stage counts as."""
+
+    GRADIENT_STEP = auto()
+    """A step of the inner loop along a gradient, which partial adaptation may restrict."""
+    STEP = auto()
+    """Another step of the inner loop."""
+    PREPARATION = auto()
+    """Precedes the steps, such as attenuation, and is not counted in reports."""
 
 
 @dataclass(frozen=True)
@@ -28,23 +38,28 @@ class Stage:
     """One part of the inner loop.
 
     Attributes:
-        update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support rollouts) to the
-            next task parameters; differentiable in the first two, inputs not modified.
+        update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support) to the next
+            task parameters; differentiable in the first two, inputs not modified.
         rollouts: Episodes of each task that the update wants: None for as many as the run is set to, 0 for the previous
             stage's again.
-        gradient_step: Whether the update counts as a gradient step in reports.
+        kind: What the update counts as.
         query_weight: Weight in the meta-objective of the policies after this stage, which get query rollouts of their
             own (multi-step loss); the adapted policies' weight is what is left of 1. Not for the last stage.
     """
 
-    update: Callable[[Tensor, Tensor, Rollouts], Tensor]
+    update: Callable[[Tensor, Tensor, Support], Tensor]
     rollouts: int | None = None
-    gradient_step: bool = True
+    kind: StageKind = StageKind.GRADIENT_STEP
     query_weight: float = 0.0
+
+    @property
+    def is_step(self) -> bool:
+        """Whether reports count the update as a step."""
+        return self.kind is not StageKind.PREPARATION
 
 
 class Adaptation(ABC):
-    """An adaptation rule: maps meta-parameters and support rollouts to task parameters, in stages.
+    """An adaptation rule: maps meta-parameters and support data to task parameters, in stages.
 
     The first of a task's parameters are its policy's; what a rule appends to them is for its own later stages.
 
@@ -53,13 +68,21 @@ class Adaptation(ABC):
         num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
     """
 
-    def __init__(self, policy: Policy, num_meta: int) -> None:
+    exact: bool = True
+    """Whether derivatives of the stages leave nothing out; first-order rules leave out the Hessian, on purpose."""
+
+    def __init__(self, policy: DifferentiablePolicy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
     @property
     def adapted(self) -> Sequence[str]:
         """Names of the policy's tensors that gradient steps change; by default all."""
         return self.policy.layout.names
+
+    @property
+    def step_name(self) -> str:
+        """What reports call a step of the inner loop."""
+        return "gradient step"
 
     @abstractmethod
     def initial(self, generator: np.random.Generator) -> Tensor:
@@ -97,6 +120,23 @@ class Adaptation(ABC):
         """
         return loop.meta.new_zeros(loop.num_tasks, 0)
 
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """What the columns of `observe`'s result are, by name; reports leave out columns without a name."""
+        return {}
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        """What the rule multiplies the initialisation by: the mean factor on each tensor of the policy.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            observed: What `observe` returned, [task, feature].
+
+        Returns:
+            [task, tensor]; None if the rule does not attenuate.
+        """
+        return None
+
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
         """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
         return {}
@@ -106,31 +146,53 @@ class Adaptation(ABC):
         return meta
 
 
-def gradient_step(
-    policy: Policy,
-    parameters: Tensor,
-    support: Rollouts,
-    loss: InnerLoss,
-    step_size: float | Tensor,
-    first_order: bool = False,
-) -> Tensor:
-    """One policy-gradient step for each task: theta'_i = theta_i - step_size * grad L_i(theta_i).
+class WrappedAdaptation(Adaptation):
+    """A rule around another one, which does what is not overridden.
 
     Args:
-        policy: The policy.
-        parameters: [task, parameter].
-        support: Rollouts of as many tasks.
-        loss: Inner loss, see `metarl.policies.losses.inner_loss`.
-        step_size: One number, or one for each parameter, [parameter] or [task, parameter].
-        first_order: Take the gradient as a constant in the meta-gradient.
-
-    Returns:
-        [task, parameter].
-
-    Source: Finn et al. 2017, algorithm 3.
+        rule: The other rule.
+        num_meta: Number of meta-parameters; by default the other rule's.
     """
-    gradient = policy_gradient(policy, parameters, support, loss)
-    return parameters - step_size * (gradient.detach() if first_order else gradient)
+
+    def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
+        super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
+        self._rule, self.exact = rule, rule.exact
+
+    @property
+    def adapted(self) -> Sequence[str]:
+        return self._rule.adapted
+
+    @property
+    def step_name(self) -> str:
+        return self._rule.step_name
+
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        return self._rule.initial(generator)
+
+    def initialisation(self, modes: Tensor) -> Tensor:
+        return self._rule.initialisation(modes)
+
+    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
+        return self._rule.start(meta, modes)
+
+    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
+        return self._rule.stages(step_scales, iteration)
+
+    def observe(self, loop: InnerLoop) -> Tensor:
+        return self._rule.observe(loop)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        return self._rule.observed
+
+    def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
+        return self._rule.attenuation(meta, observed)
+
+    def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
+        return self._rule.describe(meta, observed)
+
+    def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
+        return self._rule.after_meta_step(meta, observed)
 
 
 def evaluation_scales(num_steps: int) -> tuple[float, ...]:

@@ -14,12 +14,14 @@ from torch import Tensor
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config
+from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import TaskFamily
 from metarl.inner.loop import Adapted, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
+from metarl.policies.losses import InnerLoss
 from metarl.rollouts.sampler import Sampler, with_advantages
 
 
@@ -40,28 +42,28 @@ class Runner:
     """Runs inner loops for a fixed number of tasks; a shard owns some of the tasks, their environments and a thread.
 
     Args:
-        config: The run's settings.
         family: The task family.
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
-        rollouts_per_task: Episodes of each task at each stage that wants no other number.
+        settings: Episodes, and what is made of them; ``rollouts_per_task`` holds for stages that want no other number.
+        inner_loss: Inner loss, see `metarl.policies.losses.inner_loss`.
         workers: Threads; whether they are stopping is asked at every environment step.
         device: Where adaptation computes; simulation is on the CPU.
     """
 
     def __init__(
         self,
-        config: Config,
         family: TaskFamily,
         rule: Adaptation,
         num_tasks: int,
-        rollouts_per_task: int,
+        settings: RolloutSettings,
+        inner_loss: InnerLoss,
         workers: Workers,
         device: torch.device,
     ) -> None:
-        self._config, self._family, self._rule = config, family, rule
+        self._settings, self._inner_loss, self._family, self._rule = settings, inner_loss, family, rule
         self._workers, self._device = workers, device
-        self._num_tasks, self._rollouts_per_task = num_tasks, rollouts_per_task
+        self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
@@ -106,16 +108,16 @@ class Runner:
                 begin = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
-                    sampler = self._sampler_of(index, rollouts_per_task or self._rollouts_per_task)
+                    sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
                     rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
                     with timed("advantages"):
-                        rollouts = with_advantages(rollouts, self._config.discount, self._config.gae_lambda)
+                        rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
                 rollout_seconds += time.perf_counter() - begin
                 return rollouts.to(self._device)
 
             begin = time.perf_counter()
-            one_by_one = self._device.type == "cpu"
-            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, each_task=one_by_one)
+            one_by_one, loss = self._device.type == "cpu", self._inner_loss
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
             seconds = time.perf_counter() - begin
             return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
 
@@ -131,18 +133,18 @@ class Runner:
         return samplers[rollouts_per_task]
 
     def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
-        num_tasks, config = stop - start, self._config
-        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, config.horizon)
-        action_map = ActionMap(self._family.action_space, config.action_scale)
+        num_tasks, settings = stop - start, self._settings
+        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, settings.horizon)
+        action_map = ActionMap(self._family.action_space, settings.action_scale)
         stopped = self._workers.stopping.is_set
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, config.horizon, stopped)
+        return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, stopped)
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
     """One inner loop of all shards' tasks; reused rollouts stay one object."""
-    loops, supports = [part.loop for part in parts], list[Rollouts]()
+    loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
-        supports.append(supports[-1] if stage.rollouts == 0 else Rollouts.concatenate(of_shards))
+        supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
     modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]

@@ -8,7 +8,6 @@ second derivatives only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from metarl.common.lazy import lazy
 from metarl.common.parallel import Workers
-from metarl.data import CurvatureRows, Samples
+from metarl.data import Samples
+from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop
 from metarl.policies.base import Linearised
 from metarl.policies.losses import OutputDerivatives, inner_loss
@@ -41,9 +41,10 @@ class MetaObjective:
         self, loop: InnerLoop, workers: Workers, hessian_fraction: float = 1.0, fisher_rows: Tensor | None = None
     ) -> None:
         self._workers, self._num_tasks = workers, loop.num_tasks
+        loop = loop.with_curvature(hessian_fraction)
         size = 1 if loop.meta.device.type == "cpu" else loop.num_tasks
         starts = range(0, loop.num_tasks, size)
-        self._chunks = [_Chunk(loop.tasks(i, i + size), hessian_fraction, fisher_rows) for i in starts]
+        self._chunks = [_Chunk(loop.tasks(i, i + size), fisher_rows) for i in starts]
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses every step."""
@@ -87,16 +88,13 @@ class MetaObjective:
 class _Chunk:
     """The meta-objective's part that comes from some of the tasks, summed over them."""
 
-    def __init__(self, loop: InnerLoop, hessian_fraction: float, fisher_rows: Tensor | None) -> None:
-        self._rows = CurvatureRows()
-        self._loop = replace(loop, supports=[replace(each, curvature_rows=self._rows) for each in loop.supports])
-        self._policy, self._weights = loop.rule.policy, loop.query_weights
+    def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
+        self._loop, self._policy, self._weights = loop, loop.rule.policy, loop.query_weights
         self._queries = [query.samples for query in loop.queries]
-        self._hessian_fraction, self._fisher_rows = hessian_fraction, fisher_rows
+        self._fisher_rows = fisher_rows
 
     def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Sums over tasks of the surrogate loss, float64 scalar, and of its gradient, [meta parameter]."""
-        self._rows.fraction = 1.0
         points = self._linearised
         if self._fisher_rows is not None:
             points = self._linearise(self._queries)
@@ -105,16 +103,18 @@ class _Chunk:
         for at, query, weight in zip(points, self._queries, self._weights, strict=True):
             derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, "ratio")
             pulled_back.append(weight * at.pullback(derivatives.gradient, derivatives.extra_gradient))
-        return self._surrogate(self._old), self._adapted.transposed(torch.stack(pulled_back))
+        return self._surrogate(self._old), self._adaptation.gradient(torch.stack(pulled_back))
 
     def fisher_product(self, direction: Tensor) -> Tensor:
-        self._rows.fraction = self._hessian_fraction
-        along = zip(self._linearised, self._adapted.forward(direction), self._weights, strict=True)
-        return self._adapted.transposed(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
+        along = zip(self._linearised, self._adaptation.pushforward(direction), self._weights, strict=True)
+        return self._adaptation.pullback(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
 
     @lazy
-    def _adapted(self) -> _Jacobian:
-        return _Jacobian(self._loop)
+    @torch.enable_grad()
+    def _adaptation(self) -> GraphJacobian:
+        """From the meta-parameters to the queried policies, [query, task, parameter]."""
+        meta = self._loop.meta.detach().clone().requires_grad_()
+        return GraphJacobian(meta, self._loop.queried(self._loop.replay(meta)))
 
     @lazy
     def _linearised(self) -> list[Linearised]:
@@ -123,7 +123,7 @@ class _Chunk:
         return self._linearise([query if rows is None else query.subset(rows) for query in self._queries])
 
     def _linearise(self, queries: Sequence[Samples]) -> list[Linearised]:
-        return [self._policy.linearise(p, q) for p, q in zip(self._adapted.parameters, queries, strict=True)]
+        return [self._policy.linearise(p, q) for p, q in zip(self._adaptation.outputs, queries, strict=True)]
 
     @torch.no_grad()
     def evaluate(self, meta: Tensor) -> Tensor:
@@ -135,7 +135,6 @@ class _Chunk:
         return torch.stack([self._surrogate(new), kl])
 
     def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[Tensor, Tensor]:
-        self._rows.fraction = 1.0
         distribution, loop = self._policy.distribution, self._loop
         with torch.enable_grad():
             meta = meta.detach().clone().requires_grad_()
@@ -198,35 +197,3 @@ class _Chunk:
         for at, query, weight in zip(distributions, self._queries, self._weights, strict=True):
             total += weight * inner_loss(self._policy.distribution, *at, query, "ratio").double().sum()
         return total
-
-
-class _Jacobian:
-    """Jacobian products through the inner loop; its graph is built once.
-
-    ``q = J^T u`` is linear in u, so its derivative by u along v is J v: no forward-mode differentiation is needed.
-    """
-
-    @torch.enable_grad()
-    def __init__(self, loop: InnerLoop) -> None:
-        self._meta = loop.meta.detach().clone().requires_grad_()
-        self._adapted = loop.queried(loop.replay(self._meta))
-        self.parameters = self._adapted.detach()
-        self._probed: tuple[Tensor, Tensor] | None = None
-
-    def transposed(self, direction: Tensor) -> Tensor:
-        """J^T times ``direction`` [query, task, parameter], summed over queries and tasks: [meta parameter]."""
-        if self._probed is None:
-            return self._probe(direction)[1].detach()
-        return torch.autograd.grad(self._adapted, self._meta, direction, retain_graph=True)[0]
-
-    def forward(self, direction: Tensor) -> Tensor:
-        """J times ``direction`` [meta parameter]: [query, task, parameter]."""
-        probe, transposed = self._probed or self._probe(torch.zeros_like(self._adapted))
-        return torch.autograd.grad(transposed, probe, direction, retain_graph=True)[0]
-
-    @torch.enable_grad()
-    def _probe(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps u and J^T u for later; at any u, so the first product with J^T costs nothing extra."""
-        probe = direction.detach().requires_grad_()
-        self._probed = probe, torch.autograd.grad(self._adapted, self._meta, probe, create_graph=True)[0]
-        return self._probed

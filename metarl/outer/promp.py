@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
-from metarl.config.settings import ProMPConfig
-from metarl.outer.trpo import StepReport
+from metarl.config.optimisers import ProMPConfig
+from metarl.data import LearnerState
+from metarl.inner.loop import InnerLoop
+from metarl.outer.objective import MetaObjective
+from metarl.outer.optimiser import StepReport
 
 
 class ProximalObjective(Protocol):
@@ -22,38 +28,68 @@ class ProximalObjective(Protocol):
         """(surrogate loss, mean KL divergence of the adapted policies) at any meta-parameters."""
 
 
+class ProMP:
+    """The proximal meta-optimiser; remembers Adam's moments.
+
+    Args:
+        config: Settings.
+    """
+
+    def __init__(self, config: ProMPConfig) -> None:
+        self._config = config
+
+    def step(
+        self, state: LearnerState, loop: InnerLoop, workers: Workers, generator: np.random.Generator
+    ) -> tuple[LearnerState, StepReport]:
+        """One `promp_step`; nothing in it is random."""
+        return promp_step(state, MetaObjective(loop, workers), self._config)
+
+
 def promp_step(
-    meta: Tensor, state: Tensor, objective: ProximalObjective, config: ProMPConfig
-) -> tuple[Tensor, Tensor, StepReport]:
+    state: LearnerState, objective: ProximalObjective, config: ProMPConfig
+) -> tuple[LearnerState, StepReport]:
     """Some epochs of gradient steps with Adam.
 
     Args:
-        meta: Where the data were collected, [meta parameter].
-        state: Adam's from the step before, empty before the first one.
+        state: Meta-parameters where the data were collected; Adam's ``step``, ``exp_avg`` and ``exp_avg_sq`` from the
+            step before, none before the first one.
         objective: The clipped surrogate.
         config: Settings.
 
     Returns:
-        The new meta-parameters and state (the old ones if a gradient is not finite), and what happened.
+        The new state (the old one if a gradient is not finite), and what happened. Outcomes are ``k epochs`` and
+        ``non-finite`` (a gradient). Numbers are ``epochs`` done; ``surrogate_gain``, the decrease of the surrogate
+        loss, in standardised advantages per step; ``kl``, the mean KL divergence, in nats per step; and the first
+        ``meta_gradient_norm``.
 
     Source: Rothfuss et al. 2019, algorithm 1.
     """
-    parameter = meta.detach().clone().requires_grad_()
+    parameter = state.meta.detach().clone().requires_grad_()
     adam = torch.optim.Adam([parameter], lr=config.lr)
-    if len(state):
-        moments = state[1:].to(meta.device).view(2, -1).clone()
-        adam.state[parameter] = {"step": state[0].cpu(), "exp_avg": moments[0], "exp_avg_sq": moments[1]}
-    norms = []
-    for _ in range(config.epochs):
+    if state.memory:
+        adam.state[parameter] = _copies(state.memory, parameter.device)
+    norms: list[float] = []
+
+    def report(outcome: str, epochs: int, gain: float = 0.0, kl: float = 0.0) -> StepReport:
+        numbers = {"epochs": epochs, "surrogate_gain": gain, "kl": kl, "meta_gradient_norm": norms[0]}
+        return StepReport(outcome, numbers)
+
+    for epoch in range(config.epochs):
         with timed("proximal gradient"):
             _, parameter.grad = objective.proximal(parameter.detach(), config.clip, config.kl_penalty)
         norms.append(float(parameter.grad.norm()))
         if not bool(torch.isfinite(parameter.grad).all()):
-            return meta, state, StepReport("non-finite", False, 0, 0.0, 0.0, norms[0])
+            return state, report("non-finite", epoch)
         adam.step()
     moved = parameter.detach()
     with timed("surrogate and divergence"):
-        (before, _), (after, kl) = objective.evaluate(meta), objective.evaluate(moved)
-    entry = adam.state[parameter]
-    state = torch.cat([entry["step"].to(meta).view(1), entry["exp_avg"], entry["exp_avg_sq"]])
-    return moved, state, StepReport(f"{config.epochs} epochs", True, 0, before - after, kl, norms[0])
+        (before, _), (after, kl) = objective.evaluate(state.meta), objective.evaluate(moved)
+    memory = dict(adam.state[parameter])
+    return LearnerState(moved, memory), report(f"{config.epochs} epochs", config.epochs, before - after, kl)
+
+
+def _copies(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    # Adam changes its memory in place, and counts its steps on the CPU.
+    return {
+        name: value.cpu().clone() if name == "step" else value.to(device, copy=True) for name, value in memory.items()
+    }

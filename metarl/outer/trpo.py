@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
-from metarl.config.settings import TRPOConfig
+from metarl.config.optimisers import TRPOConfig
+from metarl.data import LearnerState
+from metarl.inner.loop import InnerLoop
+from metarl.outer.objective import MetaObjective
+from metarl.outer.optimiser import StepReport
 
 
 class Objective(Protocol):
@@ -26,27 +32,31 @@ class Objective(Protocol):
         """(surrogate loss, mean KL divergence from the data's policies) at ``parameters``."""
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What became of a step.
+class TRPO:
+    """The trust-region meta-optimiser; remembers nothing.
 
-    Attributes:
-        outcome: ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero gradient``,
-            ``non-finite`` (gradient or direction), or ``k epochs`` of an optimiser without a line search; the
-            parameters are unchanged unless accepted.
-        accepted: Whether the parameters moved.
-        trials: Line-search trials.
-        surrogate_gain: Decrease of the surrogate loss, standardised advantage per step.
-        kl: Mean KL divergence, nats per step.
-        gradient_norm: Euclidean norm of the meta-gradient.
+    Args:
+        config: Settings.
     """
 
-    outcome: str
-    accepted: bool
-    trials: int
-    surrogate_gain: float
-    kl: float
-    gradient_norm: float
+    def __init__(self, config: TRPOConfig) -> None:
+        self._config = config
+
+    def step(
+        self, state: LearnerState, loop: InnerLoop, workers: Workers, generator: np.random.Generator
+    ) -> tuple[LearnerState, StepReport]:
+        """One `trpo_step`; ``generator`` draws the rows of the Fisher information."""
+        meta, report = trpo_step(state.meta, self.objective(loop, workers, generator), self._config)
+        return replace(state, meta=meta), report
+
+    def objective(self, loop: InnerLoop, workers: Workers, generator: np.random.Generator) -> MetaObjective:
+        """What a step minimises, with curvature from as many rows as the settings say."""
+        config, rows = self._config, None
+        if config.fisher_fraction < 1:
+            num_rows = loop.queries[-1].samples.num_rows
+            chosen = generator.choice(num_rows, max(1, round(config.fisher_fraction * num_rows)), replace=False)
+            rows = torch.from_numpy(np.sort(chosen)).to(loop.meta.device)
+        return MetaObjective(loop, workers, config.hessian_fraction, rows)
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
@@ -88,15 +98,23 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
 
     Returns:
         The new parameters (the old ones unless a trial lowers the surrogate loss inside the trust region), and what
-        happened.
+        happened. Outcomes are ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero
+        gradient`` and ``non-finite`` (gradient or direction). Numbers are ``line_search_trials``; ``surrogate_gain``,
+        the decrease of the surrogate loss, in standardised advantages per step; ``kl``, the mean KL divergence, in nats
+        per step; and ``meta_gradient_norm``.
 
     Source: Schulman et al. 2015, appendix C.
     """
     with timed("surrogate gradient"):
         old_loss, gradient = objective.loss_and_gradient()
     norm = float(gradient.norm())
+
+    def report(outcome: str, trials: int, gain: float = 0.0, kl: float = 0.0) -> StepReport:
+        numbers = {"line_search_trials": trials, "surrogate_gain": gain, "kl": kl, "meta_gradient_norm": norm}
+        return StepReport(outcome, numbers)
+
     if norm == 0:
-        return parameters, StepReport("zero gradient", False, 0, 0.0, 0.0, norm)
+        return parameters, report("zero gradient", 0)
 
     def product(vector: Tensor) -> Tensor:
         # Damped: with sampled rows and few tasks the Fisher matrix is rank-deficient.
@@ -107,13 +125,12 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
     length = torch.sqrt(2 * config.max_kl / (direction @ curved))
     step = length * direction
     if not bool(torch.isfinite(step).all()):
-        return parameters, StepReport("non-finite", False, 0, 0.0, 0.0, norm)
+        return parameters, report("non-finite", 0)
     for trial in range(config.max_backtracks):
         candidate = parameters - config.backtrack_ratio**trial * step
         with timed("line-search trial"):
             loss, kl = objective.evaluate(candidate)
         # Written so that a loss or divergence that is not a number fails.
         if loss < old_loss and kl <= config.max_kl:
-            report = StepReport(f"accepted after {trial + 1}", True, trial + 1, old_loss - loss, kl, norm)
-            return candidate, report
-    return parameters, StepReport("rejected", False, config.max_backtracks, 0.0, 0.0, norm)
+            return candidate, report(f"accepted after {trial + 1}", trial + 1, old_loss - loss, kl)
+    return parameters, report("rejected", config.max_backtracks)

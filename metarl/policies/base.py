@@ -1,7 +1,8 @@
 """Policies as values: the parameters of a batch of policies are one tensor ``[task, parameter]``.
 
-A policy says how flat parameters become action distributions, and provides the three derivatives that everything else
-is made of: the inner loss's gradient, its Hessian's products, and the linear map from parameters to outputs.
+A `Policy` says how flat parameters become action distributions, which is all that acting needs. A
+`DifferentiablePolicy` provides the three derivatives that adaptation and meta-step are made of: the inner loss's
+gradient, its Hessian's products, and the linear map from parameters to outputs.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from metarl.policies.losses import InnerLoss
 class Curvature(Protocol):
     """Rows of the inner loss's Hessian at some parameters, one block for each task; other rows count as 0."""
 
-    def product(self, direction: Tensor) -> Tensor:
+    def pushforward(self, direction: Tensor) -> Tensor:
         """The rows times ``direction`` [task, parameter], same shape; linear."""
 
-    def transposed(self, direction: Tensor) -> Tensor:
-        """The transpose of `product`; the same where there are all rows, as a Hessian is symmetric."""
+    def pullback(self, direction: Tensor) -> Tensor:
+        """The transpose of `pushforward`; the same where there are all rows, as a Hessian is symmetric."""
 
 
 class Linearised(Protocol):
@@ -80,23 +81,6 @@ class Policy(ABC):
         self.layout = Layout([*body, *extra])
 
     @abstractmethod
-    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
-        """What each hidden layer makes of observations, and the network's output.
-
-        Args:
-            parameters: Of one task, [parameter].
-            observations: [row, observation].
-
-        Returns:
-            By the layer's name, [row, unit]; the last is ``output``.
-        """
-
-    @property
-    @abstractmethod
-    def head(self) -> list[str]:
-        """Names of the last layer's tensors and of a Gaussian's ``log_std``."""
-
-    @abstractmethod
     def initial_body(self, generator: np.random.Generator) -> Tensor:
         """Fresh parameters of the network, float32 [body parameter]."""
 
@@ -116,6 +100,51 @@ class Policy(ABC):
         """`outputs` at these parameters, for many calls with few rows."""
         return partial(self.outputs, parameters)
 
+    def initial(self, generator: np.random.Generator) -> Tensor:
+        """Fresh parameters, float32 [parameter]."""
+        return torch.cat(
+            [self.initial_body(generator), torch.full((self.distribution.num_extra,), self._initial_log_std)]
+        )
+
+    def extra(self, parameters: Tensor) -> Tensor:
+        """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
+        return self._raw_extra(parameters).clamp(min=self._min_log_std)
+
+    def log_prob(self, parameters: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
+        """Log-probability of each action, [task, row].
+
+        Args:
+            parameters: [task, parameter].
+            observations: [task, row, observation].
+            actions: [task, row, action], or [task, row] of integers for a categorical policy.
+        """
+        outputs = self.outputs(parameters, observations)
+        return self.distribution.log_prob(outputs, self.extra(parameters), actions)
+
+    def _raw_extra(self, parameters: Tensor) -> Tensor:
+        return parameters[:, self.layout.size - self.distribution.num_extra :]
+
+
+class DifferentiablePolicy(Policy):
+    """A policy that can be adapted: it provides the derivatives of its inner loss and of its outputs."""
+
+    @abstractmethod
+    def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
+        """What each hidden layer makes of observations, and the network's output.
+
+        Args:
+            parameters: Of one task, [parameter].
+            observations: [row, observation].
+
+        Returns:
+            By the layer's name, [row, unit]; the last is ``output``.
+        """
+
+    @property
+    @abstractmethod
+    def head(self) -> list[str]:
+        """Names of the last layer's tensors and of a Gaussian's ``log_std``."""
+
     @abstractmethod
     def inner_gradient(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
@@ -132,25 +161,12 @@ class Policy(ABC):
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
         """Outputs and their Jacobian at ``parameters`` [task, parameter]."""
 
-    def initial(self, generator: np.random.Generator) -> Tensor:
-        """Fresh parameters, float32 [parameter]."""
-        return torch.cat(
-            [self.initial_body(generator), torch.full((self.distribution.num_extra,), self._initial_log_std)]
-        )
-
-    def extra(self, parameters: Tensor) -> Tensor:
-        """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
-        return self._raw_extra(parameters).clamp(min=self._min_log_std)
-
     def _only(self, tensors: Collection[str] | None, device: torch.device) -> Callable[[Tensor], Tensor]:
         """What sets values [task, parameter] to 0 for all but these of the policy's tensors."""
         if tensors is None:
             return lambda values: values
         members = self.layout.members(tensors).to(device)
         return lambda values: torch.where(members, values, 0)
-
-    def _raw_extra(self, parameters: Tensor) -> Tensor:
-        return parameters[:, self.layout.size - self.distribution.num_extra :]
 
     def _extra_slope(self, parameters: Tensor) -> Tensor:
         # Derivative of `extra` by the raw parameter: below the floor nothing changes.

@@ -104,7 +104,12 @@ class _DiCE(_Likelihood):
         return self._by_step(weights * self._until * total, weights * self._before * (total - change))
 
     def _by_step(self, until: Tensor, before: Tensor) -> Tensor:
-        """A step's log-probability is in its own and all later products up to a step, in later ones before a step."""
+        """Derivative by each step's log-probability l_t, [task, row].
+
+        With until_s = c_s exp(l_0 + ... + l_s) and before_s = c_s exp(l_0 + ... + l_{s-1}), each [task, episode, step],
+        the weighted sum is that of until_s - before_s. It holds l_t in until_s from s = t on, and in before_s from
+        s = t + 1 on, so that its derivative is until_t + sum_{s > t} (until_s - before_s).
+        """
         later = (until - before).sum(2, keepdim=True) - (until - before).cumsum(2)
         return (until + later).flatten(1)
 

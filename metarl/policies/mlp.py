@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.data import Samples
-from metarl.policies.base import Curvature, Linearised, Policy
+from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, OutputDerivatives
 
@@ -62,7 +62,7 @@ _ACTIVATIONS: dict[str, type[_ReLU] | type[_Tanh]] = {"relu": _ReLU, "tanh": _Ta
 Weights = list[tuple[Tensor, Tensor]]
 
 
-class MLPPolicy(Policy):
+class MLPPolicy(DifferentiablePolicy):
     """A multilayer perceptron whose derivatives are written out as batched matrix products over blocks of rows.
 
     Args:
@@ -261,7 +261,11 @@ class _MLPCurvature:
             self._blocks.append((values, derivatives, *self._deltas(values, derivatives.gradient)))
 
     def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """By a layer's number: its backward signal; the factor on its input's change that bends it (tanh: -2 h e)."""
+        """By a layer's number: its backward signal; the activation's second-derivative factor of its input.
+
+        For tanh, h = tanh(a) has dh/da = 1 - h^2, which changes by -2 h along dh: with the incoming gradient e the
+        factor on dh is -2 e h.
+        """
         policy, last = self._policy, self._policy._num_layers - 1
         deltas, bends = {last: delta}, {}
         for index in range(last, self._lowest, -1):
@@ -271,14 +275,21 @@ class _MLPCurvature:
             deltas[index - 1] = policy._activation.backward_(incoming, values[index])
         return deltas, bends
 
-    def product(self, direction: Tensor) -> Tensor:
+    def pushforward(self, direction: Tensor) -> Tensor:
         return self._only_adapted(self._product(direction, 0, self._lowest))
 
-    def transposed(self, direction: Tensor) -> Tensor:
+    def pullback(self, direction: Tensor) -> Tensor:
         return self._product(self._only_adapted(direction), self._lowest, 0)
 
     def _product(self, direction: Tensor, moved: int, wanted: int) -> Tensor:
-        """Of the whole Hessian; ``direction`` moves layers from ``moved`` on, rows are ``wanted`` from there on."""
+        """Of the whole Hessian; ``direction`` moves layers from ``moved`` on, rows are ``wanted`` from there on.
+
+        Backpropagation gives layer i, with input h_i, the gradient delta_i h_i^T, where delta_{i-1} = s(h_i) *
+        (W_i^T delta_i) and s(h) is the activation's derivative. Along a direction V every factor changes in turn:
+            d(delta_i h_i^T) = d_delta_i h_i^T + delta_i dh_i^T
+            d_delta_{i-1} = s(h_i) * (W_i^T d_delta_i + V_i^T delta_i) + s'(h_i) * (W_i^T delta_i) * dh_i
+        with dh_i from the forward pass (`_tangent`), and d_delta of the last layer from the loss's own Hessian.
+        """
         policy, weights = self._policy, self._weights
         direction = direction.expand(self._extra_slope.shape[0], -1)
         along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from metarl.common.errors import UserError
 from metarl.data import Samples
-from metarl.policies.base import Curvature, Linearised, Policy
+from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, inner_loss
 
 
-class ModulePolicy(Policy):
+class ModulePolicy(DifferentiablePolicy):
     """Any stateless feed-forward ``torch.nn.Module`` as network; derivatives by reverse-mode differentiation.
 
     Args:
@@ -140,10 +140,10 @@ class _AutogradCurvature:
     def __init__(self, parameters: Tensor, gradient: Tensor, only_adapted: Callable[[Tensor], Tensor]) -> None:
         self._parameters, self._gradient, self._only_adapted = parameters, gradient, only_adapted
 
-    def product(self, direction: Tensor) -> Tensor:
+    def pushforward(self, direction: Tensor) -> Tensor:
         return self._only_adapted(self._product(direction))
 
-    def transposed(self, direction: Tensor) -> Tensor:
+    def pullback(self, direction: Tensor) -> Tensor:
         return self._product(self._only_adapted(direction))
 
     def _product(self, direction: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from numpy.typing import ArrayLike, NDArray
 
 from metarl.common.errors import UserError
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
-from metarl.reports.curves import COLOURS, GREY, MARKERS
-from metarl.reports.measures import Floats
+from metarl.reports.measures import Floats, Summary
+from metarl.reports.results import (
+    Analysis,
+    Angles,
+    AtCheckpoint,
+    Attenuation,
+    Conflict,
+    Embedding,
+    Freezing,
+    Landscape,
+    Movement,
+    Representations,
+)
+from metarl.reports.styles import COLOURS, GREY, MARKERS
 
 # Small multiples stay readable up to this many of a task's numbers.
 _TASK_DIMENSIONS = 4
@@ -42,12 +55,12 @@ _COMPARISONS = {
 }
 
 
-def draw(result: dict[str, Any], folder: Path) -> list[Path]:
+def draw(result: Analysis, folder: Path) -> list[Path]:
     """Draws the figures of an analysis.
 
     Args:
-        result: What `metarl.reports.analysis.analyze` returned, or wrote.
-        folder: Where the pictures go.
+        result: What `metarl.reports.analysis.analyze` returned.
+        folder: Where the pictures go; it must exist.
 
     Returns:
         Paths of the pictures; what does not apply to the run's rule is not drawn.
@@ -55,43 +68,52 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     Raises:
         UserError: If they cannot be written.
     """
-    figures = {
-        "conflict": _draw_conflict,
-        "attenuation": _draw_attenuation,
-        "landscape": _draw_landscape,
-        "representations": _draw_representations,
-        "freezing": _draw_freezing,
-        "embedding": _draw_embedding,
-        "through_training": _draw_training,
-    }
     paths = []
-    for name, make in figures.items():
-        if result[name]:
-            paths.append(folder / f"{name}.png")
-            figure, reading = make(result)
-            width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
-            caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
-            figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
-            try:
-                figure.savefig(paths[-1], dpi=150)
-            except OSError as error:
-                raise UserError(f"cannot write '{paths[-1]}': {error.strerror or error}.") from error
+    for name, make in _figures(result).items():
+        path = folder / f"{name}.png"
+        figure, reading = make()
+        width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
+        caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
+        figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
+        try:
+            figure.savefig(path, dpi=150)
+        except OSError as error:
+            raise UserError(f"cannot write '{path}': {error.strerror or error}.") from error
+        paths.append(path)
     return paths
 
 
-# Each returns a figure and a sentence on how to read it.
+def _figures(result: Analysis) -> dict[str, Callable[[], tuple[Figure, str]]]:
+    """What applies: by the figure's name, what makes it and a sentence on how to read it."""
+    figures: dict[str, Callable[[], tuple[Figure, str]]] = {}
+    if result.conflict is not None:
+        figures["conflict"] = partial(_draw_conflict, result.conflict, result.tensors)
+    if result.attenuation is not None:
+        figures["attenuation"] = partial(_draw_attenuation, result.attenuation, result.tensors, result.tasks)
+    if result.landscape is not None:
+        figures["landscape"] = partial(_draw_landscape, result.landscape)
+    if result.representations is not None and result.movement is not None:
+        representations = None if "similarity" in result.left_out else result.representations
+        figures["representations"] = partial(_draw_representations, representations, result.movement, result.tensors)
+    if result.freezing is not None:
+        figures["freezing"] = partial(_draw_freezing, result.freezing)
+    if result.embedding is not None:
+        figures["embedding"] = partial(_draw_embedding, result.embedding)
+    if result.through_training is not None:
+        figures["through_training"] = partial(_draw_training, result.through_training, result.tensors)
+    return figures
 
 
-def _draw_conflict(result: dict[str, Any]) -> tuple[Figure, str]:
-    found, tensors = result["conflict"], result["tensors"]
-    angles = np.concatenate([_array(found[name]["per_task"]) for name in _COMPARISONS])
-    shown = [i for i in range(len(tensors)) if np.isfinite(angles[:, i]).any()]
+def _draw_conflict(conflict: Conflict, tensors: Sequence[str]) -> tuple[Figure, str]:
+    compared = {label: getattr(conflict, name) for name, label in _COMPARISONS.items()}
+    per_task = np.concatenate([angles.per_task for angles in compared.values()])
+    shown = [i for i in range(len(tensors)) if np.isfinite(per_task[:, i]).any()]
     figure, ((ax,),) = _new_figure(1, 1, max(7.6, 1.4 + 0.9 * len(shown)), 4.2)
-    for index, (name, label) in enumerate(_COMPARISONS.items()):
-        values = _array(found[name]["per_task"])[:, shown]
+    for index, (label, angles) in enumerate(compared.items()):
         style = COLOURS[index], MARKERS[index]
-        _draw_tasks(ax, values, (index, len(_COMPARISONS)), style, f"{label} ({found[name]['num_vectors']} gradients)")
-    _draw_unrelated(ax, [found[name] for name in _COMPARISONS])
+        label = f"{label} ({angles.num_vectors} gradients)"
+        _draw_tasks(ax, angles.per_task[:, shown], (index, len(compared)), style, label)
+    _draw_unrelated(ax, list(compared.values()))
     _name_ticks(ax, [tensors[i] for i in shown])
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
@@ -101,10 +123,9 @@ def _draw_conflict(result: dict[str, Any]) -> tuple[Figure, str]:
     return figure, _DOTS + (f" Without a gradient: {', '.join(missing)}." if missing else "")
 
 
-def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
-    found, tensors = result["attenuation"]["gamma"], result["tensors"]
-    tasks, names, selection = _task_numbers(result["tasks"])
-    gamma = _array(found["per_task"])
+def _draw_attenuation(attenuation: Attenuation, tensors: Sequence[str], tasks: NDArray[Any]) -> tuple[Figure, str]:
+    numbers, names, selection = _task_numbers(tasks)
+    gamma = attenuation.gamma.per_task
     kept = [i for i in range(len(tensors)) if (gamma[:, i] == 1).all()]
     shown = [i for i in range(len(tensors)) if i not in kept] or kept
     # One range for all: what looks like structure has the same size everywhere.
@@ -113,14 +134,14 @@ def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
     )
     for dimension, row in enumerate(axes):
         for ax, tensor in zip(row, shown, strict=True):
-            ax.scatter(tasks[:, dimension], gamma[:, tensor], s=12, color=COLOURS[0], alpha=0.7, linewidths=0)
+            ax.scatter(numbers[:, dimension], gamma[:, tensor], s=12, color=COLOURS[0], alpha=0.7, linewidths=0)
             ax.set_xlabel(names[dimension])
             ax.locator_params(axis="x", nbins=3)
             ax.tick_params(axis="x", labelsize=8)
         row[0].set_ylabel("gamma")
     _share_range(axes[0], _LEAST_RANGE)
     for ax, tensor in zip(axes[0], shown, strict=True):
-        size = f"{found['mean'][tensor]:.4f} \N{PLUS-MINUS SIGN} {found['std'][tensor]:.2g}"
+        size = f"{attenuation.gamma.mean[tensor]:.4f} \N{PLUS-MINUS SIGN} {attenuation.gamma.std[tensor]:.2g}"
         ax.set_title(f"{tensors[tensor]}\n{size}", loc="left", fontsize=9)
     reading = "Dots: tasks. Above: mean \N{PLUS-MINUS SIGN} standard deviation over tasks."
     if len(shown) < len(tensors):
@@ -128,42 +149,41 @@ def _draw_attenuation(result: dict[str, Any]) -> tuple[Figure, str]:
     return figure, reading + selection
 
 
-def _draw_landscape(result: dict[str, Any]) -> tuple[Figure, str]:
-    found = result["landscape"]
-    fractions = [0.0, *found["fractions"]]
+def _draw_landscape(landscape: Landscape) -> tuple[Figure, str]:
+    fractions = [0.0, *landscape.fractions]
     figure, ((loss, gradient, smoothness),) = _new_figure(1, 3, 10.4, 3.6)
-    for ax, name in ((loss, "loss_change"), (gradient, "gradient_change")):
-        ax.plot(fractions, np.insert(_array(found[name]["per_task"]), 0, 0, axis=1).T, color=COLOURS[0], **_THIN)
-        ax.plot(fractions, np.insert(_array(found[name]["median"]), 0, 0), color=COLOURS[0], linewidth=2)
+    for ax, change in ((loss, landscape.loss_change), (gradient, landscape.gradient_change)):
+        ax.plot(fractions, np.insert(change.per_task, 0, 0, axis=1).T, color=COLOURS[0], **_THIN)
+        ax.plot(fractions, np.insert(change.median, 0, 0), color=COLOURS[0], linewidth=2)
         ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
         ax.set_xlabel("multiples of the inner step")
     loss.set_title("inner loss", loc="left")
     loss.set_ylabel("change since the step's start")
     gradient.set_title("gradient of the inner loss", loc="left")
     gradient.set_ylabel("l2 distance from the start's")
-    _draw_shares(smoothness, _array(found["smoothness"]["per_task"]))
+    _draw_shares(smoothness, landscape.smoothness.per_task)
     smoothness.set_xlabel("effective beta-smoothness")
     smoothness.set_ylabel("share of tasks at or below")
     smoothness.set_title("smoothness (less is smoother)", loc="left")
     return figure, "Thin: tasks; bold: their median; dotted: the step that the inner loop takes."
 
 
-def _draw_representations(result: dict[str, Any]) -> tuple[Figure, str]:
-    names, tensors = result["representations"]["names"], result["tensors"]
-    if "similarity" in result["left_out"]:
-        names = []
+def _draw_representations(
+    representations: Representations | None, movement: Movement, tensors: Sequence[str]
+) -> tuple[Figure, str]:
+    names = representations.names if representations else ()
     widths = [len(part) for part in (names, tensors) if part]
     width = 3.6 + 1.0 * len(names) + 0.8 * len(tensors)
-    figure, ((*similarities, movement),) = _new_figure(1, len(widths), width, 4.0, width_ratios=widths)
+    figure, ((*similarities, distances),) = _new_figure(1, len(widths), width, 4.0, width_ratios=widths)
     parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
-    shown = [part for part in parts if part in result["movement"]]
+    shown = [part for part in parts if getattr(movement, part) is not None]
     measures = {"cka": "o", "cca": "s"}
     # Shapes in the left panel, colours in both.
     keys: dict[str, Artist] = {}
     for ax in similarities:
         for index, part in enumerate(shown):
             for offset, (kind, marker) in enumerate(measures.items()):
-                values = _array(result["representations"][part][kind]["per_task"])
+                values = getattr(getattr(representations, part), kind).per_task
                 _draw_tasks(ax, values, (2 * index + offset, 2 * len(shown)), (COLOURS[index], marker))
         _name_ticks(ax, names)
         ax.set_title("similarity before and after", loc="left")
@@ -172,42 +192,39 @@ def _draw_representations(result: dict[str, Any]) -> tuple[Figure, str]:
         for kind, marker in measures.items():
             keys[kind.upper()] = Line2D([], [], linestyle="", marker=marker, **_hollow(GREY))
     for index, part in enumerate(shown):
-        values = _array(result["movement"][part]["distance"]["per_task"])
-        _draw_tasks(movement, values, (index, len(shown)), (COLOURS[index], "D"))
-    _name_ticks(movement, tensors)
-    movement.set_title("movement", loc="left")
-    movement.set_ylabel("Euclidean distance")
-    movement.set_ylim(bottom=0)
+        values = getattr(movement, part).distance.per_task
+        _draw_tasks(distances, values, (index, len(shown)), (COLOURS[index], "D"))
+    _name_ticks(distances, tensors)
+    distances.set_title("movement", loc="left")
+    distances.set_ylabel("Euclidean distance")
+    distances.set_ylim(bottom=0)
     if len(shown) > 1:
         keys |= {parts[part]: Patch(color=COLOURS[index]) for index, part in enumerate(shown)}
     _add_legend(figure, list(keys.values()), list(keys), columns=4)
     return figure, _DOTS
 
 
-def _draw_freezing(result: dict[str, Any]) -> tuple[Figure, str]:
-    found = result["freezing"]
+def _draw_freezing(freezing: Freezing) -> tuple[Figure, str]:
     figure, ((ax,),) = _new_figure(1, 1, 4.8, 3.8)
-    ax.plot(found["frozen_layers"], _array(found["returns"]["per_task"]).T, color=COLOURS[0], **_THIN)
-    ax.plot(found["frozen_layers"], found["returns"]["mean"], "o-", color=COLOURS[0], linewidth=2)
-    ax.set_xticks(found["frozen_layers"], found["names"])
+    ax.plot(freezing.frozen_layers, freezing.returns.per_task.T, color=COLOURS[0], **_THIN)
+    ax.plot(freezing.frozen_layers, freezing.returns.mean, "o-", color=COLOURS[0], linewidth=2)
+    ax.set_xticks(freezing.frozen_layers, freezing.names)
     ax.set_xlabel("layers frozen in the inner loop")
     ax.set_ylabel("return after the inner loop")
     ax.set_title("freezing at test time", loc="left")
     return figure, "Thin: tasks; bold: their mean."
 
 
-def _draw_embedding(result: dict[str, Any]) -> tuple[Figure, str]:
-    found = result["embedding"]
-    kinds = [kind for kind in ("modulation", "attenuation") if kind in found]
-    by_mode, modes = found["num_modes"] > 1, np.array(found["modes"])
-    tasks, names, selection = _task_numbers(found["tasks"])
+def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
+    seen, by_mode = embedding.seen, embedding.num_modes > 1
+    tasks, names, selection = _task_numbers(embedding.tasks)
     columns = 1 if by_mode else len(names)
-    figure, rows = _new_figure(len(kinds), columns, max(5.4, 3.9 * columns), 0.9 + 3.4 * len(kinds))
-    for row, kind in zip(rows, kinds, strict=True):
-        points = _array(found[kind]["coordinates"])
+    figure, rows = _new_figure(len(seen), columns, max(5.4, 3.9 * columns), 0.9 + 3.4 * len(seen))
+    for row, (kind, projected) in zip(rows, seen.items(), strict=True):
+        points = projected.coordinates
         for dimension, ax in enumerate(row):
             if by_mode:
-                _scatter_modes(ax, points, modes)
+                _scatter_modes(ax, points, embedding.modes)
             else:
                 values = ax.scatter(
                     points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap="viridis", linewidths=0
@@ -215,19 +232,18 @@ def _draw_embedding(result: dict[str, Any]) -> tuple[Figure, str]:
                 figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
                 ax.set_title(f"coloured by {names[dimension]}", loc="left", fontsize=9)
             ax.locator_params(nbins=4)
-        if found[kind]["variance_shares"]:
+        if projected.variance_shares is not None:
             _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
-        _name_components(row, kind, found["projection"], found[kind]["variance_shares"])
-    figure.suptitle(f"tasks as seen by {' and '.join(kinds)}", x=0.01, horizontalalignment="left")
+        _name_components(row, kind, embedding.projection, projected.variance_shares)
+    figure.suptitle(f"tasks as seen by {' and '.join(seen)}", x=0.01, horizontalalignment="left")
     if by_mode:
         # The title is above.
         figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
     return figure, "Dots: tasks." + ("" if by_mode else selection)
 
 
-def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
-    course = result["through_training"]
-    iterations = [each["iteration"] for each in course]
+def _draw_training(course: Sequence[AtCheckpoint], tensors: Sequence[str]) -> tuple[Figure, str]:
+    iterations = [point.iteration for point in course]
     drawn = _courses(course)
     columns = math.ceil(len(drawn) / 2)
     figure, rows = _new_figure(2, columns, 1.0 + 3.4 * columns, 6.4)
@@ -241,12 +257,13 @@ def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
         if title == _SMOOTHNESS:
             _draw_smoothness(ax, iterations, drawn[title])
             continue
+        means = np.array([summary.mean for summary in drawn[title]])
         ax.set_ylabel("gamma" if title == _GAMMA else "angle, radians")
-        for index, (tensor, line) in enumerate(zip(result["tensors"], _array(drawn[title]).T, strict=True)):
+        for index, (tensor, line) in enumerate(zip(tensors, means.T, strict=True)):
             ax.plot(iterations, line, label=tensor, **_style(index))
     angles = {name: axes[title] for name, label in _COMPARISONS.items() if (title := _conflict_title(label)) in axes}
     for name, ax in angles.items():
-        _draw_unrelated(ax, [result["conflict"][name]])
+        _draw_unrelated(ax, [getattr(course[0].conflict, name)])
     _share_range(list(angles.values()), _LEAST_RANGE)
     if _GAMMA in axes:
         _share_range([axes[_GAMMA]], _LEAST_RANGE)
@@ -254,30 +271,32 @@ def _draw_training(result: dict[str, Any]) -> tuple[Figure, str]:
     return figure, "Lines: means over tasks; of the smoothness the median, with all tasks' range as the band."
 
 
-def _draw_smoothness(ax: Axes, iterations: Sequence[int], found: Sequence[dict[str, Any]]) -> None:
-    low, middle, high = (_array([each[key] for each in found]) for key in ("min", "median", "max"))
+def _draw_smoothness(ax: Axes, iterations: Sequence[int], course: Sequence[Summary]) -> None:
+    low, middle, high = (np.array([getattr(summary, name) for summary in course]) for name in ("min", "median", "max"))
     ax.fill_between(iterations, low, high, color=COLOURS[0], alpha=0.18, linewidth=0)
     ax.plot(iterations, middle, "o-", color=COLOURS[0], linewidth=1.6, markersize=4)
     ax.set_ylabel("effective beta-smoothness")
 
 
-def _courses(course: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """What is shown of the course of training, by title."""
-    panels = {_conflict_title(label): _course(course, "conflict", name, "mean") for name, label in _COMPARISONS.items()}
-    panels |= {_GAMMA: _course(course, "attenuation", "gamma", "mean")}
-    panels |= {_SMOOTHNESS: _course(course, "landscape", "smoothness")}
-    return {title: values for title, values in panels.items() if values}
+def _courses(course: Sequence[AtCheckpoint]) -> dict[str, list[Summary]]:
+    """What is shown of the course of training, by title: what applies at every checkpoint."""
+    conflict, attenuation, landscape = (
+        [getattr(point, part) for point in course] for part in ("conflict", "attenuation", "landscape")
+    )
+    panels: dict[str, list[Summary]] = {}
+    if all(conflict):
+        panels |= {
+            _conflict_title(label): [getattr(at, name) for at in conflict] for name, label in _COMPARISONS.items()
+        }
+    if all(attenuation):
+        panels[_GAMMA] = [at.gamma for at in attenuation]
+    if all(landscape):
+        panels[_SMOOTHNESS] = [at.smoothness for at in landscape]
+    return panels
 
 
 def _conflict_title(comparison: str) -> str:
     return f"conflict {comparison}"
-
-
-def _course(course: Sequence[dict[str, Any]], *path: str) -> list[Any] | None:
-    """What lies at a path of each checkpoint's analysis; None where it does not apply."""
-    if not all(each[path[0]] for each in course):
-        return None
-    return [functools.reduce(lambda part, key: part[key], path, each) for each in course]
 
 
 # Parts of figures
@@ -318,9 +337,9 @@ def _hollow(colour: str) -> dict[str, Any]:
     return {"color": colour, "markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.6}
 
 
-def _draw_unrelated(ax: Axes, comparisons: Sequence[dict[str, Any]]) -> None:
+def _draw_unrelated(ax: Axes, comparisons: Sequence[Angles]) -> None:
     """Where unrelated gradients would lie: one line if as many are compared everywhere."""
-    levels: dict[float, int] = {each["unrelated"]: each["num_vectors"] for each in comparisons}
+    levels = {angles.unrelated: angles.num_vectors for angles in comparisons}
     for (level, count), line in zip(levels.items(), (":", "-."), strict=False):
         label = "expected if unrelated" + (f" ({count} gradients)" if len(levels) > 1 else "")
         ax.axhline(level, linestyle=line, color=GREY, linewidth=1.2, label=label)
@@ -362,9 +381,9 @@ def _scatter_modes(ax: Axes, points: Floats, modes: Any) -> None:
         )
 
 
-def _name_components(row: Sequence[Axes], kind: str, projection: str, shares: Sequence[float] | None) -> None:
+def _name_components(row: Sequence[Axes], kind: str, projection: str, shares: Floats | None) -> None:
     names = [f"{projection} {number}" for number in (1, 2)]
-    if shares:
+    if shares is not None:
         names = [f"component {k} ({share:.0%} of variance)" for k, share in enumerate(shares, start=1)]
     for ax in row:
         ax.set_xlabel(names[0])
@@ -394,23 +413,19 @@ def _style(index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _array(values: Any) -> Floats:
-    """Nested lists with None for what is not defined."""
-    return np.array(values, dtype=np.float64)
-
-
 def _means(values: Floats) -> Floats:
     """Over tasks, of what is defined; NaN where nothing is."""
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def _task_numbers(tasks: Sequence[Any]) -> tuple[Floats, list[str], str]:
+def _task_numbers(tasks: ArrayLike) -> tuple[Floats, list[str], str]:
     """The first few of the tasks' numbers that vary, or the first if none does.
 
     Returns:
         The numbers, [task, number]; their names; a sentence that says that there are more, if there are.
     """
-    numbers = _array(tasks).reshape(len(tasks), -1)
+    numbers = np.asarray(tasks, dtype=np.float64)
+    numbers = numbers.reshape(len(numbers), -1)
     varying = np.flatnonzero(np.ptp(numbers, axis=0) > 0)
     chosen = varying[:_TASK_DIMENSIONS] if len(varying) else np.array([0])
     names = ["task" if numbers.shape[1] == 1 else f"task[{index}]" for index in chosen]
@@ -418,14 +433,15 @@ def _task_numbers(tasks: Sequence[Any]) -> tuple[Floats, list[str], str]:
     return numbers[:, chosen], names, left if len(varying) > len(chosen) else ""
 
 
-def _origin(result: dict[str, Any], figure: str) -> tuple[str, str]:
+def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     """Two lines: what was analysed, and on what and with what."""
-    run, origin = result["config"], result["metarl"]
-    measured = result["embedding"] if figure == "embedding" else result
-    rollouts = measured.get("rollouts") or result["analysis"]["rollouts"]
-    which = "" if figure == "through_training" else f", iteration {result['iteration']} ({result['checkpoint']})"
+    run, origin = result.config, result.metarl
+    tasks, rollouts = result.tasks, result.settings.rollouts
+    if figure == "embedding" and result.embedding is not None:
+        tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
+    which = "" if figure == "through_training" else f", iteration {result.iteration} ({result.checkpoint})"
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
-        f"{tasks_in_words(measured['tasks'], result['finite'])}, episodes of each: {rollouts} \N{MIDDLE DOT} "
+        f"{tasks_in_words(tasks, result.finite)}, episodes of each: {rollouts} \N{MIDDLE DOT} "
         f"metarl {origin['version']}, commit {origin['commit']}",
     )

@@ -6,23 +6,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agents.l2f import L2F
 from metarl.common.parallel import Workers
 from metarl.data import Rollouts, Samples
+from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.layout import Layout
 from metarl.policies.losses import inner_loss
 from metarl.reports.measures import (
     Floats,
     Line,
+    Summary,
     along_step,
     angles_to_sum,
     linear_cka,
@@ -31,47 +31,55 @@ from metarl.reports.measures import (
     over_tasks,
     unrelated_angle,
 )
+from metarl.reports.results import (
+    Angles,
+    Attenuation,
+    Conflict,
+    Inspection,
+    Landscape,
+    Moved,
+    Movement,
+    Representations,
+    Similarity,
+)
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Points along an inner step at which the inner loss is looked at, as multiples of the step."""
 
 
-def inspect(loop: InnerLoop, workers: Workers, left_out: dict[str, str]) -> dict[str, Any]:
+def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
     """All that can be said of a rule's meta-parameters from one inner loop of each task.
 
     Args:
         loop: The inner loop.
         workers: Threads.
-        left_out: Filled with what does not apply, and why.
-
-    Returns:
-        ``conflict``, ``attenuation``, ``landscape``, ``representations`` and ``movement`` as
-        `metarl.reports.analysis.analyze` describes them; None for what does not apply.
     """
     rule, layout = loop.rule, loop.rule.policy.layout
     groups = _tasks_by_start(rule, loop.modes)
     num_episodes = min(loop.queries[-1].rewards.shape[1], min(map(len, groups), default=0))
     tasks = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
-    each = workers.map(partial(_inspect_task, num_episodes=num_episodes), tasks)
-    found: dict[str, Any] = dict.fromkeys(("conflict", "attenuation", "landscape", "representations", "movement"))
-    gradients = np.stack([one.gradients for one in each])
-    if groups and gradients.any():
-        found["conflict"] = conflict(gradients, groups, layout)
-    else:
+    inspected = workers.map(partial(_inspect_task, num_episodes=num_episodes), tasks)
+    gradients = np.stack([task.gradients for task in inspected])
+    gamma = rule.attenuation(loop.meta, observe(loop, workers)) if loop.supports else None
+    conflicting, moving = bool(groups and gradients.any()), any(task.steps_move for task in inspected)
+    representations = _representations(inspected) if moving else None
+    left_out: dict[str, str] = {}
+    if not conflicting:
         left_out["conflict"] = "all gradients are zero" if groups else "no two tasks start from the same parameters"
-    if isinstance(rule, L2F) and loop.supports:
-        found["attenuation"] = _attenuation(rule, loop.meta, observe(loop, workers))
-    else:
+    if gamma is None:
         left_out["attenuation"] = "the rule does not attenuate"
-    if any(one.steps_move for one in each):
-        found["landscape"] = _landscape([one.lines for one in each])
-        found["representations"] = _representations(each)
-        if not np.isfinite(found["representations"]["start"]["cka"]["per_task"]).any():
-            left_out["similarity"] = "what the layers make of the observations does not vary"
-        found["movement"] = _movement(each, layout)
-    else:
+    if not moving:
         left_out |= dict.fromkeys(("landscape", "representations", "movement"), "no gradient step changes the policy")
-    return found
+    if representations and not np.isfinite(representations.start.cka.per_task).any():
+        left_out["similarity"] = "what the layers make of the observations does not vary"
+    return Inspection(
+        conflict=conflict(gradients, groups, layout) if conflicting else None,
+        attenuation=None if gamma is None else Attenuation(gamma=over_tasks(gamma.double().numpy())),
+        landscape=_landscape([task.lines for task in inspected]) if moving else None,
+        representations=representations,
+        movement=_movement(inspected, layout) if moving else None,
+        left_out=left_out,
+    )
 
 
 @dataclass(frozen=True)
@@ -99,15 +107,15 @@ class _Inspected:
 
 
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
-    policy, query = loop.rule.policy, loop.queries[-1].samples
+    policy, samples = loop.rule.policy, loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
-    choices = [loop.queries, *([each.episode(e) for each in loop.queries] for e in range(num_episodes))]
+    choices = [loop.queries, *([query.episode(e) for query in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
         policies = loop.replay(loop.meta)
-        steps = [i for i, stage in enumerate(loop.stages) if stage.gradient_step]
+        steps = [i for i, stage in enumerate(loop.stages) if stage.is_step]
         lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].samples) for i in steps]
-        observed = query.observations[0][query.weights[0] > 0]
+        observed = samples.observations[0][samples.weights[0] > 0]
         compared = {"start": policies[0]}
         if steps and steps[0] > 0:
             compared["gradient_steps"] = policies[steps[0]]
@@ -135,32 +143,28 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
     policy, weights = loop.rule.policy, loop.query_weights
     with torch.enable_grad():
         meta = loop.meta.detach().clone().requires_grad_()
-        adapted = loop.queried(loop.replay(meta))
-    gradients: list[Tensor] = []
+        adaptation = GraphJacobian(meta, loop.queried(loop.replay(meta)))
+    cotangents = []
     for chosen in queries:
         # The likelihood ratio's gradient at the policy that collected the rollouts is the surrogate's.
-        parts = zip(adapted.detach(), chosen, weights, strict=True)
-        by_policies = torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts])
-        gradients += torch.autograd.grad(adapted, meta, by_policies, retain_graph=True)
-    return torch.stack(gradients)
+        parts = zip(adaptation.outputs, chosen, weights, strict=True)
+        cotangents.append(torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts]))
+    first, *others = cotangents
+    return torch.stack([adaptation.gradient(first), *(adaptation.pullback(cotangent) for cotangent in others)])
 
 
-def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> dict[str, Any]:
+def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> Conflict:
     """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
 
     Of tasks that share their initialisation, ``between_tasks`` is the paper's. Angles to a sum grow with the number of
-    gradients in it and with their noise, so that the angles between one task's episodes, ``within_task``, cannot be
-    compared with it. They can with ``between_episodes``: meta-gradients of the same single query episodes, as many in
-    each sum, but each of another task.
+    gradients in it and with their noise (`angles_to_sum` derives by how much), so that the angles between one task's
+    episodes, ``within_task``, cannot be compared with it. They can with ``between_episodes``: meta-gradients of the
+    same single query episodes, as many in each sum, but each of another task.
 
     Args:
         gradients: [task, 1 + episode, parameter]: of each task's whole query loss, then of single query episodes.
         groups: Tasks that share their initialisation; at least two in each, and no fewer than there are episodes.
         layout: The policy's tensors.
-
-    Returns:
-        ``unit``; and for each comparison the angles over tasks of each tensor, with ``num_vectors`` in a sum and the
-        angle if they were ``unrelated``.
 
     Source: Baik et al. 2020, section 3.3; within a task appendix F.
     """
@@ -174,41 +178,35 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout)
             between[group, tensor] = angles_to_sum(part[group, 0])
             within[group, tensor] = [mean_of_finite(angles_to_sum(part[task, 1:])) for task in group]
             for first in range(0, len(group), num_vectors):
-                # The last ones' company are tasks that have been compared already.
+                # Every sum has as many tasks; the last one fills up with tasks that have been compared already.
                 few = group[min(first, len(group) - num_vectors) :][:num_vectors]
                 crossed = np.array([angles_to_sum(part[few, 1 + e]) for e in range(num_vectors)])
                 episodes[few, tensor] = [mean_of_finite(angles) for angles in crossed.T]
     sizes = [len(group) for group in groups]
-    return {
-        "unit": "radian",
-        "between_tasks": _compared(between, sizes),
-        "within_task": _compared(within, [num_vectors]),
-        "between_episodes": _compared(episodes, [num_vectors]),
-    }
+    return Conflict(
+        between_tasks=_compared(between, sizes),
+        within_task=_compared(within, [num_vectors]),
+        between_episodes=_compared(episodes, [num_vectors]),
+    )
 
 
-def _compared(angles: Floats, sizes: Sequence[int]) -> dict[str, Any]:
+def _compared(angles: Floats, sizes: Sequence[int]) -> Angles:
     unrelated = float(np.mean([unrelated_angle(size) for size in sizes]))
-    return {**over_tasks(angles), "num_vectors": max(sizes), "unrelated": unrelated}
+    return Angles(**vars(over_tasks(angles)), num_vectors=max(sizes), unrelated=unrelated)
 
 
 def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
-    """Tasks that start from the same parameters; of those that have company."""
+    """Groups of two or more tasks that share a starting point."""
     groups: dict[int, list[int]] = {}
     for task, index in enumerate(rule.initialisation(modes)[:, 0].tolist()):
         groups.setdefault(index, []).append(task)
     return [group for group in groups.values() if len(group) > 1]
 
 
-# Attenuation, smoothness, representations
+# Smoothness, representations, movement
 
 
-def _attenuation(rule: L2F, meta: Tensor, observed: Tensor) -> dict[str, Any]:
-    gamma = rule.layer_gamma(meta, observed[:, -len(rule.layer_names) :])
-    return {"unit": "1", "gamma": over_tasks(gamma.double().numpy())}
-
-
-def _along(policy: Policy, before: Tensor, after: Tensor, support: Samples) -> Line:
+def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support: Samples) -> Line:
     """The inner loss of one task along an update, over the rollouts that the update was made from."""
 
     def point(parameters: Floats) -> Tensor:
@@ -222,24 +220,24 @@ def _along(policy: Policy, before: Tensor, after: Tensor, support: Samples) -> L
     def gradient(parameters: Floats) -> Floats:
         return policy.inner_gradient(point(parameters), support, "ratio")[0].double().numpy()
 
-    start, stop = (each[0].double().numpy() for each in (before, after))
+    start, stop = (parameters[0].double().numpy() for parameters in (before, after))
     return along_step(loss, gradient, start, stop - start, FRACTIONS)
 
 
-def _landscape(lines: Sequence[Sequence[Line]]) -> dict[str, Any]:
+def _landscape(lines: Sequence[Sequence[Line]]) -> Landscape:
     """Of each task's lines [task][step]."""
 
-    def over_steps(name: str) -> dict[str, Any]:
-        return over_tasks([np.mean([getattr(line, name) for line in each], axis=0) for each in lines])
+    def over_steps(name: str) -> Summary:
+        return over_tasks([np.mean([getattr(line, name) for line in of_task], axis=0) for of_task in lines])
 
-    units = {
-        "loss_change": "inner loss",
-        "gradient_change": "inner loss / parameter",
-        "smoothness": "inner loss / parameter^2",
-    }
     # A ratio that overflowed is infinite, and an opposite one's sum with it undefined.
     with np.errstate(invalid="ignore"):
-        return {"units": units, "fractions": FRACTIONS, **{name: over_steps(name) for name in units}}
+        return Landscape(
+            fractions=FRACTIONS,
+            loss_change=over_steps("loss_change"),
+            gradient_change=over_steps("gradient_change"),
+            smoothness=over_steps("smoothness"),
+        )
 
 
 def _similarity(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, tuple[float, float]]:
@@ -247,30 +245,32 @@ def _similarity(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str
     return {name: (linear_cka(*pair), mean_cca(*pair)) for name, pair in pairs.items()}
 
 
-def _representations(each: Sequence[_Inspected]) -> dict[str, Any]:
-    first = each[0].similarity
+def _representations(inspected: Sequence[_Inspected]) -> Representations:
+    first = inspected[0].similarity
     names = list(first["start"])
-    result: dict[str, Any] = {"unit": "1", "names": names}
-    for part in first:
-        values = np.array([[one.similarity[part][name] for name in names] for one in each])
-        result[part] = {"cka": over_tasks(values[..., 0]), "cca": over_tasks(values[..., 1])}
-    return result
+
+    def since(part: str) -> Similarity:
+        values = np.array([[task.similarity[part][name] for name in names] for task in inspected])
+        return Similarity(over_tasks(values[..., 0]), over_tasks(values[..., 1]))
+
+    later = since("gradient_steps") if "gradient_steps" in first else None
+    return Representations(names=names, start=since("start"), gradient_steps=later)
 
 
-def _movement(each: Sequence[_Inspected], layout: Layout) -> dict[str, Any]:
+def _movement(inspected: Sequence[_Inspected], layout: Layout) -> Movement:
     def norms(vectors: Floats) -> Floats:
         parts = np.split(vectors, np.cumsum(layout.sizes)[:-1], axis=1)
         return np.stack([np.linalg.norm(part, axis=1) for part in parts], axis=1)
 
-    adapted = np.stack([one.policies["adapted"] for one in each])
-    result: dict[str, Any] = {"unit": "parameter"}
-    for part in each[0].similarity:
-        before = np.stack([one.policies[part] for one in each])
-        result[part] = {"distance": over_tasks(norms(adapted - before)), "norm": norms(before).mean(0).tolist()}
-    return result
+    def since(part: str) -> Moved:
+        before, adapted = (np.stack([task.policies[name] for task in inspected]) for name in (part, "adapted"))
+        return Moved(over_tasks(norms(adapted - before)), norms(before).mean(0))
+
+    later = since("gradient_steps") if "gradient_steps" in inspected[0].similarity else None
+    return Movement(start=since("start"), gradient_steps=later)
 
 
-def layers(policy: Policy) -> list[list[str]]:
+def layers(policy: DifferentiablePolicy) -> list[list[str]]:
     """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
     found: dict[str, list[str]] = {}
     for name in policy.layout.names:

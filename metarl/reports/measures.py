@@ -22,6 +22,10 @@ def angles_to_sum(vectors: ArrayLike) -> Floats:
     Identical directions give 0, N orthogonal vectors of one length `unrelated_angle` (N). Two opposite vectors of one
     length have no sum to compare with.
 
+    The angle depends on N: of unit vectors g_j with one inner product c between any two, g_i . sum_j g_j = 1 + (N-1) c
+    and |sum_j g_j|^2 = N (1 + (N-1) c), so that its cosine is sqrt((1 + (N-1) c) / N). That falls with N, from 1 to
+    sqrt(c); and noise in the vectors lowers c. So angles compare only between equal numbers of equally noisy vectors.
+
     Args:
         vectors: [vector, parameter].
 
@@ -38,7 +42,8 @@ def angles_to_sum(vectors: ArrayLike) -> Floats:
     if len(rows) > 1 and length > _RESOLUTION * lengths.sum():
         defined = lengths > 0
         units, direction = rows[defined] / lengths[defined, None], total / length
-        # Unlike the arccosine, precise for small angles too (Kahan's formula).
+        # Of unit vectors at angle a, |u - v| = 2 sin(a/2) and |u + v| = 2 cos(a/2) (Kahan's formula). It is precise for
+        # small angles too, where the cosine is so flat that an arccosine loses half of the digits.
         apart, together = np.linalg.norm(units - direction, axis=1), np.linalg.norm(units + direction, axis=1)
         angles[defined] = 2 * np.arctan2(apart, together)
     return angles
@@ -46,6 +51,8 @@ def angles_to_sum(vectors: ArrayLike) -> Floats:
 
 def unrelated_angle(num_vectors: int) -> float:
     """`angles_to_sum` of orthogonal vectors of one length, radians: what unrelated, long gradients have."""
+    # With inner products c = 0, g_i . sum_j g_j = |g_i|^2 = 1 and |sum_j g_j| = sqrt(N). Independent directions in many
+    # dimensions d are nearly orthogonal: their cosines have mean 0 and standard deviation 1 / sqrt(d).
     return math.acos(1 / math.sqrt(num_vectors))
 
 
@@ -126,8 +133,10 @@ def along_step(
 ) -> Line:
     """How smooth a function is along a step.
 
-    Of a quadratic 1/2 x^T H x the gradient changes by t H d at fraction t of step d: its smoothness is ||H d|| / ||d||,
-    the curvature if d is an eigenvector.
+    A function is beta-smooth if ||grad f(y) - grad f(x)|| <= beta ||y - x|| for all x and y. With x the step's start
+    and y = x + t d the points along step d, the largest quotient of the two lengths is the smallest beta that these
+    points allow: effective beta-smoothness, a lower bound of the true one. Of a quadratic 1/2 x^T H x the gradient
+    changes by t H d, so that it is ||H d|| / ||d|| at every t: the curvature if d is an eigenvector.
 
     Args:
         loss: The function, of [parameter].
@@ -177,17 +186,31 @@ def mean_of_finite(values: ArrayLike) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def over_tasks(values: ArrayLike) -> dict[str, Floats]:
-    """How values vary over tasks.
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """How values vary over tasks: what is finite of them, NaN where nothing is.
 
-    Args:
-        values: [task, ...].
-
-    Returns:
-        ``mean``, ``median``, ``std`` (of these tasks, not an estimate), ``min`` and ``max`` of what is finite, NaN
-        where nothing is; and the values themselves as ``per_task``.
+    Attributes:
+        mean: Mean, [...].
+        median: Median, [...].
+        std: Standard deviation of these tasks, not an estimate for others, [...].
+        min: Smallest, [...].
+        max: Largest, [...].
+        per_task: The values themselves, [task, ...]; NaN where one is not finite.
     """
+
+    mean: Floats
+    median: Floats
+    std: Floats
+    min: Floats
+    max: Floats
+    per_task: Floats
+
+
+def over_tasks(values: ArrayLike) -> Summary:
+    """Summary of values [task, ...]."""
     per_task = np.asarray(values, dtype=np.float64)
+    per_task = np.where(np.isfinite(per_task), per_task, np.nan)
     columns = [column[np.isfinite(column)] for column in per_task.reshape(len(per_task), -1).T]
     functions: dict[str, Callable[[Floats], Any]]
     functions = {"mean": np.mean, "median": np.median, "std": np.std, "min": np.min, "max": np.max}
@@ -195,7 +218,7 @@ def over_tasks(values: ArrayLike) -> dict[str, Floats]:
     for name, function in functions.items():
         numbers = np.array([float(function(column)) if len(column) else np.nan for column in columns])
         summary[name] = numbers.reshape(per_task.shape[1:])
-    return {**summary, "per_task": per_task}
+    return Summary(**summary, per_task=per_task)
 
 
 def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

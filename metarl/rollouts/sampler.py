@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
-from metarl.envs.interface import EpisodeBatch
+from metarl.envs.interface import EpisodeBatch, require_episode_batch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.baseline import linear_baseline
@@ -32,6 +33,9 @@ class Sampler:
         num_tasks: Number of tasks.
         horizon: Longest episode, steps.
         stopped: Asked at every step; true gives up with `Stopped`.
+
+    Raises:
+        UserError: If ``episodes`` is no `EpisodeBatch`.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Sampler:
         horizon: int,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._episodes, self._policy, self._action_map = episodes, policy, action_map
+        self._episodes, self._policy, self._action_map = require_episode_batch(episodes), policy, action_map
         self._num_tasks, self._horizon = num_tasks, horizon
         self._rollouts = episodes.num_envs // num_tasks
         self._stopped = stopped
@@ -62,40 +66,55 @@ class Sampler:
             streams: One random generator for each task; rollouts take consecutive segments of it.
         """
         policy, distribution = self._policy, self._policy.distribution
-        time, task, rollout, envs = self._horizon, self._num_tasks, self._rollouts, self._episodes.num_envs
+        time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
         noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
-        observations = torch.zeros(time + 1, task, rollout, policy.observation_size)
-        rewards, alive = torch.zeros(time, task, rollout), torch.zeros(time, task, rollout)
-        outputs = torch.zeros(time, task, rollout, distribution.num_outputs)
-        observation_rows = observations.numpy().reshape(time + 1, envs, -1)
-        reward_rows, alive_rows = rewards.numpy().reshape(time, envs), alive.numpy().reshape(time, envs)
-        terminated, truncated = np.zeros(envs, bool), np.zeros(envs, bool)
+        buffers = self._episodes.buffers(time)
+        # Shares the buffer's memory, wherever the batch has made it.
+        observations = torch.as_tensor(buffers.observations)
+        device = observations.device
+        parameters, noise = parameters.to(device), noise.to(device)
+        outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
         network, extra = policy.network(parameters), policy.extra(parameters)
         actions: list[Tensor] = []
 
-        self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), observation_rows[0])
-        # Unbound at once, which is cheaper than taking step after step out of the tensors
-        steps = zip(observations[:time].unbind(), outputs.unbind(), noise.unbind(2), strict=True)
-        for t, (observed, output, drawn) in enumerate(steps):
+        self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), buffers.observations[0])
+        ended = buffers.terminated | buffers.truncated
+        # Unbound at once, which is cheaper than taking step after step out of the tensors.
+        seen = observations[:time].unflatten(1, (task, rollout)).unbind()
+        for t, (observed, output, drawn) in enumerate(zip(seen, outputs.unbind(), noise.unbind(2), strict=True)):
             if self._stopped():
                 raise Stopped
-            np.logical_not(terminated | truncated, out=alive_rows[t], casting="unsafe")
+            buffers.alive[t] = ~ended
             with timed("policy"):
                 output.copy_(network(observed))
                 actions.append(distribution.sample(output, extra, drawn))
-                env_actions = self._action_map(actions[-1].flatten(0, 1).numpy())
+                env_actions = self._action_map(actions[-1].flatten(0, 1).numpy(force=True))
             with timed("simulation"):
-                self._episodes.step(env_actions, observation_rows[t + 1], reward_rows[t], terminated, truncated)
-            if (terminated | truncated).all():
+                self._episodes.step(
+                    env_actions, buffers.observations[t + 1], buffers.rewards[t], buffers.terminated, buffers.truncated
+                )
+            for name, values in self._episodes.terms.items():
+                buffers.terms[name][t] = values
+            ended = buffers.terminated | buffers.truncated
+            if ended.all():
                 break
 
-        length = len(actions)
-        taken = _time_last(torch.stack(actions), time)
-        log_probs = distribution.log_prob(_time_last(outputs, time).flatten(1, 2), extra, taken.flatten(1, 2))
-        rewards, mask = _time_last(rewards[:length], time), _time_last(alive[:length], time)
-        log_probs = log_probs.view_as(rewards)
-        return Rollouts(_time_last(observations[:-1], time), taken, log_probs, rewards, mask, torch.zeros_like(rewards))
+        def of_tasks(values: Any) -> Tensor:
+            return _time_last(torch.as_tensor(values).unflatten(1, (task, rollout)))
+
+        taken = _time_last(_padded(torch.stack(actions), time))
+        log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, taken.flatten(1, 2))
+        rewards = of_tasks(buffers.rewards)
+        return Rollouts(
+            observations=of_tasks(observations[:-1]),
+            actions=taken,
+            log_probs=log_probs.view_as(rewards),
+            rewards=rewards,
+            mask=of_tasks(buffers.alive),
+            advantages=torch.zeros_like(rewards),
+            terms={name: of_tasks(values) for name, values in buffers.terms.items()},
+        )
 
 
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:
@@ -112,9 +131,12 @@ def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> R
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
 
 
-def _time_last(values: Tensor, horizon: int) -> Tensor:
-    """[time, task, rollout, ...] to [task, rollout, horizon, ...], padded with zeros."""
-    missing = horizon - len(values)
-    if missing:
-        values = torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+def _time_last(values: Tensor) -> Tensor:
+    """[time, task, rollout, ...] to [task, rollout, time, ...]."""
     return values.movedim(0, 2).contiguous()
+
+
+def _padded(values: Tensor, horizon: int) -> Tensor:
+    """[time, ...] to [horizon, ...], filled up with zeros."""
+    missing = horizon - len(values)
+    return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +13,19 @@ import torch
 from gymnasium.spaces import utils
 from torch import Tensor
 
-from metarl.inner.loop import adapt
-from metarl.inner.rule import UNKNOWN_MODE, Adaptation, evaluation_scales
-from metarl.config.algorithms import get_algorithm
-from metarl.agents import build_rule
-from metarl.store.checkpoints import load_checkpoint
-from metarl.config.config import Config, load_config
-from metarl.envs import TaskFamily, get_family
-from metarl.envs.oracle import OracleFamily
 from metarl.common.errors import UserError, nearest
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.data import Rollouts
+from metarl.envs import EpisodeBatch
+from metarl.inner.loop import adapt
+from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
+from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
-from metarl.policies.mlp import MLPPolicy
-from metarl.policies.module import ModulePolicy
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.build import build
-from metarl.config.settings import InnerConfig
-from metarl.policies.action_map import ActionMap
-from metarl.common.streams import Purpose, stream
-from metarl.data import Rollouts
+from metarl.store.checkpoints import load_checkpoint
+from metarl.store.config_file import load_config
 
 
 @dataclass(frozen=True)
@@ -98,8 +92,8 @@ class Agent:
     """
 
     def __init__(self, config: Config, meta: Tensor) -> None:
-        self.config, self.meta = config, meta.cpu()
-        self.family, self.rule = build(config)
+        self.config, self.settings, self.meta = config, config.resolve(), meta.cpu()
+        self.family, self.rule = build(self.settings)
         if meta.shape != (self.rule.num_meta,):
             raise UserError(
                 f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
@@ -133,21 +127,22 @@ class Agent:
             UserError: If the environment does not fit the agent, or a number is impossible.
         """
         self.check_fits(env.observation_space, env.action_space)
-        num_rollouts = self.config.rollouts_per_task if num_rollouts is None else num_rollouts
-        horizon = self.config.horizon if horizon is None else horizon
+        settings = self.settings.rollouts
+        num_rollouts = settings.rollouts_per_task if num_rollouts is None else num_rollouts
+        horizon = settings.horizon if horizon is None else horizon
         if num_steps < 0 or num_rollouts < 1 or horizon < 1:
             raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
-        action_map = ActionMap(env.action_space, self.config.action_scale)
+        action_map = ActionMap(env.action_space, settings.action_scale)
         sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
         nothing = np.zeros((1, 0))
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
             streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
             episodes = [sampler.collect(parameters, nothing, [each]) for each in streams]
-            return with_advantages(Rollouts.concatenate(episodes, axis=1), self.config.discount, self.config.gae_lambda)
+            return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps))
-        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect)
+        adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
@@ -157,7 +152,7 @@ class Agent:
         size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
         if size != wanted_size:
             hint = ""
-            if get_algorithm(self.config.algo).sees_task:
+            if self.settings.algorithm.sees_task:
                 hint = (
                     " It observes its task too: wrap an environment in metarl.envs.oracle.TaskObservation; another "
                     "family needs tasks of the same shape."
@@ -172,12 +167,11 @@ class Agent:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
 
-class _OneEnvironment:
-    """A single environment as a batch of one episode; its task is its own business."""
-
-    num_envs = 1
+class _OneEnvironment(EpisodeBatch):
+    """A single environment as a batch of one episode; the caller has already set its task."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
+        super().__init__(1, int(utils.flatdim(env.observation_space)))
         self._env, self._horizon = env, horizon
 
     def reset(
@@ -218,7 +212,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
     if checkpoint not in ("last", "best"):
         raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
     config = load_config(run_dir)
-    return Agent(config, load_checkpoint(config, checkpoint)[0])
+    return Agent(config, load_checkpoint(config, checkpoint).learner.meta)
 
 
 _CHECKPOINTS = ("last", "best")

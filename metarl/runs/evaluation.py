@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,51 +13,48 @@ from gymnasium.spaces import Box
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl.inner.rule import Adaptation, evaluation_scales
-from metarl.runs.agent import Agent, load
-from metarl.runs.build import family_of
-from metarl.config.algorithms import run_title
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
-from metarl.config.config import Config
 from metarl.common.device import resolve_device
-from metarl.envs import TaskFamily
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
-from metarl.store.provenance import provenance
-from metarl.inner.runner import Runner
-from metarl.config.settings import EvaluationConfig, InnerConfig
-from metarl.common.statistics import mean_and_interval, share_made_worse, tasks_in_words
+from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import write_json
+from metarl.config.evaluation import EvaluationConfig
+from metarl.config.resolved import Settings
+from metarl.envs import TaskFamily
+from metarl.inner.rule import Adaptation, evaluation_scales
+from metarl.inner.runner import Runner
+from metarl.runs.agent import Agent, load
+from metarl.runs.build import family_of
+from metarl.store.evaluations import Evaluation, References
+from metarl.store.folder import RunFolder
+from metarl.store.provenance import provenance
 
 # Tasks that are adapted to side by side; each group has random streams of its own.
 _GROUP = 40
 
 
-def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dict[str, Any]:
-    """Evaluates a run and writes ``evaluation.json`` into its folder.
+def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
+    """Evaluates a run on held-out tasks and writes ``evaluation.json`` into its folder.
 
-    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``.
+    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``, see
+    `metarl.store.folder.RunFolder.evaluation`. The file is strict JSON, where NaN is null; `Evaluation.from_json` reads
+    it back.
 
     Beside the agent stand two references on the same tasks: standing still (zero action, its return does not depend on
     the step), and a random initialisation of the same network that takes the same policy-gradient steps.
 
     Args:
         run_dir: The run's folder.
-        config: What to evaluate on.
+        config: What to evaluate on; by default `EvaluationConfig` ().
 
     Returns:
-        What was written: the run's ``config``; ``checkpoint``, ``seed``, ``rollouts``, ``adapted_layers`` and
-        ``step_scales``; ``tasks``, whether the family has finitely many of them (``finite``) and, if it has two, what
-        each of ``tasks`` is called (``task_names``); ``returns`` as [task][step]; ``mean`` and ``interval``
-        (half-width, 95 %, t over tasks: how well this one model is known, not how seeds differ; None for a single task
-        and where tasks repeat because there are finitely many) and ``share_made_worse`` (None where no gradient step
-        changes the policy) for each step; ``modulated``, the mean return after attenuation or modulation and before the
-        first gradient step, where it was measured; ``env_steps`` that the agent took in all; ``references``;
-        ``metarl``, what it was run with.
+        What was written.
 
     Raises:
-        UserError: If the run, its checkpoint or the tasks cannot be used.
+        UserError: If the run, its checkpoint or the tasks cannot be used, or the file cannot be written.
     """
     run_dir, config = Path(run_dir), config or EvaluationConfig()
     device = resolve_device(config.device)
@@ -70,69 +66,42 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> dic
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
     with Workers(config.threads) as workers:
-        protocol = _Protocol(agent.config, config, family, tasks, workers, device)
-        found = protocol.run(rule, agent.meta, "agent")
-        untrained = _partial(MAML(rule.policy, InnerConfig(agent.config.inner_lr, agent.config.inner_loss)), config)
+        protocol = _Protocol(agent.settings, config, family, tasks, workers, device)
+        measured = protocol.run(rule, agent.meta, "agent")
+        untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill = protocol.standstill()
-    finite, returns = family.finite_tasks, found.returns.numpy()
+    finite, returns = family.finite_tasks, measured.returns.double().numpy()
     estimate = mean_and_interval(returns)
-    # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
-    half_width = estimate.half_width if finite is None else None
-    result = {
-        "config": agent.config.to_dict(),
-        "env": family.name,
-        "checkpoint": config.checkpoint,
-        "seed": config.seed,
-        "rollouts": config.rollouts,
-        "adapted_layers": config.adapted_layers,
-        "step_scales": evaluation_scales(config.gradient_steps),
-        "tasks": tasks.tolist(),
-        "finite": finite is not None,
-        "task_names": None if finite is None or len(finite) != 2 else [family.describe_task(task) for task in tasks],
-        "returns": returns.tolist(),
-        "mean": estimate.mean.tolist(),
-        "interval": None if half_width is None else half_width.tolist(),
-        "share_made_worse": share_made_worse(returns).tolist() if rule.adapted else None,
-        "modulated": None if found.modulated is None else float(found.modulated.mean()),
-        "env_steps": found.env_steps,
-        "references": {"standstill": standstill, "random_initialisation": random_returns.mean(0).tolist()},
-        "metarl": provenance(device),
-    }
-    (run_dir / config.file_name).write_text(json.dumps(result) + "\n")
+    result = Evaluation(
+        config=agent.config.to_dict(),
+        env=family.name,
+        checkpoint=config.checkpoint,
+        seed=config.seed,
+        rollouts=config.rollouts,
+        adapted_layers=config.adapted_layers,
+        step_name=rule.step_name,
+        step_scales=evaluation_scales(config.gradient_steps),
+        tasks=tasks,
+        finite=finite is not None,
+        task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
+        returns=returns,
+        mean=estimate.mean,
+        # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
+        interval=estimate.half_width if finite is None else None,
+        share_made_worse=share_made_worse(returns) if rule.adapted else None,
+        modulated=None if measured.modulated is None else float(measured.modulated.mean()),
+        env_steps=measured.env_steps,
+        references=References(standstill, random_returns.mean(0).astype(np.float64)),
+        metarl=provenance(device),
+    )
+    path = RunFolder(run_dir).evaluation(config)
+    try:
+        write_json(path, result)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     return result
-
-
-def table(result: dict[str, Any]) -> str:
-    """An evaluation as text: a row for each gradient step, the references beside it."""
-    interval = [f"{value:.2f}" for value in result["interval"] or ()] or ["-"] * len(result["mean"])
-    groups = _task_groups(result)
-    worse = [f"{share:.0%}" for share in result["share_made_worse"] or ()] or ["-"] * len(result["mean"])
-    restricted = f", adapting {' '.join(result['adapted_layers'])} alone" if result["adapted_layers"] else ""
-    lines = [
-        f"{run_title(result['config'])} on {result['env']}{restricted}: "
-        f"{tasks_in_words(result['tasks'], result['finite'])}, {result['rollouts']} episodes, "
-        f"checkpoint {result['checkpoint']}, seed {result['seed']}",
-        "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
-    ]
-    for step, mean in enumerate(result["mean"]):
-        lines.append(
-            f"{step:4d}{mean:10.2f}{interval[step]:>13}{worse[step]:>11} "
-            f"{result['references']['random_initialisation'][step]:12.2f}"
-            + "".join(f"{values[step]:14.2f}" for values in groups.values())
-        )
-    if result["modulated"] is not None:
-        lines.append(f"attenuated or modulated, before the first gradient step: {result['modulated']:.2f}")
-    if (standstill := result["references"]["standstill"]) is not None:
-        lines.append(f"standing still: {standstill:.2f}")
-    return "\n".join(lines)
-
-
-def _task_groups(result: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Mean returns of each of a family's two tasks, to be shown apart, [step] by name."""
-    names, returns = np.array(result["task_names"] or [], dtype=str), np.asarray(result["returns"])
-    return {str(name): returns[names == name].mean(0) for name in np.unique(names)}
 
 
 def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
@@ -140,7 +109,7 @@ def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
 
 
 def _other_family(agent: Agent, env: str) -> TaskFamily:
-    family = family_of(agent.config.algo, env)
+    family = family_of(agent.settings.experiment.algo, env)
     agent.check_fits(family.observation_space, family.action_space)
     return family
 
@@ -198,7 +167,7 @@ class _Protocol:
 
     def __init__(
         self,
-        run: Config,
+        run: Settings,
         config: EvaluationConfig,
         family: TaskFamily,
         tasks: np.ndarray,
@@ -226,7 +195,10 @@ class _Protocol:
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
         stages = rule.stages(evaluation_scales(config.gradient_steps))
-        runner = Runner(self._run, self._family, rule, len(tasks), config.rollouts, self._workers, self._device)
+        rollouts = replace(self._run.rollouts, rollouts_per_task=config.rollouts)
+        runner = Runner(
+            self._family, rule, len(tasks), rollouts, self._run.inner.inner_loss, self._workers, self._device
+        )
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
@@ -243,7 +215,7 @@ class _Protocol:
         rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
         total = np.zeros(num)
         seeds = stream(self._config.seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-        with closing(self._family.make_episodes(num, self._run.horizon)) as episodes:
+        with closing(self._family.make_episodes(num, self._run.rollouts.horizon)) as episodes:
             episodes.reset(self._tasks, seeds.tolist(), observations)
             while not (terminated | truncated).all():
                 episodes.step(actions, observations, rewards, terminated, truncated)

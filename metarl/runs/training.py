@@ -13,23 +13,23 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-from torch import Tensor
 
-from metarl.runs.agent import Agent
-from metarl.runs.build import build
-from metarl.config.algorithms import get_algorithm
-from metarl.store.checkpoints import Progress, load_checkpoint, save_checkpoint
-from metarl.config.config import CONFIG_FILE, Config, load_config, save_config
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
-from metarl.common.importing import load
-from metarl.outer.learners import Learner, MetaLearner
+from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
+from metarl.common.streams import Purpose, stream
+from metarl.config.config import Config
+from metarl.inner.runner import Runner
+from metarl.outer.learners import Learner, MetaLearner
+from metarl.runs.agent import Agent
+from metarl.runs.build import build
+from metarl.store.checkpoints import RunState, load_checkpoint, save_checkpoint
+from metarl.store.config_file import load_config, save_config
+from metarl.store.folder import RunFolder
 from metarl.store.progress import ProgressLog, read_progress
 from metarl.store.provenance import provenance
-from metarl.inner.runner import Runner
-from metarl.common.streams import Purpose, stream
 
 # Everything but the length of a run and how it is executed must be as it was when a run is resumed.
 _CHANGEABLE = (
@@ -45,7 +45,7 @@ _CHANGEABLE = (
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished training run.
 
     Attributes:
@@ -59,7 +59,7 @@ class Run:
     progress: list[dict[str, str]]
 
 
-def train(config: Config) -> Run:
+def train(config: Config) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
 
     Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
@@ -72,36 +72,29 @@ def train(config: Config) -> Run:
         UserError: If the folder holds a run already (without ``resume``) or another run (with it), or if something
             that the configuration asks for is not there. Nothing is overwritten.
     """
-    device = resolve_device(config.device)
-    if config.resume:
+    settings = config.resolve()
+    run, folder = settings.run, settings.folder
+    device = resolve_device(run.device)
+    if run.resume:
         _check_same_run(config)
     else:
-        _check_free(config.folder)
+        RunFolder(folder).check_free()
     with _sigterm_raises(), Trainer(config, device) as trainer:
-        if config.resume:
-            meta, optimiser, progress = load_checkpoint(config, "last")
-            meta = Agent(config, meta).meta
-            if progress.iteration >= config.iterations:
-                more = "; raise --iterations for more" if progress.iteration else ""
-                print(f"{config.folder} has done its {progress.iteration} iterations{more}")
-                return Run(config.folder, Agent(config, meta), read_progress(config.folder))
+        if run.resume:
+            state = load_checkpoint(config, "last", to_resume=True)
+            agent = Agent(config, state.learner.meta)
+            if state.iteration >= run.iterations:
+                more = "; raise --iterations for more" if state.iteration else ""
+                print(f"{folder} has done its {state.iteration} iterations{more}")
+                return FinishedRun(folder, agent, read_progress(folder))
         else:
-            (meta, optimiser), progress = trainer.learner.initial(), Progress()
+            state = RunState(trainer.learner.initial())
         save_config(config, provenance(device))
-        if not config.resume:
-            trainer.save(meta, optimiser, progress)  # From now on, whatever happens, the run can be resumed.
-        with ProgressLog(config.folder, progress.iteration, config.iterations) as log:
-            meta = trainer.train(meta, optimiser, progress, log)
-    return Run(config.folder, Agent(config, meta), read_progress(config.folder))
-
-
-def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if (folder / CONFIG_FILE).is_file():
-            raise UserError(
-                f"{folder} holds a run; continue it with --resume, or choose another folder with --run-dir."
-            )
-        raise UserError(f"{folder} exists and is not an empty folder; choose another folder with --run-dir.")
+        if not run.resume:
+            trainer.save(state)  # From now on, whatever happens, the run can be resumed.
+        with ProgressLog(folder, state.iteration, run.iterations) as log:
+            state = trainer.train(state, log)
+    return FinishedRun(folder, Agent(config, state.learner.meta), read_progress(folder))
 
 
 def _check_same_run(config: Config) -> None:
@@ -126,17 +119,18 @@ class Trainer:
     """
 
     def __init__(self, config: Config, device: torch.device) -> None:
-        self._config, self._device = config, device
-        self._family, self._rule = build(config)
-        self._workers = Workers(config.threads)
+        self._config, self._settings, self._device = config, config.resolve(), device
+        self._family, self._rule = build(self._settings)
+        run = self._settings.run
+        self._workers = Workers(run.threads)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
-        self._num_validation_tasks = config.validation_tasks if finite is None else len(finite)
+        self._num_validation_tasks = run.validation_tasks if finite is None else len(finite)
         self._validator: Runner | None = None
-        if config.validate_every:
-            size, rollouts = self._num_validation_tasks, config.rollouts_per_task
-            self._validator = Runner(config, self._family, self._rule, size, rollouts, self._workers, device)
-        self._profile = Profile(config.folder, device) if config.profile else None
+        if run.validate_every:
+            size, rollouts, loss = self._num_validation_tasks, self._settings.rollouts, self._settings.inner.inner_loss
+            self._validator = Runner(self._family, self._rule, size, rollouts, loss, self._workers, device)
+        self._profile = Profile(RunFolder(self._settings.folder).trace, device) if run.profile else None
 
     def __enter__(self) -> Trainer:
         self._workers.__enter__()
@@ -150,82 +144,81 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog) -> Tensor:
-        """Runs the iterations that are left; returns the meta-parameters at the end."""
-        config, device = self._config, self._device
-        state, first = (meta.to(device), optimiser, progress), progress.iteration + 1
+    def train(self, state: RunState, log: ProgressLog) -> RunState:
+        """Runs the iterations that are left; returns the run's state at the end."""
+        run, first = self._settings.run, state.iteration + 1
+        state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self._device)))
         try:
-            while state[-1].iteration < config.iterations:
-                number = state[-1].iteration + 1
+            while state.iteration < run.iterations:
+                number = state.iteration + 1
                 with self._profiled(number, first):
-                    state = self._advance(*state, log)
-                    if number % config.checkpoint_every == 0:
+                    state = self._advance(state, log)
+                    if number % run.checkpoint_every == 0:
                         with timed("checkpoint"):
-                            self.save(*state)
+                            self.save(state)
         finally:
             # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
-            save_checkpoint(config, "last", *state)
-        return state[0]
+            save_checkpoint(self._config, "last", state)
+        return state
 
-    def save(self, meta: Tensor, optimiser: Tensor, progress: Progress) -> None:
+    def save(self, state: RunState) -> None:
         """Saves the checkpoint ``last``, and one to keep if the run is to."""
-        save_checkpoint(self._config, "last", meta, optimiser, progress)
-        if self._config.keep_checkpoints:
-            save_checkpoint(self._config, f"iteration{progress.iteration}", meta, optimiser, progress)
+        save_checkpoint(self._config, "last", state)
+        if self._settings.run.keep_checkpoints:
+            save_checkpoint(self._config, f"iteration{state.iteration}", state)
 
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
-        return self._profile.iteration(number, first, self._config.iterations) if self._profile else nullcontext()
+        return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(
-        self, meta: Tensor, optimiser: Tensor, progress: Progress, log: ProgressLog
-    ) -> tuple[Tensor, Tensor, Progress]:
-        """One iteration with validation and logging; returns what has become of the first three arguments."""
-        config, begin = self._config, time.perf_counter()
-        new_meta, new_optimiser, numbers = self.learner.iteration(meta, optimiser, progress.iteration)
+    def _advance(self, state: RunState, log: ProgressLog) -> RunState:
+        """One iteration with validation and logging; returns the run's state after it."""
+        validate_every, begin = self._settings.run.validate_every, time.perf_counter()
+        learner, numbers = self.learner.iteration(state.learner, state.iteration)
         row = dict(numbers)
         iteration_seconds = time.perf_counter() - begin
-        done = progress.iteration + 1
-        if self._validator and done % config.validate_every == 0:
+        done = state.iteration + 1
+        if self._validator and done % validate_every == 0:
             with timed("validation"):
-                row |= self._validate(self._validator, new_meta)
+                row |= self._validate(self._validator, learner.meta)
         elif self._validator:
             row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
-        totals = Progress(done, progress.env_steps + steps, progress.seconds + seconds, progress.best_return)
+        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
         with timed("logging"):
             log.write(
                 {
                     "iteration": done,
-                    "env_steps": totals.env_steps,
-                    "seconds": round(totals.seconds, 3),
+                    "env_steps": new.env_steps,
+                    "seconds": round(new.seconds, 3),
                     "steps_per_second": round(steps / iteration_seconds, 1),
                     **row,
                 }
             )
         validation = row.get("validation_post_adaptation_return", "")
-        if isinstance(validation, float) and validation > progress.best_return:
-            totals = replace(totals, best_return=validation)
+        if isinstance(validation, float) and validation > state.best_return:
+            new = replace(new, best_return=validation)
             with timed("checkpoint"):
-                save_checkpoint(config, "best", new_meta, new_optimiser, totals)
-        return new_meta, new_optimiser, totals
+                save_checkpoint(self._config, "best", new)
+        return new
 
-    def _validate(self, validator: Runner, meta: Tensor) -> dict[str, float | int | str]:
+    def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks, the same ones and the same random streams every time."""
-        config = self._config
+        seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
-            self._num_validation_tasks, stream(config.seed, Purpose.VALIDATION_TASKS), "validation"
+            self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
-        stages = self._rule.stages((1.0,) * config.num_inner_steps)
-        adapted, _ = validator.run(meta, tasks, stages, config.seed, Purpose.VALIDATION_ROLLOUTS, 0)
+        stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
+        adapted, _ = validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
         returns = adapted.returns.mean(0).tolist()
         return dict(zip(_VALIDATION_COLUMNS, (returns[0], returns[-1]), strict=True))
 
     def _make_learner(self) -> Learner:
-        if get_algorithm(self._config.algo).training == "ppo":
+        if self._settings.algorithm.training == "ppo":
             # By name, because importing Stable-Baselines3 takes a second.
-            learner: Learner = load("metarl.sb3.ppo:PPOLearner")(self._config, self._family, self._rule.policy)
+            make_learner = import_named("metarl.sb3.ppo:PPOLearner", "learner")
+            learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
-        return MetaLearner(self._config, self._family, self._rule, self._workers, self._device)
+        return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
 
 
 _VALIDATION_COLUMNS = ("validation_pre_adaptation_return", "validation_post_adaptation_return")

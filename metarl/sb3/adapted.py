@@ -32,12 +32,14 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
     Raises:
         UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
     """
-    family, rule = build(config)
-    wanted = policy_actions(family, config.action_scale)
+    settings = config.resolve()
+    family, rule = build(settings)
+    scale = settings.rollouts.action_scale
+    wanted = policy_actions(family, scale)
     if model.action_space != wanted:
         raise UserError(
             f"the model's actions are {model.action_space}, and this configuration's policy has {wanted}; train the "
-            f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={config.action_scale})."
+            f"model on metarl.sb3.TaskEnv({config.env!r}, action_scale={scale})."
         )
     if not rule.adapted:
         raise UserError(f"{config.algo} never adapts, so there is nothing to start; take algo='maml', for example.")

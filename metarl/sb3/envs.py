@@ -14,7 +14,8 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.common.errors import UserError
-from metarl.envs import TaskFamily, get_family
+from metarl.envs import FamilyLike, TaskFamily, get_family
+from metarl.envs.interface import require_episode_batch
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
 from metarl.envs.tasks import task_option
@@ -33,7 +34,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     episode's task under ``"task"``.
 
     Args:
-        family: A task family, or the name of a registered one.
+        family: A task family, or what `metarl.get_family` makes one of.
         split: Split that the tasks are drawn from.
         horizon: Steps after which an episode is truncated; by default the family's.
         action_scale: Half-widths of the family's actions that 1 stands for.
@@ -46,7 +47,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
 
     def __init__(
         self,
-        family: TaskFamily | str,
+        family: FamilyLike,
         split: str = "train",
         horizon: int | None = None,
         action_scale: float = 1.0,
@@ -110,7 +111,7 @@ class TaskVecEnv(VecEnv):
     when it begins. Observations and actions are `TaskEnv`'s. ``seed`` determines all that follows the next ``reset``.
 
     Args:
-        family: A task family, or the name of a registered one.
+        family: A task family, or what `metarl.get_family` makes one of.
         num_envs: Number of slots.
         split: Split that the tasks are drawn from.
         horizon: Steps after which an episode is truncated; by default the family's.
@@ -124,7 +125,7 @@ class TaskVecEnv(VecEnv):
 
     def __init__(
         self,
-        family: TaskFamily | str,
+        family: FamilyLike,
         num_envs: int,
         split: str = "train",
         horizon: int | None = None,
@@ -132,7 +133,7 @@ class TaskVecEnv(VecEnv):
     ) -> None:
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, num_envs = split, positive_whole("num_envs", num_envs)
-        self._episodes = self._family.make_episodes(num_envs, steps)
+        self._episodes = require_episode_batch(self._family.make_episodes(num_envs, steps))
         self._action_map = ActionMap(self._family.action_space, action_scale)
         self._rng = np.random.default_rng()
         observation_space = _policy_observations(self._family)
@@ -162,17 +163,18 @@ class TaskVecEnv(VecEnv):
         """Takes one step in every slot; a slot whose episode ends begins another at once.
 
         Returns:
-            Observations [slot, observation], rewards [slot], ends [slot] and infos; where an episode has ended, the
-            info holds its ``"terminal_observation"``, ``"task"`` and ``"TimeLimit.truncated"``.
+            Observations [slot, observation], rewards [slot], ends [slot] and infos, which hold the family's terms;
+            where an episode has ended, also its ``"terminal_observation"``, ``"task"`` and ``"TimeLimit.truncated"``.
         """
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = self._flags
         self._episodes.step(self._actions, self._observations, rewards, terminated, truncated)
         ended = terminated | truncated
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        terms = self._episodes.terms
+        infos: list[dict[str, Any]] = [{name: terms[name][slot] for name in terms} for slot in range(self.num_envs)]
         slots = np.flatnonzero(ended)
         for slot in slots:
-            infos[slot] = {
+            infos[slot] |= {
                 **self.reset_infos[slot],
                 "terminal_observation": self._observations[slot].copy(),
                 "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
@@ -209,10 +211,10 @@ class TaskVecEnv(VecEnv):
             self.reset_infos[slot] = {"task": np.array(task)}
 
 
-def _family_and_horizon(family: TaskFamily | str, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
+def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
     """The family and the length of its episodes, of which everything is known to be valid, the split too."""
-    known = get_family(family) if isinstance(family, str) else family
-    # Drawn in vain, so that a wrong split is told now and not at the first reset.
+    known = family if isinstance(family, TaskFamily) else get_family(family)
+    # Sample once and discard: an unknown split should fail here, not at the first reset.
     known.sample_tasks(1, np.random.default_rng(0), split)
     return known, positive_whole("horizon", known.horizon if horizon is None else horizon)
 

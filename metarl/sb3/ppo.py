@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
-from metarl.config.config import Config
+from metarl.config.resolved import Settings
+from metarl.data import LearnerState
 from metarl.envs import TaskFamily
 from metarl.policies.base import Policy
 from metarl.policies.mlp import MLPPolicy
@@ -36,12 +36,12 @@ _MINIBATCH = 1000
 class PPOLearner:
     """Trains a policy with PPO, an iteration having as many environment steps as a meta-iteration without early ends.
 
-    The actor starts as every rule's policy does with this seed. The optimiser's memory is the whole model, the critic
-    and Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
+    The actor starts as every rule's policy does with this seed. The learner's memory is the whole model, the critic and
+    Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
     defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
 
     Args:
-        config: The run's settings.
+        settings: The run's settings.
         family: The task family; its observations may hold the task.
         policy: The policy to train.
 
@@ -53,31 +53,31 @@ class PPOLearner:
         UserError: If the policy is not the built-in multilayer perceptron, or if PPO would have one step to learn from.
     """
 
-    def __init__(self, config: Config, family: TaskFamily, policy: Policy) -> None:
+    def __init__(self, settings: Settings, family: TaskFamily, policy: Policy) -> None:
         if not isinstance(policy, MLPPolicy):
             raise UserError("PPO trains the built-in multilayer perceptron only; leave out policy_body.")
-        self._seed, self._policy = config.seed, policy
-        episodes = config.meta_batch_size * config.rollouts_per_task
-        self.env_steps = episodes * config.horizon * (config.num_inner_steps + 1)
+        self._seed, self._policy = settings.run.seed, policy
+        rollouts = settings.rollouts
+        episodes = settings.meta.meta_batch_size * rollouts.rollouts_per_task
+        self.env_steps = episodes * rollouts.horizon * (settings.inner.num_inner_steps + 1)
         slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
-        if slots * config.horizon == 1:
+        if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
-        self._env = VecMonitor(TaskVecEnv(family, slots, "train", config.horizon, config.action_scale))
+        self._env = VecMonitor(TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale))
         # On one thread, because the critic's orthogonal initialisation depends on their number.
-        with Workers(1), _seeded(stream(config.seed, Purpose.INITIALISATION, 1)):
-            self.model = _make_ppo(config, self._env)
+        with Workers(1), _seeded(stream(self._seed, Purpose.INITIALISATION, 1)):
+            self.model = _make_ppo(settings, self._env)
         # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
-    def initial(self) -> tuple[Tensor, Tensor]:
+    def initial(self) -> LearnerState:
         meta = self._policy.initial(stream(self._seed, Purpose.INITIALISATION))
         set_policy_parameters(self.model, self._policy, meta)
-        return meta, self._memory()
+        return LearnerState(meta, _memory(self.model))
 
-    def iteration(self, meta: Tensor, optimiser: Tensor, index: int) -> tuple[Tensor, Tensor, Row]:
+    def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
         generator, begin = stream(self._seed, Purpose.TRAIN_ROLLOUTS, index), time.perf_counter()
-        # The model's own save holds pickled classes, which would run whatever a file says.
-        self.model.set_parameters(torch.load(BytesIO(optimiser.numpy().tobytes()), weights_only=True))
+        _remember(self.model, state.memory)
         before = self.model.num_timesteps
         returns: list[float] = []
 
@@ -89,27 +89,48 @@ class PPOLearner:
         self.model.set_env(self._env)  # Episodes that the last iteration began are given up.
         with timed("PPO"), _seeded(generator):
             self.model.learn(self.env_steps, note, reset_num_timesteps=False)
-        # Nothing is adapted in training: the policy's return is the one before as after.
+        # Nothing is adapted in training: there is no return after adaptation.
         row = {
             "env_steps": self.model.num_timesteps - before,
             "pre_adaptation_return": float(np.mean(returns)),
-            "post_adaptation_return": float(np.mean(returns)),
             "seconds_ppo": round(time.perf_counter() - begin, 4),
         }
-        return policy_parameters(self.model, self._policy).to(meta), self._memory(), row
+        meta = policy_parameters(self.model, self._policy).to(state.meta)
+        return LearnerState(meta, _memory(self.model)), row
 
     def close(self) -> None:
         self._env.close()
 
-    def _memory(self) -> Tensor:
-        """Actor, critic and optimiser, as bytes."""
-        buffer = BytesIO()
-        torch.save(self.model.get_parameters(), buffer)
-        return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+
+# The model's own save holds pickled classes, which would run whatever a file says.
+def _memory(model: PPO) -> dict[str, Tensor]:
+    """Actor and critic as ``policy.NAME``; of each parameter's index, what Adam remembers as ``adam.INDEX.NAME``."""
+    parameters = model.get_parameters()
+    memory = {f"policy.{name}": value for name, value in parameters["policy"].items()}
+    for index, entry in parameters["policy.optimizer"]["state"].items():
+        memory |= {f"adam.{index}.{name}": value for name, value in entry.items()}
+    return {name: value.clone() for name, value in memory.items()}
 
 
-def _make_ppo(config: Config, env: VecMonitor) -> PPO:
-    steps = config.horizon * env.num_envs
+def _remember(model: PPO, memory: Mapping[str, Tensor]) -> None:
+    """Puts `_memory` back into a model, whose settings stay as they are."""
+    parameters: dict[str, Any] = model.get_parameters()
+    policy, adam = parameters["policy"], parameters["policy.optimizer"]
+    adam["state"] = {}
+    for name, value in memory.items():
+        owner, _, rest = name.partition(".")
+        if owner == "policy":
+            policy[rest] = value
+        else:
+            index, _, part = rest.partition(".")
+            # Cloned, because PyTorch's optimiser takes tensors over as they are and changes them.
+            adam["state"].setdefault(int(index), {})[part] = value.clone()
+    model.set_parameters(parameters)
+
+
+def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
+    rollouts, policy = settings.rollouts, settings.policy
+    steps = rollouts.horizon * env.num_envs
     minibatches = math.ceil(steps / _MINIBATCH)
     with warnings.catch_warnings():
         # Where the steps cannot be shared out evenly, a minibatch is a little smaller.
@@ -117,12 +138,12 @@ def _make_ppo(config: Config, env: VecMonitor) -> PPO:
         return PPO(
             "MlpPolicy",
             env,
-            n_steps=config.horizon,
+            n_steps=rollouts.horizon,
             batch_size=math.ceil(steps / minibatches),
-            gamma=config.discount,
+            gamma=rollouts.discount,
             policy_kwargs={
-                "net_arch": {"pi": list(config.hidden_sizes), "vf": list(config.hidden_sizes)},
-                "activation_fn": ACTIVATIONS[config.activation],
+                "net_arch": {"pi": list(policy.hidden_sizes), "vf": list(policy.hidden_sizes)},
+                "activation_fn": ACTIVATIONS[policy.activation],
             },
             device="cpu",
         )

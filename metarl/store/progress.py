@@ -11,17 +11,32 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-CSV_FILE = "progress.csv"
+from metarl.store.folder import RunFolder
+
 Row = Mapping[str, float | int | str]
+# What columns of metarl 0.1 are called now.
+_RENAMED = {"line_search": "outcome"}
 
 
 def read_progress(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of a run's progress.csv, as text."""
-    path = run_dir / CSV_FILE
+    """The rows of a run's progress.csv, as text; columns of metarl 0.1 by the names that they have now."""
+    path = RunFolder(run_dir).progress
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        return [{_RENAMED.get(name, name): value for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _in_words(row: Row) -> str:
+    """The live line of an iteration: what of it there is."""
+    # A learner without an inner loop adapts nothing in training, and has one return.
+    returns = [float(row[name]) for name in ("pre_adaptation_return", "post_adaptation_return") if name in row]
+    parts = [f"{float(row['steps_per_second']):.0f} steps/s", "return " + " -> ".join(f"{x:.1f}" for x in returns)]
+    if "kl" in row:
+        parts.append(f"KL {float(row['kl']):.4f}")
+    if "outcome" in row:
+        parts.append(str(row["outcome"]))
+    return ", ".join(parts)
 
 
 class ProgressLog:
@@ -34,7 +49,8 @@ class ProgressLog:
     """
 
     def __init__(self, run_dir: Path, iteration: int, total: int) -> None:
-        self._path = run_dir / CSV_FILE
+        folder = RunFolder(run_dir)
+        self._path = folder.progress
         kept = [row for row in read_progress(run_dir) if int(row["iteration"]) <= iteration]
         self._columns = list(kept[0]) if kept else []
         if kept:
@@ -44,7 +60,7 @@ class ProgressLog:
             os.replace(temporary, self._path)
         else:
             self._path.unlink(missing_ok=True)
-        self._tensorboard = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration + 1)
+        self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=iteration + 1)
         self._bar = tqdm(
             total=total,
             initial=iteration,
@@ -63,10 +79,7 @@ class ProgressLog:
             if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
         self._tensorboard.flush()
-        before, after = (f"{float(row[f'{when}_adaptation_return']):.1f}" for when in ("pre", "post"))
-        # Without a meta-step nothing is adapted in training, and there is one return.
-        told = f"{before} -> {after}, KL {float(row['kl']):.4f}, {row['line_search']}" if "kl" in row else after
-        self._bar.set_description_str(f"{float(row['steps_per_second']):.0f} steps/s, return {told}", refresh=False)
+        self._bar.set_description_str(_in_words(row), refresh=False)
         self._bar.update()
 
     def __enter__(self) -> ProgressLog:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from metarl import __version__
+from metarl._version import __version__
 from metarl.common.parallel import available_cores
 
 _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
@@ -28,7 +28,7 @@ def provenance(device: torch.device) -> dict[str, str]:
 
 
 def _commit() -> str:
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "not a checkout"
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -9,15 +9,15 @@ import torch
 from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
 
 import metarl
-from metarl import L2FConfig, TRPOConfig, UserError
+from metarl import EvaluationConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig, UserError
+from metarl.commands.train import main
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import EvaluationConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig
 from metarl.envs import get_family
 from metarl.envs.navigation import NavigationFamily
 from metarl.envs.oracle import TaskObservation
-from metarl.runs.evaluation import evaluate, table
+from metarl.reports.tables import evaluation_table
+from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
-from metarl.train import main
 
 META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
 TWO_STEPS = {"algo": "mamlpp", "num_inner_steps": 2, "mamlpp": MAMLppConfig(2, 1)}
@@ -48,7 +48,7 @@ def test_a_run_can_be_evaluated_loaded_and_adapted(tmp_path, algo):
     settings = {"iterations": 1} if ALGORITHMS[algo].training != "none" else {"iterations": 0}
     train(tiny(tmp_path, env="navigation-bimodal", algo=algo, **settings))
     result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=2))
-    assert np.array(result["returns"]).shape == (3, 3)
+    assert np.array(result.returns).shape == (3, 3)
     agent = metarl.load(tmp_path)
     env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
     env.reset(seed=0, options={"task": [0.3, -0.2]})
@@ -77,15 +77,15 @@ def test_a_family_that_does_not_tell_modes_is_refused_by_multi_maml(tmp_path):
 def test_oracle_sees_the_task_of_another_family_too(tmp_path):
     train(tiny(tmp_path, algo="oracle", iterations=0))
     result = evaluate(tmp_path, EvaluationConfig(env="navigation-c", tasks=2, rollouts=2, gradient_steps=1))
-    assert np.array(result["returns"]).shape == (2, 2)
+    assert np.array(result.returns).shape == (2, 2)
 
 
 @pytest.mark.parametrize("algo", ["oracle", "standstill"])
 def test_what_never_adapts_makes_no_task_worse(algo, tmp_path):
     train(tiny(tmp_path, algo=algo, iterations=0))
     result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1))
-    assert result["share_made_worse"] is None
-    assert [line.split()[3] for line in table(result).splitlines()[2:4]] == ["-", "-"]
+    assert result.share_made_worse is None
+    assert [line.split()[3] for line in evaluation_table(result).splitlines()[2:4]] == ["-", "-"]
 
 
 def test_oracle_knows_its_task_and_never_adapts(tmp_path):
@@ -102,7 +102,7 @@ def test_oracle_knows_its_task_and_never_adapts(tmp_path):
 def test_mamlpp_trained_without_inner_steps_never_adapts(tmp_path):
     train(tiny(tmp_path, algo="mamlpp", num_inner_steps=0, iterations=1))
     result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=2))
-    assert np.array(result["returns"]).shape == (2, 3)
+    assert np.array(result.returns).shape == (2, 3)
 
 
 def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, monkeypatch):
@@ -152,13 +152,12 @@ def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
     names = ("weight1", "bias1", "weight2", "bias2", "log_std")
     everything = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=names))
     little = evaluate(tmp_path, EvaluationConfig(**config, adapted_layers=("bias1",)))
-    assert everything["returns"] == plain["returns"]
-    first = [row[0] for row in plain["returns"]]
-    assert [row[0] for row in little["returns"]] == first
-    assert [row[1] for row in little["returns"]] != [row[1] for row in plain["returns"]]
-    assert little["adapted_layers"] == ("bias1",)
-    assert "MAML on navigation, adapting bias1 alone: " in table(little)
-    assert "alone" not in table(plain)
+    np.testing.assert_array_equal(everything.returns, plain.returns)
+    np.testing.assert_array_equal(little.returns[:, 0], plain.returns[:, 0])
+    assert (little.returns[:, 1] != plain.returns[:, 1]).any()
+    assert little.adapted_layers == ("bias1",)
+    assert "MAML on navigation, adapting bias1 alone: " in evaluation_table(little)
+    assert "alone" not in evaluation_table(plain)
     assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
 
 
@@ -168,8 +167,8 @@ def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
         row = train(tiny(tmp_path / algo, algo=algo, iterations=1)).progress[0]
         result = evaluate(tmp_path / algo, config)
         assert ("modulated_return" in row) == measured
-        assert (result["modulated"] is not None) == measured
-        assert ("modulated, before the first gradient step: -" in table(result)) == measured
+        assert (result.modulated is not None) == measured
+        assert ("modulated, before the first gradient step: -" in evaluation_table(result)) == measured
 
 
 def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
@@ -204,13 +203,13 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
         ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),
         ({"algo": "anil", "mamlpp": MAMLppConfig(1, 1)}, "mamlpp would do nothing: it is for algo mamlpp"),
         ({"algo": "maml", "promp": ProMPConfig(lr=0.1)}, "promp would do nothing: it is for meta_optimiser promp"),
-        ({"algo": "maml", "promp": ProMPConfig(lr=0)}, "promp.lr and promp.clip must be positive"),
+        ({"algo": "maml", "promp": {"lr": 0}}, "promp.lr must be a positive number, got 0"),
         ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
         (
-            {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig(embedding_size=0)},
+            {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",
         ),
-        ({"algo": "mamlpp", "mamlpp": MAMLppConfig(first_order_iterations=-1)}, "must not be negative"),
+        ({"algo": "mamlpp", "mamlpp": {"first_order_iterations": -1}}, "must be at least 0, got -1"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
     ],
 )

@@ -6,14 +6,15 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import MODES, TASKS, initial, make_policy, make_rule
+from problems import MODES, TASKS, initial, make_policy, make_rule, make_support
 from torch import Tensor
 
-from benchmarks.triple_derivative import plain_policy_gradient
+from benchmarks.triple_derivative import PlainSupport
 from metarl.agents.l2f import L2F
 from metarl.common.parallel import Workers
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation
+from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
 
 
@@ -23,8 +24,8 @@ def build(**options: object) -> tuple[L2F, Tensor]:
     return rule, initial(rule)
 
 
-def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> problems.Rollouts:
-    return problems.collect(rule.policy, rule.start(meta, MODES), seed)
+def support_of(rule: Adaptation, meta: Tensor, seed: int = 1) -> PolicyGradientSupport:
+    return make_support(rule.policy, rule.start(meta, MODES), seed)
 
 
 def observe(rule: L2F, meta: Tensor) -> Tensor:
@@ -32,7 +33,7 @@ def observe(rule: L2F, meta: Tensor) -> Tensor:
 
 
 def attenuated(rule: L2F, meta: Tensor) -> Tensor:
-    if rule.stages((1.0,))[0].gradient_step:  # Constants are there from the start.
+    if rule.stages((1.0,))[0].is_step:  # Constants are there from the start.
         return rule.start(meta, MODES)
     return rule.stages((1.0,))[0].update(meta, rule.start(meta, MODES), support_of(rule, meta))
 
@@ -136,7 +137,7 @@ def test_attenuation_multiplies_each_layer_by_its_gamma():
 def test_embedding_is_the_mean_gradient_of_each_layer():
     rule, meta = build()
     support = support_of(rule, meta)
-    gradient = plain_policy_gradient(rule.policy, rule.start(meta, MODES), support)
+    gradient = PlainSupport.like(support).gradient(rule.start(meta, MODES))
     expected = [view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)]
     torch.testing.assert_close(observe(rule, meta), torch.stack(expected, 1), rtol=1e-11, atol=1e-14)
 

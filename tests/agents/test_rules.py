@@ -8,16 +8,18 @@ import pytest
 import torch
 from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
 
+from metarl import L2FConfig
 from metarl.agents import build_rule
 from metarl.agents.anil import PartialAdaptation
+from metarl.agents.l2f import L2F
+from metarl.agents.maml import MAML
 from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import InnerConfig
-from metarl.inner.gradients import policy_gradient
+from metarl.config.settings import InnerSettings
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import UNKNOWN_MODE
+from metarl.inner.rule import UNKNOWN_MODE, StageKind
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
 
@@ -174,14 +176,15 @@ def test_mumomaml_reads_one_trajectory_up_to_its_end():
     rule = make_rule("mumomaml", make_policy(), embedding_size=3)
     meta = initial(rule)
     support = problems.run(rule, meta).supports[0]
-    assert support.rewards.shape[1] == 1
+    rollouts = support.rollouts
+    assert rollouts.rewards.shape[1] == 1
     start = rule.policy.layout.size
     gru = torch.nn.GRU(problems.OBSERVATION + problems.ACTIONS + 1, 3).double()
     torch.nn.utils.vector_to_parameters(meta[start:], gru.parameters())
-    lengths = support.mask[:, 0].sum(1).int().tolist()
+    lengths = rollouts.mask[:, 0].sum(1).int().tolist()
     assert len(set(lengths)) > 1
     for task, length in enumerate(lengths):
-        steps = [support.observations, support.actions, support.rewards[..., None]]
+        steps = [rollouts.observations, rollouts.actions, rollouts.rewards[..., None]]
         sequence = torch.cat([values[task, 0, :length] for values in steps], dim=1)
         expected = gru(sequence[:, None])[1][0, 0]
         torch.testing.assert_close(rule.embedding(meta, support)[task], expected.detach(), rtol=1e-12, atol=1e-14)
@@ -208,10 +211,37 @@ def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
     partial = PartialAdaptation(rule, ("bias1", "log_std"))
     loop = problems.run(partial, meta, 2)
     policies = loop.replay(meta)
-    first_gradient_step = [stage.gradient_step for stage in loop.stages].index(True)
-    start, end = (rule.policy.layout.views(policies[i]) for i in (first_gradient_step, -1))
+    first_step = [stage.is_step for stage in loop.stages].index(True)
+    start, end = (rule.policy.layout.views(policies[i]) for i in (first_step, -1))
     moved = [name for name, a, b in zip(rule.policy.layout.names, start, end, strict=True) if (a != b).any()]
     assert moved == [name for name in ("bias1", "log_std") if name in rule.adapted]
+
+
+class WholeSteps(MAML):
+    """MAML whose steps are said to be no gradient steps."""
+
+    @property
+    def step_name(self):
+        return "whole step"
+
+    def stages(self, step_scales, iteration=None):
+        return [replace(stage, kind=StageKind.STEP) for stage in super().stages(step_scales, iteration)]
+
+
+def test_steps_that_are_no_gradient_steps_are_counted_but_not_restricted():
+    rule = WholeSteps(make_policy(), InnerSettings(inner_lr=0.5))
+    meta, partial = initial(rule), PartialAdaptation(rule, ("bias1",))
+    stages = partial.stages((1.0, 1.0))
+    assert [stage.is_step for stage in stages] == [True, True]
+    loop = problems.run(partial, meta, 2)
+    assert torch.equal(loop.replay(meta)[-1], replace(loop, stages=rule.stages((1.0, 1.0))).replay(meta)[-1])
+
+
+def test_rules_on_top_of_another_call_its_steps_what_it_does():
+    rule = WholeSteps(make_policy(), InnerSettings())
+    for wrapped in (PartialAdaptation(rule, ("bias1",)), L2F(rule, L2FConfig())):
+        assert wrapped.step_name == "whole step"
+    assert make_rule("l2f", make_policy()).step_name == "gradient step"
 
 
 def test_unknown_layers_are_refused():
@@ -231,7 +261,7 @@ def test_learned_step_sizes_are_used_where_they_belong():
     expected = meta[: policy.layout.size].expand(TASKS, -1)
     for number, support in zip((0, 1, 1), loop.supports, strict=True):
         alpha = torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
-        expected = expected - alpha * policy_gradient(policy, expected, support)
+        expected = expected - alpha * support.gradient(expected)
     torch.testing.assert_close(loop.replay(meta)[-1], expected, rtol=1e-12, atol=1e-14)
 
 
@@ -300,7 +330,7 @@ def test_rules_that_look_into_the_network_refuse_a_module(algo):
 @pytest.mark.parametrize("attenuate", [False, True])
 def test_meta_parameters_begin_with_the_policys(algo, attenuate):
     policy = make_policy()
-    rule = build_rule(algo, policy, InnerConfig(num_modes=2, attenuate=attenuate))
+    rule = build_rule(algo, policy, InnerSettings(), l2f=L2FConfig() if attenuate else None, num_modes=2)
     meta = rule.initial(np.random.default_rng(0))
     assert (meta.shape, meta.dtype) == ((rule.num_meta,), torch.float32)
     start = rule.start(meta, torch.zeros(2, dtype=torch.long))[:, : policy.layout.size]

@@ -1,10 +1,9 @@
 """The commands as users type them: what they print, write, refuse and survive."""
 
 import dataclasses
-import functools
-import glob
 import importlib
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -21,20 +20,19 @@ from tiny_runs import (
     arguments,
     assert_same_run,
     everything_in,
-    final_parameters,
     numbers,
     stored_progress,
     tiny,
 )
 
 import metarl
-from metarl import evaluate, plot
+from metarl import EvaluationConfig, L2FConfig, TRPOConfig
+from metarl.commands import evaluate, plot
+from metarl.commands.train import main as train_main
+from metarl.commands.train import parse_config
 from metarl.config.config import Config
-from metarl.config.settings import EvaluationConfig, L2FConfig, TRPOConfig
 from metarl.runs.training import train
-from metarl.store.checkpoints import checkpoint_path
-from metarl.train import main as train_main
-from metarl.train import parse_config
+from metarl.store.folder import RunFolder
 
 TINY_ARGUMENTS = arguments(TINY)
 
@@ -128,7 +126,7 @@ def test_a_run_can_be_resumed_again_and_again_by_its_folder_alone(folder, capsys
 TELLING = """
 import signal, sys
 from metarl.store.progress import ProgressLog
-from metarl.train import main
+from metarl.commands.train import main
 
 def tell(log, row):
     write(log, row)
@@ -278,9 +276,9 @@ def _commands():
 def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkeypatch, capsys, main, line, message):
     for name in ("run", "corrupted", "foreign"):
         shutil.copytree(run, folder / name)
-    checkpoint_path(folder / "corrupted", "last").write_bytes(b"no checkpoint")
-    save_file({"weight": torch.zeros(3)}, checkpoint_path(folder / "foreign", "last"))
-    checkpoint_path(folder / "foreign", "best").unlink()
+    RunFolder(folder / "corrupted").checkpoint("last").write_bytes(b"no checkpoint")
+    save_file({"weight": torch.zeros(3)}, RunFolder(folder / "foreign").checkpoint("last"))
+    RunFolder(folder / "foreign").checkpoint("best").unlink()
     (folder / "other").mkdir()
     (folder / "other" / "thesis.txt").write_text("mine")
     _write_families(folder, monkeypatch)
@@ -355,79 +353,24 @@ def test_evaluates_help_names_every_setting(capsys):
         assert f"--{field.name.replace('_', '-')}" in printed
 
 
-def test_train_is_a_function_whether_its_module_was_imported_or_not(folder):
-    code = """
-import metarl
-config = metarl.Config(iterations=0, meta_batch_size=1, rollouts_per_task=1, hidden_sizes=(4,), validate_every=0,
-                       run_dir=__import__("pathlib").Path("{}"))
-metarl.train(config)
-"""
-    program = code.format("before") + "import metarl.train\n" + code.format("after") + "metarl.train.main(['--help'])"
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "usage: python -m metarl.train" in result.stdout, result.stderr
-    assert (final_parameters(folder / "before") == final_parameters(folder / "after")).all()
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
+def test_a_commands_module_is_run_and_not_imported(command):
+    function = getattr(metarl, command)
+    with pytest.raises(ImportError, match=f"metarl.{command} is a function, and a command: python -m metarl.{command}"):
+        importlib.import_module(f"metarl.{command}")
+    assert getattr(metarl, command) is function
+    assert callable(function)
 
 
-# README.md
+def test_the_packages_own_command_says_what_there_is(capsys):
+    runpy.run_module("metarl", run_name="__main__")
+    printed = capsys.readouterr().out
+    assert all(f"python -m metarl.{command}" in printed for command in ("train", "evaluate", "analyze", "plot"))
 
 
-def _readme_blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-
-
-def _readme_commands():
-    """Lines of the README that call the package, as lists of words."""
-    text = "".join(_readme_blocks("(?:sh|bash|console)")).replace("\\\n", " ")
-    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
-    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("python -m ")]
-
-
-def _shortened(module, options):
-    """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
-    if module == "metarl.train" and "--help" not in options:
-        return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
-    if module == "metarl.evaluate" and "--help" not in options:
-        return [*options, "--tasks", "2", "--rollouts", "2"]
-    return options
-
-
-def _make_runs_up(options):
-    """Run folders that a documented command takes for granted, such as those of other seeds, evaluated."""
-    for path in filter(re.compile("runs/").match, options):
-        if not glob.glob(path):
-            named = re.fullmatch(r"runs/(.+)-(\w+)-seed(\d+)", path.rstrip("/"))
-            assert named, f"README uses {path}, which no command before it makes"
-            train(tiny(path, env=named[1], algo=named[2], seed=int(named[3]), horizon=5, iterations=1))
-        for folder in map(Path, glob.glob(path)):
-            if not (folder / "evaluation.json").exists():
-                evaluate.main([str(folder), "--tasks", "2", "--rollouts", "2"])
-
-
-def test_every_command_of_the_readme_runs(folder, monkeypatch, capsys):
-    for part in ("examples", "benchmarks/results"):
-        shutil.copytree(ROOT / part, folder / part)
-    monkeypatch.syspath_prepend(str(folder))
-    commands = _readme_commands()
-    assert {"metarl.train", "metarl.evaluate", "metarl.plot"} <= {module for module, *_ in commands}
-    # The benchmarks behind the figures take hours.
-    for module, *options in [command for command in commands if not command[0].startswith("benchmarks.")]:
-        if module in ("metarl.evaluate", "metarl.plot"):
-            _make_runs_up(options)
-            options = [path for option in options for path in sorted(glob.glob(option)) or [option]]
-        if module.startswith("metarl."):
-            code, _, shown = answer(importlib.import_module(module).main, _shortened(module, options), capsys)
-            assert code == 0, f"{module} {' '.join(options)}: {shown}"
-        else:
-            subprocess.run([sys.executable, "-m", module, *options], check=True)
-
-
-def test_the_python_of_the_readme_runs(folder, monkeypatch):
-    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **{**TINY, "horizon": 5, "iterations": 1}))
-    programs = [block for block in _readme_blocks("python") if "import metarl\n" in block]
-    results = {}
-    for program in programs:
-        names = {}
-        exec(program, names)
-        results |= {name: names for name in ("action", "mean") if name in names}
-    assert results["action"]["env"].action_space.contains(results["action"]["action"])
-    assert results["mean"]["mean"] < 0
+def test_list_names_everything_with_a_sentence(capsys):
+    assert train_main(["--list"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("  ")]
+    assert {line.split()[0] for line in rows} == {*metarl.family_names(), *metarl.ALGORITHMS, *metarl.META_OPTIMISERS}
+    assert all(len(line.split()) > 3 and line.endswith(".") for line in rows)

@@ -16,7 +16,7 @@ PINNED = """
 import os, sys
 os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
 from metarl.common.parallel import available_cores
-from metarl.train import main
+from metarl.commands.train import main
 assert available_cores() == len(sys.argv[1].split(","))
 sys.exit(main(sys.argv[2:]))
 """

@@ -11,13 +11,13 @@ from tiny_runs import assert_same_run, everything_in, tiny
 from torch._C._profiler import _ExperimentalConfig
 
 from metarl import Config, UserError
+from metarl.commands.train import parse_config
 from metarl.common import profiling
 from metarl.common.parallel import Workers
-from metarl.common.profiling import Profile, Row, timed
+from metarl.common.profiling import PhaseRow, Profile, timed
 from metarl.envs.navigation import NavigationFamily
 from metarl.outer.learners import MetaLearner
 from metarl.runs.training import train
-from metarl.train import parse_config
 
 CPU = torch.device("cpu")
 TRACES_WORKERS = "profile_all_threads" in (_ExperimentalConfig.__init__.__doc__ or "")
@@ -79,12 +79,12 @@ def test_parts_add_up_and_threads_count_with_their_mean(tmp_path, clock):
                     clock.now += number
                 clock.now += 0.5
     assert profile.rows() == [
-        Row(0, "iteration", 7, 1),
-        Row(1, "together", 3, 1),
-        Row(2, "work", 2, 2),
-        Row(2, "other", 1, None),
-        Row(1, "alone", 3.5, 1),
-        Row(1, "other", 0.5, None),
+        PhaseRow(0, "iteration", 7, 1),
+        PhaseRow(1, "together", 3, 1),
+        PhaseRow(2, "work", 2, 2),
+        PhaseRow(2, "other", 1, None),
+        PhaseRow(1, "alone", 3.5, 1),
+        PhaseRow(1, "other", 0.5, None),
     ]
     title, rows = read_table(str(profile))
     assert title == "where the time goes: iterations 3 to 4, mean per iteration"
@@ -103,7 +103,7 @@ def test_what_breaks_off_in_the_middle_does_not_count(tmp_path, clock):
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    assert profile.rows() == [Row(0, "iteration", 1, 1)]
+    assert profile.rows() == [PhaseRow(0, "iteration", 1, 1)]
 
 
 def test_on_a_gpu_a_phase_lasts_until_the_gpu_has_done_its_work(tmp_path, clock, monkeypatch):
@@ -114,7 +114,7 @@ def test_on_a_gpu_a_phase_lasts_until_the_gpu_has_done_its_work(tmp_path, clock,
     profile = Profile(tmp_path, torch.device("cuda"))
     with profile.iteration(3, 1, 3), timed("part"):
         pass
-    assert profile.rows()[1] == Row(1, "part", 1, 1)
+    assert profile.rows()[1] == PhaseRow(1, "part", 1, 1)
 
 
 def test_nothing_is_measured_without_a_profile(tmp_path):
@@ -200,8 +200,8 @@ def test_resuming_profiles_only_if_asked_again(tmp_path):
 def test_a_run_that_breaks_off_while_it_is_traced_can_be_resumed_and_profiled(tmp_path, capsys, monkeypatch):
     iteration = MetaLearner.iteration
 
-    def breaks(self, meta, optimiser, index):
-        result = iteration(self, meta, optimiser, index)
+    def breaks(self, state, index):
+        result = iteration(self, state, index)
         if index == 1:
             raise RuntimeError("broken on purpose")
         return result

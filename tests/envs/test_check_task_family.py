@@ -49,17 +49,43 @@ class Sound(TaskFamily):
 
 
 class OutsideTheSpace(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return rng.uniform(1.5, 2, n)
 
 
+class OtherTestTasks(Sound):
+    """Its test tasks lie where no training task does."""
+
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*((0.5, 1) if split == "test" else (-1, 0.5)), n)
+
+
+class FewTestTasks(Sound):
+    """Few tasks in all: training and validation share theirs."""
+
+    task_space = spaces.Discrete(9)
+
+    def draw_tasks(self, n, rng, split):
+        return rng.integers(*((6, 9) if split == "test" else (0, 6)), n)
+
+
+class TestsOutside(Sound):
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*((1.5, 2) if split == "test" else (-1, 1)), n)
+
+
+class NoTestTasks(Sound):
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*{"train": (-1, 0), "validation": (0, 1)}[split], n)
+
+
 class Irreproducible(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return np.random.default_rng().uniform(-1, 1, n)
 
 
 class TooFew(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return rng.uniform(-1, 1, n - 1)
 
 
@@ -69,7 +95,7 @@ class Leaky(Sound):
 
 
 class Monotonous(Sound):
-    def draw_tasks(self, n, rng):
+    def draw_tasks(self, n, rng, split):
         return np.full(n, 0.5)
 
 
@@ -200,10 +226,17 @@ def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
 
 
+@pytest.mark.parametrize("family", [OtherTestTasks, FewTestTasks])
+def test_test_tasks_may_lie_elsewhere(family):
+    assert check_task_family(family()) is None
+
+
 @pytest.mark.parametrize(
     ("family", "problem"),
     [
         (OutsideTheSpace, r"tasks outside the task space, such as 1\.\d+ in Box"),
+        (TestsOutside, r"has 1 problem.*\n- sample_tasks gives tasks outside the task space.* \(split 'test'\)"),
+        (NoTestTasks, r"has 1 problem.*\n- tasks of the split 'test' cannot be drawn: KeyError: 'test'"),
         (Irreproducible, "sample_tasks is not reproducible"),
         (TooFew, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
         (Leaky, "the splits leak: 'train' and 'validation' share 16 of 16 tasks"),

@@ -14,7 +14,6 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from marks import needs_mujoco_batch
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
-import metarl.envs.registration  # noqa: F401 (registers the environments)
 from metarl.common.errors import UserError
 from metarl.envs import get_family
 from metarl.envs.ant import AntDirEnv, AntGoalEnv, AntVelEnv

@@ -8,7 +8,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from marks import native_batches, needs_mujoco_batch
 
-import metarl.envs.registration  # noqa: F401 (registers the environments)
 from metarl.envs import OracleFamily, get_family
 from metarl.envs.native import NativeEpisodes, NativeVectorEnv
 

@@ -7,10 +7,19 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-import metarl.envs.registration  # noqa: F401 (registers the environments)
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
-from metarl.envs import TaskFamily, check_task_family, family_names, get_family, mujoco_core, register, registry
+from metarl.envs import (
+    OracleFamily,
+    TaskFamily,
+    check_task_family,
+    family_names,
+    get_family,
+    mujoco_core,
+    register,
+    registry,
+)
+from metarl.envs.family import SPLITS
 from metarl.envs.looped import LoopedEpisodes
 
 
@@ -72,6 +81,70 @@ def test_tasks_come_from_the_generator_alone():
     first, second = family.sample_tasks(5, rng), family.sample_tasks(5, rng)
     np.testing.assert_array_equal(first, family.sample_tasks(5, np.random.default_rng(0)))
     assert not np.array_equal(first, second)
+
+
+class WindFamily(CountingFamily):
+    """Training tasks are below 0.5, test tasks above."""
+
+    task_space = spaces.Box(0, 1, (), np.float64)
+
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(*((0.5, 1) if split == "test" else (0, 0.5)), n)
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily], ids=["plain", "oracle"])
+def test_a_family_may_draw_other_tasks_for_its_tests(wrap):
+    family = wrap(WindFamily())
+    drawn = {split: family.sample_tasks(50, np.random.default_rng(0), split) for split in SPLITS}
+    assert drawn["test"].min() >= 0.5 > max(drawn["train"].max(), drawn["validation"].max())
+    assert not set(drawn["train"]) & set(drawn["validation"])
+
+
+class ShortThenLong(CountingFamily):
+    """Finitely many tasks, and others in the tests than in training."""
+
+    def draw_tasks(self, n, rng, split):
+        return rng.integers(*((6, 10) if split == "test" else (1, 6)), n)
+
+
+def test_finitely_many_tasks_may_be_split():
+    family = ShortThenLong()
+    assert family.finite_tasks is None
+    drawn = {split: set(family.sample_tasks(50, np.random.default_rng(0), split)) for split in SPLITS}
+    assert drawn == {"train": {1, 2, 3, 4, 5}, "validation": {1, 2, 3, 4, 5}, "test": {6, 7, 8, 9}}
+
+
+def test_a_family_that_draws_without_a_split_is_refused_when_its_class_is_made():
+    with pytest.raises(UserError, match=r"Old.draw_tasks must take the split .* draw_tasks\(self, n, rng, split\)"):
+
+        class Old(CountingFamily):
+            def draw_tasks(self, n, rng):
+                return rng.integers(9, size=n)
+
+
+SAMPLED = {"trpo": {"fisher_fraction": 0.1, "hessian_fraction": 0.5}}
+NEAR_ZERO = {"activation": "tanh", "output_gain": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("navigation", {**SAMPLED, "meta_batch_size": 20}),
+        ("navigation-d", {**SAMPLED, "meta_batch_size": 20}),
+        ("bandit", {}),
+        ("tabular-mdp", {}),
+        ("cheetah-dir", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
+        ("cheetah-vel", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
+        ("cheetah-dir-rllab", {**SAMPLED, **NEAR_ZERO, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}),
+        ("cheetah-vel-rllab", {**SAMPLED, **NEAR_ZERO, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}),
+        ("ant-dir", {**SAMPLED, "rollouts_per_task": 40}),
+        ("ant-vel", SAMPLED),
+        ("ant-goal", SAMPLED),
+        ("tests.envs.test_families:CountingFamily", {}),
+    ],
+)
+def test_families_know_their_training_defaults(name, defaults):
+    assert get_family(name).defaults == defaults
 
 
 @pytest.mark.parametrize("n", [2, 40])
@@ -170,7 +243,7 @@ def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
         ("metarl.no_such:Family", "there is no module 'metarl.no_such'"),
         ("metarl.envs.navigation:NavigationFamly", "has no 'NavigationFamly'. Did you mean 'NavigationFamily'"),
         ("metarl.envs.navigation:NavigationEnv", "must be a subclass of metarl.TaskFamily"),
-        ("metarl.envs.navigation:MAX_EPISODE_STEPS", "is a int, and a subclass of metarl.TaskFamily is expected"),
+        ("metarl.envs.drawing:PIXELS", "is a int, and a subclass of metarl.TaskFamily is expected"),
     ],
 )
 def test_families_that_are_not_there_are_told(spec, message):

@@ -127,11 +127,12 @@ def test_everything_but_the_observations_is_the_familys_own(family):
     np.testing.assert_array_equal(oracle.sample_tasks(5, np.random.default_rng(3), "test"), tasks)
     np.testing.assert_array_equal(oracle.modes(tasks), family.modes(tasks))
     np.testing.assert_array_equal(
-        oracle.draw_tasks(5, np.random.default_rng(3)), family.draw_tasks(5, np.random.default_rng(3))
+        oracle.draw_tasks(5, np.random.default_rng(3), "test"), family.draw_tasks(5, np.random.default_rng(3), "test")
     )
     assert oracle.describe_task(tasks[0]) == family.describe_task(tasks[0])
     for attribute in ("name", "horizon", "task_space", "action_space", "num_modes", "min_envs_per_shard"):
         assert getattr(oracle, attribute) == getattr(family, attribute)
+    assert (oracle.terms, oracle.defaults) == (family.terms, family.defaults)
     np.testing.assert_array_equal(oracle.finite_tasks, family.finite_tasks)
 
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 import problems
 import pytest
 import torch
-from problems import MODES, TASKS, TIME, initial, make_policy, make_rule
+from problems import MODES, TASKS, TIME, initial, make_policy, make_rule, make_support
 from torch import Tensor
 
 from metarl.data import Rollouts
-from metarl.inner.gradients import policy_gradient
 from metarl.inner.loop import Adapted, adapt
 from metarl.inner.rule import Adaptation
 from metarl.policies.base import Policy
@@ -54,7 +53,7 @@ def run(
     rule = make_rule(algo, make_policy(), **options)
     meta, collector = initial(rule), Collector(rule.policy)
     stages = rule.stages((1.0,) * num_steps)
-    return adapt(rule, meta, stages, MODES, collector, each_task), collector, rule, meta
+    return adapt(rule, meta, stages, MODES, collector, "ratio", each_task), collector, rule, meta
 
 
 @pytest.mark.parametrize(("algo", "options"), RULES)
@@ -76,7 +75,7 @@ def test_inner_gradient_on_policy_is_the_vanilla_policy_gradient(kind, loss):
     parameters = 0.5 * torch.randn(
         TASKS, policy.layout.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    support = problems.collect(policy, parameters, seed=1)
+    support = make_support(policy, parameters, 1, loss)
     leaf = parameters.clone().requires_grad_()
     outputs = policy.outputs(leaf, support.samples.observations)
     if kind == "gaussian":
@@ -84,28 +83,27 @@ def test_inner_gradient_on_policy_is_the_vanilla_policy_gradient(kind, loss):
         log_prob = normal.log_prob(support.samples.actions).sum(-1)
     else:
         log_prob = torch.distributions.Categorical(logits=outputs).log_prob(support.samples.actions)
-    steps = support.mask.flatten(1)
+    steps = support.rollouts.mask.flatten(1)
     objective = (steps * support.samples.advantages * log_prob).sum(1) / steps.sum(1)
     expected = -torch.autograd.grad(objective.sum(), leaf)[0]
-    got = policy_gradient(policy, parameters, support, loss)
+    got = support.gradient(parameters)
     torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-13)
 
 
 def test_ratio_and_score_gradients_differ_off_policy():
     policy = make_policy()
     meta = initial(make_rule("maml", policy)).expand(TASKS, -1)
-    support = problems.collect(policy, meta + 0.3, seed=1)
-    ratio, score = (policy_gradient(policy, meta, support, loss) for loss in ("ratio", "score"))
+    ratio, score = (make_support(policy, meta + 0.3, 1, loss).gradient(meta) for loss in ("ratio", "score"))
     assert not torch.allclose(ratio, score, rtol=1e-2)
 
 
 def test_gradient_step_is_as_long_as_learning_rate_and_scale_say():
     rule = make_rule("maml", make_policy(), lr=0.7)
     meta, collector = initial(rule), Collector(rule.policy)
-    adapted = adapt(rule, meta, rule.stages((1.0, 0.5)), MODES, collector)
+    adapted = adapt(rule, meta, rule.stages((1.0, 0.5)), MODES, collector, "ratio")
     expected = meta.expand(TASKS, -1)
     for scale, support in zip((1.0, 0.5), adapted.loop.supports, strict=True):
-        expected = expected - scale * 0.7 * policy_gradient(rule.policy, expected, support)
+        expected = expected - scale * 0.7 * support.gradient(expected)
     torch.testing.assert_close(adapted.parameters, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -127,7 +125,7 @@ def test_fold_replays_what_adapt_did(algo, options):
 def test_permuting_tasks_permutes_adapted_parameters(algo, options):
     adapted, _, _, meta = run(algo, options, 2)
     order = [2, 0, 1]
-    supports = [Rollouts.concatenate([s.tasks(i, i + 1) for i in order]) for s in adapted.loop.supports]
+    supports = [s.concatenate([s.tasks(i, i + 1) for i in order]) for s in adapted.loop.supports]
     permuted = replace(adapted.loop, modes=MODES[order], supports=supports).replay(meta)[-1]
     torch.testing.assert_close(permuted, adapted.parameters[order], rtol=1e-12, atol=1e-14)
 
@@ -136,13 +134,13 @@ def test_permuting_tasks_permutes_adapted_parameters(algo, options):
 def test_adaptation_leaves_its_inputs_alone(algo, options):
     adapted, _, rule, meta = run(algo, options, 2)
     support, start = adapted.loop.supports[-1], rule.start(meta, MODES).contiguous()
-    before = {name: values.clone() for name, values in support.tensors().items()}
+    before = {name: values.clone() for name, values in support.rollouts.tensors().items()}
     parameters, meta_before = start.clone(), meta.clone()
     for stage in rule.stages((1.0,)):
         stage.update(meta, start, support)
     assert torch.equal(meta, meta_before)
     assert torch.equal(start, parameters)
-    assert all(torch.equal(values, before[name]) for name, values in support.tensors().items())
+    assert all(torch.equal(values, before[name]) for name, values in support.rollouts.tensors().items())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +181,9 @@ def test_return_of_the_modulated_policy_is_told_where_it_is_measured(algo, optio
 def test_only_the_first_step_of_l2f_reuses_rollouts():
     adapted, collector, *_ = run("l2f", {}, 2)
     first, second, _ = collector.handed_out
-    assert all(got is want for got, want in zip(adapted.loop.supports, (first, first, second), strict=True))
+    rollouts = [support.rollouts for support in adapted.loop.supports]
+    assert all(got is want for got, want in zip(rollouts, (first, first, second), strict=True))
+    assert adapted.loop.supports[0] is adapted.loop.supports[1]
 
 
 def test_effective_sample_size_is_told_for_reused_rollouts_only():
@@ -205,6 +205,6 @@ def test_effective_sample_size_of_rollouts_on_policy_is_one(monkeypatch):
 def test_support_of_another_number_of_tasks_is_refused():
     rule = make_rule("maml", make_policy())
     meta = initial(rule)
-    support = problems.collect(rule.policy, meta.expand(TASKS, -1), seed=0)
+    support = make_support(rule.policy, meta.expand(TASKS, -1), 0)
     with pytest.raises(ValueError, match=f"support must hold 1 tasks, got {TASKS}"):
-        policy_gradient(rule.policy, meta[None], support)
+        support.gradient(meta[None])

@@ -11,7 +11,7 @@ from problems import MODES, TASKS, initial, make_policy, make_rule
 
 from benchmarks.triple_derivative import TripleDerivative
 from metarl.common.parallel import Workers
-from metarl.inner import gradients
+from metarl.inner.support import _PolicyGradient
 from metarl.outer.objective import MetaObjective
 
 RULES = [
@@ -45,9 +45,11 @@ def workers():
         yield workers
 
 
-def build(algo, workers, options=None, kind="gaussian", activation="tanh", body="mlp", num_steps=1, **rows):
+def build(
+    algo, workers, options=None, kind="gaussian", activation="tanh", body="mlp", num_steps=1, loss="ratio", **rows
+):
     rule = make_rule(algo, make_policy(kind, activation, body), **(options or {}))
-    loop = problems.run(rule, initial(rule), num_steps)
+    loop = problems.run(rule, initial(rule), num_steps, loss=loss)
     return MetaObjective(loop, workers, **rows), loop
 
 
@@ -71,7 +73,9 @@ def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 @pytest.mark.parametrize("loss", ["ratio", "score", "dice"])
 def test_kernel_and_module_fallback_equal_plain_differentiation(kind, activation, body, loss, workers):
-    assert_equal_to_plain_differentiation(*build("l2f", workers, {"loss": loss}, kind, activation, body, num_steps=2))
+    assert_equal_to_plain_differentiation(
+        *build("l2f", workers, kind=kind, activation=activation, body=body, num_steps=2, loss=loss)
+    )
 
 
 @pytest.mark.parametrize(("algo", "options"), [rule for rule in RULES if rule[0] != "fomaml"])
@@ -131,7 +135,9 @@ def test_hessian_of_the_largest_advantages_is_that_of_the_loss_without_the_other
     chosen = samples.largest_advantages(0.3)
     zeroed = replace(samples, advantages=samples.advantages * kept)
     parameters = rule.start(meta, MODES)
-    products = [rule.policy.inner_curvature(parameters, some, "ratio").product(direction) for some in (chosen, zeroed)]
+    products = [
+        rule.policy.inner_curvature(parameters, some, "ratio").pushforward(direction) for some in (chosen, zeroed)
+    ]
     torch.testing.assert_close(*products, rtol=1e-12, atol=1e-14)
 
 
@@ -142,7 +148,7 @@ def test_larger_half_of_the_advantages_approximates_the_hessian_better_than_the_
     parameters, direction = rule.start(meta, MODES), torch.ones(TASKS, len(meta), dtype=torch.float64)
 
     def product(samples):
-        return rule.policy.inner_curvature(parameters, samples, "ratio").product(direction)
+        return rule.policy.inner_curvature(parameters, samples, "ratio").pushforward(direction)
 
     exact, larger = product(support.samples), product(support.samples.largest_advantages(0.5))
     assert float((larger - exact).norm()) < 0.5 * float(exact.norm())
@@ -153,8 +159,8 @@ def test_permuting_tasks_leaves_the_meta_step_alone(workers):
     objective, loop = build("l2f", workers)
     order = [2, 0, 1]
 
-    def permuted(rollouts):
-        return rollouts.concatenate([rollouts.tasks(i, i + 1) for i in order])
+    def permuted(data):
+        return data.concatenate([data.tasks(i, i + 1) for i in order])
 
     supports, queries = [permuted(loop.supports[0])] * 2, [permuted(loop.queries[0])]
     other = MetaObjective(replace(loop, supports=supports, queries=queries), workers)
@@ -174,13 +180,13 @@ def test_number_of_threads_changes_no_bit():
 @pytest.mark.parametrize("body", ["mlp", "module"])
 def test_graph_of_a_meta_step_is_freed(body, monkeypatch):
     alive = []
-    original = gradients.PolicyGradient.__init__
+    original = _PolicyGradient.__init__
 
     def remember(self, *args):
         original(self, *args)
         alive.append(weakref.ref(self))
 
-    monkeypatch.setattr(gradients.PolicyGradient, "__init__", remember)
+    monkeypatch.setattr(_PolicyGradient, "__init__", remember)
     with Workers(1) as workers:
         objective, loop = build("l2f", workers, body=body)
         objective.loss_and_gradient()

@@ -6,8 +6,9 @@ import torch
 from problems import initial, make_policy, make_rule
 from tiny_runs import assert_same_run, numbers, tiny
 
+from metarl import ProMPConfig
 from metarl.common.parallel import Workers
-from metarl.config.settings import ProMPConfig
+from metarl.data import LearnerState
 from metarl.outer.objective import MetaObjective
 from metarl.outer.promp import promp_step
 from metarl.runs.training import train
@@ -81,23 +82,26 @@ def test_penalty_is_the_divergence_of_the_policies_that_collected_the_support(wo
 def test_step_is_adams(workers):
     objective, loop = build("maml", workers)
     config = ProMPConfig(lr=0.01, epochs=3)
-    moved, state, report = promp_step(loop.meta, torch.empty(0), objective, config)
+    state, report = promp_step(LearnerState(loop.meta, {}), objective, config)
     leaf = loop.meta.clone().requires_grad_()
     adam = torch.optim.Adam([leaf], lr=0.01)
     for _ in range(3):
         leaf.grad = objective.proximal(leaf.detach(), config.clip, config.kl_penalty)[1]
         adam.step()
+    moved, numbers = state.meta, report.numbers
     assert torch.equal(moved, leaf.detach())
-    assert (report.outcome, report.accepted) == ("3 epochs", True)
-    assert report.surrogate_gain == pytest.approx(objective.evaluate(loop.meta)[0] - objective.evaluate(moved)[0])
-    assert report.surrogate_gain > 0
-    assert report.kl == pytest.approx(objective.evaluate(moved)[1])
-    assert float(state[0]) == 3
-    # The memory makes a difference to the next step, which starts with all of it.
-    again, later, _ = promp_step(moved, state, objective, config)
-    forgetful, *_ = promp_step(moved, torch.empty(0), objective, config)
-    assert float(later[0]) == 6
-    assert not torch.allclose(again, forgetful, rtol=1e-3)
+    assert (report.outcome, numbers["epochs"]) == ("3 epochs", 3)
+    assert numbers["surrogate_gain"] == pytest.approx(objective.evaluate(loop.meta)[0] - objective.evaluate(moved)[0])
+    assert numbers["surrogate_gain"] > 0
+    assert numbers["kl"] == pytest.approx(objective.evaluate(moved)[1])
+    assert float(state.memory["step"]) == 3
+    # The memory makes a difference to the next step, which starts with all of it and leaves it as it was.
+    before = {name: value.clone() for name, value in state.memory.items()}
+    again, _ = promp_step(state, objective, config)
+    forgetful, _ = promp_step(LearnerState(moved, {}), objective, config)
+    assert float(again.memory["step"]) == 6
+    assert all(torch.equal(value, before[name]) for name, value in state.memory.items())
+    assert not torch.allclose(again.meta, forgetful.meta, rtol=1e-3)
 
 
 def test_gradient_that_is_not_finite_moves_nothing():
@@ -105,11 +109,11 @@ def test_gradient_that_is_not_finite_moves_nothing():
         def proximal(self, meta, clip, kl_penalty):
             return 0.0, torch.full_like(meta, float("nan"))
 
-    meta, state = torch.ones(3), torch.arange(7.0)
-    moved, kept, report = promp_step(meta, state, Broken(), ProMPConfig())
-    assert torch.equal(moved, meta)
-    assert torch.equal(kept, state)
-    assert (report.outcome, report.accepted) == ("non-finite", False)
+    moments = {"exp_avg": torch.arange(3.0), "exp_avg_sq": torch.arange(3.0)}
+    state = LearnerState(torch.ones(3), {"step": torch.tensor(1.0), **moments})
+    kept, report = promp_step(state, Broken(), ProMPConfig())
+    assert kept is state
+    assert (report.outcome, report.numbers["epochs"]) == ("non-finite", 0)
 
 
 def test_run_learns_and_a_resumed_one_remembers_adams_moments(tmp_path):
@@ -118,5 +122,6 @@ def test_run_learns_and_a_resumed_one_remembers_adams_moments(tmp_path):
     train(tiny(tmp_path / "parts", iterations=2, **settings))
     train(tiny(tmp_path / "parts", iterations=4, resume=True, **settings))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    assert {row["line_search"] for row in numbers(tmp_path / "whole")} == {"5 epochs"}
+    assert {row["outcome"] for row in numbers(tmp_path / "whole")} == {"5 epochs"}
+    assert {row["epochs"] for row in numbers(tmp_path / "whole")} == {"5"}
     assert all(float(row["surrogate_gain"]) > 0 for row in numbers(tmp_path / "whole"))

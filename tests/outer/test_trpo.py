@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.config.settings import TRPOConfig
+from metarl import TRPOConfig
 from metarl.outer.trpo import conjugate_gradients, trpo_step
 
 SIZE = 6
@@ -93,21 +93,21 @@ def test_step_is_the_natural_gradient_as_long_as_the_trust_region():
     natural = torch.linalg.solve(damped, objective.slope)
     expected = -natural * torch.sqrt(2 * config.max_kl / (objective.slope @ natural))
     torch.testing.assert_close(parameters - objective.centre, expected, rtol=1e-7, atol=1e-9)
-    assert (report.outcome, report.accepted, report.trials) == ("accepted after 1", True, 1)
+    assert (report.outcome, report.numbers["line_search_trials"]) == ("accepted after 1", 1)
     loss, kl = objective.evaluate(parameters)
-    assert report.kl == kl == pytest.approx(config.max_kl, rel=1e-3)
+    assert report.numbers["kl"] == kl == pytest.approx(config.max_kl, rel=1e-3)
     assert kl <= config.max_kl
-    assert report.surrogate_gain == -loss > 0
-    assert report.gradient_norm == pytest.approx(float(objective.slope.norm()))
+    assert report.numbers["surrogate_gain"] == -loss > 0
+    assert report.numbers["meta_gradient_norm"] == pytest.approx(float(objective.slope.norm()))
 
 
 def test_line_search_shortens_the_step_until_the_divergence_fits():
     # Four times the predicted divergence: 0.8^k <= 1/2 holds from k = 4 on, the fifth trial.
     objective, config = Quadratic(kl_factor=4.0), TRPOConfig(backtrack_ratio=0.8)
     parameters, report = trpo_step(objective.centre, objective, config)
-    assert (report.outcome, report.trials) == ("accepted after 5", 5)
+    assert (report.outcome, report.numbers["line_search_trials"]) == ("accepted after 5", 5)
     assert objective.calls == 5
-    assert report.kl == pytest.approx(4 * 0.8**8 * config.max_kl, rel=1e-3)
+    assert report.numbers["kl"] == pytest.approx(4 * 0.8**8 * config.max_kl, rel=1e-3)
     full, _ = trpo_step(objective.centre, Quadratic(), config)
     torch.testing.assert_close(parameters - objective.centre, 0.8**4 * (full - objective.centre))
 
@@ -115,15 +115,15 @@ def test_line_search_shortens_the_step_until_the_divergence_fits():
 @pytest.mark.parametrize("objective", [Uphill(), Undefined(), Quadratic(kl_factor=1e9)])
 def test_step_without_a_trial_that_passes_is_rejected(objective):
     parameters, report = trpo_step(objective.centre, objective, TRPOConfig(max_backtracks=7))
-    assert (report.outcome, report.accepted, report.trials) == ("rejected", False, 7)
-    assert (report.surrogate_gain, report.kl) == (0.0, 0.0)
+    assert (report.outcome, report.numbers["line_search_trials"]) == ("rejected", 7)
+    assert (report.numbers["surrogate_gain"], report.numbers["kl"]) == (0.0, 0.0)
     assert torch.equal(parameters, Quadratic().centre)
 
 
 @pytest.mark.parametrize("objective", [NotANumber(), Concave()])
 def test_step_without_a_finite_direction_is_not_taken(objective):
     parameters, report = trpo_step(objective.centre, objective, TRPOConfig())
-    assert (report.outcome, report.accepted, report.trials) == ("non-finite", False, 0)
+    assert (report.outcome, report.numbers["line_search_trials"]) == ("non-finite", 0)
     assert objective.calls == 0
     assert torch.equal(parameters, Quadratic().centre)
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.functional import hessian, jacobian
 
 from metarl.common.parallel import Workers
-from metarl.data import CurvatureRows, Rollouts, Samples
-from metarl.inner.gradients import policy_gradient
+from metarl.data import Rollouts, Samples
+from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import adapt
+from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
 from metarl.policies.distributions import Categorical
 from metarl.policies.losses import inner_loss
@@ -68,7 +69,7 @@ class Problem:
     def hessian(self, loss: str, theta: Tensor) -> Tensor:
         """The kernel's, [parameter, parameter]."""
         curvature = self.policy.inner_curvature(theta[None], self.rollouts.samples, loss)
-        return -torch.cat([curvature.product(row[None]) for row in torch.eye(len(theta), dtype=torch.float64)])
+        return -torch.cat([curvature.pushforward(row[None]) for row in torch.eye(len(theta), dtype=torch.float64)])
 
     def expected_return(self, theta: Tensor) -> Tensor:
         return self.process.expected_return(self.policy, theta[None])[0]
@@ -229,10 +230,10 @@ class EnumeratedMAML:
 
     def __init__(self, loss: str, scales: tuple[float, ...], algo: str = "maml") -> None:
         self.process, self.policy, self.scales = Enumeration(True, self.num_tasks), softmax_policy((4,)), scales
-        rule = make_rule(algo, self.policy, self.step_size, loss=loss)
+        rule = make_rule(algo, self.policy, self.step_size)
         self.meta = normal(self.policy.layout.size, seed=1)
         modes = torch.zeros(self.num_tasks, dtype=torch.int64)
-        self.adapted = adapt(rule, self.meta, rule.stages(scales), modes, self._collect)
+        self.adapted = adapt(rule, self.meta, rule.stages(scales), modes, self._collect, loss)
 
     def meta_gradient(self) -> Tensor:
         with Workers(1) as workers:
@@ -298,7 +299,7 @@ class Sampled:
     def kernel(self, samples: Samples, loss: str = "dice") -> tuple[Tensor, Tensor]:
         """Gradient and Hessian times the direction, [task, parameter] each."""
         curvature = self.policy.inner_curvature(self.parameters, samples, loss)
-        return self.policy.inner_gradient(self.parameters, samples, loss), curvature.product(self.direction)
+        return self.policy.inner_gradient(self.parameters, samples, loss), curvature.pushforward(self.direction)
 
     def autograd(self, samples: Samples, loss: str) -> tuple[Tensor, Tensor]:
         leaf = self.parameters.clone().requires_grad_()
@@ -368,9 +369,12 @@ def test_dice_refuses_samples_of_which_rows_were_left_out(leave_out: Callable[[S
 
 
 def test_dice_uses_every_row_where_the_others_use_the_largest_advantages(sampled):
-    support = replace(sampled.rollouts, curvature_rows=CurvatureRows(0.5))
     for loss in LOSSES:
+        support = PolicyGradientSupport(sampled.policy, sampled.rollouts, loss).with_curvature(0.5)
         leaf = sampled.parameters.clone().requires_grad_()
-        policy_gradient(sampled.policy, leaf, support, loss).backward(sampled.direction)
-        error = distance(leaf.grad, sampled.kernel(sampled.rollouts.samples, loss)[1])
-        assert error < 1e-12 if loss == "dice" else error > 0.01
+        hessian = GraphJacobian(leaf, support.gradient(leaf))
+        exact = sampled.kernel(sampled.rollouts.samples, loss)[1]
+        assert distance(hessian.gradient(sampled.direction), exact) < 1e-12
+        for product in (hessian.pushforward, hessian.pullback):
+            error = distance(product(sampled.direction), exact)
+            assert error < 1e-12 if loss == "dice" else error > 0.01

@@ -75,8 +75,8 @@ def results(policy, parameters, samples, direction):
         "step": policy.network(parameters)(samples.observations),
         "outputs": policy.outputs(parameters, samples.observations),
         "gradient": policy.inner_gradient(parameters, samples, "ratio"),
-        "Hessian product": curvature.product(direction),
-        "transposed Hessian product": curvature.transposed(direction),
+        "Hessian product": curvature.pushforward(direction),
+        "transposed Hessian product": curvature.pullback(direction),
         "pullback": linearised.pullback(linearised.outputs, linearised.extra),
         "Fisher product": linearised.fisher_product(direction),
     }

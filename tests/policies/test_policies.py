@@ -111,7 +111,7 @@ def test_blocks_of_rows_change_nothing(kind, loss, monkeypatch):
         return [
             policy.outputs(parameters, samples.observations),
             policy.inner_gradient(parameters, samples, loss),
-            policy.inner_curvature(parameters, samples, loss).product(direction),
+            policy.inner_curvature(parameters, samples, loss).pushforward(direction),
             linearised.outputs,
             linearised.pullback(*cotangents),
             linearised.fisher_product(direction),
@@ -140,8 +140,8 @@ def test_derivatives_by_some_tensors_are_those_rows_of_all(adapted, activation, 
     pairs = [
         (policy.inner_gradient(parameters, samples, "ratio", adapted),
          rows * policy.inner_gradient(parameters, samples, "ratio")),
-        (some.product(direction), rows * whole.product(direction)),
-        (some.transposed(direction), whole.product(rows * direction)),
+        (some.pushforward(direction), rows * whole.pushforward(direction)),
+        (some.pullback(direction), whole.pushforward(rows * direction)),
     ]  # fmt: skip
     for got, want in pairs:
         torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-13)
@@ -158,8 +158,8 @@ def test_what_only_the_other_tensors_need_is_not_computed():
         curvature = policy.inner_curvature(parameters, samples, "ratio", adapted)
         for work in (
             lambda: policy.inner_gradient(parameters, samples, "ratio", adapted),
-            lambda: curvature.product(direction),
-            lambda: curvature.transposed(direction),
+            lambda: curvature.pushforward(direction),
+            lambda: curvature.pullback(direction),
         ):
             with FlopCounterMode(display=False) as counter:
                 work()
@@ -179,7 +179,7 @@ def test_products_need_nothing_new_on_the_device(body, monkeypatch):
     samples = problems.collect(policy, parameters, seed=3).samples
     curvature = policy.inner_curvature(parameters, samples, "ratio", policy.head)
     monkeypatch.delattr(Layout, "members")  # A GPU would have to wait for which parameters are meant.
-    for product in (curvature.product, curvature.transposed):
+    for product in (curvature.pushforward, curvature.pullback):
         assert product(direction).any()
 
 
@@ -204,7 +204,7 @@ def test_deviation_stays_at_its_floor_where_its_derivatives_vanish(body):
     ones = torch.ones_like(parameters)
     for derivative in (
         policy.inner_gradient(parameters, samples, "ratio"),
-        policy.inner_curvature(parameters, samples, "ratio").product(ones),
+        policy.inner_curvature(parameters, samples, "ratio").pushforward(ones),
         policy.linearise(parameters, samples).fisher_product(ones),
     ):
         assert not derivative[:, -ACTIONS:].any()

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,17 +11,17 @@ import torch
 from problems import MODES, initial, make_policy, make_rule, run
 from tiny_runs import tiny
 
-from metarl import analyze as command
+from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.agents.anil import PartialAdaptation
+from metarl.commands import analyze as command
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.settings import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.inner.runner import Runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
-from metarl.reports.analysis import _column, analyze, table
+from metarl.reports.analysis import analyze
 from metarl.reports.analysis_figures import (
     _draw_attenuation,
     _draw_conflict,
@@ -29,8 +30,9 @@ from metarl.reports.analysis_figures import (
     _origin,
     draw,
 )
-from metarl.reports.inspection import conflict, layers, meta_gradients
-from metarl.reports.measures import principal_components, unrelated_angle
+from metarl.reports.inspection import conflict, inspect, layers, meta_gradients
+from metarl.reports.measures import over_tasks, principal_components, unrelated_angle
+from metarl.reports.tables import _column, analysis_table
 from metarl.runs.agent import load
 from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
@@ -120,36 +122,37 @@ def test_conflict_is_told_tensor_by_tensor():
     gradients[:, :, 0] = [[1], [2], [3]]
     gradients[range(3), :, range(2, 5)] = 1
     found = conflict(gradients, [[0, 1, 2]], layout)
-    np.testing.assert_allclose(found["between_tasks"]["mean"], [0, unrelated_angle(3)], atol=1e-15)
-    np.testing.assert_allclose(found["within_task"]["mean"], [0, 0], atol=1e-15)
-    np.testing.assert_allclose(found["between_episodes"]["mean"], [0, unrelated_angle(2)], atol=1e-15)
-    assert [found[name]["num_vectors"] for name in ("between_tasks", "within_task", "between_episodes")] == [3, 2, 2]
+    np.testing.assert_allclose(found.between_tasks.mean, [0, unrelated_angle(3)], atol=1e-15)
+    np.testing.assert_allclose(found.within_task.mean, [0, 0], atol=1e-15)
+    np.testing.assert_allclose(found.between_episodes.mean, [0, unrelated_angle(2)], atol=1e-15)
+    compared = found.between_tasks, found.within_task, found.between_episodes
+    assert [angles.num_vectors for angles in compared] == [3, 2, 2]
 
 
 @pytest.mark.parametrize("num_tasks", [4, 5, 7])
 def test_every_task_is_compared_however_few_its_episodes(num_tasks):
     gradients = np.random.default_rng(0).normal(size=(num_tasks, 1 + 3, 20_000))
     found = conflict(gradients, [list(range(num_tasks))], Layout([("all", (20_000,))]))
-    np.testing.assert_allclose(found["between_tasks"]["per_task"], unrelated_angle(num_tasks), atol=0.03)
+    np.testing.assert_allclose(found.between_tasks.per_task, unrelated_angle(num_tasks), atol=0.03)
     for name in ("within_task", "between_episodes"):
-        np.testing.assert_allclose(found[name]["per_task"], unrelated_angle(3), atol=0.03)
+        np.testing.assert_allclose(getattr(found, name).per_task, unrelated_angle(3), atol=0.03)
 
 
 def test_conflict_of_independent_episodes_is_the_same_within_and_between_tasks():
     gradients = np.random.default_rng(0).normal(size=(6, 1 + 6, 20_000))
     found = conflict(gradients, [list(range(6))], Layout([("all", (20_000,))]))
     for name in ("between_tasks", "within_task", "between_episodes"):
-        np.testing.assert_allclose(found[name]["mean"], unrelated_angle(6), atol=0.02)
+        np.testing.assert_allclose(getattr(found, name).mean, unrelated_angle(6), atol=0.02)
 
 
 def test_tasks_with_different_initialisations_do_not_conflict():
     layout = Layout([("all", (2,))])
     gradients = np.zeros((4, 1 + 2, 2))
     gradients[[0, 2], :, 0] = gradients[[1, 3], :, 1] = 1
-    apart = conflict(gradients, [[0, 2], [1, 3]], layout)["between_tasks"]
-    together = conflict(gradients, [[0, 1, 2, 3]], layout)["between_tasks"]
-    np.testing.assert_allclose(apart["per_task"], 0, atol=1e-15)
-    np.testing.assert_allclose(together["per_task"], math.pi / 4)
+    apart = conflict(gradients, [[0, 2], [1, 3]], layout).between_tasks
+    together = conflict(gradients, [[0, 1, 2, 3]], layout).between_tasks
+    np.testing.assert_allclose(apart.per_task, 0, atol=1e-15)
+    np.testing.assert_allclose(together.per_task, math.pi / 4)
 
 
 # Layers and what they represent
@@ -157,9 +160,9 @@ def test_tasks_with_different_initialisations_do_not_conflict():
 
 def test_similarity_of_what_never_varies_is_left_out(tmp_path):
     result = analysed(tmp_path, env="bandit")
-    assert "does not vary" in result["left_out"]["similarity"]
-    assert "CKA" not in table(result)
-    assert result["movement"]["start"]["distance"]["mean"][0] > 0
+    assert "does not vary" in result.left_out["similarity"]
+    assert "CKA" not in analysis_table(result)
+    assert result.movement.start.distance.mean[0] > 0
     assert tmp_path / "representations.png" in draw(result, tmp_path)
 
 
@@ -195,10 +198,10 @@ def test_layers_are_a_weight_with_its_bias_and_the_last_one_has_the_log_std():
 @pytest.mark.parametrize("algo", sorted(ALGORITHMS))
 def test_every_algorithm_is_analysed(tmp_path, algo):
     result = analysed(tmp_path, algo=algo, env="navigation-bimodal")
-    assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == json.loads(json.dumps(result))
-    assert {name for name in SECTIONS if result[name] is None} == set(result["left_out"]) - {"through_training"}
-    assert result["conflict"] is not None
-    assert all(name in table(result) for name in [*result["tensors"], *result["left_out"]])
+    assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == result.to_json()
+    assert {name for name in SECTIONS if getattr(result, name) is None} == set(result.left_out) - {"through_training"}
+    assert result.conflict is not None
+    assert all(name in analysis_table(result) for name in [*result.tensors, *result.left_out])
 
 
 @pytest.mark.parametrize(
@@ -217,39 +220,39 @@ def test_every_algorithm_is_analysed(tmp_path, algo):
 def test_other_settings_are_analysed(tmp_path, settings):
     result = analysed(tmp_path, **settings)
     for name in ("conflict", "landscape", "representations", "movement", "freezing"):
-        assert result[name] is not None
-    assert (result["attenuation"] is None) == ("attenuate" not in settings and settings["algo"] != "l2f")
+        assert getattr(result, name) is not None
+    assert (result.attenuation is None) == ("attenuate" not in settings and settings["algo"] != "l2f")
 
 
 @pytest.mark.parametrize("which", ["maml", "l2f", "mumomaml"])
 def test_what_applies_is_drawn(tmp_path, request, which):
     result = request.getfixturevalue(which)
     drawn = draw(result, tmp_path)
-    assert {path.stem for path in drawn} == {name for name in SECTIONS if result[name]} - {"movement"}
+    assert {path.stem for path in drawn} == {name for name in SECTIONS if getattr(result, name)} - {"movement"}
     # Something is in the picture: PNG compresses an empty one to less.
     assert all(path.stat().st_size > 10_000 for path in drawn)
 
 
 def test_tasks_of_many_numbers_and_without_variation_are_drawn(l2f, tmp_path):
-    many = l2f | {"tasks": np.random.default_rng(0).normal(size=(4, 2, 10)).tolist()}
-    same = l2f | {"tasks": [3.0] * 4}
-    for result in (many, same):
-        assert draw({**result, **dict.fromkeys(set(SECTIONS) - {"attenuation"}), "embedding": None}, tmp_path)
+    others = dict.fromkeys(set(SECTIONS) - {"attenuation"})
+    for tasks in (np.random.default_rng(0).normal(size=(4, 2, 10)), np.full(4, 3.0)):
+        (drawn,) = draw(replace(l2f, tasks=tasks, **others), tmp_path)
+        assert drawn.name == "attenuation.png"
 
 
 def test_without_inner_steps_only_the_conflict_is_left(tmp_path):
     result = analysed(tmp_path, algo="l2f", num_inner_steps=0)
-    assert [name for name in SECTIONS if result[name]] == ["conflict"]
+    assert [name for name in SECTIONS if getattr(result, name)] == ["conflict"]
     assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
     reason = "(no gradient step changes the policy)"
-    assert f"left out: landscape, representations, movement, freezing {reason}" in table(result)
+    assert f"left out: landscape, representations, movement, freezing {reason}" in analysis_table(result)
 
 
 def test_of_standing_still_only_the_conflict_is_left(tmp_path):
     result = analysed(tmp_path, algo="standstill")
-    assert [name for name in SECTIONS if result[name]] == ["conflict"]
+    assert [name for name in SECTIONS if getattr(result, name)] == ["conflict"]
     assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
-    figure, reading = _draw_conflict(result)
+    figure, reading = _draw_conflict(result.conflict, result.tensors)
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bias2"]
     assert "Without a gradient: weight1, bias1, weight2, log_std." in reading
 
@@ -258,24 +261,62 @@ def test_of_standing_still_only_the_conflict_is_left(tmp_path):
 def test_attenuation_by_constants_has_no_embedding_of_tasks(tmp_path, algo, kept):
     constant = analysed(tmp_path / "constant", algo=algo, attenuate=True, l2f=L2FConfig(conditioning="constant"))
     learned = analysed(tmp_path / "task", algo=algo, attenuate=True)
-    assert "attenuation" in learned["embedding"]
+    assert "attenuation" in learned.embedding.seen
     if kept is None:
-        assert constant["embedding"] is None
-        assert "looks at no task" in constant["left_out"]["embedding"]
+        assert constant.embedding is None
+        assert "looks at no task" in constant.left_out["embedding"]
     else:
-        assert kept == constant["embedding"].keys() & {"modulation", "attenuation"}
-        assert constant["left_out"]["embedding of attenuation"] == "what it sees is the same for every task"
+        assert constant.embedding.seen.keys() == kept
+        assert constant.left_out["embedding of attenuation"] == "what it sees is the same for every task"
         assert (tmp_path / "embedding.png") in draw(constant, tmp_path)
+
+
+def test_attenuation_is_reported_of_l2f_inside_another_rule():
+    rule = make_rule("maml", make_policy(), attenuate=True)
+    meta = initial(rule)
+    frozen = PartialAdaptation(rule, ["bias1"])
+    with Workers(1) as workers:
+        plain, wrapped = (inspect(run(each, meta), workers) for each in (rule, frozen))
+        without = inspect(run(make_rule("maml", make_policy()), initial(make_rule("maml", make_policy()))), workers)
+    np.testing.assert_array_equal(wrapped.attenuation.gamma.per_task, plain.attenuation.gamma.per_task)
+    assert (plain.attenuation.gamma.per_task[:, :-1] != 1).all()
+    assert "attenuation" not in wrapped.left_out
+    assert (without.attenuation, without.left_out["attenuation"]) == (None, "the rule does not attenuate")
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings", "widths"),
+    [
+        ("maml", {}, {}),
+        ("l2f", {}, {"attenuation": 7}),
+        ("mumomaml", {}, {"modulation": 8}),
+        ("mumomaml", {"attenuate": True, "embedding_size": 3}, {"modulation": 3, "attenuation": 7}),
+    ],
+)
+def test_a_rule_names_every_column_of_what_it_observes(algo, settings, widths):
+    rule = make_rule(algo, make_policy(), **settings)
+    loop = run(rule, initial(rule))
+    for each in (rule, PartialAdaptation(rule, [])):
+        columns = [torch.arange(each.observe(loop).shape[1])[part] for part in each.observed.values()]
+        assert {name: len(part) for name, part in zip(each.observed, columns, strict=True)} == widths
+        assert torch.cat([torch.tensor([]), *columns]).tolist() == list(range(sum(widths.values())))
+
+
+def test_what_a_rule_sees_but_does_not_name_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarl.agents.mumomaml.MuMoMAML.observed", {})
+    result = analysed(tmp_path, algo="mumomaml")
+    assert result.embedding is None
+    assert result.left_out["embedding"] == "the rule does not name what it sees of a task"
 
 
 # What figures and tables say
 
 
 def test_gammas_that_hardly_differ_are_drawn_as_such(l2f):
-    figure, reading = _draw_attenuation(l2f)
+    figure, reading = _draw_attenuation(l2f.attenuation, l2f.tensors, l2f.tasks)
     (limits,) = {ax.get_ylim() for ax in figure.axes}
     assert limits[1] - limits[0] >= 0.1 - 1e-12
-    gamma = np.array(l2f["attenuation"]["gamma"]["per_task"])[:, :-1]
+    gamma = np.array(l2f.attenuation.gamma.per_task)[:, :-1]
     assert limits[0] <= gamma.min() <= gamma.max() <= limits[1]
     assert np.ptp(gamma[:, 0]) < 0.01
     assert "gamma is 1: log_std" in reading
@@ -284,29 +325,29 @@ def test_gammas_that_hardly_differ_are_drawn_as_such(l2f):
 def test_many_numbers_of_a_task_are_named_by_their_place_and_counted(l2f):
     tasks = np.zeros((4, 8))
     tasks[:, 2:] = np.random.default_rng(0).normal(size=(4, 6))
-    figure, reading = _draw_attenuation(l2f | {"tasks": tasks.tolist()})
+    figure, reading = _draw_attenuation(l2f.attenuation, l2f.tensors, tasks)
     assert {ax.get_xlabel() for ax in figure.axes} == {f"task[{index}]" for index in range(2, 6)}
     assert "The first 4 of the 6 numbers of a task that vary." in reading
-    assert "numbers" not in _draw_attenuation(l2f)[1]
+    assert "numbers" not in _draw_attenuation(l2f.attenuation, l2f.tensors, l2f.tasks)[1]
 
 
 @pytest.mark.parametrize(("small", "lines"), [({"tasks": 3}, 1), ({"tasks": 4}, 2)])
 def test_the_angle_of_unrelated_gradients_is_one_line_if_as_many_are_compared(maml, tmp_path, small, lines):
     config = AnalysisConfig(**{**SMALL, **small}, output=tmp_path)
-    figure, _ = _draw_conflict(analyze(maml["config"]["run_dir"], config))
+    result = analyze(maml.config["run_dir"], config)
+    figure, _ = _draw_conflict(result.conflict, result.tensors)
     labels = figure.axes[0].get_legend_handles_labels()[1]
     assert sum(label.startswith("expected if unrelated") for label in labels) == lines == len(set(labels)) - 3
 
 
 def test_one_outlying_task_does_not_move_what_is_told_of_the_landscape(maml):
-    found = json.loads(json.dumps(maml))
-    values, summary = found["landscape"]["loss_change"]["per_task"], found["landscape"]["loss_change"]
-    np.testing.assert_allclose(summary["median"], np.median(values, axis=0))
-    bold = _draw_landscape(found)[0].axes[0].get_lines()[len(values)]
-    np.testing.assert_allclose(bold.get_ydata(), [0, *summary["median"]])
-    smoothness = found["landscape"]["smoothness"]
-    smoothness |= {"median": 2.0, "mean": 500.0, "min": 1.0, "max": 1000.0}
-    assert "inner steps: median 2 (tasks: 1 to 1000)" in table(found)
+    values, summary = maml.landscape.loss_change.per_task, maml.landscape.loss_change
+    np.testing.assert_allclose(summary.median, np.median(values, axis=0))
+    bold = _draw_landscape(maml.landscape)[0].axes[0].get_lines()[len(values)]
+    np.testing.assert_allclose(bold.get_ydata(), [0, *summary.median])
+    smoothness = over_tasks([1.0, 2.0, 2.0, 1000.0])
+    outlying = replace(maml, landscape=replace(maml.landscape, smoothness=smoothness))
+    assert "inner steps: median 2 (tasks: 1 to 1000)" in analysis_table(outlying)
 
 
 def test_numbers_of_a_column_have_the_same_decimals():
@@ -317,7 +358,7 @@ def test_numbers_of_a_column_have_the_same_decimals():
 
 
 def test_captions_and_tables_call_the_algorithm_by_its_title(l2f):
-    assert table(l2f).startswith("L2F on navigation: ")
+    assert analysis_table(l2f).startswith("L2F on navigation: ")
     assert _origin(l2f, "conflict")[0].startswith("L2F on navigation, seed 0, ")
 
 
@@ -328,7 +369,7 @@ def test_a_task_alone_in_its_mode_has_no_conflict(tmp_path):
     for num_modes in (1, 2):
         seed = next(seed for seed, pair in tasks.items() if len(set(family.modes(pair))) == num_modes)
         result = analyze(tmp_path, AnalysisConfig(**{**SMALL, "tasks": 2}, seed=seed))
-        assert (result["conflict"] is None) == ("conflict" in result["left_out"]) == (num_modes == 2)
+        assert (result.conflict is None) == ("conflict" in result.left_out) == (num_modes == 2)
 
 
 # What is found
@@ -336,29 +377,29 @@ def test_a_task_alone_in_its_mode_has_no_conflict(tmp_path):
 
 def test_nothing_moves_but_what_anil_adapts(tmp_path, maml):
     result = analysed(tmp_path, algo="anil")
-    names = result["tensors"]
+    names = result.tensors
     for found, expected in ((result, {"weight2", "bias2", "log_std"}), (maml, set(names))):
-        distances = found["movement"]["start"]["distance"]["min"]
+        distances = found.movement.start.distance.min
         assert {name for name, distance in zip(names, distances, strict=True) if distance > 0} == expected
-    assert result["representations"]["start"]["cka"]["min"][0] == pytest.approx(1, abs=1e-12)
-    assert maml["representations"]["start"]["cka"]["max"][0] < 1 - 1e-9
+    assert result.representations.start.cka.min[0] == pytest.approx(1, abs=1e-12)
+    assert maml.representations.start.cka.max[0] < 1 - 1e-9
 
 
 def test_freezing_what_does_not_adapt_changes_nothing(tmp_path, maml):
     result = analysed(tmp_path, algo="anil")
-    returns = np.array(result["freezing"]["returns"]["per_task"])
+    returns = np.array(result.freezing.returns.per_task)
     np.testing.assert_array_equal(returns[:, 1], returns[:, 0])
-    other = np.array(maml["freezing"]["returns"]["per_task"])
+    other = np.array(maml.freezing.returns.per_task)
     assert (other[:, 1] != other[:, 0]).all()
 
 
 def test_returns_with_frozen_layers_are_compared_with_those_without(maml):
-    found = maml["freezing"]
-    returns = np.array(found["returns"]["per_task"])
-    np.testing.assert_array_equal(returns[:, 0], np.array(maml["returns"])[:, -1])
-    np.testing.assert_allclose(found["difference"], (returns - returns[:, :1]).mean(0))
-    assert found["interval"][0] == 0 < found["interval"][1]
-    assert found["frozen_layers"] == [0, 1, 2]
+    found = maml.freezing
+    returns = np.array(found.returns.per_task)
+    np.testing.assert_array_equal(returns[:, 0], np.array(maml.returns)[:, -1])
+    np.testing.assert_allclose(found.difference, (returns - returns[:, :1]).mean(0))
+    assert found.interval[0] == 0 < found.interval[1]
+    assert found.frozen_layers == [0, 1, 2]
 
 
 def test_with_every_layer_frozen_the_policies_stay_where_they_were():
@@ -369,83 +410,85 @@ def test_with_every_layer_frozen_the_policies_stay_where_they_were():
 
 
 def test_gamma_is_what_the_initialisation_was_scaled_by(l2f):
-    gamma = np.array(l2f["attenuation"]["gamma"]["per_task"])
-    assert gamma.shape == (4, len(l2f["tensors"]))
+    gamma = np.array(l2f.attenuation.gamma.per_task)
+    assert gamma.shape == (4, len(l2f.tensors))
     np.testing.assert_array_equal(gamma[:, -1], 1)
     np.testing.assert_allclose(gamma[:, :-1], 0.7, atol=0.25)
-    before, attenuated = (l2f["movement"][part]["norm"][0] for part in ("start", "gradient_steps"))
+    before, attenuated = (part.norm[0] for part in (l2f.movement.start, l2f.movement.gradient_steps))
     assert attenuated / before == pytest.approx(gamma[:, 0].mean(), rel=1e-5)
 
 
 def test_scaling_of_whole_layers_is_no_change_of_representation(l2f):
     # Without biases a ReLU network's representation only changes in size, which the distance tells and CKA does not.
-    assert l2f["representations"]["start"]["cka"]["min"][0] > 0.999
-    moved = [l2f["movement"][part]["distance"]["mean"][0] for part in ("start", "gradient_steps")]
+    assert l2f.representations.start.cka.min[0] > 0.999
+    moved = [part.distance.mean[0] for part in (l2f.movement.start, l2f.movement.gradient_steps)]
     assert moved[0] > 10 * moved[1]
 
 
 def test_landscape_is_measured_from_the_inner_steps_start(maml):
-    found = maml["landscape"]
-    change = np.array(found["loss_change"]["per_task"])
-    assert change.shape == (4, len(found["fractions"]))
+    found = maml.landscape
+    change = np.array(found.loss_change.per_task)
+    assert change.shape == (4, len(found.fractions))
     # Against its gradient a loss falls at first.
     assert (change[:, 0] < 0).all()
-    assert (np.array(found["gradient_change"]["per_task"]) > 0).all()
-    step = np.linalg.norm(maml["movement"]["start"]["distance"]["per_task"], axis=1, keepdims=True)
-    slopes = np.array(found["gradient_change"]["per_task"]) / (step * np.array(found["fractions"]))
-    np.testing.assert_allclose(found["smoothness"]["per_task"], slopes.max(1), rtol=1e-6)
+    assert (np.array(found.gradient_change.per_task) > 0).all()
+    step = np.linalg.norm(maml.movement.start.distance.per_task, axis=1, keepdims=True)
+    slopes = np.array(found.gradient_change.per_task) / (step * np.array(found.fractions))
+    np.testing.assert_allclose(found.smoothness.per_task, slopes.max(1), rtol=1e-6)
 
 
 def test_embedding_is_what_the_modulation_reads_off_one_trajectory(mumomaml):
-    found = mumomaml["embedding"]
-    features = np.array(found["modulation"]["features"])
+    found = mumomaml.embedding
+    features = np.array(found.seen["modulation"].features)
     assert features.shape == (6, 8)
     assert len(np.unique(features, axis=0)) == 6
     coordinates, shares = principal_components(features)
-    np.testing.assert_allclose(found["modulation"]["coordinates"], coordinates)
-    np.testing.assert_allclose(found["modulation"]["variance_shares"], shares)
-    assert found["rollouts"] == 1
-    assert found["modes"] == [int(task[2]) for task in found["tasks"]]
+    np.testing.assert_allclose(found.seen["modulation"].coordinates, coordinates)
+    np.testing.assert_allclose(found.seen["modulation"].variance_shares, shares)
+    assert found.rollouts == 1
+    np.testing.assert_array_equal(found.modes, found.tasks[:, 2])
 
 
 def test_embedding_is_the_rules_own(mumomaml):
-    agent, tasks = load(mumomaml["config"]["run_dir"]), np.array(mumomaml["embedding"]["tasks"])
+    agent, tasks = load(mumomaml.config["run_dir"]), np.array(mumomaml.embedding.tasks)
     with Workers(1) as workers:
         runner = Runner(agent.config, agent.family, agent.rule, len(tasks), 1, workers, torch.device("cpu"))
-        seed = mumomaml["analysis"]["seed"]
+        seed = mumomaml.settings.seed
         adapted, _ = runner.run(agent.meta, tasks, agent.rule.stages((1.0,)), seed, Purpose.TEST_ROLLOUTS, 0)
         runner.close()
     expected = agent.rule.embedding(agent.meta, adapted.loop.supports[0])
-    np.testing.assert_allclose(mumomaml["embedding"]["modulation"]["features"], expected.numpy(), atol=1e-6)
+    np.testing.assert_allclose(mumomaml.embedding.seen["modulation"].features, expected.numpy(), atol=1e-6)
 
 
 def test_tasks_and_returns_are_those_of_an_evaluation(maml):
-    expected = evaluate(maml["config"]["run_dir"], EvaluationConfig(tasks=4, rollouts=3, gradient_steps=1))
-    assert maml["tasks"] == expected["tasks"]
-    assert maml["returns"] == expected["returns"]
+    expected = evaluate(maml.config["run_dir"], EvaluationConfig(tasks=4, rollouts=3, gradient_steps=1))
+    np.testing.assert_array_equal(maml.tasks, expected.tasks)
+    np.testing.assert_array_equal(maml.returns, expected.returns)
 
 
 def test_results_are_the_same_for_any_number_of_threads(maml, tmp_path):
     config = AnalysisConfig(**{**SMALL, "threads": 3}, output=tmp_path / "elsewhere")
-    again = analyze(maml["config"]["run_dir"], config)
+    again = analyze(maml.config["run_dir"], config)
     assert (tmp_path / "elsewhere" / "analysis.json").is_file()
     for name in ("returns", "conflict", "landscape", "movement", "freezing", "env_steps"):
-        assert again[name] == maml[name]
-    other = analyze(maml["config"]["run_dir"], AnalysisConfig(**SMALL, seed=1, output=tmp_path / "other"))
-    assert other["conflict"] != maml["conflict"]
+        assert again.to_json()[name] == maml.to_json()[name]
+    other = analyze(maml.config["run_dir"], AnalysisConfig(**SMALL, seed=1, output=tmp_path / "other"))
+    assert other.to_json()["conflict"] != maml.to_json()["conflict"]
 
 
 def test_kept_checkpoints_show_the_course_of_training(tmp_path):
     settings = {"iterations": 2, "checkpoint_every": 1, "keep_checkpoints": True}
     result = analysed(tmp_path, algo="l2f", **settings)
-    course = result["through_training"]
-    assert [each["iteration"] for each in course] == [0, 1, 2]
-    last = course[-1]["conflict"]["between_tasks"]
-    assert last["mean"] == result["conflict"]["between_tasks"]["mean"]
-    assert course[0]["conflict"]["between_tasks"]["mean"] != last["mean"]
-    assert "per_task" not in last
+    course = result.through_training
+    assert [each.iteration for each in course] == [0, 1, 2]
+    last = course[-1].conflict.between_tasks
+    np.testing.assert_array_equal(last.mean, result.conflict.between_tasks.mean)
+    assert (course[0].conflict.between_tasks.mean != last.mean).any()
+    stored = result.to_json()["through_training"][-1]
+    assert stored.keys() == {"iteration", "returns", *SECTIONS[:5]}
+    assert "per_task" not in stored["conflict"]["between_tasks"]
     assert "through_training.png" in [path.name for path in draw(result, tmp_path)]
-    assert "through_training" not in result["left_out"]
+    assert "through_training" not in result.left_out
 
 
 def test_the_course_of_training_has_the_analysed_checkpoint_and_another(tmp_path):
@@ -453,17 +496,17 @@ def test_the_course_of_training_has_the_analysed_checkpoint_and_another(tmp_path
     whole = analysed(tmp_path, **settings)
     (tmp_path / "checkpoints" / "iteration2.safetensors").unlink()
     without = analyze(tmp_path, AnalysisConfig(**SMALL))
-    assert without["through_training"] == whole["through_training"]
+    assert without.to_json()["through_training"] == whole.to_json()["through_training"]
     for iteration in (0, 1):
         (tmp_path / "checkpoints" / f"iteration{iteration}.safetensors").unlink()
     alone = analyze(tmp_path, AnalysisConfig(**SMALL))
-    assert alone["through_training"] is None
-    assert "besides the analysed one" in alone["left_out"]["through_training"]
+    assert alone.through_training is None
+    assert "besides the analysed one" in alone.left_out["through_training"]
 
 
 def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_path):
     result = analysed(tmp_path, iterations=1, checkpoint_every=1, keep_checkpoints=True)
-    figure, reading = _draw_training(result)
+    figure, reading = _draw_training(result.through_training, result.tensors)
     assert [(ax.get_subplotspec().rowspan.start, ax.get_ylabel()) for ax in figure.axes] == [
         (0, "angle, radians"), (0, "angle, radians"), (1, "angle, radians"), (1, "effective beta-smoothness")
     ]  # fmt: skip
@@ -503,8 +546,8 @@ def test_tsne_without_scikit_learn_is_refused_before_anything_is_computed(tmp_pa
 def test_tsne_brings_embeddings_to_two_dimensions(tmp_path):
     pytest.importorskip("sklearn")
     result = analysed(tmp_path, {**SMALL, "projection": "tsne"}, algo="mumomaml")
-    assert np.array(result["embedding"]["modulation"]["coordinates"]).shape == (6, 2)
-    assert result["embedding"]["modulation"]["variance_shares"] is None
+    assert np.array(result.embedding.seen["modulation"].coordinates).shape == (6, 2)
+    assert result.embedding.seen["modulation"].variance_shares is None
     assert (tmp_path / "analysis" / "embedding.png") in draw(result, tmp_path / "analysis")
 
 

@@ -4,11 +4,13 @@ import json
 import numpy as np
 import pytest
 
+from metarl import L2FConfig, ProMPConfig
+from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
-from metarl.config.settings import L2FConfig, ProMPConfig
-from metarl.plot import main
-from metarl.reports.curves import draw_env_steps, draw_gradient_steps, group_runs, plot_runs, read_run
+from metarl.reports.curves import draw_env_steps, draw_gradient_steps, plot_runs
+from metarl.reports.labels import group_runs
+from metarl.store.runs import read_run
 
 NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]
 
@@ -23,12 +25,29 @@ def make_run(
     (folder / "config.json").write_text(json.dumps(config))
     with (folder / "progress.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "line_search"])
+        writer.writerow(["iteration", "env_steps", "pre_adaptation_return", "post_adaptation_return", "outcome"])
         writer.writerows([[1, 1000, -40, -20 + seed, "accepted"], [2, 2000, -41, "", "rejected"]])
         writer.writerow([3, 3000, -42, -10 + seed, "accepted"])
-    evaluation = {"checkpoint": "last", "seed": 5, "tasks": tasks, **(evaluated or {})}
-    evaluation["returns"] = returns or [[-40.0, -20.0 + seed, -10.0]] * len(tasks)
-    evaluation["references"] = {"standstill": -38.0, "random_initialisation": [-80.0, -60.0, -50.0]}
+    returns = returns or [[-40.0, -20.0 + seed, -10.0]] * len(tasks)
+    evaluation = {
+        "config": config,
+        "env": env,
+        "checkpoint": "last",
+        "seed": 5,
+        "rollouts": 2,
+        "step_scales": [1.0, 0.5],
+        "tasks": tasks,
+        "finite": False,
+        "task_names": None,
+        "returns": returns,
+        "mean": np.mean(returns, axis=0).tolist(),
+        "interval": None,
+        "share_made_worse": None,
+        "env_steps": 100,
+        "references": {"standstill": -38.0, "random_initialisation": [-80.0, -60.0, -50.0]},
+        "metarl": {},
+        **(evaluated or {}),
+    }
     (folder / "evaluation.json").write_text(json.dumps(evaluation))
     return folder
 
@@ -170,6 +189,28 @@ def test_family_that_is_not_at_hand_has_names_by_majority(tmp_path):
     ]
     labels = [group.label for group in groups_of(*make)]
     assert labels == ["MAML (inner lr 0.1)", "MAML (inner lr 0.2)", "MAML (inner lr 2, clip 2.1)"]
+
+
+def test_names_of_lines_need_no_environment(tmp_path, monkeypatch):
+    chosen = ({"discount": 0.95}, {"discount": 0.9}, {"action_scale": 1.0})
+    runs = [{"algo": "l2f", "env": "cheetah-dir", **settings} for settings in chosen]
+    folders = [make_real_run(tmp_path / str(index), **settings) for index, settings in enumerate(runs)]
+    monkeypatch.setattr("metarl.envs.native.NativeFamily.make_env", lambda *_: pytest.fail("an environment was made"))
+    assert [group.label for group in groups_of(*folders)] == ["L2F", "L2F (discount 0.9)", "L2F (action scale 1)"]
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        ((None, "gradient step"), "gradient steps on the task"),
+        (("posterior update",) * 2, "posterior updates on the task"),
+        ((None, "posterior update"), "steps of adaptation"),
+    ],
+)
+def test_axis_counts_what_the_rules_call_a_step(tmp_path, names, label):
+    evaluated = [{} if name is None else {"step_name": name} for name in names]
+    folders = [make_run(tmp_path / str(i), seed=i, evaluated=each) for i, each in enumerate(evaluated)]
+    assert draw_gradient_steps(groups_of(*folders)).axes[0].get_xlabel() == label
 
 
 def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_in_all(tmp_path):
@@ -398,7 +439,7 @@ def broken_json(folder):
 
 def incomplete_evaluation(folder):
     (make_run(folder / "a") / "evaluation.json").write_text('{"tasks": [[1.0]]}')
-    return ["a"], "holds no table 'returns': run `python -m metarl.evaluate"
+    return ["a"], "evaluation.json' is no evaluation: it has no 'config'; run `python -m metarl.evaluate"
 
 
 def same_seed(folder):
@@ -455,6 +496,35 @@ def test_run_without_a_needed_column_is_refused(tmp_path):
     (folder / "progress.csv").write_text("iteration,env_steps\n1,1000\n")
     with pytest.raises(UserError, match="holds no 'pre_adaptation_return': nothing to draw against env-steps"):
         plot_runs([folder], tmp_path / "a.png", x="env-steps")
+
+
+def without_adaptation(folder):
+    """Leaves a run's progress without returns after adaptation, as of a baseline whose training adapts nothing."""
+    rows = [line.split(",") for line in (folder / "progress.csv").read_text().splitlines()]
+    (folder / "progress.csv").write_text("".join(f"{','.join([*row[:3], *row[4:]])}\n" for row in rows))
+    return folder
+
+
+def test_training_that_adapts_nothing_is_drawn_before_adaptation_alone(tmp_path):
+    maml, ppo = make_run(tmp_path / "maml"), without_adaptation(make_run(tmp_path / "ppo", algo="pretrain"))
+    figure = draw_env_steps(groups_of(maml, ppo))
+    assert [[line.get_label() for line in bold(ax)] for ax in figure.axes] == [["MAML", "pretrained (PPO)"], ["MAML"]]
+    (before,) = draw_env_steps(groups_of(ppo)).axes
+    assert before.get_title(loc="left") == "navigation, before adaptation"
+    np.testing.assert_allclose(bold(before)[0].get_ydata(), [-40, -41, -42])
+
+
+def test_a_single_folder_is_drawn_as_it_is(tmp_path):
+    folder = make_run(tmp_path / "a")
+    for runs in (folder, str(folder)):
+        assert plot_runs(runs, tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"x": "steps"}, {"checkpoint": "first"}])
+def test_unknown_choice_is_refused(tmp_path, wrong):
+    ((name, value),) = wrong.items()
+    with pytest.raises(UserError, match=f"{name} must be one of .*; got '{value}'"):
+        plot_runs([make_run(tmp_path / "a")], tmp_path / "a.png", **wrong)
 
 
 def test_no_run_at_all_is_refused(tmp_path):

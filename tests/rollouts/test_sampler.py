@@ -10,6 +10,7 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
+from metarl.envs import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
 from metarl.rollouts.sampler import Sampler, Stopped, with_advantages
@@ -20,14 +21,15 @@ FIELDS = ("observations", "actions", "log_probs", "rewards", "mask", "advantages
 GOALS = np.array([[0.0], [1.0], [2.0], [3.0]])
 
 
-class Drift:
+class Drift(EpisodeBatch):
     """Observation: (goal, steps taken, position). The position starts at random, moves by the action's sum and pays.
+    It reports the action's sum as the effort.
 
     An episode ends after 2 + (slot + goal) % 6 steps: in a terminal state in even slots, cut off in odd ones.
     """
 
     def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
+        super().__init__(num_envs, OBSERVATION, ("effort",))
         self.closed = False
         self.actions: list[np.ndarray] = []
 
@@ -40,7 +42,9 @@ class Drift:
     def step(self, actions, observations, rewards, terminated, truncated) -> None:
         running = ~(terminated | truncated)
         self.actions.append(actions.copy())
-        self.positions += np.where(running, actions.reshape(self.num_envs, -1).sum(1), 0)
+        effort = np.where(running, actions.reshape(self.num_envs, -1).sum(1), 0)
+        self.terms = {"effort": effort}
+        self.positions += effort
         self.steps += running
         rewards[:] = np.where(running, self.positions - self.goals, 0)
         ended, even = self.steps >= self.lengths, np.arange(self.num_envs) % 2 == 0
@@ -80,6 +84,7 @@ def assert_identical(one: Rollouts, other: Rollouts) -> None:
     for name in FIELDS:
         got, want = getattr(one, name)[one.mask > 0], getattr(other, name)[one.mask > 0]
         torch.testing.assert_close(got, want, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+    assert torch.equal(one.terms["effort"], other.terms["effort"])
 
 
 @pytest.mark.parametrize(("space", "action"), [(BOX, (2,)), (spaces.Discrete(3), ())])
@@ -115,6 +120,56 @@ def test_each_step_holds_what_was_seen_done_and_paid():
     torch.testing.assert_close(position[..., 1:][both], after[..., :-1][both], rtol=1e-5, atol=1e-5)
     assert all(np.abs(actions).max() <= 2 for actions in episodes.actions)
     assert (rollouts.actions.abs() > 1).any()
+
+
+def test_terms_are_kept_beside_the_rewards():
+    rollouts, *_ = collect()
+    effort = (2 * rollouts.actions).clamp(-2, 2).sum(-1)
+    torch.testing.assert_close(rollouts.terms["effort"], effort * rollouts.mask, rtol=1e-5, atol=1e-5)
+    assert rollouts.terms["effort"].is_contiguous()
+
+
+def test_terms_go_wherever_their_rollouts_go():
+    rollouts, *_ = collect()
+    parts = [rollouts.tasks(0, 1), rollouts.tasks(1, TASKS)]
+    assert_identical(Rollouts.concatenate(parts), rollouts)
+    episodes = [rollouts.episode(index) for index in range(ROLLOUTS)]
+    assert_identical(Rollouts.concatenate(episodes, axis=1), rollouts)
+    assert_identical(rollouts.to(torch.device("cpu")), rollouts)
+    assert rollouts.to(torch.device("meta")).terms["effort"].is_meta
+
+
+class TensorDrift(Drift):
+    """The same on buffers of its own kind, tensors."""
+
+    def buffers(self, num_steps: int) -> Buffers:
+        shape = (num_steps, self.num_envs)
+        return Buffers(
+            observations=torch.zeros(num_steps + 1, self.num_envs, self.observation_size),
+            rewards=torch.zeros(shape),
+            alive=torch.zeros(shape),
+            terminated=torch.zeros(self.num_envs, dtype=torch.bool),
+            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
+            terms={"effort": torch.zeros(shape)},
+        )
+
+    def reset(self, tasks, seeds, observations) -> None:
+        super().reset(tasks, seeds, self._numpy(observations))
+
+    def step(self, actions, *results) -> None:
+        super().step(actions, *map(self._numpy, results))
+        self.terms = {"effort": torch.as_tensor(self.terms["effort"])}
+
+    def _numpy(self, values: torch.Tensor) -> np.ndarray:
+        assert isinstance(values, torch.Tensor)
+        return values.numpy()
+
+
+def test_a_batch_may_make_buffers_of_another_kind():
+    action_map = ActionMap(BOX)
+    policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
+    sampler = Sampler(TensorDrift(TASKS * ROLLOUTS), policy, action_map, TASKS, HORIZON)
+    assert_identical(sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS))), collect()[0])
 
 
 def test_steps_that_no_episode_reached_are_zero():

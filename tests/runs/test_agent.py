@@ -16,7 +16,7 @@ import metarl
 from metarl import UserError
 from metarl.inner.rule import evaluation_scales
 from metarl.runs.training import train
-from metarl.store.checkpoints import checkpoint_path
+from metarl.store.folder import RunFolder
 
 GOAL = np.array([0.3, -0.2])
 
@@ -162,7 +162,7 @@ def test_discrete_actions_are_elements_of_the_action_space(tmp_path, monkeypatch
 
 
 def test_the_best_checkpoint_can_be_loaded(run):
-    best = load_file(checkpoint_path(run, "best"))["meta"]
+    best = load_file(RunFolder(run).checkpoint("best"))["meta"]
     assert torch.equal(metarl.load(str(run), "best").meta, best)
 
 
@@ -174,44 +174,44 @@ def test_a_run_may_be_moved(run, tmp_path):
 
 
 def _missing(folder):
-    checkpoint_path(folder, "last").unlink()
+    RunFolder(folder).checkpoint("last").unlink()
 
 
 def _corrupted(folder):
-    path = checkpoint_path(folder, "last")
+    path = RunFolder(folder).checkpoint("last")
     path.write_bytes(b"\x00" * 200 + path.read_bytes()[200:])
 
 
 def _empty(folder):
-    checkpoint_path(folder, "last").write_bytes(b"")
+    RunFolder(folder).checkpoint("last").write_bytes(b"")
 
 
 def _foreign(folder):
-    save_file({"weight": torch.zeros(3)}, checkpoint_path(folder, "last"))
+    save_file({"weight": torch.zeros(3)}, RunFolder(folder).checkpoint("last"))
 
 
 def _not_finite(folder):
-    path = checkpoint_path(folder, "last")
+    path = RunFolder(folder).checkpoint("last")
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
-    save_file({"meta": meta * float("nan"), "optimiser": torch.empty(0)}, path, metadata)
+    save_file({"meta": meta * float("nan")}, path, metadata)
 
 
 def _without_progress(folder):
-    path = checkpoint_path(folder, "last")
+    path = RunFolder(folder).checkpoint("last")
     with safe_open(path, "pt") as file:
         meta, metadata = file.get_tensor("meta"), file.metadata()
-    save_file({"meta": meta, "optimiser": torch.empty(0)}, path, {**metadata, "progress": "{}}"})
+    save_file({"meta": meta}, path, {**metadata, "progress": "{}}"})
 
 
 def _of_another_seed(folder):
     train(tiny(folder.parent / "seed", seed=9, iterations=0))
-    shutil.copy(checkpoint_path(folder.parent / "seed", "last"), checkpoint_path(folder, "last"))
+    shutil.copy(RunFolder(folder.parent / "seed").checkpoint("last"), RunFolder(folder).checkpoint("last"))
 
 
 def _other_size(folder):
     train(tiny(folder.parent / "other", algo="l2f", iterations=0, hidden_sizes=(8,)))
-    shutil.copy(checkpoint_path(folder.parent / "other", "last"), checkpoint_path(folder, "last"))
+    shutil.copy(RunFolder(folder.parent / "other").checkpoint("last"), RunFolder(folder).checkpoint("last"))
 
 
 @pytest.mark.parametrize(

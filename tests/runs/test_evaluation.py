@@ -1,21 +1,25 @@
 """The evaluation protocol: what it writes, that it repeats, and what it refuses."""
 
 import json
+import math
 import signal
 import threading
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import everything_in, tiny
+from tiny_runs import ROOT, everything_in, tiny
 
-from metarl import UserError
+from metarl import EvaluationConfig, UserError
 from metarl.common.statistics import mean_and_interval
-from metarl.config.settings import EvaluationConfig
 from metarl.inner.runner import Runner
+from metarl.reports.tables import evaluation_table
 from metarl.runs import evaluation
-from metarl.runs.evaluation import evaluate, table
+from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
+from metarl.store.evaluations import Evaluation
+from metarl.store.folder import RunFolder
 
 SMALL = {"tasks": 3, "rollouts": 2, "gradient_steps": 2}
 
@@ -27,9 +31,22 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def result(run):
+def evaluated(run):
+    """Its evaluation, and what the file held before another test evaluated the run again."""
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    return result, json.loads((run / "evaluation.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def result(evaluated):
     """Its evaluation."""
-    return evaluate(run, EvaluationConfig(**SMALL))
+    return evaluated[0]
+
+
+@pytest.fixture(scope="module")
+def stored(evaluated):
+    """What the evaluation wrote."""
+    return evaluated[1]
 
 
 def write_tasks(path, tasks):
@@ -37,41 +54,113 @@ def write_tasks(path, tasks):
     return path
 
 
-def test_the_file_holds_what_is_returned(run):
+def test_the_file_holds_what_is_returned(result, stored):
+    assert stored == result.to_json()
+    assert result.config["algo"] == "l2f"
+    assert (result.env, result.checkpoint, result.seed, result.rollouts) == ("navigation", "last", 10000, 2)
+    assert list(result.step_scales) == [1.0, 0.5]
+    assert (result.finite, result.task_names) == (False, None)
+    assert {"commit", "torch", "mujoco", "hardware"} <= result.metarl.keys()
+
+
+def test_the_file_is_read_back_as_it_was(result, stored):
+    again = Evaluation.from_json(stored)
+    assert again.to_json() == result.to_json()
+    for name in ("returns", "mean", "interval", "share_made_worse", "tasks"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
+    assert (again.step_scales, again.adapted_layers, again.task_names) == ((1.0, 0.5), (), None)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_a_return_that_is_no_number_is_null_in_strict_json_and_nan_when_read_back(run, monkeypatch):
+    run_group = Runner.run
+
+    def broken(*arguments):
+        adapted, timing = run_group(*arguments)
+        adapted.returns[0, 1], adapted.returns[1, 2] = math.nan, math.inf
+        return adapted, timing
+
+    monkeypatch.setattr(Runner, "run", broken)
+    config = EvaluationConfig(**SMALL, seed=7, checkpoint="best")
+    evaluate(run, config)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    content = json.loads(RunFolder(run).evaluation(config).read_text(), parse_constant=refuse)
+    assert (content["returns"][0][1], content["returns"][1][2], content["mean"][1]) == (None, None, None)
+    assert content["mean"][0] is not None
+    again = Evaluation.from_json(content)
+    assert np.isnan([again.returns[0, 1], again.returns[1, 2], again.mean[1], again.interval[1]]).all()
+    assert "nan" in evaluation_table(again)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*/*/evaluation.json"))[::20], ids=str)
+def test_stored_evaluations_of_older_versions_are_read(path):
+    content = json.loads(path.read_text())
+    evaluation = Evaluation.from_json(content)
+    assert evaluation.to_json() == {"modulated": None, "adapted_layers": [], "step_name": "gradient step", **content}
+    assert evaluation_table(evaluation).count("\n") >= len(content["mean"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": ...}, "it has no 'mean'"),
+        ({"returns": [[1.0], [1.0]]}, "'returns' must be a table with a row for each of 'tasks'"),
+        ({"returns": [1.0] * 3}, "'returns' must be a table"),
+        ({"returns": [[1.0, 2.0], [1.0], [1.0]]}, "its content cannot be read"),
+        ({"references": {}}, r"its content cannot be read \(KeyError\('random_initialisation'\)\)"),
+    ],
+)
+def test_what_is_no_evaluation_is_refused(result, change, message):
+    content = {name: value for name, value in {**result.to_json(), **change}.items() if value is not ...}
+    with pytest.raises(ValueError, match=message):
+        Evaluation.from_json(content)
+
+
+def test_a_step_is_called_what_the_rule_calls_it(tmp_path, monkeypatch):
+    run = train(tiny(tmp_path, algo="mumomaml", iterations=0)).path
+    monkeypatch.setattr("metarl.agents.mumomaml.MuMoMAML.step_name", "posterior update")
     result = evaluate(run, EvaluationConfig(**SMALL))
-    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
-    assert result["config"]["algo"] == "l2f"
-    assert (result["env"], result["checkpoint"], result["seed"], result["rollouts"]) == ("navigation", "last", 10000, 2)
-    assert list(result["step_scales"]) == [1.0, 0.5]
-    assert (result["finite"], result["task_names"]) == (False, None)
-    assert {"commit", "torch", "mujoco", "hardware"} <= result["metarl"].keys()
+    assert result.step_name == json.loads((run / "evaluation.json").read_text())["step_name"] == "posterior update"
+    assert "before the first posterior update: " in evaluation_table(result)
+
+
+def test_a_folder_that_cannot_be_written_is_told(run, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(evaluation, "write_json", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*evaluation.json: Permission denied\."):
+        evaluate(run, EvaluationConfig(**SMALL))
 
 
 def test_returns_are_by_task_and_step_and_summarised_by_step(result):
-    assert np.shape(result["tasks"]) == (3, 2)
-    returns = np.array(result["returns"])
+    assert np.shape(result.tasks) == (3, 2)
+    returns = np.array(result.returns)
     assert returns.shape == (3, 3)
     estimate = mean_and_interval(returns)
-    np.testing.assert_array_equal(result["mean"], estimate.mean)
-    np.testing.assert_array_equal(result["interval"], estimate.half_width)
-    np.testing.assert_allclose(result["share_made_worse"], (returns < returns[:, :1]).mean(0))
-    assert len(result["references"]["random_initialisation"]) == 3
+    np.testing.assert_array_equal(result.mean, estimate.mean)
+    np.testing.assert_array_equal(result.interval, estimate.half_width)
+    np.testing.assert_allclose(result.share_made_worse, (returns < returns[:, :1]).mean(0))
+    assert len(result.references.random_initialisation) == 3
 
 
 def test_environment_steps_of_the_agent_are_counted(tmp_path):
     run = train(tiny(tmp_path, env="cheetah-vel", horizon=5, iterations=1, validate_every=0)).path
     result = evaluate(run, EvaluationConfig(**SMALL))
-    assert result["env_steps"] == 3 * 2 * (2 + 1) * 5  # tasks, rollouts, steps and the query, horizon
+    assert result.env_steps == 3 * 2 * (2 + 1) * 5  # tasks, rollouts, steps and the query, horizon
 
 
 def test_standing_still_returns_minus_the_distance_at_every_step(result):
-    distances = np.linalg.norm(result["tasks"], axis=1)
-    np.testing.assert_allclose(result["references"]["standstill"], -20 * distances.mean(), rtol=1e-6)
+    distances = np.linalg.norm(result.tasks, axis=1)
+    np.testing.assert_allclose(result.references.standstill, -20 * distances.mean(), rtol=1e-6)
 
 
 def test_held_out_tasks_are_not_the_training_tasks(run, result):
     other = evaluate(run, EvaluationConfig(**SMALL, seed=0))
-    assert not {tuple(task) for task in result["tasks"]} & {tuple(task) for task in other["tasks"]}
+    assert not {tuple(task) for task in result.tasks} & {tuple(task) for task in other.tasks}
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -79,15 +168,15 @@ def test_the_same_seed_gives_the_same_numbers_for_any_number_of_threads(run, res
     monkeypatch.setattr("metarl.envs.navigation.NavigationFamily.min_envs_per_shard", 1)
     again = evaluate(run, EvaluationConfig(**SMALL, threads=threads))
     for name in ("tasks", "returns", "references"):
-        assert again[name] == result[name]
-    assert evaluate(run, EvaluationConfig(**SMALL, seed=1))["returns"] != result["returns"]
+        assert again.to_json()[name] == result.to_json()[name]
+    assert (evaluate(run, EvaluationConfig(**SMALL, seed=1)).returns != result.returns).any()
 
 
 def test_tasks_are_evaluated_in_groups(run, monkeypatch):
     monkeypatch.setattr(evaluation, "_GROUP", 2)
     result = evaluate(run, EvaluationConfig(**SMALL))
-    assert np.shape(result["returns"]) == (3, 3)
-    np.testing.assert_array_equal(result["returns"], evaluate(run, EvaluationConfig(**SMALL))["returns"])
+    assert np.shape(result.returns) == (3, 3)
+    np.testing.assert_array_equal(result.returns, evaluate(run, EvaluationConfig(**SMALL)).returns)
 
 
 def test_a_groups_rollouts_are_gone_before_the_next_ones(run, monkeypatch):
@@ -109,31 +198,31 @@ def test_a_task_file_gives_the_tasks(run, tmp_path):
     tasks = [[0.1, 0.2], [-0.3, 0.4], [0.0, 0.5], [0.1, -0.1]]
     path = write_tasks(tmp_path / "tasks.json", tasks)
     result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
-    assert result["tasks"] == tasks
-    assert np.shape(result["returns"]) == (4, 3)
+    np.testing.assert_array_equal(result.tasks, tasks)
+    assert np.shape(result.returns) == (4, 3)
 
 
 def test_a_single_task_has_no_interval(run, tmp_path):
     path = write_tasks(tmp_path / "tasks.json", [[0.1, 0.2]])
     result = evaluate(run, EvaluationConfig(**SMALL, task_file=path))
-    assert result["interval"] is None
-    assert [line.split()[2] for line in table(result).splitlines()[2:5]] == ["-"] * 3
+    assert result.interval is None
+    assert [line.split()[2] for line in evaluation_table(result).splitlines()[2:5]] == ["-"] * 3
 
 
 def test_another_family_is_evaluated_beside_the_own_one(run, result):
     before = (run / "evaluation.json").read_bytes()
     other = evaluate(run, EvaluationConfig(**SMALL, env="navigation-b"))
-    assert other["env"] == "navigation-b"
-    assert np.shape(other["tasks"]) == (3, 4)  # goal and start
-    assert json.loads((run / "evaluation-navigation-b.json").read_text())["returns"] == other["returns"]
+    assert other.env == "navigation-b"
+    assert np.shape(other.tasks) == (3, 4)  # goal and start
+    assert json.loads((run / "evaluation-navigation-b.json").read_text())["returns"] == other.returns.tolist()
     assert (run / "evaluation.json").read_bytes() == before
 
 
 def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
     before = (run / "evaluation.json").read_bytes()
     best = evaluate(run, EvaluationConfig(**SMALL, checkpoint="best"))
-    assert best["checkpoint"] == "best"
-    assert json.loads((run / "evaluation-best.json").read_text())["returns"] == best["returns"]
+    assert best.checkpoint == "best"
+    assert json.loads((run / "evaluation-best.json").read_text())["returns"] == best.returns.tolist()
     assert (run / "evaluation.json").read_bytes() == before
 
 
@@ -147,7 +236,7 @@ def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
     ],
 )
 def test_each_checkpoint_and_family_has_a_file_of_its_own(settings, name):
-    assert EvaluationConfig(**settings).file_name == name
+    assert RunFolder(Path("run")).evaluation(EvaluationConfig(**settings)) == Path("run") / name
 
 
 def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path):
@@ -186,17 +275,17 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
 
 def test_without_gradient_steps_there_is_one_column(run):
     result = evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=0))
-    assert np.shape(result["returns"]) == (2, 1)
+    assert np.shape(result.returns) == (2, 1)
 
 
 def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     run = train(tiny(tmp_path, env="cheetah-dir", horizon=5, iterations=1, validate_every=0)).path
     result = evaluate(run, EvaluationConfig(tasks=4, rollouts=2, gradient_steps=1))
-    tasks, returns = np.ravel(result["tasks"]), np.array(result["returns"])
+    tasks, returns = np.ravel(result.tasks), np.array(result.returns)
     assert sorted(tasks) == [-1, -1, 1, 1]
-    lines = table(result).splitlines()
-    assert (result["finite"], result["interval"]) == (True, None)
-    assert result["task_names"] == ["forward" if task > 0 else "backward" for task in tasks]
+    lines = evaluation_table(result).splitlines()
+    assert (result.finite, result.interval) == (True, None)
+    assert result.task_names == tuple("forward" if task > 0 else "backward" for task in tasks)
     expected = "MAML on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
     assert lines[0] == expected
     assert lines[1].endswith("backward       forward")
@@ -207,17 +296,17 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
 
 
 def test_the_table_has_a_row_for_each_step_and_the_references(result):
-    lines = table(result).splitlines()
+    lines = evaluation_table(result).splitlines()
     assert len(lines) == 2 + 3 + 1
     assert "task" not in lines[1].replace("95% tasks", "")
     for step in range(3):
         number, mean, interval, worse, random = lines[2 + step].split()
         assert int(number) == step
-        np.testing.assert_allclose(float(mean), result["mean"][step], atol=0.005)
-        np.testing.assert_allclose(float(interval), result["interval"][step], atol=0.005)
-        assert worse == f"{result['share_made_worse'][step]:.0%}"
-        np.testing.assert_allclose(float(random), result["references"]["random_initialisation"][step], atol=0.005)
-    assert lines[-1] == f"standing still: {result['references']['standstill']:.2f}"
+        np.testing.assert_allclose(float(mean), result.mean[step], atol=0.005)
+        np.testing.assert_allclose(float(interval), result.interval[step], atol=0.005)
+        assert worse == f"{result.share_made_worse[step]:.0%}"
+        np.testing.assert_allclose(float(random), result.references.random_initialisation[step], atol=0.005)
+    assert lines[-1] == f"standing still: {result.references.standstill:.2f}"
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
-from metarl import L2FConfig, UserError
+from metarl import EvaluationConfig, L2FConfig, UserError
 from metarl.common.device import resolve_device
-from metarl.config.settings import EvaluationConfig
 from metarl.envs.cheetah import CheetahDirFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner import runner
 from metarl.outer.learners import MetaLearner
 from metarl.runs.evaluation import evaluate
 from metarl.runs.training import train
-from metarl.store.checkpoints import checkpoint_path
+from metarl.store.folder import RunFolder
 
 FRESH_L2F = {
     "algo": "l2f",
@@ -114,8 +113,8 @@ def test_discrete_actions_train_and_evaluate(tmp_path, monkeypatch):
     # A reward of 1 for each step, so an episode's return is its length, and none is longer than the horizon.
     assert all(1 <= float(row["post_adaptation_return"]) <= 30 for row in rows)
     result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
-    assert np.shape(result["returns"]) == (2, 2)
-    assert result["references"]["standstill"] is None
+    assert np.shape(result.returns) == (2, 2)
+    assert result.references.standstill is None
 
 
 BODY = """
@@ -143,13 +142,13 @@ def test_a_module_as_policy_body_trains(tmp_path, bodies, algo):
     torch.manual_seed(2)
     train(tiny(tmp_path / "b", algo=algo, iterations=1, validate_every=0, policy_body="my_bodies:body"))
     assert_same_run(tmp_path / "a", tmp_path / "b")
-    assert numbers(tmp_path / "a")[0]["line_search"].startswith("accepted")
+    assert numbers(tmp_path / "a")[0]["outcome"].startswith("accepted")
 
 
 def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
     with pytest.raises(UserError, match="LSTM"):
         train(tiny(tmp_path / "run", policy_body="my_bodies:recurrent"))
-    with pytest.raises(UserError, match="'my_bodies:bod' cannot be imported"):
+    with pytest.raises(UserError, match=r"module 'my_bodies' has no 'bod'\..* Did you mean 'body'"):
         train(tiny(tmp_path / "run", policy_body="my_bodies:bod"))
     assert not (tmp_path / "run").exists()
 
@@ -163,10 +162,10 @@ def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
 def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch):
     iteration = MetaLearner.iteration
 
-    def breaks(self, meta, optimiser, index):
+    def breaks(self, state, index):
         if index == 3:
             raise RuntimeError("broken on purpose")
-        return iteration(self, meta, optimiser, index)
+        return iteration(self, state, index)
 
     monkeypatch.setattr(MetaLearner, "iteration", breaks)
     with pytest.raises(RuntimeError, match="broken on purpose"):
@@ -188,7 +187,7 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
 
 def test_every_checkpoint_is_kept_on_request(tmp_path):
     train(tiny(tmp_path / "run", iterations=5, checkpoint_every=2, keep_checkpoints=True))
-    kept = {path.stem for path in checkpoint_path(tmp_path / "run", "last").parent.iterdir()}
+    kept = {path.stem for path in RunFolder(tmp_path / "run").checkpoint("last").parent.iterdir()}
     assert kept == {"last", "best", "iteration0", "iteration2", "iteration4"}
     train(tiny(tmp_path / "two", iterations=2))
     np.testing.assert_array_equal(final_parameters(tmp_path / "run", "iteration2"), final_parameters(tmp_path / "two"))
@@ -196,7 +195,7 @@ def test_every_checkpoint_is_kept_on_request(tmp_path):
 
 def test_without_validation_there_is_no_best_checkpoint_and_no_column(tmp_path):
     train(tiny(tmp_path, validate_every=0))
-    assert not checkpoint_path(tmp_path, "best").exists()
+    assert not RunFolder(tmp_path).checkpoint("best").exists()
     assert not [name for name in numbers(tmp_path)[0] if name.startswith("validation")]
 
 
@@ -249,7 +248,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
 
 def test_resuming_from_a_damaged_checkpoint_is_refused_and_overwrites_nothing(tmp_path):
     train(tiny(tmp_path))
-    path = checkpoint_path(tmp_path, "last")
+    path = RunFolder(tmp_path).checkpoint("last")
     path.write_bytes(path.read_bytes()[:100])
     before = everything_in(tmp_path)
     with pytest.raises(UserError, match="is damaged and cannot be read"):

@@ -24,6 +24,11 @@ def learner(tmp_path, family="navigation", **settings):
     return PPOLearner(config, known, build(config)[1].policy)
 
 
+def assert_equal_tensors(got, want):
+    assert got.keys() == want.keys()
+    assert all(torch.equal(value, want[name]) for name, value in got.items())
+
+
 @pytest.mark.parametrize("algo", ["pretrain", "oracle"])
 def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
     train(tiny(tmp_path / "whole", algo=algo, iterations=4))
@@ -57,19 +62,20 @@ def test_oracle_sees_the_task(tmp_path):
 
 def test_an_iteration_depends_on_its_arguments_alone(tmp_path):
     ppo = learner(tmp_path)
-    meta, memory = ppo.initial()
-    first = ppo.iteration(meta, memory, 0)
-    other_index = ppo.iteration(meta, memory, 7)
-    again = ppo.iteration(meta, memory, 0)
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert not torch.equal(first[0], other_index[0])
+    start = ppo.initial()
+    for state in (start, ppo.iteration(start, 0)[0]):
+        before = {name: value.clone() for name, value in state.memory.items()}
+        first, other_index, again = (ppo.iteration(state, index)[0] for index in (0, 7, 0))
+        assert torch.equal(first.meta, again.meta)
+        assert_equal_tensors(first.memory, again.memory)
+        assert not torch.equal(first.meta, other_index.meta)
+        assert_equal_tensors(state.memory, before)
 
 
 def test_an_iteration_leaves_the_global_generators_as_they_were(tmp_path):
     ppo = learner(tmp_path)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    ppo.iteration(*ppo.initial(), 0)
+    ppo.iteration(ppo.initial(), 0)
     assert torch.equal(torch.get_rng_state(), before[0])
     np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
@@ -85,7 +91,7 @@ def test_an_iteration_leaves_the_global_generators_as_they_were(tmp_path):
 def test_an_iteration_takes_as_many_steps_as_a_meta_iteration(tmp_path, settings, slots, steps):
     ppo = learner(tmp_path, **settings)
     assert (ppo.model.n_envs, ppo.env_steps) == (slots, steps)
-    assert ppo.iteration(*ppo.initial(), 0)[2]["env_steps"] == steps
+    assert ppo.iteration(ppo.initial(), 0)[1]["env_steps"] == steps
 
 
 class Constant(Chain):
@@ -98,7 +104,9 @@ class Constant(Chain):
 def test_the_return_told_is_that_of_the_episodes(tmp_path):
     config = tiny(tmp_path, **{**TANH, "horizon": 10})
     ppo = PPOLearner(config, Constant(), MLPPolicy(1, Categorical(2), (16,), "tanh"))
-    assert ppo.iteration(*ppo.initial(), 0)[2]["post_adaptation_return"] == 20
+    row = ppo.iteration(ppo.initial(), 0)[1]
+    assert row["pre_adaptation_return"] == 20
+    assert "post_adaptation_return" not in row
 
 
 def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
@@ -106,13 +114,14 @@ def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
     ppo = learner(tmp_path, **settings, action_scale=0.5, discount=0.9)
     policy = build(tiny(tmp_path, **settings))[1].policy
     start = policy.initial(stream(0, Purpose.INITIALISATION))
-    meta, memory = ppo.initial()
+    state = ppo.initial()
+    meta = state.meta
     assert torch.equal(meta, start)
     assert torch.equal(policy_parameters(ppo.model, policy), start)
     assert meta[-1].exp().item() == pytest.approx(0.3)
     assert ppo.model.action_space.high.tolist() == [2, 2]
     assert (ppo.model.gamma, ppo.model.n_steps) == (0.9, 10)
-    assert not torch.equal(ppo.iteration(meta, memory, 0)[0], start)
+    assert not torch.equal(ppo.iteration(state, 0)[0].meta, start)
 
 
 def test_a_policy_with_another_body_is_refused(tmp_path):
@@ -129,13 +138,12 @@ def test_one_step_is_too_few(tmp_path):
 
 def test_training_finds_the_goal_that_is_always_the_same(tmp_path):
     class OneGoal(type(get_family("navigation"))):
-        def draw_tasks(self, n, rng):
+        def draw_tasks(self, n, rng, split):
             return np.tile([0.4, 0.4], (n, 1))
 
     ppo = learner(tmp_path, OneGoal(), meta_batch_size=10, rollouts_per_task=8, initial_std=0.5)
-    meta, memory = ppo.initial()
-    returns = []
+    state, returns = ppo.initial(), []
     for index in range(5):
-        meta, memory, row = ppo.iteration(meta, memory, index)
-        returns.append(row["post_adaptation_return"])
+        state, row = ppo.iteration(state, index)
+        returns.append(row["pre_adaptation_return"])
     assert returns[-1] > 0.75 * returns[0], returns

@@ -1,0 +1,247 @@
+"""Tells the author of an adaptation rule what is wrong with it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.agents import build_rule
+from metarl.common.errors import UserError
+from metarl.common.importing import importable_name
+from metarl.config.algorithms import get_algorithm
+from metarl.config.checked import Checked, partial
+from metarl.config.settings import InnerSettings
+from metarl.data import Rollouts
+from metarl.inner.differentiable import GraphJacobian
+from metarl.inner.loop import InnerLoop, adapt
+from metarl.inner.rule import Adaptation
+from metarl.inner.support import PolicyGradientSupport, Support
+from metarl.policies.base import Policy
+from metarl.policies.distributions import Gaussian
+from metarl.policies.mlp import MLPPolicy
+
+_TASKS, _EPISODES, _TIME = 3, 4, 5
+_OBSERVATION, _ACTIONS, _HIDDEN = 3, 2, (5, 4)
+_MODES = torch.tensor([1, 0, 1])
+_STEPS = 2
+_DIRECTIONS = 3
+_DIFFERENCE = 1e-5  # of central differences, whose error is its square
+
+Problems = Iterator[str]
+_Update = Callable[[Tensor, Tensor, Support], Tensor]
+
+
+def check_rule(
+    rule: str | type[Adaptation], settings: Checked | Mapping[str, Any] | None = None, seed: int = 0
+) -> None:
+    """Tries an adaptation rule out and raises an error that lists everything wrong with it.
+
+    Looked at, with a small policy and imaginary rollouts in float64: settings that JSON can hold; fresh meta-parameters
+    that depend on nothing but the generator; updates that leave their inputs alone, keep the shapes and take each task
+    by itself; derivatives equal to finite differences (unless the rule says that it is not ``exact``); pickling.
+
+    Args:
+        rule: The rule's class, its name, or "package.module:Rule".
+        settings: Its own settings; by default their defaults. A dictionary chooses some of them.
+        seed: Seed of everything that is tried.
+
+    Raises:
+        UserError: If there is a problem; its message lists all that were found, with what to do.
+    """
+    name = rule if isinstance(rule, str) else importable_name(rule)
+    kind = get_algorithm(name).settings
+    if kind is not None and not isinstance(settings, kind):
+        settings = kind(**partial("settings", settings or {}, kind))
+    trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
+    checks = (trial.settings, trial.initial, trial.updates, trial.independence, trial.derivatives, trial.pickling)
+    problems = list(dict.fromkeys(problem for check in checks for problem in _problems_of(check)))
+    if problems:
+        listed = "".join(f"\n- {problem}" for problem in problems)
+        raise UserError(f"the rule {name} has {len(problems)} problem(s):{listed}")
+
+
+def _problems_of(check: Callable[[], Problems]) -> list[str]:
+    problems = []
+    try:
+        for problem in check():
+            problems.append(problem)
+    except UserError as error:
+        problems.append(str(error))
+    except Exception as error:  # An author wants to read it, whatever it is.
+        problems.append(f"{check.__name__} could not be checked: {type(error).__name__}: {error}.")
+    return problems
+
+
+class _Trial:
+    """A rule with a small policy and an inner loop of imaginary rollouts.
+
+    Args:
+        name: The rule's name or "package.module:Rule".
+        own: Its own settings, if it has any.
+        seed: Seed of everything that is tried.
+    """
+
+    def __init__(self, name: str, own: Checked | None, seed: int) -> None:
+        self._own, self._seed = own, seed
+        policy = MLPPolicy(_OBSERVATION, Gaussian(_ACTIONS), _HIDDEN, "tanh")
+        self._rule = build_rule(name, policy, InnerSettings(num_inner_steps=_STEPS), own, num_modes=2)
+
+    def settings(self) -> Problems:
+        if self._own is None:
+            return
+        values = dataclasses.asdict(self._own)
+        try:
+            again = type(self._own)(**json.loads(json.dumps(values, allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            yield f"its settings cannot be stored as JSON ({error}); use numbers, texts, and tuples of them."
+            return
+        if again != self._own:
+            yield f"its settings come back from JSON as {again}; give each field the type of its values."
+
+    def initial(self) -> Problems:
+        rule = self._rule
+        meta = self._initial()
+        if meta.dtype != torch.float32 or meta.shape != (rule.num_meta,):
+            yield (
+                f"initial must return num_meta = {rule.num_meta} numbers of torch.float32, got shape "
+                f"{tuple(meta.shape)} of {meta.dtype}."
+            )
+        if not torch.isfinite(meta).all():
+            yield "initial returns numbers that are not finite."
+        if not torch.equal(meta, self._initial()):
+            yield "initial is not reproducible: draw from the generator that is passed in only."
+
+    def updates(self) -> Problems:
+        rule, loop = self._rule, self._loop()
+        size = rule.policy.layout.size
+        if loop.stages and len([stage for stage in loop.stages if stage.is_step]) != _STEPS:
+            yield f"stages gives other than {_STEPS} steps for {_STEPS} factors; give one for each factor."
+        parameters = rule.start(loop.meta, loop.modes).contiguous()
+        if parameters.ndim != 2 or len(parameters) != _TASKS or parameters.shape[1] < size:
+            yield f"start must return [task, at least {size} parameters], got shape {tuple(parameters.shape)}."
+            return
+        for number, (stage, support) in enumerate(zip(loop.stages, loop.supports, strict=True)):
+            inputs = (loop.meta, parameters, *support.rollouts.tensors().values())
+            before = copy.deepcopy(inputs)
+            updated = stage.update(loop.meta, parameters, support)
+            if any(not torch.equal(*pair) for pair in zip(inputs, before, strict=True)):
+                yield f"stage {number} changes its inputs; return a new tensor instead of changing one in place."
+            if not torch.isfinite(updated).all():
+                yield f"stage {number} returns numbers that are not finite."
+            parameters = updated
+
+    def independence(self) -> Problems:
+        loop = self._loop()
+        together = loop.replay(loop.meta)[-1]
+        alone = torch.cat([loop.tasks(task, task + 1).replay(loop.meta)[-1] for task in range(_TASKS)])
+        if not _close(alone, together):
+            yield "a task's result depends on the other tasks; compute each row of [task, ...] from its own row alone."
+        order = [2, 0, 1]
+        supports = [
+            PolicyGradientSupport.concatenate([support.tasks(task, task + 1) for task in order])
+            for support in loop.supports
+        ]
+        permuted = dataclasses.replace(loop, modes=loop.modes[order], supports=supports).replay(loop.meta)[-1]
+        if not _close(permuted, together[order]):
+            yield "the order of the tasks changes the results; treat all rows of [task, ...] alike."
+
+    def derivatives(self) -> Problems:
+        """Products of the Jacobian J of the adapted policies by the meta-parameters, along random directions."""
+        rule, loop = self._rule, self._loop()
+        generator = torch.Generator().manual_seed(self._seed)
+        leaf = loop.meta.clone().requires_grad_()
+        with torch.enable_grad():
+            jacobian = GraphJacobian(leaf, loop.queried(loop.replay(leaf)))
+        for _ in range(_DIRECTIONS):
+            v = torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator)
+            w = torch.randn(jacobian.outputs.shape, dtype=leaf.dtype, generator=generator)
+            gradient, along, back = jacobian.gradient(w), jacobian.pushforward(v), jacobian.pullback(w)
+            if not _close((w * along).sum(), (back * v).sum()):
+                yield "its Jacobian and the transposed one do not fit together: <w, J v> differs from <J^T w, v>."
+            if not rule.exact:
+                continue
+            ahead, behind = (loop.queried(loop.replay(loop.meta + sign * _DIFFERENCE * v)) for sign in (1, -1))
+            expected = (ahead - behind) / (2 * _DIFFERENCE)
+            if not _close(along, expected, 1e-5) or not _close((gradient * v).sum(), (w * expected).sum(), 1e-5):
+                yield (
+                    "its derivatives differ from finite differences; detach nothing, or say exact = False if the "
+                    "gradient leaves something out on purpose."
+                )
+                return
+
+    def pickling(self) -> Problems:
+        try:
+            again = pickle.loads(pickle.dumps(self._rule))
+        except Exception as error:
+            yield (
+                f"it cannot be pickled ({type(error).__name__}: {error}); define the class at the top level of a "
+                "module, and keep functions and open files out of its attributes."
+            )
+            return
+        if not torch.equal(again.initial(np.random.default_rng(self._seed)), self._initial()):
+            yield "its copy by pickle starts from other meta-parameters."
+
+    def _initial(self) -> Tensor:
+        return self._rule.initial(np.random.default_rng(self._seed))
+
+    def _loop(self) -> InnerLoop:
+        """An inner loop, with meta-parameters as if training had gone on for a while where they start at 0."""
+        generator = torch.Generator().manual_seed(self._seed)
+        meta = self._initial().double()
+        meta = torch.where(meta == 0, 0.1 * torch.rand(meta.shape, dtype=meta.dtype, generator=generator), meta)
+
+        def collect(policies: Tensor, phase: int, episodes: int | None) -> Rollouts:
+            return _imaginary(self._rule.policy, policies, self._seed + phase, episodes or _EPISODES)
+
+        stages = [
+            dataclasses.replace(stage, update=_keeping_shape(number, stage.update, self._rule.policy.layout.size))
+            for number, stage in enumerate(self._rule.stages((1.0, *[0.5] * (_STEPS - 1))))
+        ]
+        return adapt(self._rule, meta, stages, _MODES, collect, "ratio", each_task=False).loop
+
+
+def _keeping_shape(number: int, update: _Update, size: int) -> _Update:
+    """An update that raises UserError where its result has another shape than task parameters."""
+
+    def checked(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+        updated = update(meta, parameters, support)
+        if updated.ndim != 2 or len(updated) != len(parameters) or updated.shape[1] < size:
+            raise UserError(
+                f"stage {number} must return [{len(parameters)} tasks, at least {size} parameters], got shape "
+                f"{tuple(updated.shape)}."
+            )
+        return updated
+
+    return checked
+
+
+def _imaginary(policy: Policy, parameters: Tensor, seed: int, episodes: int) -> Rollouts:
+    """Rollouts of an imaginary environment, whose episodes end early now and then."""
+    rng = np.random.default_rng(seed)
+    shape = (len(parameters), episodes, _TIME)
+
+    def draw(*size: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(size))
+
+    observations = draw(*shape, _OBSERVATION)
+    rows = observations.flatten(1, 2)
+    noise = torch.from_numpy(policy.distribution.noise(rng, tuple(rows.shape[:2]))).double()
+    outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
+    actions = policy.distribution.sample(outputs, extra, noise)
+    log_probs = policy.distribution.log_prob(outputs, extra, actions).view(shape)
+    lengths = torch.from_numpy(rng.integers(2, _TIME + 1, shape[:2]))
+    mask = (torch.arange(_TIME) < lengths[..., None]).double()
+    rewards, advantages = draw(*shape) * mask, draw(*shape) * mask
+    return Rollouts(observations, actions.unflatten(1, shape[1:]), log_probs, rewards, mask, advantages)
+
+
+def _close(first: Tensor, second: Tensor, tolerance: float = 1e-9) -> bool:
+    return bool((first - second).norm() <= tolerance * (second.norm() + 1e-6))

@@ -1,0 +1,51 @@
+"""Analyses a trained agent: ``python -m metarl.analyze runs/RUN``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metarl.commands.cli import parse, run_command
+from metarl.common.errors import UserError
+from metarl.config.evaluation import AnalysisConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+
+    def command() -> None:
+        run, config = parse(_options, prog="python -m metarl.analyze", args=arguments)
+        # After parsing, so that --help answers at once.
+        from metarl.reports.analysis import ANALYSIS_FILE, analyze
+        from metarl.reports.analysis_figures import draw
+        from metarl.reports.tables import analysis_table
+
+        result = analyze(run, config)
+        figures = draw(result, config.folder(run))
+        print(analysis_table(result))
+        print(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
+
+    return run_command(command)
+
+
+def _options(
+    run: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
+    ],
+    config: Annotated[AnalysisConfig, tyro.conf.OmitArgPrefixes] = AnalysisConfig(),  # noqa: B008
+) -> tuple[Path, AnalysisConfig]:
+    """Shows what a trained agent learned; writes analysis.json and figures into a folder of the run's.
+
+    The degree of conflict between tasks' meta-gradients in each layer, attenuation, smoothness of the inner loop,
+    similarity of representations before and after it, returns with frozen layers, and embeddings of tasks.
+
+    Args:
+        run: The run's folder.
+        config: What to analyse it on.
+    """
+    if len(run) != 1:
+        raise UserError(f"analyze looks at one run at a time, got {len(run)} run folders: give one.")
+    return run[0], config

@@ -1,0 +1,41 @@
+"""Evaluates a run on held-out tasks: ``python -m metarl.evaluate runs/RUN``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metarl.commands.cli import parse, run_command
+from metarl.config.evaluation import EvaluationConfig
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+
+    def command() -> None:
+        run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
+        # After parsing, so that --help answers at once.
+        from metarl.reports.tables import evaluation_table
+        from metarl.runs.evaluation import evaluate
+
+        print(evaluation_table(evaluate(run, config)))
+
+    return run_command(command)
+
+
+def _options(
+    run: Annotated[Path, tyro.conf.Positional],
+    config: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
+) -> tuple[Path, EvaluationConfig]:
+    """Evaluates a trained agent on held-out tasks and writes evaluation.json into its run folder.
+
+    A family with finitely many tasks has none to hold out: it is evaluated on them all.
+
+    Args:
+        run: The run's folder.
+        config: What to evaluate on.
+    """
+    return run, config

@@ -1,0 +1,152 @@
+"""Meta-trains an agent: ``python -m metarl.train --env cheetah-dir --algo l2f``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from metarl.commands.cli import parse, run_command
+from metarl.config.algorithms import ALGORITHMS
+from metarl.config.checked import Checked
+from metarl.config.config import Config, every_setting
+from metarl.config.optimisers import META_OPTIMISERS
+from metarl.envs import family_summaries
+from metarl.store.config_file import load_config, read_config
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to start from."""
+
+    config: Path | None = None
+    """Start from the settings of this stored config.json; what else the command line says is chosen on top."""
+    list: bool = False
+    """Show all task families, algorithms and meta-optimisers, and end."""
+
+
+def parse_config(arguments: Sequence[str]) -> Config:
+    """The configuration that a command line chooses.
+
+    Args:
+        arguments: What follows the command's name.
+
+    Raises:
+        UserError: If a setting is impossible.
+        SystemExit: After printing help, or what could not be parsed (code 2).
+    """
+    start = _start(arguments)
+    parsed = parse(
+        _options_type(every_setting(start)),
+        prog="python -m metarl.train",
+        description="Meta-trains an agent. Defaults are those of the chosen --env and --algo; of a run with --resume.",
+        args=list(arguments),
+    )
+    return dataclasses.replace(start, **_chosen(parsed, arguments, start))
+
+
+def _start(arguments: Sequence[str]) -> Config:
+    """The configuration that the rest of the command line is chosen on top of, with the defaults to show."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for option in ("--env", "--algo"):
+        first.add_argument(option)
+    first.add_argument("--attenuate", action="store_true")
+    first.add_argument("--seed", type=int, default=0)
+    for option in ("--run-dir", "--config"):
+        first.add_argument(option, type=Path)
+    first.add_argument("--resume", action="store_true")
+    # What is written wrongly is left for the full parser to complain about.
+    first.exit_on_error = False
+    try:
+        choice, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        choice = first.parse_args([])
+    named = {name: value for name in ("env", "algo", "attenuate") if (value := getattr(choice, name))}
+    if choice.resume:
+        folder = Config(**named, seed=choice.seed, run_dir=choice.run_dir).folder
+        return dataclasses.replace(load_config(folder), profile=False)
+    if choice.config:
+        return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False)
+    return Config(**named)
+
+
+def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
+    """What tyro parses into: settings with the prefix of their option, or without one."""
+    fields: list[tuple[str, Any, Any]] = [("start", Annotated[Start, tyro.conf.OmitArgPrefixes], Start())]
+    for name, (values, option) in settings.items():
+        kind: Any = type(values) if option else Annotated[type(values), tyro.conf.OmitArgPrefixes]
+        fields.append((option or name, kind, field(default=values)))
+    return dataclasses.make_dataclass("Options", fields, frozen=True)
+
+
+def _chosen(parsed: Any, arguments: Sequence[str], start: Config) -> dict[str, Any]:
+    """What the command line chose: the settings that it names."""
+    chosen: dict[str, Any] = {}
+    groups = [getattr(parsed, part.name) for part in dataclasses.fields(parsed)]
+    flat = {name: value for group in groups for name, value in vars(group).items()}
+    for option in _named_options(arguments):
+        component, _, name = option.rpartition(".")
+        if component:
+            before = chosen.get(component, getattr(start, component))
+            value = getattr(getattr(parsed, component), name)
+            chosen[component] = (
+                dataclasses.replace(before, **{name: value})
+                if isinstance(before, Checked)
+                else {**(before or {}), name: value}
+            )
+        elif option not in vars(Start):
+            chosen[option] = flat[option]
+    return chosen
+
+
+def _named_options(arguments: Sequence[str]) -> list[str]:
+    """Names of the options on a command line, as the settings are called."""
+    options = [argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
+    return [_without_no(option) for option in options]
+
+
+def _without_no(option: str) -> str:
+    """A flag's name, also of the form that switches it off: l2f.no_normalise_embedding is l2f.normalise_embedding."""
+    component, dot, name = option.rpartition(".")
+    return component + dot + name.removeprefix("no_")
+
+
+def listing() -> str:
+    """All task families, algorithms and meta-optimisers, a sentence each."""
+    parts: dict[str, Mapping[str, str]] = {
+        "task families (--env)": dict.fromkeys(family_summaries(), ""),
+        "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},
+        "meta-optimisers (--meta-optimiser)": {name: row.summary for name, row in META_OPTIMISERS.items()},
+    }
+    lines = []
+    for title, summaries in parts.items():
+        width = max(map(len, summaries)) + 2
+        lines += [title, *(f"  {name:<{width}}{summary}".rstrip() for name, summary in summaries.items()), ""]
+    return "\n".join([*lines, "Families and algorithms of your own are given as package.module:Name."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+
+    def command() -> None:
+        if "--list" in arguments:
+            print(listing())
+            return
+        config = parse_config(arguments)
+        from metarl.runs.training import train  # After parsing, so that --help answers at once.
+
+        try:
+            train(config)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume", file=sys.stderr)
+            raise
+        print(f"done; next: python -m metarl.evaluate {config.folder}")
+
+    return run_command(command)

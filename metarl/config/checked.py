@@ -1,0 +1,176 @@
+"""Values that people pass: taken as what a setting wants, or refused in one sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from metarl.common.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Base of settings, which are frozen dataclasses: converts what was passed, and refuses what is impossible.
+
+    Attributes:
+        prefix: What the settings are called where they are part of others, such as ``trpo.``; begins each message.
+    """
+
+    prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for name, kind in hints(type(self)).items():
+            object.__setattr__(self, name, convert(self.prefix + name, getattr(self, name), kind))
+        self.check()
+
+    def check(self) -> None:
+        """Raises UserError if a value, or two together, are impossible."""
+
+    def require(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
+        """Raises UserError unless each of the settings named by ``names``, separated by blanks, ``holds``.
+
+        Args:
+            names: Names of settings.
+            holds: Whether a value is possible. Written so that NaN is not.
+            wanted: How the message goes on after "must".
+        """
+        for name in names.split():
+            if not holds(getattr(self, name)):
+                raise UserError(f"{self.prefix}{name} must {wanted}, got {getattr(self, name)}.")
+
+    def at_least(self, least: int, names: str) -> None:
+        """Raises UserError unless each of the settings is at least ``least``."""
+        self.require(names, lambda value: value >= least, f"be at least {least}")
+
+    def positive(self, names: str) -> None:
+        """Raises UserError unless each of the settings is a positive number."""
+        self.require(names, lambda value: 0 < value < math.inf, "be a positive number")
+
+
+def hints(settings: Any) -> dict[str, Any]:
+    """The type of each field of a dataclass, by name."""
+    kinds = get_type_hints(settings)
+    return {part.name: kinds[part.name] for part in dataclasses.fields(settings)}
+
+
+def convert(name: str, value: Any, kind: Any) -> Any:
+    """A value as the kind that a setting has.
+
+    Scalars of NumPy and PyTorch become Python's, lists tuples, texts paths, dictionaries settings. A dictionary of
+    settings where ``kind`` allows a mapping too stays one: a choice of some of the settings.
+
+    Args:
+        name: The setting's name, for the message.
+        value: What was passed.
+        kind: The setting's type, as in a field's annotation.
+
+    Raises:
+        UserError: If the value cannot be taken.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _convert_to_one_of(name, value, arguments)
+    value = _plain_scalar(value)
+    if origin is Literal:
+        if value in arguments and isinstance(value, str):
+            return value
+        raise UserError(f"{name} must be one of {', '.join(arguments)}; got {value!r}.{nearest(str(value), arguments)}")
+    if origin is tuple:
+        return _convert_to_tuple(name, value, arguments[0])
+    if origin in (dict, Mapping):
+        return _convert_to_mapping(name, value)
+    if dataclasses.is_dataclass(kind):
+        settings: Any = kind
+        return value if isinstance(value, settings) else settings(**partial(name, value, settings))
+    if kind in _SCALARS:
+        wanted, take = _SCALARS[kind]
+        taken = take(value)
+        if taken is not None:
+            return taken
+        raise UserError(f"{name} must be {wanted}, got {value!r}.")
+    return value
+
+
+def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
+    """Some of the fields of the dataclass ``kind``, each converted.
+
+    Raises:
+        UserError: If ``values`` is no mapping, or names something else.
+    """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name} must be {kind.__name__} or a dictionary of its settings, got {values!r}.")
+    kinds = hints(kind)
+    for key in values:
+        if key not in kinds:
+            raise UserError(f"{name} has no setting {key!r}.{nearest(str(key), kinds)} It has: {', '.join(kinds)}.")
+    return {key: convert(f"{name}.{key}", value, kinds[key]) for key, value in values.items()}
+
+
+def _convert_to_one_of(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    """The value as the first of these kinds that a setting has besides None and a mapping."""
+    if value is None and NoneType in kinds:
+        return None
+    kind = next(kind for kind in kinds if kind is not NoneType)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return partial(name, value, kind)
+    return convert(name, value, kind)
+
+
+def _convert_to_tuple(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
+    if isinstance(value, str) or not hasattr(value, "__iter__") or isinstance(value, Mapping):
+        raise UserError(f"{name} must be a list or tuple, got {value!r}.")
+    return tuple(convert(f"{name}[{index}]", part, kind) for index, part in enumerate(value))
+
+
+def _convert_to_mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UserError(f"{name} must be a dictionary with names as its keys, got {value!r}.")
+    return {key: _as_json(f"{name}[{key!r}]", part) for key, part in value.items()}
+
+
+def _as_json(name: str, value: Any) -> Any:
+    value = _plain_scalar(value)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_as_json(name, part) for part in value]
+    if isinstance(value, Mapping):
+        return _convert_to_mapping(name, value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(f"{name} must be a number, a text, or a list or dictionary of them, got {value!r}.")
+
+
+def _plain_scalar(value: Any) -> Any:
+    """A scalar of NumPy or PyTorch as Python's."""
+    is_scalar = isinstance(value, np.generic) or getattr(value, "ndim", None) == 0
+    return value.item() if is_scalar else value
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+_SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    bool: ("True or False", lambda value: value if isinstance(value, bool) else None),
+    int: ("a whole number", _whole),
+    float: ("a number", _number),
+    str: ("a text", lambda value: value if isinstance(value, str) else None),
+    Path: ("a path", lambda value: Path(value) if isinstance(value, str | os.PathLike) else None),
+}

@@ -1,0 +1,116 @@
+"""What ``--meta-optimiser`` names: one row for each meta-optimiser, with its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarl.common.errors import UserError, nearest
+from metarl.config.checked import Checked
+from metarl.config.own import own_row, own_title
+
+
+@dataclass(frozen=True)
+class TRPOConfig(Checked):
+    """Trust-region meta-optimiser (Schulman et al. 2015)."""
+
+    prefix = "trpo."
+
+    max_kl: float = 0.01
+    """Trust region: largest mean KL divergence of the adapted policies, nats per step."""
+    cg_iterations: int = 10
+    """Conjugate-gradient iterations."""
+    cg_damping: float = 1e-5
+    """Added to the Fisher matrix's diagonal."""
+    backtrack_ratio: float = 0.8
+    """Step length factor from one line-search trial to the next."""
+    max_backtracks: int = 15
+    """Line-search trials before the step is rejected."""
+    fisher_fraction: float = 1.0
+    """Fraction of the query steps, at random, whose Fisher information enters a product (1: all, exact)."""
+    hessian_fraction: float = 1.0
+    """Fraction of the support steps, those of largest |advantage|, whose inner-loss Hessian does (1: all, exact)."""
+
+    def check(self) -> None:
+        self.positive("max_kl")
+        self.at_least(0, "cg_damping")
+        self.at_least(1, "cg_iterations max_backtracks")
+        self.require("backtrack_ratio", lambda value: 0 < value < 1, "lie between 0 and 1")
+        self.require("fisher_fraction hessian_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
+
+
+@dataclass(frozen=True)
+class ProMPConfig(Checked):
+    """Proximal meta-policy search (Rothfuss et al. 2019): clipped surrogate, Adam, several epochs."""
+
+    prefix = "promp."
+
+    lr: float = 1e-3
+    """Adam's step size."""
+    epochs: int = 5
+    """Gradient steps on the same rollouts."""
+    clip: float = 0.3
+    """Likelihood ratios of the adapted policies are clipped to 1 +- this."""
+    kl_penalty: float = 5e-4
+    """Weight of the mean KL divergence of the policies that collected the support rollouts."""
+
+    def check(self) -> None:
+        self.positive("lr clip")
+        self.at_least(1, "epochs")
+        self.at_least(0, "kl_penalty")
+
+
+@dataclass(frozen=True)
+class MetaOptimiser:
+    """What ``--meta-optimiser`` names.
+
+    Attributes:
+        title: What tables call it.
+        summary: What it is, in a sentence.
+        step: Where its class is, as package.module:name; a `metarl.outer.optimiser.Optimiser`, made with its
+            settings.
+        settings: Class of its settings.
+        option: The configuration's field that holds them.
+    """
+
+    title: str
+    summary: str
+    step: str
+    settings: type[Checked]
+    option: str = "optimiser"
+
+
+META_OPTIMISERS: dict[str, MetaOptimiser] = {
+    "trpo": MetaOptimiser(
+        "TRPO",
+        "Natural gradient step inside a trust region, with a line search (Schulman et al. 2015).",
+        "metarl.outer.trpo:TRPO",
+        settings=TRPOConfig,
+        option="trpo",
+    ),
+    "promp": MetaOptimiser(
+        "ProMP",
+        "Clipped surrogate with Adam, several epochs (Rothfuss et al. 2019).",
+        "metarl.outer.promp:ProMP",
+        settings=ProMPConfig,
+        option="promp",
+    ),
+}
+
+
+def get_meta_optimiser(name: str) -> MetaOptimiser:
+    """The meta-optimiser called ``name``, or one of one's own as package.module:Optimiser.
+
+    A meta-optimiser of one's own is a `metarl.outer.optimiser.Optimiser`; ``Settings`` in it is the class of its own
+    settings, if it has any.
+
+    Raises:
+        UserError: If there is none; names the nearest ones.
+    """
+    if name in META_OPTIMISERS:
+        return META_OPTIMISERS[name]
+    if ":" in name:
+        return MetaOptimiser(own_title(name), *own_row(name, "meta_optimiser"))
+    raise UserError(
+        f"meta_optimiser must be one of {', '.join(META_OPTIMISERS)}, or package.module:Optimiser for your own; got "
+        f"{name!r}.{nearest(name, META_OPTIMISERS)}"
+    )

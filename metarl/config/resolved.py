@@ -1,0 +1,159 @@
+"""What a configuration resolves to: settings by consumer, and which of them a run uses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarl.config.algorithms import ALGORITHMS, Algorithm, L2FConfig, get_algorithm
+from metarl.config.checked import Checked, hints
+from metarl.config.optimisers import META_OPTIMISERS, get_meta_optimiser
+from metarl.config.settings import (
+    Experiment,
+    InnerSettings,
+    MetaSettings,
+    PolicySettings,
+    RolloutSettings,
+    RunSettings,
+)
+
+GROUPS: dict[str, type[Checked]] = {
+    "experiment": Experiment,
+    "run": RunSettings,
+    "meta": MetaSettings,
+    "rollouts": RolloutSettings,
+    "inner": InnerSettings,
+    "policy": PolicySettings,
+}
+"""The consumers that every run has, by their name in `Settings`."""
+
+OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}
+"""The configuration's fields that hold the settings of what is a user's own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run, by consumer; every value is known.
+
+    Attributes:
+        experiment: What is learned, and how.
+        run: Where the run writes, how long it is, how it is executed.
+        meta: The meta-iteration.
+        rollouts: Episodes, and what is made of them.
+        inner: The inner loop.
+        policy: Network and exploration.
+        optimiser: The meta-optimiser's own; None without a meta-step.
+        l2f: Learn-to-Forget's; None where nothing is attenuated.
+        own: The algorithm's own; None where it has none.
+    """
+
+    experiment: Experiment
+    run: RunSettings
+    meta: MetaSettings
+    rollouts: RolloutSettings
+    inner: InnerSettings
+    policy: PolicySettings
+    optimiser: Checked | None
+    l2f: L2FConfig | None
+    own: Checked | None
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The chosen algorithm."""
+        return get_algorithm(self.experiment.algo)
+
+    @property
+    def algorithm_name(self) -> str:
+        """The algorithm, with L2F if that is on top of it."""
+        on_top = self.l2f is not None and not self.algorithm.attenuated
+        return f"{self.experiment.algo}-attenuated" if on_top else self.experiment.algo
+
+    @property
+    def folder(self) -> Path:
+        """Where the run writes."""
+        name = f"{self.experiment.env}-{self.algorithm_name}-seed{self.run.seed}"
+        return self.run.run_dir or Path("runs") / name.replace(":", ".")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON can hold them, by the names of `Config`'s fields; None for idle ones."""
+        known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser)
+        values: dict[str, Any] = dict.fromkeys([*OWN_OPTIONS, *(name for part in known for name in part.fields)])
+        for group in GROUPS:
+            values |= dataclasses.asdict(getattr(self, group))
+        optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
+        parts = {optimiser: self.optimiser, "l2f": self.l2f, self.algorithm.option: self.own}
+        for option, part in parts.items():
+            if part is not None:
+                of_part = dataclasses.asdict(part)
+                values |= of_part if option is None else {option: of_part}
+        if self.optimiser is None:
+            values["meta_optimiser"] = None
+        return {**values, "run_dir": str(self.folder), "attenuate": self.l2f is not None}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Settings that not every run uses.
+
+    Attributes:
+        name: What they belong to: an algorithm or a meta-optimiser.
+        part: Their name in `Settings`.
+        settings: Their class.
+        option: The configuration's field that holds them; None if their fields are the configuration's own.
+        purpose: What they are for, as a message says it.
+        in_use: Whether the run uses them.
+    """
+
+    name: str
+    part: str
+    settings: type[Checked]
+    option: str | None
+    purpose: str
+    in_use: bool
+
+    @property
+    def fields(self) -> list[str]:
+        """The configuration's fields that say them."""
+        return list(hints(self.settings)) if self.option is None else [self.option]
+
+
+def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Component]:
+    """All settings that not every run uses: of meta-optimisers, of Learn-to-Forget, of algorithms.
+
+    Args:
+        algo: The chosen algorithm, which may be one of one's own.
+        attenuate: Whether Learn-to-Forget is on top of it.
+        meta_optimiser: The meta-optimiser.
+    """
+    algorithm = get_algorithm(algo)
+    used = meta_optimiser if algorithm.training == "meta" else None
+    optimisers = [
+        Component(name, "optimiser", row.settings, row.option, f"meta_optimiser {name}", name == used)
+        for name, row in {**META_OPTIMISERS, meta_optimiser: get_meta_optimiser(meta_optimiser)}.items()
+    ]
+    attenuates = attenuate or algorithm.attenuated
+    l2f = Component("l2f", "l2f", L2FConfig, "l2f", "algo l2f, or attenuate with another one", attenuates)
+    own = [
+        Component(name, "own", row.settings, row.option, f"algo {name}", name == algo)
+        for name, row in {**ALGORITHMS, algo: algorithm}.items()
+        if row.settings
+    ]
+    return [*optimisers, l2f, *own]
+
+
+def idle_fields(values: Mapping[str, Any]) -> list[str]:
+    """Fields of a configuration that do nothing with its algorithm.
+
+    Args:
+        values: The run's settings, as in its config.json.
+
+    Raises:
+        UserError: If the algorithm is unknown.
+    """
+    algo, optimiser = values["algo"], values.get("meta_optimiser") or MetaSettings.meta_optimiser
+    parts = components(algo, bool(values.get("attenuate")), optimiser)
+    idle = [name for part in parts if not part.in_use for name in part.fields]
+    return idle if get_algorithm(algo).training == "meta" else ["meta_optimiser", *idle]

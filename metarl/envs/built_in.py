@@ -1,0 +1,147 @@
+"""The built-in task families, one row each: what `metarl` and Gymnasium know them by.
+
+A new family is a file and a row here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+
+from metarl.envs.registry import register
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What Gymnasium registers.
+
+    Attributes:
+        name: Its id is ``metarl/NAME-v0``.
+        spec: The single environment, "package.module:Class".
+        max_episode_steps: Steps after which an episode is truncated.
+    """
+
+    name: str
+    spec: str
+    max_episode_steps: int
+
+
+@dataclass(frozen=True)
+class BuiltIn:
+    """A built-in family.
+
+    Attributes:
+        name: Its name.
+        family: Its class, "package.module:Class".
+        summary: What it is, in one sentence.
+        environment: What Gymnasium registers, if its environment is not another family's with other parameters.
+        kwargs: Arguments for the class.
+    """
+
+    name: str
+    family: str
+    summary: str
+    environment: Environment | None = None
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+_NAVIGATION = "metarl.envs.navigation:NavigationFamily"
+
+BUILT_IN = (
+    BuiltIn(
+        "navigation",
+        _NAVIGATION,
+        "A point in the plane moves to one of many goals; it starts at the origin.",
+        Environment("Navigation", "metarl.envs.navigation:NavigationEnv", 100),
+    ),
+    BuiltIn(
+        "navigation-b",
+        _NAVIGATION,
+        "Navigation from a start that changes with the goal.",
+        kwargs={"start_bound": 0.5},
+    ),
+    BuiltIn(
+        "navigation-c",
+        _NAVIGATION,
+        "Navigation to goals up to four times as far away.",
+        kwargs={"goal_bound": 2.0},
+    ),
+    BuiltIn(
+        "navigation-d",
+        _NAVIGATION,
+        "Navigation with goals and starts up to four times as far away.",
+        kwargs={"goal_bound": 2.0, "start_bound": 2.0},
+    ),
+    BuiltIn(
+        "navigation-bimodal",
+        _NAVIGATION,
+        "Navigation to goals around one of two centres.",
+        kwargs={"goal_mode": 0.5, "end_norm": "euclidean"},
+    ),
+    BuiltIn(
+        "bandit",
+        "metarl.envs.bandit:BanditFamily",
+        "Bernoulli bandits whose arms pay with different probabilities.",
+        Environment("Bandit", "metarl.envs.bandit:BanditEnv", 10),
+    ),
+    BuiltIn(
+        "tabular-mdp",
+        "metarl.envs.tabular:TabularMDPFamily",
+        "Random Markov decision processes with finitely many states.",
+        Environment("TabularMDP", "metarl.envs.tabular:TabularMDPEnv", 10),
+    ),
+    BuiltIn(
+        "cheetah-dir",
+        "metarl.envs.cheetah:CheetahDirFamily",
+        "A half-cheetah runs forward or backward.",
+        Environment("CheetahDir", "metarl.envs.cheetah:CheetahDirEnv", 200),
+    ),
+    BuiltIn(
+        "cheetah-vel",
+        "metarl.envs.cheetah:CheetahVelFamily",
+        "A half-cheetah runs at a target velocity.",
+        Environment("CheetahVel", "metarl.envs.cheetah:CheetahVelEnv", 200),
+    ),
+    BuiltIn(
+        "cheetah-dir-rllab",
+        "metarl.envs.cheetah:RllabCheetahDirFamily",
+        "cheetah-dir with the timing and the reset noise of the first experiments with MAML.",
+    ),
+    BuiltIn(
+        "cheetah-vel-rllab",
+        "metarl.envs.cheetah:RllabCheetahVelFamily",
+        "cheetah-vel with the timing and the reset noise of the first experiments with MAML.",
+    ),
+    BuiltIn(
+        "ant-dir",
+        "metarl.envs.ant:AntDirFamily",
+        "An ant runs forward or backward.",
+        Environment("AntDir", "metarl.envs.ant:AntDirEnv", 200),
+    ),
+    BuiltIn(
+        "ant-vel",
+        "metarl.envs.ant:AntVelFamily",
+        "An ant runs at a target velocity.",
+        Environment("AntVel", "metarl.envs.ant:AntVelEnv", 200),
+    ),
+    BuiltIn(
+        "ant-goal",
+        "metarl.envs.ant:AntGoalFamily",
+        "An ant runs to a goal.",
+        Environment("AntGoal", "metarl.envs.ant:AntGoalEnv", 200),
+    ),
+)
+
+
+def register_built_in() -> None:
+    """Registers the families by name and their environments with Gymnasium; imports none of their modules."""
+    for row in BUILT_IN:
+        register(row.family, row.name, row.summary, **row.kwargs)
+        if row.environment is not None:
+            gym.register(
+                f"metarl/{row.environment.name}-v0",
+                entry_point=row.environment.spec,
+                vector_entry_point=f"metarl.envs.vector:{row.environment.name}",
+                max_episode_steps=row.environment.max_episode_steps,
+            )

@@ -1,0 +1,231 @@
+"""What an adaptation rule sees of its tasks: a loss whose gradient it can take, and the data behind it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from metarl.common.lazy import lazy
+from metarl.data import Rollouts, Samples
+from metarl.inner.differentiable import Jacobian, differentiable
+from metarl.policies.base import Curvature, DifferentiablePolicy
+from metarl.policies.losses import InnerLoss
+
+
+class Support(ABC):
+    """The support data of some tasks, with the inner loss that they are adapted by.
+
+    Policy gradients are one implementation, `PolicyGradientSupport`; a rule works with any other.
+    """
+
+    @property
+    @abstractmethod
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+
+    @abstractmethod
+    def gradient(self, parameters: Tensor) -> Tensor:
+        """Gradient of each task's inner loss.
+
+        Args:
+            parameters: [task, parameter].
+
+        Returns:
+            [task, parameter]; differentiable with respect to ``parameters``.
+
+        Raises:
+            ValueError: If there are parameters for more or fewer tasks.
+        """
+
+    def projected_gradient(self, parameters: Tensor, directions: Tensor) -> Tensor:
+        """Inner products of the `gradient` with a few fixed directions.
+
+        Args:
+            parameters: [task, parameter].
+            directions: [direction, parameter].
+
+        Returns:
+            [task, direction]; differentiable with respect to ``parameters``.
+        """
+        return projected(self.gradient(parameters), directions)
+
+    @abstractmethod
+    def restricted(self, tensors: Collection[str]) -> Support:
+        """The same data, whose gradient is 0 for all but these of the policy's tensors, by name."""
+
+    @abstractmethod
+    def tasks(self, start: int, stop: int) -> Support:
+        """The support data of tasks ``start`` to ``stop``."""
+
+    @abstractmethod
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        """One sequence of each task, to be read by a recurrent network.
+
+        Returns:
+            Features [task, time, feature], and how many of the steps count [task].
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyGradientSupport(Support):
+    """Rollouts, with the gradient of a policy-gradient loss.
+
+    Attributes:
+        policy: The policy.
+        rollouts: Rollouts collected with any policies.
+        loss: ``ratio``, ``score`` or ``dice``, see `metarl.policies.losses.inner_loss`.
+        adapted: Names of the policy's tensors that the gradient is taken by; None for all. The built-in network does
+            not compute what only the others need.
+        hessian_fraction: Share of each task's rows, those of largest advantage, that many products with the gradient's
+            Jacobian use (`metarl.data.Samples.largest_advantages`); a single one is exact.
+
+    Source: Finn et al. 2017, equation 4.
+    """
+
+    policy: DifferentiablePolicy
+    rollouts: Rollouts
+    loss: InnerLoss
+    adapted: Collection[str] | None = None
+    hessian_fraction: float = 1.0
+
+    @property
+    def num_tasks(self) -> int:
+        return self.rollouts.num_tasks
+
+    @property
+    def samples(self) -> Samples:
+        """Every step as a row."""
+        return self.rollouts.samples
+
+    def gradient(self, parameters: Tensor) -> Tensor:
+        return differentiable(parameters, _PolicyGradient(self, parameters))
+
+    def projected_gradient(self, parameters: Tensor, directions: Tensor) -> Tensor:
+        return differentiable(parameters, _ProjectedGradient(_PolicyGradient(self, parameters), directions))
+
+    def restricted(self, tensors: Collection[str]) -> PolicyGradientSupport:
+        return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
+
+    def tasks(self, start: int, stop: int) -> PolicyGradientSupport:
+        return replace(self, rollouts=self.rollouts.tasks(start, stop))
+
+    @staticmethod
+    def concatenate(parts: Sequence[PolicyGradientSupport]) -> PolicyGradientSupport:
+        """Joins the tasks of ``parts`` in order; what is no data is the first one's."""
+        return replace(parts[0], rollouts=Rollouts.concatenate([part.rollouts for part in parts]))
+
+    def with_curvature(self, fraction: float) -> PolicyGradientSupport:
+        """The same support, many products with whose Jacobian use this share of the rows, in (0, 1]."""
+        # DiCE ties an episode's steps together, so none can be left out.
+        return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
+
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        """Observation, action (one-hot if discrete) and reward at each step of each task's first episode."""
+        observations, actions = self.rollouts.observations[:, 0], self.rollouts.actions[:, 0]
+        if actions.ndim == 2:
+            actions = torch.nn.functional.one_hot(actions, self.policy.distribution.num_outputs).to(observations)
+        features = torch.cat([observations, actions, self.rollouts.rewards[:, 0, :, None]], dim=2)
+        return features, self.rollouts.mask[:, 0].sum(1).long()
+
+
+# Sums instead of matrix products: of one task's vector, their last bits depend on where it lies in memory.
+def projected(vectors: Tensor, directions: Tensor) -> Tensor:
+    """Inner products of vectors [task, parameter] with ``directions``: [task, direction].
+
+    Args:
+        vectors: [task, parameter].
+        directions: [direction, parameter], or of each task [task, direction, parameter].
+    """
+    return (vectors[:, None] * directions).sum(-1)
+
+
+def _combined(coefficients: Tensor, directions: Tensor) -> Tensor:
+    """The transpose of `projected`: coefficients [task, direction] to [task, parameter]."""
+    return (coefficients[..., None] * directions).sum(1)
+
+
+class _PolicyGradient:
+    """The gradient as a function of the parameters; its Jacobian is the adapted tensors' rows of the loss's Hessian."""
+
+    def __init__(self, support: PolicyGradientSupport, parameters: Tensor) -> None:
+        if support.num_tasks != parameters.shape[0]:
+            raise ValueError(f"support must hold {parameters.shape[0]} tasks, got {support.num_tasks}")
+        self.support, self.parameters = support, parameters.detach()
+
+    def value(self) -> Tensor:
+        support = self.support
+        return support.policy.inner_gradient(self.parameters, support.samples, support.loss, support.adapted)
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        # The activations that an exact product needs are freed after it, unless those of the many are the same.
+        hessian = self.jacobian() if self.is_exact else self._hessian(self.support.samples)
+        return hessian.pullback(direction)
+
+    def jacobian(self) -> Curvature:
+        return self._many
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether many products use every row, as one does."""
+        return self.support.hessian_fraction == 1
+
+    # Built at the first product: evaluation and the line search never pay for it.
+    @lazy
+    def _many(self) -> Curvature:
+        samples = self.support.samples
+        return self._hessian(samples if self.is_exact else samples.largest_advantages(self.support.hessian_fraction))
+
+    def _hessian(self, samples: Samples) -> Curvature:
+        support = self.support
+        return support.policy.inner_curvature(self.parameters, samples, support.loss, support.adapted)
+
+
+class _ProjectedGradient:
+    """`Support.projected_gradient` of policy gradients as a function of the parameters."""
+
+    def __init__(self, gradient: _PolicyGradient, directions: Tensor) -> None:
+        self._gradient, self._directions = gradient, directions
+
+    def value(self) -> Tensor:
+        return projected(self._gradient.value(), self._directions)
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        return self._gradient.pullback(_combined(direction, self._directions))
+
+    def jacobian(self) -> Jacobian:
+        return self._many
+
+    @lazy
+    def _many(self) -> _ProjectedJacobian:
+        return _ProjectedJacobian(self._gradient, self._directions)
+
+
+class _ProjectedJacobian:
+    """The Jacobian of projected gradients, kept as its rows: a product then costs next to nothing.
+
+    Rows cost a Hessian product for each direction, which pays from the second product with that Hessian on. The exact
+    one's first was the gradient's. A sampled one's first is the forward product that precedes all transposed ones.
+    """
+
+    def __init__(self, gradient: _PolicyGradient, directions: Tensor) -> None:
+        self._gradient, self._directions = gradient, directions
+        self._rows: Tensor | None = self._make_rows() if gradient.is_exact else None
+
+    def pushforward(self, direction: Tensor) -> Tensor:
+        if self._rows is None:
+            return projected(self._gradient.jacobian().pushforward(direction), self._directions)
+        return projected(direction, self._rows)
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        if self._rows is None:
+            self._rows = self._make_rows()
+        return _combined(direction, self._rows)
+
+    def _make_rows(self) -> Tensor:
+        """[task, direction, parameter]."""
+        hessian, like = self._gradient.jacobian(), self._gradient.parameters
+        return torch.stack([hessian.pullback(row.expand_as(like).contiguous()) for row in self._directions], dim=1)

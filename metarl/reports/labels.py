@@ -1,0 +1,171 @@
+"""Which runs share a line of a figure, and what the line is called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metarl.common.errors import UserError
+from metarl.config.algorithms import ALGORITHMS, run_title
+from metarl.config.config import Config, every_setting
+from metarl.config.resolved import idle_fields
+from metarl.store.runs import StoredRun
+
+# Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
+_BOOKKEEPING = frozenset(
+    {
+        "metarl",
+        "chosen",
+        "seed",
+        "run_dir",
+        "resume",
+        "resumed_with",
+        "device",
+        "threads",
+        "checkpoint_every",
+        "validate_every",
+        "validation_tasks",
+        "keep_checkpoints",
+        "profile",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone: one line of the figure.
+
+    Attributes:
+        label: Name of the line: the algorithm, and where it differs from the default or from most of its variants.
+        runs: The runs in order of their seeds.
+    """
+
+    label: str
+    runs: tuple[StoredRun, ...]
+
+    @property
+    def env(self) -> str:
+        """The task family of its runs."""
+        return self.runs[0].env
+
+
+def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
+    """Puts runs together that differ in their seed alone.
+
+    Args:
+        runs: Runs of one family or of several.
+
+    Returns:
+        One group for each algorithm and variant, in the order in which they first appear, family by family.
+
+    Raises:
+        UserError: If there is no run, or a seed appears twice in a group.
+    """
+    if not runs:
+        raise UserError("no run to plot: give at least one run folder.")
+    families = dict.fromkeys(run.env for run in runs)
+    return [group for family in families for group in _group([run for run in runs if run.env == family])]
+
+
+def by_family(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of each family."""
+    families = dict.fromkeys(group.env for group in groups)
+    return [[group for group in groups if group.env == family] for family in families]
+
+
+def runs_of(groups: Sequence[Group]) -> list[StoredRun]:
+    """The runs of some groups."""
+    return [run for group in groups for run in group.runs]
+
+
+def _group(runs: Sequence[StoredRun]) -> list[Group]:
+    """Groups of one family's runs."""
+    groups: dict[frozenset[tuple[str, str]], list[StoredRun]] = {}
+    for run in {run.path.resolve(): run for run in runs}.values():
+        groups.setdefault(frozenset(_settings(run).items()), []).append(run)
+    for group in groups.values():
+        _check_seeds_differ(group)
+    lines = [group[0] for group in groups.values()]
+    return [Group(_label(group[0], lines), tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _settings(run: StoredRun) -> dict[str, str]:
+    """What makes a run's line, as text; settings that are null or empty are not set."""
+    # The title stands for both of these: L2F is MAML attenuated.
+    left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate"}
+    used = {name: value for name, value in run.config.items() if name not in left_out}
+    texts = {name: _value_text(value) for name, value in _flat(used).items()}
+    return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}
+
+
+def _idle(config: dict[str, Any]) -> list[str]:
+    """Settings of other algorithms, which runs of older versions hold too."""
+    return idle_fields(config) if config["algo"] in ALGORITHMS else []
+
+
+def _check_seeds_differ(group: Sequence[StoredRun]) -> None:
+    by_seed: dict[int, StoredRun] = {}
+    for run in group:
+        other = by_seed.setdefault(run.seed, run)
+        if other is not run:
+            raise UserError(
+                f"'{other.path}' and '{run.path}' have the same settings and the same seed: give one of them."
+            )
+
+
+def _label(run: StoredRun, lines: Sequence[StoredRun]) -> str:
+    """The algorithm, and its settings that are neither the default nor those of most lines of this algorithm.
+
+    Args:
+        run: A run of the line.
+        lines: One run of each line.
+    """
+    title, own = run_title(run.config), _settings(run)
+    mates = [(_settings(line), _idle(line.config)) for line in lines if run_title(line.config) == title]
+    defaults = _defaults(run) if len(mates) > 1 else {}
+    details = []
+    for name, text in own.items():
+        values = [settings.get(name, "") for settings, idle in mates if name.partition(".")[0] not in idle]
+        if len(set(values)) > 1 and text != _usual(values, defaults.get(name, "")):
+            words = name.removeprefix("env_kwargs.").replace(".", " ").replace("_", " ")
+            details.append(f"{words} {text}")
+    return f"{title} ({', '.join(details)})" if details else title
+
+
+def _usual(values: Sequence[str], default: str) -> str | None:
+    """The value that a label may omit: unset, else the default, else the majority's."""
+    for value in ("", default):
+        if value in values:
+            return value
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _defaults(run: StoredRun) -> dict[str, str]:
+    """The defaults of the run's family and algorithm, as text; empty if one of them is not at hand."""
+    try:
+        default = Config(env=run.env, algo=run.config["algo"], attenuate=bool(run.config.get("attenuate")))
+    except UserError:  # A family of another program, or an algorithm of another version.
+        return {}
+    # Also of parts that the default does not use, such as the meta-optimiser that the run has chosen.
+    parts = {option: asdict(part) for part, option in every_setting(default).values() if option is not None}
+    return {name: _value_text(value) for name, value in _flat({**default.to_dict(), **parts}).items()}
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, (list, tuple)):
+        return ("x" if all(isinstance(part, int) for part in value) else " ").join(map(str, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value)

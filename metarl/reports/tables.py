@@ -1,0 +1,137 @@
+"""Evaluations and analyses as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from metarl.common.statistics import tasks_in_words
+from metarl.config.algorithms import run_title
+from metarl.reports.results import Analysis
+from metarl.store.evaluations import Evaluation
+
+
+def evaluation_table(result: Evaluation) -> str:
+    """An evaluation as text: a row for each step of adaptation, the references beside it."""
+    none = [np.nan] * len(result.mean)
+    interval = _column(none if result.interval is None else result.interval, 2)
+    shares = none if result.share_made_worse is None else result.share_made_worse
+    worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
+    groups = result.returns_by_name()
+    restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
+    lines = [
+        f"{run_title(result.config)} on {result.env}{restricted}: "
+        f"{tasks_in_words(result.tasks, result.finite)}, {result.rollouts} episodes, "
+        f"checkpoint {result.checkpoint}, seed {result.seed}",
+        "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
+    ]
+    for step, mean in enumerate(result.mean):
+        lines.append(
+            f"{step:4d}{mean:10.2f}{interval[step]:>13}{worse[step]:>11} "
+            f"{result.references.random_initialisation[step]:12.2f}"
+            + "".join(f"{values[step]:14.2f}" for values in groups.values())
+        )
+    if result.modulated is not None:
+        lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.2f}")
+    if result.references.standstill is not None:
+        lines.append(f"standing still: {result.references.standstill:.2f}")
+    return "\n".join(lines)
+
+
+def analysis_table(result: Analysis) -> str:
+    """An analysis as text: a row for each tensor, each representation and each number of frozen layers."""
+    run, settings, returns = result.config, result.settings, result.returns.mean(axis=0)
+    head = [
+        f"{run_title(run)} on {run['env']}: "
+        f"{tasks_in_words(result.tasks, result.finite)}, "
+        f"{settings.rollouts} episodes, checkpoint {result.checkpoint} (iteration {result.iteration}), "
+        f"seed {settings.seed}",
+        f"return before the inner loop {returns[0]:.2f}, after it {returns[-1]:.2f}",
+    ]
+    sections = [_table_of_tensors(result), _table_of_representations(result), _table_of_freezing(result)]
+    reasons: dict[str, list[str]] = {}
+    for name, why in result.left_out.items():
+        reasons.setdefault(why, []).append(name)
+    sections += [["", *(f"left out: {', '.join(names)} ({why})" for why, names in reasons.items())]] if reasons else []
+    return "\n".join("\n".join(lines) for lines in [head, *sections] if lines)
+
+
+def _table_of_tensors(result: Analysis) -> list[str]:
+    columns: dict[str, list[str]] = {}
+    unrelated: list[str] = []
+    notes: dict[str, str] = {}
+    if (conflict := result.conflict) is not None:
+        compared = {
+            "tasks": conflict.between_tasks,
+            "episodes": conflict.between_episodes,
+            "in a task": conflict.within_task,
+        }
+        columns |= {title: _column(angles.mean, 3) for title, angles in compared.items()}
+        unrelated = _column([angles.unrelated for angles in compared.values()], 3)
+        notes["tasks"] = "angle of the tasks' meta-gradients to their sum, radians; - without a gradient"
+        notes["episodes"] = "the same of single episodes, each of another task"
+        notes["in a task"] = "the same of single episodes of one task"
+        notes["(if unrelated)"] = "the angle that as many unrelated gradients would have"
+    if result.movement is not None:
+        distance = result.movement.start.distance
+        columns["moved"] = _column(distance.mean)
+        notes["moved"] = "distance in the inner loop"
+        if 0 in distance.max:
+            notes["moved"] += "; 0 is not adapted, and an adapted context vector counts as part of the first bias"
+    if result.attenuation is not None:
+        columns["gamma"] = _column(result.attenuation.gamma.mean, 4)
+        columns["spread"] = _column(result.attenuation.gamma.std)
+        notes["spread"] = "standard deviation of gamma over tasks"
+    if not columns:
+        return []
+    lines = ["", "means over tasks", *(f"  {name:<16}{meaning}" for name, meaning in notes.items()), ""]
+    lines += [_row("tensor", columns), *_rows(result.tensors, list(columns.values()))]
+    return [*lines, _row("(if unrelated)", unrelated)] if unrelated else lines
+
+
+def _table_of_representations(result: Analysis) -> list[str]:
+    if result.representations is None or result.landscape is None:
+        return []
+    similarity, smoothness = result.representations.start, result.landscape.smoothness
+    lines = []
+    if "similarity" not in result.left_out:
+        columns = [_column(values, 4) for kind in (similarity.cka, similarity.cca) for values in (kind.mean, kind.min)]
+        lines += ["", "similarity before and after adaptation", _row("output of", ("CKA", "lowest", "CCA", "lowest"))]
+        lines += _rows(result.representations.names, columns)
+    low, middle, high = _column([smoothness.min, smoothness.median, smoothness.max])
+    return [*lines, "", f"effective smoothness along the inner steps: median {middle} (tasks: {low} to {high})"]
+
+
+def _table_of_freezing(result: Analysis) -> list[str]:
+    freezing = result.freezing
+    if freezing is None:
+        return []
+    interval = np.full_like(freezing.difference, np.nan) if freezing.interval is None else freezing.interval
+    columns = [_column(values, 2) for values in (freezing.returns.mean, freezing.difference, interval)]
+    lines = ["", "return with layers frozen in the inner loop", _row("frozen", ("return", "change", "+-95%"))]
+    return [*lines, *_rows(freezing.names, columns)]
+
+
+def _rows(names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:
+    return [_row(name, cells) for name, *cells in zip(names, *columns, strict=True)]
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return f"{name:<16}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
+    """Numbers with the same decimals, NaN as a dash.
+
+    Args:
+        values: [row].
+        decimals: Digits after the point; None for as many as give the largest number four significant digits.
+    """
+    numbers = np.asarray(values, dtype=np.float64).tolist()
+    if decimals is None:
+        largest = max((abs(value) for value in numbers if value and not math.isnan(value)), default=1.0)
+        decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
+    return ["-" if math.isnan(value) else f"{round(value, decimals) + 0.0:.{decimals}f}" for value in numbers]

@@ -1,0 +1,91 @@
+"""What figures say in words: captions, titles, axes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
+from metarl.reports.labels import Group, runs_of
+from metarl.reports.measures import Floats
+from metarl.store.runs import StoredRun
+
+_COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
+
+
+def count_text(groups: Sequence[Group]) -> str:
+    """How many seeds the lines of one label have, each in another family's panel."""
+    counts = sorted({len(group.runs) for group in groups})
+    interval = "95 % interval" if counts[0] >= MIN_SEEDS_FOR_INTERVAL else "no interval"
+    return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}, {interval}"
+
+
+def task_name(runs: Sequence[StoredRun], task: Floats) -> str:
+    """What the runs' evaluations call a task; its numbers where they have no name for it."""
+    for run in runs:
+        evaluation = run.evaluated()
+        where = np.flatnonzero((rows_of_tasks(run) == task).all(axis=1))
+        if evaluation.task_names and len(where):
+            return evaluation.task_names[where[0]]
+    return "task " + ", ".join(f"{value:+g}".replace("-", "\N{MINUS SIGN}") for value in task)
+
+
+def rows_of_tasks(run: StoredRun) -> Floats:
+    """The tasks that a run was evaluated on, [task, number]."""
+    tasks = np.asarray(run.evaluated().tasks, dtype=np.float64)
+    return tasks.reshape(len(tasks), -1)
+
+
+def tasks_text(families: Sequence[Sequence[Group]]) -> str:
+    """How many tasks were evaluated on, whether they were held out, and at which checkpoint."""
+    runs = [run for family in families for run in runs_of(family)]
+    lists = [rows_of_tasks(run) for run in runs]
+    different = {(run.env, str(sorted(tasks.tolist()))) for run, tasks in zip(runs, lists, strict=True)}
+    same = len(different) == len(families)
+    words = dict.fromkeys(map(tasks_in_words, lists, (run.evaluated().finite for run in runs)))
+    checkpoints = sorted({run.evaluated().checkpoint for run in runs})
+    return f"{' and '.join(words)}{'' if same else ', not the same for all runs'} · {'/'.join(checkpoints)} checkpoint"
+
+
+def steps_text(runs: Sequence[StoredRun]) -> str:
+    """What the axis of adaptation counts."""
+    names = {run.evaluated().step_name for run in runs}
+    return f"{names.pop()}s on the task" if len(names) == 1 else "steps of adaptation"
+
+
+def seeds_text(runs: Sequence[StoredRun]) -> str:
+    """Which seeds the runs have."""
+    seeds = {run.seed for run in runs}
+    return f"seed {_span(seeds)}" if len(seeds) == 1 else f"seeds {_span(seeds)}"
+
+
+def _span(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        return str(low)
+    return f"{low}-{high}" if len(numbers) == high - low + 1 else ", ".join(map(str, sorted(numbers)))
+
+
+def provenance_text(runs: Sequence[StoredRun]) -> str:
+    """How long the runs were trained, and with what."""
+    totals = [np.nanmax(run.progress["env_steps"]) for run in runs if len(run.progress.get("env_steps", ()))]
+    words = []
+    if totals:
+        low, high = engineering(min(totals)), engineering(max(totals))
+        words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
+    origins = [run.config.get("metarl") or {} for run in runs]
+    matches = [_COMMIT.fullmatch(str(origin.get("commit"))) for origin in origins]
+    commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
+    versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
+    words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))
+    return " · ".join(words)
+
+
+def engineering(value: float) -> str:
+    """Short number for an axis or a caption, such as 32 M."""
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"

@@ -1,0 +1,75 @@
+"""Where everything is in a run's folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarl.common.errors import UserError
+from metarl.config.evaluation import EvaluationConfig
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run; it need not exist.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The settings, and what the run was made with."""
+        return self.path / "config.json"
+
+    @property
+    def progress(self) -> Path:
+        """The numbers of each iteration."""
+        return self.path / "progress.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's events."""
+        return self.path / "tensorboard"
+
+    @property
+    def analysis(self) -> Path:
+        """Folder of the analysis and its figures."""
+        return self.path / "analysis"
+
+    def trace(self, iteration: int) -> Path:
+        """The profiler's trace of an iteration; by this ending TensorBoard's plugin finds it."""
+        return self.path / f"iteration{iteration}.pt.trace.json.gz"
+
+    def checkpoint(self, which: str) -> Path:
+        """The checkpoint ``last``, ``best`` or ``iterationN``."""
+        return self.path / "checkpoints" / f"{which}.safetensors"
+
+    def kept_iterations(self) -> list[int]:
+        """Iterations whose checkpoints were kept, ascending."""
+        names = [path.stem for path in (self.path / "checkpoints").glob("iteration*.safetensors")]
+        return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"iteration(\d+)", name)))
+
+    def evaluation(self, config: EvaluationConfig) -> Path:
+        """The evaluation; another family's, checkpoint's or other layers' has a name of its own."""
+        parts = ["evaluation"]
+        if config.checkpoint != "last":
+            parts.append(config.checkpoint)
+        if config.env is not None:
+            parts.append(config.env.replace(":", "."))
+        if config.adapted_layers:
+            parts += ["adapting", *config.adapted_layers]
+        return self.path / ("-".join(parts) + ".json")
+
+    def check_free(self) -> None:
+        """Raises UserError if the folder holds anything."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if self.config.is_file():
+            raise UserError(
+                f"{self.path} holds a run; continue it with resume (--resume), or choose another run_dir (--run-dir)."
+            )
+        raise UserError(f"{self.path} exists and is not an empty folder; choose another run_dir (--run-dir).")

@@ -1,0 +1,132 @@
+"""Reads back what a run folder holds: its configuration, its progress and an evaluation."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.common.errors import UserError
+from metarl.config.evaluation import Checkpoint, EvaluationConfig
+from metarl.store.evaluations import Evaluation
+from metarl.store.folder import RunFolder
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """What a run folder holds.
+
+    Attributes:
+        path: The folder.
+        config: Content of ``config.json``.
+        progress: Columns of ``progress.csv`` in order of iterations; empty cells are NaN, no file is no columns.
+        checkpoint: The checkpoint whose evaluation is meant.
+        evaluation: Its evaluation, or None if there is none yet.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    progress: dict[str, Floats]
+    checkpoint: Checkpoint
+    evaluation: Evaluation | None
+
+    @property
+    def env(self) -> str:
+        """The task family it was trained on."""
+        return str(self.config["env"])
+
+    @property
+    def seed(self) -> int:
+        """Its training seed."""
+        return int(self.config["seed"])
+
+    def evaluated(self) -> Evaluation:
+        """The evaluation.
+
+        Raises:
+            UserError: If there is none; says how to get it.
+        """
+        if self.evaluation is None:
+            what = "the best checkpoint of " if self.checkpoint == "best" else ""
+            command = _command(self.path, self.checkpoint)
+            raise UserError(f"{what}run '{self.path}' was not evaluated yet: run `{command}` first.")
+        return self.evaluation
+
+
+def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> StoredRun:
+    """Reads the configuration, the progress and the evaluation of a run.
+
+    Args:
+        folder: A run folder.
+        checkpoint: The checkpoint whose evaluation is read.
+
+    Returns:
+        The run.
+
+    Raises:
+        UserError: If the folder is no run or one of its files cannot be read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"run folder '{folder}' does not exist.")
+    files = RunFolder(folder)
+    config = _read_json(files.config)
+    if config is None:
+        raise UserError(f"'{folder}' is not a run folder: it has no {files.config.name}.")
+    if not {"env", "algo", "seed"} <= config.keys():
+        raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
+    return StoredRun(folder, config, _read_progress(files.progress), checkpoint, _read_evaluation(files, checkpoint))
+
+
+def _read_evaluation(files: RunFolder, checkpoint: Checkpoint) -> Evaluation | None:
+    path = files.evaluation(EvaluationConfig(checkpoint=checkpoint))
+    content = _read_json(path)
+    if content is None:
+        return None
+    try:
+        return Evaluation.from_json(content)
+    except ValueError as error:
+        command = _command(files.path, checkpoint)
+        raise UserError(f"'{path}' is no evaluation: {error}; run `{command}` again.") from error
+
+
+def _command(folder: Path, checkpoint: Checkpoint) -> str:
+    return f"python -m metarl.evaluate {folder}" + (" --checkpoint best" if checkpoint == "best" else "")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read '{path}': expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _read_progress(path: Path) -> dict[str, Floats]:
+    if not path.exists():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = list(rows[0]) if rows else []
+        return {name: np.array([_number(row[name]) for row in rows]) for name in names}
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read '{path}': {error}.") from error
+
+
+def _number(cell: str | None) -> float:
+    try:
+        return float(cell) if cell else float("nan")
+    except ValueError:  # A column of words, such as the line search's outcome.
+        return float("nan")

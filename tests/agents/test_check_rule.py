@@ -1,0 +1,186 @@
+"""What `check_rule` finds, and rules of one's own in a run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_runs import assert_same_run, final_parameters, tiny
+
+import metarl
+from metarl import ALGORITHMS, Config, UserError
+from metarl.agents.maml import MAML
+from metarl.runs.agent import load
+from metarl.runs.training import train
+
+PROXIMAL = "examples.proximal_rule:ProximalMAML"
+
+
+@pytest.mark.parametrize("rule", [*ALGORITHMS, PROXIMAL])
+def test_built_in_rules_and_the_example_pass(rule):
+    metarl.check_rule(rule)
+
+
+class Own(MAML):
+    """A rule that a test spoils."""
+
+    def stages(self, step_scales, iteration=None):
+        return [metarl.Stage(self.update) for _ in step_scales]
+
+    def update(self, meta, parameters, support):
+        return parameters - 0.1 * support.gradient(parameters)
+
+
+class Detached(Own):
+    def update(self, meta, parameters, support):
+        return parameters - 0.1 * support.gradient(parameters).detach()
+
+
+class Changing(Own):
+    def update(self, meta, parameters, support):
+        with torch.no_grad():
+            parameters *= 0.5
+        return parameters - 0.1 * support.gradient(parameters)
+
+
+class Mixing(Own):
+    def update(self, meta, parameters, support):
+        return parameters - 0.1 * support.gradient(parameters).mean(0, keepdim=True)
+
+
+class Ordering(Own):
+    def update(self, meta, parameters, support):
+        step = torch.arange(1, len(parameters) + 1)[:, None].to(parameters)
+        return parameters - step * support.gradient(parameters)
+
+
+class Shapeless(Own):
+    def update(self, meta, parameters, support):
+        return parameters.mean(0)
+
+
+class Unfinished(Own):
+    def update(self, meta, parameters, support):
+        return parameters / torch.zeros_like(parameters)
+
+
+class Restless(Own):
+    def initial(self, generator):
+        return torch.randn(self.num_meta)
+
+
+class Short(Own):
+    def initial(self, generator):
+        return super().initial(generator)[:-1]
+
+
+class Double(Own):
+    def initial(self, generator):
+        return super().initial(generator).double()
+
+
+class Unpicklable(Own):
+    def __init__(self, policy, inner):
+        super().__init__(policy, inner)
+        self.helper = lambda: None
+
+
+class Failing(Own):
+    def update(self, meta, parameters, support):
+        raise RuntimeError("no such thing")
+
+
+class OneStep(Own):
+    def stages(self, step_scales, iteration=None):
+        return super().stages(step_scales[:1])
+
+
+class NotJSON(Own):
+    @dataclass(frozen=True)
+    class Settings(metarl.RuleSettings):
+        number: complex = 1j
+
+    def __init__(self, policy, inner, settings):
+        super().__init__(policy, inner)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (Detached, "its derivatives differ from finite differences"),
+        (Changing, "stage 0 changes its inputs"),
+        (Mixing, "a task's result depends on the other tasks"),
+        (Ordering, "the order of the tasks changes the results"),
+        (Shapeless, r"stage 0 must return \[3 tasks, at least \d+ parameters\], got shape"),
+        (Unfinished, "stage 0 returns numbers that are not finite"),
+        (Restless, "initial is not reproducible"),
+        (Short, "initial must return num_meta"),
+        (Double, r"initial must return num_meta = \d+ numbers of torch.float32, got .* of torch.float64"),
+        (Unpicklable, "it cannot be pickled"),
+        (Failing, "could not be checked: RuntimeError: no such thing"),
+        (OneStep, "stages gives other than 2 steps for 2 factors"),
+        (NotJSON, "its settings cannot be stored as JSON"),
+    ],
+)
+def test_each_defect_is_found(rule, message):
+    with pytest.raises(UserError, match=message):
+        metarl.check_rule(rule)
+
+
+class FirstOrder(Detached):
+    def __init__(self, policy, inner):
+        super().__init__(policy, inner)
+        self.exact = False
+
+
+@pytest.mark.parametrize("rule", [Own, FirstOrder])
+def test_a_rule_without_defects_passes_and_one_that_says_that_it_is_first_order_may_be_so(rule):
+    metarl.check_rule(rule)
+
+
+def test_settings_are_chosen_as_a_dictionary_or_refused():
+    metarl.check_rule(PROXIMAL, {"strength": 0.5})
+    with pytest.raises(UserError, match=r"settings has no setting 'strengt'\. Did you mean 'strength'"):
+        metarl.check_rule(PROXIMAL, {"strengt": 0.5})
+
+
+def test_a_run_with_a_rule_of_ones_own_is_stored_resumed_and_loaded(tmp_path):
+    settings = {"algo": PROXIMAL, "rule": {"strength": 0.5}}
+    train(tiny(tmp_path / "whole", **settings, iterations=3))
+    train(tiny(tmp_path / "parts", **settings, iterations=1))
+    stored = json.loads((tmp_path / "parts" / "config.json").read_text())
+    assert stored["rule"] == {"strength": 0.5}
+    train(tiny(tmp_path / "parts", **settings, iterations=3, resume=True))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    agent = load(tmp_path / "whole")
+    assert agent.settings.own.strength == 0.5
+    assert torch.equal(agent.meta, torch.from_numpy(final_parameters(tmp_path / "whole")))
+
+
+def test_the_examples_rule_with_no_strength_is_maml(tmp_path):
+    train(tiny(tmp_path / "own", algo=PROXIMAL, rule={"strength": 0.0}, num_inner_steps=2))
+    train(tiny(tmp_path / "maml", algo="maml", num_inner_steps=2))
+    train(tiny(tmp_path / "strong", algo=PROXIMAL, rule={"strength": 5.0}, num_inner_steps=2))
+    own, maml, strong = (final_parameters(tmp_path / name) for name in ("own", "maml", "strong"))
+    torch.testing.assert_close(own, maml, rtol=1e-4, atol=1e-6)
+    assert abs(strong - maml).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("algo", "message"),
+    [
+        ("examples.proximal_rule:Proximal", "has no 'Proximal'. Did you mean 'ProximalMAML'"),
+        ("examples.proximal_rul:ProximalMAML", "there is no module 'examples.proximal_rul'"),
+        ("examples.proximal_rule", "unknown algorithm"),
+    ],
+)
+def test_a_rule_that_is_not_there_is_refused(algo, message):
+    with pytest.raises(UserError, match=message):
+        Config(algo=algo)
+
+
+def test_a_class_stands_for_its_name():
+    config = Config(algo=Own)
+    assert config.algo == f"{__name__}:Own"
+    assert dataclasses.replace(config, algo="maml") == Config(algo="maml")

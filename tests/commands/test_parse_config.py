@@ -1,0 +1,90 @@
+"""From a command line to what was chosen."""
+
+import pytest
+from tiny_runs import tiny
+
+from metarl import Config, TRPOConfig, UserError
+from metarl.commands.train import parse_config
+from metarl.runs.training import train
+from metarl.store.config_file import save_config
+
+PROXIMAL = "examples.proximal_rule:ProximalMAML"
+
+
+@pytest.mark.parametrize(
+    ("line", "chosen"),
+    [
+        ("", {}),
+        ("--env cheetah-dir --seed 4", {"env": "cheetah-dir", "seed": 4}),
+        ("--horizon 100", {"horizon": 100}),  # The default of navigation, chosen all the same.
+        ("--horizon=7 --hidden-sizes 8 4", {"horizon": 7, "hidden_sizes": (8, 4)}),
+        ("--env_kwargs goal_bound 0.25", {"env_kwargs": {"goal_bound": 0.25}}),
+        ("--trpo.max-kl 0.02", {"trpo": {"max_kl": 0.02}}),
+        ("--trpo.max-kl 0.02 --trpo.cg-iterations 3", {"trpo": {"max_kl": 0.02, "cg_iterations": 3}}),
+        ("--l2f.normalise-embedding", {"l2f": {"normalise_embedding": True}}),
+        ("--l2f.no-normalise-embedding", {"l2f": {"normalise_embedding": False}}),
+        (
+            "--algo anil --attenuate --adapted-layers bias3",
+            {"algo": "anil", "attenuate": True, "adapted_layers": ("bias3",)},
+        ),
+        ("--no-attenuate --keep-checkpoints", {"keep_checkpoints": True}),
+        (f"--algo {PROXIMAL} --rule.strength 0.5", {"algo": PROXIMAL, "rule": {"strength": 0.5}}),
+        ("--run-dir here --device cpu --threads 2", {"run_dir": "here", "device": "cpu", "threads": 2}),
+    ],
+)
+def test_what_a_command_line_names_is_chosen_and_nothing_else(line, chosen):
+    config = parse_config(line.split())
+    assert config == Config(**chosen)
+    assert config.chosen.keys() == Config(**chosen).chosen.keys()
+
+
+def test_a_part_of_a_components_settings_leaves_the_familys_other_defaults_in_force():
+    settings = parse_config(["--trpo.max-kl", "0.02"]).resolve()
+    assert settings.optimiser == TRPOConfig(max_kl=0.02, fisher_fraction=0.1, hessian_fraction=0.5)
+
+
+def test_help_shows_the_defaults_of_the_chosen_family_and_the_settings_of_ones_own_rule(capsys):
+    for line in (["--env", "cheetah-dir"], ["--env", "navigation", "--algo", PROXIMAL]):
+        with pytest.raises(SystemExit) as end:
+            parse_config([*line, "--help"])
+        assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Longest episode, environment steps. (default: 200)" in shown
+    assert "Longest episode, environment steps. (default: 100)" in shown
+    assert "--rule.strength FLOAT Weight of half the squared distance from the initialisation. (default: 1.0)" in shown
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The config.json of a run on navigation, in which the step size and a trust region were chosen."""
+    chosen = {"env": "navigation", "inner_lr": 0.3, "trpo": {"max_kl": 0.5}, "run_dir": tmp_path / "first"}
+    save_config(Config(**chosen), {})
+    return tmp_path / "first" / "config.json"
+
+
+def test_a_stored_configuration_is_started_from_in_a_folder_of_its_own(stored):
+    assert parse_config(["--config", str(stored)]) == Config(inner_lr=0.3, trpo={"max_kl": 0.5})
+
+
+def test_what_else_is_chosen_comes_on_top_of_a_stored_configuration(stored):
+    line = ["--config", str(stored), "--seed", "2", "--env", "cheetah-dir", "--trpo.cg-iterations", "3"]
+    expected = Config(env="cheetah-dir", seed=2, inner_lr=0.3, trpo={"max_kl": 0.5, "cg_iterations": 3})
+    assert parse_config(line) == expected
+
+
+def test_an_object_of_settings_in_a_stored_configuration_is_changed_in_part(tmp_path):
+    save_config(Config(trpo=TRPOConfig(max_kl=0.5), run_dir=tmp_path), {})
+    config = parse_config(["--config", str(tmp_path / "config.json"), "--trpo.cg-iterations", "3"])
+    assert config.resolve().optimiser == TRPOConfig(max_kl=0.5, cg_iterations=3)
+
+
+def test_a_stored_configuration_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
+        parse_config(["--config", str(tmp_path / "nowhere")])
+
+
+def test_a_resumed_run_keeps_its_settings_but_for_what_is_named(tmp_path):
+    run = train(tiny(tmp_path, iterations=1, keep_checkpoints=True))
+    config = parse_config(["--run-dir", str(run.path), "--resume", "--iterations", "3"])
+    before = tiny(tmp_path, iterations=3, keep_checkpoints=True, resume=True)
+    assert config.resolve() == before.resolve()

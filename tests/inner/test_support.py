@@ -1,0 +1,194 @@
+"""Supports: policy gradients with sampled curvature, and rules on data that knows no policy gradient."""
+
+import gc
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import problems
+import pytest
+import torch
+from problems import ACTIONS, MODES, OBSERVATION, TASKS, initial, make_policy, make_rule, make_support
+from torch import Tensor
+
+from metarl.agents.anil import PartialAdaptation
+from metarl.inner.differentiable import GraphJacobian
+from metarl.inner.rule import Adaptation
+from metarl.inner.support import Support
+from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.mlp import MLPPolicy
+
+POINTS = 7
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionSupport(Support):
+    """Supervised regression: half the mean squared error of the policy's outputs."""
+
+    policy: DifferentiablePolicy
+    inputs: Tensor
+    targets: Tensor
+    adapted: Collection[str] | None = None
+
+    @property
+    def num_tasks(self) -> int:
+        return len(self.inputs)
+
+    def loss(self, parameters: Tensor) -> Tensor:
+        errors = self.policy.outputs(parameters, self.inputs) - self.targets
+        return 0.5 * (errors**2).sum(2).mean(1)
+
+    @torch.enable_grad()
+    def gradient(self, parameters: Tensor) -> Tensor:
+        leaf = parameters if parameters.requires_grad else parameters.detach().requires_grad_()
+        gradient = torch.autograd.grad(
+            self.loss(leaf).sum(), leaf, create_graph=parameters.requires_grad, materialize_grads=True
+        )[0]
+        return gradient if self.adapted is None else gradient * self.policy.layout.members(self.adapted)
+
+    def restricted(self, tensors: Collection[str]) -> Support:
+        return replace(self, adapted=tensors)
+
+    def tasks(self, start: int, stop: int) -> Support:
+        return replace(self, inputs=self.inputs[start:stop], targets=self.targets[start:stop])
+
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        features = torch.cat([self.inputs, self.targets, torch.zeros(*self.inputs.shape[:2], 1).double()], dim=2)
+        return features, torch.full((self.num_tasks,), POINTS)
+
+
+def regression(policy: DifferentiablePolicy, seed: int) -> RegressionSupport:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(TASKS, POINTS, OBSERVATION, dtype=torch.float64, generator=generator)
+    slopes = torch.randn(TASKS, OBSERVATION, ACTIONS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return RegressionSupport(policy, inputs, (inputs @ slopes).sin())
+
+
+def adapted(rule: Adaptation, meta: Tensor, support: Support, num_steps: int) -> Tensor:
+    """The adapted policies, [task, parameter]."""
+    parameters = rule.start(meta, MODES)
+    for stage in rule.stages((1.0,) * num_steps):
+        parameters = stage.update(meta, parameters, support)
+    return parameters[:, : rule.policy.layout.size]
+
+
+def rules() -> dict[str, Adaptation]:
+    policy = make_policy()
+    return {
+        "maml": make_rule("maml", policy, 0.1),
+        "partial": PartialAdaptation(make_rule("maml", policy, 0.1), ("weight2", "bias3")),
+        "meta-sgd": make_rule("meta-sgd", policy, 0.1),
+        "mamlpp": make_rule("mamlpp", policy, 0.1, num_steps=2),
+        "l2f": make_rule("l2f", policy, 0.1),
+        "mumomaml": make_rule("mumomaml", policy, 0.1),
+        "mumomaml, attenuated": make_rule("mumomaml", policy, 0.1, attenuate=True),
+        "context": make_rule("context", policy, 0.1),
+    }
+
+
+@pytest.mark.parametrize("name", list(rules()))
+def test_rules_adapt_to_regression_and_their_meta_gradient_equals_finite_differences(name):
+    rule = rules()[name]
+    support, query = regression(rule.policy, seed=1), regression(rule.policy, seed=2)
+
+    def objective(meta: Tensor) -> Tensor:
+        return query.loss(adapted(rule, meta, support, 2)).mean()
+
+    meta = initial(rule).requires_grad_()
+    gradient = torch.autograd.grad(objective(meta), meta)[0]
+    direction = torch.randn(meta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    direction /= direction.norm()
+    h = 1e-5
+    with torch.no_grad():
+        up, down = (float(objective(meta + sign * h * direction)) for sign in (1, -1))
+        unadapted = rule.start(meta, MODES)[:, : rule.policy.layout.size]
+        assert (support.loss(adapted(rule, meta, support, 2)) < support.loss(unadapted)).all()
+    assert float(gradient @ direction) == pytest.approx((up - down) / (2 * h), rel=1e-6)
+    assert float(gradient.norm()) > 0.01
+
+
+def test_partial_adaptation_restricts_any_support():
+    rule = rules()["partial"]
+    meta = initial(rule)
+    after = adapted(rule, meta, regression(rule.policy, seed=1), 2)
+    views = zip(rule.policy.layout.views(rule.start(meta, MODES)), rule.policy.layout.views(after), strict=True)
+    moved = [name for name, (old, new) in zip(rule.policy.layout.names, views, strict=True) if (old != new).any()]
+    assert moved == ["weight2", "bias3"]
+
+
+def test_projected_gradient_is_the_gradients_projection_with_its_derivatives():
+    policy = make_policy()
+    parameters = initial(make_rule("maml", policy)).expand(TASKS, -1)
+    support = make_support(policy, parameters, 1)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(2, policy.layout.size, dtype=torch.float64, generator=generator)
+    along, weights = (torch.randn(TASKS, n, dtype=torch.float64, generator=generator) for n in (policy.layout.size, 2))
+    for some in (support, support.with_curvature(0.5)):
+        results = []
+        for projected_gradient in (some.projected_gradient, super(type(some), some).projected_gradient):
+            leaf = parameters.clone().requires_grad_()
+            value = projected_gradient(leaf, directions)
+            jacobian = GraphJacobian(leaf, value)
+            gradient, *forward = jacobian.gradient(weights), *(jacobian.pushforward(along) for _ in range(2))
+            transposed = [jacobian.pullback(weights) for _ in range(2)]
+            results.append([value, gradient, *forward, *transposed, jacobian.pushforward(along)])
+        for own, general in zip(*results, strict=True):
+            torch.testing.assert_close(own, general, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("fraction", "curvatures"), [(1.0, 1), (0.5, 2)])
+def test_curvature_of_all_rows_is_built_once_and_freed_where_many_products_use_fewer(fraction, curvatures, monkeypatch):
+    built = []
+    original = MLPPolicy.inner_curvature
+
+    def remember(self, *args):
+        # What was built before must be gone, or it would lie in memory beside this one.
+        assert all(reference() is None for reference in built)
+        curvature = original(self, *args)
+        built.append(weakref.ref(curvature))
+        return curvature
+
+    monkeypatch.setattr(MLPPolicy, "inner_curvature", remember)
+    policy = make_policy()
+    leaf = initial(make_rule("maml", policy)).expand(TASKS, -1).clone().requires_grad_()
+    support = make_support(policy, leaf.detach(), 1).with_curvature(fraction)
+    gc.disable()
+    try:
+        jacobian = GraphJacobian(leaf, support.gradient(leaf))
+        ones = torch.ones_like(leaf)
+        jacobian.gradient(ones)
+        for _ in range(3):
+            jacobian.pullback(jacobian.pushforward(ones))
+        assert len(built) == curvatures
+        del jacobian
+        assert all(reference() is None for reference in built)
+    finally:
+        gc.enable()
+
+
+def test_restrictions_add_up_and_leave_the_data_alone():
+    policy = make_policy()
+    parameters = initial(make_rule("maml", policy)).expand(TASKS, -1)
+    support = make_support(policy, parameters, 1)
+    twice = support.restricted(("weight1", "bias1")).restricted(("bias1", "log_std"))
+    assert twice.rollouts is support.rollouts
+    members = policy.layout.members(("bias1",))
+    assert torch.equal(twice.gradient(parameters), torch.where(members, support.gradient(parameters), 0))
+    assert support.adapted is None
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_trajectory_is_the_first_episode_with_actions_as_the_network_gives_them(kind):
+    policy = make_policy(kind)
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), 1)
+    rollouts, (features, lengths) = support.rollouts, support.trajectory()
+    width = policy.distribution.num_outputs
+    assert features.shape == (TASKS, problems.TIME, OBSERVATION + width + 1)
+    assert torch.equal(features[..., :OBSERVATION], rollouts.observations[:, 0])
+    assert torch.equal(features[..., -1], rollouts.rewards[:, 0])
+    actions = features[..., OBSERVATION:-1]
+    if kind == "categorical":
+        assert (actions.sum(2) == 1).all()
+        actions = actions.argmax(2)
+    assert torch.equal(actions, rollouts.actions[:, 0])
+    assert torch.equal(lengths, rollouts.mask[:, 0].sum(1).long())

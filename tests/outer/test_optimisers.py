@@ -1,0 +1,44 @@
+"""The catalogue of meta-optimisers: each row's step on a small problem."""
+
+import numpy as np
+import problems
+import pytest
+import torch
+from problems import initial, make_policy, make_rule
+
+from metarl.common.importing import import_named
+from metarl.common.parallel import Workers
+from metarl.config.optimisers import META_OPTIMISERS
+from metarl.data import LearnerState
+
+COLUMNS = {
+    "trpo": ["line_search_trials", "surrogate_gain", "kl", "meta_gradient_norm"],
+    "promp": ["epochs", "surrogate_gain", "kl", "meta_gradient_norm"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(META_OPTIMISERS))
+def test_every_row_takes_steps_and_describes_them(name):
+    row, rule = META_OPTIMISERS[name], make_rule("l2f", make_policy())
+    state = LearnerState(initial(rule), {})
+    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings())
+    before = state.meta.clone()
+    with Workers(2) as workers:
+        new, report = optimiser.step(state, loop, workers, np.random.default_rng(0))
+        again, _ = optimiser.step(state, loop, workers, np.random.default_rng(0))
+        optimiser.step(new, problems.run(rule, new.meta, seed=9), workers, np.random.default_rng(1))
+    assert torch.equal(state.meta, before)
+    assert not torch.equal(new.meta, before)
+    assert torch.equal(new.meta, again.meta)
+    assert list(report.numbers) == COLUMNS[name]
+    assert report.numbers["surrogate_gain"] > 0
+
+
+def test_trpo_draws_the_rows_of_the_fisher_information_from_the_generator():
+    row, rule = META_OPTIMISERS["trpo"], make_rule("maml", make_policy())
+    state = LearnerState(initial(rule), {})
+    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings(fisher_fraction=0.3))
+    with Workers(1) as workers:
+        steps = [optimiser.step(state, loop, workers, np.random.default_rng(seed))[0].meta for seed in (0, 0, 1)]
+    assert torch.equal(steps[0], steps[1])
+    assert not torch.equal(steps[0], steps[2])

@@ -1,0 +1,87 @@
+"""config.json: what was chosen and what is in force, now and from before."""
+
+import dataclasses
+import json
+
+import pytest
+
+from metarl import Config, TRPOConfig, UserError
+from metarl.store.config_file import load_config, read_config, save_config
+
+
+def test_saved_configuration_is_loaded_for_the_folder_it_lies_in(tmp_path):
+    config = Config(run_dir=tmp_path / "run", seed=3)
+    save_config(config, {"commit": "abc"})
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["metarl"] == {"commit": "abc"}
+    assert load_config(tmp_path / "run") == config
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert load_config(tmp_path / "moved") == dataclasses.replace(config, run_dir=tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"env": "cheetah-dir", "horizon": 200},
+        {"algo": "anil", "attenuate": True, "adapted_layers": ["bias3"]},
+        {"trpo": {"max_kl": 0.5}, "l2f": {"initial_gamma": 0.9}},
+        {"trpo": TRPOConfig(max_kl=0.5)},
+        {"env_kwargs": {"goal_bound": 0.25}},
+        {"algo": "pretrain", "hidden_sizes": (8,)},
+    ],
+)
+def test_what_was_chosen_is_told_from_what_was_not_after_loading(tmp_path, chosen):
+    config = Config(**chosen, run_dir=tmp_path)
+    save_config(config, {})
+    loaded = load_config(tmp_path)
+    assert loaded.chosen.keys() == config.chosen.keys()
+    assert loaded.resolve() == config.resolve()
+
+
+def test_a_stored_configuration_resolves_anew_for_another_family(tmp_path):
+    save_config(Config(env="navigation", inner_lr=0.3, run_dir=tmp_path), {})
+    copy = dataclasses.replace(load_config(tmp_path), env="cheetah-dir")
+    assert copy == Config(env="cheetah-dir", inner_lr=0.3, run_dir=tmp_path)
+
+
+def test_a_run_keeps_its_settings_when_defaults_have_changed_since(tmp_path):
+    save_config(Config(run_dir=tmp_path), {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "discount": 0.5, "trpo": {**stored["trpo"], "max_kl": 0.25}}))
+    loaded = load_config(tmp_path)
+    assert loaded.resolve().rollouts.discount == 0.5
+    assert loaded.resolve().optimiser == dataclasses.replace(Config().resolve().optimiser, max_kl=0.25)
+    assert loaded.chosen["trpo"] == {"max_kl": 0.25}
+
+
+def test_a_configuration_from_before_choices_were_stored_is_read(tmp_path):
+    save_config(Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path), {"version": "0.1.0"})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["chosen"], stored["rule"], stored["optimiser"]
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path) == Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is damaged"),
+        ("[]", "is damaged"),
+        ('{"env": "navigation", "inner_lrs": 1}', "unknown setting 'inner_lrs'"),
+        ('{"env": "navigation", "horizon": -1}', "horizon must be at least 1"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, content, message):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_config(path)
+
+
+def test_a_missing_file_and_a_folder_without_a_run_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*: No such file"):
+        read_config(tmp_path / "config.json")
+    with pytest.raises(UserError, match=r"is not the folder of a run: it holds no config\.json"):
+        load_config(tmp_path)

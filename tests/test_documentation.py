@@ -1,0 +1,135 @@
+"""README.md and docs/: their commands and programs run, their links lead somewhere, and the README stays short."""
+
+import functools
+import glob
+import importlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_runs import ROOT, TINY, arguments, tiny
+
+import metarl
+from metarl.commands import evaluate
+from metarl.config.config import Config
+from metarl.runs.training import train
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Commands and programs run in an empty folder of their own, from which examples can be imported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def _blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def _commands(page):
+    """Lines of a page that call the package, as lists of words."""
+    text = "".join(_blocks(page, "(?:sh|bash|console)")).replace("\\\n", " ")
+    lines = [line.strip().removeprefix("$ ") for line in text.splitlines()]
+    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("python -m ")]
+
+
+def _programs(page):
+    """Blocks of a page that are whole programs."""
+    return [block for block in _blocks(page, "python") if "import metarl\n" in block]
+
+
+def _pages_with(parts):
+    return pytest.mark.parametrize("page", [page for page in PAGES if parts(page)], ids=lambda page: page.name)
+
+
+def _shortened(module, options):
+    """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
+    if module == "metarl.train" and "--help" not in options:
+        return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
+    if module == "metarl.evaluate" and "--help" not in options:
+        return [*options, "--tasks", "2", "--rollouts", "2"]
+    return options
+
+
+def _make_runs_up(page, options):
+    """Run folders that a documented command takes for granted, such as those of other seeds, evaluated."""
+    for path in filter(re.compile("runs/").match, options):
+        if not glob.glob(path):
+            named = re.fullmatch(r"runs/(.+)-(\w+)-seed(\d+)", path.rstrip("/"))
+            assert named, f"{page.name} uses {path}, which no command before it makes"
+            train(tiny(path, env=named[1], algo=named[2], seed=int(named[3]), horizon=5, iterations=1))
+        for folder in map(Path, glob.glob(path)):
+            if not (folder / "evaluation.json").exists():
+                evaluate.main([str(folder), "--tasks", "2", "--rollouts", "2"])
+
+
+def test_the_readme_shows_the_commands():
+    assert {"metarl.train", "metarl.evaluate", "metarl.plot", "metarl.analyze"} <= {
+        name for name, *_ in _commands(README)
+    }
+
+
+@_pages_with(_commands)
+def test_every_documented_command_runs(page, folder, capsys):
+    for part in ("examples", "benchmarks/results"):
+        shutil.copytree(ROOT / part, folder / part)
+    # The benchmarks behind the figures take hours.
+    for module, *options in [command for command in _commands(page) if not command[0].startswith("benchmarks.")]:
+        if module in ("metarl.evaluate", "metarl.plot"):
+            _make_runs_up(page, options)
+            options = [path for option in options for path in sorted(glob.glob(option)) or [option]]
+        if module.startswith("metarl."):
+            command = importlib.import_module(module.replace("metarl.", "metarl.commands."))
+            code = command.main(_shortened(module, options))
+            assert code == 0, f"{module} {' '.join(options)}: {capsys.readouterr().err}"
+        else:
+            subprocess.run([sys.executable, "-m", module, *options], check=True)
+
+
+# What must hold after each page's program.
+HOLDS = {
+    "README.md": lambda program: program.env.action_space.contains(program.action) and len(program.result.mean) == 5,
+    "stable-baselines3.md": lambda program: program.mean < 0,
+    "write-a-family.md": lambda program: metarl.check_task_family(program.LineFamily()) is None,
+}
+
+
+@_pages_with(_programs)
+def test_every_documented_program_runs(page, folder, monkeypatch):
+    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **{**TINY, "horizon": 5, "iterations": 1}))
+    few = metarl.EvaluationConfig(tasks=2, rollouts=2)
+    monkeypatch.setattr(metarl, "evaluate", functools.partial(metarl.evaluate, config=few))
+    (program,) = _programs(page)
+    name = "program_of_" + re.sub(r"\W", "_", page.stem)
+    (folder / f"{name}.py").write_text(program)
+    assert HOLDS[page.name](importlib.import_module(name))
+
+
+def _anchors(page):
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in _anchors(target), f"{page.name} links to {link}"
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
