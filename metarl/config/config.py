@@ -86,8 +86,8 @@ class Config:
     def __post_init__(self) -> None:
         env, parameters = family_spec(self.env)
         object.__setattr__(self, "env", env)
-        if isinstance(self.algo, type):
-            object.__setattr__(self, "algo", importable_name(self.algo))
+        algo = importable_name(self.algo) if isinstance(self.algo, type) else convert("algo", self.algo, str)
+        object.__setattr__(self, "algo", algo)
         object.__setattr__(
             self, "env_kwargs", {**parameters, **convert("env_kwargs", self.env_kwargs, Mapping[str, Any])}
         )

@@ -176,6 +176,8 @@ def test_what_was_converted_survives_json():
         ({"trpo": {"cg_iterations": 0}}, "trpo.cg_iterations must be at least 1, got 0."),
         ({"trpo": {"fisher_fraction": 0.0}}, "trpo.fisher_fraction must lie in (0, 1], got 0.0."),
         ({"meta_optimiser": "promps"}, "got 'promps'. Did you mean 'promp'"),
+        ({"algo": None}, "algo must be a text, got None."),
+        ({"env": None}, "give a task family as a name, a subclass of metarl.TaskFamily or a family, got None."),
         ({"algo": "mmal"}, "unknown algorithm 'mmal'. Did you mean 'maml'"),
         ({"env": "cheetah-dri"}, "no task family named 'cheetah-dri'. Did you mean 'cheetah-dir'"),
         ({"env_kwargs": {"gravity": 1}}, "navigation has no parameter 'gravity'; it accepts"),
