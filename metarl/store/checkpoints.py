@@ -1,4 +1,4 @@
-"""Checkpoints: the learner's state and where the run stood, in one safetensors file that holds no code."""
+"""Checkpoints: the learner's state and the run's progress, in one safetensors file that holds no code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from metarl.data import LearnerState
 from metarl.store.folder import RunFolder
 
 _FORMAT = "metarl-3"
-# Of metarl 0.1: the learner's memory is one tensor called ``optimiser``, whose content only that version knows.
+# Format of metarl 0.1: one tensor ``optimiser`` holds the learner's memory, which only that version can interpret.
 _OLD_FORMAT = "metarl-2"
 _MEMORY = "memory."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         iteration: Meta-iterations done.
@@ -41,18 +41,18 @@ class Progress:
 
 
 def checkpoint_path(run_dir: Path, which: str) -> Path:
-    """Where a run keeps its checkpoint ``last``, ``best`` or ``iterationN``."""
+    """Path of a run's checkpoint ``last``, ``best`` or ``iterationN``."""
     return RunFolder(run_dir).checkpoint(which)
 
 
 def save_checkpoint(config: Config, which: str, state: LearnerState, progress: Progress) -> None:
-    """Writes a checkpoint; the previous one stays whole until the new one is.
+    """Writes a checkpoint. The previous file is replaced only once the new one is complete.
 
     Args:
-        config: The run's settings, which say its folder.
+        config: The run's settings, which determine its folder.
         which: ``last``, ``best`` or ``iterationN``.
         state: The learner's state.
-        progress: Where the run stands.
+        progress: The run's progress.
     """
     path = checkpoint_path(config.folder, which)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ def save_checkpoint(config: Config, which: str, state: LearnerState, progress: P
 
 
 def load_checkpoint(config: Config, which: str) -> tuple[LearnerState, Progress]:
-    """Reads a checkpoint of the run with these settings, for the run to go on from it.
+    """Reads a checkpoint to resume the run with these settings.
 
     Returns:
-        The learner's state, on the CPU, and where the run stood.
+        The learner's state, on the CPU, and the run's progress.
 
     Raises:
-        UserError: If there is none, or it is damaged, not metarl's or another run's; or if what the learner remembers
-            was written by a version that did so in another way.
+        UserError: If the checkpoint is missing, damaged, not metarl's or another run's; or if metarl 0.1 wrote the
+            learner's memory.
     """
     tensors, progress = _read(config, which)
     if "optimiser" in tensors and len(tensors["optimiser"]):
@@ -84,20 +84,20 @@ def load_checkpoint(config: Config, which: str) -> tuple[LearnerState, Progress]
 
 
 def load_meta(config: Config, which: str) -> tuple[Tensor, Progress]:
-    """Reads the meta-parameters of a checkpoint of the run with these settings, which metarl 0.1 may have written.
+    """Reads the meta-parameters from a checkpoint of the run with these settings; files of metarl 0.1 work too.
 
     Returns:
-        Meta-parameters [meta parameter], on the CPU, and where the run stood.
+        Meta-parameters [meta parameter], on the CPU, and the run's progress.
 
     Raises:
-        UserError: If there is none, or it is damaged, not metarl's or another run's.
+        UserError: If the checkpoint is missing, damaged, not metarl's or another run's.
     """
     tensors, progress = _read(config, which)
     return tensors["meta"], progress
 
 
 def _read(config: Config, which: str) -> tuple[dict[str, Tensor], Progress]:
-    """A checkpoint's tensors by name, and where the run stood."""
+    """Reads a checkpoint's tensors by name, and the run's progress."""
     path = checkpoint_path(config.folder, which)
     if not path.is_file():
         hint = "has the run saved one yet?"
@@ -108,7 +108,7 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], Progress]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            # Cloned, so that they lie as aligned as any tensor: the last bits of small products depend on it.
+            # Cloned for the usual alignment in memory, on which the last bits of small products depend.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
