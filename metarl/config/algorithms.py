@@ -39,7 +39,7 @@ class L2FConfig(Checked):
         if self.transform == "sigmoid":
             self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
         if self.conditioning == "constant" and self.normalise_embedding:
-            raise UserError("l2f.normalise_embedding is for an attenuator that sees the task; constants see nothing.")
+            raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "mumomaml": Algorithm(
         "MuMoMAML",
-        "MAML whose hidden units are modulated by what one trajectory shows of the task (Vuorio et al. 2019).",
+        "MAML whose hidden units are modulated by an embedding of one trajectory (Vuorio et al. 2019).",
         "metarl.agents.mumomaml:MuMoMAML",
         settings=MuMoMAMLConfig,
         option="mumomaml",
     ),
     "multi-maml": Algorithm(
         "Multi-MAML",
-        "One MAML for each mode of the tasks, told the mode: MuMoMAML's upper bound (Vuorio et al. 2019).",
+        "One MAML for each mode of the tasks, with the mode given: MuMoMAML's upper bound (Vuorio et al. 2019).",
         "metarl.agents.multi_maml:MultiMAML",
         knows_modes=True,
     ),
@@ -182,7 +182,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "random": Algorithm(
         "random initialisation",
-        "Baseline: gradient steps from no training.",
+        "Baseline: gradient steps from a random initialisation, without training.",
         "metarl.agents.maml:MAML",
         training="none",
     ),
@@ -194,7 +194,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "oracle": Algorithm(
         "oracle (PPO)",
-        "Reference: a policy that PPO trained, that observes its task and does not adapt (Finn et al. 2017).",
+        "Reference: a policy trained with PPO that observes its task and does not adapt (Finn et al. 2017).",
         "metarl.agents.anil:frozen",
         training="ppo",
         sees_task=True,
