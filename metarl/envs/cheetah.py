@@ -26,8 +26,8 @@ from metarl.envs.tasks import Directions, Uniform
 
 # From our own experiments, not from a paper (docs/results.md). Half-cheetahs need a policy that starts near zero
 # action: a ReLU network with Glorot's initialisation saturates the torques, and thereby the likelihood ratios of L2F's
-# reused rollouts. At Gymnasium's 20 control steps per second, the original discount of 0.99 looks five times as far ahead in
-# seconds, and agents learned nothing with it. 0.95 looks one second ahead, like 0.99 in the original timing.
+# reused rollouts. At Gymnasium's 20 control steps per second, the original discount of 0.99 looks five times as far
+# ahead in seconds, and agents learned nothing with it. 0.95 looks one second ahead, like 0.99 in the original timing.
 _DEFAULTS: Mapping[str, Any] = {**SAMPLED_CURVATURE, "activation": "tanh", "output_gain": 0.1}
 _GYMNASIUM_DEFAULTS: Mapping[str, Any] = {**_DEFAULTS, "discount": 0.95, "action_scale": 0.2}
 # With an initial standard deviation of 0.5, the published initial attenuation of 0.5 reduces the effective sample size
