@@ -1,4 +1,4 @@
-"""Shared types: batches of rollouts, and what a learner knows. Axis order everywhere: task, rollout, time, feature."""
+"""Shared types: batches of rollouts and a learner's state. Axis order everywhere: task, rollout, time, feature."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from metarl.common.lazy import lazy
 
 @dataclass(frozen=True)
 class Samples:
-    """Steps of several tasks' rollouts as rows.
+    """Steps of the rollouts of several tasks, one row per step.
 
     Attributes:
         observations: [task, row, observation].
         actions: [task, row, action], or [task, row] of integers for a categorical policy.
         log_probs: Log-probability of each action under the policy that took it, [task, row].
         advantages: [task, row].
-        weights: Share of each row in its task's mean, [task, row]; 0 after an episode's end, each task sums to 1.
-        episode_length: Consecutive rows that are an episode's steps in order; 0 where rows were left out.
+        weights: Weight of each row in its task's mean, [task, row]; 0 after an episode's end. The weights of a task
+            sum to 1, unless a selection of rows has kept them as they were.
+        episode_length: Number of consecutive rows that form one episode, in order; 0 if rows were left out.
     """
 
     observations: Tensor
@@ -34,25 +35,25 @@ class Samples:
 
     @property
     def num_rows(self) -> int:
-        """Rows of each task."""
+        """Number of rows of each task."""
         return self.observations.shape[1]
 
     def block(self, start: int, stop: int) -> Samples:
-        """Rows ``start`` to ``stop`` of every task, weights as they are."""
+        """Rows ``start`` to ``stop`` of every task; weights are not rescaled."""
         return self._rows(lambda values: values[:, start:stop], self.episode_length)
 
     def subset(self, rows: Tensor) -> Samples:
-        """The rows named by ``rows`` [row] of every task, with weights that sum to 1 again."""
+        """The rows with the indices ``rows`` [row] of every task; weights are rescaled to sum to 1."""
         chosen = self._rows(lambda values: values[:, rows])
         total = chosen.weights.sum(1, keepdim=True)
-        # A task none of whose chosen steps is alive contributes no curvature instead of a division by zero.
+        # If a task has no live step among these rows, its weights stay 0: it contributes no curvature.
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
 
     def largest_advantages(self, fraction: float) -> Samples:
-        """Keeps the ``fraction`` of each task's rows with the largest weight times |advantage|, weights as they are.
+        """Keeps the ``fraction`` of each task's rows with the largest weight * |advantage|; weights are not rescaled.
 
-        What a row adds to the inner loss's derivatives is proportional to that: of normally distributed advantages the
-        larger half holds 93 % of the sum of squares.
+        The contribution of a row to the derivatives of the inner loss is proportional to this product. For normally
+        distributed advantages, the half with the largest |advantage| holds 93 % of the sum of squares.
         """
         size = (self.weights * self.advantages).abs()
         largest = size.argsort(dim=1, descending=True, stable=True)[:, : max(1, round(fraction * self.num_rows))]
@@ -71,18 +72,18 @@ class Samples:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Episodes of several tasks, each task's collected with one policy.
+    """Episodes of several tasks; each task has one policy that collected its episodes.
 
     Attributes:
         observations: [task, rollout, time, observation].
-        actions: What the policy drew, before scaling and clipping to the action space: [task, rollout, time, action],
+        actions: The policy's samples, before scaling and clipping to the action space: [task, rollout, time, action],
             or [task, rollout, time] of integers for a categorical policy.
         log_probs: Log-probability of each action under the policy that took it, [task, rollout, time].
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
-        terms: What the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time]; 0 after
-            an episode's end.
+        terms: Numbers that the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time];
+            0 after an episode's end.
     """
 
     observations: Tensor
@@ -105,7 +106,7 @@ class Rollouts:
 
     @lazy
     def samples(self) -> Samples:
-        """Every step as a row."""
+        """All steps as rows."""
         mask = self.mask.flatten(1)
         return Samples(
             self.observations.flatten(1, 2),
@@ -117,7 +118,7 @@ class Rollouts:
         )
 
     def tensors(self) -> dict[str, Any]:
-        """By name, the tensors that begin with the axes task, rollout and time."""
+        """Returns the fields that are tensors, by name; their first axes are task, rollout and time."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
@@ -130,23 +131,24 @@ class Rollouts:
         return self._each(lambda values: values[start:stop])
 
     def episode(self, index: int) -> Rollouts:
-        """One episode of each task; its advantages stay as they are among the others."""
+        """One episode of each task; its advantages are not recomputed."""
         return self._each(lambda values: values[:, index : index + 1])
 
     def to(self, device: torch.device) -> Rollouts:
-        """The same rollouts on ``device``; copies from the CPU to a GPU go on in the background."""
+        """The same rollouts on ``device``. Copies from the CPU to a GPU are asynchronous."""
         in_background = device.type == "cuda" and self.rewards.device.type == "cpu"
-        held = self._each(Tensor.pin_memory) if in_background else self
-        return held._each(lambda values: values.to(device, non_blocking=in_background))
+        # Only copies from pinned memory can run in the background.
+        source = self._each(Tensor.pin_memory) if in_background else self
+        return source._each(lambda values: values.to(device, non_blocking=in_background))
 
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
-        """Joins ``parts`` in order: along the tasks, or with ``axis`` 1 along the rollouts."""
+        """Joins ``parts`` in order along the tasks, or along the rollouts if ``axis`` is 1."""
         joined: dict[str, Any] = _joined([part.tensors() for part in parts], axis)
         return replace(parts[0], **joined, terms=_joined([part.terms for part in parts], axis))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Rollouts:
-        """The same rollouts with every tensor changed, the terms too."""
+        """Applies ``change`` to every tensor, including the terms."""
         changed: dict[str, Any] = {name: change(values) for name, values in self.tensors().items()}
         return replace(self, **changed, terms={name: change(values) for name, values in self.terms.items()})
 
@@ -157,11 +159,11 @@ def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tenso
 
 @dataclass(frozen=True)
 class LearnerState:
-    """What a learner knows between two iterations.
+    """State of a learner between two iterations.
 
     Attributes:
         meta: Meta-parameters, [meta parameter].
-        memory: What its optimiser remembers, by name.
+        memory: State of the learner's optimiser, by name.
     """
 
     meta: Tensor

@@ -37,14 +37,14 @@ def _options(
     ],
     config: Annotated[AnalysisConfig, tyro.conf.OmitArgPrefixes] = AnalysisConfig(),  # noqa: B008
 ) -> tuple[Path, AnalysisConfig]:
-    """Shows what a trained agent learned; writes analysis.json and figures into a folder of the run's.
+    """Shows what a trained agent learned; writes analysis.json and figures into the run's folder or --output.
 
-    The degree of conflict between tasks' meta-gradients in each layer, attenuation, smoothness of the inner loop,
-    similarity of representations before and after it, returns with frozen layers, and embeddings of tasks.
+    It measures the degree of conflict between the tasks' meta-gradients in each layer, attenuation, smoothness of the
+    inner loop, similarity of representations before and after it, returns with frozen layers, and embeddings of tasks.
 
     Args:
         run: The run's folder.
-        config: What to analyse it on.
+        config: Settings of the analysis.
     """
     if len(run) != 1:
         raise UserError(f"analyze looks at one run at a time, got {len(run)} run folders: give one.")

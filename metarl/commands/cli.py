@@ -1,4 +1,4 @@
-"""What the commands share: a mistake of the user is answered in one sentence."""
+"""Shared by the commands: they report a user's mistake in one sentence."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ Result = TypeVar("Result")
 
 
 def parse(make: Callable[..., Result], **options: Any) -> Result:
-    """`tyro.cli`, but what our own checks refuse is raised as it is instead of drawn in tyro's box.
+    """Calls `tyro.cli`, but raises a UserError of our own checks unchanged instead of printing it in tyro's box.
 
     Args:
-        make: What to call with the parsed arguments.
+        make: Called with the parsed arguments.
         options: Options of `tyro.cli`.
 
     Raises:
         UserError: If ``make`` refuses the arguments.
-        SystemExit: After printing help, or what could not be parsed (code 2).
+        SystemExit: After printing help, or after printing that arguments cannot be parsed (code 2).
     """
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
             return tyro.cli(make, **options)
     except SystemExit as end:
+        # tyro turned our error into an exit: find it again among the exceptions that led to the exit.
         cause: BaseException | None = end
         while cause is not None and not isinstance(cause, UserError):
             cause = cause.__context__
@@ -45,11 +46,11 @@ def run_command(command: Callable[[], None]) -> int:
     """Runs a command's body.
 
     Args:
-        command: What to do.
+        command: The body.
 
     Returns:
-        The exit code: 0; 2 after a mistake of the user, printed as one sentence; 130 after Ctrl-C; 141 if nobody reads
-        on (``--help | head``).
+        The exit code: 0; 2 after a user's mistake, printed as one sentence; 130 after Ctrl-C; 141 if the reader of
+        stdout has stopped reading (``--help | head``).
     """
     try:
         try:
@@ -60,7 +61,7 @@ def run_command(command: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Python flushes once more at its end.
+        # The interpreter flushes stdout again at exit; point it at /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:

@@ -32,10 +32,10 @@ def _options(
 ) -> tuple[Path, EvaluationConfig]:
     """Evaluates a trained agent on held-out tasks and writes evaluation.json into its run folder.
 
-    A family with finitely many tasks has none to hold out: it is evaluated on them all.
+    A family with finitely many tasks has none to hold out: it is evaluated on all of them.
 
     Args:
         run: The run's folder.
-        config: What to evaluate on.
+        config: Settings of the evaluation.
     """
     return run, config

@@ -13,20 +13,20 @@ from metarl.config.evaluation import Checkpoint
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draws the curves of one or more runs: a line for each algorithm, seeds thin, their mean bold."""
+    """Draws the curves of one or more runs: one bold line per algorithm for the mean, thin lines for the seeds."""
 
     runs: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
     ]
-    """Run folders; runs that differ in their seed alone share a line. It is named after the algorithm and the settings
-    in which it is neither at its default nor like most lines of this algorithm. Each task family has a panel."""
+    """Run folders. Runs that differ only in their seed share a line. The line is named after its algorithm and the
+    settings that differ both from the default and from most lines of this algorithm. Each task family has a panel."""
     output: Path
-    """The picture; PNG, SVG or PDF by its suffix."""
+    """The picture file; its suffix chooses PNG, SVG or PDF."""
     x: Literal["gradient-step", "env-steps"] = "gradient-step"
-    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training, which
-    leaves out runs that were not trained."""
+    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training (without
+    runs that were not trained)."""
     checkpoint: Checkpoint = "last"
-    """Which evaluation to draw: of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
+    """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

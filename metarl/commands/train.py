@@ -23,36 +23,36 @@ from metarl.store.config_file import load_config, read_config
 
 @dataclass(frozen=True)
 class Start:
-    """What to start from."""
+    """The settings to start from."""
 
     config: Path | None = None
-    """Start from the settings of this stored config.json; what else the command line says is chosen on top."""
+    """Start from the settings of this config.json; other options on the command line override them."""
     list: bool = False
-    """Show all task families, algorithms and meta-optimisers, and end."""
+    """List all task families, algorithms and meta-optimisers, and exit."""
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
-    """The configuration that a command line chooses.
+    """Parses a command line into a configuration.
 
     Args:
-        arguments: What follows the command's name.
+        arguments: The words after the command's name.
 
     Raises:
         UserError: If a setting is impossible.
-        SystemExit: After printing help, or what could not be parsed (code 2).
+        SystemExit: After printing help, or after printing that arguments cannot be parsed (code 2).
     """
     start = _start(arguments)
     parsed = parse(
         _options_type(every_setting(start)),
         prog="python -m metarl.train",
-        description="Meta-trains an agent. Defaults are those of the chosen --env and --algo; of a run with --resume.",
+        description="Meta-trains an agent. Defaults depend on --env and --algo; with --resume, they are the run's.",
         args=list(arguments),
     )
     return dataclasses.replace(start, **_chosen(parsed, arguments, start))
 
 
 def _start(arguments: Sequence[str]) -> Config:
-    """The configuration that the rest of the command line is chosen on top of, with the defaults to show."""
+    """Returns the configuration that the other options override; its values are the defaults that --help shows."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--env", "--algo"):
         first.add_argument(option)
@@ -61,7 +61,7 @@ def _start(arguments: Sequence[str]) -> Config:
     for option in ("--run-dir", "--config"):
         first.add_argument(option, type=Path)
     first.add_argument("--resume", action="store_true")
-    # What is written wrongly is left for the full parser to complain about.
+    # Ignore mistakes here: the full parser reports them.
     first.exit_on_error = False
     try:
         choice, _ = first.parse_known_args(arguments)
@@ -77,7 +77,7 @@ def _start(arguments: Sequence[str]) -> Config:
 
 
 def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
-    """What tyro parses into: settings with the prefix of their option, or without one."""
+    """Builds the dataclass that tyro parses into: a field per settings class, with the prefix of its option, if any."""
     fields: list[tuple[str, Any, Any]] = [("start", Annotated[Start, tyro.conf.OmitArgPrefixes], Start())]
     for name, (values, option) in settings.items():
         kind: Any = type(values) if option else Annotated[type(values), tyro.conf.OmitArgPrefixes]
@@ -86,7 +86,7 @@ def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[An
 
 
 def _chosen(parsed: Any, arguments: Sequence[str], start: Config) -> dict[str, Any]:
-    """What the command line chose: the settings that it names."""
+    """Returns the choices of the command line: the settings that it names."""
     chosen: dict[str, Any] = {}
     groups = [getattr(parsed, part.name) for part in dataclasses.fields(parsed)]
     flat = {name: value for group in groups for name, value in vars(group).items()}
@@ -106,19 +106,19 @@ def _chosen(parsed: Any, arguments: Sequence[str], start: Config) -> dict[str, A
 
 
 def _named_options(arguments: Sequence[str]) -> list[str]:
-    """Names of the options on a command line, as the settings are called."""
+    """Names of the options on a command line, spelt like the settings."""
     options = [argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
     return [_without_no(option) for option in options]
 
 
 def _without_no(option: str) -> str:
-    """A flag's name, also of the form that switches it off: l2f.no_normalise_embedding is l2f.normalise_embedding."""
+    """Strips ``no_`` from a flag that is switched off: l2f.no_normalise_embedding gives l2f.normalise_embedding."""
     component, dot, name = option.rpartition(".")
     return component + dot + name.removeprefix("no_")
 
 
 def listing() -> str:
-    """All task families, algorithms and meta-optimisers, a sentence each."""
+    """Lists all task families, algorithms and meta-optimisers, one sentence each."""
     parts: dict[str, Mapping[str, str]] = {
         "task families (--env)": dict.fromkeys(family_summaries(), ""),
         "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},

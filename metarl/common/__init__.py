@@ -1,1 +1,1 @@
-"""What every part may use and that knows nothing of reinforcement learning."""
+"""Helpers for all parts of the package; none depends on reinforcement learning."""

@@ -1,4 +1,4 @@
-"""Array aliases for what environments and rollouts share; any float precision, because callers own their buffers."""
+"""Array aliases shared by environments and rollouts. Any float precision is allowed: the caller owns the buffers."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Choice of the torch device."""
 
 import torch
 
@@ -6,10 +6,10 @@ from metarl.common.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``.
+    """Returns the device named ``auto``, ``cpu`` or ``cuda``; ``auto`` is a GPU if there is one.
 
     Raises:
-        UserError: If CUDA is asked for and absent.
+        UserError: If ``cuda`` is requested and PyTorch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; use --device cpu or auto.")

@@ -1,4 +1,4 @@
-"""Things named by text: "package.module:name"."""
+"""Imports objects named by text such as "package.module:name"."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from typing import Any
 
 from metarl.common.errors import UserError, nearest
 
-# Links at a checkout's root; importing through them would load every module twice.
+# Links at the root of a checkout; imports through them would load every module twice.
 _ROOT_LINKS = ("envs", "agents")
 
 
 def import_named(spec: str, what: str) -> Any:
-    """What "package.module:name" names, imported.
+    """Imports the object that "package.module:name" names.
 
     Args:
         spec: The text.
-        what: Name of the setting that it is the value of, for the message.
+        what: Name of the setting that has this value, for the message.
 
     Raises:
-        UserError: If the text has another form, or the module or the name is not there, or importing it fails.
+        UserError: If the text has another form, if the module or the name does not exist, or if the import fails.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{what} must have the form package.module:name, got {spec!r}.")
     if module_name.split(".")[0] in _ROOT_LINKS:
         raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}.")
-    # An installed command does not look into the working directory by itself; python -m does.
+    # `python -m` puts the working directory on sys.path; an installed command does not.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
+        # A missing part of the path itself, not an import that fails inside the module.
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(
                 f"there is no module {module_name!r}; run from the folder that holds it, or install its package."
@@ -47,7 +48,7 @@ def import_named(spec: str, what: str) -> Any:
 
 
 def importable_name(kind: type) -> str:
-    """The text "package.module:Class" that names a class.
+    """Returns the text "package.module:Class" that names a class.
 
     Raises:
         UserError: If the class cannot be imported by that text.

@@ -1,4 +1,4 @@
-"""Attributes that are computed when first asked for."""
+"""Attributes that are computed on first access."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ Value = TypeVar("Value")
 
 
 class lazy(Generic[Value]):  # noqa: N801 (a decorator, like property)
-    """A method as an attribute that is computed once for each object.
+    """Turns a method into an attribute that is computed once per object.
 
-    `functools.cached_property` without its lock, which in Python 3.11 all objects of a class share: worker threads
-    would compute one after the other. An object must not be shared by threads before the attribute is there.
+    This is `functools.cached_property` without its lock. In Python 3.11 all objects of a class share that lock, so
+    worker threads would compute one after the other. Without the lock, threads may share an object only after the
+    attribute has been computed.
 
     Args:
         compute: The method.
@@ -26,5 +27,6 @@ class lazy(Generic[Value]):  # noqa: N801 (a decorator, like property)
         self._name = name
 
     def __get__(self, instance: object, owner: type | None = None) -> Value:
+        # From now on the instance's own entry hides this descriptor, which has no __set__.
         value = instance.__dict__[self._name] = self._compute(instance)
         return value

@@ -1,4 +1,4 @@
-"""Threads for independent pieces of work; the results never depend on how many there are."""
+"""Threads for independent pieces of work. The results never depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Processor cores that this process may use."""
+    """Returns the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:
-    """A pool of Python threads in which torch computes on one thread each.
+    """A pool of Python threads, each of which runs torch single-threaded.
 
-    Simulation and matrix products release the interpreter's lock, so threads suffice, and one torch thread in each
-    makes every number independent of the pool's size.
+    Simulation and matrix products release the interpreter's lock, so threads suffice. One torch thread per worker makes
+    every number independent of the pool's size.
 
-    The pool, and torch's setting in the calling thread, last as long as the context.
+    The pool exists inside the ``with`` block. There, torch is single-threaded in the calling thread too.
 
     Args:
-        num_threads: Size of the pool; by default one for each core.
+        num_threads: Size of the pool; by default one thread per core.
 
     Attributes:
-        stopping: Set while `map` waits for its threads to give up; long pieces of work look at it.
+        stopping: Set while `map` waits for its threads to stop after an error; long pieces of work should poll it.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
@@ -42,10 +42,10 @@ class Workers:
         self.stopping = threading.Event()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Results of ``function`` in the order of ``items``.
+        """Applies ``function`` to ``items`` in parallel and returns the results in the order of ``items``.
 
-        The first exception is raised here, Ctrl-C's in the calling thread too, once no thread is at work any more, so
-        that what they work on may be closed.
+        The first exception is raised here, and so is Ctrl-C in the calling thread. By then no thread is working any
+        more, so the caller may close the objects that the threads used.
         """
         items = list(items)
         measured = in_workers(function, min(self.num_threads, len(items)))
@@ -58,26 +58,25 @@ class Workers:
             self.stopping.set()
             for future in futures:
                 future.cancel()
-            # Waiting for these futures would not do: Ctrl-C may have come between giving an item out and noting its
-            # future.
+            # Waiting for these futures is not enough: Ctrl-C may have come after `submit` and before `append`.
             self._meet()
             self.stopping.clear()
             raise
 
     def _meet(self) -> None:
-        """Returns once every thread has done what was given out before; starts the threads that are missing."""
+        """Waits until every thread has finished its earlier work; starts the threads that do not run yet."""
         barrier = threading.Barrier(self.num_threads)
         try:
             wait([self._pool.submit(barrier.wait) for _ in range(self.num_threads)])
         except BaseException:
-            barrier.abort()  # Those that came would wait for ever.
+            barrier.abort()  # Otherwise the threads at the barrier would wait for ever.
             raise
 
     def __enter__(self) -> Workers:
         self._torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
-        # All threads start here, because Ctrl-C while the pool starts one would leave a thread that the pool forgets.
+        # Start all threads now: if Ctrl-C came while the pool starts one later, the pool would forget that thread.
         self._meet()
         return self
 
@@ -89,8 +88,8 @@ class Workers:
 
 
 def _result(future: Future[Result]) -> Result:
-    """What ``future`` returns or raises."""
-    # Ctrl-C does not wake a thread that is just about to fall asleep: look up every second.
+    """Waits for ``future`` and returns its result or raises its exception."""
+    # Ctrl-C does not wake a thread that is just about to sleep, so wake up every second.
     while not future.done():
         wait([future], timeout=1)
     return future.result()

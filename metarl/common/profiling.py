@@ -1,7 +1,7 @@
-"""Where the time goes: named phases, measured for a table and shown in a trace.
+"""Measures named phases for a table and shows them in a trace.
 
-Code names its phases with `timed`, which is next to free unless a `Profile` is measuring; one can at a time in a
-process. A phase inside another is a part of it, also where worker threads do the inner one (`in_workers`).
+`timed` marks a phase. It costs almost nothing unless a `Profile` is measuring; a process can have one such profile at a
+time. A phase inside another is a part of it, even if worker threads run the inner one (`in_workers`).
 """
 
 from __future__ import annotations
@@ -36,38 +36,38 @@ _NOTHING = nullcontext()
 
 
 def timed(name: str) -> AbstractContextManager[None]:
-    """Counts the time inside as spent on ``name``, a part of the phase around it."""
-    measured = _measured  # Read once: after Ctrl-C it goes while workers are still busy.
+    """Counts the time of the ``with`` block as phase ``name``, a part of the phase around it."""
+    measured = _measured  # Read once: after Ctrl-C it becomes None while workers are still busy.
     return _NOTHING if measured is None else measured.timed(name)
 
 
 def in_workers(function: Callable[[Item], Result], threads: int) -> Callable[[Item], Result]:
-    """``function`` for worker threads: its phases are parts of the caller's.
+    """Wraps ``function`` for worker threads, so that its phases are parts of the caller's phase.
 
     Args:
-        function: What the workers do.
-        threads: How many of them work side by side; a phase counts the mean over them.
+        function: The work of a thread.
+        threads: Number of threads that work side by side; a phase counts their mean.
     """
     return function if _measured is None else _measured.in_workers(function, threads)
 
 
 class _Place(threading.local):
-    """Where a thread is: the names of the phases around it, and the factor on its seconds."""
+    """Position of a thread: the names of the surrounding phases, and the weight of its seconds."""
 
     path: tuple[str, ...] = ()
     weight = 1.0
 
 
 class _Measured:
-    """An iteration's phases, by the names of the phases around them and their own.
+    """The phases of one iteration. The key of a phase is the path of names from the outermost phase to itself.
 
     Args:
-        device: On a GPU, a phase lasts until the GPU has done what it was asked for.
-        traced: Whether the phases show in a trace.
+        device: The run's device. On a GPU, a phase lasts until the GPU has finished its work.
+        traced: Whether the phases appear in a trace.
 
     Attributes:
-        seconds: Wall seconds of each phase; mean over threads where several work side by side.
-        calls: How often, all threads together.
+        seconds: Wall seconds of each phase; the mean over threads that work side by side.
+        calls: Number of calls of each phase, summed over threads.
     """
 
     def __init__(self, device: torch.device, traced: bool) -> None:
@@ -94,6 +94,7 @@ class _Measured:
             place.path = around
 
     def in_workers(self, function: Callable[[Item], Result], threads: int) -> Callable[[Item], Result]:
+        # A worker starts at the caller's position. The weight 1 / threads turns the sum over threads into their mean.
         path, weight = self._place.path, self._place.weight
 
         def piece(item: Item) -> Result:
@@ -109,13 +110,13 @@ class _Measured:
 
 @dataclass(frozen=True)
 class PhaseRow:
-    """A phase in the table.
+    """A row of the table.
 
     Attributes:
-        depth: Number of phases around it.
-        name: Its name; `OTHER` for what the parts of the phase around it leave.
-        seconds: Wall seconds in an iteration; mean over threads where several work side by side.
-        calls: How often in an iteration, all threads together; None for `OTHER`.
+        depth: Number of surrounding phases.
+        name: Name of the phase; `OTHER` for the remainder of the surrounding phase.
+        seconds: Wall seconds per iteration; the mean over threads that work side by side.
+        calls: Calls per iteration, summed over threads; None for `OTHER`.
     """
 
     depth: int
@@ -125,17 +126,17 @@ class PhaseRow:
 
 
 class Profile:
-    """Traces one of a run's iterations with PyTorch's profiler, and measures the phases of the others.
+    """Traces one iteration of a run with PyTorch's profiler and measures the phases of the others.
 
-    The first iteration warms up, the second is traced, and the following ones are measured. Tracing takes time itself,
-    so the traced iteration is measured only if none follows; a single iteration is both.
+    The first iteration warms up, the second is traced, and the following ones are measured. Tracing itself takes time,
+    so the traced iteration is measured only if no other follows. A single iteration is both traced and measured.
 
     Args:
-        trace_path: Where the trace of an iteration goes, by its number.
-        device: Where the run computes.
+        trace_path: Maps the number of an iteration to the path of its trace.
+        device: The run's device.
 
     Raises:
-        UserError: If a profiler of somebody else's is running.
+        UserError: If another profiler is already running.
     """
 
     def __init__(self, trace_path: Callable[[int], Path], device: torch.device) -> None:
@@ -150,12 +151,12 @@ class Profile:
 
     @contextmanager
     def iteration(self, number: int, first: int, last: int) -> Iterator[None]:
-        """An iteration from begin to end, to be traced or measured if it is its turn.
+        """Surrounds one iteration, and traces or measures it if it is due.
 
         Args:
-            number: Which one.
-            first: The first of this run, or since it was resumed.
-            last: The last of this run.
+            number: Number of the iteration.
+            first: Number of the first iteration since the run was started or resumed.
+            last: Number of the last iteration.
         """
         second = min(first + 1, last)
         if number < second:
@@ -168,7 +169,7 @@ class Profile:
             self._add(number, measured)
 
     def close(self) -> None:
-        """Prints what was found. No worker may be busy any more: a trace that was broken off is stopped here."""
+        """Prints the results and stops an unfinished trace. No worker may be busy any more."""
         if self._tracer:
             self._tracer.stop()
         if self._numbers:
@@ -176,7 +177,7 @@ class Profile:
         print(*self._notes, sep="\n", end="\n" * bool(self._notes))
 
     def rows(self) -> list[PhaseRow]:
-        """The phases, each followed by its parts, which add up to it."""
+        """Returns the phases; each is followed by its parts, which add up to it."""
         return list(self._rows((ITERATION,)))
 
     def __str__(self) -> str:
@@ -215,7 +216,7 @@ class Profile:
         try:
             all_threads = _ExperimentalConfig(profile_all_threads=True)
         except TypeError:
-            all_threads = None
+            all_threads = None  # Older versions of PyTorch lack this option.
         tracer = self._tracer = profile(activities=activities, experimental_config=all_threads)
         tracer.start()
         yield

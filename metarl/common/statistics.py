@@ -1,7 +1,7 @@
-"""What returns of several seeds say: means, intervals, paired differences.
+"""Statistics of returns over seeds: means, intervals, paired differences.
 
-The unit of replication is the seed: tasks of one seed share one model, so tasks are averaged first and intervals are
-taken over seeds alone.
+The unit of replication is the seed. All tasks of one seed share one model, so the functions average over tasks first
+and take intervals over seeds only.
 """
 
 from dataclasses import dataclass
@@ -46,10 +46,10 @@ def mean_and_interval(per_seed: ArrayLike, confidence: float = 0.95) -> Estimate
         confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
-        The estimate; its interval is ``None`` for a single seed, which says nothing about spread.
+        The estimate. Its interval is ``None`` for a single seed, which says nothing about spread.
 
     Raises:
-        ValueError: If there is no seed or the confidence is no probability.
+        ValueError: If there is no seed or the confidence is not between 0 and 1.
     """
     values = np.asarray(per_seed, dtype=np.float64)
     if values.ndim == 0 or len(values) == 0:
@@ -64,7 +64,7 @@ def mean_and_interval(per_seed: ArrayLike, confidence: float = 0.95) -> Estimate
 
 
 def aggregate(returns: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Headline of an evaluation: mean over each seed's tasks, then mean over seeds with a t interval.
+    """Headline number of an evaluation: mean over the tasks of each seed, then mean over seeds with a t interval.
 
     Args:
         returns: Returns by seed, task and gradient step, [seed, task, step].
@@ -74,15 +74,15 @@ def aggregate(returns: ArrayLike, confidence: float = 0.95) -> Estimate:
         The estimate for each gradient step, [step].
 
     Raises:
-        ValueError: If ``returns`` has not three axes or no task.
+        ValueError: If ``returns`` does not have three axes, or if one of them is empty.
     """
     return mean_and_interval(_seeds_tasks_steps(returns).mean(axis=1), confidence)
 
 
 def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Difference between two algorithms on identical tasks and seeds: first minus second, per seed, then over seeds.
+    """Difference of two algorithms on the same tasks and seeds: first minus second per seed, then mean over seeds.
 
-    Pairing removes the spread that both share, so the interval is narrower than that of either algorithm alone.
+    Pairing removes the variation that both share, so the interval is narrower than one from unpaired returns.
 
     Args:
         first: Returns of one algorithm, [seed, task, step].
@@ -93,7 +93,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
         The estimate of the difference for each gradient step, [step]; positive where ``first`` is better.
 
     Raises:
-        ValueError: If the shapes differ, so the values cannot be paired.
+        ValueError: If the shapes differ, so that the values cannot be paired.
     """
     one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
     if one.shape != other.shape:
@@ -102,11 +102,11 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
 
 
 def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
-    """Share of tasks whose return is lower after adaptation than before it; a good mean can hide them.
+    """Share of tasks whose return is lower after adaptation than before it. A good mean can hide such tasks.
 
     Args:
-        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation. Lower by less than a
-            millionth is not worse but rounded.
+        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation. A relative drop
+            below one millionth counts as rounding, not as worse.
 
     Returns:
         Share between 0 and 1 for each gradient step, [..., step]; 0 at step 0.
@@ -117,11 +117,11 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
 
 
 def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:
-    """Says how many tasks returns were measured on, and whether they were held out.
+    """Says on how many tasks returns were measured, and whether the tasks were held out.
 
     Args:
         tasks: Tasks of an evaluation, repeats included, [task, ...].
-        finite: Whether the family has finitely many tasks, so that training has met them all.
+        finite: Whether the family has finitely many tasks, so that training has seen them all.
 
     Returns:
         For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
@@ -130,8 +130,8 @@ def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:
         return _count(len(np.asarray(tasks)), "held-out task")
     repeats = np.unique(np.asarray(tasks), axis=0, return_counts=True)[1]
     low, high = int(repeats.min()), int(repeats.max())
-    each = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
-    return f"{_count(len(repeats), 'task')} (none held out), {each} each"
+    how_often = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
+    return f"{_count(len(repeats), 'task')} (none held out), {how_often} each"
 
 
 def _count(number: int, noun: str) -> str:
@@ -146,6 +146,6 @@ def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:
 
 
 def _t_quantile(degrees_of_freedom: int, probability: float) -> float:
-    from scipy.special import stdtrit  # here, because whoever plots one seed does not need it
+    from scipy.special import stdtrit  # Imported here, because plots of a single seed do not need SciPy.
 
     return float(stdtrit(degrees_of_freedom, probability))

@@ -1,4 +1,4 @@
-"""Random streams: every draw is a function of (seed, purpose, iteration, phase, task, rollout), of nothing else."""
+"""Random streams: every draw depends on (seed, purpose, iteration, phase, task, rollout) and on nothing else."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Purpose(IntEnum):
-    """What a stream is for; streams of different purposes never meet."""
+    """Purpose of a stream; streams of different purposes are independent."""
 
     INITIALISATION = 0
     TRAIN_TASKS = 1
@@ -20,14 +20,14 @@ class Purpose(IntEnum):
 
 
 def stream(seed: int, purpose: Purpose, *key: int) -> np.random.Generator:
-    """A generator of its own for each (seed, purpose, key).
+    """Returns the generator that belongs to (seed, purpose, key).
 
-    A task's rollouts take consecutive, equally long segments of the task's stream, so that each (task, rollout) has
-    its own numbers whatever the number of shards.
+    The rollouts of a task take consecutive segments of equal length from the task's stream. The numbers of each
+    (task, rollout) therefore do not depend on the number of shards.
 
     Args:
         seed: The run's seed.
-        purpose: What the numbers are for.
+        purpose: Purpose of the numbers.
         key: Non-negative integers, such as (iteration, phase, task).
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose, *key))))

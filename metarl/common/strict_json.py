@@ -1,4 +1,4 @@
-"""JSON as the standard defines it, which knows neither NaN nor infinity: both are written as null."""
+"""JSON as the standard defines it. The standard has neither NaN nor infinity; both are written as null."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it.
+    """Converts a value to types that JSON can hold.
 
     Args:
-        value: Numbers, texts and paths; mappings, sequences and arrays of them; dataclasses, which become objects of
-            their fields or whatever their method ``to_json`` returns.
+        value: Numbers, texts and paths; mappings, sequences and arrays of them; objects with a method ``to_json``;
+            dataclasses, which become dictionaries of their fields.
 
     Returns:
         Dictionaries, lists, texts, finite numbers, truth values and None; NaN and infinity become None.
@@ -39,16 +39,16 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes a file of strict JSON and makes its folder; a file that was there stays whole until the new one is.
+    """Writes a file of strict JSON and makes its folder. An old file is replaced only once the new one is complete.
 
     Args:
         path: The file.
-        content: What `plain` takes.
-        indent: Spaces for each level; None for a single line.
+        content: A value that `plain` accepts.
+        indent: Spaces per level; None for a single line.
 
     Raises:
         OSError: If the file cannot be written.
-        TypeError: If ``content`` holds something that JSON cannot.
+        TypeError: If ``content`` holds a value that JSON cannot represent.
     """
     text = json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)

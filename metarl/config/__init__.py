@@ -1,1 +1,1 @@
-"""What is wanted: settings, algorithms, and how a choice becomes settings. Imports no PyTorch."""
+"""Configuration: settings, algorithms, and how a user's choices become settings. Imports no PyTorch."""

@@ -1,6 +1,6 @@
-"""What ``--algo`` names: one row for each algorithm, and above the rows the settings of those that have some.
+"""The algorithms that ``--algo`` names: one row per algorithm, and above the rows their settings.
 
-A new rule is one file in metarl/agents and one row here.
+A new rule needs one file in metarl/agents and one row here.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ class L2FConfig(Checked):
     prefix = "l2f."
 
     scope: Literal["network", "layer", "filter", "parameter"] = "layer"
-    """What shares one gamma: the network, a weight or bias tensor, a unit's incoming weights, or nothing."""
+    """One gamma for the whole network, per weight or bias tensor, per unit's incoming weights, or per parameter."""
     conditioning: Literal["task", "constant"] = "task"
-    """Gamma from the task's gradient, or a learned constant."""
+    """Gamma computed from the task's gradient, or a learned constant."""
     transform: Literal["sigmoid", "unconstrained", "affine"] = "sigmoid"
-    """Gamma in (0, 1), any gamma, or any gamma and an offset delta (gamma * theta + delta)."""
+    """Gamma in (0, 1), any gamma, or any gamma plus an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
-    """First inner step: reuse the unattenuated policy's rollouts (as published) or collect fresh, extra ones."""
+    """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
     normalise_embedding: bool = False
     """Standardise each layer's mean gradient by running statistics before the attenuator sees it."""
     initial_gamma: float = 0.5
-    """Attenuation factor that training starts near; 0.5 is the published sigmoid(0)."""
+    """Initial attenuation factor, approximately; 0.5 is the published sigmoid(0)."""
     attenuate_log_std: bool = False
-    """Attenuate the log standard deviation too (which pulls the deviation towards 1)."""
+    """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
 
     def check(self) -> None:
         if self.transform == "sigmoid":
             self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
         if self.conditioning == "constant" and self.normalise_embedding:
-            raise UserError("l2f.normalise_embedding is for an attenuator that sees the task; constants see nothing.")
+            raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,9 @@ class MAMLppConfig(Checked):
     prefix = "mamlpp."
 
     multi_step_iterations: int = 30
-    """Meta-iterations during which the policies after every inner step, of several (NUM_INNER_STEPS), enter the
-    meta-objective, with query rollouts of their own and a weight that falls linearly from the last step's to 0."""
+    """Meta-iterations with the multi-step loss, which needs several inner steps (NUM_INNER_STEPS). The policy after
+    each inner step then enters the meta-objective, with its own query rollouts; the weights of the earlier steps fall
+    linearly from the last step's weight to 0."""
     first_order_iterations: int = 30
     """Meta-iterations before second derivatives are used."""
 
@@ -74,9 +75,10 @@ class MuMoMAMLConfig(Checked):
     prefix = "mumomaml."
 
     modulation: Literal["film", "sigmoid", "softmax"] = "film"
-    """What the embedding does to the hidden units: scale and shift, gate each, or attend over a layer's."""
+    """Effect of the embedding on hidden units: scale and shift (film), gate each unit (sigmoid), or attend over the
+    units of a layer (softmax)."""
     embedding_size: int = 8
-    """Size of the trajectory's embedding and of the modulation network's hidden layer."""
+    """Size of the trajectory's embedding, and of the hidden layer of the modulation network."""
 
     def check(self) -> None:
         self.at_least(1, "embedding_size")
@@ -95,20 +97,20 @@ class ContextConfig(Checked):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What ``--algo`` names.
+    """An algorithm that ``--algo`` names.
 
     Attributes:
-        title: What plots and tables call it.
-        summary: What it is, in a sentence.
-        rule: Where the adaptation rule is, as package.module:name; called with (policy, inner settings) and, if the
-            algorithm has settings of its own, those.
+        title: Its name in plots and tables.
+        summary: Its description, in one sentence.
+        rule: Its adaptation rule, as package.module:name. The rule is called with (policy, inner settings), followed by
+            the algorithm's own settings if it has any.
         settings: Class of its own settings, if it has any.
-        option: The configuration's field that holds them; None if their fields are the configuration's own.
-        attenuated: Whether Learn-to-Forget belongs to it.
-        training: How its meta-parameters are found: the meta-step, Stable-Baselines3's PPO on all tasks at once, or not
-            at all.
+        option: The configuration's field that holds them; None if their fields are fields of the configuration.
+        attenuated: Whether Learn-to-Forget is part of it.
+        training: How its meta-parameters are trained: by the meta-step, by Stable-Baselines3's PPO on all tasks at
+            once, or not at all.
         sees_task: Whether the policy observes its task.
-        knows_modes: Whether the rule is told each task's mode; it is then called with the number of modes, too.
+        knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
     """
 
     title: str
@@ -160,14 +162,14 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "mumomaml": Algorithm(
         "MuMoMAML",
-        "MAML whose hidden units are modulated by what one trajectory shows of the task (Vuorio et al. 2019).",
+        "MAML whose hidden units are modulated by an embedding of one trajectory (Vuorio et al. 2019).",
         "metarl.agents.mumomaml:MuMoMAML",
         settings=MuMoMAMLConfig,
         option="mumomaml",
     ),
     "multi-maml": Algorithm(
         "Multi-MAML",
-        "One MAML for each mode of the tasks, told the mode: MuMoMAML's upper bound (Vuorio et al. 2019).",
+        "One MAML for each mode of the tasks, with the mode given: MuMoMAML's upper bound (Vuorio et al. 2019).",
         "metarl.agents.multi_maml:MultiMAML",
         knows_modes=True,
     ),
@@ -180,7 +182,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "random": Algorithm(
         "random initialisation",
-        "Baseline: gradient steps from no training.",
+        "Baseline: gradient steps from a random initialisation, without training.",
         "metarl.agents.maml:MAML",
         training="none",
     ),
@@ -192,7 +194,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "oracle": Algorithm(
         "oracle (PPO)",
-        "Reference: a policy that PPO trained, that observes its task and does not adapt (Finn et al. 2017).",
+        "Reference: a policy trained with PPO that observes its task and does not adapt (Finn et al. 2017).",
         "metarl.agents.anil:frozen",
         training="ppo",
         sees_task=True,
@@ -204,13 +206,13 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def get_algorithm(name: str) -> Algorithm:
-    """The algorithm called ``name``, or a rule of one's own as package.module:Rule.
+    """Returns the algorithm called ``name``, or a user's own rule given as package.module:Rule.
 
-    A rule of one's own is a subclass of `metarl.inner.rule.Adaptation`; ``Settings`` in it is the class of its own
+    A user's rule is a subclass of `metarl.inner.rule.Adaptation`; its attribute ``Settings`` is the class of its own
     settings, if it has any.
 
     Raises:
-        UserError: If there is none; names the nearest ones.
+        UserError: If there is no such algorithm; the message suggests the nearest names.
     """
     if name in ALGORITHMS:
         return ALGORITHMS[name]
@@ -224,7 +226,7 @@ def get_algorithm(name: str) -> Algorithm:
 
 
 def run_title(config: Mapping[str, Any]) -> str:
-    """What plots and tables call a run: its algorithm, and L2F if that is on top of it.
+    """Name of a run in plots and tables: its algorithm, plus L2F if it is added on top.
 
     Args:
         config: The run's settings, as in its config.json.
@@ -234,6 +236,7 @@ def run_title(config: Mapping[str, Any]) -> str:
     if algorithm is None:
         return own_title(str(name)) + (" + L2F" if attenuated else "")
     if attenuated and not algorithm.attenuated:
-        own = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
-        return own[0] if own else f"{algorithm.title} + L2F"
+        # MAML with L2F on top is the algorithm l2f, which has a title of its own.
+        titles = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
+        return titles[0] if titles else f"{algorithm.title} + L2F"
     return algorithm.title

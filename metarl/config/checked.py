@@ -1,4 +1,4 @@
-"""Values that people pass: taken as what a setting wants, or refused in one sentence."""
+"""Checks the values of settings: converts them to the setting's type, or refuses them in one sentence."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from metarl.common.errors import UserError, nearest
 
 @dataclass(frozen=True)
 class Checked:
-    """Base of settings, which are frozen dataclasses: converts what was passed, and refuses what is impossible.
+    """Base of settings, which are frozen dataclasses: converts their values and refuses impossible ones.
 
     Attributes:
-        prefix: What the settings are called where they are part of others, such as ``trpo.``; begins each message.
+        prefix: Prefix of the names in messages if the settings are part of others, such as ``trpo.``.
     """
 
     prefix: ClassVar[str] = ""
@@ -32,26 +32,26 @@ class Checked:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError if a value, or two together, are impossible."""
+        """Raises UserError if a value or a combination of values is impossible."""
 
     def require(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
-        """Raises UserError unless each of the settings named by ``names``, separated by blanks, ``holds``.
+        """Raises UserError unless ``holds`` is true for every setting in ``names``.
 
         Args:
-            names: Names of settings.
-            holds: Whether a value is possible. Written so that NaN is not.
-            wanted: How the message goes on after "must".
+            names: Names of settings, separated by blanks.
+            holds: Whether a value is possible; must be false for NaN.
+            wanted: The part of the message after "must".
         """
         for name in names.split():
             if not holds(getattr(self, name)):
                 raise UserError(f"{self.prefix}{name} must {wanted}, got {getattr(self, name)}.")
 
     def at_least(self, least: int, names: str) -> None:
-        """Raises UserError unless each of the settings is at least ``least``."""
+        """Raises UserError unless every setting in ``names`` is at least ``least``."""
         self.require(names, lambda value: value >= least, f"be at least {least}")
 
     def positive(self, names: str) -> None:
-        """Raises UserError unless each of the settings is a positive number."""
+        """Raises UserError unless every setting in ``names`` is a positive number."""
         self.require(names, lambda value: 0 < value < math.inf, "be a positive number")
 
 
@@ -62,18 +62,19 @@ def hints(settings: Any) -> dict[str, Any]:
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:
-    """A value as the kind that a setting has.
+    """Converts a value to the type of a setting.
 
-    Scalars of NumPy and PyTorch become Python's, lists tuples, texts paths, dictionaries settings. A dictionary of
-    settings where ``kind`` allows a mapping too stays one: a choice of some of the settings.
+    Scalars of NumPy and PyTorch become Python's; where ``kind`` asks for it, lists become tuples, texts become paths,
+    and dictionaries become settings. If ``kind`` also allows a mapping, a dictionary stays one: it chooses only some
+    of the settings.
 
     Args:
         name: The setting's name, for the message.
-        value: What was passed.
+        value: The value.
         kind: The setting's type, as in a field's annotation.
 
     Raises:
-        UserError: If the value cannot be taken.
+        UserError: If the value cannot be converted.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -100,10 +101,10 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 
 def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
-    """Some of the fields of the dataclass ``kind``, each converted.
+    """Converts values for some of the fields of the dataclass ``kind``.
 
     Raises:
-        UserError: If ``values`` is no mapping, or names something else.
+        UserError: If ``values`` is not a mapping, or names an unknown field.
     """
     if not isinstance(values, Mapping):
         raise UserError(f"{name} must be {kind.__name__} or a dictionary of its settings, got {values!r}.")
@@ -115,7 +116,7 @@ def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
 
 
 def _convert_to_one_of(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
-    """The value as the first of these kinds that a setting has besides None and a mapping."""
+    """Converts to the first of these types that is not None; a mapping for a settings class stays partial."""
     if value is None and NoneType in kinds:
         return None
     kind = next(kind for kind in kinds if kind is not NoneType)
@@ -150,7 +151,7 @@ def _as_json(name: str, value: Any) -> Any:
 
 
 def _plain_scalar(value: Any) -> Any:
-    """A scalar of NumPy or PyTorch as Python's."""
+    """Converts a scalar of NumPy or PyTorch to Python's."""
     is_scalar = isinstance(value, np.generic) or getattr(value, "ndim", None) == 0
     return value.item() if is_scalar else value
 

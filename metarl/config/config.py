@@ -1,4 +1,4 @@
-"""A configuration holds what was chosen; it resolves to settings by consumer, where every value is known."""
+"""A configuration holds the user's choices. It resolves to settings by consumer, in which every value is known."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from metarl.envs import TaskFamily, family_spec, get_family
 
 @dataclass(frozen=True)
 class Config:
-    """What was chosen for a training run; None for what was not.
+    """The user's choices for a training run; None means not chosen.
 
-    What is not chosen comes from the task family's defaults or, failing that, the general ones, which are the original
-    paper's. ``resolve`` says what is in force. A copy with another ``env`` or ``algo`` (``dataclasses.replace``) keeps
-    what was chosen and no more.
+    A setting that is not chosen takes the task family's default, if it has one, else the general default, which is the
+    original paper's. ``resolve`` returns the settings in force. A copy with another ``env`` or ``algo``
+    (``dataclasses.replace``) keeps only the choices, not the defaults.
 
-    Scalars of NumPy and PyTorch are taken for Python's, lists for tuples, texts for paths. ``env`` may be a subclass of
-    `metarl.TaskFamily`, ``algo`` one of `metarl.Adaptation`. Settings of a component are an object, which chooses all
-    of them, or a dictionary, which chooses some: ``trpo={"max_kl": 0.02}``. What each setting means is said where it is
-    used, in `metarl.config.settings`, `metarl.config.algorithms` and `metarl.config.optimisers`, and by
-    ``python -m metarl.train --help``.
+    Scalars of NumPy and PyTorch are accepted as Python's, lists as tuples, texts as paths. ``env`` may be a subclass of
+    `metarl.TaskFamily`, ``algo`` a subclass of `metarl.Adaptation`. Settings of a component are an object, which
+    chooses all of them, or a dictionary, which chooses some: ``trpo={"max_kl": 0.02}``. `metarl.config.settings`,
+    `metarl.config.algorithms`, `metarl.config.optimisers` and ``python -m metarl.train --help`` describe each setting.
 
     Raises:
-        UserError: At once, if a setting is impossible.
+        UserError: At construction, if a setting is impossible.
     """
 
     env: str | type[TaskFamily] | TaskFamily = "navigation"
@@ -71,9 +70,9 @@ class Config:
     mumomaml: MuMoMAMLConfig | Mapping[str, Any] | None = None
     context_size: int | None = None
     rule: Checked | Mapping[str, Any] | None = None
-    """Settings of an algorithm of one's own."""
+    """Settings of a user's own algorithm."""
     optimiser: Checked | Mapping[str, Any] | None = None
-    """Settings of a meta-optimiser of one's own."""
+    """Settings of a user's own meta-optimiser."""
 
     validate_every: int | None = None
     validation_tasks: int | None = None
@@ -100,7 +99,7 @@ class Config:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """What was chosen, by name; ``env``, ``algo`` and ``seed`` always."""
+        """The choices by name; ``env``, ``algo`` and ``seed`` are always among them."""
         values = {part.name: (getattr(self, part.name), part.default) for part in dataclasses.fields(self)}
         always = ("env", "algo", "seed")
         return {
@@ -109,24 +108,24 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """Where the run writes."""
+        """The run's folder."""
         return self.resolve().folder
 
     def resolve(self) -> Settings:
-        """The settings in force: what was chosen, over the task family's defaults, over the general ones.
+        """Returns the settings in force: choices first, then the task family's defaults, then the general ones.
 
         Raises:
-            UserError: If a setting is impossible, or would do nothing with the chosen algorithm.
+            UserError: If a setting is impossible, or has no effect with the chosen algorithm.
         """
         return _Resolution(self).settings()
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings in force as JSON can hold them, by the names of this class's fields; None for idle ones."""
+        """Returns the settings in force as JSON values, by field of this class; None for settings without effect."""
         return self.resolve().to_dict()
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Config:
-        """The configuration in which all of ``values`` that are not None were chosen.
+        """Returns the configuration that chooses all of ``values`` except None.
 
         Raises:
             UserError: If a setting is unknown or impossible.
@@ -137,15 +136,16 @@ class Config:
                 raise UserError(f"unknown setting {name!r} in the configuration.{nearest(name, names)}")
         chosen = {name: value for name, value in values.items() if value is not None}
         if get_algorithm(chosen.get("algo", Config.algo)).attenuated:
-            chosen.pop("attenuate", None)  # Implied by the algorithm; as a choice it would outlive it.
+            # The algorithm implies attenuation; as a choice it would survive a change of the algorithm.
+            chosen.pop("attenuate", None)
         return Config(**chosen)
 
 
 class _Resolution:
-    """Finds the settings in force: what was chosen, over the task family's defaults, over the general ones.
+    """Finds the settings in force: choices first, then the task family's defaults, then the general ones.
 
     Args:
-        config: What was chosen.
+        config: The choices.
     """
 
     def __init__(self, config: Config) -> None:
@@ -164,6 +164,7 @@ class _Resolution:
         known = components(self._algo, config.attenuate, optimiser)
         for part in known:
             value = self.component(part)
+            # Choices for an idle component would have no effect: refuse them unless they equal the defaults.
             if part.in_use:
                 parts[part.part] = value
             elif value != self.component(part, chosen=False):
@@ -179,12 +180,12 @@ class _Resolution:
         return settings
 
     def fields_of(self, kind: type[Checked], chosen: bool = True) -> Checked:
-        """Settings whose fields are the configuration's own."""
+        """Settings whose fields are fields of the configuration; only their defaults if ``chosen`` is false."""
         values = {**self._defaults, **(self._config.chosen if chosen else {})}
         return kind(**{name: values[name] for name in hints(kind) if name in values})
 
     def component(self, part: Component, chosen: bool = True) -> Checked:
-        """A component's settings, with what was chosen or without."""
+        """Settings of a component; only their defaults if ``chosen`` is false."""
         if part.option is None:
             return self.fields_of(part.settings, chosen)
         choice = getattr(self._config, part.option) if chosen else None
@@ -200,7 +201,7 @@ class _Resolution:
         raise UserError(f"{name} would do nothing: it is for {purpose}.")
 
     def _check(self, settings: Settings) -> None:
-        """Raises UserError if the chosen algorithm cannot do what was chosen."""
+        """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
         if algorithm.training == "none" and settings.run.iterations:
             raise UserError(
@@ -217,10 +218,10 @@ class _Resolution:
 
 
 def _checked_defaults(family: TaskFamily) -> dict[str, Any]:
-    """A family's own defaults, converted like what a user chooses.
+    """Returns a family's default settings, converted like a user's choices.
 
     Raises:
-        UserError: If one of them is no setting, or impossible.
+        UserError: If a default names no setting, or its value is impossible.
     """
     kinds = hints(Config)
     for name in family.defaults:
@@ -232,11 +233,11 @@ def _checked_defaults(family: TaskFamily) -> dict[str, Any]:
 
 
 def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
-    """All settings that the command line shows, idle ones too, with what was chosen.
+    """Returns all settings that the command line shows, with the choices applied, including settings without effect.
 
     Returns:
-        By the name of their consumer: the settings, and the configuration's field that holds them, None if their fields
-        are the configuration's own.
+        By the name of their consumer: the settings, and the configuration's field that holds them (None if their fields
+        are fields of the configuration).
     """
     resolution, settings = _Resolution(config), config.resolve()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}

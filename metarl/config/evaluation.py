@@ -1,4 +1,4 @@
-"""What to measure of a trained run; field comments become the command line's help."""
+"""Settings of evaluation and analysis of a trained run; field comments become the command line's help."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ Checkpoint = Literal["last", "best"]
 
 @dataclass(frozen=True)
 class EvaluationConfig(Checked):
-    """What to evaluate a run on."""
+    """Settings of an evaluation."""
 
     tasks: int = 40
-    """Held-out tasks, drawn with SEED; a family with finitely many repeats each of them equally often."""
+    """Held-out tasks, drawn with SEED; a family with finitely many tasks repeats each equally often."""
     task_file: Path | None = None
-    """JSON file with tasks to take instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
-    evaluation.json of another run is one."""
+    """JSON file with tasks to use instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
+    evaluation.json of another run works too."""
     env: str | None = None
-    """Another task family with the same observations and actions, such as navigation-b for a run on navigation; its
-    evaluation goes to evaluation-ENV.json."""
+    """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
+    evaluation-ENV.json."""
     rollouts: int = 20
-    """Episodes of each task at each gradient step; mumomaml reads, and is measured before adaptation on, one."""
+    """Episodes of each task at each gradient step. mumomaml uses only one to read the task and to measure the return
+    before adaptation."""
     gradient_steps: int = 4
-    """Gradient steps; the first has the training step size, later ones half of it."""
+    """Gradient steps; the first uses the training step size, later ones half of it."""
     seed: int = 10_000
-    """Seed of tasks and episodes, apart from every training seed."""
+    """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()
-    """Let gradient steps change these tensors of the policy alone (weight3 bias3 log_std), freezing the others; all if
-    empty. Its evaluation goes to evaluation-adapting-NAMES.json."""
+    """Adapt only these tensors of the policy, such as weight3 bias3 log_std, and freeze the others; all if empty.
+    Writes evaluation-adapting-NAMES.json."""
     checkpoint: Checkpoint = "last"
-    """Which checkpoint: the last, or the best on the validation tasks; the best one's evaluation goes to
-    evaluation-best.json."""
+    """Which checkpoint: the last, or the best on the validation tasks, which writes evaluation-best.json."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where adaptation computes."""
+    """Device for adaptation."""
     threads: int = 0
-    """Threads; 0 for one on each core. The results do not depend on it."""
+    """Threads; 0 for one per core. The results do not depend on it."""
 
     def check(self) -> None:
         self.at_least(1, "tasks rollouts")
@@ -47,30 +47,30 @@ class EvaluationConfig(Checked):
 
 @dataclass(frozen=True)
 class AnalysisConfig(Checked):
-    """What to analyse a run on."""
+    """Settings of an analysis."""
 
     tasks: int = 20
-    """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many repeats them."""
+    """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many tasks repeats them."""
     rollouts: int = 20
     """Episodes of each task before and after adaptation."""
     seed: int = 10_000
     """Seed of tasks and episodes."""
     checkpoint: Checkpoint = "last"
-    """Which checkpoint: the last, or the best on the validation tasks. Those that the run kept along the way are
-    analysed besides, to show the course of training."""
+    """Which checkpoint: the last, or the best on the validation tasks. The checkpoints that the run kept during
+    training are analysed too, to show its course."""
     embedding_tasks: int = 200
-    """Tasks whose embeddings are shown."""
+    """Number of tasks whose embeddings are shown."""
     projection: Literal["pca", "tsne"] = "pca"
-    """How embeddings are brought to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
+    """Projection of embeddings to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
     output: Path | None = None
     """Folder for analysis.json and the figures; by default RUN/analysis."""
     threads: int = 0
-    """Threads; 0 for one on each core."""
+    """Threads; 0 for one per core."""
 
     def check(self) -> None:
         self.at_least(2, "tasks rollouts embedding_tasks")  # A degree of conflict needs two gradients.
         self.at_least(0, "seed threads")
 
     def folder(self, run: Path) -> Path:
-        """Where the analysis of the run in folder ``run`` goes."""
+        """Folder for the analysis of the run in folder ``run``."""
         return self.output or run / "analysis"

@@ -1,4 +1,4 @@
-"""What ``--meta-optimiser`` names: one row for each meta-optimiser, with its settings."""
+"""The meta-optimisers that ``--meta-optimiser`` names: one row each, with their settings."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class TRPOConfig(Checked):
     cg_iterations: int = 10
     """Conjugate-gradient iterations."""
     cg_damping: float = 1e-5
-    """Added to the Fisher matrix's diagonal."""
+    """Number added to the diagonal of the Fisher matrix."""
     backtrack_ratio: float = 0.8
-    """Step length factor from one line-search trial to the next."""
+    """Factor on the step length from one line-search trial to the next."""
     max_backtracks: int = 15
     """Line-search trials before the step is rejected."""
     fisher_fraction: float = 1.0
-    """Fraction of the query steps, at random, whose Fisher information enters a product (1: all, exact)."""
+    """Fraction of the query steps, chosen at random, for products with the Fisher matrix (1: all, exact)."""
     hessian_fraction: float = 1.0
-    """Fraction of the support steps, those of largest |advantage|, whose inner-loss Hessian does (1: all, exact)."""
+    """Fraction of the support steps, those of largest |advantage|, for the inner loss's Hessian (1: all, exact)."""
 
     def check(self) -> None:
         self.positive("max_kl")
@@ -61,13 +61,12 @@ class ProMPConfig(Checked):
 
 @dataclass(frozen=True)
 class MetaOptimiser:
-    """What ``--meta-optimiser`` names.
+    """A meta-optimiser that ``--meta-optimiser`` names.
 
     Attributes:
-        title: What tables call it.
-        summary: What it is, in a sentence.
-        step: Where its class is, as package.module:name; a `metarl.outer.optimiser.Optimiser`, made with its
-            settings.
+        title: Its name in tables.
+        summary: Its description, in one sentence.
+        step: Its class, as package.module:name; a `metarl.outer.optimiser.Optimiser`, constructed with its settings.
         settings: Class of its settings.
         option: The configuration's field that holds them.
     """
@@ -98,13 +97,13 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
 
 
 def get_meta_optimiser(name: str) -> MetaOptimiser:
-    """The meta-optimiser called ``name``, or one of one's own as package.module:Optimiser.
+    """Returns the meta-optimiser called ``name``, or a user's own given as package.module:Optimiser.
 
-    A meta-optimiser of one's own is a `metarl.outer.optimiser.Optimiser`; ``Settings`` in it is the class of its own
+    A user's meta-optimiser is a `metarl.outer.optimiser.Optimiser`; its attribute ``Settings`` is the class of its own
     settings, if it has any.
 
     Raises:
-        UserError: If there is none; names the nearest ones.
+        UserError: If there is no such meta-optimiser; the message suggests the nearest names.
     """
     if name in META_OPTIMISERS:
         return META_OPTIMISERS[name]

@@ -1,4 +1,4 @@
-"""Rules and meta-optimisers of one's own, named as package.module:Class."""
+"""A user's own rules and meta-optimisers, named as package.module:Class."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from metarl.config.checked import Checked
 
 
 def own_title(spec: str) -> str:
-    """What plots and tables call it: the class's name."""
+    """Name in plots and tables: the name of the class."""
     return spec.rpartition(":")[2]
 
 
 def own_row(spec: str, what: str) -> tuple[str, str, type[Checked]]:
-    """What a catalogue's row says of it: the first line of its docstring, ``spec``, and its ``Settings``.
+    """Returns the row of a user's class: the first line of its docstring, ``spec``, and its ``Settings``.
 
     Args:
-        spec: The text that names it, package.module:Class.
-        what: The setting that it is the value of, for messages.
+        spec: The text that names the class, package.module:Class.
+        what: Name of the setting that has this value, for messages.
 
     Raises:
-        UserError: If it cannot be imported, or is nothing that could be made.
+        UserError: If the import fails, the object cannot be called, or ``Settings`` has a wrong type.
     """
     kind = import_named(spec, what)
     if not callable(kind):

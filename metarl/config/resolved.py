@@ -1,4 +1,4 @@
-"""What a configuration resolves to: settings by consumer, and which of them a run uses."""
+"""Settings by consumer, to which a configuration resolves, and the rules for which of them a run uses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ GROUPS: dict[str, type[Checked]] = {
     "inner": InnerSettings,
     "policy": PolicySettings,
 }
-"""The consumers that every run has, by their name in `Settings`."""
+"""Classes of the settings that every run has, by their name in `Settings`."""
 
 OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}
-"""The configuration's fields that hold the settings of what is a user's own."""
+"""The configuration's fields that hold the settings of a user's own algorithm or meta-optimiser."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ class Settings:
     """The settings of a run, by consumer; every value is known.
 
     Attributes:
-        experiment: What is learned, and how.
-        run: Where the run writes, how long it is, how it is executed.
+        experiment: Task family and algorithm.
+        run: Folder, length and execution of the run.
         meta: The meta-iteration.
-        rollouts: Episodes, and what is made of them.
+        rollouts: Episodes and advantages.
         inner: The inner loop.
         policy: Network and exploration.
-        optimiser: The meta-optimiser's own; None without a meta-step.
-        l2f: Learn-to-Forget's; None where nothing is attenuated.
-        own: The algorithm's own; None where it has none.
+        optimiser: The meta-optimiser's own settings; None without a meta-step.
+        l2f: Settings of Learn-to-Forget; None without attenuation.
+        own: The algorithm's own settings; None if it has none.
     """
 
     experiment: Experiment
@@ -67,18 +67,18 @@ class Settings:
 
     @property
     def algorithm_name(self) -> str:
-        """The algorithm, with L2F if that is on top of it."""
+        """Name of the algorithm, with a suffix if L2F is added on top."""
         on_top = self.l2f is not None and not self.algorithm.attenuated
         return f"{self.experiment.algo}-attenuated" if on_top else self.experiment.algo
 
     @property
     def folder(self) -> Path:
-        """Where the run writes."""
+        """The run's folder."""
         name = f"{self.experiment.env}-{self.algorithm_name}-seed{self.run.seed}"
         return self.run.run_dir or Path("runs") / name.replace(":", ".")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON can hold them, by the names of `Config`'s fields; None for idle ones."""
+        """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""
         known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser)
         values: dict[str, Any] = dict.fromkeys([*OWN_OPTIONS, *(name for part in known for name in part.fields)])
         for group in GROUPS:
@@ -96,14 +96,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class Component:
-    """Settings that not every run uses.
+    """Settings that only some runs use.
 
     Attributes:
-        name: What they belong to: an algorithm or a meta-optimiser.
+        name: Name of the algorithm or meta-optimiser that they belong to.
         part: Their name in `Settings`.
         settings: Their class.
-        option: The configuration's field that holds them; None if their fields are the configuration's own.
-        purpose: What they are for, as a message says it.
+        option: The configuration's field that holds them; None if their fields are fields of the configuration.
+        purpose: Their purpose, in words for a message.
         in_use: Whether the run uses them.
     """
 
@@ -116,16 +116,16 @@ class Component:
 
     @property
     def fields(self) -> list[str]:
-        """The configuration's fields that say them."""
+        """The configuration's fields that set them."""
         return list(hints(self.settings)) if self.option is None else [self.option]
 
 
 def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Component]:
-    """All settings that not every run uses: of meta-optimisers, of Learn-to-Forget, of algorithms.
+    """Returns all settings that only some runs use: of meta-optimisers, Learn-to-Forget and algorithms.
 
     Args:
-        algo: The chosen algorithm, which may be one of one's own.
-        attenuate: Whether Learn-to-Forget is on top of it.
+        algo: The chosen algorithm, which may be a user's own.
+        attenuate: Whether Learn-to-Forget is added on top of it.
         meta_optimiser: The meta-optimiser.
     """
     algorithm = get_algorithm(algo)
@@ -145,7 +145,7 @@ def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Componen
 
 
 def idle_fields(values: Mapping[str, Any]) -> list[str]:
-    """Fields of a configuration that do nothing with its algorithm.
+    """Returns the fields of a configuration that have no effect with its algorithm.
 
     Args:
         values: The run's settings, as in its config.json.

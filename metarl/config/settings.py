@@ -1,7 +1,7 @@
-"""What a configuration resolves to: settings by consumer, all of them plain values.
+"""Settings by consumer, to which a configuration resolves; all of them are plain values.
 
-Field comments become the command line's help; defaults are the general ones, where neither the task family nor the
-user says otherwise.
+Field comments become the command line's help. Defaults are the general ones, which the task family and the user may
+override.
 """
 
 from __future__ import annotations
@@ -15,45 +15,45 @@ from metarl.config.checked import Checked
 
 @dataclass(frozen=True)
 class Experiment(Checked):
-    """What is learned, and how."""
+    """Task family and algorithm."""
 
     env: str = "navigation"
     """Task family: a registered name, or package.module:Family for your own."""
     algo: str = "l2f"
     """Algorithm: a name that --list shows, or package.module:Rule for your own."""
     attenuate: bool = False
-    """Learn-to-Forget on top of the chosen algorithm (l2f is maml with it, always)."""
+    """Add Learn-to-Forget on top of the chosen algorithm (l2f is maml with it)."""
     env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
 
 
 @dataclass(frozen=True)
 class RunSettings(Checked):
-    """A run: where it writes, how long it is, and how it is executed."""
+    """Folder, length and execution of a run."""
 
     run_dir: Path | None = None
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
     resume: bool = False
     """Continue the run in RUN_DIR from its last checkpoint."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     iterations: int = 100
-    """Meta-iterations to have done at the end; none for random and standstill."""
+    """Total meta-iterations, including those before a resume; 0 for random and standstill."""
     validate_every: int = 10
     """Meta-iterations between evaluations on validation tasks; 0 for none."""
     validation_tasks: int = 20
-    """Validation tasks (all tasks of a family that has finitely many)."""
+    """Validation tasks; a family with finitely many tasks uses all of them."""
     checkpoint_every: int = 10
     """Meta-iterations between checkpoints."""
     keep_checkpoints: bool = False
-    """Keep every one of them, as checkpoints/iterationN, to analyse how training went."""
+    """Keep every checkpoint, as checkpoints/iterationN, to analyse the course of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where adaptation and meta-step compute; auto takes a GPU if there is one."""
+    """Device for adaptation and meta-step; auto takes a GPU if there is one."""
     threads: int = 0
-    """Threads for rollouts and meta-step; 0 for one on each core. The results do not depend on it."""
+    """Threads for rollouts and meta-step; 0 for one per core. The results do not depend on it."""
     profile: bool = False
-    """Tell where the time goes: print a table of the phases at the end, write the trace of one iteration into RUN_DIR
-    (for Perfetto or TensorBoard)."""
+    """Measure where the time goes: print a table of the phases at the end, and write the trace of one iteration into
+    RUN_DIR (for Perfetto or TensorBoard)."""
 
     def check(self) -> None:
         self.at_least(0, "seed iterations validate_every threads")
@@ -64,14 +64,14 @@ class RunSettings(Checked):
 
 @dataclass(frozen=True)
 class RolloutSettings(Checked):
-    """Episodes, and what is made of them."""
+    """Episodes and advantages."""
 
     rollouts_per_task: int = 20
     """Episodes collected with each task's policy, before and after adaptation."""
     horizon: int = 200
-    """Longest episode, environment steps."""
+    """Maximum length of an episode, in environment steps."""
     action_scale: float = 1.0
-    """Half-widths of the action space that a policy output of 1 stands for (clipped to its bounds)."""
+    """Half-widths of the action space that correspond to a policy output of 1 (clipped to the bounds)."""
     discount: float = 0.99
     """Discount of one step."""
     gae_lambda: float = 1.0
@@ -94,7 +94,7 @@ class PolicySettings(Checked):
     output_gain: float = 1.0
     """Factor on the last layer's initial weights."""
     initial_std: float = 1.0
-    """Exploration to start from: standard deviation in units of the action space's half-width times ACTION_SCALE."""
+    """Initial standard deviation of exploration, in units of the action space's half-width times ACTION_SCALE."""
     min_std: float = 1e-6
     """Floor of the standard deviation."""
     policy_body: str | None = None
@@ -107,12 +107,12 @@ class PolicySettings(Checked):
 
 @dataclass(frozen=True)
 class InnerSettings(Checked):
-    """The inner loop, as every adaptation rule knows it."""
+    """The inner loop, for every adaptation rule."""
 
     num_inner_steps: int = 1
     """Policy-gradient steps of the inner loop."""
     inner_lr: float = 0.1
-    """Step size of the inner loop, or what a learned one starts from."""
+    """Step size of the inner loop. Learned step sizes start from it."""
     inner_loss: Literal["ratio", "score", "dice"] = "ratio"
     """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
 

@@ -1,4 +1,4 @@
-"""Task families and their environments, on NumPy, Gymnasium and MuJoCo; importing it registers the built-in ones."""
+"""Task families and their environments, built on NumPy, Gymnasium and MuJoCo. Import registers the built-in ones."""
 
 from metarl.envs.built_in import register_built_in
 from metarl.envs.checks import check_task_family

@@ -1,4 +1,4 @@
-"""Ants that run in a direction, at a velocity, or to a place, that only the reward tells."""
+"""Ants that run in a direction, at a velocity, or to a place; only the reward reveals the task."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from metarl.envs.native import SAMPLED_CURVATURE, Slots
 from metarl.envs.parameters import Check, interval, not_negative, number, one_of, positive, positive_whole
 from metarl.envs.tasks import Directions, Disc, Uniform
 
-_TORSO = 1  # MuJoCo's number of the body.
+_TORSO = 1  # MuJoCo's index of this body.
 
 
 class AntEnv(MujocoTask, GymnasiumAntEnv):
     """Gymnasium's ant with a task, without contact forces.
 
-    Contact forces are neither observed nor do they cost: batched stepping does not refresh them, and code bases differ
-    in them by more than the gains that they report.
+    Contact forces are neither observed nor penalised. Batched stepping does not refresh them, and code bases differ in
+    them by more than the gains that they report.
 
     Observation, ``Box(-inf, inf, (27,), float64)``; ant-goal has x and y before it, (29,):
 
@@ -52,13 +52,13 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
 
     Args:
         frame_skip: Physics steps of 0.01 s in one environment step.
-        ctrl_cost_weight: Coefficient of the squared norm of the action (of the one given, before clipping).
-        survive_bonus: Reward of a step at whose end the ant is healthy: finite state, height within [0.2, 1.0] m.
+        ctrl_cost_weight: Coefficient of the squared norm of the action, before clipping.
+        survive_bonus: Reward of a step if the ant is healthy at its end: finite state, height within [0.2, 1.0] m.
         reset_noise: Noise of the first state.
         render_mode: As in Gymnasium's environment.
 
     Attributes:
-        num_skipped: How many of the first positions are not observed.
+        num_skipped: Number of leading positions that are not observed.
         terminates: Whether the episode terminates with the torso's height outside [0.2, 1.0] m.
     """
 
@@ -132,7 +132,7 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
 
     @abstractmethod
     def task_reward(self, tasks: FloatArray, places: FloatArray, velocities: FloatArray) -> Any:
-        """The reward of being there with these velocities, [...]."""
+        """Task reward at these positions and velocities, [...]."""
 
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Draws the first positions [15] and velocities [14] of an episode."""
@@ -142,7 +142,7 @@ class AntEnv(MujocoTask, GymnasiumAntEnv):
 
 
 class AntDirEnv(AntEnv):
-    """An ant that is to run forward or backward.
+    """An ant that should run forward or backward.
 
     Reward, in one step:
 
@@ -186,7 +186,7 @@ class AntDirEnv(AntEnv):
 
 
 class AntVelEnv(AntEnv):
-    """An ant that is to run forward at a target velocity.
+    """An ant that should run forward at a target velocity.
 
     Reward, in one step:
 
@@ -237,7 +237,7 @@ class AntVelEnv(AntEnv):
 
 
 class AntGoalEnv(AntEnv):
-    """An ant that is to go to a goal.
+    """An ant that should go to a goal.
 
     Reward, in one step:
 
@@ -305,7 +305,7 @@ class AntCore(MujocoCore):
 
     def __init__(self, env: AntEnv, num_envs: int) -> None:
         super().__init__(env, num_envs)
-        # The torso's place as the last Runge-Kutta stage left it, as the single environment sees it.
+        # Positions of the bodies as the last Runge-Kutta stage left them; the single environment reads the same.
         self._places: FloatArray = self.batch.bind("xpos")
 
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
@@ -321,7 +321,7 @@ class AntCore(MujocoCore):
 
 
 class AntDirFamily(DirectionFamily):
-    """Ants that run forward or backward; two tasks in all, so that nothing can be held out.
+    """Ants that run forward or backward. There are only two tasks, so none can be held out.
 
     Args:
         horizon: Default length of an episode, in environment steps.

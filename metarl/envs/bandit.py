@@ -1,4 +1,4 @@
-"""Bernoulli bandits: arms that pay with probabilities that only pulling them tells."""
+"""Bernoulli bandits: arms that pay with unknown probabilities, which only pulls reveal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -25,7 +25,7 @@ class BanditEnv(TaskEnvironment, gym.Env[FloatArray, Any]):
 
     Action, ``Discrete(num_arms)``: the arm to pull.
 
-    Reward: 1 with the arm's mean as probability, else 0 (coefficient 1, no unit).
+    Reward: 1 with a probability equal to the arm's mean, else 0 (coefficient 1, no unit).
 
     Episode: it never terminates. It is truncated after 10 pulls if made by ``gymnasium.make``. A reset draws nothing.
 
@@ -89,8 +89,8 @@ class BanditCore(NativeCore):
         """Pulls an arm in some slots; see `NativeCore.advance`."""
         arms = choices(rows(actions, slots), self._num_arms)
         means = np.take_along_axis(rows(self.tasks, slots), arms[:, None], axis=1)[:, 0]
-        drawn = np.array([generator.random() for generator in self._generators.of(slots)])
-        rewards[slots] = drawn < means
+        uniform = np.array([generator.random() for generator in self._generators.of(slots)])
+        rewards[slots] = uniform < means
         terminated[slots] = False
 
     def observe(self, observations: FloatArray) -> None:

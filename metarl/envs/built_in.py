@@ -1,6 +1,6 @@
-"""The built-in task families, one row each: what `metarl` and Gymnasium know them by.
+"""The built-in task families, one row each, with their names in `metarl` and Gymnasium.
 
-A new family is a file and a row here.
+A new family needs one file and one row here.
 """
 
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from metarl.envs.registry import register
 
 @dataclass(frozen=True)
 class Environment:
-    """What Gymnasium registers.
+    """An environment for Gymnasium's registry.
 
     Attributes:
-        name: Its id is ``metarl/NAME-v0``.
+        name: NAME in its id, ``metarl/NAME-v0``.
         spec: The single environment, "package.module:Class".
         max_episode_steps: Steps after which an episode is truncated.
     """
@@ -34,8 +34,8 @@ class BuiltIn:
     Attributes:
         name: Its name.
         family: Its class, "package.module:Class".
-        summary: What it is, in one sentence.
-        environment: What Gymnasium registers, if its environment is not another family's with other parameters.
+        summary: Its description, in one sentence.
+        environment: Its environment for Gymnasium's registry; None if it only changes parameters of another family's.
         kwargs: Arguments for the class.
     """
 
@@ -135,7 +135,7 @@ BUILT_IN = (
 
 
 def register_built_in() -> None:
-    """Registers the families by name and their environments with Gymnasium; imports none of their modules."""
+    """Registers the families by name and their environments with Gymnasium, without importing their modules."""
     for row in BUILT_IN:
         register(row.family, row.name, row.summary, **row.kwargs)
         if row.environment is not None:

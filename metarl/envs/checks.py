@@ -1,4 +1,4 @@
-"""Tells the author of a task family what is wrong with it."""
+"""Checks a task family and tells its author what is wrong."""
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator
@@ -15,8 +15,8 @@ from metarl.envs.family import SPLITS, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
 
-_TASKS = 16  # Drawn per split.
-_STEPS = 50  # Of a trajectory, at most.
+_TASKS = 16  # Number of tasks per split.
+_STEPS = 50  # Maximum number of steps of a trajectory.
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str]
@@ -24,25 +24,29 @@ _SecondReset = Literal["given", "plain"] | None
 
 
 def check_task_family(family: TaskFamily, seed: int = 0) -> None:
-    """Tries a task family out and raises an error that lists everything wrong with it.
+    """Tries out a task family and raises an error that lists all its problems.
 
-    Looked at: pickling; tasks of every split, inside the task space, reproducible, and not shared between splits
-    (unless the task space or ``finite_tasks`` says that there are finitely many); supported spaces; a new environment
-    at each ``make_env``; the same trajectory under the same seed; a task that has an effect after a reset and after
-    one without a seed, and lasts at a plain ``env.reset()``; ``make_episodes`` equal to single environments, the
-    family's ``terms`` included.
+    It checks that
+
+    - the family can be pickled and its spaces are supported;
+    - tasks of every split lie inside the task space, are reproducible, and are not shared between splits (unless the
+      task space or ``finite_tasks`` says that there are finitely many);
+    - each ``make_env`` makes a new environment;
+    - the same seed gives the same trajectory;
+    - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
+    - ``make_episodes`` equals single environments, including the family's ``terms``.
 
     Args:
         family: The family.
-        seed: Seed of everything that is tried.
+        seed: Seed of all checks.
 
     Raises:
-        UserError: If there is a problem; its message lists all that were found, with what to do.
+        UserError: If there is a problem; the message lists all problems and says what to do.
     """
     if not isinstance(family, TaskFamily):
         raise UserError(f"a task family must be an instance of a subclass of metarl.TaskFamily, got {family!r}.")
     problems = _problems_of(_basics, family, seed)
-    # Trajectories of a family whose tasks or spaces are broken would only repeat the same problems.
+    # If tasks or spaces are broken, trajectories would only repeat the same problems.
     if not problems:
         for check in (_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes):
             problems += _problems_of(check, family, seed)
@@ -56,7 +60,7 @@ def _problems_of(check: Callable[[TaskFamily, int], Problems], family: TaskFamil
     try:
         for problem in check(family, seed):
             problems.append(problem)
-    except Exception as error:  # An author wants to read it, whatever it is.
+    except Exception as error:  # Report any error to the author of the family.
         problems.append(f"{check.__name__.strip('_')} could not be checked: {_in_words(error)}")
     return problems
 
@@ -125,7 +129,7 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
 def _environment_problems(family: TaskFamily) -> Problems:
     if family.make_env() is family.make_env():
         yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
-    _ = family.observation_space  # Raises what is wrong.
+    _ = family.observation_space  # Raises UserError if it is not supported.
     if not _actions_supported(family.action_space):
         yield (
             f"its actions are {family.action_space}; only bounded one-dimensional Box and Discrete action spaces are "
@@ -191,7 +195,7 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     batch.reset(tasks, [seed, seed], observations)
     first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
     batch.reset(tasks[:1], [seed], observations, np.array([1]))
-    # Slot 0 goes on, while slot 1 is at its beginning.
+    # Slot 0 goes on, while slot 1 has begun another episode.
     second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
     batch.close()
     whole = first[0] + second[0][1:] if len(expected[0]) > half + 1 else first[0]
@@ -200,8 +204,8 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
         (1, first[1], expected[1][: half + 1]),
         (1, second[1], expected[0][: horizon - half + 1]),
     )
-    for slot, found, wanted in pairs:
-        if not _same(found, wanted):
+    for slot, actual, target in pairs:
+        if not _same(actual, target):
             yield (
                 f"make_episodes differs from a single environment in slot {slot}: environments of different slots "
                 "must share nothing that changes, and a batch of your own must reproduce them exactly, also where "
@@ -212,7 +216,7 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
 def _trajectories(
     batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]]
 ) -> list[Trajectory]:
-    """Both slots' trajectories from here on under these actions, as of `_trajectory`."""
+    """Trajectories of both slots from here on, under these actions, in the form of `_trajectory`."""
     rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
     trajectories = [[_flat(observation)] for observation in observations]
     living = np.ones(2, bool)
@@ -226,14 +230,14 @@ def _trajectories(
 
 
 def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondReset = None) -> Trajectory:
-    """First observation, then observation, reward and terms of each step, under fixed random actions.
+    """The first observation, then observation, reward and terms of each step, under fixed random actions.
 
     Args:
         family: The family.
-        task: Given at the first reset, with the seed.
-        seed: Of environment and actions.
-        second_reset: None, or another reset without a seed: with the task given again, or plain, as an agent that
-            adapts in a user's environment does it.
+        task: The task, given at the first reset together with the seed.
+        seed: Seed of environment and actions.
+        second_reset: None, or a second reset without a seed: "given" passes the task again; "plain" does not, like an
+            agent that adapts in a user's environment.
     """
     env = make_flat_env(family)
     observation, _ = env.reset(seed=seed, options=family.set_task(env, task))

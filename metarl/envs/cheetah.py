@@ -1,4 +1,4 @@
-"""Half-cheetahs that run in a direction, or at a velocity, that only the reward tells."""
+"""Half-cheetahs that run in a direction or at a velocity; only the reward reveals the task."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -24,16 +24,16 @@ from metarl.envs.native import SAMPLED_CURVATURE, Slots
 from metarl.envs.parameters import Check, flag, interval, not_negative, number, one_of, positive_whole
 from metarl.envs.tasks import Directions, Uniform
 
-# Found here, not in a paper (docs/results.md). Half-cheetahs need a policy that starts near zero action: a ReLU network
-# with Glorot's initialisation saturates the torques, and the likelihood ratios of L2F's reused rollouts with it. At
-# Gymnasium's 20 control steps a second, the original discount of 0.99 looks five times as far ahead in seconds, and
-# nothing was learned with it; 0.95 looks one second ahead, as 0.99 does in the original timing.
+# From our own experiments, not from a paper (docs/results.md). Half-cheetahs need a policy that starts near zero
+# action: a ReLU network with Glorot's initialisation saturates the torques, and thereby the likelihood ratios of L2F's
+# reused rollouts. At Gymnasium's 20 control steps per second, the original discount of 0.99 looks five times as far
+# ahead in seconds, and agents learned nothing with it. 0.95 looks one second ahead, like 0.99 in the original timing.
 _DEFAULTS: Mapping[str, Any] = {**SAMPLED_CURVATURE, "activation": "tanh", "output_gain": 0.1}
 _GYMNASIUM_DEFAULTS: Mapping[str, Any] = {**_DEFAULTS, "discount": 0.95, "action_scale": 0.2}
-# With an initial standard deviation of 0.5, an attenuation that starts at 0.5, as published, leaves the reused rollouts
-# an effective sample size of 13 % after 29 iterations, and L2F stays behind.
+# With an initial standard deviation of 0.5, the published initial attenuation of 0.5 reduces the effective sample size
+# of the reused rollouts to 13 % after 29 iterations, and L2F falls behind.
 _RLLAB_DEFAULTS: Mapping[str, Any] = {**_DEFAULTS, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}
-# The original release's experiments: 100 control steps a second, see CheetahEnv.
+# Timing of the original release's experiments: 100 control steps per second, see CheetahEnv.
 _RLLAB_TIMING: Mapping[str, Any] = {
     "frame_skip": 1,
     "velocity_of": "centre-of-mass",
@@ -71,8 +71,9 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
     The episode never terminates; it is truncated after 200 steps if made by ``gymnasium.make``.
 
     Args:
-        frame_skip: Physics steps of 0.01 s in one environment step; 5, as in Gymnasium, are 20 control steps a second.
-        ctrl_cost_weight: Coefficient of the squared norm of the action (of the one given, before clipping).
+        frame_skip: Physics steps of 0.01 s in one environment step; 5, as in Gymnasium, gives 20 control steps per
+            second.
+        ctrl_cost_weight: Coefficient of the squared norm of the action, before clipping.
         velocity_of: "torso" or "centre-of-mass".
         qpos_noise: Noise of the first positions, m and rad.
         qvel_noise: Noise of the first velocities, m/s and rad/s.
@@ -133,7 +134,7 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
 
     @abstractmethod
     def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:
-        """The reward of running with these velocities, [...]."""
+        """Task reward at these velocities, [...]."""
 
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Draws the first positions [9] and velocities [9] of an episode."""
@@ -146,7 +147,7 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
     def _velocity_since(self, before: float) -> float:
         if not self.of_centre_of_mass:
             return (float(self.data.qpos[0]) - before) / self.dt
-        # A step leaves sensors one substep behind; this brings positions and velocities up to date, no more.
+        # After a step, sensors lag one substep behind; `mj_step1` updates what depends on positions and velocities.
         mujoco.mj_step1(self.model, self.data)
         return float(self.data.sensordata[0])
 
@@ -158,7 +159,7 @@ class CheetahEnv(MujocoTask, HalfCheetahEnv):
 
 
 class CheetahDirEnv(CheetahEnv):
-    """A half-cheetah that is to run forward or backward.
+    """A half-cheetah that should run forward or backward.
 
     Reward, in one step:
 
@@ -204,7 +205,7 @@ class CheetahDirEnv(CheetahEnv):
 
 
 class CheetahVelEnv(CheetahEnv):
-    """A half-cheetah that is to run at a target velocity.
+    """A half-cheetah that should run at a target velocity.
 
     Reward, in one step:
 
@@ -282,7 +283,7 @@ class CheetahCore(MujocoCore):
 
 
 class CheetahDirFamily(DirectionFamily):
-    """Half-cheetahs that run forward or backward; two tasks in all, so that nothing can be held out.
+    """Half-cheetahs that run forward or backward. There are only two tasks, so none can be held out.
 
     Args:
         horizon: Default length of an episode, in environment steps.
@@ -314,7 +315,7 @@ class RllabCheetahDirFamily(CheetahDirFamily):
 
     Args:
         horizon: Default length of an episode, in environment steps.
-        **parameters: Parameters of `CheetahDirEnv`, which come before the original ones.
+        **parameters: Parameters of `CheetahDirEnv`, which override the original ones.
     """
 
     name = "cheetah-dir-rllab"
@@ -327,7 +328,7 @@ class RllabCheetahVelFamily(CheetahVelFamily):
 
     Args:
         horizon: Default length of an episode, in environment steps.
-        **parameters: Parameters of `CheetahVelEnv`, which come before the original ones.
+        **parameters: Parameters of `CheetahVelEnv`, which override the original ones.
     """
 
     name = "cheetah-vel-rllab"

@@ -51,11 +51,12 @@ class Canvas:
         return PIXELS / 2 + self._scale * np.array([-point[1], point[0]])
 
     def _segment(self, start: FloatArray, end: FloatArray, radius: float, colour: Colour, hollow: float = 0.0) -> None:
-        """Draws all points within ``radius`` pixels of a segment and not within ``hollow``."""
+        """Draws all points within ``radius`` pixels of a segment, but not those within ``hollow`` pixels."""
         a, b = self._pixel(start), self._pixel(end)
         low = np.clip(np.floor(np.minimum(a, b) - radius - 1), 0, PIXELS).astype(int)
         high = np.clip(np.ceil(np.maximum(a, b) + radius + 2), 0, PIXELS).astype(int)
         window = self._image[low[0] : high[0], low[1] : high[1]]
+        # Distance of each pixel to its projection on the segment. The cover falls from 1 to 0 within one pixel.
         pixels = np.moveaxis(np.mgrid[low[0] : high[0], low[1] : high[1]], 0, -1) - a
         along = b - a
         share = np.clip(pixels @ along / max(float(along @ along), 1e-12), 0, 1)

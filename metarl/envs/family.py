@@ -21,11 +21,11 @@ SPLITS = ("train", "validation", "test")
 
 
 class FamilySpec(NamedTuple):
-    """How `metarl.get_family` makes a family again.
+    """The arguments with which `metarl.get_family` makes a family again.
 
     Attributes:
         name: A registered name, or "package.module:Class".
-        kwargs: Arguments beside those that were registered with the name.
+        kwargs: Arguments in addition to those registered with the name.
     """
 
     name: str
@@ -35,24 +35,24 @@ class FamilySpec(NamedTuple):
 class TaskFamily(ABC):
     """A family of tasks around one Gymnasium environment.
 
-    A subclass needs a ``task_space`` and ``make_env``; ``set_task`` too, where the environment does not take its
+    A subclass needs a ``task_space`` and ``make_env``. It also needs ``set_task`` if the environment does not take its
     task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``.
 
     Attributes:
         name: The family's id; the class's name unless set.
         horizon: Default length of an episode, in environment steps.
-        min_envs_per_shard: Fewer environments than this are stepped faster by one thread than by several.
+        min_envs_per_shard: With fewer environments than this, one thread is faster than several.
         task_space: The space that tasks are elements of.
         num_modes: Number of modes of the distribution of tasks; see `modes`.
         terms: Names of the numbers in a step's info that rollouts keep beside the reward, such as ("success",).
-        defaults: Settings of a training run on this family where `metarl.Config` has another default: names of its
-            fields, and values; nested settings as dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
-        spec: What `metarl.get_family` was called with; None if the family was made without it.
+        defaults: Training defaults that differ from those of `metarl.Config`: values by the names of its fields; nested
+            settings are dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
+        spec: Arguments of the call of `metarl.get_family`; None if the family was made without it.
     """
 
     name: str
     horizon: int = 200
-    # Never reached: Python environments hold the interpreter's lock, so that further threads only wait for it.
+    # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
     min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
     num_modes: int = 1
@@ -83,7 +83,7 @@ class TaskFamily(ABC):
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
         """Tells an environment its task; called before every reset, whose options it returns.
 
-        The environment has to keep the task: a plain ``env.reset()`` goes on with it, until another is given.
+        The environment must keep the task: a plain ``env.reset()`` continues with it until another task is given.
 
         Override it for an environment that takes no task at reset: change the environment, for example
         ``env.unwrapped.gravity = float(task)``, and return None.
@@ -99,9 +99,9 @@ class TaskFamily(ABC):
 
     @property
     def finite_tasks(self) -> NDArray[Any] | None:
-        """All tasks, [number of tasks, *task shape], if there are few and every split has them all, else None.
+        """All tasks, [number of tasks, *task shape], if they are few and every split has all of them; else None.
 
-        By default the elements of a ``Discrete`` task space, unless `draw_tasks` is overridden to choose among them.
+        By default, the elements of a ``Discrete`` task space, unless a subclass overrides `draw_tasks`.
         """
         if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is TaskFamily.draw_tasks:
             return np.arange(self.task_space.n) + self.task_space.start
@@ -111,8 +111,9 @@ class TaskFamily(ABC):
         """Draws tasks for a split.
 
         The splits have separate random streams: held-out tasks come from a stream that training never uses, whatever
-        generators are passed in. They have one distribution, unless `draw_tasks` says otherwise. A family with
-        `finite_tasks` draws each of them equally often (up to the remainder), in random order, and its splits coincide.
+        generators are passed in. All splits have the same distribution, unless `draw_tasks` distinguishes them. A
+        family with `finite_tasks` draws each task equally often (up to the remainder), in random order; its splits
+        coincide.
 
         Args:
             n: Number of tasks.
@@ -196,7 +197,8 @@ class TaskFamily(ABC):
 
 
 def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Draws n of finitely many tasks so that the counts of any two differ by at most one, [n, *task shape]."""
+    """Draws n of finitely many tasks so that the counts of any two tasks differ by at most one, [n, *task shape]."""
+    # Concatenate whole permutations, cut off the last one, and shuffle, so that no round is visible in the order.
     rounds = -(-n // len(tasks))
     order = np.concatenate([rng.permutation(len(tasks)) for _ in range(rounds)])[:n]
     return tasks[rng.permutation(order)]

@@ -1,4 +1,4 @@
-"""Batches of episodes: the one interface through which rollouts are collected."""
+"""Batches of episodes: the only interface for collecting rollouts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from metarl.common.errors import UserError
 
 @dataclass(frozen=True)
 class Buffers:
-    """What a batch of episodes is written into, zeros at first: NumPy arrays, or tensors on the batch's own device.
+    """Arrays that receive a batch of episodes, initially 0: NumPy arrays, or tensors on the batch's own device.
 
     Attributes:
-        observations: What is seen before each step, and after the last one, [time + 1, num_envs, observation].
+        observations: Observations before each step and after the last one, [time + 1, num_envs, observation].
         rewards: [time, num_envs].
         alive: 1 where the episode was running before the step, else 0, [time, num_envs].
-        terminated: Whether each episode has ended in a terminal state, by now, [num_envs].
-        truncated: Whether each episode has been cut off, by now, [num_envs].
-        terms: What is reported beside the reward, by name, [time, num_envs].
+        terminated: Whether each episode has ended in a terminal state so far, [num_envs].
+        truncated: Whether each episode has been cut off so far, [num_envs].
+        terms: Numbers that steps report beside the reward, by name, [time, num_envs].
     """
 
     observations: Any
@@ -34,17 +34,18 @@ class Buffers:
 
 
 class EpisodeBatch(ABC):
-    """One episode in each of ``num_envs`` slots, side by side; a slot whose episode has ended stands still.
+    """One episode in each of ``num_envs`` slots, side by side. A slot whose episode has ended stands still.
 
-    Batches share nothing that changes: two of them may be stepped from two threads.
+    Batches share no mutable state: two threads may step two batches.
 
     Args:
         num_envs: Number of slots.
-        observation_size: Numbers in an observation.
-        terms: Names of what is reported beside the reward, `TaskFamily.terms`.
+        observation_size: Length of an observation.
+        terms: Names of the numbers that steps report beside the reward, `TaskFamily.terms`.
 
     Attributes:
-        terms: What the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended before.
+        terms: Numbers that the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended
+            before it.
     """
 
     terms: Mapping[str, Any]
@@ -54,7 +55,7 @@ class EpisodeBatch(ABC):
         self.terms = {name: np.zeros(num_envs) for name in terms}
 
     def buffers(self, num_steps: int) -> Buffers:
-        """Makes the arrays that ``num_steps`` steps of this batch are written into, in single precision."""
+        """Makes arrays that can receive ``num_steps`` steps of this batch, in single precision."""
         steps = (num_steps, self.num_envs)
         return Buffers(
             np.zeros((num_steps + 1, self.num_envs, self.observation_size), np.float32),
@@ -69,14 +70,14 @@ class EpisodeBatch(ABC):
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        """Begins an episode in every slot, or in some while the others go on.
+        """Begins an episode in every slot, or in some slots while the others go on.
 
         Args:
-            tasks: One task for each of these slots, [k, *task shape].
-            seeds: One seed for each of these slots, with the meaning of ``env.reset(seed=...)``.
-            observations: Receives the first observations of these slots, [num_envs, observation]; what the others'
-                rows hold must be their current observations.
-            slots: Which slots, ascending, [k]; by default all. The first time it has to be all.
+            tasks: One task per slot that begins, [k, *task shape].
+            seeds: One seed per slot that begins, with the meaning of ``env.reset(seed=...)``.
+            observations: Receives the first observations of these slots, [num_envs, observation]; the rows of the other
+                slots must hold their current observations.
+            slots: The slots that begin, ascending, [k]; by default all. The first call must begin all.
         """
 
     @abstractmethod
@@ -96,8 +97,8 @@ class EpisodeBatch(ABC):
             actions: Elements of the action space, [num_envs, *action shape].
             observations: Receives the observations after the step, [num_envs, observation].
             rewards: Receives this step's rewards, [num_envs].
-            terminated: Receives whether each episode has ended in a terminal state, by now, [num_envs].
-            truncated: Receives whether each episode has been cut off, by now, [num_envs].
+            terminated: Receives whether each episode has ended in a terminal state so far, [num_envs].
+            truncated: Receives whether each episode has been cut off so far, [num_envs].
         """
 
     @abstractmethod
@@ -106,10 +107,10 @@ class EpisodeBatch(ABC):
 
 
 def reported(step: Mapping[str, Any], term: str) -> Any:
-    """What a step says of a term that `TaskFamily.terms` names; raises UserError if it says nothing.
+    """Returns a step's value of a term that `TaskFamily.terms` names; raises UserError if the step lacks it.
 
     Args:
-        step: What the step reports, by name.
+        step: Numbers that the step reports, by name.
         term: The term's name.
     """
     if term not in step:
@@ -119,7 +120,7 @@ def reported(step: Mapping[str, Any], term: str) -> Any:
 
 
 def require_episode_batch(episodes: Any) -> EpisodeBatch:
-    """Returns what a family's ``make_episodes`` has made; raises UserError unless it is an `EpisodeBatch`."""
+    """Returns the result of a family's ``make_episodes``; raises UserError unless it is an `EpisodeBatch`."""
     if not isinstance(episodes, EpisodeBatch):
         made = type(episodes).__name__
         raise UserError(f"make_episodes made a {made}, which is no batch of episodes; derive it from EpisodeBatch.")

@@ -46,7 +46,7 @@ def _holds_boxes(space: spaces.Space[Any]) -> bool:
 
 
 def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
-    """Makes an environment of the family with flat observations; it is in a wrapper only if it needs one for that."""
+    """Makes an environment of the family with flat observations; wraps it only if necessary."""
     env = family.make_env()
     if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
         flat_observation_space(env.observation_space, family.name)

@@ -1,4 +1,4 @@
-"""What the MuJoCo families share: models, batched stepping, divergence checks, the fallback without a batch."""
+"""Shared by the MuJoCo families: models, batched stepping, divergence checks, the fallback without a batch."""
 
 import importlib
 import os
@@ -21,7 +21,7 @@ from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import ALL, NativeCore, NativeFamily, Slots
 from metarl.envs.tasks import TaskEnvironment
 
-# MuJoCo resets a simulation that runs into one of the first three, and zeroes bad controls, without a word.
+# MuJoCo silently resets a simulation that runs into one of the first three, and silently zeroes bad controls.
 _BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
 _DIVERGED = slice(min(_BAD), max(_BAD) + 1)
 
@@ -74,7 +74,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
     counts = counts[:, _DIVERGED]
     if counts.any():
         diverged = np.flatnonzero(counts.any(axis=1))
-        # A single environment does not know in which slot of a vector environment it is.
+        # A single environment does not know its slot in a vector environment.
         where = f" in {len(diverged)} of {len(counts)} slots, first in slot {diverged[0]}" if len(counts) > 1 else ""
         raise RuntimeError(
             f"the simulation diverged{where}: controls, positions, velocities or accelerations became huge or not a "
@@ -83,7 +83,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
 
 
 class MujocoTask(TaskEnvironment):
-    """Mixed into Gymnasium's MuJoCo environments: reset with a task, first states, drawing without a display."""
+    """Mixin for Gymnasium's MuJoCo environments: reset with a task, first states, rendering without a display."""
 
     @abstractmethod
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -94,7 +94,7 @@ class MujocoTask(TaskEnvironment):
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Begins an episode; ``options={"task": task}`` sets the task."""
         info = self.seed_and_choose_task(seed, options)
-        # The generator is seeded already, and the task may have been drawn from it.
+        # No seed here: the generator is seeded already, and the task may have been drawn from it.
         observation, positions = super().reset()  # type: ignore[misc]
         return observation, {**positions, **info}
 
@@ -108,16 +108,16 @@ class MujocoTask(TaskEnvironment):
     def render(self) -> Any:
         """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array"."""
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-            # Left to itself, Gymnasium picks a backend that needs a display and fails.
+            # By default, Gymnasium picks a backend that needs a display, and fails.
             os.environ.setdefault("MUJOCO_GL", "egl")
         return super().render()  # type: ignore[misc]
 
 
 class MujocoCore(NativeCore):
-    """Many copies of one MuJoCo environment on ``mujoco.batch``, one thread.
+    """Many copies of one MuJoCo environment on ``mujoco.batch``, in one thread.
 
     Args:
-        env: A single environment: its model and rules hold for all.
+        env: A single environment, whose model and rules hold for all slots.
         num_envs: Number of slots.
 
     Raises:
@@ -158,7 +158,7 @@ class MujocoCore(NativeCore):
 
     @abstractmethod
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
-        """Simulates some slots and judges what happened.
+        """Simulates some slots and computes rewards and terminations.
 
         Args:
             slots: Which slots.
@@ -168,7 +168,7 @@ class MujocoCore(NativeCore):
         """
 
     def observe(self, observations: FloatArray) -> None:
-        """Writes positions, but for the first ``num_skipped``, and velocities of all slots."""
+        """Writes positions, except the first ``num_skipped``, and velocities of all slots."""
         skipped = self.env.num_skipped
         width = self.positions.shape[1] - skipped
         observations[:, :width] = self.positions[:, skipped:]

@@ -1,4 +1,4 @@
-"""Native batches: one core steps many copies of an environment; episodes and vector environments are built on it."""
+"""Native batches: one core steps many copies of an environment. Episodes and vector environments build on it."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -24,14 +24,14 @@ from metarl.envs.tasks import TaskDistribution, TaskEnvironment, task_option
 Slots = IntArray | slice
 ALL = slice(None)
 
-# Training defaults of the families that the papers report on. A tenth of the steps suffices for the Fisher
-# matrix (Schulman et al. 2015, section 6), and half of them for the inner loss's Hessian if they are those of largest
-# advantage (docs/performance.md). Gradients and the line search always use every step.
+# Training defaults of the families in published experiments. A tenth of the steps suffices for the Fisher matrix
+# (Schulman et al. 2015, section 6). Half of them, those of largest |advantage|, suffice for the inner loss's Hessian
+# (docs/performance.md). Gradients and the line search always use every step.
 SAMPLED_CURVATURE: Mapping[str, Any] = {"trpo": {"fisher_fraction": 0.1, "hessian_fraction": 0.5}}
 
 
 def rows(values: NDArray[Any], slots: Slots) -> NDArray[Any]:
-    """Rows of some slots, [k, ...]: what indexing gives, several times sooner where the slots are an array."""
+    """Rows of some slots, [k, ...]; the result of indexing, but several times faster if the slots are an array."""
     return values[slots] if isinstance(slots, slice) else values.take(slots, axis=0)
 
 
@@ -46,13 +46,13 @@ def choices(actions: Any, n: int) -> IntArray:
 class NativeCore(ABC):
     """State, physics and rewards of ``num_envs`` copies of one environment.
 
-    It knows neither episodes' lengths nor autoresets. It is equal, in float64, to that many single environments.
+    It knows neither episode lengths nor autoresets. In float64, it equals that many single environments.
 
     Attributes:
         num_envs: Number of slots.
         tasks: Each slot's task, [num_envs, *task shape]; written by the owner before ``start``.
         terms: The last step's reward terms by name, [num_envs] each, as the single environment's info has them.
-        draws: Whether it draws from its generators, at a start or, having kept them, at a step.
+        draws: Whether it uses the generators that it is started with, at the start or at later steps.
     """
 
     draws: ClassVar[bool] = True
@@ -102,7 +102,7 @@ class NativeCore(ABC):
 
 
 class SlotGenerators:
-    """Each slot's own generator, for a core that draws at its steps.
+    """One generator per slot, for a core that draws random numbers at its steps.
 
     Args:
         num_envs: Number of slots.
@@ -192,7 +192,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
 
     Args:
         core: The core; owned from now on.
-        env: One single environment, which says the spaces and the distribution of tasks.
+        env: A single environment, which has the spaces and the distribution of tasks.
         max_episode_steps: Steps after which an episode is truncated.
     """
 
@@ -232,7 +232,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         return self._observe(), info
 
     def step(self, actions: NDArray[Any]) -> tuple[FloatArray, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Takes one step in every slot, or resets it if its episode ended in the last one.
+        """Takes one step in every slot; resets a slot instead if its episode ended in the last step.
 
         Args:
             actions: [num_envs, action].
@@ -267,7 +267,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         return list(seed)
 
     def _seed(self, seeds: list[int | None]) -> None:
-        """Gives a new generator to the slots that have a seed, and at first to all."""
+        """Gives a new generator to each slot that has a seed; the first time, to all slots."""
         if self._generators is None:
             self._generators = [seeding.np_random(number)[0] for number in seeds]
             return
@@ -276,7 +276,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
                 self._generators[slot] = seeding.np_random(number)[0]
 
     def _settle_tasks(self, tasks: Any, unsettled: list[bool]) -> None:
-        """Takes the tasks given; without any, draws them where the slot has none or a new seed."""
+        """Sets ``tasks``; if None, draws tasks for the unsettled slots, which have no task or a new seed."""
         if tasks is not None:
             if len(tasks) != self.num_envs:
                 raise UserError(f"there must be one task for each of {self.num_envs} slots, got {len(tasks)}.")
@@ -301,9 +301,9 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
 
 
 class NativeFamily(TaskFamily):
-    """A built-in family: a single environment and a native core that is equal to it.
+    """A built-in family: a single environment and a native core that equals it.
 
-    It makes no environment before one is needed for rollouts or for the spaces.
+    It makes no environment until rollouts or the spaces need one.
 
     Args:
         horizon: Default length of an episode, in environment steps; None for the family's own.
@@ -312,7 +312,7 @@ class NativeFamily(TaskFamily):
     Attributes:
         env_class: The single environment.
         core_class: Its native core; made from a single environment and the number of slots.
-        preset: Parameters in which the family differs from the environment's defaults.
+        preset: The family's parameters that differ from the environment's defaults.
 
     Raises:
         UserError: If the environment has no such parameter, or not with this value.
@@ -380,13 +380,13 @@ class NativeFamily(TaskFamily):
         if type(self).make_env is NativeFamily.make_env:
             env_class: Any = self.env_class
             return _shared_env(env_class, *self._parameters.items())
-        # Another make_env may depend on more than the parameters.
+        # An overridden make_env may depend on more than the parameters.
         return self.make_env()
 
 
 @cache
 def _shared_env(env_class: Any, *parameters: tuple[str, Any]) -> Any:
-    """One environment in a process for each class and its parameters."""
+    """One environment per process for each class and its parameters."""
     return env_class(**dict(parameters))
 
 

@@ -17,7 +17,7 @@ from metarl.envs.tasks import Bimodal, TaskDistribution, TaskEnvironment, Unifor
 
 
 class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
-    """A point in the plane is rewarded for being near a goal that only the reward tells.
+    """A point in the plane is rewarded for being near a goal; only the reward reveals the goal.
 
     Observation, ``Box(-inf, inf, (2,), float64)``:
 
@@ -29,8 +29,8 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     Action, ``Box(-0.1, 0.1, (2,), float32)``: the change of x and y in one step, clipped to the bounds.
 
     Reward, after the step: minus the distance to the goal (coefficient 1, unit length); the squared distance (unit
-    length squared) if ``squared_distance``. The published figures are of the plain distance; the papers print the
-    squared one.
+    length squared) if ``squared_distance``. The published figures use the plain distance; the papers print the squared
+    one.
 
     Episode: it starts at the origin, without noise, and terminates where ``|dx| < end_distance`` and
     ``|dy| < end_distance`` (``end_norm="max"``) or where the Euclidean distance is below ``end_distance``
@@ -47,7 +47,7 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         goal_deviation: Standard deviation of the goals around their mode.
         action_bound: Largest change of a coordinate in one step.
         squared_distance: Whether the reward is minus the squared distance.
-        end_distance: Nearness to the goal that ends the episode.
+        end_distance: Distance to the goal below which the episode ends.
         end_norm: "max" or "euclidean".
         render_mode: "rgb_array" or None.
 
@@ -129,7 +129,7 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         return position.copy(), float(reward), bool(self.arrived(offset)), False, {"reward_distance": float(reward)}
 
     def move(self, positions: FloatArray, actions: NDArray[Any]) -> FloatArray:
-        """Where actions lead, [..., 2]."""
+        """Positions after the actions, [..., 2]."""
         return positions + np.clip(actions.astype(np.float64), -self._action_bound, self._action_bound)
 
     def reward(self, offsets: FloatArray) -> FloatArray:
@@ -162,7 +162,7 @@ class NavigationCore(NativeCore):
     """Many navigating points at once.
 
     Args:
-        env: A single environment: its rules hold for all.
+        env: A single environment, whose rules hold for all slots.
         num_envs: Number of slots.
     """
 
@@ -174,7 +174,7 @@ class NavigationCore(NativeCore):
         self._positions = np.zeros((num_envs, 2))
 
     def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
-        """Puts the points of some slots to their start."""
+        """Moves the points of some slots to their start."""
         self._positions[slots] = starts(self.tasks[slots])
 
     def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
@@ -201,20 +201,21 @@ class NavigationFamily(NativeFamily):
     name = "navigation"
     horizon = 100
     defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "meta_batch_size": 20}
-    # A step is so short that threads mostly wait for the interpreter's lock: two are slower than one up to 1600 slots.
+    # Steps are so short that threads mostly wait for the interpreter's lock: up to 1600 slots, two threads are slower
+    # than one.
     min_envs_per_shard = 800
     env_class = NavigationEnv
     core_class = NavigationCore
 
     def describe_task(self, task: Any) -> str:
-        """Says where the goal is, and where the start if it belongs to the task."""
+        """Says where the goal is, and where the start is if it belongs to the task."""
         goal, start = np.asarray(task)[:2], starts(np.asarray(task))
         described = f"goal ({goal[0]:+.2f}, {goal[1]:+.2f})"
         return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if _has_start(task) else described
 
 
 def starts(tasks: FloatArray) -> FloatArray:
-    """Starts that belong to the tasks, else the origin, [..., 2, 3 or 4] to [..., 2]."""
+    """Starts of the tasks, or the origin if tasks have no start, [..., 2, 3 or 4] to [..., 2]."""
     return tasks[..., 2:].copy() if _has_start(tasks) else np.zeros_like(tasks[..., :2])
 
 

@@ -1,4 +1,4 @@
-"""The oracle's view of a task family: the task is part of every observation."""
+"""The oracle's view of a task family: every observation includes the task."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,8 +19,7 @@ from metarl.envs.looped import flat_observation_space
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
     """Appends the task to the flattened observations of an environment.
 
-    The task is the one in the reset's info; failing that, the one in its options; failing that, what ``known_task``
-    was set to.
+    The task comes from the reset's info, else from its options, else from ``known_task``.
 
     Args:
         env: The environment.
@@ -40,7 +39,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
-        """Resets the environment and finds out its task.
+        """Resets the environment and determines its task.
 
         Raises:
             UserError: If the task is not known.
@@ -68,8 +67,8 @@ class OracleEpisodes(EpisodeBatch):
     """Episodes whose observations have the task appended.
 
     Args:
-        episodes: The episodes without it; owned from now on.
-        task_size: Numbers in a task.
+        episodes: The episodes without the task; owned from now on.
+        task_size: Number of entries of a task.
     """
 
     def __init__(self, episodes: EpisodeBatch, task_size: int) -> None:
@@ -99,16 +98,16 @@ class OracleEpisodes(EpisodeBatch):
         self._episodes.close()
 
     def _without_task(self, observations: FloatArray) -> FloatArray:
-        """Writes the task columns of ``observations``, [num_envs, observation + task], and returns the others."""
+        """Writes the task columns of ``observations``, [num_envs, observation + task], and returns the rest."""
         first = observations.shape[1] - self._tasks.shape[1]
         observations[:, first:] = self._tasks
         return observations[:, :first]
 
 
 class OracleFamily(TaskFamily):
-    """A family whose observations have the task appended: what a policy can reach that need not find it out.
+    """A family whose observations have the task appended: it shows what a policy can reach without having to infer it.
 
-    Everything but the observations is the family's own: name, horizon, tasks, splits, modes, rewards.
+    Name, horizon, tasks, splits, modes and rewards are those of the family.
 
     Args:
         family: The family; not changed.
@@ -132,12 +131,12 @@ class OracleFamily(TaskFamily):
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
-        # A family that is never drawn has no such parameter.
+        # Without rendering, pass no render_mode: make_env may lack the parameter.
         chosen = {} if render_mode is None else {"render_mode": render_mode}
         return TaskObservation(self._family.make_env(**chosen), self._family)
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
-        """Tells an environment its task, and what shows it; see `TaskFamily.set_task`."""
+        """Sets the task of an environment and of the wrapper that shows it; see `TaskFamily.set_task`."""
         layer = env
         while not isinstance(layer, TaskObservation):
             if not isinstance(layer, gym.Wrapper):
@@ -152,7 +151,7 @@ class OracleFamily(TaskFamily):
         return self._family.finite_tasks
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
-        """Draws tasks for a split, those that the family draws, [n, *task shape]."""
+        """Draws tasks for a split, the same as the family, [n, *task shape]."""
         return self._family.sample_tasks(n, rng, split)
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
@@ -190,7 +189,7 @@ def _space_with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box
 
 
 def _task_size(family: TaskFamily) -> int:
-    """Numbers in a task; raises UserError if its tasks are no arrays of numbers."""
+    """Number of entries of a task; raises UserError if the tasks are not arrays of numbers."""
     shape = family.task_space.shape
     if shape is None:
         raise UserError(

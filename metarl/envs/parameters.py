@@ -1,4 +1,4 @@
-"""What a family's parameters may be, told by name; they arrive from a command line, where anything can be written.
+"""Checks of a family's parameters; the values come from a command line, where users can write anything.
 
 A check takes a parameter's name and value and returns the value as the environment wants it, or raises UserError.
 """
@@ -47,7 +47,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def one_of(*choices: str) -> Check:
-    """The check that lets pass these choices."""
+    """Makes a check that accepts only these choices."""
 
     def check(name: str, value: Any) -> str:
         if value not in choices:
@@ -58,12 +58,12 @@ def one_of(*choices: str) -> Check:
 
 
 def optional(check: Check) -> Check:
-    """The check that lets pass None too."""
+    """Makes a check that accepts None too."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 def interval(lowest: float, highest: float) -> tuple[float, float]:
-    """Both bounds; raises UserError unless ``highest`` is the greater one."""
+    """Both bounds; raises UserError unless ``highest`` is greater than ``lowest``."""
     if lowest >= highest:
         raise UserError(f"highest must be greater than lowest, got lowest={lowest} and highest={highest}.")
     return lowest, highest

@@ -1,4 +1,4 @@
-"""Looks up task families by name, built-in ones and a user's own, and names them again."""
+"""Looks up task families by name, both built-in and a user's own, and finds the name of a family."""
 
 import inspect
 from collections.abc import Callable
@@ -27,10 +27,10 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
     """Registers a task family under a name.
 
     Args:
-        family: A subclass of `TaskFamily`, a function that makes one, or "package.module:Class", which is imported
-            when it is asked for.
+        family: A subclass of `TaskFamily`, a function that makes a family, or "package.module:Class", which is imported
+            at its first use.
         name: The name; by default the family's own.
-        summary: What the family is, in one sentence; by default the first line of its docstring.
+        summary: Description in one sentence; by default the first line of the family's docstring.
         **kwargs: Arguments for ``family``, which those of `get_family` override.
 
     Raises:
@@ -50,16 +50,16 @@ def family_names() -> list[str]:
 
 
 def family_summaries() -> dict[str, str]:
-    """What each registered family is, in one sentence, by name, in the order of registration."""
+    """One-sentence descriptions of all registered families by name, in the order of registration."""
     return {name: _summary(entry) for name, entry in _registered.items()}
 
 
 def get_family(family: FamilyLike, /, **kwargs: Any) -> TaskFamily:
-    """Makes a task family; its ``name`` and ``spec`` then say how.
+    """Makes a task family; its ``name`` and ``spec`` then record the name and the arguments.
 
     Args:
-        family: A registered name, "package.module:Class", a class that can be imported, or a family that this function
-            has made, whose arguments hold unless ``kwargs`` gives others.
+        family: A registered name, "package.module:Class", a class that can be imported, or a family made by this
+            function, whose arguments apply unless ``kwargs`` overrides them.
         **kwargs: Arguments for the family's constructor.
 
     Raises:
@@ -74,11 +74,11 @@ def get_family(family: FamilyLike, /, **kwargs: Any) -> TaskFamily:
 
 
 def family_spec(family: FamilyLike) -> FamilySpec:
-    """Says how `get_family` makes a family, so that another process can make it again.
+    """Returns the arguments with which `get_family` makes a family, so that another process can make it again.
 
     Args:
-        family: A name, which is returned as it is; a class, registered or importable; or a family that `get_family`
-            has made.
+        family: A name, which is returned unchanged; a registered or importable class; or a family made by
+            `get_family`.
 
     Returns:
         A registered name or "package.module:Class", and the arguments.
@@ -101,7 +101,7 @@ def family_spec(family: FamilyLike) -> FamilySpec:
 
 
 def _name_of(family: type[TaskFamily]) -> str:
-    """The registered name that stands for a class alone, or else "package.module:Class"."""
+    """The name under which the class is registered without arguments, else "package.module:Class"."""
     spec = f"{family.__module__}:{family.__qualname__}"
     for name, entry in _registered.items():
         if (entry.factory is family or entry.factory == spec) and not entry.kwargs:
@@ -120,7 +120,7 @@ def _summary(entry: _Entry) -> str:
 
 
 def _factory(name: str) -> tuple[Factory, dict[str, Any]]:
-    """What makes the family of this name, and the arguments that were registered with it."""
+    """Returns the class or function that makes the family of this name, and the arguments registered with it."""
     if name in _registered:
         entry = _registered[name]
         return _import_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory, entry.kwargs
@@ -150,7 +150,7 @@ def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
 
 
 def _import_factory(spec: str) -> Factory:
-    """Imports "package.module:Class"; raises UserError if it is not there."""
+    """Imports "package.module:Class"; raises UserError if it does not exist or cannot make a family."""
     factory: Factory = import_named(spec, "a task family")
     if isinstance(factory, type) and not issubclass(factory, TaskFamily):
         raise UserError(f"{spec} is not a task family; it must be a subclass of metarl.TaskFamily.")

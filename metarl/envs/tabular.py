@@ -1,4 +1,4 @@
-"""Tabular Markov decision processes: finitely many states, with rewards and transitions that only acting tells."""
+"""Tabular Markov decision processes: finitely many states; only acting reveals rewards and transitions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ _SUM_TOLERANCE = 1e-8
 
 
 class RandomMDPs(TaskDistribution):
-    """Mean rewards from N(1, 1), and a flat Dirichlet distribution over next states, for each (state, action).
+    """Random processes: mean rewards from N(1, 1), next-state probabilities from a flat Dirichlet distribution.
 
     A task is one vector, [S * A + S * A * S]: the mean rewards [S, A], then the transition probabilities [S, A, S],
     both with the last axis fastest.
@@ -48,7 +48,7 @@ class RandomMDPs(TaskDistribution):
         """Returns a copy of a task that a user gave, as float64.
 
         Raises:
-            UserError: If it has another shape, is not finite, or if transitions are no probabilities.
+            UserError: If it has another shape, is not finite, or if its transitions are not probabilities.
         """
         checked = super().check(task)
         transitions = self.transitions(checked)
@@ -138,14 +138,14 @@ class TabularMDPCore(NativeCore):
     """Many tabular Markov decision processes at once.
 
     Args:
-        env: A single environment: its rules hold for all.
+        env: A single environment, whose rules hold for all slots.
         num_envs: Number of slots.
     """
 
     def __init__(self, env: TabularMDPEnv, num_envs: int) -> None:
         super().__init__(num_envs, env.tasks.space.shape)
         self._num_actions = env.num_actions
-        # Views: what the owner writes into the tasks shows here.
+        # Views: they change when the owner writes into the tasks.
         self._means, self._transitions = env.tasks.means(self.tasks), env.tasks.transitions(self.tasks)
         self._states = np.zeros(num_envs, int)
         self._all = np.arange(num_envs)
@@ -160,7 +160,7 @@ class TabularMDPCore(NativeCore):
         """Takes an action in some slots; see `NativeCore.advance`."""
         chosen = choices(rows(actions, slots), self._num_actions)
         index = (self._all[slots], self._states[slots], chosen)
-        # Reward, then next state: the order in which the single environment draws.
+        # Draw the reward, then the next state, in the same order as the single environment.
         generators = self._generators.of(slots)
         noise = np.array([generator.standard_normal() for generator in generators])
         uniform = np.array([generator.random() for generator in generators])
@@ -188,7 +188,7 @@ class TabularMDPFamily(NativeFamily):
     core_class = TabularMDPCore
 
     def describe_task(self, task: Any) -> str:
-        """Says how far the mean rewards reach, which is what fits into a few words."""
+        """Says the range of the mean rewards; the whole task would not fit into a few words."""
         assert isinstance(self._distribution, RandomMDPs)
         means = self._distribution.means(np.asarray(task))
         return f"mean rewards from {means.min():.2f} to {means.max():.2f}"
@@ -205,12 +205,12 @@ def next_states(probabilities: FloatArray, uniform: FloatArray) -> IntArray:
         Next states, [...]; never one of probability 0.
     """
     cumulative = probabilities.cumsum(axis=-1)
-    # Up to the sum, which is 1 but for rounding: else a last state of probability 0 might be drawn.
+    # Scale by the sum, which is 1 up to rounding: otherwise a last state of probability 0 might be drawn.
     return np.asarray((cumulative <= (uniform * cumulative[..., -1])[..., None]).sum(axis=-1))
 
 
 def _refuse(transitions: FloatArray, wrong: BoolArray, wanted: str) -> None:
-    """Raises UserError if a row of the transitions, [S, A, S], is wrong, [S, A]; it names the first one."""
+    """Raises UserError for the first row of the transitions, [S, A, S], where ``wrong``, [S, A], is true."""
     if wrong.any():
         state, action = np.argwhere(wrong)[0]
         row = transitions[state, action]

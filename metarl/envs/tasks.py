@@ -1,4 +1,4 @@
-"""Distributions of tasks, and what the built-in environments share: their parameters and their task."""
+"""Distributions of tasks, and a mixin with parameters and task for the built-in environments."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from metarl.envs.parameters import Check
 
 
 class TaskDistribution(ABC):
-    """Where tasks come from.
+    """A distribution of tasks.
 
     Attributes:
         space: The space that tasks are elements of.
@@ -103,7 +103,7 @@ class Disc(TaskDistribution):
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws n points of the disc, [n, 2]."""
         angle = rng.uniform(0, 2 * np.pi, n)
-        # The square root, because the area within a distance grows with its square.
+        # The area within a distance grows with its square, so the square root makes the density uniform.
         distance = self.radius * np.sqrt(rng.uniform(size=n))
         return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
 
@@ -112,8 +112,8 @@ class Disc(TaskDistribution):
 class Bimodal(TaskDistribution):
     """Two normal distributions in the plane, around (mode, mode) and (-mode, -mode), each with probability 1/2.
 
-    A task is (x, y, number of its mode): 0 for the one around (mode, mode), 1 for the one around (-mode, -mode). The
-    number belongs to the task because the two overlap, so that the point alone does not tell it.
+    A task is (x, y, number of its mode): 0 for the mode around (mode, mode), 1 for the mode around (-mode, -mode). The
+    number is part of the task because the modes overlap: the point alone does not determine it.
 
     Attributes:
         mode: Coordinate of the centres.
@@ -142,7 +142,7 @@ class Bimodal(TaskDistribution):
         return np.asarray(tasks)[:, 2].astype(int)
 
     def check(self, task: Any) -> FloatArray:
-        """Returns a copy of the task; raises UserError unless it is a point and 0 or 1."""
+        """Returns a copy of the task; raises UserError unless it is a point followed by 0 or 1."""
         checked = super().check(task)
         if checked[2] not in (0, 1):
             raise UserError(f"the task must be (x, y, mode) with mode 0 or 1, got mode {checked[2]}.")
@@ -154,7 +154,7 @@ class Probabilities(TaskDistribution):
     """Independent probabilities, each uniform in [0, 1].
 
     Attributes:
-        size: How many.
+        size: Number of probabilities.
     """
 
     size: int
@@ -175,13 +175,13 @@ class Probabilities(TaskDistribution):
 
 
 class TaskEnvironment:
-    """Mixed into a built-in environment: what its parameters may be, where its tasks come from and which one it has.
+    """Mixin for built-in environments: checks of the parameters, the distribution of tasks and the current task.
 
-    A task given at reset lasts until another is given, or until a new seed comes without one; then it is drawn from
-    that seed.
+    A task given at reset lasts until another is given, or until a reset with a seed and without a task. That reset
+    draws a task with the new seed.
 
     Attributes:
-        checks: What each parameter may be, by name; ``render_mode`` is Gymnasium's to check.
+        checks: The check of each parameter, by name; Gymnasium checks ``render_mode``.
         tasks: The distribution of the environment's tasks.
         task: The current task, [*task shape].
     """
@@ -208,14 +208,14 @@ class TaskEnvironment:
         """The distribution of tasks under checked parameters; raises UserError if they contradict each other."""
 
     def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
-        """Seeds the environment and settles its task, before anything else of a reset.
+        """Seeds the environment and chooses its task; a reset calls it first.
 
         Args:
             seed: As in ``reset``.
             options: As in ``reset``; ``options["task"]`` is the task.
 
         Returns:
-            The part of the reset's info that says the task.
+            The part of the reset's info that holds the task.
 
         Raises:
             UserError: If the options hold something other than a valid task.

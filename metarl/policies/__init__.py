@@ -1,1 +1,1 @@
-"""From flat parameters to actions, and the derivatives of that."""
+"""Policies: maps from flat parameters to actions, with their derivatives."""

@@ -1,4 +1,4 @@
-"""From a policy's outputs to an action space: which distribution fits, and how its actions are scaled and clipped."""
+"""Maps a policy's actions to an action space: chooses the distribution, scales and clips."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metarl.policies.distributions import Categorical, Distribution, Gaussian
 
 
 class ActionMap:
-    """Turns a policy's actions into an environment's.
+    """Converts a policy's actions to an environment's actions.
 
-    ``Box``: [-1, 1] is mapped to the action space's bounds and clipped to them, so that unit-variance exploration fits
-    every environment; what lies outside [-1, 1] is clipped. ``Discrete``: the choice plus the space's start.
+    ``Box``: centre + scale * half-width * action, clipped to the bounds. With scale 1, [-1, 1] covers the action space,
+    so unit-variance exploration fits every environment. ``Discrete``: the choice plus the space's start.
 
     Args:
         space: The environment's action space.
-        scale: Factor on the half-width of the bounds; below 1, the policy's unit reaches only part of the way.
+        scale: Factor on the half-width; below 1, a policy action of 1 reaches only part of the way to the bound.
 
     Raises:
         UserError: If the space is neither a bounded one-dimensional ``Box`` nor ``Discrete``.
@@ -41,7 +41,7 @@ class ActionMap:
         self._discrete = isinstance(space, Discrete)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Environment actions, [..., action] (or [...] of integers), for the policy's, same shape."""
+        """Converts the policy's actions, [..., action] or [...] of integers, to the environment's, same shape."""
         if self._discrete:
             return actions + self._start
         scaled = actions * self._half_width
@@ -51,5 +51,5 @@ class ActionMap:
 
 
 def _narrowest(values: np.ndarray) -> Any:
-    """One number if all values are equal, else the values: NumPy is several times faster with a number."""
+    """One number if all values are equal, else the values. NumPy is several times faster with a number."""
     return values[0] if (values == values[0]).all() else values

@@ -1,8 +1,8 @@
 """Policies as values: the parameters of a batch of policies are one tensor ``[task, parameter]``.
 
-A `Policy` says how flat parameters become action distributions, which is all that acting needs. A
-`DifferentiablePolicy` provides the three derivatives that adaptation and meta-step are made of: the inner loss's
-gradient, its Hessian's products, and the linear map from parameters to outputs.
+A `Policy` maps flat parameters to action distributions; acting needs no more. A `DifferentiablePolicy` adds the three
+derivatives that adaptation and meta-step use: the gradient of the inner loss, products with its Hessian, and the
+Jacobian of the outputs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from metarl.policies.losses import InnerLoss
 
 
 class Curvature(Protocol):
-    """Rows of the inner loss's Hessian at some parameters, one block for each task; other rows count as 0."""
+    """Hessian of the inner loss at fixed parameters, one block per task; rows of parameters not adapted are 0."""
 
     def pushforward(self, direction: Tensor) -> Tensor:
-        """The rows times ``direction`` [task, parameter], same shape; linear."""
+        """Multiplies by ``direction`` [task, parameter]; same shape, linear in ``direction``."""
 
     def pullback(self, direction: Tensor) -> Tensor:
-        """The transpose of `pushforward`; the same where there are all rows, as a Hessian is symmetric."""
+        """The transpose of `pushforward`. Both are equal if all rows are kept, because a Hessian is symmetric."""
 
 
 class Linearised(Protocol):
-    """A policy's outputs at some parameters and their Jacobian.
+    """Outputs of a policy at fixed parameters, and their Jacobian J with respect to the parameters.
 
     Attributes:
         outputs: [task, row, output].
@@ -45,10 +45,10 @@ class Linearised(Protocol):
     extra: Tensor
 
     def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
-        """Transposed Jacobian times (d_outputs [task, row, output], d_extra [task, extra]): [task, parameter]."""
+        """Returns J^T (d_outputs [task, row, output], d_extra [task, extra]), [task, parameter]."""
 
     def fisher_product(self, direction: Tensor) -> Tensor:
-        """Fisher information, weighted over the rows, times ``direction`` [task, parameter]; same shape."""
+        """Multiplies the Fisher information, a weighted sum over rows, by ``direction`` [task, parameter]."""
 
 
 class Policy(ABC):
@@ -58,11 +58,11 @@ class Policy(ABC):
         observation_size: Length of an observation.
         distribution: The action distribution.
         body: Name and shape of each of the network's tensors.
-        initial_std: Gaussian only: standard deviation to start from, in the policy's [-1, 1] units.
+        initial_std: Gaussian only: initial standard deviation, in the policy's [-1, 1] units.
         min_std: Gaussian only: floor of the standard deviation.
 
     Attributes:
-        layout: Where each tensor lies in the flat vector; a Gaussian's ``log_std`` is the last.
+        layout: Position of each tensor in the flat vector; a Gaussian's ``log_std`` comes last.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Policy(ABC):
         """
 
     def network(self, parameters: Tensor) -> Callable[[Tensor], Tensor]:
-        """`outputs` at these parameters, for many calls with few rows."""
+        """Returns `outputs` at these parameters as a function, for many calls with few rows."""
         return partial(self.outputs, parameters)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
@@ -107,7 +107,7 @@ class Policy(ABC):
         )
 
     def extra(self, parameters: Tensor) -> Tensor:
-        """State-independent distribution parameters [task, extra], the log standard deviation at its floor or above."""
+        """State-independent distribution parameters [task, extra]; the log standard deviation has a floor."""
         return self._raw_extra(parameters).clamp(min=self._min_log_std)
 
     def log_prob(self, parameters: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
@@ -130,44 +130,44 @@ class DifferentiablePolicy(Policy):
 
     @abstractmethod
     def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
-        """What each hidden layer makes of observations, and the network's output.
+        """Returns the values of each hidden layer and the network's output.
 
         Args:
-            parameters: Of one task, [parameter].
+            parameters: Parameters of one task, [parameter].
             observations: [row, observation].
 
         Returns:
-            By the layer's name, [row, unit]; the last is ``output``.
+            Values by the layer's name, [row, unit]; the last entry is ``output``.
         """
 
     @property
     @abstractmethod
     def head(self) -> list[str]:
-        """Names of the last layer's tensors and of a Gaussian's ``log_std``."""
+        """Names of the tensors of the last layer, and ``log_std`` for a Gaussian."""
 
     @abstractmethod
     def inner_gradient(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
     ) -> Tensor:
-        """Gradient of `inner_loss`, [task, parameter]; 0 for tensors not named by ``adapted``, unless that is None."""
+        """Gradient of `inner_loss`, [task, parameter]; 0 outside the tensors named by ``adapted`` (None: all)."""
 
     @abstractmethod
     def inner_curvature(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
     ) -> Curvature:
-        """Hessian of `inner_loss`, ready for repeated products; the rows of tensors named by ``adapted``, if any."""
+        """Hessian of `inner_loss` for repeated products; only the rows of tensors named by ``adapted`` (None: all)."""
 
     @abstractmethod
     def linearise(self, parameters: Tensor, samples: Samples) -> Linearised:
         """Outputs and their Jacobian at ``parameters`` [task, parameter]."""
 
     def _only(self, tensors: Collection[str] | None, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """What sets values [task, parameter] to 0 for all but these of the policy's tensors."""
+        """Returns a function that sets values [task, parameter] to 0 outside the named tensors (None: outside none)."""
         if tensors is None:
             return lambda values: values
         members = self.layout.members(tensors).to(device)
         return lambda values: torch.where(members, values, 0)
 
     def _extra_slope(self, parameters: Tensor) -> Tensor:
-        # Derivative of `extra` by the raw parameter: below the floor nothing changes.
+        # Derivative of `extra` with respect to the raw parameter: 0 below the floor, else 1.
         return (self._raw_extra(parameters) >= self._min_log_std).to(parameters.dtype)

@@ -1,8 +1,9 @@
 """Action distributions with the derivatives that the meta-step needs, in closed form.
 
-A distribution has outputs (one row for each step, from the network) and extra parameters (one vector for each task,
-independent of the state): the Gaussian's mean and log standard deviation, the categorical's logits and nothing.
-Rows are [task, row, ...]; a direction in these parameters is a pair (outputs [task, row, output], extra [task, extra]).
+A distribution has two kinds of parameters: outputs of the network (one row per step), and extra parameters (one vector
+per task, independent of the state). A Gaussian's outputs are the means, its extra parameters the log standard
+deviations. A categorical's outputs are the logits; it has no extra parameters. Rows are [task, row, ...]; a direction
+in these parameters is a pair (outputs [task, row, output], extra [task, extra]).
 """
 
 import math
@@ -17,17 +18,17 @@ class Distribution(ABC):
     """A family of action distributions."""
 
     num_outputs: int
-    """Network outputs for each step."""
+    """Number of network outputs per step."""
     num_extra: int
-    """State-independent parameters of each task."""
+    """Number of state-independent parameters per task."""
 
     @abstractmethod
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        """What `sample` turns into actions, float32 [*shape, ...]."""
+        """Draws the noise that `sample` turns into actions, float32 [*shape, ...]."""
 
     @abstractmethod
     def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
-        """Actions [task, row, ...] drawn with the given noise."""
+        """Samples actions [task, row, ...] with the given noise."""
 
     @abstractmethod
     def mode(self, outputs: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Distribution(ABC):
 
     @abstractmethod
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of `log_prob`: by the outputs [task, row, output] and by the extra parameters [task, row, extra]."""
+        """Gradients of `log_prob`: outputs [task, row, output], extra parameters [task, row, extra]."""
 
     @abstractmethod
     def score_tangent(
@@ -80,6 +81,7 @@ class Gaussian(Distribution):
         return -0.5 * (z * z).sum(-1) - (extra.sum(-1) + 0.5 * self.num_extra * math.log(2 * math.pi))[:, None]
 
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        # With z = (a - mean) / std: d log p / d mean = z / std and d log p / d log std = z^2 - 1.
         precision = torch.exp(-extra)[:, None]
         z = (actions - outputs) * precision
         return z * precision, z * z - 1
@@ -89,14 +91,18 @@ class Gaussian(Distribution):
     ) -> tuple[Tensor, Tensor]:
         precision, d_extra = torch.exp(-extra)[:, None], d_extra[:, None]
         z = (actions - outputs) * precision
-        # Both partial derivatives share d z = -(d mean) / std - z d(log std).
-        d_z = d_outputs * precision + z * d_extra
-        return -precision * (d_z + z * d_extra), -2 * z * d_z
+        # dz = -(d mean / std + z d log std). The changes of the score follow from the product rule:
+        # d(z / std) = (dz - z d log std) / std and d(z^2 - 1) = 2 z dz.
+        minus_dz = d_outputs * precision + z * d_extra
+        return -precision * (minus_dz + z * d_extra), -2 * z * minus_dz
 
     def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
+        # 1 / std^2 for the mean, 2 for the log standard deviation, no cross terms.
         return d_outputs * torch.exp(-2 * extra)[:, None], (2 * d_extra)[:, None].expand_as(d_outputs)
 
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
+        # KL = sum of log(std / old std) + (old std^2 + (old mean - mean)^2) / (2 std^2) - 1/2. With the log ratio
+        # x = log(old std / std), the part without means is (exp(2 x) - 1) / 2 - x; expm1 is exact for small x.
         log_ratio = old_extra - extra
         spread = (0.5 * torch.expm1(2 * log_ratio) - log_ratio).sum(-1)
         shift = (old_outputs - outputs) * torch.exp(-extra)[:, None]
@@ -104,7 +110,7 @@ class Gaussian(Distribution):
 
 
 class Categorical(Distribution):
-    """A choice among actions; outputs are logits and there is nothing extra.
+    """A choice among actions; outputs are the logits, and there are no extra parameters.
 
     Args:
         num_actions: Number of choices.
@@ -119,7 +125,7 @@ class Categorical(Distribution):
         return generator.gumbel(size=(*shape, self.num_outputs)).astype(np.float32)
 
     def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
-        # The Gumbel-max trick: the largest of logits plus Gumbel noise is a draw from the softmax.
+        # The Gumbel-max trick: the argmax of logits plus Gumbel noise is a sample from the softmax.
         return (outputs + noise).argmax(-1)
 
     def mode(self, outputs: Tensor) -> Tensor:
@@ -135,10 +141,12 @@ class Categorical(Distribution):
     def score_tangent(
         self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
     ) -> tuple[Tensor, Tensor]:
+        # The Hessian of log p does not depend on the action: it is minus the Fisher information.
         information, nothing = self.fisher(outputs, extra, d_outputs, d_extra)
         return -information, nothing
 
     def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
+        # The Fisher information of the logits is diag(p) - p p^T.
         p = outputs.softmax(-1)
         return p * (d_outputs - (p * d_outputs).sum(-1, keepdim=True)), self._nothing(outputs)
 

@@ -1,4 +1,4 @@
-"""Parameters as flat vectors: where each tensor of a policy lies in ``[task, parameter]``."""
+"""Parameters as flat vectors: the position of each tensor of a policy in ``[task, parameter]``."""
 
 import math
 from collections.abc import Collection, Sequence
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Layout:
-    """Named tensors laid end to end in one vector.
+    """Named tensors, concatenated into one vector.
 
     Args:
         shapes: Name and shape of each tensor, in order.
@@ -26,7 +26,7 @@ class Layout:
         return [part.view(len(part), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def tensor_index(self) -> Tensor:
-        """Which tensor each parameter belongs to, [parameter]."""
+        """Index of the tensor that each parameter belongs to, [parameter]."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
 
     def members(self, names: Collection[str]) -> Tensor:
@@ -34,6 +34,6 @@ class Layout:
         return torch.tensor([name in names for name in self.names])[self.tensor_index()]
 
     def row_index(self) -> Tensor:
-        """Which row each parameter belongs to, counted over all tensors, [parameter]; an entry of a bias is a row."""
+        """Index of each parameter's row, counted over all tensors, [parameter]; each entry of a bias is a row."""
         widths = torch.cat([torch.full((shape[0],), math.prod(shape[1:])) for shape in self.shapes])
         return torch.repeat_interleave(torch.arange(len(widths)), widths)

@@ -17,21 +17,21 @@ def inner_loss(distribution: Distribution, outputs: Tensor, extra: Tensor, sampl
 
     With l = log pi(a|s) - log pi_behaviour(a|s), and A the advantage:
 
-    ``ratio``: L = - mean exp(l_t) A_t. Valid for rollouts of any behaviour policy; the right gradient and a
-    low-variance, biased Hessian (LVC: no cross terms between time steps).
-    ``score``: L = - mean log pi(a_t|s_t) A_t, the original release's loss; on policy the same gradient, another
-    Hessian.
-    ``dice``: L = - mean (exp(l_0 + ... + l_t) - exp(l_0 + ... + l_{t-1})) A_t, sums along the episode: the right
-    gradient and, in expectation, the right Hessian of undiscounted returns, cross terms included but noisy.
+    ``ratio``: L = - mean exp(l_t) A_t. It is valid for rollouts of any behaviour policy. The gradient is right; the
+    Hessian has low variance but a bias (LVC: no cross terms between time steps).
+    ``score``: L = - mean log pi(a_t|s_t) A_t, the loss of the original release. On policy, the gradient is the same and
+    the Hessian differs.
+    ``dice``: L = - mean (exp(l_0 + ... + l_t) - exp(l_0 + ... + l_{t-1})) A_t, summed along the episode. The gradient
+    is right. For undiscounted returns the Hessian is right in expectation, with cross terms, but noisy.
 
-    At the behaviour policy all three gradients are the vanilla policy gradient.
+    At the behaviour policy all three gradients equal the vanilla policy gradient.
 
     Args:
         distribution: The action distribution.
         outputs: The network's outputs, [task, row, output].
         extra: State-independent parameters, [task, extra].
         samples: The rows, with behaviour log-probabilities, advantages and weights; whole episodes for ``dice``.
-        loss: Which of the three.
+        loss: ``ratio``, ``score`` or ``dice``.
 
     Source: Rothfuss et al. 2019 (ProMP), equation 12; Finn et al. 2017, equation 4; Foerster et al. 2018 (DiCE) with
     the advantages of Farquhar et al. 2019 (Loaded DiCE).
@@ -41,10 +41,10 @@ def inner_loss(distribution: Distribution, outputs: Tensor, extra: Tensor, sampl
 
 
 class _Likelihood(ABC):
-    """What stands before the advantages, as a function of the log-probabilities [task, row].
+    """The factor on the advantages, as a function of the log-probabilities [task, row].
 
     Attributes:
-        values: [task, row].
+        values: The factor, [task, row].
     """
 
     values: Tensor
@@ -54,11 +54,11 @@ class _Likelihood(ABC):
 
     @abstractmethod
     def gradient(self, coefficient: Tensor) -> Tensor:
-        """Gradient of sum(coefficient * values) by the log-probabilities, [task, row]."""
+        """Gradient of sum(coefficient * values) with respect to the log-probabilities, [task, row]."""
 
     @abstractmethod
     def tangent(self, coefficient: Tensor, d_log_prob: Tensor) -> Tensor:
-        """How that gradient changes along ``d_log_prob`` [task, row]."""
+        """Derivative of `gradient` along ``d_log_prob`` [task, row], same shape."""
 
 
 class _Ratio(_Likelihood):
@@ -88,7 +88,7 @@ class _DiCE(_Likelihood):
         if not samples.episode_length:
             raise ValueError("dice needs whole episodes, got samples of which rows were left out")
         self._length = samples.episode_length
-        # What follows an episode's end is after all its steps, and must not overflow.
+        # Rows after an episode's end do not affect its earlier steps; as 0 they cannot overflow.
         log_ratio = torch.where(samples.weights > 0, log_prob - samples.log_probs, 0)
         total = self._episodes(log_ratio).cumsum(2)
         self._until, self._before = total.exp(), (total - self._episodes(log_ratio)).exp()
@@ -99,16 +99,17 @@ class _DiCE(_Likelihood):
         return self._by_step(weights * self._until, weights * self._before)
 
     def tangent(self, coefficient: Tensor, d_log_prob: Tensor) -> Tensor:
+        # until_s changes by until_s * (d_0 + ... + d_s), and before_s by before_s * (d_0 + ... + d_{s-1}).
         weights, change = self._episodes(coefficient), self._episodes(d_log_prob)
         total = change.cumsum(2)
         return self._by_step(weights * self._until * total, weights * self._before * (total - change))
 
     def _by_step(self, until: Tensor, before: Tensor) -> Tensor:
-        """Derivative by each step's log-probability l_t, [task, row].
+        """Derivative with respect to the log-probability l_t of each step, [task, row].
 
-        With until_s = c_s exp(l_0 + ... + l_s) and before_s = c_s exp(l_0 + ... + l_{s-1}), each [task, episode, step],
-        the weighted sum is that of until_s - before_s. It holds l_t in until_s from s = t on, and in before_s from
-        s = t + 1 on, so that its derivative is until_t + sum_{s > t} (until_s - before_s).
+        Let until_s = c_s exp(l_0 + ... + l_s) and before_s = c_s exp(l_0 + ... + l_{s-1}), both [task, episode, step].
+        The weighted sum is sum_s (until_s - before_s). There, l_t occurs in until_s for s >= t and in before_s for
+        s > t. The derivative is therefore until_t + sum_{s > t} (until_s - before_s).
         """
         later = (until - before).sum(2, keepdim=True) - (until - before).cumsum(2)
         return (until + later).flatten(1)
@@ -128,11 +129,11 @@ class OutputDerivatives:
         outputs: [task, row, output].
         extra: [task, extra].
         samples: The rows.
-        loss: Which inner loss.
+        loss: Name of the inner loss.
 
     Attributes:
-        gradient: By the outputs, [task, row, output].
-        extra_gradient: By the extra parameters, summed over rows, [task, extra].
+        gradient: Gradient with respect to the outputs, [task, row, output].
+        extra_gradient: Gradient with respect to the extra parameters, summed over rows, [task, extra].
     """
 
     def __init__(
@@ -147,7 +148,9 @@ class OutputDerivatives:
         self.extra_gradient = (self._by_log_prob * self._extra_score).sum(1)
 
     def tangent(self, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
-        """Hessian times a direction: by the outputs [task, row, output], by the extra parameters [task, extra]."""
+        """Hessian times a direction: outputs [task, row, output], extra parameters [task, extra]."""
+        # The gradient is g * score, with g the derivative of the loss with respect to log pi. By the product rule its
+        # change is g * d score + dg * score, where dg follows from d log pi = score . direction (`along`).
         by_outputs, by_extra = self._distribution.score_tangent(
             self._outputs, self._extra, self._actions, d_outputs, d_extra
         )

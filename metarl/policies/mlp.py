@@ -1,4 +1,4 @@
-"""The built-in network: a multilayer perceptron whose derivatives are written out."""
+"""The built-in network: a multilayer perceptron with explicit derivatives."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, OutputDerivatives
 
-# Rows of one block on the CPU: a task's activations then stay in the core's cache. It never depends on the number of
-# tasks, on which results would otherwise depend in their last bits.
+# Rows per block on the CPU, so that the activations of a task stay in the core's cache. The size must not depend on the
+# number of tasks: otherwise the last bits of the results would.
 _CPU_BLOCK_ROWS = 2000
-# BLAS multiplies a wide matrix by a narrower one than this up to six times faster if the result is transposed.
+# If one factor is narrower than this, BLAS computes the transposed product up to six times faster.
 _NARROW = 32
 
 
 class _ReLU:
-    """max(x, 0); its derivative is read off its value."""
+    """max(x, 0). The derivative is a function of the value h: 1 if h > 0, else 0."""
 
     has_curvature = False
 
@@ -39,7 +39,7 @@ class _ReLU:
 
 
 class _Tanh:
-    """Hyperbolic tangent; its derivative is read off its value."""
+    """Hyperbolic tangent. The derivative is a function of the value h: 1 - h^2."""
 
     has_curvature = True
 
@@ -47,7 +47,7 @@ class _Tanh:
     def apply(x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.requires_grad:
             return x.tanh_()
-        # PyTorch's tanh takes seven times as long on a CPU, a third of a forward pass.
+        # On a CPU, PyTorch's tanh takes seven times as long as NumPy's, a third of a forward pass.
         values = x.numpy()
         np.tanh(values, out=values)
         return x
@@ -63,14 +63,14 @@ Weights = list[tuple[Tensor, Tensor]]
 
 
 class MLPPolicy(DifferentiablePolicy):
-    """A multilayer perceptron whose derivatives are written out as batched matrix products over blocks of rows.
+    """A multilayer perceptron; its derivatives are batched matrix products over blocks of rows.
 
     Args:
         observation_size: Length of an observation.
         distribution: The action distribution.
         hidden_sizes: Width of each hidden layer.
         activation: ``relu`` or ``tanh``.
-        initial_std: Gaussian only: standard deviation to start from.
+        initial_std: Gaussian only: initial standard deviation.
         min_std: Gaussian only: floor of the standard deviation.
         output_gain: Factor on the last layer's initial weights.
     """
@@ -152,12 +152,12 @@ class MLPPolicy(DifferentiablePolicy):
         return list(zip(views[0 : 2 * self._num_layers : 2], views[1 : 2 * self._num_layers : 2], strict=True))
 
     def _lowest(self, tensors: Collection[str] | None) -> int:
-        """The first layer that has one of these tensors; the number of layers if none has."""
+        """Index of the first layer that has one of these tensors (None: all); the number of layers if none has."""
         layers = [i // 2 for i in range(2 * self._num_layers) if tensors is None or self.layout.names[i] in tensors]
         return min(layers, default=self._num_layers)
 
     def _forward(self, weights: Weights, observations: Tensor) -> list[Tensor]:
-        """Every layer's input, then the output."""
+        """Returns the input of every layer, then the output."""
         values = [observations]
         for index, (weight, bias) in enumerate(weights):
             value = _affine(bias, values[-1], weight)
@@ -165,7 +165,7 @@ class MLPPolicy(DifferentiablePolicy):
         return values
 
     def _backward(self, weights: Weights, values: list[Tensor], delta: Tensor, into: Weights, lowest: int = 0) -> None:
-        """Adds the transposed Jacobian times ``delta`` [task, row, output] to ``into``, from layer ``lowest`` on."""
+        """Adds J^T ``delta`` [task, row, output] to ``into`` for the layers from ``lowest`` on; J is the Jacobian."""
         for index in reversed(range(lowest, self._num_layers)):
             _add_outer(into[index], delta, values[index])
             if index > lowest:
@@ -174,9 +174,10 @@ class MLPPolicy(DifferentiablePolicy):
     def _tangent(
         self, weights: Weights, values: list[Tensor], direction: Weights, lowest: int = 0
     ) -> dict[int, Tensor]:
-        """How the layers' inputs, by the layer's number, and the output change along ``direction``.
+        """Changes of the layers' inputs h_i and of the output along ``direction``, by the layer's index.
 
-        Layers before ``lowest`` do not change.
+        For a direction (V_i, v_i) of weights and biases, dh_{i+1} = s(h_{i+1}) * (V_i h_i + W_i dh_i + v_i), where s(h)
+        is the activation's derivative at the value h, and 1 for the output. Layers before ``lowest`` do not change.
         """
         tangents = {} if lowest < self._num_layers else {lowest: torch.zeros_like(values[-1])}
         for index in range(lowest, self._num_layers):
@@ -192,7 +193,7 @@ class MLPPolicy(DifferentiablePolicy):
 
 
 def _block_rows(parameters: Tensor) -> int:
-    # A device with its own memory wants few, large kernels.
+    # A GPU is fastest with few, large kernels.
     return _CPU_BLOCK_ROWS if parameters.device.type == "cpu" else 1 << 40
 
 
@@ -205,15 +206,15 @@ def _blocks(samples: Samples, parameters: Tensor, whole_episodes: bool = False) 
 
 
 def _affine(bias: Tensor, values: Tensor, weight: Tensor) -> Tensor:
-    """The layer's values weight^T + bias, [task, row, output]."""
+    """Returns values weight^T + bias, [task, row, output]."""
     if weight.shape[1] == 1:
-        # A product with one vector takes another kernel when there is one task, with other last bits.
+        # With one output and one task, `baddbmm` would use a matrix-vector kernel, which gives other last bits.
         return bias[:, None] + (values * weight).sum(-1, keepdim=True)
     return torch.baddbmm(bias[:, None], values, weight.mT)
 
 
 def _linear(values: Tensor, weight: Tensor) -> Tensor:
-    """Values weight^T, [task, row, output]."""
+    """Returns values weight^T, [task, row, output]."""
     if weight.shape[1] < _NARROW:
         return torch.bmm(weight, values.mT).mT
     return torch.bmm(values, weight.mT)
@@ -228,7 +229,10 @@ def _add_linear(total: Tensor, values: Tensor, weight: Tensor) -> None:
 
 
 def _add_outer(into: tuple[Tensor, Tensor], delta: Tensor, values: Tensor) -> None:
-    """Adds what a layer's backward signal [task, row, output] and input [task, row, input] give for (weight, bias)."""
+    """Adds a layer's gradient to ``into``, its (weight, bias): delta^T values, and the sum of delta over rows.
+
+    ``delta`` is the layer's backward signal [task, row, output], ``values`` its input [task, row, input].
+    """
     weight, bias = into
     if values.shape[-1] < _NARROW:
         weight += torch.bmm(values.mT, delta).mT
@@ -238,7 +242,7 @@ def _add_outer(into: tuple[Tensor, Tensor], delta: Tensor, values: Tensor) -> No
 
 
 class _MLPCurvature:
-    """Forward-over-reverse products with the inner loss's Hessian, all activations kept."""
+    """Forward-over-reverse products with the Hessian of the inner loss; keeps all activations."""
 
     def __init__(
         self,
@@ -249,7 +253,7 @@ class _MLPCurvature:
         adapted: Collection[str] | None,
     ) -> None:
         self._policy, self._lowest = policy, policy._lowest(adapted)
-        # Made once: on a GPU every product would wait for it.
+        # Built only once, because on a GPU every product would wait for it.
         self._only_adapted = policy._only(adapted, parameters.device)
         self._weights = policy._weights(parameters)
         self._extra_slope = policy._extra_slope(parameters)
@@ -261,10 +265,10 @@ class _MLPCurvature:
             self._blocks.append((values, derivatives, *self._deltas(values, derivatives.gradient)))
 
     def _deltas(self, values: list[Tensor], delta: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
-        """By a layer's number: its backward signal; the activation's second-derivative factor of its input.
+        """Returns two dictionaries by layer index: backward signals, and second-derivative factors of the activation.
 
-        For tanh, h = tanh(a) has dh/da = 1 - h^2, which changes by -2 h along dh: with the incoming gradient e the
-        factor on dh is -2 e h.
+        For tanh, h = tanh(a) has the derivative s(h) = 1 - h^2, so ds = -2 h dh. Backpropagation multiplies the
+        incoming gradient e by s(h). Along dh the result changes by e ds = -2 e h dh: the factor on dh is -2 e h.
         """
         policy, last = self._policy, self._policy._num_layers - 1
         deltas, bends = {last: delta}, {}
@@ -282,13 +286,14 @@ class _MLPCurvature:
         return self._product(self._only_adapted(direction), self._lowest, 0)
 
     def _product(self, direction: Tensor, moved: int, wanted: int) -> Tensor:
-        """Of the whole Hessian; ``direction`` moves layers from ``moved`` on, rows are ``wanted`` from there on.
+        """Hessian times ``direction``, which is 0 before layer ``moved``; computes only rows from layer ``wanted`` on.
 
         Backpropagation gives layer i, with input h_i, the gradient delta_i h_i^T, where delta_{i-1} = s(h_i) *
-        (W_i^T delta_i) and s(h) is the activation's derivative. Along a direction V every factor changes in turn:
+        (W_i^T delta_i) and s(h) is the activation's derivative. The product rule along a direction V gives
             d(delta_i h_i^T) = d_delta_i h_i^T + delta_i dh_i^T
             d_delta_{i-1} = s(h_i) * (W_i^T d_delta_i + V_i^T delta_i) + s'(h_i) * (W_i^T delta_i) * dh_i
-        with dh_i from the forward pass (`_tangent`), and d_delta of the last layer from the loss's own Hessian.
+        with dh_i from the forward pass (`_tangent`), d_delta of the last layer from the Hessian of the loss with
+        respect to the outputs, and s'(h_i) * (W_i^T delta_i) from `_deltas` (``bends``).
         """
         policy, weights = self._policy, self._weights
         direction = direction.expand(self._extra_slope.shape[0], -1)
@@ -315,7 +320,7 @@ class _MLPCurvature:
 
 
 class _MLPLinearised:
-    """Outputs of all blocks, their activations kept for Jacobian products."""
+    """Outputs of all blocks; keeps the activations for products with the Jacobian."""
 
     def __init__(self, policy: MLPPolicy, parameters: Tensor, samples: Samples) -> None:
         self._policy = policy
@@ -342,6 +347,7 @@ class _MLPLinearised:
         policy = self._policy
         along, d_extra = policy._weights(direction), policy._raw_extra(direction) * self._extra_slope
         result, into = self._empty(direction)
+        # J^T F J v with F the distribution's Fisher information: forward pass for J v, F row by row, backward pass.
         for values, row_weights in self._blocks:
             tangent = policy._tangent(self._weights, values, along)[policy._num_layers]
             by_outputs, by_extra = policy.distribution.fisher(values[-1], self.extra, tangent, d_extra)

@@ -1,4 +1,4 @@
-"""Any stateless ``torch.nn.Module`` as a policy's network."""
+"""Uses any stateless ``torch.nn.Module`` as a policy's network."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from metarl.policies.losses import InnerLoss, inner_loss
 
 
 class ModulePolicy(DifferentiablePolicy):
-    """Any stateless feed-forward ``torch.nn.Module`` as network; derivatives by reverse-mode differentiation.
+    """A policy whose network is any stateless feed-forward ``torch.nn.Module``; derivatives come from autograd.
 
     Args:
         observation_size: Length of an observation.
         distribution: The action distribution.
         make_body: Called with (observation_size, outputs); returns a module that maps [row, observation] to
-            [row, output]. Its initial parameters are drawn by the module itself.
-        initial_std: Gaussian only: standard deviation to start from.
+            [row, output]. The module draws its own initial parameters.
+        initial_std: Gaussian only: initial standard deviation.
         min_std: Gaussian only: floor of the standard deviation.
 
     Raises:
-        UserError: If the module holds something that is not a function of parameters and observation alone: recurrent
-            layers, buffers (batch normalisation) or dropout.
+        UserError: If the module is not a function of parameters and observation alone: if it has recurrent layers,
+            buffers (batch normalisation) or dropout.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class ModulePolicy(DifferentiablePolicy):
         self._names = [name for name, _ in self._module.named_parameters()]
         shapes = [(name, tuple(parameter.shape)) for name, parameter in self._module.named_parameters()]
         super().__init__(observation_size, distribution, shapes, initial_std, min_std)
-        # functional_call swaps parameters in and out of the module, so every thread needs a copy.
+        # functional_call swaps parameters in and out of the module, so every thread needs its own copy.
         self._copies = threading.local()
 
     def _build(self, inputs: int, outputs: int) -> nn.Module:
         module = self._make_body(inputs, outputs)
         if not isinstance(module, nn.Module):
             raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
-        # Before it is called: a recurrent layer returns a tuple.
+        # Check before the call below, because a recurrent layer returns a tuple.
         _require_stateless(module)
         with torch.no_grad():
             values = module(torch.zeros(3, inputs))
@@ -67,12 +67,12 @@ class ModulePolicy(DifferentiablePolicy):
         return module
 
     def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
-        """What every submodule returns that has none of its own."""
-        found: dict[str, Tensor] = {}
+        """Returns the outputs of all submodules without children, and the network's output."""
+        values: dict[str, Tensor] = {}
 
         def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and len(output) == len(observations):
-                found[name] = output.flatten(1).clone()
+                values[name] = output.flatten(1).clone()
 
         module = copy.deepcopy(self._module)
         for name, part in module.named_modules():
@@ -81,13 +81,14 @@ class ModulePolicy(DifferentiablePolicy):
         views = self.layout.views(parameters[None])[: len(self._names)]
         tensors = {name: view[0] for name, view in zip(self._names, views, strict=True)}
         output = torch.func.functional_call(module, tensors, (observations,))
-        if found and torch.equal(found[last := next(reversed(found))], output):
-            del found[last]
-        return {**found, "output": output}
+        # If the last submodule returns the network's output, list it only once.
+        if values and torch.equal(values[last := next(reversed(values))], output):
+            del values[last]
+        return {**values, "output": output}
 
     @property
     def head(self) -> list[str]:
-        """What lies in the same module as the last of the body's tensors counts as the last layer."""
+        """The module that holds the body's last tensor counts as the last layer."""
         module = self._names[-1].rpartition(".")[0]
         return [name for name in self._names if name.rpartition(".")[0] == module] + self.layout.names[
             len(self._names) :
@@ -135,7 +136,7 @@ class ModulePolicy(DifferentiablePolicy):
 
 
 class _AutogradCurvature:
-    """Reverse-over-reverse Hessian products."""
+    """Hessian products by two reverse passes."""
 
     def __init__(self, parameters: Tensor, gradient: Tensor, only_adapted: Callable[[Tensor], Tensor]) -> None:
         self._parameters, self._gradient, self._only_adapted = parameters, gradient, only_adapted
@@ -153,7 +154,11 @@ class _AutogradCurvature:
 
 
 class _AutogradLinearised:
-    """Jacobian products by two reverse passes: J v is the derivative of J^T u by u, along v."""
+    """Products with the Jacobian J by two reverse passes.
+
+    J^T u is linear in u. Differentiating it once more in reverse, with respect to u and with cotangent v, gives J v,
+    whatever u is; here u is 0.
+    """
 
     @torch.enable_grad()
     def __init__(self, policy: ModulePolicy, parameters: Tensor, samples: Samples) -> None:
@@ -182,6 +187,6 @@ def _require_stateless(module: nn.Module) -> None:
             raise UserError(f"recurrent policy bodies are not supported: {kind}{where}; use a feed-forward module.")
         if isinstance(part, nn.modules.dropout._DropoutNd):
             raise UserError(f"a policy body must be deterministic: {kind}{where} is not; remove it.")
-        # Without running statistics batch normalisation has no buffers, but still mixes the rows.
+        # Batch normalisation without running statistics has no buffers, but it still mixes the rows.
         if isinstance(part, nn.modules.batchnorm._BatchNorm) or next(part.buffers(recurse=False), None) is not None:
             raise UserError(f"policy bodies with buffers are not supported: {kind}{where}; use LayerNorm instead.")

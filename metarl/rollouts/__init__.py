@@ -1,1 +1,1 @@
-"""Episodes become rollouts."""
+"""Collection of rollouts, and their advantages."""

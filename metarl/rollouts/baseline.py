@@ -11,15 +11,15 @@ def linear_baseline(
 ) -> Tensor:
     """Predicts discounted returns by ridge regression on features of observation and time.
 
-    Features: observation o (clipped to +-10), o^2, t / 100, its square and cube, 1. One fit for each task, over the
-    rollouts that are then predicted.
+    Features: observation o (clipped to +-10), o^2, t / 100, its square and cube, 1. Each task has its own fit, on the
+    same rollouts that are predicted.
 
     Args:
         observations: [task, rollout, time, observation].
         rewards: [task, rollout, time].
         mask: 1 while the episode ran, [task, rollout, time].
         discount: Discount of one step.
-        ridge: Regularisation added to the normal equations' diagonal.
+        ridge: Regularisation added to the diagonal of the normal equations.
 
     Returns:
         Predicted returns [task, rollout, time], float64.
@@ -27,22 +27,23 @@ def linear_baseline(
     Source: Duan et al. 2016, section 3 ("linear feature baseline"); used by Finn et al. 2017.
     """
     targets = discounted_sum(rewards.double(), discount)
-    # Task by task, so that a task's features stay in the core's cache.
+    # One task at a time, so that its features stay in the core's cache.
     return torch.stack([_fit_and_predict(*of_task, ridge) for of_task in zip(observations, targets, mask, strict=True)])
 
 
 def _fit_and_predict(observations: Tensor, targets: Tensor, mask: Tensor, ridge: float) -> Tensor:
-    """One task's predictions, [rollout, time]."""
+    """Predictions for one task, [rollout, time]."""
     features = _features(observations.double()).flatten(0, 1)
     rows = features * mask.flatten()[:, None]
+    # Normal equations (X^T X + ridge I) w = X^T y. The mask sets rows of X and y after an episode's end to 0.
     gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
-    # Not `lstsq`, whose last bits depend on where memory lies; the ridge keeps collinear features solvable.
+    # The last bits of `lstsq` would depend on memory addresses. The ridge keeps collinear features solvable.
     coefficients = torch.linalg.solve(gram, rows.mT @ (targets * mask).flatten())
     return (features @ coefficients).view_as(targets)
 
 
 def _features(observations: Tensor) -> Tensor:
-    """One task's features, [rollout, time, feature]."""
+    """Features of one task, [rollout, time, feature]."""
     clipped = observations.clamp(-10, 10)
     time = torch.arange(observations.shape[1], dtype=observations.dtype, device=observations.device) / 100
     time = time[:, None].expand(*observations.shape[:2], 1)

@@ -1,18 +1,18 @@
-"""Discounted returns, generalised advantage estimation and standardisation, for episodes that may end early."""
+"""Discounted returns, generalised advantage estimation and standardisation for episodes that may end early."""
 
 import torch
 from torch import Tensor
 
 
 def discounted_sum(values: Tensor, factor: float) -> Tensor:
-    """Sums to come: y[t] = x[t] + factor * y[t + 1] along the last axis.
+    """Discounted sum from each step on: y[t] = x[t] + factor * y[t + 1] along the last axis.
 
     Args:
         values: [..., time].
         factor: Discount of one step.
 
     Returns:
-        [..., time]. With rewards, discounted returns; with factor 0, the values themselves.
+        [..., time]. Rewards give discounted returns; factor 0 gives the values themselves.
     """
     result = torch.empty_like(values)
     tail = torch.zeros_like(values[..., 0])
@@ -25,12 +25,14 @@ def discounted_sum(values: Tensor, factor: float) -> Tensor:
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
     """Generalised advantage estimates; the value after an episode's last step counts as 0.
 
+    With delta_t = r_t + discount * V_{t+1} - V_t, the advantage is A_t = sum_k (discount * gae_lambda)^k delta_{t+k}.
+
     Args:
         rewards: [task, rollout, time].
         values: The baseline's predictions, same shape.
         mask: 1 while the episode ran, same shape.
         discount: Discount of one step.
-        gae_lambda: 1 gives the discounted return minus the baseline, 0 the one-step temporal difference.
+        gae_lambda: 1 gives the discounted return minus the baseline; 0 gives the one-step temporal difference.
 
     Returns:
         Advantages [task, rollout, time]; 0 after an episode's end.

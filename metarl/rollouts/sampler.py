@@ -1,4 +1,4 @@
-"""Collects rollouts: some tasks' policies, each in its own environments, side by side."""
+"""Collects rollouts: the policies of several tasks act side by side, each in its own environments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from metarl.rollouts.returns import gae, standardise
 
 
 class Stopped(Exception):
-    """Collection was given up because the caller asked to stop."""
+    """Collection ended early because the caller asked to stop."""
 
 
 class Sampler:
@@ -29,13 +29,13 @@ class Sampler:
     Args:
         episodes: The environments, one for each (task, rollout), task-major.
         policy: The policy.
-        action_map: From the policy's actions to the environment's.
+        action_map: Maps the policy's actions to the environment's.
         num_tasks: Number of tasks.
-        horizon: Longest episode, steps.
-        stopped: Asked at every step; true gives up with `Stopped`.
+        horizon: Maximum length of an episode, in steps.
+        stopped: Called before every step; if it returns true, collection raises `Stopped`.
 
     Raises:
-        UserError: If ``episodes`` is no `EpisodeBatch`.
+        UserError: If ``episodes`` is not an `EpisodeBatch`.
     """
 
     def __init__(
@@ -58,19 +58,19 @@ class Sampler:
 
     @torch.no_grad()
     def collect(self, parameters: Tensor, tasks: np.ndarray, streams: Sequence[np.random.Generator]) -> Rollouts:
-        """One episode of every (task, rollout); advantages are still 0, see `with_advantages`.
+        """Collects one episode for every (task, rollout). Advantages are still 0; `with_advantages` computes them.
 
         Args:
-            parameters: Each task's policy, on the CPU, [task, parameter].
-            tasks: [task, ...].
-            streams: One random generator for each task; rollouts take consecutive segments of it.
+            parameters: Parameters of each task's policy, on the CPU, [task, parameter].
+            tasks: The tasks, [task, ...].
+            streams: One random generator per task; the task's rollouts take consecutive segments of it.
         """
         policy, distribution = self._policy, self._policy.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
         noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
         buffers = self._episodes.buffers(time)
-        # Shares the buffer's memory, wherever the batch has made it.
+        # Shares memory with the buffer, on the batch's own device.
         observations = torch.as_tensor(buffers.observations)
         device = observations.device
         parameters, noise = parameters.to(device), noise.to(device)
@@ -80,15 +80,15 @@ class Sampler:
 
         self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), buffers.observations[0])
         ended = buffers.terminated | buffers.truncated
-        # Unbound at once, which is cheaper than taking step after step out of the tensors.
-        seen = observations[:time].unflatten(1, (task, rollout)).unbind()
-        for t, (observed, output, drawn) in enumerate(zip(seen, outputs.unbind(), noise.unbind(2), strict=True)):
+        # One `unbind` is cheaper than indexing the tensors at every step.
+        inputs = observations[:time].unflatten(1, (task, rollout)).unbind()
+        for t, (observation, output, z) in enumerate(zip(inputs, outputs.unbind(), noise.unbind(2), strict=True)):
             if self._stopped():
                 raise Stopped
             buffers.alive[t] = ~ended
             with timed("policy"):
-                output.copy_(network(observed))
-                actions.append(distribution.sample(output, extra, drawn))
+                output.copy_(network(observation))
+                actions.append(distribution.sample(output, extra, z))
                 env_actions = self._action_map(actions[-1].flatten(0, 1).numpy(force=True))
             with timed("simulation"):
                 self._episodes.step(
@@ -103,12 +103,12 @@ class Sampler:
         def of_tasks(values: Any) -> Tensor:
             return _time_last(torch.as_tensor(values).unflatten(1, (task, rollout)))
 
-        taken = _time_last(_padded(torch.stack(actions), time))
-        log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, taken.flatten(1, 2))
+        all_actions = _time_last(_padded(torch.stack(actions), time))
+        log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, all_actions.flatten(1, 2))
         rewards = of_tasks(buffers.rewards)
         return Rollouts(
             observations=of_tasks(observations[:-1]),
-            actions=taken,
+            actions=all_actions,
             log_probs=log_probs.view_as(rewards),
             rewards=rewards,
             mask=of_tasks(buffers.alive),
@@ -118,12 +118,12 @@ class Sampler:
 
 
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:
-    """The same rollouts with advantages: linear baseline for each task, GAE, standardised for each task.
+    """Returns the same rollouts with advantages: linear baseline, GAE, standardisation; each task separately.
 
     Args:
-        rollouts: Rollouts, advantages ignored.
+        rollouts: Rollouts, whose advantages are ignored.
         discount: Discount of one step.
-        gae_lambda: Generalised advantage estimation's parameter.
+        gae_lambda: Lambda of generalised advantage estimation.
     """
     rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
     values = linear_baseline(rollouts.observations, rewards, mask, discount)
@@ -137,6 +137,6 @@ def _time_last(values: Tensor) -> Tensor:
 
 
 def _padded(values: Tensor, horizon: int) -> Tensor:
-    """[time, ...] to [horizon, ...], filled up with zeros."""
+    """[time, ...] to [horizon, ...], padded with zeros."""
     missing = horizon - len(values)
     return torch.cat([values, values.new_zeros(missing, *values.shape[1:])]) if missing else values

@@ -1,6 +1,6 @@
 """Bridge to Stable-Baselines3: its algorithms on a task family, its actors in metarl, metarl's policies in its tools.
 
-Import it as ``import metarl.sb3``; nothing else imports Stable-Baselines3.
+Use ``import metarl.sb3``; the rest of metarl does not import Stable-Baselines3.
 """
 
 from metarl.sb3.actors import policy_parameters

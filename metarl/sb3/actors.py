@@ -1,4 +1,4 @@
-"""Actors of Stable-Baselines3's models as parameters of metarl's policies, and the other way round."""
+"""Converts actors of Stable-Baselines3's models to parameters of metarl's policies, and back."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def policy_parameters(model: BaseAlgorithm, policy: Policy) -> Tensor:
-    """The actor of a PPO or A2C model as parameters of a metarl policy.
+    """Returns the actor of a PPO or A2C model as parameters of a metarl policy.
 
     Args:
         model: A Stable-Baselines3 model with an ``ActorCriticPolicy`` (``MlpPolicy``).
         policy: The built-in multilayer perceptron with the same hidden layers and activation.
 
     Returns:
-        Parameters with which ``policy`` has the actor's action distribution, float32 [parameter]. Only the policy's
-        floor of the standard deviation still holds.
+        Parameters that give ``policy`` the actor's action distribution, float32 [parameter]. The policy's floor of the
+        standard deviation still applies.
 
     Raises:
-        UserError: If the actor is not of this kind, or does not fit; the message says what differs.
+        UserError: If the actor is of another kind, or does not fit; the message says what differs.
     """
     if not isinstance(policy, MLPPolicy):
         raise UserError("an actor's parameters fit the built-in multilayer perceptron only; leave out policy_body.")
@@ -40,7 +40,7 @@ def policy_parameters(model: BaseAlgorithm, policy: Policy) -> Tensor:
 
 @torch.no_grad()
 def set_policy_parameters(model: BaseAlgorithm, policy: Policy, parameters: Tensor) -> None:
-    """The opposite of `policy_parameters`: gives a model's actor the parameters [parameter] of a policy."""
+    """The inverse of `policy_parameters`: gives a model's actor the parameters [parameter] of a policy."""
     for tensor, value in zip(_tensors(_actor(model)), policy.layout.views(parameters[None]), strict=True):
         tensor.copy_(value[0])
 
@@ -74,20 +74,20 @@ def _layers(actor: ActorCriticPolicy) -> list[nn.Linear]:
 
 
 def _check_fits(actor: ActorCriticPolicy, policy: MLPPolicy) -> None:
-    """Raises UserError, saying what differs, unless distribution, inputs and layers of the actor are the policy's."""
+    """Raises UserError unless the actor has the distribution, inputs and layers of the policy; says what differs."""
     kinds = {DiagGaussianDistribution: "Gaussian", CategoricalDistribution: "Categorical"}
     kind = kinds.get(type(actor.action_dist), type(actor.action_dist).__name__)
     sizes = [tuple(layer.weight.shape) for layer in _layers(actor)]
     wanted = [shape for name, shape in zip(policy.layout.names, policy.layout.shapes, strict=True) if "weight" in name]
-    for what, found, expected in (
+    for what, actual, expected in (
         ("action distribution", kind, type(policy.distribution).__name__),
         ("number of observations", sizes[0][1], policy.observation_size),
         ("number of actions", sizes[-1][0], policy.distribution.num_outputs),
         ("hidden sizes", [size for size, _ in sizes[:-1]], [size for size, _ in wanted[:-1]]),
     ):
-        if found != expected:
+        if actual != expected:
             raise UserError(
-                f"the actor does not fit the policy: {what} {found} instead of {expected}; make the model on a "
+                f"the actor does not fit the policy: {what} {actual} instead of {expected}; make the model on a "
                 "metarl.sb3.TaskEnv of the same family, with net_arch in its policy_kwargs as the configuration's "
                 "hidden_sizes."
             )
@@ -95,7 +95,7 @@ def _check_fits(actor: ActorCriticPolicy, policy: MLPPolicy) -> None:
 
 @torch.no_grad()
 def _check_same_outputs(actor: ActorCriticPolicy, policy: MLPPolicy, parameters: Tensor) -> None:
-    """Raises UserError if the actor's activation is another, or it does anything else that a perceptron would not."""
+    """Raises UserError if the actor's outputs differ from the policy's, for example with another activation."""
     probes = torch.randn(64, policy.observation_size, generator=torch.Generator().manual_seed(0))
     expected = actor.action_net(actor.mlp_extractor.forward_actor(probes.to(actor.device))).cpu()
     difference = policy.outputs(parameters[None], probes[None])[0] - expected

@@ -22,12 +22,12 @@ from metarl.sb3.envs import policy_actions
 
 
 def start_from(model: BaseAlgorithm, config: Config) -> Agent:
-    """An agent whose initial policy is the actor of a PPO or A2C model.
+    """Returns an agent whose initial policy is the actor of a PPO or A2C model.
 
     Args:
-        model: A model trained on a `TaskEnv` of the configuration's family and ``action_scale``.
-        config: Says the family, the adaptation rule and the policy. What else the rule learns has the values that its
-            training would start from.
+        model: A model trained on a `TaskEnv` with the configuration's family and ``action_scale``.
+        config: Determines the family, the adaptation rule and the policy. Other meta-parameters of the rule have the
+            values from which its training would start.
 
     Raises:
         UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
@@ -51,12 +51,11 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
 class AdaptedModel:
     """An adapted policy with the ``predict`` of a Stable-Baselines3 model, for ``evaluate_policy`` and other tools.
 
-    Actions are in the environment's units, so that it acts in the environments of the family themselves, not in
-    `TaskEnv`.
+    Actions are in the environment's units. The model therefore acts in the family's own environments, not in `TaskEnv`.
 
     Args:
         adapted: The adapted policy, from `metarl.runs.agent.Agent.adapt`.
-        seed: Seed of the actions that are not deterministic.
+        seed: Seed of sampled actions.
     """
 
     def __init__(self, adapted: AdaptedPolicy, seed: int = 0) -> None:
@@ -74,15 +73,15 @@ class AdaptedModel:
 
         Args:
             observation: One observation of the environment, or several along a first axis.
-            state: Returned as it is; the policy has no memory.
-            episode_start: Ignored, for the same reason.
-            deterministic: The distribution's mode; otherwise a draw.
+            state: Returned unchanged, because the policy has no memory.
+            episode_start: Ignored, because the policy has no memory.
+            deterministic: Whether to take the mode of the distribution instead of a sample.
 
         Returns:
             One action [*action shape], or one for each observation [observation, *action shape]; and ``state``.
 
         Raises:
-            ValueError: If the observation has another shape than the environment's.
+            ValueError: If the observation does not have the shape of the environment's observations.
         """
         space = self._adapted.observation_space
         act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)

@@ -1,4 +1,4 @@
-"""A task family as environments that Stable-Baselines3 trains in."""
+"""Task families as environments for training with Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from metarl.policies.distributions import Gaussian
 class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     """A task family as one environment whose task changes from episode to episode.
 
-    An algorithm that knows nothing of tasks trains one policy on all of them in it; `TaskVecEnv` is many of them.
-    Observations are the family's, flat, ``Box`` of float32. Actions are the policy's as everywhere in metarl
-    (`metarl.policies.action_map.ActionMap`): for a family with ``Box`` actions
-    ``Box(-1 / action_scale, 1 / action_scale)``, where 1 stands for ``action_scale`` half-widths of the family's
-    bounds; for ``Discrete`` ones ``Discrete``, counted from 0. The info of a reset holds the
-    episode's task under ``"task"``.
+    An algorithm that knows nothing of tasks can train one policy on all tasks in it. `TaskVecEnv` batches many of them.
+    Observations are the family's, flattened, as a ``Box`` of float32. Actions are in the policy's units, as everywhere
+    in metarl (`metarl.policies.action_map.ActionMap`). For ``Box`` actions the space is
+    ``Box(-1 / action_scale, 1 / action_scale)``, where 1 means ``action_scale`` half-widths of the family's bounds; for
+    ``Discrete`` actions it is ``Discrete``, counted from 0. The info of a reset holds the episode's task under
+    ``"task"``.
 
     Args:
-        family: A task family, or what `metarl.get_family` makes one of.
+        family: A task family, or an argument for `metarl.get_family`.
         split: Split that the tasks are drawn from.
         horizon: Steps after which an episode is truncated; by default the family's.
-        action_scale: Half-widths of the family's actions that 1 stands for.
-        tasks: Tasks to go through in this order, again and again, instead of drawing them.
+        action_scale: Half-widths of the family's actions that a policy action of 1 corresponds to.
+        tasks: Tasks to use in this order, repeatedly, instead of drawing them.
 
     Raises:
         UserError: If there is no such family or split, if its spaces are not supported, if ``tasks`` is empty, or if a
@@ -69,8 +69,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         """Begins an episode of the next task.
 
         Args:
-            seed: Determines this episode and all that follow; given tasks begin again with the first.
-            options: ``{"task": task}`` gives this one episode a task.
+            seed: Determines this episode and all that follow; a list of tasks restarts with its first one.
+            options: ``{"task": task}`` sets the task of this episode only.
 
         Raises:
             UserError: If the options hold anything else.
@@ -80,8 +80,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
             self._next = 0
         given = task_option(options)
         task = self._choose_task() if given is None else given
-        chosen = int(self.np_random.integers(2**31))
-        observation, info = self._env.reset(seed=chosen, options=self._family.set_task(self._inner, task))
+        episode_seed = int(self.np_random.integers(2**31))
+        observation, info = self._env.reset(seed=episode_seed, options=self._family.set_task(self._inner, task))
         return self._narrow(observation), {**info, "task": np.array(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -105,17 +105,18 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
 
 
 class TaskVecEnv(VecEnv):
-    """Many `TaskEnv` at once, stepped as one batch: native for the built-in families, and many times faster.
+    """Many `TaskEnv` at once, stepped as one batch; for the built-in families the batch is native and much faster.
 
-    Each episode has a task of its own; its info holds it under ``"task"`` at the episode's end, and ``reset_infos``
-    when it begins. Observations and actions are `TaskEnv`'s. ``seed`` determines all that follows the next ``reset``.
+    Each episode has its own task. ``reset_infos`` holds it under ``"task"`` when the episode begins, and the step's
+    info when the episode ends. Observations and actions are those of `TaskEnv`. ``seed`` determines everything after
+    the next ``reset``.
 
     Args:
-        family: A task family, or what `metarl.get_family` makes one of.
+        family: A task family, or an argument for `metarl.get_family`.
         num_envs: Number of slots.
         split: Split that the tasks are drawn from.
         horizon: Steps after which an episode is truncated; by default the family's.
-        action_scale: Half-widths of the family's actions that 1 stands for.
+        action_scale: Half-widths of the family's actions that a policy action of 1 corresponds to.
 
     Raises:
         UserError: If there is no such family or split, if its spaces are not supported, or if a number is not positive.
@@ -156,15 +157,16 @@ class TaskVecEnv(VecEnv):
         return self._observations.copy()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Takes the actions, [slot, action], for `step_wait`."""
+        """Stores the actions, [slot, action], for `step_wait`."""
         self._actions = self._action_map(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Takes one step in every slot; a slot whose episode ends begins another at once.
+        """Takes one step in every slot; a slot whose episode ends begins another one at once.
 
         Returns:
-            Observations [slot, observation], rewards [slot], ends [slot] and infos, which hold the family's terms;
-            where an episode has ended, also its ``"terminal_observation"``, ``"task"`` and ``"TimeLimit.truncated"``.
+            Observations [slot, observation], rewards [slot], ends [slot] and infos, which hold the family's terms. If
+            an episode has ended, its info also holds ``"terminal_observation"``, ``"task"`` and
+            ``"TimeLimit.truncated"``.
         """
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = self._flags
@@ -188,15 +190,15 @@ class TaskVecEnv(VecEnv):
         self._episodes.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The batch's attribute, once for each slot: the slots are no objects of their own."""
+        """Returns the batch's attribute once per slot, because slots are not separate objects."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refused: the slots are no objects of their own."""
+        """Refused, because slots are not separate objects."""
         raise NotImplementedError("the slots of a batch have no attributes; use DummyVecEnv over metarl.sb3.TaskEnv.")
 
     def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
-        """Refused: the slots are no objects of their own."""
+        """Refused, because slots are not separate objects."""
         raise NotImplementedError("the slots of a batch have no methods; use DummyVecEnv over metarl.sb3.TaskEnv.")
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
@@ -212,7 +214,7 @@ class TaskVecEnv(VecEnv):
 
 
 def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
-    """The family and the length of its episodes, of which everything is known to be valid, the split too."""
+    """Returns the family and the length of its episodes; checks family, split and length."""
     known = family if isinstance(family, TaskFamily) else get_family(family)
     # Sample once and discard: an unknown split should fail here, not at the first reset.
     known.sample_tasks(1, np.random.default_rng(0), split)
@@ -225,7 +227,7 @@ def _policy_observations(family: TaskFamily) -> Any:
 
 
 def policy_actions(family: TaskFamily, action_scale: float) -> spaces.Space[Any]:
-    """The actions of a policy for the family, as far as they make a difference."""
+    """Returns the space of a policy's actions for the family; larger actions would be clipped."""
     distribution = ActionMap(family.action_space).distribution
     if isinstance(distribution, Gaussian):
         bound = 1 / positive("action_scale", action_scale)

@@ -1,4 +1,4 @@
-"""Training one policy on all tasks at once with Stable-Baselines3's PPO: what the baselines start from."""
+"""Trains one policy on all tasks at once with Stable-Baselines3's PPO, for the baselines."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _MINIBATCH = 1000
 
 
 class PPOLearner:
-    """Trains a policy with PPO, an iteration having as many environment steps as a meta-iteration without early ends.
+    """Trains a policy with PPO. An iteration takes as many steps as a meta-iteration in which no episode ends early.
 
-    The actor starts as every rule's policy does with this seed. The learner's memory is the whole model, the critic and
-    Adam's moments included. Networks and discount are the run's; PPO's other settings are Stable-Baselines3's
-    defaults (its gae_lambda of 0.95 among them), but for whole episodes and minibatches of about 1000 steps.
+    The actor starts from the same parameters as the policy of a rule with this seed. The learner's memory is the whole
+    model, including the critic and Adam's moments. Networks and discount are the run's. PPO's other settings are the
+    defaults of Stable-Baselines3 (including its gae_lambda of 0.95), except for whole episodes and minibatches of about
+    1000 steps.
 
     Args:
         settings: The run's settings.
@@ -50,7 +51,7 @@ class PPOLearner:
         env_steps: Environment steps of one iteration.
 
     Raises:
-        UserError: If the policy is not the built-in multilayer perceptron, or if PPO would have one step to learn from.
+        UserError: If the policy is not the built-in multilayer perceptron, or if PPO would learn from a single step.
     """
 
     def __init__(self, settings: Settings, family: TaskFamily, policy: Policy) -> None:
@@ -64,10 +65,10 @@ class PPOLearner:
         if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
         self._env = VecMonitor(TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale))
-        # On one thread, because the critic's orthogonal initialisation depends on their number.
+        # On one thread, because the critic's orthogonal initialisation depends on the number of threads.
         with Workers(1), _seeded(stream(self._seed, Purpose.INITIALISATION, 1)):
             self.model = _make_ppo(settings, self._env)
-        # Stable-Baselines3's own logger makes a temporary folder at each call of learn.
+        # The default logger of Stable-Baselines3 makes a temporary folder at each call of learn.
         self.model.set_logger(Logger(folder=None, output_formats=[]))
 
     def initial(self) -> LearnerState:
@@ -86,10 +87,10 @@ class PPOLearner:
             return True
 
         self._env.seed(int(generator.integers(2**31)))
-        self.model.set_env(self._env)  # Episodes that the last iteration began are given up.
+        self.model.set_env(self._env)  # Discards unfinished episodes of the last iteration.
         with timed("PPO"), _seeded(generator):
             self.model.learn(self.env_steps, note, reset_num_timesteps=False)
-        # Nothing is adapted in training: there is no return after adaptation.
+        # Training does not adapt, so there is no return after adaptation.
         row = {
             "env_steps": self.model.num_timesteps - before,
             "pre_adaptation_return": float(np.mean(returns)),
@@ -102,9 +103,9 @@ class PPOLearner:
         self._env.close()
 
 
-# The model's own save holds pickled classes, which would run whatever a file says.
+# Not the model's own save, which holds pickled classes: loading them can run any code.
 def _memory(model: PPO) -> dict[str, Tensor]:
-    """Actor and critic as ``policy.NAME``; of each parameter's index, what Adam remembers as ``adam.INDEX.NAME``."""
+    """Actor and critic as ``policy.NAME``; Adam's state of the parameter with index INDEX as ``adam.INDEX.NAME``."""
     parameters = model.get_parameters()
     memory = {f"policy.{name}": value for name, value in parameters["policy"].items()}
     for index, entry in parameters["policy.optimizer"]["state"].items():
@@ -113,7 +114,7 @@ def _memory(model: PPO) -> dict[str, Tensor]:
 
 
 def _remember(model: PPO, memory: Mapping[str, Tensor]) -> None:
-    """Puts `_memory` back into a model, whose settings stay as they are."""
+    """Restores `_memory` into a model; the model's settings do not change."""
     parameters: dict[str, Any] = model.get_parameters()
     policy, adam = parameters["policy"], parameters["policy.optimizer"]
     adam["state"] = {}
@@ -123,7 +124,7 @@ def _remember(model: PPO, memory: Mapping[str, Tensor]) -> None:
             policy[rest] = value
         else:
             index, _, part = rest.partition(".")
-            # Cloned, because PyTorch's optimiser takes tensors over as they are and changes them.
+            # Cloned, because PyTorch's optimiser keeps these tensors and changes them in place.
             adam["state"].setdefault(int(index), {})[part] = value.clone()
     model.set_parameters(parameters)
 
@@ -133,7 +134,7 @@ def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
     steps = rollouts.horizon * env.num_envs
     minibatches = math.ceil(steps / _MINIBATCH)
     with warnings.catch_warnings():
-        # Where the steps cannot be shared out evenly, a minibatch is a little smaller.
+        # If the steps do not divide evenly, one minibatch is a little smaller.
         warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
         return PPO(
             "MlpPolicy",
@@ -151,7 +152,7 @@ def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
 
 @contextmanager
 def _seeded(generator: np.random.Generator) -> Iterator[None]:
-    """Seeds PyTorch's and NumPy's global generators, which Stable-Baselines3 draws from, and puts them back after."""
+    """Seeds the global generators of PyTorch and NumPy, which Stable-Baselines3 uses, and restores them afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**31)))

@@ -1,1 +1,1 @@
-"""What is in a run's folder."""
+"""The files in a run's folder."""

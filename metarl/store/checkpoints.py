@@ -1,4 +1,4 @@
-"""Checkpoints: the learner's state and where the run stood, in one safetensors file that holds no code."""
+"""Checkpoints: the learner's state and the run's progress, in one safetensors file that holds no code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metarl.data import LearnerState
 from metarl.store.folder import RunFolder
 
 _FORMAT = "metarl-3"
-# Of metarl 0.1: the learner's memory is one tensor called ``optimiser``, whose content only that version knows.
+# Format of metarl 0.1: one tensor ``optimiser`` holds the learner's memory, which only that version can interpret.
 _OLD_FORMAT = "metarl-2"
 _MEMORY = "memory."
 
@@ -98,7 +98,7 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            # Cloned, so that they lie as aligned as any tensor: the last bits of small products depend on it.
+            # Cloned for the usual alignment in memory, on which the last bits of small products depend.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error

@@ -1,4 +1,4 @@
-"""A run's config.json: the settings in force, which of them were chosen, and what the run was made with."""
+"""A run's config.json: the settings in force, the user's choices, and the provenance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from metarl.config.checked import Checked
 from metarl.config.config import Config
 from metarl.store.folder import RunFolder
 
-# Beside the settings, in the file.
+# Keys of the file that are not settings.
 _ABOUT_THE_RUN = ("metarl", "resumed_with")
-# The problem, without which nothing resolves.
+# The settings that define the problem; without them, nothing can be resolved.
 _PROBLEM = ("env", "algo", "attenuate", "env_kwargs", "seed")
 
 
 def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
-    """Writes config.json into the run's folder, with what the run was started and, later, resumed with.
+    """Writes config.json into the run's folder, with the provenance of the start and of each resume.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -40,7 +40,7 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
 
 
 def load_config(run_dir: Path) -> Config:
-    """Reads a run's configuration; its folder is ``run_dir``, wherever it was when the run was made.
+    """Reads a run's configuration. Its folder is set to ``run_dir``, even if the run was moved there.
 
     Raises:
         UserError: If ``run_dir`` is not the folder of a run.
@@ -55,11 +55,11 @@ def load_config(run_dir: Path) -> Config:
 def read_config(path: Path) -> Config:
     """Reads a stored config.json.
 
-    The configuration resolves to what is stored: beside what was chosen, what today's defaults would not give counts
-    as chosen.
+    The configuration resolves to the stored settings. A stored value that differs from today's default counts as
+    chosen, in addition to the stored choices.
 
     Raises:
-        UserError: If the file is missing, damaged or no configuration.
+        UserError: If the file is missing, damaged or not a configuration.
     """
     try:
         values = json.loads(path.read_text())
@@ -75,14 +75,15 @@ def read_config(path: Path) -> Config:
 
 
 def _resolving_to(stored: Mapping[str, Any], config: Config) -> Config:
-    """The configuration with what it takes to resolve to the stored values."""
-    Config.from_dict(stored)  # Refuses what is unknown or impossible.
+    """Adds to ``config`` the choices that make it resolve to the stored values."""
+    Config.from_dict(stored)  # Refuses unknown and impossible settings.
     now = _as_json(config.to_dict())
     missing: dict[str, Any] = {}
     for name, value in stored.items():
         if value is None or value == now[name] or name in ("attenuate", "run_dir"):
             continue
         if isinstance(value, dict) and isinstance(now[name], dict) and name != "env_kwargs":
+            # Choose only the parts of the component that differ.
             choice = getattr(config, name)
             chosen = dataclasses.asdict(choice) if isinstance(choice, Checked) else dict(choice or {})
             value = {**chosen, **{part: kept for part, kept in value.items() if kept != now[name].get(part)}}
@@ -91,6 +92,6 @@ def _resolving_to(stored: Mapping[str, Any], config: Config) -> Config:
 
 
 def _as_json(values: Mapping[str, Any]) -> Any:
-    """The values as they are after a way through JSON."""
+    """Returns the values after a round trip through JSON."""
     plain = {name: dataclasses.asdict(value) if isinstance(value, Checked) else value for name, value in values.items()}
     return json.loads(json.dumps(plain, default=str))

@@ -1,4 +1,4 @@
-"""The evaluation of a run as a value: what the protocol returns, ``evaluation.json`` holds and figures show."""
+"""The evaluation of a run as a value: the protocol returns it, ``evaluation.json`` holds it and figures show it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """What the agent is compared with, on the same tasks.
+    """Returns on the same tasks for comparison with the agent.
 
     Attributes:
-        standstill: Return of the zero action, mean over tasks; None where there is no zero action.
+        standstill: Return of the zero action, mean over tasks; None if there is no zero action.
         random_initialisation: Return after 0, 1, ... policy-gradient steps from a random initialisation of the same
             network, mean over tasks, [step].
     """
@@ -42,20 +42,19 @@ class Evaluation:
         step_scales: Factor on the step size of each step.
         tasks: The tasks, [task, ...].
         finite: Whether the family has finitely many tasks, so that none is held out and ``tasks`` repeats them.
-        task_names: What each of ``tasks`` is called, where the family has two tasks; else None.
+        task_names: Names of ``tasks`` if the family has two tasks; else None.
         returns: Mean return of an episode, [task, step].
         mean: Mean over tasks, [step].
-        interval: Half-width of the 95 % t interval over tasks, [step]: how well this one model is known, not how seeds
-            differ. None for a single task, and where tasks repeat because there are finitely many.
-        share_made_worse: Share of the tasks whose return is lower than before adaptation, [step]; None where no step
+        interval: Half-width of the 95 % t interval over tasks, [step]. It shows the uncertainty about this one model,
+            not the spread over seeds. None for a single task, and if tasks repeat because there are finitely many.
+        share_made_worse: Share of the tasks whose return is lower than before adaptation, [step]; None if no step
             changes the policy.
-        env_steps: Environment steps that the agent took in all.
-        references: What it is compared with.
-        metarl: What the evaluation was run with: version, commit, packages and hardware.
-        modulated: Mean return after attenuation or modulation and before the first step; None where it was not
-            measured.
+        env_steps: Total number of environment steps that the agent took.
+        references: Returns for comparison.
+        metarl: Version, commit, packages and hardware of the evaluation.
+        modulated: Mean return after attenuation or modulation and before the first step; None if not measured.
         adapted_layers: The policy's tensors that steps were allowed to change; empty for all.
-        step_name: What the rule calls one step.
+        step_name: The rule's name for one step.
     """
 
     config: Mapping[str, Any]
@@ -79,18 +78,18 @@ class Evaluation:
     step_name: str = "gradient step"
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as JSON can hold them: arrays as nested lists, NaN as None."""
+        """Returns the fields as JSON values: arrays as nested lists, NaN as None."""
         return {name: plain(value) for name, value in vars(self).items()}
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> Evaluation:
-        """The evaluation that `to_json` was called on; None in a list of numbers stands for NaN.
+        """Restores an evaluation from the result of `to_json`; None in a list of numbers stands for NaN.
 
         Args:
-            content: A file's content. Fields with a default may be missing, because older files lack them.
+            content: Content of a file. Fields with a default may be missing, because older files lack them.
 
         Raises:
-            ValueError: If another field is missing or holds something else.
+            ValueError: If another field is missing, or if a field has the wrong content.
         """
         for field in fields(Evaluation):
             if field.default is MISSING and field.name not in content:

@@ -1,4 +1,4 @@
-"""Where everything is in a run's folder."""
+"""Paths of the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from metarl.config.evaluation import EvaluationConfig
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run; it need not exist.
+    """The folder of a run, which need not exist yet.
 
     Attributes:
         path: The folder.
@@ -22,7 +22,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The settings, and what the run was made with."""
+        """The settings, and the software and hardware of the run."""
         return self.path / "config.json"
 
     @property
@@ -41,7 +41,7 @@ class RunFolder:
         return self.path / "analysis"
 
     def trace(self, iteration: int) -> Path:
-        """The profiler's trace of an iteration; by this ending TensorBoard's plugin finds it."""
+        """The profiler's trace of an iteration; TensorBoard's plugin needs this suffix."""
         return self.path / f"iteration{iteration}.pt.trace.json.gz"
 
     def checkpoint(self, which: str) -> Path:
@@ -49,12 +49,12 @@ class RunFolder:
         return self.path / "checkpoints" / f"{which}.safetensors"
 
     def kept_iterations(self) -> list[int]:
-        """Iterations whose checkpoints were kept, ascending."""
+        """Iterations whose checkpoints were kept, in ascending order."""
         names = [path.stem for path in (self.path / "checkpoints").glob("iteration*.safetensors")]
         return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"iteration(\d+)", name)))
 
     def evaluation(self, config: EvaluationConfig) -> Path:
-        """The evaluation; another family's, checkpoint's or other layers' has a name of its own."""
+        """The evaluation; its name contains the checkpoint, the family and the layers if they are not the default."""
         parts = ["evaluation"]
         if config.checkpoint != "last":
             parts.append(config.checkpoint)

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: a CSV row and TensorBoard scalars for each iteration, and a live line."""
+"""Writes the progress of a run: a CSV row and TensorBoard scalars per iteration, and a live line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tqdm import tqdm
 from metarl.store.folder import RunFolder
 
 Row = Mapping[str, float | int | str]
-# What columns of metarl 0.1 are called now.
+# New names of columns from metarl 0.1.
 _RENAMED = {"line_search": "outcome"}
 
 
 def read_progress(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of a run's progress.csv, as text; columns of metarl 0.1 by the names that they have now."""
+    """Reads the rows of a run's progress.csv as text; columns from metarl 0.1 get their new names."""
     path = RunFolder(run_dir).progress
     if not path.is_file():
         return []
@@ -28,8 +28,8 @@ def read_progress(run_dir: Path) -> list[dict[str, str]]:
 
 
 def _in_words(row: Row) -> str:
-    """The live line of an iteration: what of it there is."""
-    # A learner without an inner loop adapts nothing in training, and has one return.
+    """Text of the live line for an iteration; numbers that the row lacks are left out."""
+    # A learner without an inner loop does not adapt in training and reports one return only.
     returns = [float(row[name]) for name in ("pre_adaptation_return", "post_adaptation_return") if name in row]
     parts = [f"{float(row['steps_per_second']):.0f} steps/s", "return " + " -> ".join(f"{x:.1f}" for x in returns)]
     if "kl" in row:
@@ -40,12 +40,12 @@ def _in_words(row: Row) -> str:
 
 
 class ProgressLog:
-    """Writes rows to progress.csv and TensorBoard; after a resume both go on without gaps or duplicates.
+    """Writes rows to progress.csv and TensorBoard. After a resume, both continue without gaps or duplicates.
 
     Args:
         run_dir: The run's folder.
-        iteration: Iterations done; what an interrupted run wrote of later ones is dropped.
-        total: Iterations to be done.
+        iteration: Number of finished iterations; rows of later iterations, from an interrupted run, are dropped.
+        total: Number of iterations at the end of the run.
     """
 
     def __init__(self, run_dir: Path, iteration: int, total: int) -> None:
@@ -71,7 +71,7 @@ class ProgressLog:
         )
 
     def write(self, row: Row) -> None:
-        """Adds an iteration's numbers; ``row`` has the columns of the first one, in any order."""
+        """Adds the numbers of an iteration; ``row`` must have the columns of the first row, in any order."""
         if not self._columns:
             self._columns = list(row)
         self._append(self._path, [row])

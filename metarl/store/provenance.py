@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""Provenance of a result: software and hardware."""
 
 import importlib.metadata
 import platform
@@ -14,7 +14,7 @@ _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """Version, commit (if this is a checkout), packages and hardware."""
+    """Returns version, commit (if this is a checkout), packages and hardware."""
     facts = {
         "version": __version__,
         "commit": _commit(),

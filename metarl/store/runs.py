@@ -1,4 +1,4 @@
-"""Reads back what a run folder holds: its configuration, its progress and an evaluation."""
+"""Reads the contents of a run folder: configuration, progress and an evaluation."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class StoredRun:
-    """What a run folder holds.
+    """Contents of a run folder.
 
     Attributes:
         path: The folder.
         config: Content of ``config.json``.
-        progress: Columns of ``progress.csv`` in order of iterations; empty cells are NaN, no file is no columns.
-        checkpoint: The checkpoint whose evaluation is meant.
-        evaluation: Its evaluation, or None if there is none yet.
+        progress: Columns of ``progress.csv`` in order of iterations. Empty cells are NaN; without a file there are no
+            columns.
+        checkpoint: The checkpoint that ``evaluation`` belongs to.
+        evaluation: The evaluation, or None if there is none yet.
     """
 
     path: Path
@@ -39,19 +40,19 @@ class StoredRun:
 
     @property
     def env(self) -> str:
-        """The task family it was trained on."""
+        """The task family of training."""
         return str(self.config["env"])
 
     @property
     def seed(self) -> int:
-        """Its training seed."""
+        """The training seed."""
         return int(self.config["seed"])
 
     def evaluated(self) -> Evaluation:
         """The evaluation.
 
         Raises:
-            UserError: If there is none; says how to get it.
+            UserError: If there is none; the message says how to get one.
         """
         if self.evaluation is None:
             what = "the best checkpoint of " if self.checkpoint == "best" else ""
@@ -71,7 +72,7 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> StoredRun:
         The run.
 
     Raises:
-        UserError: If the folder is no run or one of its files cannot be read.
+        UserError: If the folder is not a run folder, or one of its files cannot be read.
     """
     folder = Path(folder)
     if not folder.is_dir():
