@@ -130,8 +130,8 @@ class L2F(WrappedAdaptation):
             return meta
         mean, variance = self._statistics(meta)
         new_mean, spread = embedding.mean(0), embedding.var(0, correction=0)
-        # lerp(new, old, momentum) = (1 - momentum) * new + momentum * old. The first update has no old statistics. Later
-        # ones measure squared distances from the old mean, so that a shift of the mean counts as variance.
+        # lerp(new, old, momentum) = (1 - momentum) * new + momentum * old. The first update has no old statistics.
+        # Later ones measure squared distances from the old mean, so that a shift of the mean counts as variance.
         if bool((variance > 0).any()):
             spread = torch.lerp(((embedding - mean) ** 2).mean(0), variance, _MOMENTUM)
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)

@@ -44,8 +44,8 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 # References of an evaluation, and the algorithms whose runs give the same returns.
 _REFERENCE_ALGORITHMS = {"random_initialisation": "random", "standstill": "standstill"}
-# Lines are shifted a little sideways, so that markers at nearly equal returns do not hide each other; no shift is larger
-# than _LARGEST_DODGE.
+# Lines are shifted a little sideways, so that markers at nearly equal returns do not hide each other; no shift
+# exceeds _LARGEST_DODGE.
 _DODGE = 0.05
 _LARGEST_DODGE = 0.15
 _MARKER_SPACING = 0.15  # share of the panel's diagonal, for lines with too many points to mark them all

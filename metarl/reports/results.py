@@ -102,7 +102,8 @@ class Representations:
         unit: Unit of a similarity: it is a ratio.
         names: Names of the representations.
         start: Similarity between the start and the end of the inner loop.
-        gradient_steps: Similarity between the start of the first gradient step and the end; None if no stage precedes it.
+        gradient_steps: Similarity between the start of the first gradient step and the end; None if that step comes
+            first.
     """
 
     unit: str = "1"
@@ -135,7 +136,7 @@ class Movement:
     Attributes:
         unit: Unit of distances and norms.
         start: Movement from the start of the inner loop to its end.
-        gradient_steps: Movement from the start of the first gradient step to the end; None if no stage precedes it.
+        gradient_steps: Movement from the start of the first gradient step to the end; None if that step comes first.
     """
 
     unit: str = "parameter"

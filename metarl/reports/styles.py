@@ -9,8 +9,8 @@ from typing import Any
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group
 
-# Okabe and Ito's colours without yellow, and two more; colour-blind readers can distinguish them. Markers distinguish the
-# lines without colour. There are more markers than colours, so that pairs repeat late.
+# Okabe and Ito's colours without yellow, and two more; colour-blind readers can distinguish them. Markers distinguish
+# the lines without colour. There are more markers than colours, so that pairs repeat late.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*")
 GREY = "#6b6b6b"
