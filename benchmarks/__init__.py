@@ -1,1 +1,1 @@
-"""Measurements: every figure that this project states comes out of a command in here."""
+"""Measurements: a command in this package reproduces every number that the project states."""

@@ -1,10 +1,10 @@
-"""Speed: measures, prints and stores how fast this machine runs the package, beside what it could be compared with.
+"""Speed: measures, prints and stores how fast this machine runs the package and its alternatives.
 
     python -m benchmarks                      # everything
     python -m benchmarks rollouts meta-step   # some parts
-    python -m benchmarks --quick              # small sizes and few rounds: whether it works, not how fast it is
+    python -m benchmarks --quick              # small sizes and few rounds: a test that it works, not a measurement
 
-Nothing else should run meanwhile. Every part is stored in benchmarks/results/speed/PART.json (or below --output) with
+Run nothing else meanwhile. Every part is stored in benchmarks/results/speed/PART.json (or below --output) with
 hardware, versions and commit.
 """
 
@@ -30,16 +30,16 @@ Part = Literal["rollouts", "meta-step", "iteration", "scaling", "start-up"]
 
 @dataclass(frozen=True)
 class Options:
-    """Measures how fast this machine runs metarl. Nothing else should run meanwhile."""
+    """Measures how fast this machine runs metarl. Run nothing else meanwhile."""
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = get_args(Part)
-    """What to measure; everything if none is named."""
+    """Parts to measure; by default all."""
     quick: bool = False
-    """Small sizes and few rounds: shows that it works, not how fast it is."""
+    """Small sizes and few rounds: a test that it works, not a measurement."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where meta-step and iteration compute."""
+    """Device of meta-step and iteration."""
     output: Path | None = None
-    """Folder for the JSON files; by default benchmarks/results/speed, and none with --quick."""
+    """Folder of the JSON files; by default benchmarks/results/speed. With --quick, none are written by default."""
 
 
 def main() -> int:

@@ -1,12 +1,12 @@
-"""Which approximation of the curvature keeps the meta-step's quality: measured on problems from real training.
+"""Measures which approximations of the curvature keep the quality of the meta-step, on problems from real training.
 
-    python -m benchmarks.curvature            # trains for what problems are missing, takes every variant's step on each
+    python -m benchmarks.curvature            # creates missing problems by training; takes all variants' steps on them
     python -m benchmarks.curvature --summary  # from the stored steps
 
-A problem is the meta-parameters at some iteration of a training run with exact curvature; its rollouts follow from
-them. What counts is the surrogate gain that is left after the line search, beside that of exact float32 curvature.
-Approximations that keep 95 % of it in the median are admitted; the cheapest of them is the default, provided that the
-learning curves of `python -m benchmarks.learning navigation-curvature` are no worse.
+A problem is given by the meta-parameters at some iteration of a training run with exact curvature; they determine the
+rollouts. The measure is the surrogate gain after the line search, relative to that of exact float32 curvature.
+Approximations with a median of at least 95 % are admitted. The cheapest of them is the default, provided that its
+learning curves in `python -m benchmarks.learning navigation-curvature` are no worse.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ TOLERATED = 0.05
 
 @dataclass(frozen=True)
 class Source:
-    """A training run that problems come from.
+    """A training run that supplies problems.
 
     Attributes:
         env: The task family.
         algo: The algorithm.
         seed: Training seed.
-        iterations: Meta-iterations before each problem.
+        iterations: Meta-iterations done before each problem.
     """
 
     env: str
@@ -60,11 +60,11 @@ class Source:
     iterations: tuple[int, ...]
 
     def config(self) -> Config:
-        """Its settings; curvature is exact."""
+        """The settings of the run; curvature is exact."""
         return Config(env=self.env, algo=self.algo, seed=self.seed, validate_every=0, trpo=TRPOConfig())
 
     def path(self, iteration: int) -> Path:
-        """Where the meta-parameters before an iteration are kept."""
+        """File of the meta-parameters before an iteration."""
         return Path("runs/curvature") / f"{self.env}-{self.algo}-seed{self.seed}-{iteration}.safetensors"
 
 
@@ -91,7 +91,7 @@ class Options:
     """Takes meta-steps with approximate curvature on problems from real training, and compares their gains."""
 
     summary: bool = False
-    """Only summarise the steps that are stored."""
+    """Only summarise the stored steps."""
 
 
 def main() -> None:
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def _study(source: Source) -> Iterator[dict[str, Any]]:
-    """Every variant's step on every problem of a run."""
+    """Takes the step of every variant on every problem of a run."""
     _train(source)
     with Trainer(source.config(), torch.device("cpu")) as trainer, Workers() as workers:
         learner = trainer.learner
@@ -131,7 +131,7 @@ def _study(source: Source) -> Iterator[dict[str, Any]]:
 
 
 def _train(source: Source) -> None:
-    """Trains, as far as problems are missing."""
+    """Trains until all problems of a run are stored; does nothing if they are."""
     if all(source.path(iteration).is_file() for iteration in source.iterations):
         return
     source.path(0).parent.mkdir(parents=True, exist_ok=True)
@@ -157,17 +157,17 @@ def _tables(steps: list[dict[str, Any]]) -> list[Table]:
         }
         seconds = [of_variant[name]["seconds"] / of_variant[EXACT]["seconds"] for of_variant in by_problem.values()]
         trials = [of_variant[name]["line_search_trials"] for of_variant in by_problem.values()]
-        every = np.array(list(ratios.values()))
-        row: dict[str, Any] = {"curvature": name, "problems": len(every)}
+        gains = np.array(list(ratios.values()))
+        row: dict[str, Any] = {"curvature": name, "problems": len(gains)}
         for env in dict.fromkeys(source.env for source in SOURCES):
             row[env] = float(np.median([ratio for problem, ratio in ratios.items() if problem[0] == env]))
         row |= {
-            "all": float(np.median(every)),
-            "lower quartile": float(np.quantile(every, 0.25)),
-            "worst": float(every.min()),
+            "all": float(np.median(gains)),
+            "lower quartile": float(np.quantile(gains, 0.25)),
+            "worst": float(gains.min()),
             "line-search trials": float(np.mean(trials)),
             "seconds / exact": float(np.median(seconds)),
-            "admitted": "yes" if np.median(every) >= ADMITTED else "no",
+            "admitted": "yes" if np.median(gains) >= ADMITTED else "no",
         }
         rows.append(row)
     note = (
@@ -184,10 +184,11 @@ def _curves() -> list[Table]:
     areas = {name: _areas(name) for name in ("exact", "default")}
     difference = (areas["default"] - areas["exact"]) / np.abs(areas["exact"].mean())
     error = stats.sem(difference)
+    # One-sided 90 % bound: mean - t_(0.9, n-1) * standard error, of the differences paired by seed.
     bound = float(difference.mean() - stats.t.ppf(0.9, len(difference) - 1) * error)
     rows: list[dict[str, Any]] = [
-        {"seed": seed, "exact": float(exact), "default": float(default), "difference": float(each)}
-        for seed, (exact, default, each) in enumerate(zip(areas["exact"], areas["default"], difference, strict=True))
+        {"seed": seed, "exact": float(exact), "default": float(default), "difference": float(change)}
+        for seed, (exact, default, change) in enumerate(zip(areas["exact"], areas["default"], difference, strict=True))
     ]
     verdict = "not worse" if bound > -TOLERATED else "not shown to be no worse"
     note = (

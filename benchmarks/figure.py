@@ -1,4 +1,4 @@
-"""Draws the figure of docs/performance.md of what `python -m benchmarks` stored: ``python -m benchmarks.figure``."""
+"""Draws the figure of docs/performance.md from the stored speed results: ``python -m benchmarks.figure``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from benchmarks.rollouts import ENVIRONMENT, OURS, PHYSICS
 
 Row = dict[str, Cell]
 
-# Okabe and Ito's blue, as in the figures of runs; what others do is grey, a limit pale.
+# Okabe and Ito's blue, as in the figures of runs; other software is grey, limits are pale.
 _OURS, _OTHERS, _LIMIT, _GREY = "#0072B2", "#8c8c8c", "#cfcfcf", "#6b6b6b"
 _LIMITS = (PHYSICS, ENVIRONMENT, "arithmetic bound")
 _COLUMNS = 2
 _CAPTION_WIDTH = 150
-_ROOM_FOR_FIGURES = 3.0  # how much wider than the longest bar
+_ROOM_FOR_FIGURES = 3.0  # width of the axis, as a multiple of the longest bar
 
 TITLES = {"navigation": "2D navigation", "cheetah-dir": "Half-cheetah", "ant-dir": "Ant"}
 
@@ -38,9 +38,9 @@ class Panel:
     """Bars on one scale.
 
     Attributes:
-        title: What is compared.
-        unit: What the bars' length means.
-        bars: Length of each bar by its label, from the top.
+        title: Title of the comparison.
+        unit: Quantity and unit of the lengths.
+        bars: Length of each bar by its label, from top to bottom.
     """
 
     title: str
@@ -76,7 +76,7 @@ def main() -> int:
 
 
 def rollout_panels(rows: Iterable[Row]) -> list[Panel]:
-    """Steps a second by subject, a panel for each environment."""
+    """Steps per second by subject, one panel per environment."""
     panels = []
     for env, of_env in groupby(rows, lambda row: row["environment"]):
         bars = {f"{row['subject']}{_remark(row)}": float(row["steps/s"]) for row in of_env}  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def rollout_panels(rows: Iterable[Row]) -> list[Panel]:
 
 
 def meta_step_panels(rows: Iterable[Row]) -> list[Panel]:
-    """Seconds by subject, a panel for each size and algorithm."""
+    """Seconds by subject, one panel per size and algorithm."""
     panels = []
     for (size, algo), of_size in groupby(rows, lambda row: (str(row["size"]), str(row["algorithm"]))):
         env = size.split(",")[0]
@@ -96,7 +96,7 @@ def meta_step_panels(rows: Iterable[Row]) -> list[Panel]:
 
 
 def draw(panels: list[Panel], caption: str) -> Figure:
-    """The figure, panels from left to right and from top to bottom."""
+    """Draws the figure; panels run from left to right, then from top to bottom."""
     lines = -(-len(panels) // _COLUMNS)
     # No pyplot: drawing must not touch a notebook's or a window's state.
     figure = Figure(figsize=(5.2 * _COLUMNS, 2.7 * lines + 0.3), layout="constrained")
@@ -140,7 +140,7 @@ def _remark(row: Row) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits: 1.23 M, 45.6 k, 789, 0.12."""
+    """A number with three digits: 1.23 M, 45.6 k, 789, 0.12."""
     for size, letter in ((1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:#.3g}".rstrip(".") + letter

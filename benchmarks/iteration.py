@@ -1,4 +1,4 @@
-"""Whole meta-iterations by phase, and what memory they need; each measurement in a process of its own."""
+"""Time of whole meta-iterations by phase, and their memory; every measurement has a process of its own."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 
 def measured(rounds: int, device: torch.device, physics: bool = False, **settings: Any) -> dict[str, Any]:
-    """What `main` finds out about these settings in a process of its own."""
+    """The results of `main` for these settings, measured in a process of its own."""
     result: dict[str, Any] = own_process(
         "benchmarks.iteration", json.dumps(settings), rounds, device.type, int(physics)
     )
@@ -55,21 +55,24 @@ def _row(env: str, algo: str, quick: bool, device: torch.device) -> dict[str, Ce
     size = QUICK_SIZE if quick else {}
     rounds = 1 if quick or env == "ant-dir" else 3
     has_simulator = env != "navigation" and batch_module() is not None
-    found = measured(rounds, device, has_simulator, env=env, algo=algo, **size)
+    result = measured(rounds, device, has_simulator, env=env, algo=algo, **size)
     settings = Config(env=env, algo=algo, **size).resolve()
     return {
         "environment": f"{env}, {' x '.join(map(str, _size(settings)))}",
         "algorithm": algo,
-        "seconds": found["seconds"],
-        **{phase.replace("_", "-"): found[phase] for phase in _PHASES},
-        "steps/s": found["env_steps"] / found["seconds"],
-        "physics": found["physics"] / found["seconds"] if "physics" in found else None,
-        "memory, GB": found["memory"],
+        "seconds": result["seconds"],
+        **{phase.replace("_", "-"): result[phase] for phase in _PHASES},
+        "steps/s": result["env_steps"] / result["seconds"],
+        "physics": result["physics"] / result["seconds"] if "physics" in result else None,
+        "memory, GB": result["memory"],
     }
 
 
 def main() -> None:
-    """Trains some iterations and prints, as JSON: settings, rounds, device and whether to time the physics alone."""
+    """Trains some iterations and prints times and memory as JSON.
+
+    Arguments: settings as JSON, rounds, device, and 1 to time the physics alone too, else 0.
+    """
     settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
     config = Config(validate_every=0, **settings)
     with Trainer(config, torch.device(device)) as trainer:
@@ -81,21 +84,22 @@ def main() -> None:
             state, row = trainer.learner.iteration(state, index)
             walls.append(time.perf_counter() - begin)
             rows.append(row)
-    found = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}
-    found |= {"seconds": float(np.median(walls[1:])), "env_steps": float(np.median([r["env_steps"] for r in rows[1:]]))}
-    found |= {"memory": peak_memory(), "memory_before": before}
+    # Skip the first iteration, which warms up.
+    stats = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}
+    stats |= {"seconds": float(np.median(walls[1:])), "env_steps": float(np.median([r["env_steps"] for r in rows[1:]]))}
+    stats |= {"memory": peak_memory(), "memory_before": before}
     if physics:
-        found["physics"] = found["env_steps"] * _seconds_per_step(config.resolve())
-    print(json.dumps(found))
+        stats["physics"] = stats["env_steps"] * _seconds_per_step(config.resolve())
+    print(json.dumps(stats))
 
 
 def _size(settings: Settings) -> tuple[int, int, int]:
-    """Tasks, rollouts of each, steps of each."""
+    """(tasks, rollouts per task, steps per rollout)."""
     return settings.meta.meta_batch_size, settings.rollouts.rollouts_per_task, settings.rollouts.horizon
 
 
 def _seconds_per_step(settings: Settings) -> float:
-    """Of the simulator alone, on all cores."""
+    """Seconds per step of the simulator alone, on all cores."""
     with Workers(available_cores()) as workers:
         rollouts = Rollouts(settings.experiment.env, _size(settings), workers)
         (alone,) = (subject for subject in rollouts.subjects() if subject.name == PHYSICS)

@@ -3,9 +3,9 @@
     python -m benchmarks.learning navigation            # trains what is missing, then evaluates and summarises
     python -m benchmarks.learning navigation --summary  # from the committed results, without training
 
-Runs go to runs/learning/EXPERIMENT/VARIANT-seedSEED and are resumed if they were interrupted. What is needed to redraw
-and recompute everything is copied to benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
-summary.json, summary.md and the figures. A run whose results are there is not repeated; remove its folder for that.
+Runs go to runs/learning/EXPERIMENT/VARIANT-seedSEED; interrupted runs are resumed. The files that suffice to recompute
+and redraw everything go to benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
+summary.json, summary.md and the figures. A run with results there is not repeated; remove its folder to repeat it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ KEPT = ("config.json", "progress.csv", "evaluation.json")
 
 @dataclass(frozen=True)
 class Experiment:
-    """Some variants of one family, each trained with the same seeds.
+    """Variants of training on one family, all with the same seeds.
 
     Attributes:
         env: The task family.
-        variants: Command-line options of each variant; the first is the one that others are compared with.
-        evaluation: Command-line options of the evaluation; None compares learning curves alone.
+        variants: Command-line options of each variant; the others are compared with the first.
+        evaluation: Command-line options of the evaluation; None to compare learning curves alone.
         seeds: Training seeds.
-        note: What a reader has to know.
+        note: A note for readers of the results.
     """
 
     env: str
@@ -61,8 +61,8 @@ _SEARCH = (
     "It says which settings start to learn at all."
 )
 
-# 800 episodes in an iteration, all phases together: MAML++ has four phases for 30 iterations and three afterwards, and
-# MuMoMAML one episode more for each task.
+# About 800 episodes per iteration, all phases together. MAML++ has four phases in the first 30 iterations and three
+# afterwards; MuMoMAML has one more episode per task.
 _ALGORITHMS = {
     "maml": "--algo maml",
     "fomaml": "--algo fomaml",
@@ -163,9 +163,9 @@ class Options:
     """algorithms-navigation, algorithms-navigation-bimodal, mumomaml-step-size, navigation, navigation-curvature,
     cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
     summary: bool = False
-    """Only summarise what is in benchmarks/results."""
+    """Only summarise the results in benchmarks/results."""
     jobs: int = 2
-    """Runs side by side, each on one thread; the results do not depend on it."""
+    """Number of parallel runs, with one thread each; the results do not depend on it."""
 
 
 def main() -> None:
@@ -215,12 +215,12 @@ def summarise(experiment: Experiment, results: Path) -> None:
         "evaluation": experiment.evaluation,
         "variants": {name: _training(experiment, name, of_name) for name, of_name in runs.items()},
     }
-    every = [run.path for of_name in runs.values() for run in of_name]
-    plot_runs(every, results / "training.png", "env-steps")
+    paths = [run.path for of_name in runs.values() for run in of_name]
+    plot_runs(paths, results / "training.png", "env-steps")
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, {name: [run.evaluated() for run in of_name] for name, of_name in runs.items()})
-        plot_runs(every, results / "adaptation.png")
+        plot_runs(paths, results / "adaptation.png")
         text = _evaluation_markdown(summary) + text
     if experiment.note:
         text = f"{experiment.note}\n\n{text}"
@@ -235,7 +235,7 @@ def summarise(experiment: Experiment, results: Path) -> None:
 
 
 def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[str, Any]:
-    """What the runs of a variant cost, and how their last ten iterations compare with their first ten."""
+    """Cost of a variant's runs, and returns of their first and last ten iterations."""
     env_steps = [run.progress.get("env_steps", np.array([])) for run in runs]
     return {
         "command": "python " + " ".join(_train_command(experiment, name, 0)[:-1]) + " SEED",
@@ -249,9 +249,9 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
 
 
 def _first_and_last(progress: dict[str, np.ndarray]) -> list[float]:
-    """Mean return of the first and last ten iterations, and their pooled standard error.
+    """Mean return of the first and of the last ten iterations, and the standard error of their difference.
 
-    After adaptation, or of the policy that is trained where training adapts nothing.
+    Returns are measured after adaptation; if training does not adapt, they are those of the trained policy.
     """
     values = progress.get("post_adaptation_return", progress["pre_adaptation_return"])
     first, last = values[:10], values[-10:]
@@ -260,7 +260,7 @@ def _first_and_last(progress: dict[str, np.ndarray]) -> list[float]:
 
 
 def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evaluation]]) -> None:
-    """Adds returns for each gradient step, and differences from the first variant, paired by seed and task."""
+    """Adds returns after each gradient step, and differences from the first variant, paired by seed and task."""
     returns = {name: np.array([seed.returns for seed in of_name]) for name, of_name in evaluations.items()}
     reference = next(iter(returns))
     for name, values in returns.items():
@@ -290,7 +290,7 @@ def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evalua
 
 
 def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
-    """How much of the way from standing still to the oracle each variant has come after one gradient step."""
+    """Adds the share of the gap from standing still to the oracle that a variant closes with one gradient step."""
     standstill, variants = summary["references"]["standstill"], summary["variants"]
     oracle = variants["oracle"]["mean"][0]
     for entry in variants.values():
@@ -298,7 +298,7 @@ def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
 
 
 def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
-    """Mean returns of each of a family's two tasks, which are shown apart; empty for other families."""
+    """Mean returns on each task of a family with two tasks; empty for other families."""
     seeds = [evaluation.returns_by_name() for evaluation in evaluations]
     return {name: np.mean([seed[name] for seed in seeds], axis=0).round(3).tolist() for name in seeds[0]}
 

@@ -1,4 +1,4 @@
-"""Timing side by side: candidates take turns, and what is reported is the median of the rounds' ratios."""
+"""Timing by turns: candidates run alternately; the result is the median over rounds of the ratio within a round."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table of measurements, as it is printed and stored.
+    """A table of measurements, for printing and storing.
 
     Attributes:
-        title: What it shows.
-        rows: Column name to value, the same columns in every row; None where something was not measured.
-        note: What a reader has to know.
+        title: Title.
+        rows: Values by column name, the same columns in every row; None for values that were not measured.
+        note: A note for readers.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Table:
         return "\n".join([f"**{self.title}**", "", *lines, *(["", self.note] if self.note else [])])
 
     def _column(self, name: str) -> list[str]:
-        """Heading, rule and cells of one column, as wide as its widest cell; numbers to the right."""
+        """Heading, rule and cells of one column, padded to its widest cell; numbers are aligned to the right."""
         values = [row[name] for row in self.rows]
         numbers = all(isinstance(value, int | float | None) for value in values)
         cells = [name, *map(_text, values)]
@@ -55,16 +55,16 @@ def _text(value: Cell) -> str:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+    """Wall-clock seconds of one call."""
     begin = time.perf_counter()
     work()
     return time.perf_counter() - begin
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each candidate in each round, [round]: A B C A B C ..., after one call of each that is not timed.
+    """Seconds of every candidate, [round]; calls alternate, A B C A B C ..., after one untimed call of every candidate.
 
-    What else happens on the machine then falls on all candidates alike.
+    So other load on the machine affects all candidates alike.
     """
     for work in candidates.values():
         work()
@@ -83,7 +83,7 @@ def fitted_exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def own_process(module: str, *arguments: object) -> Any:
-    """What ``python -m module arguments`` prints last, as JSON: measured in a process of its own."""
+    """Runs ``python -m module arguments`` as a new process and parses the last line that it prints as JSON."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -94,7 +94,7 @@ def own_process(module: str, *arguments: object) -> Any:
 def peak_memory() -> float:
     """Largest resident memory of this process so far, GB (10^9 bytes)."""
     status = Path("/proc/self/status")
-    if status.is_file():  # On Linux `getrusage` counts what the process had that started this one.
+    if status.is_file():  # On Linux, `getrusage` includes the peak of the parent process.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024 / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
@@ -102,5 +102,5 @@ def peak_memory() -> float:
 
 
 def as_json(tables: Sequence[Table]) -> list[dict[str, Any]]:
-    """The tables as JSON can hold them."""
+    """The tables in JSON types."""
     return [asdict(table) for table in tables]

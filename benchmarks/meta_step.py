@@ -1,4 +1,4 @@
-"""The meta-step by part, beside plain automatic differentiation and the arithmetic bound."""
+"""The parts of the meta-step, compared with plain automatic differentiation and an arithmetic bound."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
-    """Both tables: parts on one thread, whole meta-steps on all cores."""
+    """Two tables: parts on one thread, and whole meta-steps on all cores."""
     small = {"meta_batch_size": 3, "rollouts_per_task": 3, "horizon": 20} if quick else {}
     rounds = 1 if quick else 3
     parts, whole = [], []
@@ -60,7 +60,7 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 
 def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
-    """One row: each part's seconds, and the Fisher-vector product beside reference and bound."""
+    """One row: seconds of every part; the Fisher-vector product is compared with reference and bound."""
     generator, device, tasks = torch.Generator().manual_seed(0), problem.loop.meta.device, problem.loop.num_tasks
     direction = torch.randn(problem.loop.meta.shape, generator=generator).to(device)
     left, right = torch.randn(2, _SQUARE, _SQUARE, generator=generator).to(device)
@@ -81,7 +81,7 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
         batched = None
         if (
             problem.settings.experiment.algo == "maml" and problem.settings.experiment.env != "ant-dir"
-        ):  # Where its graph fits into memory.
+        ):  # Only these graphs fit into memory.
             whole = problem.reference(tasks)
             pair = {
                 "product": partial(ours.fisher_product, direction),
@@ -89,6 +89,7 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
             }
             both = interleaved(_waiting(pair, problem), rounds)
             batched = median_ratio(both["batched"], both["product"])
+    # An n x n matrix product takes 2 n^3 operations: n^2 entries with n multiplications and n additions each.
     rate = 2 * _SQUARE**3 / times["matrix product"]
     operations = _operations(problem, direction)
     return {
@@ -107,7 +108,7 @@ def _parts(problem: Problem, rounds: int) -> dict[str, Cell]:
 
 
 def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
-    """Rows of whole meta-steps: exact, with the family's default curvature, looped reference."""
+    """Rows of whole meta-steps: exact curvature, the family's default curvature, and the looped reference."""
     settings, cores = problem.settings, available_cores()
     trpo = settings.optimiser
     assert isinstance(trpo, TRPOConfig)
@@ -146,7 +147,7 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
 
 
 class InlineWorkers:
-    """Does everything in the calling thread, which alone PyTorch's dispatch modes watch."""
+    """Works in the calling thread, because PyTorch's dispatch modes see only that thread."""
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results of ``function`` in the order of ``items``."""
@@ -164,12 +165,12 @@ def _operations(problem: Problem, direction: Tensor) -> int:
 
 
 def _in_place_product(total: Shape, left: Shape, right: Shape, **options: object) -> int:
-    """Operations of ``total.baddbmm_(left, right)``, which PyTorch's counter does not know."""
+    """Operations of ``total.baddbmm_(left, right)``, for which PyTorch's counter has no formula."""
     return 2 * math.prod(left) * right[-1]
 
 
 def _waiting(candidates: dict[str, Callable[[], object]], problem: Problem) -> dict[str, Callable[[], object]]:
-    """On a GPU, calls return before their work is done."""
+    """Makes candidates wait for the GPU, where calls return before their work is done."""
     if problem.loop.meta.device.type == "cpu":
         return candidates
 
@@ -181,7 +182,7 @@ def _waiting(candidates: dict[str, Callable[[], object]], problem: Problem) -> d
 
 
 def _require_agreement(ours: Tensor, reference: Tensor) -> None:
-    """What is timed has to be the same thing."""
+    """Raises unless both products agree, so that the timings compare the same computation."""
     error = float((ours - reference).norm() / reference.norm())
     if not error < 1e-3:
         raise RuntimeError(f"the Fisher-vector product differs from the reference by {error:.1e}")

@@ -1,6 +1,6 @@
-"""Meta-step problems of any size: random observations and advantages, actions drawn from the policies themselves.
+"""Meta-step problems of any size: random observations and advantages, and actions sampled from the policies.
 
-What a meta-step costs does not depend on what the numbers are, and these are there at once.
+The cost of a meta-step does not depend on the values, and random ones need no simulation.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Problem:
 
 
 def make_problem(config: Config, device: torch.device) -> Problem:
-    """A problem of the size that ``config`` says."""
+    """Makes a problem of the size in ``config``."""
     settings = config.resolve()
     family, rule = build(settings)
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +77,7 @@ def make_problem(config: Config, device: torch.device) -> Problem:
 def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
     queries = [query.to(device) for query in loop.queries]
-    # Once, if reused.
+    # Stages that reuse rollouts share one support object; move it only once.
     moved = {id(support): replace(support, rollouts=support.rollouts.to(device)) for support in loop.supports}
     supports = [moved[id(support)] for support in loop.supports]
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)

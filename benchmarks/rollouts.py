@@ -1,7 +1,7 @@
-"""Rollouts: environment steps a second with a policy for each task, beside physics alone and vector environments.
+"""Rollouts: environment steps per second with one policy per task, and for physics alone and vector environments.
 
-The vector environments run the same environments (envpool: Gymnasium's, whose physics is the same) with the actions
-that our policies took; they have no policy to wait for.
+The vector environments replay the actions of our policies in the same environments, so they need not wait for a policy.
+envpool runs Gymnasium's environments, whose physics is the same.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Actions = np.ndarray
 
 @dataclass(frozen=True)
 class Problem:
-    """A family at the size that the papers train it.
+    """A task family at the size of the papers.
 
     Attributes:
         family: Name of the task family.
-        env_id: Its environment's id with Gymnasium.
-        envpool_id: The environment of envpool with the same physics.
-        size: Tasks, rollouts of each, steps of each.
+        env_id: Id of its environment in Gymnasium.
+        envpool_id: Id of the envpool environment with the same physics; None if there is none.
+        size: (tasks, rollouts per task, steps per rollout).
     """
 
     family: str
@@ -63,13 +63,13 @@ PROBLEMS = (
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure.
+    """The effort of a measurement.
 
     Attributes:
-        rounds: Turns of each subject.
-        seconds: Least length of a turn.
-        sizes: Numbers of environments that are tried in one process; with envpool too.
-        processes: Numbers of processes that are tried, as multiples of the cores.
+        rounds: Number of turns per subject.
+        seconds: Shortest duration of a turn, seconds.
+        sizes: Numbers of environments to try in one process, also with envpool.
+        processes: Numbers of processes to try, as multiples of the number of cores.
     """
 
     rounds: int = 3
@@ -84,14 +84,14 @@ QUICK_SIZE = (4, 2, 10)
 
 @dataclass(frozen=True)
 class Subject:
-    """Something that takes environment steps.
+    """A measured program that takes environment steps.
 
     Attributes:
-        name: What it is.
-        envs: Environments side by side.
+        name: Name of the subject.
+        envs: Number of parallel environments.
         policy: Whether it runs a policy.
-        steps: Environment steps in a call of ``work``.
-        work: Takes them.
+        steps: Environment steps per call of ``work``.
+        work: Takes the steps.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Subject:
     work: Callable[[], object]
 
     def for_seconds(self, least: float) -> Subject:
-        """The same, repeated until a call lasts about that long."""
+        """The same subject; one call repeats the work to last about ``least`` seconds."""
         self.work()
         repeats = max(1, round(least / seconds(self.work)))
 
@@ -113,7 +113,7 @@ class Subject:
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
-    """Table 1; rollouts are collected on the CPU whatever the device."""
+    """Table 1; rollouts are collected on the CPU for any device."""
     effort = QUICK if quick else FULL
     rows = [row for problem in PROBLEMS for row in _rows(problem, QUICK_SIZE if quick else problem.size, effort)]
     note = (
@@ -154,15 +154,15 @@ def _rows(problem: Problem, size: tuple[int, int, int], effort: Effort) -> list[
 
 
 class Rollouts:
-    """Rollouts as training collects them, in shards on the workers' threads; and the same without policies.
+    """Rollouts as in training, in shards on the workers' threads; and the same steps without policies.
 
     Args:
         family: Name of the task family.
-        size: Tasks, rollouts of each, steps of each.
+        size: (tasks, rollouts per task, steps per rollout).
         workers: Threads.
 
     Attributes:
-        actions: Actions that the first shard's environments were given, [time, env, action].
+        actions: Actions in the environments of the first shard, [time, env, action].
     """
 
     def __init__(self, family: str, size: tuple[int, int, int], workers: Workers) -> None:
@@ -174,7 +174,7 @@ class Rollouts:
         self._runner = Runner(
             task_family, rule, tasks, self._settings, settings.inner.inner_loss, workers, torch.device("cpu")
         )
-        # The runner's own shards, so that what is measured stays what training does.
+        # Use the runner's own shards, so that the measurement follows training.
         self._shards = self._runner._shards
         self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
         self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
@@ -189,7 +189,7 @@ class Rollouts:
         self._runner.close()
 
     def subjects(self) -> list[Subject]:
-        """With policies, with advantages too, without policies, and the simulator alone if there is one."""
+        """Subjects: with policies, also with advantages, without policies, and the simulator alone if there is one."""
         subjects = [
             Subject(OURS, self._envs, True, self._steps, self._collect),
             Subject(f"{OURS}, advantages included", self._envs, True, self._steps, partial(self._collect, True)),
@@ -201,7 +201,7 @@ class Rollouts:
         return subjects
 
     def _collect(self, advantages: bool = False) -> int:
-        """Collects rollouts, the same ones every time; returns the number of environment steps."""
+        """Collects rollouts, the same ones at every call; returns the number of environment steps."""
 
         def of_shard(index: int) -> int:
             start, stop = self._shards[index]
@@ -227,14 +227,14 @@ class Rollouts:
 
 
 class Recording(EpisodeBatch):
-    """Stands before a batch of episodes and keeps what it is asked to do, so that it can be done again.
+    """Wraps a batch of episodes and records its calls, so that they can be replayed.
 
     Args:
         episodes: The batch.
 
     Attributes:
         episodes: The batch.
-        moves: For each step the actions of all slots, [env, action], and which slots were running; None for all.
+        moves: For each step, the actions of all slots, [env, action], and the indices of running slots (None for all).
     """
 
     def __init__(self, episodes: EpisodeBatch) -> None:
@@ -244,7 +244,7 @@ class Recording(EpisodeBatch):
 
     @property
     def has_simulator(self) -> bool:
-        """Whether there is a MuJoCo batch below."""
+        """Whether the batch runs on MuJoCo."""
         return isinstance(getattr(self.episodes, "_core", None), MujocoCore)
 
     def reset(
@@ -266,14 +266,14 @@ class Recording(EpisodeBatch):
         self.episodes.close()
 
     def replay(self) -> None:
-        """Everything again: physics, observations, rewards, ends."""
+        """Replays everything: physics, observations, rewards and ends of episodes."""
         rewards, ended = np.zeros(self.num_envs, np.float32), np.zeros((2, self.num_envs), bool)
         self.episodes.reset(*self._start, self._observations)
         for actions, _ in self.moves:
             self.episodes.step(actions, self._observations, rewards, *ended)
 
     def replay_physics(self) -> None:
-        """The same starts, and the simulator's steps with the same controls."""
+        """Replays only the starts and the simulator's steps, with the same controls."""
         self.episodes.reset(*self._start, self._observations)
         core = self.episodes._core  # type: ignore[attr-defined]
         controls = core.batch.bind("ctrl")
@@ -286,14 +286,14 @@ Make = Callable[[int], Any]
 
 
 def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tuple[int, ...], Make]]:
-    """Name, sizes to try and how to make a vector environment of such a size."""
+    """Vector environments: their names, the sizes to try, and functions that make one of a given size."""
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
     # The id names the module that registers it, for other processes.
     make_one = partial(
         gym.make, f"metarl:metarl/{problem.env_id}-v0", max_episode_steps=horizon, disable_env_checker=True
     )
-    # Not forked: there are threads here already. What every process imports, the server that they come from has.
+    # No plain fork, because this process has threads. The fork server imports the modules once for all processes.
     multiprocessing.set_forkserver_preload(["metarl", "stable_baselines3.common.vec_env"])
     make_async = partial(AsyncVectorEnv, context="forkserver")
     make_subproc = partial(SubprocVecEnv, start_method="forkserver")
@@ -315,7 +315,7 @@ def _make_envpool(env_id: str, horizon: int, size: int) -> Any:
 
 
 def _at_best_size(name: str, sizes: Sequence[int], make: Make, actions: Actions, stack: ExitStack) -> Subject:
-    """A vector environment at the size at which it takes most steps a second; left open until the stack is closed."""
+    """A vector environment at the size with most steps per second; ``stack`` closes it."""
 
     def rate(size: int) -> float:
         with closing(make(size)) as envs:
@@ -328,12 +328,12 @@ def _at_best_size(name: str, sizes: Sequence[int], make: Make, actions: Actions,
 
 
 def _vector_subject(name: str, envs: Any, size: int, actions: Actions) -> Subject:
-    """Steps through the actions, over the ends of episodes."""
-    given = actions[:, np.arange(size) % actions.shape[1]].astype(envs.action_space.dtype)
+    """A subject that replays the actions; environments reset themselves when episodes end."""
+    replayed = actions[:, np.arange(size) % actions.shape[1]].astype(envs.action_space.dtype)
     envs.reset()
 
     def work() -> None:
-        for each in given:
-            envs.step(each)
+        for step_actions in replayed:
+            envs.step(step_actions)
 
-    return Subject(name, size, False, len(given) * size, work)
+    return Subject(name, size, False, len(replayed) * size, work)

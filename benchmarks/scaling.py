@@ -1,4 +1,4 @@
-"""How seconds and memory of a meta-iteration grow with the problem."""
+"""Scaling of time and memory of a meta-iteration with the size of the problem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.measure import Cell, Table, fitted_exponent
 from metarl.common.parallel import available_cores
 
 BASE: dict[str, Any] = {"env": "cheetah-dir", "algo": "maml"}
-# Each doubled three times up to the papers' size (width: beyond it), while everything else has it.
+# Each setting doubles three times, up to the size of the papers or beyond; all other settings keep that size.
 SWEEPS: dict[str, tuple[int, ...]] = {
     "meta_batch_size": (5, 10, 20, 40),
     "rollouts_per_task": (5, 10, 20, 40),
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
-    """One row for each size; the exponents of cost = a * size^b beside them."""
+    """One row per size; the last row of a sweep has the exponents b of cost = a * size^b."""
     rows = [row for setting in SWEEPS for row in _sweep(setting, quick, device)]
     note = (
         f"MAML on cheetah-dir with default curvature, {available_cores()} cores; what is not varied is as in the "
@@ -41,26 +41,26 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 def _sweep(setting: str, quick: bool, device: torch.device) -> list[dict[str, Cell]]:
     sizes = SWEEPS[setting][:2] if quick else SWEEPS[setting]
-    found = [
+    results = [
         measured(1, device, **{**BASE, **(QUICK if quick else {}), setting: (n, n) if setting == "hidden_sizes" else n})
         for n in sizes
     ]
-    memory = [one["memory"] - one["memory_before"] for one in found]
+    memory = [result["memory"] - result["memory_before"] for result in results]
     exponents = {
-        "exponent, seconds": fitted_exponent(sizes, [one["seconds"] for one in found]),
-        "exponent, meta-step": fitted_exponent(sizes, [one["meta_step"] for one in found]),
+        "exponent, seconds": fitted_exponent(sizes, [result["seconds"] for result in results]),
+        "exponent, meta-step": fitted_exponent(sizes, [result["meta_step"] for result in results]),
         "exponent, memory": fitted_exponent(sizes, memory),
     }
-    nothing = dict.fromkeys(exponents)
+    blank = dict.fromkeys(exponents)
     return [
         {
             "varied": NAMES[setting],
             "size": size,
-            "seconds": one["seconds"],
-            "rollouts": one["rollout"],
-            "meta-step": one["meta_step"],
+            "seconds": result["seconds"],
+            "rollouts": result["rollout"],
+            "meta-step": result["meta_step"],
             "memory": extra,
-            **(exponents if size == sizes[-1] else nothing),
+            **(exponents if size == sizes[-1] else blank),
         }
-        for size, one, extra in zip(sizes, found, memory, strict=True)
+        for size, result, extra in zip(sizes, results, memory, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Start-up: how long a user waits for the help, for an import, and for the first iteration of a training."""
+"""Start-up: the time that a user waits for the help, for an import, and for the first iteration of training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST_ITERATION = "python -m metarl.train --env {env} --algo maml --iterations 1
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
-    """Table 4; trains on the device that the command takes by itself."""
+    """Table 4; trains on the default device of the command."""
     rounds = 1 if quick else 5
     work: dict[str, Callable[[], object]] = {
         'python -c "" (for comparison)': partial(_run, "-c", ""),
@@ -43,7 +43,7 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
 
 
 def seconds_to_first_iteration(command: str) -> float:
-    """Seconds from the start of a training's process until its first iteration is in progress.csv."""
+    """Seconds from the start of a training process until progress.csv holds its first iteration."""
     with tempfile.TemporaryDirectory() as folder:
         begin = time.time()
         _run(*command.split()[1:], "--run-dir", folder)

@@ -1,11 +1,11 @@
-"""How far the first gradient step moves a policy on 2D navigation, against the distance of the goal.
+"""Measures how far the first gradient step moves a policy on 2D navigation, against the distance of the goal.
 
-    python -m benchmarks.step_length                # after the trainings of benchmarks.learning
+    python -m benchmarks.step_length                # after the training runs of benchmarks.learning
 
-For every run of MAML and MuMoMAML in runs/learning/algorithms-navigation*: the mean action at the origin after one
-step, in half-widths of the action space, and its correlation over held-out tasks with the distance of the goal; for
-MuMoMAML also that of the mean scale that the modulation gives the hidden units. Written to
-benchmarks/results/step-length.json.
+For every run of MAML and MuMoMAML in runs/learning/algorithms-navigation*, it measures the length of the mean action at
+the origin after one step, in half-widths of the action space, and its correlation with the distance of the goal over
+held-out tasks. For MuMoMAML it also correlates that distance with the mean scale that the modulation gives the hidden
+units. Results go to benchmarks/results/step-length.json.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ _TASKS, _SEED = 100, 10_000
 
 def main() -> None:
     """Runs the command."""
-    found: dict[str, Any] = {"tasks": _TASKS, "seed": _SEED, "metarl": provenance(torch.device("cpu"))}
+    report: dict[str, Any] = {"tasks": _TASKS, "seed": _SEED, "metarl": provenance(torch.device("cpu"))}
     with Workers() as workers:
         for name in ("algorithms-navigation", "algorithms-navigation-bimodal"):
             for variant in ("maml", "mumomaml"):
                 runs = [Path("runs/learning") / name / f"{variant}-seed{seed}" for seed in EXPERIMENTS[name].seeds]
                 measured = [_measure(load(run), workers) for run in runs]
-                found[f"{name}/{variant}"] = measured
-                print(name, variant, *(json.dumps(each) for each in measured), sep="\n  ")
-    (RESULTS / "step-length.json").write_text(json.dumps(found, indent=1) + "\n")
+                report[f"{name}/{variant}"] = measured
+                print(name, variant, *(json.dumps(result) for result in measured), sep="\n  ")
+    (RESULTS / "step-length.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 def _measure(agent: Agent, workers: Workers) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Draws the lists of held-out tasks that all evaluations share: ``python -m benchmarks.tasks``."""
+"""Samples the lists of held-out tasks that all evaluations share: ``python -m benchmarks.tasks``."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ FAMILIES = ("navigation", "navigation-bimodal")
 
 
 def main() -> None:
-    """Writes a file for each family; running it again writes the same ones."""
+    """Writes one file per family; a repeated run writes the same files."""
     for name in FAMILIES:
         tasks = metarl.get_family(name).sample_tasks(NUM_TASKS, stream(SEED, Purpose.TEST_TASKS), "test")
         path = FOLDER / f"{name}.json"

@@ -1,7 +1,7 @@
 """The meta-objective by plain automatic differentiation, as public implementations compute it.
 
-The package's derivatives are tested against this reference and its speed is measured against it. The inner gradient is
-reverse-mode differentiation of the inner loss, so differentiating the KL divergence twice differentiates three times.
+Tests compare the package's derivatives with this reference, and benchmarks compare its speed. The inner gradient is a
+derivative of the inner loss, so the Hessian of the KL divergence contains third derivatives of that loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from metarl.policies.mlp import MLPPolicy
 
 
 class PlainMLPPolicy(MLPPolicy):
-    """The same network in PyTorch's own functions."""
+    """The same network, written with PyTorch's own functions."""
 
     def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
         values, layers = observations, self._weights(parameters)
@@ -35,13 +35,13 @@ class PlainMLPPolicy(MLPPolicy):
 
 
 class TripleDerivative:
-    """What `metarl.outer.objective.MetaObjective` computes; a `metarl.outer.trpo.Objective`.
+    """The quantities of `metarl.outer.objective.MetaObjective`, as a `metarl.outer.trpo.Objective`.
 
-    Graphs are kept between products.
+    Keeps graphs between products.
 
     Args:
         loop: The inner loop that was run.
-        tasks_at_once: Tasks in one batch; 1 loops over the tasks as public implementations do.
+        tasks_at_once: Tasks per batch; 1 loops over the tasks, as public implementations do.
     """
 
     def __init__(self, loop: InnerLoop, tasks_at_once: int) -> None:
@@ -65,7 +65,7 @@ class TripleDerivative:
 
 
 class _Part:
-    """Sums over some of the tasks."""
+    """The objective summed over some of the tasks."""
 
     def __init__(self, loop: InnerLoop) -> None:
         self._loop = replace(loop, supports=[PlainSupport.like(support) for support in loop.supports])
@@ -116,11 +116,11 @@ class _Part:
 
 
 class PlainSupport(PolicyGradientSupport):
-    """Policy gradients by reverse-mode differentiation, which can be differentiated any number of times."""
+    """Policy gradients by reverse-mode differentiation; they can be differentiated any number of times."""
 
     @staticmethod
     def like(support: PolicyGradientSupport) -> PlainSupport:
-        """The same data and loss."""
+        """A plain support with the same data and loss."""
         return PlainSupport(support.policy, support.rollouts, support.loss, support.adapted)
 
     @torch.enable_grad()

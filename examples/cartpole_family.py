@@ -1,8 +1,8 @@
-"""A task family of one's own: cart-poles whose poles have different lengths.
+"""A custom task family: cart-poles with poles of different lengths.
 
     python -m metarl.train --env examples.cartpole_family:CartPoleFamily --algo maml
 
-An environment that takes no task at reset, with discrete actions: ``set_task`` changes it before every reset.
+The environment has discrete actions and takes no task at reset, so ``set_task`` changes it before every reset.
 """
 
 from typing import Any
@@ -25,13 +25,13 @@ class CartPoleFamily(metarl.TaskFamily):
         return gym.make("CartPole-v1", render_mode=render_mode)
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> None:
-        """Gives the pole its length; the simulation uses the product of mass and length too."""
+        """Sets the length of the pole, and the product of mass and length that the simulation also uses."""
         cartpole: Any = env.unwrapped
         cartpole.length = float(task)
         cartpole.polemass_length = cartpole.masspole * cartpole.length
 
     def describe_task(self, task: Any) -> str:
-        """Says the pole's length."""
+        """Describes the length of the pole."""
         return f"pole of {2 * float(task):.2f} m"
 
 

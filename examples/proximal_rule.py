@@ -1,10 +1,10 @@
-"""An adaptation rule of one's own, with a setting: MAML whose inner steps are held near the initialisation.
+"""A custom adaptation rule with a setting: MAML whose inner steps stay near the initialisation.
 
     python -m examples.proximal_rule                # checks it
     python -m metarl.train --env navigation --algo examples.proximal_rule:ProximalMAML --rule.strength 0.5
 
-The inner objective is that of Rajeswaran et al. 2019 (iMAML), equation 3: the loss plus half the squared distance from
-the initialisation, times a strength. With strength 0 this is MAML.
+The inner objective is equation 3 of Rajeswaran et al. 2019 (iMAML): the loss plus strength / 2 times the squared
+distance from the initialisation. With strength 0 this is MAML.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ProximalMAML(metarl.Adaptation):
 
     @dataclass(frozen=True)
     class Settings(metarl.RuleSettings):
-        """Settings of the command line, as --rule.NAME."""
+        """Settings of the rule; on the command line, --rule.NAME."""
 
         prefix = "rule."
 

@@ -1,4 +1,4 @@
-"""Adaptation rules: how a policy's parameters follow from meta-parameters and a task's rollouts; one file each."""
+"""Adaptation rules, one file per rule: they map meta-parameters and a task's rollouts to policy parameters."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def build_rule(
     l2f: L2FConfig | None = None,
     num_modes: int = 1,
 ) -> Adaptation:
-    """The adaptation rule called ``name``.
+    """Builds the adaptation rule called ``name``.
 
     Args:
         name: An algorithm, see `get_algorithm`.
         policy: The policy to adapt.
         inner: The inner loop's settings.
-        own: The algorithm's own settings; by default the general ones.
-        l2f: Learn-to-Forget's settings, if it is on top of the rule or belongs to it.
+        own: Settings of the algorithm itself; by default its defaults.
+        l2f: Learn-to-Forget's settings. If given, L2F wraps the rule; an attenuated algorithm has them by default.
         num_modes: Modes of the task distribution.
 
     Raises:
-        UserError: If there is no such algorithm, or it cannot be built with this policy or these settings.
+        UserError: If there is no such algorithm, or if it does not accept this policy or these settings.
     """
     algorithm = get_algorithm(name)
-    told: list[object] = [own or algorithm.settings()] if algorithm.settings else []
+    arguments: list[object] = [own or algorithm.settings()] if algorithm.settings else []
     if algorithm.knows_modes:
-        told.append(num_modes)
-    rule: Adaptation = import_named(algorithm.rule, "algo")(policy, inner, *told)
+        arguments.append(num_modes)
+    rule: Adaptation = import_named(algorithm.rule, "algo")(policy, inner, *arguments)
     return L2F(rule, l2f or L2FConfig()) if algorithm.attenuated or l2f else rule

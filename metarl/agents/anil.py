@@ -1,4 +1,4 @@
-"""ANIL, almost no inner loop, and the adaptation of any other part of a policy (Raghu et al. 2020)."""
+"""ANIL (almost no inner loop), and the adaptation of any other part of a policy (Raghu et al. 2020)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +15,9 @@ from metarl.policies.base import DifferentiablePolicy
 
 
 class PartialAdaptation(WrappedAdaptation):
-    """Another rule whose gradient steps leave all but some of the policy's tensors where they are.
+    """Restricts the gradient steps of another rule to some of the policy's tensors.
 
-    With every tensor this is the rule itself; with none, the inner loop does nothing.
+    With every tensor this is the rule itself; with none, gradient steps change nothing.
 
     Args:
         rule: The rule.

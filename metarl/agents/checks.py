@@ -1,4 +1,4 @@
-"""Tells the author of an adaptation rule what is wrong with it."""
+"""Checks an adaptation rule and reports every problem to its author."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OBSERVATION, _ACTIONS, _HIDDEN = 3, 2, (5, 4)
 _MODES = torch.tensor([1, 0, 1])
 _STEPS = 2
 _DIRECTIONS = 3
-_DIFFERENCE = 1e-5  # of central differences, whose error is its square
+_DIFFERENCE = 1e-5  # step of central differences, whose error is of second order
 
 Problems = Iterator[str]
 _Update = Callable[[Tensor, Tensor, Support], Tensor]
@@ -42,19 +42,23 @@ _Update = Callable[[Tensor, Tensor, Support], Tensor]
 def check_rule(
     rule: str | type[Adaptation], settings: Checked | Mapping[str, Any] | None = None, seed: int = 0
 ) -> None:
-    """Tries an adaptation rule out and raises an error that lists everything wrong with it.
+    """Checks an adaptation rule and raises one error that lists all its problems.
 
-    Looked at, with a small policy and imaginary rollouts in float64: settings that JSON can hold; fresh meta-parameters
-    that depend on nothing but the generator; updates that leave their inputs alone, keep the shapes and take each task
-    by itself; derivatives equal to finite differences (unless the rule says that it is not ``exact``); pickling.
+    The checks use a small policy and random rollouts in float64:
+
+    - Settings can be stored as JSON.
+    - Initial meta-parameters depend on the generator alone.
+    - Updates leave their inputs unchanged, keep the shapes and treat every task independently.
+    - Derivatives equal finite differences (unless the rule sets ``exact`` to False).
+    - The rule can be pickled.
 
     Args:
         rule: The rule's class, its name, or "package.module:Rule".
-        settings: Its own settings; by default their defaults. A dictionary chooses some of them.
-        seed: Seed of everything that is tried.
+        settings: Settings of the rule; by default their defaults. A dictionary sets some of them.
+        seed: Seed of all random numbers.
 
     Raises:
-        UserError: If there is a problem; its message lists all that were found, with what to do.
+        UserError: If there is a problem; the message lists every problem with its remedy.
     """
     name = rule if isinstance(rule, str) else importable_name(rule)
     kind = get_algorithm(name).settings
@@ -75,18 +79,18 @@ def _problems_of(check: Callable[[], Problems]) -> list[str]:
             problems.append(problem)
     except UserError as error:
         problems.append(str(error))
-    except Exception as error:  # An author wants to read it, whatever it is.
+    except Exception as error:  # Any error in the rule is one more problem to report.
         problems.append(f"{check.__name__} could not be checked: {type(error).__name__}: {error}.")
     return problems
 
 
 class _Trial:
-    """A rule with a small policy and an inner loop of imaginary rollouts.
+    """A rule with a small policy and an inner loop of random rollouts.
 
     Args:
         name: The rule's name or "package.module:Rule".
-        own: Its own settings, if it has any.
-        seed: Seed of everything that is tried.
+        own: Settings of the rule; None if it has none.
+        seed: Seed of all random numbers.
     """
 
     def __init__(self, name: str, own: Checked | None, seed: int) -> None:
@@ -154,7 +158,7 @@ class _Trial:
             yield "the order of the tasks changes the results; treat all rows of [task, ...] alike."
 
     def derivatives(self) -> Problems:
-        """Products of the Jacobian J of the adapted policies by the meta-parameters, along random directions."""
+        """Checks the Jacobian J of the queried policies by the meta-parameters, along random directions v and w."""
         rule, loop = self._rule, self._loop()
         generator = torch.Generator().manual_seed(self._seed)
         leaf = loop.meta.clone().requires_grad_()
@@ -163,6 +167,7 @@ class _Trial:
         for _ in range(_DIRECTIONS):
             v = torch.randn(leaf.shape, dtype=leaf.dtype, generator=generator)
             w = torch.randn(jacobian.outputs.shape, dtype=leaf.dtype, generator=generator)
+            # With exact products, <w, J v> = <J^T w, v>, and J v is the limit of (f(meta + e v) - f(meta - e v)) / 2 e.
             gradient, along, back = jacobian.gradient(w), jacobian.pushforward(v), jacobian.pullback(w)
             if not _close((w * along).sum(), (back * v).sum()):
                 yield "its Jacobian and the transposed one do not fit together: <w, J v> differs from <J^T w, v>."
@@ -193,7 +198,7 @@ class _Trial:
         return self._rule.initial(np.random.default_rng(self._seed))
 
     def _loop(self) -> InnerLoop:
-        """An inner loop, with meta-parameters as if training had gone on for a while where they start at 0."""
+        """An inner loop; meta-parameters that start at 0 are random, as if training had already moved them."""
         generator = torch.Generator().manual_seed(self._seed)
         meta = self._initial().double()
         meta = torch.where(meta == 0, 0.1 * torch.rand(meta.shape, dtype=meta.dtype, generator=generator), meta)
@@ -209,7 +214,7 @@ class _Trial:
 
 
 def _keeping_shape(number: int, update: _Update, size: int) -> _Update:
-    """An update that raises UserError where its result has another shape than task parameters."""
+    """Wraps an update, so that it raises UserError if its result does not have the shape of task parameters."""
 
     def checked(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         updated = update(meta, parameters, support)
@@ -224,7 +229,7 @@ def _keeping_shape(number: int, update: _Update, size: int) -> _Update:
 
 
 def _imaginary(policy: Policy, parameters: Tensor, seed: int, episodes: int) -> Rollouts:
-    """Rollouts of an imaginary environment, whose episodes end early now and then."""
+    """Random rollouts; some episodes end early."""
     rng = np.random.default_rng(seed)
     shape = (len(parameters), episodes, _TIME)
 

@@ -19,16 +19,16 @@ from metarl.policies.mlp import MLPPolicy
 class ContextAdaptation(Adaptation):
     """A vector z is appended to every observation, and the inner loop adapts z alone.
 
-    The first layer sees W x + C z + b: z only shifts its bias. A gradient step on z, z' = z - lr * C^T dL/db, is
-    therefore a step b' = b - lr * C C^T dL/db on the bias of the network without z, and z need not be kept; where it
-    starts is part of b. Meta-parameters are (theta, C [first hidden layer, context]).
+    The first layer computes W x + C z + b, so z only shifts its bias. A gradient step z' = z - lr * C^T dL/db is
+    therefore the step b' = b - lr * C C^T dL/db on the bias of a network without z. So z is not stored: its initial
+    value is part of b. Meta-parameters are (theta, C [first hidden layer, context]).
 
-    If C C^T is the identity this is MAML that adapts the first bias alone.
+    If C C^T is the identity, this is MAML that adapts the first bias alone.
 
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
-        options: The context vector's own.
+        options: Settings of the context vector.
 
     Raises:
         UserError: If the policy is not a multilayer perceptron.
@@ -51,7 +51,7 @@ class ContextAdaptation(Adaptation):
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         size = self._size
-        # As if the first layer's weights had been drawn for observation and context together.
+        # Glorot's limit of a first layer that reads observation and context together.
         limit = math.sqrt(6 / (self.policy.observation_size + size + self._width))
         weights = generator.uniform(-limit, limit, self._width * size).astype(np.float32)
         return torch.cat([self.policy.initial(generator), torch.from_numpy(weights)])

@@ -14,25 +14,27 @@ from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
-# Of the running statistics, for one meta-iteration.
+# Weight of the old running statistics at a meta-iteration.
 _MOMENTUM = 0.9
 
 
 class L2F(WrappedAdaptation):
-    """Another rule that starts from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
+    """Another rule, started from an attenuated initialisation theta_bar_i = gamma_i[layer] * theta.
 
-    g_i is the inner loss's gradient at theta, m_i^j its mean over layer j, gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1),
-    one number for each layer; a weight and a bias count as two layers. The attenuator has three linear layers, ReLU
-    between them, as wide as there are layers. Meta-parameters are the rule's, phi, and the running mean and variance of
-    m if the embedding is normalised; those follow the data and not the meta-gradient.
+    The embedding m_i of task i is the gradient of its inner loss at theta, averaged over each layer. The attenuator is
+    an MLP: gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1) has one entry per layer; a weight and its bias count as two
+    layers. The MLP has three linear layers with ReLU in between; its width is the number of layers of the policy.
 
-    The ablations: one gamma for the network, for each unit's incoming weights or for each parameter instead; gamma a
-    learned constant, which costs no rollouts; gamma unconstrained; gamma * theta + delta. With gamma fixed at 1 this is
-    the rule itself.
+    Meta-parameters are the rule's, then phi, then the running mean and variance of m if the embedding is normalised.
+    The running statistics follow the data, not the meta-gradient.
+
+    Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
+    which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
+    is the rule itself.
 
     Args:
-        rule: The rule that takes over from the attenuated initialisation.
-        options: Settings.
+        rule: The rule that starts from the attenuated initialisation.
+        options: Settings of Learn-to-Forget.
 
     Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
     """
@@ -43,7 +45,7 @@ class L2F(WrappedAdaptation):
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
-        # Whose product with a gradient is its mean over each layer, [layer, parameter].
+        # Row j times a gradient is the mean of the gradient over layer j, [layer, parameter].
         self._means = torch.nn.functional.one_hot(layer, width).T / torch.tensor(layout.sizes).double()[:, None]
         self._group = {
             "network": torch.zeros_like(layer),
@@ -58,7 +60,7 @@ class L2F(WrappedAdaptation):
         else:
             sizes = (width, width, num_outputs)
             self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, width, size)])
-        # The log-std is not attenuated by default: scaling it would pull the deviation towards 1.
+        # The log-std is not attenuated by default: scaling it would pull the standard deviation to 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * width if options.normalise_embedding else 0
         super().__init__(rule, rule.num_meta + self._attenuator.size + statistics)
@@ -68,17 +70,17 @@ class L2F(WrappedAdaptation):
         limit = 1 / math.sqrt(width)
         phi = torch.from_numpy(generator.uniform(-limit, limit, self._attenuator.size).astype(np.float32))
         *layers, constants = (view[0] for view in self._attenuator.views(phi[None]))
-        # The last layer's biases, or the learned constants themselves.
+        # ``constants`` are the last layer's bias, or the learned constants themselves.
         constants[:] = math.log(gamma / (1 - gamma)) if self._options.transform == "sigmoid" else gamma
         for part in [constants, *layers[-1:]]:
-            part[self._num_groups :] = 0  # The offsets: none at first.
+            part[self._num_groups :] = 0  # The offsets delta start at 0.
         parts = [self._rule.initial(generator), phi]
         if self._options.normalise_embedding:
-            parts += [torch.zeros(2 * width)]  # Mean, and a variance of 0: nothing is known yet.
+            parts += [torch.zeros(2 * width)]  # Mean and variance; variance 0 marks that there are no data yet.
         return torch.cat(parts)
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        """Where the attenuated rule starts; already attenuated if gamma is a learned constant."""
+        """Task parameters before adaptation; already attenuated if gamma is a learned constant."""
         parameters = self._rule.start(self._of_rule(meta), modes)
         return (
             self._attenuated(meta, parameters, self._no_embedding(meta, len(modes))) if self._constant else parameters
@@ -93,7 +95,7 @@ class L2F(WrappedAdaptation):
         return [Stage(self._attenuate, kind=StageKind.PREPARATION), *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:
-        """Each task's embedding [task, layer], after what the attenuated rule observes; 0 for constants."""
+        """Features of the attenuated rule, then the embedding [task, layer]; the latter is 0 for a constant gamma."""
         meta, first = self._of_rule(loop.meta), 0 if self._constant else 1
         of_rule = replace(loop, rule=self._rule, stages=loop.stages[first:], meta=meta, supports=loop.supports[first:])
         embedding = self._no_embedding(loop.meta, loop.num_tasks)
@@ -104,7 +106,7 @@ class L2F(WrappedAdaptation):
 
     @property
     def observed(self) -> Mapping[str, slice]:
-        """What the attenuated rule observes, and then the ``attenuation``'s embedding."""
+        """Columns of the attenuated rule, then the embedding as ``attenuation``."""
         return {**self._rule.observed, "attenuation": slice(-len(self.layer_names), None)}
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ class L2F(WrappedAdaptation):
         return self.layer_gamma(meta, self._split(observed)[1])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Mean and spread over tasks of each layer's gamma, after what the attenuated rule has to say."""
+        """Numbers of the attenuated rule, then mean and standard deviation over tasks of each layer's gamma."""
         inner, embedding = self._split(observed)
         spread, mean = torch.std_mean(self.layer_gamma(meta, embedding).double(), dim=0, correction=0)
         report = self._rule.describe(self._of_rule(meta), inner)
@@ -121,20 +123,22 @@ class L2F(WrappedAdaptation):
         return report | {f"gamma_spread/{name}": value for name, value in spreads}
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
-        """Moves the running statistics of the embedding towards the latest tasks'."""
+        """Updates the running statistics of the embedding from the latest tasks."""
         inner, embedding = self._split(observed)
         meta = torch.cat([self._rule.after_meta_step(self._of_rule(meta), inner), meta[self._rule.num_meta :]])
         if not self._options.normalise_embedding:
             return meta
         mean, variance = self._statistics(meta)
         new_mean, spread = embedding.mean(0), embedding.var(0, correction=0)
+        # lerp(new, old, momentum) = (1 - momentum) * new + momentum * old. The first update has no old statistics.
+        # Later ones measure squared distances from the old mean, so that a shift of the mean counts as variance.
         if bool((variance > 0).any()):
             spread = torch.lerp(((embedding - mean) ** 2).mean(0), variance, _MOMENTUM)
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
     def embedding(self, policies: Tensor, support: Support) -> Tensor:
-        """Mean gradient of each layer, [task, layer]: what the attenuator knows of a task."""
+        """Mean gradient of each layer, [task, layer]: the input of the attenuator."""
         return support.projected_gradient(policies, self._means.to(policies))
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
@@ -159,7 +163,7 @@ class L2F(WrappedAdaptation):
         return meta.new_zeros(num_tasks, len(self.layer_names))
 
     def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Gamma, and delta if there is one, each [task, parameter]."""
+        """Gamma and delta, both [task, parameter]; delta is None unless the transform is affine."""
         if self._constant:
             start = self._rule.num_meta
             outputs = meta[start : start + self._attenuator.size].expand(len(embedding), -1)
@@ -191,7 +195,7 @@ class L2F(WrappedAdaptation):
         return (embedding - mean) * scale
 
     def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        # A constant of the meta-gradient, which therefore leaves it alone.
+        # Detached: the meta-gradient must not move the running statistics.
         width = len(self.layer_names)
         mean, variance = meta[-2 * width :].detach().split(width)
         return mean, variance

@@ -12,12 +12,12 @@ from metarl.policies.base import DifferentiablePolicy
 
 
 class MAML(Adaptation):
-    """Meta-parameters are the policy's initial parameters; every task takes policy-gradient steps from them.
+    """Meta-parameters are the initial policy; every task takes policy-gradient steps from it.
 
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
-        first_order: Take inner gradients as constants in the meta-gradient.
+        first_order: Treat inner gradients as constants in the meta-gradient.
 
     Source: Finn et al. 2017, algorithm 3.
     """

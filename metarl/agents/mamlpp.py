@@ -17,20 +17,20 @@ from metarl.policies.base import DifferentiablePolicy
 class MAMLpp(Adaptation):
     """MAML with learned step sizes for each layer and inner step, a multi-step loss and derivative-order annealing.
 
-    Meta-parameters are (theta, alpha [step, tensor]), a weight and a bias being two tensors; alpha starts at the inner
-    step size. Steps beyond the trained ones repeat the last one's step sizes. The step sizes are learned for their
-    steps, so the shorter later steps of the evaluation protocol do not apply.
+    Meta-parameters are (theta, alpha [step, tensor]); a weight and its bias are two tensors. Alpha starts at the inner
+    step size. Steps beyond the trained number reuse the step sizes of the last trained step. The step sizes are learned
+    per step, so the shorter later steps of the evaluation protocol do not apply.
 
-    Multi-step loss: at first the policies after all K inner steps count equally in the meta-objective; the weights of
-    the earlier ones fall linearly to 0. Each is measured on query rollouts of its own, which cost environment steps.
-    Derivative-order annealing: the first meta-iterations take inner gradients as constants.
+    Multi-step loss: the policies after all K inner steps enter the meta-objective. They start with equal weights; the
+    weights of all but the last then fall linearly to 0. Every such policy needs query rollouts of its own, which cost
+    environment steps. Derivative-order annealing: the first meta-iterations treat inner gradients as constants.
 
-    With alpha left where it starts, and no such iterations, this is MAML.
+    With alpha fixed at its initial value, and without both kinds of early iterations, this is MAML.
 
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
-        options: MAML++'s own.
+        options: Settings of MAML++.
 
     Source: Antoniou et al. 2019, section 4; batch normalisation and cosine annealing do not apply here.
     """
@@ -46,7 +46,7 @@ class MAMLpp(Adaptation):
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         if not self._shape[0]:
-            # Trained without an inner loop: there are no step sizes to repeat.
+            # Trained without an inner loop: there are no step sizes to reuse.
             return [Stage(lambda meta, parameters, support: parameters, kind=StageKind.STEP) for _ in step_scales]
         first_order = iteration is not None and iteration < self._options.first_order_iterations
         steps = [self._step(min(k, self._shape[0] - 1), first_order) for k in range(len(step_scales))]
@@ -54,12 +54,12 @@ class MAMLpp(Adaptation):
         return [*(replace(step, query_weight=weight) for step in steps[:-1]), *steps[-1:]]
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Every learned step size."""
+        """All learned step sizes."""
         names = [f"step_size_{k + 1}/{name}" for k in range(self._shape[0]) for name in self.policy.layout.names]
         return dict(zip(names, meta[self.policy.layout.size :].tolist(), strict=True))
 
     def _early_weight(self, num_steps: int, iteration: int | None) -> float:
-        """Weight in the meta-objective of each policy before the last."""
+        """Weight of every policy before the last in the meta-objective; falls linearly from 1 / num_steps to 0."""
         annealed = self._options.multi_step_iterations
         if iteration is None or iteration >= annealed:
             return 0.0

@@ -15,8 +15,8 @@ from metarl.policies.base import DifferentiablePolicy
 class MetaSGD(Adaptation):
     """MAML with a learned step size alpha for each parameter: theta'_i = theta - alpha * grad L_i(theta).
 
-    Meta-parameters are (theta, alpha); alpha starts at the inner step size and may change its sign. With alpha left
-    there this is MAML.
+    Meta-parameters are (theta, alpha); alpha starts at the inner step size and may become negative. With alpha fixed
+    at its initial value, this is MAML.
 
     Args:
         policy: The policy to adapt.

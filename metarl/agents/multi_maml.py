@@ -14,9 +14,9 @@ from metarl.policies.base import DifferentiablePolicy
 
 
 class MultiMAML(Adaptation):
-    """One MAML for each mode, told the true mode of every task: what a method that has to find it out can hope for.
+    """One MAML per mode, with the true mode of every task as input: the reference for methods that must infer it.
 
-    Meta-parameters are the policies' initial parameters, mode after mode. With one mode this would be MAML.
+    Meta-parameters are one initial policy per mode, in order of the modes. With one mode this would be MAML.
 
     Args:
         policy: The policy to adapt.
@@ -24,7 +24,7 @@ class MultiMAML(Adaptation):
         num_modes: Modes of the task distribution.
 
     Raises:
-        UserError: If the task distribution has one mode, or a task's mode is not known.
+        UserError: If the task distribution has one mode, or if a task's mode is unknown.
 
     Source: Vuorio et al. 2019, section 4.1.
     """

@@ -1,4 +1,4 @@
-"""MuMoMAML: modulates the initialisation by what one trajectory tells of the task (Vuorio et al. 2019)."""
+"""MuMoMAML: modulates the initialisation by an embedding of one trajectory (Vuorio et al. 2019)."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,22 +21,24 @@ from metarl.policies.mlp import MLPPolicy
 
 
 class MuMoMAML(Adaptation):
-    """MAML from an initialisation whose hidden units are scaled and shifted, task by task.
+    """MAML from an initialisation whose hidden units are scaled and shifted for each task.
 
-    A GRU reads one trajectory of the unadapted policy (observation, action, reward at each step); from its last state
-    an MLP makes the modulation tau. Unit u's preactivation w_u x + b_u becomes s_u (w_u x + b_u) + t_u: ``film`` s = 1
-    + tau_s and t = tau_t; ``sigmoid`` s = sigmoid(tau); ``softmax`` s = the layer's width times softmax(tau) over the
-    layer, so that equal attention leaves the network alone; t = 0 in both.
+    A GRU reads one trajectory of the unadapted policy (observation, action and reward at each step); an MLP maps its
+    last state to the modulation tau. The preactivation w_u x + b_u of unit u becomes s_u (w_u x + b_u) + t_u:
 
-    Tau is fixed in the inner loop, which adapts the unmodulated parameters. Task parameters are those of the network
-    with the modulation folded in, followed by s: with w' = s w, a step of length lr on w is one of length s^2 lr on w'.
+    - ``film``: s = 1 + tau_s and t = tau_t.
+    - ``sigmoid``: s = sigmoid(tau) and t = 0.
+    - ``softmax``: s = the layer's width times softmax(tau) over the layer, and t = 0; equal attention gives s = 1.
+
+    The inner loop keeps tau fixed and adapts the unmodulated parameters w. Task parameters are the modulated network's,
+    w' = s w, followed by s. As dL/dw = s dL/dw', a step of size lr on w is a step of size s^2 lr on w'.
 
     Meta-parameters are (theta, GRU, MLP). With s = 1 and t = 0 this is MAML.
 
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.
-        options: MuMoMAML's own.
+        options: Settings of MuMoMAML.
 
     Raises:
         UserError: If the policy is not a multilayer perceptron with a hidden layer.
@@ -67,7 +69,7 @@ class MuMoMAML(Adaptation):
     def initial(self, generator: np.random.Generator) -> Tensor:
         limit = 1 / math.sqrt(self._size)
         network = generator.uniform(-limit, limit, self._gru.size + self._mlp.size)
-        # At first every task is modulated alike: FiLM and softmax leave the network alone, the sigmoid halves it.
+        # The MLP's last layer starts at 0, so tau = 0 for every task: s = 1 for FiLM and softmax, 1/2 for the sigmoid.
         network[-self._mlp.sizes[3] - self._mlp.sizes[2] :] = 0
         return torch.cat([self.policy.initial(generator), torch.from_numpy(network.astype(np.float32))])
 
@@ -85,11 +87,11 @@ class MuMoMAML(Adaptation):
 
     @property
     def observed(self) -> Mapping[str, slice]:
-        """The embedding, from which the ``modulation`` is made."""
+        """The embedding, as ``modulation``."""
         return {"modulation": slice(self._size)}
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Mean of the units' scales, and how much they and the embedding vary over the tasks."""
+        """Mean of the scales, and the standard deviation over tasks of scales and embedding."""
         scales, _ = self.scales_and_shifts(meta, observed)
         spread = {"scale": scales, "embedding": observed}
         report = {f"modulation_spread/{name}": float(x.std(0, correction=0).mean()) for name, x in spread.items()}
@@ -103,7 +105,7 @@ class MuMoMAML(Adaptation):
         return differentiable(parameters, _LastState(parameters, self._gru, trajectory, lengths - 1))
 
     def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """What the modulation does to each hidden unit, two times [task, unit]."""
+        """Scale and shift of every hidden unit, both [task, unit]."""
         w1, b1, w2, b2 = (view[0] for view in self._mlp.views(meta[None, -self._mlp.size :]))
         tau = torch.nn.functional.linear(torch.nn.functional.linear(embedding, w1, b1).relu(), w2, b2)
         if self._modulation == "film":
@@ -131,19 +133,19 @@ class MuMoMAML(Adaptation):
         return Stage(update)
 
     def _of_parameters(self, units: Tensor, otherwise: float, index: Tensor) -> Tensor:
-        """Values of units [task, unit] as values of parameters [task, parameter]."""
+        """Copies values of units [task, unit] to their parameters [task, parameter]; all others get ``otherwise``."""
         padded = torch.nn.functional.pad(units, (0, 1), value=otherwise)
         return padded[:, index.to(units.device)]
 
 
 def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The hidden unit that each parameter scales with, and the one that it shifts with, [parameter].
+    """Index of the hidden unit that scales each parameter, and of the unit that shifts it, [parameter].
 
-    The number of units stands for none.
+    The total number of units marks parameters that no unit scales or shifts.
     """
     total, first = sum(widths), 0
     scaled = [torch.full((size,), total) for size in layout.sizes]
-    shifted = [each.clone() for each in scaled]
+    shifted = [index.clone() for index in scaled]
     for layer, width in enumerate(widths):
         units = torch.arange(first, first + width)
         weight, bias = 2 * layer, 2 * layer + 1
@@ -154,9 +156,9 @@ def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 class _LastState:
-    """A GRU's state after step ``last`` [task] of ``sequence`` [task, time, input], from 0: [task, state].
+    """A GRU's state [task, state] after step ``last`` [task] of ``sequence`` [task, time, input], from a zero state.
 
-    Its Jacobian has few rows and is kept, which is cheaper than running the recurrence for every product.
+    Its Jacobian has few rows. Storing them is cheaper than running the recurrence for every product.
     """
 
     def __init__(self, parameters: Tensor, layout: Layout, sequence: Tensor, last: Tensor) -> None:
@@ -177,7 +179,7 @@ class _LastState:
     @lazy
     def _rows(self) -> Tensor:
         """The Jacobian, [task, state, parameter]."""
-        # All rows at once, several times faster; cuDNN's recurrence has no rule for that.
+        # All rows at once are several times faster, but cuDNN's GRU has no batching rule for it.
         at_once = not self._parameters.is_cuda
         rows: Tensor = torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once)
         return rows
@@ -185,6 +187,6 @@ class _LastState:
     def _state(self, parameters: Tensor) -> Tensor:
         sequence, weights = self._sequence, [view[0] for view in self._layout.views(parameters[None])]
         start = sequence.new_zeros(1, len(sequence), self._layout.shapes[1][1])
-        # As in training: cuDNN cannot differentiate otherwise. There is no dropout.
+        # In training mode, because cuDNN cannot differentiate otherwise. There is no dropout.
         states = torch.ops.aten.gru.input(sequence, start, weights, True, 1, 0.0, True, False, True)[0]
         return states[torch.arange(len(sequence), device=sequence.device), self._last]

@@ -1,4 +1,4 @@
-"""Standing still: the zero action, whatever the task."""
+"""Standing still: the zero action for every task."""
 
 from collections.abc import Sequence
 
@@ -13,22 +13,22 @@ from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.distributions import Gaussian
 from metarl.policies.mlp import MLPPolicy
 
-# Far below any floor of the standard deviation.
+# A log-std far below any floor of the standard deviation.
 _NO_EXPLORATION = -100.0
 
 
 class Standstill(Adaptation):
-    """A policy whose action is 0 in its own units, with as little noise as its floor allows; never adapts.
+    """A policy that outputs 0 in its own units, with the least noise that its floor allows; it never adapts.
 
-    In the environment's units that is the centre of the action space, which stands for doing nothing.
+    In the environment's units, 0 is the centre of the action space, which usually means doing nothing.
 
     Args:
         policy: The policy.
         inner: Not used: there is no inner loop.
 
     Raises:
-        UserError: If actions are discrete, or if the policy is not a multilayer perceptron, whose output is 0 where its
-            parameters are.
+        UserError: If actions are discrete, or if the policy is not a multilayer perceptron, whose output is 0 if all
+            its parameters are 0.
     """
 
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings) -> None:

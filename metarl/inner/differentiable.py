@@ -1,9 +1,9 @@
-"""The derivative primitive: functions whose Jacobian products are written out, and chains of them in autograd's graph.
+"""Functions with hand-written Jacobian products, and their composition in autograd's graph.
 
-A meta-step needs one exact product with the transposed Jacobian of the inner loop, its gradient, and then many products
-with that Jacobian and its transpose, which may be approximate or prepared for being many. A function tells the two
-apart: its `pullback` is exact, its `jacobian` is for many products. Which of them a product uses depends on nothing but
-how often autograd has differentiated.
+A meta-step first takes one exact product with the transposed Jacobian of the inner loop: the meta-gradient. It then
+takes many products with that Jacobian and its transpose; they may be approximate, and preparing for them pays. So a
+function offers both: `pullback` is the exact single product, `jacobian` serves the many. The order of differentiation
+alone decides between them: a first derivative calls `pullback`, all later ones call `jacobian`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Jacobian(Protocol):
 
 
 class Function(Protocol):
-    """A function at some inputs."""
+    """A function at fixed inputs."""
 
     def value(self) -> Tensor:
         """The function's value."""
@@ -35,18 +35,18 @@ class Function(Protocol):
         """The exact transposed Jacobian times ``direction``, which is shaped like the value: one gradient."""
 
     def jacobian(self) -> Jacobian:
-        """The Jacobian for many products; asked for at each of them."""
+        """The Jacobian for many products; called again for every one of them."""
 
 
 def differentiable(inputs: Tensor, function: Function) -> Tensor:
-    """A function's value, as a node of autograd's graph.
+    """The value of a function, as a node of autograd's graph.
 
-    Differentiating it takes the exact `Function.pullback`. That product is linear in its direction; differentiating it
-    by the direction takes the products of `Function.jacobian`, any number of times. This is all that `GraphJacobian`
-    needs; derivatives of second order by ``inputs`` are not available.
+    Its derivative by ``inputs`` calls the exact `Function.pullback`. That product is linear in its direction; all
+    further derivatives, by the direction, call the products of `Function.jacobian`. `GraphJacobian` needs no more.
+    Second derivatives by ``inputs`` are not available.
 
     Args:
-        inputs: The inputs that ``function`` was made for.
+        inputs: The inputs at which ``function`` was built.
         function: The function.
     """
     value: Tensor = _Value.apply(inputs, function)
@@ -54,22 +54,23 @@ def differentiable(inputs: Tensor, function: Function) -> Tensor:
 
 
 class GraphJacobian:
-    """Jacobian of tensors that autograd has computed, from one graph.
+    """The Jacobian of a tensor by a leaf, as products that all use one autograd graph.
 
-    With J the exact Jacobian and K the one for many products (of all `differentiable` functions along the way):
+    Let J be the exact Jacobian, and K the one for many products (every `differentiable` function on the way gives its
+    `Function.jacobian`):
 
         q = J^T u    is linear in u, so its derivative by u along v is  K v: no forward-mode differentiation is needed.
         K v          is linear in v, so its derivative by v along w is  K^T w.
 
-    As both are linear, the graphs of q and of K v may be built at any u and v. They are built at the first gradient's
-    and the first product's, whose values are needed anyway: no product is computed in vain.
+    Because both are linear, their graphs may be built at any u and v. We take u from the first gradient and v from the
+    first product with K: their values are needed anyway, so the graphs are free.
 
     Args:
         inputs: A leaf of autograd's graph, [input].
-        outputs: What was computed from it, of any shape.
+        outputs: A tensor computed from ``inputs``, of any shape.
 
     Attributes:
-        outputs: Their values.
+        outputs: The same tensor without its graph.
     """
 
     def __init__(self, inputs: Tensor, outputs: Tensor) -> None:
@@ -78,7 +79,7 @@ class GraphJacobian:
         self._forward: tuple[Tensor, Tensor] | None = None
 
     def gradient(self, cotangent: Tensor) -> Tensor:
-        """J^T times ``cotangent``, exact: the gradient [input] of what has this gradient by the outputs."""
+        """J^T times ``cotangent`` [input], exact: the gradient of a loss with gradient ``cotangent`` by the outputs."""
         return self._trace_transposed(cotangent)[1].detach()
 
     def pushforward(self, direction: Tensor) -> Tensor:
@@ -94,12 +95,12 @@ class GraphJacobian:
         return torch.autograd.grad(product, v, direction, retain_graph=True)[0]
 
     def _probe(self) -> tuple[Tensor, Tensor]:
-        """Some u and J^T u."""
+        """A pair (u, J^T u) with its graph; built at u = 0 if no gradient was taken yet."""
         return self._transposed or self._trace_transposed(torch.zeros_like(self._outputs))
 
     @torch.enable_grad()
     def _trace_transposed(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """(u, J^T u) at u = ``cotangent``; the first is kept."""
+        """Builds the graph of J^T u at u = ``cotangent``; returns (u, J^T u) and keeps the first such pair."""
         u = cotangent.detach().requires_grad_()
         traced = u, torch.autograd.grad(self._outputs, self._inputs, u, create_graph=True)[0]
         self._transposed = self._transposed or traced
@@ -107,7 +108,7 @@ class GraphJacobian:
 
     @torch.enable_grad()
     def _trace_forward(self, direction: Tensor) -> tuple[Tensor, Tensor]:
-        """(v, K v) at v = ``direction``, which are kept."""
+        """Builds the graph of K v at v = ``direction``; returns and keeps (v, K v)."""
         u, q = self._probe()
         v = direction.detach().requires_grad_()
         self._forward = v, torch.autograd.grad(q, u, v, create_graph=True)[0]
@@ -121,7 +122,7 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Function], output: Tensor) -> None:
-        # Never the output itself: the graph would hold itself alive.
+        # Do not store the output: the graph would then refer to itself and never be freed.
         ctx.function = inputs[1]
 
     @staticmethod
@@ -130,7 +131,7 @@ class _Value(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
-    """A function's exact pullback, whose derivative by the direction is the Jacobian for many products."""
+    """The exact pullback of a function; its derivative by the direction is a product with `Function.jacobian`."""
 
     @staticmethod
     def forward(direction: Tensor, function: Function) -> Tensor:

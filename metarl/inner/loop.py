@@ -1,4 +1,4 @@
-"""The one fold of the inner loop that everything else goes through."""
+"""The inner loop as one fold over its stages; training, evaluation and derivatives all go through it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from metarl.policies.losses import InnerLoss
 
 @dataclass(frozen=True)
 class InnerLoop:
-    """A finished inner loop, with all that is needed to replay it from other meta-parameters.
+    """A finished inner loop, with all data to replay it from other meta-parameters.
 
     Attributes:
         rule: The adaptation rule.
-        stages: The inner loop that was run, from ``rule.stages``.
-        meta: The meta-parameters that it started from, [meta parameter].
+        stages: The stages that were run, from ``rule.stages``.
+        meta: Meta-parameters at the start, [meta parameter].
         modes: Mode of each task, [task].
-        supports: What each stage saw; a stage that reuses rollouts has its predecessor's.
-        queries: Rollouts of each policy in the meta-objective; the last are the adapted policies'.
+        supports: Support data of each stage; a stage that reuses rollouts shares its predecessor's.
+        queries: Query rollouts of each policy in the meta-objective; the last entry is from the adapted policies.
     """
 
     rule: Adaptation
@@ -43,7 +43,7 @@ class InnerLoop:
 
     @property
     def query_weights(self) -> list[float]:
-        """Weight of each of the ``queries``; they sum to 1."""
+        """Weights of the ``queries``; they sum to 1."""
         earlier = [stage.query_weight for stage in self.stages if stage.query_weight]
         return [*earlier, 1 - sum(earlier)]
 
@@ -54,11 +54,11 @@ class InnerLoop:
         return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries)
 
     def with_curvature(self, fraction: float) -> InnerLoop:
-        """The same inner loop, whose supports take many Jacobian products over this share of their rows, in (0, 1]."""
+        """The same inner loop; repeated Jacobian products use this fraction of the support rows, in (0, 1]."""
         return replace(self, supports=[support.with_curvature(fraction) for support in self.supports])
 
     def replay(self, meta: Tensor) -> list[Tensor]:
-        """The policies before each stage and after the last, each [task, parameter].
+        """The policies before the first stage and after every stage, a list of [task, parameter].
 
         Args:
             meta: Meta-parameters, [meta parameter]; the policies are differentiable with respect to them.
@@ -71,31 +71,31 @@ class InnerLoop:
         return policies
 
     def queried(self, policies: Sequence[Tensor]) -> Tensor:
-        """Those of the replayed policies that ``queries`` are rollouts of, [query, task, parameter]."""
+        """Selects the replayed policies that correspond to ``queries``, [query, task, parameter]."""
         after = zip(self.stages, policies[1:], strict=True)
         return torch.stack([*(policy for stage, policy in after if stage.query_weight), policies[-1]])
 
 
 @torch.no_grad()
 def observe(loop: InnerLoop, workers: Workers) -> Tensor:
-    """What the rule saw of each task, [task, feature]; see `Adaptation.observe`."""
+    """The rule's features of each task, [task, feature]; see `Adaptation.observe`."""
     one_by_one = [loop.tasks(task, task + 1) for task in range(loop.num_tasks)]
     return torch.cat(workers.map(loop.rule.observe, one_by_one))
 
 
 @dataclass
 class Adapted:
-    """What an inner loop with fresh rollouts produced.
+    """The result of an inner loop with fresh rollouts.
 
     Attributes:
         loop: The inner loop.
         parameters: The adapted policies, [task, parameter].
         returns: Mean return of each task after 0, 1, ... steps, [task, step].
-        modulated_returns: Mean return of each task after what precedes the first step (such as modulation), [task];
-            None where nothing does, or where its rollouts are not measured.
-        env_steps: Environment steps taken, all rollouts counted once.
-        effective_sample_size: Of the likelihood ratios wherever rollouts were reused, as a share of their number: for
-            each reuse [task].
+        modulated_returns: Mean return of each task between preparation (such as modulation) and first step, [task];
+            None without preparation, or if no rollouts are collected in between.
+        env_steps: Environment steps taken; reused rollouts count once.
+        effective_sample_size: Effective sample size of the likelihood ratios as a share of the number of samples; one
+            [task] for every reuse of rollouts.
     """
 
     loop: InnerLoop
@@ -116,17 +116,17 @@ def adapt(
     loss: InnerLoss,
     each_task: bool = True,
 ) -> Adapted:
-    """Runs the inner loop, collecting rollouts between the stages and with the adapted policies.
+    """Runs the inner loop; collects rollouts for its stages and, at the end, with the adapted policies.
 
     Args:
         rule: The adaptation rule.
         meta: Meta-parameters, [meta parameter].
         stages: The inner loop, from ``rule.stages``.
         modes: Mode of each task, [task].
-        collect: Called with the policies [task, parameter], the phase's number and how many episodes of each task
-            (None: as set); returns rollouts of all tasks.
+        collect: Called with the policies [task, parameter], the number of the phase and the number of episodes per
+            task (None for the run's setting); returns rollouts of all tasks.
         loss: Inner loss, see `metarl.policies.losses.inner_loss`.
-        each_task: Update the tasks one by one (in the core's cache, on a CPU) instead of all at once.
+        each_task: Update the tasks one by one instead of all at once: on a CPU, one task's data fit the core's cache.
     """
     parameters = rule.start(meta, modes).contiguous()
     supports: list[PolicyGradientSupport] = []
@@ -144,6 +144,7 @@ def adapt(
         rollouts = collect(policies(), phase, rollouts_per_task)
         phase += 1
         env_steps += rollouts.env_steps
+        # Only the first rollouts after a step measure it, not further rollouts of the same policies.
         if len(returns) == num_steps:
             returns.append(rollouts.mean_returns())
         return rollouts
@@ -176,7 +177,7 @@ def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradi
 
 
 def _effective_sample_size(parameters: Tensor, support: PolicyGradientSupport) -> Tensor:
-    """(sum w)^2 / sum w^2 as a share of the number of samples, [task]; 1 on policy."""
+    """(sum w)^2 / sum w^2 of the likelihood ratios w, as a share of the number of samples, [task]; 1 on policy."""
     samples = support.samples
     log_prob = support.policy.log_prob(parameters, samples.observations, samples.actions)
     alive = samples.weights > 0

@@ -1,4 +1,4 @@
-"""What an adaptation rule is: a sequence of stages that map support data to task parameters."""
+"""The interface of adaptation rules: a sequence of stages that map support data to task parameters."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ UNKNOWN_MODE = -1
 
 
 class StageKind(Enum):
-    """What a stage counts as."""
+    """The kind of a stage."""
 
     GRADIENT_STEP = auto()
-    """A step of the inner loop along a gradient, which partial adaptation may restrict."""
+    """A gradient step of the inner loop; partial adaptation may restrict it to some tensors."""
     STEP = auto()
-    """Another step of the inner loop."""
+    """Any other step of the inner loop."""
     PREPARATION = auto()
-    """Precedes the steps, such as attenuation, and is not counted in reports."""
+    """Comes before the steps, such as attenuation; reports do not count it."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class Stage:
     Attributes:
         update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support) to the next
             task parameters; differentiable in the first two, inputs not modified.
-        rollouts: Episodes of each task that the update wants: None for as many as the run is set to, 0 for the previous
-            stage's again.
-        kind: What the update counts as.
-        query_weight: Weight in the meta-objective of the policies after this stage, which get query rollouts of their
-            own (multi-step loss); the adapted policies' weight is what is left of 1. Not for the last stage.
+        rollouts: Episodes per task that the update needs: None for the run's setting, 0 to reuse the previous stage's.
+        kind: The kind of the update.
+        query_weight: Weight of the policies after this stage in the meta-objective (multi-step loss); if it is not 0,
+            they get query rollouts of their own. The adapted policies get the rest of the total weight 1. The last
+            stage must keep 0.
     """
 
     update: Callable[[Tensor, Tensor, Support], Tensor]
@@ -61,15 +61,15 @@ class Stage:
 class Adaptation(ABC):
     """An adaptation rule: maps meta-parameters and support data to task parameters, in stages.
 
-    The first of a task's parameters are its policy's; what a rule appends to them is for its own later stages.
+    A task's parameters begin with its policy's; a rule may append values that its later stages need.
 
     Args:
         policy: The policy whose parameters are adapted.
-        num_meta: Number of meta-parameters; `initialisation` says which of them are policies.
+        num_meta: Number of meta-parameters; `initialisation` says which of them form the initial policies.
     """
 
     exact: bool = True
-    """Whether derivatives of the stages leave nothing out; first-order rules leave out the Hessian, on purpose."""
+    """Whether the stages' derivatives are exact; False for first-order rules, which omit the Hessian on purpose."""
 
     def __init__(self, policy: DifferentiablePolicy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
@@ -81,7 +81,7 @@ class Adaptation(ABC):
 
     @property
     def step_name(self) -> str:
-        """What reports call a step of the inner loop."""
+        """The name of an inner step in reports."""
         return "gradient step"
 
     @abstractmethod
@@ -89,11 +89,11 @@ class Adaptation(ABC):
         """Fresh meta-parameters, float32 [meta parameter]."""
 
     def initialisation(self, modes: Tensor) -> Tensor:
-        """Which meta-parameters are each task's initial policy theta, [task, parameter]; by default the first.
+        """Indices of the meta-parameters in each task's initial policy theta, [task, parameter]; by default the first.
 
         Args:
-            modes: Which mode of the task distribution each task comes from, integers on the CPU [task]; `UNKNOWN_MODE`
-                where that is not known.
+            modes: The mode of the task distribution that each task comes from, integers on the CPU [task];
+                `UNKNOWN_MODE` where it is not known.
         """
         return torch.arange(self.policy.layout.size).expand(len(modes), -1)
 
@@ -106,14 +106,14 @@ class Adaptation(ABC):
         """The inner loop.
 
         Args:
-            step_scales: One factor on the step size for each gradient step: (1,) trains with one step, (1, 0.5, 0.5)
-                adapts with three, the later ones half as long (Finn et al. 2017, appendix A.2).
-            iteration: Meta-iterations done before, for rules that change during training; None to adapt without a
-                meta-step, which leaves out what serves training alone.
+            step_scales: One factor on the step size for each gradient step: (1,) is one step, (1, 0.5, 0.5) is three
+                of which the last two are half as long (Finn et al. 2017, appendix A.2).
+            iteration: Number of meta-iterations done, for rules that change during training. None if no meta-step
+                follows: the stages then omit everything that only training needs.
         """
 
     def observe(self, loop: InnerLoop) -> Tensor:
-        """What the rule saw of each task, [task, feature], for `describe` and `after_meta_step`.
+        """The rule's features of each task, [task, feature]; input of `describe` and `after_meta_step`.
 
         Args:
             loop: The inner loop of some of the tasks, with at least one stage.
@@ -122,15 +122,15 @@ class Adaptation(ABC):
 
     @property
     def observed(self) -> Mapping[str, slice]:
-        """What the columns of `observe`'s result are, by name; reports leave out columns without a name."""
+        """Named columns of the features that `observe` returns; reports leave out columns without a name."""
         return {}
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
-        """What the rule multiplies the initialisation by: the mean factor on each tensor of the policy.
+        """The mean factor by which the rule scales each tensor of the initialisation.
 
         Args:
             meta: Meta-parameters, [meta parameter].
-            observed: What `observe` returned, [task, feature].
+            observed: The result of `observe`, [task, feature].
 
         Returns:
             [task, tensor]; None if the rule does not attenuate.
@@ -138,16 +138,16 @@ class Adaptation(ABC):
         return None
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Numbers worth logging about the latest adaptation, from what was observed of all tasks [task, feature]."""
+        """Numbers to log about the latest adaptation; ``observed`` holds the features of all tasks, [task, feature]."""
         return {}
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
-        """Meta-parameters with what the meta-gradient does not move brought up to date, such as running statistics."""
+        """Updates the meta-parameters that have no meta-gradient, such as running statistics."""
         return meta
 
 
 class WrappedAdaptation(Adaptation):
-    """A rule around another one, which does what is not overridden.
+    """A rule around another rule; delegates to it whatever a subclass does not override.
 
     Args:
         rule: The other rule.
@@ -196,5 +196,5 @@ class WrappedAdaptation(Adaptation):
 
 
 def evaluation_scales(num_steps: int) -> tuple[float, ...]:
-    """Factors on the step size when adapting: 1, then one half (Finn et al. 2017, appendix A.2)."""
+    """Factors on the step size outside of training: 1, then one half (Finn et al. 2017, appendix A.2)."""
     return (1.0, *[0.5] * num_steps)[:num_steps]

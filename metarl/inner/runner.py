@@ -1,4 +1,4 @@
-"""The one rollout path: runs the inner loop of many tasks in shards, for training, validation and evaluation."""
+"""Runs the inner loop of many tasks in shards; training, validation and evaluation all use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Timing:
     """Wall seconds of one inner loop, mean over shards.
 
     Attributes:
-        rollout: Simulation, with the policies and the advantages.
+        rollout: Simulation, including policies and advantages.
         adaptation: Updates of the task parameters.
     """
 
@@ -45,9 +45,9 @@ class Runner:
         family: The task family.
         rule: The adaptation rule.
         num_tasks: Tasks in each inner loop.
-        settings: Episodes, and what is made of them; ``rollouts_per_task`` holds for stages that want no other number.
+        settings: Rollout settings; ``rollouts_per_task`` applies to stages that do not ask for another number.
         inner_loss: Inner loss, see `metarl.policies.losses.inner_loss`.
-        workers: Threads; whether they are stopping is asked at every environment step.
+        workers: Threads; simulation checks at every environment step whether they are stopping.
         device: Where adaptation computes; simulation is on the CPU.
     """
 
@@ -68,7 +68,7 @@ class Runner:
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
         self._shards = list(itertools.pairwise(bounds))
-        # By the number of episodes of each task; the usual one's environments are made at once, so that errors show.
+        # One sampler per number of episodes. Build the default one now, so that errors surface early.
         self._samplers = [{rollouts_per_task: self._sampler(*shard, rollouts_per_task)} for shard in self._shards]
 
     def close(self) -> None:
@@ -87,15 +87,15 @@ class Runner:
             tasks: [task, ...].
             stages: The inner loop, from the rule's ``stages``.
             seed: Seed of the random streams.
-            purpose: What they are for.
-            key: Which of them, such as the iteration.
+            purpose: Purpose of the random streams.
+            key: Rest of their key, such as the iteration.
 
         Raises:
-            ValueError: If there are more or fewer tasks than the runner was made for.
+            ValueError: If the number of tasks differs from the runner's.
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
-        # Where a family has one mode, a rule that was trained with several cannot know which of them it is.
+        # A family with one mode does not say which of a rule's modes applies, if the rule was trained with several.
         unknown = np.full(len(tasks), UNKNOWN_MODE)
         modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
 
@@ -126,7 +126,7 @@ class Runner:
         return _join([adapted for adapted, _ in parts]), timing
 
     def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
-        """A shard's sampler for so many episodes of each task, made when first asked for."""
+        """A shard's sampler for this number of episodes per task; built at its first use."""
         samplers = self._samplers[index]
         if rollouts_per_task not in samplers:
             samplers[rollouts_per_task] = self._sampler(*self._shards[index], rollouts_per_task)
@@ -141,7 +141,7 @@ class Runner:
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:
-    """One inner loop of all shards' tasks; reused rollouts stay one object."""
+    """Joins the inner loops of all shards; reused rollouts stay one object."""
     loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
         supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))

@@ -1,4 +1,4 @@
-"""What an adaptation rule sees of its tasks: a loss whose gradient it can take, and the data behind it."""
+"""The support data that an adaptation rule sees: an inner loss with its gradient, and the data behind it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from metarl.policies.losses import InnerLoss
 
 
 class Support(ABC):
-    """The support data of some tasks, with the inner loss that they are adapted by.
+    """The support data of some tasks, with the inner loss that adaptation lowers.
 
-    Policy gradients are one implementation, `PolicyGradientSupport`; a rule works with any other.
+    `PolicyGradientSupport` implements policy gradients; a rule works with any other implementation too.
     """
 
     @property
@@ -38,7 +38,7 @@ class Support(ABC):
             [task, parameter]; differentiable with respect to ``parameters``.
 
         Raises:
-            ValueError: If there are parameters for more or fewer tasks.
+            ValueError: If ``parameters`` holds a different number of tasks.
         """
 
     def projected_gradient(self, parameters: Tensor, directions: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ class Support(ABC):
 
     @abstractmethod
     def restricted(self, tensors: Collection[str]) -> Support:
-        """The same data, whose gradient is 0 for all but these of the policy's tensors, by name."""
+        """The same data; the gradient is 0 except for the policy's tensors with these names."""
 
     @abstractmethod
     def tasks(self, start: int, stop: int) -> Support:
@@ -63,10 +63,10 @@ class Support(ABC):
 
     @abstractmethod
     def trajectory(self) -> tuple[Tensor, Tensor]:
-        """One sequence of each task, to be read by a recurrent network.
+        """One sequence per task, as input of a recurrent network.
 
         Returns:
-            Features [task, time, feature], and how many of the steps count [task].
+            Features [task, time, feature], and the number of valid steps [task].
         """
 
 
@@ -78,10 +78,10 @@ class PolicyGradientSupport(Support):
         policy: The policy.
         rollouts: Rollouts collected with any policies.
         loss: ``ratio``, ``score`` or ``dice``, see `metarl.policies.losses.inner_loss`.
-        adapted: Names of the policy's tensors that the gradient is taken by; None for all. The built-in network does
-            not compute what only the others need.
-        hessian_fraction: Share of each task's rows, those of largest advantage, that many products with the gradient's
-            Jacobian use (`metarl.data.Samples.largest_advantages`); a single one is exact.
+        adapted: Names of the policy's tensors in the gradient; None for all. The built-in network skips computations
+            that only the other tensors need.
+        hessian_fraction: Fraction of each task's rows, those of largest advantage, in repeated products with the
+            gradient's Jacobian (`metarl.data.Samples.largest_advantages`); a single product is exact.
 
     Source: Finn et al. 2017, equation 4.
     """
@@ -98,7 +98,7 @@ class PolicyGradientSupport(Support):
 
     @property
     def samples(self) -> Samples:
-        """Every step as a row."""
+        """All steps as rows."""
         return self.rollouts.samples
 
     def gradient(self, parameters: Tensor) -> Tensor:
@@ -115,12 +115,12 @@ class PolicyGradientSupport(Support):
 
     @staticmethod
     def concatenate(parts: Sequence[PolicyGradientSupport]) -> PolicyGradientSupport:
-        """Joins the tasks of ``parts`` in order; what is no data is the first one's."""
+        """Joins the tasks of ``parts`` in order; everything but the rollouts comes from the first part."""
         return replace(parts[0], rollouts=Rollouts.concatenate([part.rollouts for part in parts]))
 
     def with_curvature(self, fraction: float) -> PolicyGradientSupport:
-        """The same support, many products with whose Jacobian use this share of the rows, in (0, 1]."""
-        # DiCE ties an episode's steps together, so none can be left out.
+        """The same support; repeated products with its Jacobian use this fraction of the rows, in (0, 1]."""
+        # DiCE couples the steps of an episode, so no row can be left out.
         return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
@@ -132,24 +132,24 @@ class PolicyGradientSupport(Support):
         return features, self.rollouts.mask[:, 0].sum(1).long()
 
 
-# Sums instead of matrix products: of one task's vector, their last bits depend on where it lies in memory.
+# Sums, not matrix products: the last bits of a matrix product depend on where a task's vector lies in memory.
 def projected(vectors: Tensor, directions: Tensor) -> Tensor:
     """Inner products of vectors [task, parameter] with ``directions``: [task, direction].
 
     Args:
         vectors: [task, parameter].
-        directions: [direction, parameter], or of each task [task, direction, parameter].
+        directions: [direction, parameter]; or [task, direction, parameter], with different directions per task.
     """
     return (vectors[:, None] * directions).sum(-1)
 
 
 def _combined(coefficients: Tensor, directions: Tensor) -> Tensor:
-    """The transpose of `projected`: coefficients [task, direction] to [task, parameter]."""
+    """The transpose of `projected`: maps coefficients [task, direction] to [task, parameter]."""
     return (coefficients[..., None] * directions).sum(1)
 
 
 class _PolicyGradient:
-    """The gradient as a function of the parameters; its Jacobian is the adapted tensors' rows of the loss's Hessian."""
+    """The gradient as a function of the parameters; its Jacobian is the Hessian, in the rows of adapted tensors."""
 
     def __init__(self, support: PolicyGradientSupport, parameters: Tensor) -> None:
         if support.num_tasks != parameters.shape[0]:
@@ -161,7 +161,7 @@ class _PolicyGradient:
         return support.policy.inner_gradient(self.parameters, support.samples, support.loss, support.adapted)
 
     def pullback(self, direction: Tensor) -> Tensor:
-        # The activations that an exact product needs are freed after it, unless those of the many are the same.
+        # If repeated products use fewer rows, this exact Hessian serves once: its activations are freed afterwards.
         hessian = self.jacobian() if self.is_exact else self._hessian(self.support.samples)
         return hessian.pullback(direction)
 
@@ -170,10 +170,10 @@ class _PolicyGradient:
 
     @property
     def is_exact(self) -> bool:
-        """Whether many products use every row, as one does."""
+        """Whether repeated products use all rows, as a single one does."""
         return self.support.hessian_fraction == 1
 
-    # Built at the first product: evaluation and the line search never pay for it.
+    # Built at the first product, so that evaluation and the line search never pay for it.
     @lazy
     def _many(self) -> Curvature:
         samples = self.support.samples
@@ -205,10 +205,11 @@ class _ProjectedGradient:
 
 
 class _ProjectedJacobian:
-    """The Jacobian of projected gradients, kept as its rows: a product then costs next to nothing.
+    """The Jacobian of projected gradients; stores its rows, so that a product costs next to nothing.
 
-    Rows cost a Hessian product for each direction, which pays from the second product with that Hessian on. The exact
-    one's first was the gradient's. A sampled one's first is the forward product that precedes all transposed ones.
+    Building the rows takes one Hessian product per direction, which pays from the second product with that Hessian on.
+    An exact Hessian has already served the gradient, so its rows are built at once. A sampled Hessian first serves a
+    forward product, because that precedes all transposed products; its rows are built after it.
     """
 
     def __init__(self, gradient: _PolicyGradient, directions: Tensor) -> None:
@@ -226,6 +227,6 @@ class _ProjectedJacobian:
         return _combined(direction, self._rows)
 
     def _make_rows(self) -> Tensor:
-        """[task, direction, parameter]."""
+        """The rows of the Jacobian, [task, direction, parameter]."""
         hessian, like = self._gradient.jacobian(), self._gradient.parameters
         return torch.stack([hessian.pullback(row.expand_as(like).contiguous()) for row in self._directions], dim=1)

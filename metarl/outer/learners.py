@@ -1,4 +1,4 @@
-"""What an iteration of training does: rollouts, adaptation, rollouts and a meta-step."""
+"""Iterations of training: rollouts, adaptation, rollouts and a meta-step."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from metarl.store.progress import Row
 
 
 class Learner(Protocol):
-    """Moves meta-parameters [meta parameter], iteration by iteration.
+    """Updates meta-parameters [meta parameter], one iteration at a time.
 
-    An iteration is a function of its arguments alone, so that a run can be continued from a checkpoint.
+    An iteration depends on its arguments alone, so that a run can continue from a checkpoint.
     """
 
     def initial(self) -> LearnerState:
-        """What the first iteration starts from."""
+        """The state before the first iteration."""
 
     def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
         """One iteration.
 
         Args:
-            state: What the iteration before came to.
-            index: Iterations done before.
+            state: The state after the previous iteration.
+            index: Number of iterations done.
 
         Returns:
-            The new state, and the iteration's numbers.
+            The new state, and the numbers to log.
         """
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class MetaLearner:
         family: The task family.
         rule: The adaptation rule.
         workers: Threads.
-        device: Where adaptation and meta-step compute.
+        device: Device of adaptation and meta-step.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class MetaLearner:
         return new, _row(adapted, report, timing, time.perf_counter() - begin, described)
 
     def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
-        """Rollouts and adaptation of iteration ``index``, at any meta-parameters [meta parameter]."""
+        """Runs rollouts and adaptation of iteration ``index`` at any meta-parameters [meta parameter]."""
         settings, seed = self._settings, self._settings.run.seed
         generator = stream(seed, Purpose.TRAIN_TASKS, index)
         tasks = self._family.sample_tasks(settings.meta.meta_batch_size, generator, "train")

@@ -1,8 +1,9 @@
 """The meta-objective: surrogate, KL divergence and their derivatives through the inner loop.
 
-At the old meta-parameters the KL divergence's gradient with respect to the adapted policies' outputs is zero, so its
-Hessian is exactly J^T F J, with J the Jacobian of the adaptation and F the Fisher information of the adapted policy:
-second derivatives only.
+By the chain rule, the Hessian of the KL divergence by the meta-parameters is J^T F J plus the divergence's gradient by
+the adapted policy times the second derivative of the adaptation. J is the Jacobian of the adaptation, F the Fisher
+information of the adapted policy. At the old meta-parameters that gradient is zero, so the Hessian is exactly J^T F J:
+second derivatives of the inner loss suffice.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from metarl.policies.losses import OutputDerivatives, inner_loss
 class MetaObjective:
     """The meta-objective of one meta-iteration, differentiated through its inner loop.
 
-    Every quantity is a mean over tasks of means over steps, and a weighted sum over the policies that were queried.
-    Tasks are independent: on a CPU each is computed on a worker's thread, in the core's cache, and partial results are
-    added in the order of tasks.
+    Every quantity is a mean over tasks of means over steps, summed with weights over the queried policies. Tasks are
+    independent: on a CPU, a worker's thread computes one task at a time, whose data fit the core's cache. Partial
+    results are added in the order of the tasks, so that the sum does not depend on the threads.
 
     Args:
         loop: The inner loop that was run.
         workers: Threads.
-        hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products; those of
+        hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products: the rows of
             largest advantage, see `metarl.data.Samples.largest_advantages`.
-        fisher_rows: Rows of each task's query whose Fisher information enters the products, [row]; all if None.
+        fisher_rows: Rows of each task's queries whose Fisher information enters the products, [row]; None for all.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class MetaObjective:
         self._chunks = [_Chunk(loop.tasks(i, i + size), fisher_rows) for i in starts]
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
-        """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses every step."""
+        """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses all steps."""
         losses, gradients = zip(*self._workers.map(_Chunk.loss_and_gradient, self._chunks), strict=True)
         return float(self._mean(losses)), self._mean(gradients)
 
@@ -56,20 +57,20 @@ class MetaObjective:
         return self._mean(self._workers.map(lambda chunk: chunk.fisher_product(direction), self._chunks))
 
     def evaluate(self, meta: Tensor) -> tuple[float, float]:
-        """(surrogate loss, mean KL divergence of the adapted policies) at other meta-parameters; uses every step."""
+        """(surrogate loss, mean KL divergence of the adapted policies) at other meta-parameters; uses all steps."""
         values = self._mean(self._workers.map(lambda chunk: chunk.evaluate(meta), self._chunks))
         loss, kl = values.tolist()
         return loss, kl
 
     def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[float, Tensor]:
-        """ProMP's loss and its gradient at any meta-parameters, [meta parameter]; uses every step.
+        """ProMP's loss and its gradient at any meta-parameters, [meta parameter]; uses all steps.
 
-        The clipped surrogate of the adapted policies, plus a penalty on the mean KL divergence of the policies that
-        collected the support rollouts, from what they were to what they would be now.
+        The loss is the clipped surrogate of the adapted policies plus a penalty. The penalty is the mean KL divergence
+        of the policies that collect support rollouts, from the meta-parameters of the collection to ``meta``.
 
         Args:
             meta: Meta-parameters, [meta parameter].
-            clip: Likelihood ratios are clipped to 1 +- this.
+            clip: Likelihood ratios are clipped to 1 +- ``clip``.
             kl_penalty: Weight of the penalty.
 
         Source: Rothfuss et al. 2019, equations 14 to 16.
@@ -86,7 +87,7 @@ class MetaObjective:
 
 
 class _Chunk:
-    """The meta-objective's part that comes from some of the tasks, summed over them."""
+    """The meta-objective summed over some of the tasks."""
 
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
         self._loop, self._policy, self._weights = loop, loop.rule.policy, loop.query_weights
@@ -95,6 +96,7 @@ class _Chunk:
 
     def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
         """Sums over tasks of the surrogate loss, float64 scalar, and of its gradient, [meta parameter]."""
+        # The gradient uses all rows. If the Fisher information uses only some, this needs a linearisation of its own.
         points = self._linearised
         if self._fisher_rows is not None:
             points = self._linearise(self._queries)
@@ -106,19 +108,20 @@ class _Chunk:
         return self._surrogate(self._old), self._adaptation.gradient(torch.stack(pulled_back))
 
     def fisher_product(self, direction: Tensor) -> Tensor:
+        # (J^T F J) direction, from right to left: forward through the adaptation, times F, and back.
         along = zip(self._linearised, self._adaptation.pushforward(direction), self._weights, strict=True)
         return self._adaptation.pullback(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
 
     @lazy
     @torch.enable_grad()
     def _adaptation(self) -> GraphJacobian:
-        """From the meta-parameters to the queried policies, [query, task, parameter]."""
+        """The Jacobian of the queried policies [query, task, parameter] by the meta-parameters."""
         meta = self._loop.meta.detach().clone().requires_grad_()
         return GraphJacobian(meta, self._loop.queried(self._loop.replay(meta)))
 
     @lazy
     def _linearised(self) -> list[Linearised]:
-        """The queried policies, over the rows whose Fisher information enters the products."""
+        """The queried policies, linearised on the rows whose Fisher information enters the products."""
         rows = self._fisher_rows
         return self._linearise([query if rows is None else query.subset(rows) for query in self._queries])
 
@@ -155,6 +158,7 @@ class _Chunk:
             terms.append((policy, query, partial(surrogate, query, weight)))
         for index, (support, old) in self._collected.items():
             terms.append((policies[index], support, partial(penalty, support, old)))
+        # The chain rule in two parts: from every loss to its policies, then through the adaptation to ``meta``.
         losses, cotangents = zip(*(self._pulled_back(*term) for term in terms), strict=True)
         primal = [policy for policy, _, _ in terms]
         return torch.stack(losses).sum(), torch.autograd.grad(primal, meta, cotangents)[0]
@@ -162,7 +166,7 @@ class _Chunk:
     def _pulled_back(
         self, policies: Tensor, samples: Samples, loss: Callable[[Tensor, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """A function of the policies' outputs and extra parameters, and its gradient by their parameters."""
+        """A loss of the policies' outputs and extra parameters, and its gradient by the policies' parameters."""
         at = self._policy.linearise(policies.detach(), samples)
         with torch.enable_grad():
             inputs = at.outputs.detach().requires_grad_(), at.extra.detach().requires_grad_()
@@ -173,7 +177,7 @@ class _Chunk:
     @lazy
     @torch.no_grad()
     def _collected(self) -> dict[int, tuple[Samples, tuple[Tensor, Tensor]]]:
-        """By the stage's number, fresh support rollouts and the distributions of the policies that collected them."""
+        """Per stage with fresh rollouts: these, and the distributions of the policies that collected them."""
         loop, policies, collected = self._loop, self._loop.replay(self._loop.meta), {}
         for index, (stage, support) in enumerate(zip(loop.stages, loop.supports, strict=True)):
             if stage.rollouts != 0:
@@ -185,9 +189,9 @@ class _Chunk:
         return self._outputs(self._loop.meta)
 
     def _outputs(self, meta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The queried policies' distributions: of each, outputs [task, row, output] and extra [task, extra]."""
+        """Distributions of the queried policies, a list of (outputs [task, row, output], extra [task, extra])."""
         policies = self._loop.queried(self._loop.replay(meta))
-        return [self._distributions(each, query) for each, query in zip(policies, self._queries, strict=True)]
+        return [self._distributions(policy, query) for policy, query in zip(policies, self._queries, strict=True)]
 
     def _distributions(self, policies: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         return self._policy.outputs(policies, samples.observations), self._policy.extra(policies)

@@ -1,4 +1,4 @@
-"""What a meta-optimiser is: it takes one meta-step on a finished inner loop."""
+"""The interface of meta-optimisers: one meta-step on a finished inner loop."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from metarl.inner.loop import InnerLoop
 
 @dataclass(frozen=True)
 class StepReport:
-    """What became of a meta-step.
+    """The result of a meta-step.
 
     Attributes:
-        outcome: In words; the meta-optimiser says which there are.
-        numbers: What else it has to tell, by name: columns of a run's progress.
+        outcome: The outcome in words; the meta-optimiser documents the possible ones.
+        numbers: Further results by name; they become columns of the run's progress.
     """
 
     outcome: str
@@ -27,7 +27,7 @@ class StepReport:
 
 
 class Optimiser(Protocol):
-    """Moves meta-parameters; made with its own settings, see `metarl.config.optimisers.META_OPTIMISERS`."""
+    """Updates meta-parameters; built from its own settings, see `metarl.config.optimisers.META_OPTIMISERS`."""
 
     def step(
         self, state: LearnerState, loop: InnerLoop, workers: Workers, generator: np.random.Generator
@@ -35,12 +35,12 @@ class Optimiser(Protocol):
         """One meta-step.
 
         Args:
-            state: Meta-parameters, those that ``loop`` started from, and what `step` remembered the last time; nothing
-                before the first one.
-            loop: The inner loop that was run, of all tasks.
+            state: The meta-parameters that ``loop`` started from, and the memory that the previous `step` returned;
+                the memory is empty before the first step.
+            loop: The inner loop of all tasks.
             workers: Threads.
-            generator: Source of the step's randomness.
+            generator: Source of randomness.
 
         Returns:
-            The new state, and what happened. Inputs are not modified.
+            The new state, and a report. Inputs are not modified.
         """

@@ -19,7 +19,7 @@ from metarl.outer.optimiser import StepReport
 
 
 class ProximalObjective(Protocol):
-    """What ProMP minimises, around the meta-parameters that the data were collected with."""
+    """The objective of ProMP, around the meta-parameters at which the data were collected."""
 
     def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[float, Tensor]:
         """Clipped surrogate with KL penalty, and its gradient [meta parameter], at any meta-parameters."""
@@ -29,7 +29,7 @@ class ProximalObjective(Protocol):
 
 
 class ProMP:
-    """The proximal meta-optimiser; remembers Adam's moments.
+    """The proximal meta-optimiser; its memory holds Adam's moments.
 
     Args:
         config: Settings.
@@ -41,23 +41,23 @@ class ProMP:
     def step(
         self, state: LearnerState, loop: InnerLoop, workers: Workers, generator: np.random.Generator
     ) -> tuple[LearnerState, StepReport]:
-        """One `promp_step`; nothing in it is random."""
+        """One `promp_step`; ``generator`` is not used."""
         return promp_step(state, MetaObjective(loop, workers), self._config)
 
 
 def promp_step(
     state: LearnerState, objective: ProximalObjective, config: ProMPConfig
 ) -> tuple[LearnerState, StepReport]:
-    """Some epochs of gradient steps with Adam.
+    """Several epochs, each one gradient step with Adam on all data.
 
     Args:
-        state: Meta-parameters where the data were collected; Adam's ``step``, ``exp_avg`` and ``exp_avg_sq`` from the
-            step before, none before the first one.
+        state: Meta-parameters at which the data were collected. The memory holds Adam's ``step``, ``exp_avg`` and
+            ``exp_avg_sq`` from the previous meta-step; it is empty before the first one.
         objective: The clipped surrogate.
         config: Settings.
 
     Returns:
-        The new state (the old one if a gradient is not finite), and what happened. Outcomes are ``k epochs`` and
+        The new state (the old one if a gradient is not finite), and a report. Outcomes are ``k epochs`` and
         ``non-finite`` (a gradient). Numbers are ``epochs`` done; ``surrogate_gain``, the decrease of the surrogate
         loss, in standardised advantages per step; ``kl``, the mean KL divergence, in nats per step; and the first
         ``meta_gradient_norm``.
@@ -89,7 +89,7 @@ def promp_step(
 
 
 def _copies(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    # Adam changes its memory in place, and counts its steps on the CPU.
+    # Copies, because Adam changes its memory in place. Adam counts its steps on the CPU.
     return {
         name: value.cpu().clone() if name == "step" else value.to(device, copy=True) for name, value in memory.items()
     }

@@ -20,20 +20,20 @@ from metarl.outer.optimiser import StepReport
 
 
 class Objective(Protocol):
-    """What TRPO minimises, around the parameters that the data were collected with."""
+    """The objective of TRPO, around the parameters at which the data were collected."""
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
-        """Surrogate loss where the data were collected, and its gradient [parameter]."""
+        """Surrogate loss and its gradient [parameter], where the data were collected."""
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         """Hessian of the mean KL divergence times ``direction`` [parameter]."""
 
     def evaluate(self, parameters: Tensor) -> tuple[float, float]:
-        """(surrogate loss, mean KL divergence from the data's policies) at ``parameters``."""
+        """(surrogate loss, mean KL divergence from the policies that collected the data) at ``parameters``."""
 
 
 class TRPO:
-    """The trust-region meta-optimiser; remembers nothing.
+    """The trust-region meta-optimiser; it has no memory.
 
     Args:
         config: Settings.
@@ -50,7 +50,7 @@ class TRPO:
         return replace(state, meta=meta), report
 
     def objective(self, loop: InnerLoop, workers: Workers, generator: np.random.Generator) -> MetaObjective:
-        """What a step minimises, with curvature from as many rows as the settings say."""
+        """The objective of a step; the settings say which fractions of the rows give its curvature."""
         config, rows = self._config, None
         if config.fisher_fraction < 1:
             num_rows = loop.queries[-1].samples.num_rows
@@ -68,7 +68,7 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
         iterations: Number of products.
 
     Returns:
-        (x, A x); the second comes for free as b minus the residual.
+        (x, A x); A x is b minus the residual, so it costs no product.
 
     Source: Hestenes & Stiefel 1952.
     """
@@ -78,7 +78,7 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], target: Tensor, ite
     for _ in range(iterations):
         along = product(direction)
         curvature = direction @ along
-        # Masked, not branched on: the device need not be waited for, and a solved system stays solved.
+        # Masks instead of branches: no need to wait for the device, and a solved system stays solved.
         step = torch.where(curvature > 0, norm / curvature, torch.zeros_like(norm))
         x = x + step * direction
         residual = residual - step * along
@@ -92,13 +92,13 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
     """One step along the natural gradient, as long as the trust region allows.
 
     Args:
-        parameters: Where the data were collected, [parameter].
+        parameters: Parameters at which the data were collected, [parameter].
         objective: Surrogate loss and KL divergence.
         config: Settings.
 
     Returns:
-        The new parameters (the old ones unless a trial lowers the surrogate loss inside the trust region), and what
-        happened. Outcomes are ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero
+        The new parameters (the old ones unless a trial lowers the surrogate loss inside the trust region), and a
+        report. Outcomes are ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero
         gradient`` and ``non-finite`` (gradient or direction). Numbers are ``line_search_trials``; ``surrogate_gain``,
         the decrease of the surrogate loss, in standardised advantages per step; ``kl``, the mean KL divergence, in nats
         per step; and ``meta_gradient_norm``.
@@ -122,6 +122,8 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
             return objective.fisher_product(vector) + config.cg_damping * vector
 
     direction, curved = conjugate_gradients(product, gradient, config.cg_iterations)
+    # The KL divergence of a step s is about 1/2 s^T F s. With s = length * direction, this equals max_kl at the length
+    # below: the first trial is the longest step that the quadratic model allows.
     length = torch.sqrt(2 * config.max_kl / (direction @ curved))
     step = length * direction
     if not bool(torch.isfinite(step).all()):
@@ -130,7 +132,7 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
         candidate = parameters - config.backtrack_ratio**trial * step
         with timed("line-search trial"):
             loss, kl = objective.evaluate(candidate)
-        # Written so that a loss or divergence that is not a number fails.
+        # A loss or divergence of NaN fails these comparisons.
         if loss < old_loss and kl <= config.max_kl:
             return candidate, report(f"accepted after {trial + 1}", trial + 1, old_loss - loss, kl)
     return parameters, report("rejected", config.max_backtracks)

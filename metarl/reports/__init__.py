@@ -1,1 +1,1 @@
-"""What people look at: analyses, tables and figures."""
+"""Analyses, tables and figures."""

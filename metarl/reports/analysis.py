@@ -1,4 +1,4 @@
-"""What a trained agent learned: conflict, attenuation, smoothness, reuse of representations, embeddings of tasks."""
+"""Analyses what an agent learned: conflict, attenuation, smoothness, reuse of representations, embeddings of tasks."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ from metarl.store.provenance import provenance
 
 ANALYSIS_FILE = "analysis.json"
 
-# Brings embeddings [task, feature] to coordinates [task, 2], with each one's share of the variance if it has one.
+# Maps embeddings [task, feature] to (coordinates [task, 2], share of the variance along them [2] or None).
 _Projection = Callable[[Floats], tuple[Floats, Floats | None]]
 
 
 def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analysis:
     """Analyses a run on held-out tasks and writes ``analysis.json``; `metarl.reports.analysis_figures.draw` draws it.
 
-    The inner loop is run with the training's number of steps, on the tasks and with the random streams of an evaluation
-    of as many tasks (up to 40) with the same seed. The file is strict JSON, where null is what is not defined, such as
-    the angle of a zero gradient.
+    The inner loop has as many steps as in training. Tasks and random streams are those of an evaluation with the same
+    seed and the same number of tasks (up to 40). The file is strict JSON; null marks undefined values, such as the
+    angle of a zero gradient.
 
     Args:
         run_dir: The run's folder.
-        config: What to analyse it on; by default `AnalysisConfig` ().
+        config: Settings of the analysis; by default `AnalysisConfig` ().
 
     Returns:
-        What was written.
+        The analysis, as written.
 
     Raises:
-        UserError: If the run or its checkpoint cannot be used, t-SNE is wanted and scikit-learn is not there, or the
-            file cannot be written.
+        UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, or
+            if the file cannot be written.
     """
     run_dir, config = Path(run_dir), config or AnalysisConfig()
     config = replace(config, output=config.folder(run_dir))
@@ -67,7 +67,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
         inspection = inspect(adapted.loop, loops.workers)
         iteration = load_checkpoint(agent.config, config.checkpoint).iteration
         analysed = _at_checkpoint(iteration, adapted, inspection)
-        # Each comes with the reasons for what it leaves out.
+        # These return a result, and by name the reasons for the parts that they leave out.
         freezing, no_freezing = _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), inspection)
         embedding, no_embedding = _embedding(loops, agent, project)
         through_training, no_course = _through_training(loops, agent, tasks, analysed)
@@ -113,13 +113,13 @@ class _InnerLoops:
         self.workers, self.env_steps = workers, 0
 
     def stages(self, rule: Adaptation) -> list[Stage]:
-        """The inner loop as it was trained."""
+        """The stages of the inner loop in training."""
         return rule.stages((1.0,) * self._agent.settings.inner.num_inner_steps)
 
     def run(
         self, rule: Adaptation, meta: Tensor, stages: Sequence[Stage], tasks: NDArray[Any], rollouts: int
     ) -> Adapted:
-        """The inner loop of some tasks, `metarl.inner.runner.Runner.run`."""
+        """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`."""
         agent = self._agent
         settings = replace(agent.settings.rollouts, rollouts_per_task=rollouts)
         runner = Runner(
@@ -137,11 +137,11 @@ class _InnerLoops:
 def _freezing(
     loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], adapted_returns: Floats, inspection: Inspection
 ) -> tuple[Freezing | None, dict[str, str]]:
-    """Returns after the inner loop with the first k layers frozen in its gradient steps; same tasks, same streams."""
+    """Returns after an inner loop whose gradient steps freeze the first k layers; same tasks, same random streams."""
     if inspection.movement is None:
         return None, {"freezing": inspection.left_out["movement"]}
     parts = layers(agent.rule.policy)
-    after = [adapted_returns]  # Nothing frozen is the rule itself.
+    after = [adapted_returns]  # With k = 0 this is the rule itself.
     for k in range(1, len(parts) + 1):
         rule = PartialAdaptation(agent.rule, [name for layer in parts[k:] for name in layer])
         adapted = loops.run(rule, agent.meta, loops.stages(rule), tasks, loops.config.rollouts)
@@ -153,7 +153,7 @@ def _freezing(
         names=["none", *(f"first {k}" if k > 1 else "first" for k in range(1, len(parts))), "all"],
         returns=over_tasks(per_task),
         difference=difference.mean,
-        # Repeats of one task are no sample of tasks.
+        # A finite family repeats its tasks, and repeats are not independent.
         interval=difference.half_width if agent.family.finite_tasks is None else None,
     )
     return freezing, {}
@@ -181,14 +181,14 @@ def _projection(config: AnalysisConfig) -> _Projection:
 
 
 def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[Embedding | None, dict[str, str]]:
-    """Tasks in two dimensions, by what the rule sees of them before its first gradient step."""
+    """Projects tasks to two dimensions, by the rule's features of them before its first gradient step."""
     rule, config = agent.rule, loops.config
     stages = loops.stages(rule)
     first_step = next((i for i, stage in enumerate(stages) if stage.is_step), 0)
     if not first_step:
         return None, {"embedding": "the rule looks at no task before its first gradient step"}
     tasks = agent.family.sample_tasks(config.embedding_tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
-    # One trajectory of each task is all that some rules look at.
+    # Some rules read only one trajectory per task.
     rollouts = config.rollouts if any(stage.rollouts is None for stage in stages[:first_step]) else 1
     adapted = loops.run(rule, agent.meta, stages[: first_step + 1], tasks, rollouts)
     observed = observe(adapted.loop, loops.workers).double().numpy()
@@ -210,7 +210,7 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
 def _through_training(
     loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint
 ) -> tuple[list[AtCheckpoint] | None, dict[str, str]]:
-    """The course of training: the checkpoints that were kept, and the analysed one among them."""
+    """Inspects the kept checkpoints, in order; the analysed one is among them."""
     kept = RunFolder(agent.config.folder).kept_iterations()
     others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:

@@ -1,4 +1,4 @@
-"""Figures of an analysis; each shows all tasks and says what it was measured on."""
+"""Figures of an analysis; every figure shows all tasks and names its data in the caption."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from metarl.reports.results import (
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS
 
-# Small multiples stay readable up to this many of a task's numbers.
+# Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
-# Tasks stand beside one another, so that equal values do not hide each other; share of a column's width.
+# Tasks are spread to both sides by up to this share of a column, so that equal values do not hide each other.
 _SPREAD = 0.25
-# Of an axis for gammas or angles.
+# Least range of an axis for gammas or angles.
 _LEAST_RANGE = 0.1
-# Of the second principal component's axis to the first's.
+# Least range of the second principal component's axis, relative to the first's.
 _LEAST_ASPECT = 0.05
 _CHARACTERS_PER_INCH = 16
 _THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35}
@@ -59,14 +59,14 @@ def draw(result: Analysis, folder: Path) -> list[Path]:
     """Draws the figures of an analysis.
 
     Args:
-        result: What `metarl.reports.analysis.analyze` returned.
-        folder: Where the pictures go; it must exist.
+        result: The result of `metarl.reports.analysis.analyze`.
+        folder: Folder of the pictures; it must exist.
 
     Returns:
-        Paths of the pictures; what does not apply to the run's rule is not drawn.
+        Paths of the pictures; figures that do not apply to the run's rule are left out.
 
     Raises:
-        UserError: If they cannot be written.
+        UserError: If a picture cannot be written.
     """
     paths = []
     for name, make in _figures(result).items():
@@ -84,7 +84,7 @@ def draw(result: Analysis, folder: Path) -> list[Path]:
 
 
 def _figures(result: Analysis) -> dict[str, Callable[[], tuple[Figure, str]]]:
-    """What applies: by the figure's name, what makes it and a sentence on how to read it."""
+    """The figures that apply, by name: functions that return a figure and a sentence on how to read it."""
     figures: dict[str, Callable[[], tuple[Figure, str]]] = {}
     if result.conflict is not None:
         figures["conflict"] = partial(_draw_conflict, result.conflict, result.tensors)
@@ -128,7 +128,7 @@ def _draw_attenuation(attenuation: Attenuation, tensors: Sequence[str], tasks: N
     gamma = attenuation.gamma.per_task
     kept = [i for i in range(len(tensors)) if (gamma[:, i] == 1).all()]
     shown = [i for i in range(len(tensors)) if i not in kept] or kept
-    # One range for all: what looks like structure has the same size everywhere.
+    # One vertical range for all panels, so that equal heights mean equal changes of gamma.
     figure, axes = _new_figure(
         len(names), len(shown), max(6.4, 0.9 + 1.8 * len(shown)), 1.2 + 1.8 * len(names), sharey=True
     )
@@ -178,7 +178,7 @@ def _draw_representations(
     parts = {"start": "whole inner loop", "gradient_steps": "gradient steps alone"}
     shown = [part for part in parts if getattr(movement, part) is not None]
     measures = {"cka": "o", "cca": "s"}
-    # Shapes in the left panel, colours in both.
+    # Marker shapes apply to the left panel, colours to both.
     keys: dict[str, Artist] = {}
     for ax in similarities:
         for index, part in enumerate(shown):
@@ -237,7 +237,7 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
         _name_components(row, kind, embedding.projection, projected.variance_shares)
     figure.suptitle(f"tasks as seen by {' and '.join(seen)}", x=0.01, horizontalalignment="left")
     if by_mode:
-        # The title is above.
+        # At the right, because the title is above.
         figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
     return figure, "Dots: tasks." + ("" if by_mode else selection)
 
@@ -279,7 +279,7 @@ def _draw_smoothness(ax: Axes, iterations: Sequence[int], course: Sequence[Summa
 
 
 def _courses(course: Sequence[AtCheckpoint]) -> dict[str, list[Summary]]:
-    """What is shown of the course of training, by title: what applies at every checkpoint."""
+    """Panels of the course of training, by title; only quantities that are defined at every checkpoint."""
     conflict, attenuation, landscape = (
         [getattr(point, part) for point in course] for part in ("conflict", "attenuation", "landscape")
     )
@@ -317,12 +317,12 @@ def _new_figure(
 
 
 def _draw_tasks(ax: Axes, values: Floats, place: tuple[int, int], style: tuple[str, str], label: str = "") -> None:
-    """Each task's values [task, column] as dots, their mean as a hollow marker, which hides none of them.
+    """Draws the values of tasks [task, column] as dots, and their mean as a hollow marker that hides no dot.
 
     Args:
-        ax: Where.
-        values: NaN where something is not defined.
-        place: (index, count): which of how many that stand beside one another.
+        ax: The axes.
+        values: Values; NaN if not defined.
+        place: (index, count): index of this series among the series that stand side by side in a column.
         style: Colour and marker.
         label: Name in the legend.
     """
@@ -338,7 +338,7 @@ def _hollow(colour: str) -> dict[str, Any]:
 
 
 def _draw_unrelated(ax: Axes, comparisons: Sequence[Angles]) -> None:
-    """Where unrelated gradients would lie: one line if as many are compared everywhere."""
+    """Draws the angle of unrelated gradients: one line if all comparisons have the same number of gradients."""
     levels = {angles.unrelated: angles.num_vectors for angles in comparisons}
     for (level, count), line in zip(levels.items(), (":", "-."), strict=False):
         label = "expected if unrelated" + (f" ({count} gradients)" if len(levels) > 1 else "")
@@ -346,13 +346,13 @@ def _draw_unrelated(ax: Axes, comparisons: Sequence[Angles]) -> None:
 
 
 def _draw_shares(ax: Axes, values: Floats) -> None:
-    """The share of tasks at or below each value, of those that are finite."""
+    """Draws the share of tasks at or below a value, among the finite values."""
     values = values[np.isfinite(values)]
     if not len(values):
         return
     ax.ecdf(values, color=COLOURS[0], linewidth=1.6)
     ax.set_ylim(0, 1.02)
-    # Over less than a decade a logarithmic axis would have hardly a tick.
+    # A logarithmic axis over less than a decade would have hardly any ticks.
     if 0 < 10 * values.min() < values.max():
         ax.set_xscale("log")
         ax.text(1, 0.02, "logarithmic", transform=ax.transAxes, ha="right", fontsize=8, color=GREY)
@@ -362,7 +362,7 @@ def _draw_shares(ax: Axes, values: Floats) -> None:
 
 
 def _share_range(axes: Sequence[Axes], least: float) -> None:
-    """One vertical range for some panels, wide enough that rounding does not look like structure."""
+    """Gives panels one vertical range of at least ``least``, so that rounding does not look like structure."""
     if not axes:
         return
     limits = [ax.get_ylim() for ax in axes]
@@ -405,7 +405,7 @@ def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], c
 
 
 def _style(index: int) -> dict[str, Any]:
-    # Colours and markers differ in number, so that their pairs repeat late.
+    # The numbers of colours and markers differ, so that pairs repeat late.
     line = ("-", "--")[index // len(COLOURS) % 2]
     return {
         "color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)], "linestyle": line,
@@ -414,15 +414,15 @@ def _style(index: int) -> dict[str, Any]:
 
 
 def _means(values: Floats) -> Floats:
-    """Over tasks, of what is defined; NaN where nothing is."""
+    """Mean over tasks of the defined values; NaN if there are none."""
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
 def _task_numbers(tasks: ArrayLike) -> tuple[Floats, list[str], str]:
-    """The first few of the tasks' numbers that vary, or the first if none does.
+    """The first few components of the tasks that vary, or the first component if none varies.
 
     Returns:
-        The numbers, [task, number]; their names; a sentence that says that there are more, if there are.
+        The components, [task, component]; their names; if more components vary, a sentence that says so, else "".
     """
     numbers = np.asarray(tasks, dtype=np.float64)
     numbers = numbers.reshape(len(numbers), -1)
@@ -434,7 +434,7 @@ def _task_numbers(tasks: ArrayLike) -> tuple[Floats, list[str], str]:
 
 
 def _origin(result: Analysis, figure: str) -> tuple[str, str]:
-    """Two lines: what was analysed, and on what and with what."""
+    """Two lines: the analysed run; the tasks, episodes and version of the analysis."""
     run, origin = result.config, result.metarl
     tasks, rollouts = result.tasks, result.settings.rollouts
     if figure == "embedding" and result.embedding is not None:

@@ -1,6 +1,6 @@
 """Figures of runs: return against gradient step, and against environment steps.
 
-One line for each algorithm (or variant of one): its seeds thin, their mean bold, an interval from five seeds up. An
+One line for each algorithm or variant: seeds thin, their mean bold, an interval if there are at least five seeds. An
 algorithm looks the same in every figure.
 """
 
@@ -42,13 +42,13 @@ Axis = Literal["gradient-step", "env-steps"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# The evaluation's references, and the algorithms that give the same when they are run.
+# References of an evaluation, and the algorithms whose runs give the same returns.
 _REFERENCE_ALGORITHMS = {"random_initialisation": "random", "standstill": "standstill"}
-# Lines stand a little beside one another, so that markers at nearly equal returns do not hide each other; all of them
-# stay this close to their gradient step.
+# Lines are shifted a little sideways, so that markers at nearly equal returns do not hide each other; no shift
+# exceeds _LARGEST_DODGE.
 _DODGE = 0.05
 _LARGEST_DODGE = 0.15
-_MARKER_SPACING = 0.15  # share of the panel's diagonal, where there are too many points to mark each
+_MARKER_SPACING = 0.15  # share of the panel's diagonal, for lines with too many points to mark them all
 _LABEL_WIDTH = 28  # characters
 _CAPTION_WIDTH = 90
 _LEGEND_LINE_INCHES = 0.15
@@ -66,21 +66,22 @@ def plot_runs(
 ) -> Path:
     """Draws the figure of some runs into a file.
 
-    Runs that differ in their seed alone share a line. It is named after the algorithm and the settings in which it is
-    neither at its default nor like most lines of this algorithm.
+    Runs that differ only in their seed share a line. Its label is the algorithm and the settings that differ both from
+    the default and from most lines of this algorithm.
 
     Args:
-        runs: Folder of a run, or of several; each family has panels of its own.
+        runs: Folders of one or several runs; every family has panels of its own.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
-        x: What the horizontal axis counts: ``gradient-step``, steps of adaptation to held-out tasks, or ``env-steps``,
-            environment steps of meta-training, which leaves out runs that were not trained with a notice.
+        x: Unit of the horizontal axis: ``gradient-step``, steps of adaptation to held-out tasks, or ``env-steps``,
+            environment steps of meta-training. The latter leaves out runs that were not trained, and says so.
         checkpoint: The checkpoint whose evaluation is drawn against gradient steps: ``last`` or ``best``.
 
     Returns:
         Path of the picture.
 
     Raises:
-        UserError: If a folder is no run, holds nothing to draw, or the runs or the picture's name do not fit.
+        UserError: If a folder is no run or holds nothing to draw, if the runs do not fit together, or if the picture's
+            suffix is not supported.
     """
     output = Path(output)
     if output.suffix.lower() not in SUFFIXES:
@@ -103,7 +104,7 @@ def plot_runs(
 
 
 def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
-    """Draws return against gradient step: a panel for each family, or for each task where a family has only two.
+    """Draws return against gradient step: a panel for each family, or for each task of a family with two tasks.
 
     Args:
         groups: Lines of the figure; every run must have been evaluated.
@@ -112,7 +113,7 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
         The figure.
 
     Raises:
-        UserError: If a run was not evaluated, or runs of a line were evaluated for different numbers of steps.
+        UserError: If a run was not evaluated, or if runs of a line were evaluated for different numbers of steps.
     """
     families, styles = by_family(groups), styles_of(groups)
     tasks = [_two_tasks(runs_of(family)) for family in families]
@@ -134,10 +135,10 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
 
 
 def draw_env_steps(groups: Sequence[Group]) -> Figure:
-    """Draws training returns before and after adaptation against environment steps, unsmoothed; two panels a family.
+    """Draws training returns before and after adaptation against environment steps, unsmoothed; two panels per family.
 
-    Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training
-    adapts nothing, and which therefore have no column of returns after it, are in the panel "before" alone.
+    Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training does
+    not adapt have no returns after adaptation, so they appear only in the panel "before".
 
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
@@ -164,7 +165,7 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
             per_seed = _column_per_seed(runs, _COLUMNS[when])
             env_steps = _column_per_seed(runs, "env_steps").mean(axis=0)
             measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
-            # Begun at different places, so that the markers of lines that lie close do not cover each other.
+            # Markers start at different places, so that those of close lines do not cover each other.
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
             style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
             _draw_group(ax, env_steps[measured], per_seed[:, measured], style)
@@ -219,7 +220,7 @@ def _column_per_seed(runs: Sequence[StoredRun], name: str) -> Floats:
 
 
 def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels for each family, side by side; those of a family share their vertical axis."""
+    """A figure with ``panels`` panels per family, side by side; panels of a family share their vertical axis."""
     from matplotlib.figure import Figure
 
     # No pyplot: drawing must not touch a notebook's or a window's state.
@@ -240,8 +241,8 @@ def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, An
     """Draws seeds thin, their mean bold, and the interval.
 
     Args:
-        ax: Where.
-        x: Horizontal places, [point].
+        ax: The axes.
+        x: Horizontal positions, [point].
         per_seed: Returns, [seed, point].
         style: Options of matplotlib's plot for the mean.
     """
@@ -259,7 +260,7 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
 
 
 def _draw_references(ax: Axes, runs: Sequence[StoredRun], *, averaged: bool) -> None:
-    """Draws the references of the runs' evaluations, but for those that are among the runs."""
+    """Draws the references of the runs' evaluations, except those that are themselves among the runs."""
     for name, algo in _REFERENCE_ALGORITHMS.items():
         returns = [getattr(run.evaluated().references, name) for run in runs]
         rows = [np.atleast_1d(values) for values in returns if values is not None]
@@ -284,7 +285,7 @@ def _finish(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], capti
     for label in drawn:
         count = "" if title or label not in counts else f"\n{counts[label]}"
         labels.append((textwrap.fill(label, _LABEL_WIDTH) if label in counts else label) + count)
-    # As tall as the legend needs, so that none of many lines goes unnamed.
+    # Make the figure as tall as the legend, so that every line is named.
     lines = sum(label.count("\n") + 1 for label in [title or "", *labels])
     needed = _LEGEND_LINE_INCHES * lines + _LEGEND_GAP_INCHES * (len(labels) + 1) + _CAPTION_INCHES
     figure.set_figheight(max(figure.get_figheight(), needed))
@@ -295,6 +296,6 @@ def _finish(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], capti
 
 
 def _two_tasks(runs: Sequence[StoredRun]) -> list[Floats | None]:
-    """Each of the two tasks of a family that has no more, else [None]."""
+    """The two tasks of a family with exactly two tasks, else [None]."""
     tasks = np.unique(np.concatenate([rows_of_tasks(run) for run in runs]), axis=0)
     return list(tasks) if len(tasks) == 2 else [None]

@@ -1,4 +1,4 @@
-"""What one inner loop of each task shows of a rule: conflict, attenuation, smoothness, reuse of representations."""
+"""Inspects a rule by one inner loop per task: conflict, attenuation, smoothness, reuse of representations."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ from metarl.reports.results import (
 )
 
 FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-"""Points along an inner step at which the inner loss is looked at, as multiples of the step."""
+"""Points along an inner step at which the inner loss is evaluated, as multiples of the step."""
 
 
 def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
-    """All that can be said of a rule's meta-parameters from one inner loop of each task.
+    """Everything that one inner loop per task shows about a rule's meta-parameters.
 
     Args:
-        loop: The inner loop.
+        loop: The inner loop of all tasks.
         workers: Threads.
     """
     rule, layout = loop.rule, loop.rule.policy.layout
@@ -84,14 +84,15 @@ def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
 
 @dataclass(frozen=True)
 class _Inspected:
-    """What one task's inner loop shows.
+    """The inspection of one task's inner loop.
 
     Attributes:
-        gradients: Meta-gradients by the parameters that the task starts from, [1 + episode, parameter]: of the whole
-            query loss, then of single query episodes.
-        policies: Policies before each part of the inner loop that is compared and after all of it, [parameter].
+        gradients: Meta-gradients by the task's initial parameters, [1 + episode, parameter]: of the whole query loss,
+            then of single query episodes.
+        policies: Policies [parameter] by name: at the start, before the gradient steps if something precedes them, and
+            adapted.
         lines: The inner loss along each gradient step.
-        similarity: For each part, by the representation's name, (CKA, CCA).
+        similarity: (CKA, CCA) with the adapted policy, by name of the earlier policy and of the representation.
     """
 
     gradients: Floats
@@ -131,11 +132,11 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
 
 
 def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Tensor:
-    """Gradients of the meta-objective of one task by the meta-parameters, for several choices of query rollouts.
+    """Meta-gradients of one task by the meta-parameters, for several choices of query rollouts.
 
     Args:
         loop: The inner loop of one task.
-        queries: For each choice, what stands in for ``loop.queries``.
+        queries: For each choice, the rollouts that replace ``loop.queries``.
 
     Returns:
         [choice, meta parameter].
@@ -146,7 +147,7 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
         adaptation = GraphJacobian(meta, loop.queried(loop.replay(meta)))
     cotangents = []
     for chosen in queries:
-        # The likelihood ratio's gradient at the policy that collected the rollouts is the surrogate's.
+        # At the policy that collected the rollouts, the gradient of the ratio loss is that of the surrogate.
         parts = zip(adaptation.outputs, chosen, weights, strict=True)
         cotangents.append(torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts]))
     first, *others = cotangents
@@ -156,14 +157,20 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
 def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> Conflict:
     """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
 
-    Of tasks that share their initialisation, ``between_tasks`` is the paper's. Angles to a sum grow with the number of
-    gradients in it and with their noise (`angles_to_sum` derives by how much), so that the angles between one task's
-    episodes, ``within_task``, cannot be compared with it. They can with ``between_episodes``: meta-gradients of the
-    same single query episodes, as many in each sum, but each of another task.
+    Three comparisons, between tasks that share their initialisation:
+
+    - ``between_tasks``: meta-gradients of whole tasks, as in the paper.
+    - ``within_task``: meta-gradients of single query episodes of one task.
+    - ``between_episodes``: meta-gradients of the same single episodes, but every gradient in a sum is of another task.
+
+    Angles to a sum grow with the number of gradients and with their noise (`angles_to_sum` derives by how much). So
+    ``within_task`` compares with ``between_episodes``, whose sums have as many equally noisy gradients, and not with
+    ``between_tasks``.
 
     Args:
-        gradients: [task, 1 + episode, parameter]: of each task's whole query loss, then of single query episodes.
-        groups: Tasks that share their initialisation; at least two in each, and no fewer than there are episodes.
+        gradients: [task, 1 + episode, parameter]: of a task's whole query loss, then of its single query episodes.
+        groups: Groups of tasks that share their initialisation. A group has at least two tasks, and at least as many as
+            there are episodes.
         layout: The policy's tensors.
 
     Source: Baik et al. 2020, section 3.3; within a task appendix F.
@@ -178,7 +185,7 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout)
             between[group, tensor] = angles_to_sum(part[group, 0])
             within[group, tensor] = [mean_of_finite(angles_to_sum(part[task, 1:])) for task in group]
             for first in range(0, len(group), num_vectors):
-                # Every sum has as many tasks; the last one fills up with tasks that have been compared already.
+                # All sums have the same number of tasks; the last one reuses tasks that have been compared already.
                 few = group[min(first, len(group) - num_vectors) :][:num_vectors]
                 crossed = np.array([angles_to_sum(part[few, 1 + e]) for e in range(num_vectors)])
                 episodes[few, tensor] = [mean_of_finite(angles) for angles in crossed.T]
@@ -207,7 +214,7 @@ def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
 
 
 def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support: Samples) -> Line:
-    """The inner loss of one task along an update, over the rollouts that the update was made from."""
+    """The inner loss of one task along an update, on the rollouts that the update was computed from."""
 
     def point(parameters: Floats) -> Tensor:
         return torch.from_numpy(parameters)[None].to(before.dtype)
@@ -225,12 +232,12 @@ def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support:
 
 
 def _landscape(lines: Sequence[Sequence[Line]]) -> Landscape:
-    """Of each task's lines [task][step]."""
+    """Means over steps of the lines [task][step], summarised over tasks."""
 
     def over_steps(name: str) -> Summary:
         return over_tasks([np.mean([getattr(line, name) for line in of_task], axis=0) for of_task in lines])
 
-    # A ratio that overflowed is infinite, and an opposite one's sum with it undefined.
+    # Overflowed ratios are infinite, and sums of opposite infinities are undefined.
     with np.errstate(invalid="ignore"):
         return Landscape(
             fractions=FRACTIONS,
@@ -272,8 +279,8 @@ def _movement(inspected: Sequence[_Inspected], layout: Layout) -> Movement:
 
 def layers(policy: DifferentiablePolicy) -> list[list[str]]:
     """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
-    found: dict[str, list[str]] = {}
+    by_module: dict[str, list[str]] = {}
     for name in policy.layout.names:
         module = name.rpartition(".")[0] or re.sub(r"\D", "", name)
-        found.setdefault("head" if name in policy.head else module, []).append(name)
-    return list(found.values())
+        by_module.setdefault("head" if name in policy.head else module, []).append(name)
+    return list(by_module.values())

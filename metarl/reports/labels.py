@@ -1,4 +1,4 @@
-"""Which runs share a line of a figure, and what the line is called."""
+"""Groups runs into the lines of a figure, and labels the lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from metarl.config.config import Config, every_setting
 from metarl.config.resolved import idle_fields
 from metarl.store.runs import StoredRun
 
-# Configuration that says where and how a run was computed; runs that differ in nothing else are seeds of one line.
+# Settings that only say where and how a run was computed; runs that differ in nothing else belong to one line.
 _BOOKKEEPING = frozenset(
     {
         "metarl",
@@ -35,10 +35,10 @@ _BOOKKEEPING = frozenset(
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed alone: one line of the figure.
+    """Runs that differ only in their seed: one line of the figure.
 
     Attributes:
-        label: Name of the line: the algorithm, and where it differs from the default or from most of its variants.
+        label: Name of the line: the algorithm, and the settings that differ from the default and from most variants.
         runs: The runs in order of their seeds.
     """
 
@@ -47,18 +47,18 @@ class Group:
 
     @property
     def env(self) -> str:
-        """The task family of its runs."""
+        """The task family of the runs."""
         return self.runs[0].env
 
 
 def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
-    """Puts runs together that differ in their seed alone.
+    """Groups runs that differ only in their seed.
 
     Args:
-        runs: Runs of one family or of several.
+        runs: Runs of one or several families.
 
     Returns:
-        One group for each algorithm and variant, in the order in which they first appear, family by family.
+        One group for each algorithm and variant, family by family, in order of first appearance.
 
     Raises:
         UserError: If there is no run, or a seed appears twice in a group.
@@ -99,8 +99,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings(run: StoredRun) -> dict[str, str]:
-    """What makes a run's line, as text; settings that are null or empty are not set."""
-    # The title stands for both of these: L2F is MAML attenuated.
+    """The settings that identify a run's line, as text; null and empty settings count as not set."""
+    # The title stands for ``algo`` and ``attenuate``: L2F is MAML with attenuation.
     left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate"}
     used = {name: value for name, value in run.config.items() if name not in left_out}
     texts = {name: _value_text(value) for name, value in _flat(used).items()}
@@ -108,7 +108,7 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 
 def _idle(config: dict[str, Any]) -> list[str]:
-    """Settings of other algorithms, which runs of older versions hold too."""
+    """Names of settings that the algorithm does not use; runs of older versions store them too."""
     return idle_fields(config) if config["algo"] in ALGORITHMS else []
 
 
@@ -123,7 +123,7 @@ def _check_seeds_differ(group: Sequence[StoredRun]) -> None:
 
 
 def _label(run: StoredRun, lines: Sequence[StoredRun]) -> str:
-    """The algorithm, and its settings that are neither the default nor those of most lines of this algorithm.
+    """The algorithm, and the settings that differ both from the default and from most lines of this algorithm.
 
     Args:
         run: A run of the line.
@@ -152,12 +152,12 @@ def _usual(values: Sequence[str], default: str) -> str | None:
 
 
 def _defaults(run: StoredRun) -> dict[str, str]:
-    """The defaults of the run's family and algorithm, as text; empty if one of them is not at hand."""
+    """The defaults of the run's family and algorithm, as text; empty if one of them is not available."""
     try:
         default = Config(env=run.env, algo=run.config["algo"], attenuate=bool(run.config.get("attenuate")))
-    except UserError:  # A family of another program, or an algorithm of another version.
+    except UserError:  # A family from elsewhere, or an algorithm of another version.
         return {}
-    # Also of parts that the default does not use, such as the meta-optimiser that the run has chosen.
+    # Include parts that the default does not use, such as the meta-optimiser that the run chose.
     parts = {option: asdict(part) for part, option in every_setting(default).values() if option is not None}
     return {name: _value_text(value) for name, value in _flat({**default.to_dict(), **parts}).items()}
 

@@ -1,4 +1,4 @@
-"""What an analysis measures, as functions of arrays: angles, similarities, smoothness along a line, projections."""
+"""Measures of an analysis, as functions of arrays: angles, similarities, smoothness along a line, projections."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-# What single precision cannot tell from no variation at all, relative to the largest singular value.
+# Variation below this, relative to the largest, is rounding error of single precision.
 _RESOLUTION = 1e-6
 
 
 def angles_to_sum(vectors: ArrayLike) -> Floats:
     """Angle between each vector and the sum of all: the degree of conflict of gradients.
 
-    Identical directions give 0, N orthogonal vectors of one length `unrelated_angle` (N). Two opposite vectors of one
-    length have no sum to compare with.
+    Identical directions give 0; N orthogonal vectors of equal length give `unrelated_angle` (N). Two opposite vectors
+    of equal length sum to zero, so their angles are undefined.
 
-    The angle depends on N: of unit vectors g_j with one inner product c between any two, g_i . sum_j g_j = 1 + (N-1) c
-    and |sum_j g_j|^2 = N (1 + (N-1) c), so that its cosine is sqrt((1 + (N-1) c) / N). That falls with N, from 1 to
-    sqrt(c); and noise in the vectors lowers c. So angles compare only between equal numbers of equally noisy vectors.
+    The angle depends on N. Let g_j be unit vectors with the same inner product c between any two. Then
+    g_i . sum_j g_j = 1 + (N-1) c and |sum_j g_j|^2 = N (1 + (N-1) c), so the cosine is sqrt((1 + (N-1) c) / N). It
+    falls with N, from 1 to sqrt(c), and noise in the vectors lowers c. So compare angles only between equal numbers of
+    equally noisy vectors.
 
     Args:
         vectors: [vector, parameter].
 
     Returns:
-        Radians from 0 to pi, [vector]; NaN where a vector or the sum is zero, and for a single vector.
+        Radians from 0 to pi, [vector]; NaN if the vector or the sum is zero, or if there is only one vector.
 
-    Source: Baik et al. 2020, section 3.3: the mean of these over the tasks.
+    Source: Baik et al. 2020, section 3.3, which takes the mean over tasks.
     """
     rows = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(rows, axis=1)
@@ -42,28 +43,28 @@ def angles_to_sum(vectors: ArrayLike) -> Floats:
     if len(rows) > 1 and length > _RESOLUTION * lengths.sum():
         defined = lengths > 0
         units, direction = rows[defined] / lengths[defined, None], total / length
-        # Of unit vectors at angle a, |u - v| = 2 sin(a/2) and |u + v| = 2 cos(a/2) (Kahan's formula). It is precise for
-        # small angles too, where the cosine is so flat that an arccosine loses half of the digits.
+        # Unit vectors at angle a have |u - v| = 2 sin(a/2) and |u + v| = 2 cos(a/2) (Kahan's formula). This is precise
+        # at small angles too, where the cosine is so flat that an arccosine loses half of the digits.
         apart, together = np.linalg.norm(units - direction, axis=1), np.linalg.norm(units + direction, axis=1)
         angles[defined] = 2 * np.arctan2(apart, together)
     return angles
 
 
 def unrelated_angle(num_vectors: int) -> float:
-    """`angles_to_sum` of orthogonal vectors of one length, radians: what unrelated, long gradients have."""
-    # With inner products c = 0, g_i . sum_j g_j = |g_i|^2 = 1 and |sum_j g_j| = sqrt(N). Independent directions in many
-    # dimensions d are nearly orthogonal: their cosines have mean 0 and standard deviation 1 / sqrt(d).
+    """`angles_to_sum` of orthogonal vectors of equal length, radians: the angle of unrelated, long gradients."""
+    # Orthogonal unit vectors have g_i . sum_j g_j = |g_i|^2 = 1 and |sum_j g_j| = sqrt(N). Independent directions in
+    # many dimensions d are nearly orthogonal: their cosines have mean 0 and standard deviation 1 / sqrt(d).
     return math.acos(1 / math.sqrt(num_vectors))
 
 
 def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
     """Linear centred kernel alignment: ||Y^T X||^2 / (||X^T X|| ||Y^T Y||), Frobenius norms of centred columns.
 
-    1 for equal representations; does not change under orthogonal maps, isotropic scaling and shifts of either.
+    It is 1 for equal representations, and invariant to orthogonal maps, isotropic scaling and shifts of either.
 
     Args:
         first: X, [row, feature].
-        second: Y of the same rows, [row, feature]; may have other features.
+        second: Y on the same rows, [row, feature]; the features may differ.
 
     Returns:
         Between 0 and 1; NaN if a representation is constant.
@@ -81,21 +82,21 @@ def linear_cka(first: ArrayLike, second: ArrayLike) -> float:
 def mean_cca(first: ArrayLike, second: ArrayLike, variance: float = 0.99) -> float:
     """Mean canonical correlation of the directions that hold most of each representation's variance (SVCCA).
 
-    Both are first projected on as few of their principal directions as explain ``variance``. With 1 every direction is
-    kept, and the result does not change under invertible linear maps of either; but then directions of hardly any
-    variance count as much as the others. If there are about as many directions as rows it is 1 whatever they are.
+    Both are first projected on the fewest principal directions that explain ``variance``. With 1 all directions are
+    kept: the result is then invariant to invertible linear maps of either, but directions of hardly any variance count
+    as much as the others. With about as many directions as rows, the result is 1 for any representations.
 
     Args:
         first: [row, feature].
-        second: The same rows, [row, feature]; may have other features.
+        second: The same rows, [row, feature]; the features may differ.
         variance: Share of the variance to keep, in (0, 1].
 
     Returns:
-        Between 0 and 1: the mean over as many correlations as the smaller of the two has directions; NaN if a
-        representation is constant.
+        Between 0 and 1: the mean over the correlations, of which there are as many as the smaller number of directions;
+        NaN if a representation is constant.
 
     Raises:
-        ValueError: If the rows do not match or the share is none.
+        ValueError: If the rows do not match, or if ``variance`` is not in (0, 1].
 
     Source: Raghu et al. 2017, section 2, to which Raghu et al. 2020, appendix B.2, refers.
     """
@@ -115,8 +116,8 @@ class Line:
     Attributes:
         loss_change: Loss at each point minus loss at the start, [point].
         gradient_change: Length of the difference of the gradients, [point].
-        smoothness: That length divided by the distance, the largest of all points: effective beta-smoothness; NaN for
-            a step of no length.
+        smoothness: Effective beta-smoothness: the largest ratio, over all points, of that length to the distance from
+            the start; NaN for a step of length 0.
     """
 
     loss_change: Floats
@@ -131,19 +132,19 @@ def along_step(
     step: Floats,
     fractions: Sequence[float],
 ) -> Line:
-    """How smooth a function is along a step.
+    """Measures how smooth a function is along a step.
 
-    A function is beta-smooth if ||grad f(y) - grad f(x)|| <= beta ||y - x|| for all x and y. With x the step's start
-    and y = x + t d the points along step d, the largest quotient of the two lengths is the smallest beta that these
-    points allow: effective beta-smoothness, a lower bound of the true one. Of a quadratic 1/2 x^T H x the gradient
-    changes by t H d, so that it is ||H d|| / ||d|| at every t: the curvature if d is an eigenvector.
+    A function is beta-smooth if ||grad f(y) - grad f(x)|| <= beta ||y - x|| for all x and y. Let x be the start of the
+    step and y = x + t d the points along step d. The largest ratio of the two lengths is the smallest beta that these
+    points allow: the effective beta-smoothness, a lower bound of beta. The gradient of a quadratic 1/2 x^T H x changes
+    by t H d, so the ratio is ||H d|| / ||d|| at every t: the absolute curvature if d is an eigenvector.
 
     Args:
-        loss: The function, of [parameter].
+        loss: The function of the parameters, [parameter].
         gradient: Its gradient, [parameter].
-        start: Where the step starts, [parameter].
+        start: Start of the step, [parameter].
         step: The step, [parameter].
-        fractions: Points at these positive multiples of the step.
+        fractions: Positive multiples of the step, one per point.
 
     Source: Santurkar et al. 2018, section 3.1 and figure 4, as applied by Baik et al. 2020, figure 2 and appendix A.
     """
@@ -165,22 +166,22 @@ def principal_components(rows: ArrayLike, count: int = 2) -> tuple[Floats, Float
         count: Number of directions.
 
     Returns:
-        Coordinates, [row, count], and each direction's share of the variance, [count]; both 0 for directions that there
-        are not. A direction's sign makes the largest coordinate positive.
+        Coordinates, [row, count], and each direction's share of the variance, [count]; both are 0 for directions that
+        do not exist. Signs are chosen such that the coordinate of largest magnitude is positive.
     """
     values = np.asarray(rows, dtype=np.float64)
     left, sizes, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
     coordinates, shares = np.zeros((len(values), count)), np.zeros(count)
-    found = min(count, len(sizes))
-    coordinates[:, :found] = left[:, :found] * sizes[:found]
+    existing = min(count, len(sizes))
+    coordinates[:, :existing] = left[:, :existing] * sizes[:existing]
     if sizes.any():
-        shares[:found] = sizes[:found] ** 2 / (sizes**2).sum()
+        shares[:existing] = sizes[:existing] ** 2 / (sizes**2).sum()
     largest = coordinates[np.abs(coordinates).argmax(axis=0), range(count)]
     return coordinates * np.where(largest < 0, -1, 1), shares
 
 
 def mean_of_finite(values: ArrayLike) -> float:
-    """Mean of the values that are finite; NaN if none is."""
+    """Mean of the finite values; NaN if there are none."""
     finite = np.asarray(values, dtype=np.float64)
     finite = finite[np.isfinite(finite)]
     return float(finite.mean()) if len(finite) else float("nan")
@@ -188,15 +189,15 @@ def mean_of_finite(values: ArrayLike) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """How values vary over tasks: what is finite of them, NaN where nothing is.
+    """Statistics of finite values over tasks; NaN if there are none.
 
     Attributes:
         mean: Mean, [...].
         median: Median, [...].
-        std: Standard deviation of these tasks, not an estimate for others, [...].
+        std: Standard deviation over these tasks (divisor N, not N - 1), [...].
         min: Smallest, [...].
         max: Largest, [...].
-        per_task: The values themselves, [task, ...]; NaN where one is not finite.
+        per_task: The values themselves, [task, ...]; NaN for values that are not finite.
     """
 
     mean: Floats
@@ -208,7 +209,7 @@ class Summary:
 
 
 def over_tasks(values: ArrayLike) -> Summary:
-    """Summary of values [task, ...]."""
+    """Summarises values [task, ...] over tasks."""
     per_task = np.asarray(values, dtype=np.float64)
     per_task = np.where(np.isfinite(per_task), per_task, np.nan)
     columns = [column[np.isfinite(column)] for column in per_task.reshape(len(per_task), -1).T]
@@ -230,16 +231,17 @@ def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
 
 def _centred(values: Floats) -> Floats:
     centred = values - values.mean(axis=0)
-    # A constant's rounding errors are no variation.
+    # Rounding errors of a constant column do not count as variation.
     varies = np.abs(centred).max(axis=0) > _RESOLUTION * np.abs(values).max(axis=0)
     return np.where(varies, centred, 0.0)
 
 
 def _principal_basis(centred: Floats, variance: float) -> Floats:
-    """Orthonormal basis of the principal directions' values, [row, direction]."""
+    """Orthonormal basis of the values along the principal directions, [row, direction]."""
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     kept = sizes > _RESOLUTION * max(sizes[0], np.finfo(np.float32).tiny)
     if variance < 1 and kept.any():
         shares = np.cumsum(sizes**2) / (sizes**2).sum()
+        # The fewest directions whose shares sum to at least ``variance``.
         kept &= np.arange(len(sizes)) <= np.searchsorted(shares, variance)
     return np.asarray(left[:, kept])

@@ -1,4 +1,4 @@
-"""What an analysis finds, as values. `metarl.common.strict_json.plain` makes them the content of ``analysis.json``."""
+"""Results of an analysis. `metarl.common.strict_json.plain` turns them into the content of ``analysis.json``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from metarl.reports.measures import Floats, Summary
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Angles(Summary):
-    """Angles between meta-gradients and their sum, [tensor] of the policy and [task, tensor].
+    """Angles between meta-gradients and their sum, [tensor] and [task, tensor].
 
     Attributes:
-        num_vectors: Meta-gradients in a sum; the most, where sums differ.
-        unrelated: The angle that as many unrelated meta-gradients would have.
+        num_vectors: Number of meta-gradients in a sum; the largest number if sums differ.
+        unrelated: Angle of the same number of unrelated meta-gradients.
     """
 
     num_vectors: int
@@ -32,9 +32,9 @@ class Conflict:
 
     Attributes:
         unit: Unit of the angles.
-        between_tasks: Of whole tasks.
-        within_task: Of single episodes of one task.
-        between_episodes: Of single episodes, each of another task.
+        between_tasks: Between meta-gradients of whole tasks.
+        within_task: Between meta-gradients of single episodes of one task.
+        between_episodes: Between meta-gradients of single episodes of different tasks.
     """
 
     unit: str = "radian"
@@ -45,11 +45,11 @@ class Conflict:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attenuation:
-    """What the initialisation is multiplied by.
+    """Factors on the initialisation.
 
     Attributes:
         unit: Unit of gamma: it is a ratio.
-        gamma: Mean factor on each of the policy's tensors, [tensor] and [task, tensor].
+        gamma: Mean factor on every tensor of the policy, [tensor] and [task, tensor].
     """
 
     unit: str = "1"
@@ -58,13 +58,13 @@ class Attenuation:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Landscape:
-    """Smoothness of the inner loss along the inner steps, mean over them; see `metarl.reports.measures.along_step`.
+    """Smoothness of the inner loss, mean over inner steps; see `metarl.reports.measures.along_step`.
 
     Attributes:
-        units: Unit of each of the following.
+        units: Units of the changes and the smoothness.
         fractions: The points, as multiples of the step.
-        loss_change: Inner loss minus that at the step's start, [point] and [task, point].
-        gradient_change: Distance between the gradient and that at the start, [point] and [task, point].
+        loss_change: Inner loss minus its value at the start of the step, [point] and [task, point].
+        gradient_change: Distance of the gradient from its value at the start, [point] and [task, point].
         smoothness: Effective beta-smoothness, [] and [task].
     """
 
@@ -96,13 +96,14 @@ class Similarity:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Representations:
-    """How much the inner loop changes what the policy's layers make of observations.
+    """How much the inner loop changes the representations, the outputs of the policy's layers.
 
     Attributes:
         unit: Unit of a similarity: it is a ratio.
         names: Names of the representations.
-        start: Similarity since the start of the inner loop.
-        gradient_steps: Since the first gradient step; None where nothing precedes it.
+        start: Similarity between the start and the end of the inner loop.
+        gradient_steps: Similarity between the start of the first gradient step and the end; None if that step comes
+            first.
     """
 
     unit: str = "1"
@@ -121,7 +122,7 @@ class Moved:
 
     Attributes:
         distance: Euclidean distance, [tensor] and [task, tensor].
-        norm: Euclidean norm before, mean over tasks, [tensor].
+        norm: Euclidean norm before the movement, mean over tasks, [tensor].
     """
 
     distance: Summary
@@ -134,8 +135,8 @@ class Movement:
 
     Attributes:
         unit: Unit of distances and norms.
-        start: Since the start of the inner loop.
-        gradient_steps: Since the first gradient step; None where nothing precedes it.
+        start: Movement from the start of the inner loop to its end.
+        gradient_steps: Movement from the start of the first gradient step to the end; None if that step comes first.
     """
 
     unit: str = "parameter"
@@ -149,16 +150,16 @@ class Movement:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Freezing:
-    """Returns after an inner loop whose steps leave the first k layers where they are.
+    """Returns after an inner loop whose gradient steps leave the first k layers unchanged.
 
     Attributes:
         unit: Unit of the numbers.
-        frozen_layers: k.
-        names: What each k is called.
+        frozen_layers: The values of k.
+        names: Names of the values of k.
         returns: Return after the inner loop, [k] and [task, k].
         difference: Mean difference to k = 0, [k].
-        interval: Half-width of its 95 % t interval over tasks, [k]; None where tasks are no sample: there are finitely
-            many, which repeat.
+        interval: Half-width of its 95 % t interval over tasks, [k]; None for a finite family, whose repeated tasks are
+            not independent.
     """
 
     unit: str = "return"
@@ -171,10 +172,10 @@ class Freezing:
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """What a rule saw of each task, in two dimensions.
+    """A rule's features of tasks, projected to two dimensions.
 
     Attributes:
-        features: What it saw, [task, feature].
+        features: The features, [task, feature].
         coordinates: The features' projection, [task, 2].
         variance_shares: Share of the variance along each coordinate, [2]; None for t-SNE.
     """
@@ -186,16 +187,16 @@ class Projected:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """Tasks by what the rule sees of them before its first gradient step.
+    """Tasks, represented by the rule's features of them before its first gradient step.
 
     Attributes:
-        projection: How they were brought to two dimensions.
-        rollouts: Episodes of each task that the rule looked at.
+        projection: Method of projection to two dimensions.
+        rollouts: Episodes per task that the features are computed from.
         tasks: The tasks, [task, ...].
-        modes: Which mode of the family each of them is from, [task].
-        num_modes: Modes of the family.
-        seen: What the rule saw, by its name in `metarl.inner.rule.Adaptation.observed`; without what is the same for
-            every task.
+        modes: Mode of the family that each task comes from, [task].
+        num_modes: Number of modes of the family.
+        seen: Features by their name in `metarl.inner.rule.Adaptation.observed`, except features that are equal for all
+            tasks.
     """
 
     projection: str
@@ -206,13 +207,13 @@ class Embedding:
     seen: Mapping[str, Projected]
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, and the parts of ``seen`` in place of that."""
+        """Its fields, with the entries of ``seen`` in place of ``seen``."""
         return {**{name: value for name, value in vars(self).items() if name != "seen"}, **self.seen}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inspection:
-    """What one inner loop of each task shows of a rule's meta-parameters; None for what does not apply.
+    """The inspection of a rule's meta-parameters by one inner loop per task; None for parts that do not apply.
 
     Attributes:
         conflict: Whether tasks pull the initialisation into different directions.
@@ -220,8 +221,8 @@ class Inspection:
         landscape: Smoothness of the inner loss along the inner steps.
         representations: Similarity of representations before and after adaptation.
         movement: How far the policy moves.
-        left_out: Why something is left out, by the name of what is None. ``similarity`` says that the similarities of
-            ``representations`` are not defined, ``embedding of NAME`` that NAME is not in an embedding.
+        left_out: Reasons for the parts that are None, by name. Two further names: ``similarity`` if the similarities in
+            ``representations`` are not defined, and ``embedding of NAME`` if the embedding omits the feature NAME.
     """
 
     conflict: Conflict | None
@@ -245,30 +246,30 @@ class AtCheckpoint(Inspection):
     returns: Floats
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields without the single tasks' values, which would fill the file, and without ``left_out``."""
+        """Its fields, without ``left_out`` and without values of single tasks, which would bloat the file."""
         return {name: _without_tasks(plain(value)) for name, value in vars(self).items() if name != "left_out"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Analysis(Inspection):
-    """What a trained agent learned.
+    """The analysis of a trained agent.
 
     Attributes:
         config: The run's settings, as in its ``config.json``.
-        settings: What it was analysed on, with the folder that was written to; ``analysis`` in the file.
-        metarl: What it was analysed with: version, commit, packages and hardware.
-        checkpoint: Which checkpoint was analysed.
-        iteration: Meta-iterations done at it.
+        settings: Settings of the analysis, with the folder that it was written to; named ``analysis`` in the file.
+        metarl: Version, commit, packages and hardware of the analysis.
+        checkpoint: The analysed checkpoint.
+        iteration: Meta-iterations done at that checkpoint.
         tasks: The tasks, [task, ...].
-        modes: Which mode of the family each of them is from, [task].
-        finite: Whether the family has finitely many tasks, so that none is held out and ``tasks`` repeats them.
+        modes: Mode of the family that each task comes from, [task].
+        finite: Whether the family has finitely many tasks: then none is held out, and ``tasks`` repeats them.
         tensors: Names of the policy's tensors.
-        layers: The same, layer by layer.
+        layers: The same names, grouped by layer.
         returns: Mean return of an episode, [task, gradient step].
-        freezing: Returns with layers frozen in the inner loop; None where no step changes the policy.
-        embedding: Tasks by what the rule saw of them; None where it looks at none or sees the same of all.
-        through_training: The checkpoints that were kept, in order, and the analysed one among them; None if that is the
-            only one, or if nothing could be measured at all of them.
+        freezing: Returns with layers frozen in the inner loop; None if no step changes the policy.
+        embedding: Tasks, represented by the rule's features; None if it has no features, or equal ones for all tasks.
+        through_training: The kept checkpoints, in order, including the analysed one; None if there is no other one, or
+            if no measure is defined at every checkpoint.
         env_steps: Environment steps of the whole analysis.
     """
 
@@ -289,7 +290,7 @@ class Analysis(Inspection):
     env_steps: int
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as JSON can hold them: arrays as nested lists, what is not finite as None."""
+        """Its fields in JSON types: arrays as nested lists, values that are not finite as None."""
         names = {"settings": "analysis"}
         return {names.get(name, name): plain(value) for name, value in vars(self).items()}
 

@@ -1,4 +1,4 @@
-"""How lines look: colours, markers, dashes. An algorithm looks the same in every figure."""
+"""Styles of lines: colours, markers, dashes. An algorithm looks the same in every figure."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group
 
-# Okabe and Ito's colours without their yellow, and two more: told apart by colour-blind readers too. Markers tell the
-# lines apart without any colour; they are more than the colours, so that pairs repeat late.
+# Okabe and Ito's colours without yellow, and two more; colour-blind readers can distinguish them. Markers distinguish
+# the lines without colour. There are more markers than colours, so that pairs repeat late.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*")
 GREY = "#6b6b6b"
-# Variants of an algorithm differ in both at once; 4 and 3 make twelve pairs. A shade is the share of white, or of black
-# if negative, that is mixed into the algorithm's colour.
+# The variants of an algorithm change dash and shade together; 4 dashes and 3 shades give 12 pairs. A shade is the share
+# of white, or of black if negative, that is mixed into the algorithm's colour.
 _DASHES = ("-", "--", "-.", ":")
 _SHADES = (0.0, -0.4, 0.35)
-# Baselines and references, which are there to be compared with, stand back.
+# Baselines and references are grey: they only serve comparison.
 _REFERENCE_COLOUR = "#969696"
 _REFERENCE_DASHES = ("--", "-.", (0, (8, 2)), ":")
 _REFERENCE_MARKERS = ("x", "+", "1", "2")
 
 
 def styles_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
-    """How the lines of each label are drawn, as options of matplotlib's plot."""
+    """The style of every label's line, as options of matplotlib's plot."""
     configs = {group.label: group.runs[0].config for group in groups}
     styles: dict[str, dict[str, Any]] = {}
     seen: Counter[str] = Counter()
-    # The line that bears the algorithm's bare name is no variant of it.
+    # The line labelled with the algorithm's name alone comes first, so that it is variant 0.
     for label in sorted(configs, key=lambda label: label != run_title(configs[label])):
         title = run_title(configs[label])
         styles[label] = style_of(title, configs[label]["algo"], seen[title])
@@ -38,12 +38,12 @@ def styles_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:
 
 
 def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
-    """How a line is drawn: hue and first marker are the algorithm's; variants differ in shade, dash and marker.
+    """The style of a line: the algorithm sets hue and first marker; variants differ in shade, dash and marker.
 
     Args:
-        title: What `run_title` calls the line.
-        algo: Name of its algorithm; L2F on top of one looks like a variant of it with hollow markers.
-        variant: Number of lines before it that have this title.
+        title: Title of the line, from `run_title`.
+        algo: Name of its algorithm. L2F on top of an algorithm looks like a variant of it, with hollow markers.
+        variant: Number of earlier lines with the same title.
     """
     by_title = {algorithm.title: algorithm for algorithm in ALGORITHMS.values()}
     algorithm = by_title.get(title, ALGORITHMS.get(algo))

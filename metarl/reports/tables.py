@@ -15,7 +15,7 @@ from metarl.store.evaluations import Evaluation
 
 
 def evaluation_table(result: Evaluation) -> str:
-    """An evaluation as text: a row for each step of adaptation, the references beside it."""
+    """An evaluation as text: a row for each step of adaptation, with the references in further columns."""
     none = [np.nan] * len(result.mean)
     interval = _column(none if result.interval is None else result.interval, 2)
     shares = none if result.share_made_worse is None else result.share_made_worse
@@ -124,11 +124,11 @@ def _row(name: str, cells: Iterable[str]) -> str:
 
 
 def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
-    """Numbers with the same decimals, NaN as a dash.
+    """Formats numbers with equal decimals, NaN as a dash.
 
     Args:
         values: [row].
-        decimals: Digits after the point; None for as many as give the largest number four significant digits.
+        decimals: Digits after the point; None gives the largest number four significant digits.
     """
     numbers = np.asarray(values, dtype=np.float64).tolist()
     if decimals is None:

@@ -1,4 +1,4 @@
-"""What figures say in words: captions, titles, axes."""
+"""Texts in figures: captions, titles, axes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 
 def count_text(groups: Sequence[Group]) -> str:
-    """How many seeds the lines of one label have, each in another family's panel."""
+    """The number of seeds of the lines with one label, one line per family."""
     counts = sorted({len(group.runs) for group in groups})
     interval = "95 % interval" if counts[0] >= MIN_SEEDS_FOR_INTERVAL else "no interval"
     return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}, {interval}"
 
 
 def task_name(runs: Sequence[StoredRun], task: Floats) -> str:
-    """What the runs' evaluations call a task; its numbers where they have no name for it."""
+    """The name of a task in the runs' evaluations; its components if it has no name."""
     for run in runs:
         evaluation = run.evaluated()
         where = np.flatnonzero((rows_of_tasks(run) == task).all(axis=1))
@@ -39,7 +39,7 @@ def rows_of_tasks(run: StoredRun) -> Floats:
 
 
 def tasks_text(families: Sequence[Sequence[Group]]) -> str:
-    """How many tasks were evaluated on, whether they were held out, and at which checkpoint."""
+    """The number of evaluation tasks, whether they were held out, and the checkpoint."""
     runs = [run for family in families for run in runs_of(family)]
     lists = [rows_of_tasks(run) for run in runs]
     different = {(run.env, str(sorted(tasks.tolist()))) for run, tasks in zip(runs, lists, strict=True)}
@@ -50,13 +50,13 @@ def tasks_text(families: Sequence[Sequence[Group]]) -> str:
 
 
 def steps_text(runs: Sequence[StoredRun]) -> str:
-    """What the axis of adaptation counts."""
+    """The label of the adaptation axis."""
     names = {run.evaluated().step_name for run in runs}
     return f"{names.pop()}s on the task" if len(names) == 1 else "steps of adaptation"
 
 
 def seeds_text(runs: Sequence[StoredRun]) -> str:
-    """Which seeds the runs have."""
+    """The seeds of the runs."""
     seeds = {run.seed for run in runs}
     return f"seed {_span(seeds)}" if len(seeds) == 1 else f"seeds {_span(seeds)}"
 
@@ -69,7 +69,7 @@ def _span(numbers: set[int]) -> str:
 
 
 def provenance_text(runs: Sequence[StoredRun]) -> str:
-    """How long the runs were trained, and with what."""
+    """The length of training, and version and commit of the package."""
     totals = [np.nanmax(run.progress["env_steps"]) for run in runs if len(run.progress.get("env_steps", ()))]
     words = []
     if totals:
@@ -84,7 +84,7 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
 
 
 def engineering(value: float) -> str:
-    """Short number for an axis or a caption, such as 32 M."""
+    """A number in short form for an axis or a caption, such as 32 M."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= factor:
             return f"{value / factor:.3g}{unit}"

@@ -35,9 +35,9 @@ class AdaptedPolicy:
     Attributes:
         policy: The policy's network and distribution.
         parameters: Its parameters, [parameter].
-        action_map: From the policy's actions to the environment's.
+        action_map: Maps the policy's actions to the environment's.
         observation_space: The environment's observations.
-        returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is the policy's own.
+        returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is this policy's.
     """
 
     policy: Policy
@@ -54,8 +54,8 @@ class AdaptedPolicy:
 
         Args:
             observation: One observation of the environment.
-            deterministic: The distribution's mode; otherwise a draw.
-            rng: Source of the draw's randomness; required unless deterministic.
+            deterministic: Return the mode of the distribution instead of a sample.
+            rng: Generator of the sample; required unless ``deterministic``.
 
         Returns:
             An element of the environment's action space.
@@ -111,20 +111,20 @@ class Agent:
     ) -> AdaptedPolicy:
         """Adapts to an environment by policy-gradient steps on its own episodes.
 
-        Episodes are collected for each step, and once more to measure the adapted policy. The first gradient step has
-        the training step size, later ones half of it.
+        Collects episodes for every step, and once more to measure the adapted policy. The first gradient step has the
+        training step size, later steps half of it.
 
         Args:
-            env: An environment with the observation and action spaces of the run's family. It is reset without a seed
-                or options, and so keeps its task; seed it before.
+            env: An environment with the observation and action spaces of the run's family. Resets pass neither seed nor
+                options, so it keeps its task; seed it beforehand.
             num_steps: Gradient steps; 0 gives the policy before adaptation.
             num_rollouts: Episodes for each step; by default as in training.
             horizon: Longest episode; by default as in training.
             seed: Seed of the exploration.
-            mode: Mode of the environment's task, which multi-maml has to be told (`TaskFamily.modes`).
+            mode: Mode of the environment's task (`TaskFamily.modes`); only multi-maml needs it.
 
         Raises:
-            UserError: If the environment does not fit the agent, or a number is impossible.
+            UserError: If the environment does not fit the agent, or a number is out of range.
         """
         self.check_fits(env.observation_space, env.action_space)
         settings = self.settings.rollouts
@@ -134,11 +134,11 @@ class Agent:
             raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
         action_map = ActionMap(env.action_space, settings.action_scale)
         sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
-        nothing = np.zeros((1, 0))
+        no_task = np.zeros((1, 0))
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
             streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
-            episodes = [sampler.collect(parameters, nothing, [each]) for each in streams]
+            episodes = [sampler.collect(parameters, no_task, [generator]) for generator in streams]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps))
@@ -195,7 +195,7 @@ class _OneEnvironment(EpisodeBatch):
         truncated[0] = cut_off or self._steps >= self._horizon
 
     def close(self) -> None:
-        """The environment is its owner's to close."""
+        """Does nothing: the caller closes the environment."""
 
 
 def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
@@ -206,7 +206,7 @@ def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
         checkpoint: ``last``, or ``best`` on the validation tasks.
 
     Raises:
-        UserError: If the folder is not a run's, or the checkpoint is missing, damaged or foreign.
+        UserError: If the folder holds no run, or the checkpoint is missing, damaged or from another run.
     """
     run_dir = Path(run_dir)
     if checkpoint not in ("last", "best"):

@@ -1,4 +1,4 @@
-"""The composition root: from a configuration to its task family, policy and adaptation rule."""
+"""The composition root: builds task family, policy and adaptation rule from a configuration."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from metarl.policies.module import ModulePolicy
 
 
 def family_of(algo: str, env: str, **parameters: Any) -> TaskFamily:
-    """A task family as an algorithm meets it: with the task in its observations if the algorithm sees its task.
+    """The task family for an algorithm; its observations include the task if the algorithm sees the task.
 
     Args:
         algo: An algorithm, see `metarl.config.algorithms.get_algorithm`.
-        env: As for `metarl.get_family`.
-        **parameters: The family's.
+        env: A task family, as for `metarl.get_family`.
+        **parameters: Parameters of the family.
     """
     family = get_family(env, **parameters)
     return OracleFamily(family) if get_algorithm(algo).sees_task else family

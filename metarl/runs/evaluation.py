@@ -32,26 +32,26 @@ from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
-# Tasks that are adapted to side by side; each group has random streams of its own.
+# Tasks in a group. A group adapts to its tasks side by side and has random streams of its own.
 _GROUP = 40
 
 
 def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
     """Evaluates a run on held-out tasks and writes ``evaluation.json`` into its folder.
 
-    The best checkpoint's evaluation is ``evaluation-best.json``, another family's ``evaluation-ENV.json``, see
+    The file of the best checkpoint is ``evaluation-best.json``, that of another family ``evaluation-ENV.json``, see
     `metarl.store.folder.RunFolder.evaluation`. The file is strict JSON, where NaN is null; `Evaluation.from_json` reads
     it back.
 
-    Beside the agent stand two references on the same tasks: standing still (zero action, its return does not depend on
-    the step), and a random initialisation of the same network that takes the same policy-gradient steps.
+    Two references are measured on the same tasks: standing still (the zero action, whose return does not depend on the
+    step), and a random initialisation of the same network that takes the same policy-gradient steps.
 
     Args:
         run_dir: The run's folder.
-        config: What to evaluate on; by default `EvaluationConfig` ().
+        config: Settings of the evaluation; by default `EvaluationConfig` ().
 
     Returns:
-        What was written.
+        The evaluation, as written.
 
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used, or the file cannot be written.
@@ -64,7 +64,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     rule = _partial(agent.rule, config)
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
-        raise UserError(f"adapted_layers names nothing that this agent adapts, which is {adapted}.")
+        raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
     with Workers(config.threads) as workers:
         protocol = _Protocol(agent.settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
@@ -88,7 +88,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
         returns=returns,
         mean=estimate.mean,
-        # Repeats of one task are no sample of tasks: an interval over them would look surer than it is.
+        # A finite family repeats its tasks. Repeats are not independent, so an interval over them would be too narrow.
         interval=estimate.half_width if finite is None else None,
         share_made_worse=share_made_worse(returns) if rule.adapted else None,
         modulated=None if measured.modulated is None else float(measured.modulated.mean()),
@@ -139,12 +139,12 @@ def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Measured:
-    """What adaptation to the tasks came to.
+    """The result of adaptation to some tasks.
 
     Attributes:
         returns: Mean return of each task after each gradient step, [task, step].
-        modulated: Mean return of each task before the first gradient step, if that is not the unadapted policy's,
-            [task].
+        modulated: Mean return of each task between preparation and first gradient step, [task]; None without
+            preparation, see `metarl.inner.loop.Adapted`.
         env_steps: Environment steps taken.
     """
 
@@ -158,11 +158,11 @@ class _Protocol:
 
     Args:
         run: The settings that the agent was trained with.
-        config: What to evaluate on.
+        config: Settings of the evaluation.
         family: The family of the tasks.
         tasks: [task, ...].
         workers: Threads.
-        device: Where adaptation computes.
+        device: Device of adaptation.
     """
 
     def __init__(
@@ -178,20 +178,20 @@ class _Protocol:
         self._tasks, self._workers, self._device = tasks, workers, device
 
     def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
-        """Adapts to all tasks from these meta-parameters."""
+        """Adapts to all tasks from ``meta``; ``what`` labels the progress bar."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
         with tqdm(groups, desc=what, unit="group", leave=False) as progress:
             measured = [self._run_group(rule, meta, group) for group in progress]
-        modulated = [each.modulated for each in measured if each.modulated is not None]
+        modulated = [part.modulated for part in measured if part.modulated is not None]
         return _Measured(
-            torch.cat([each.returns for each in measured]),
+            torch.cat([part.returns for part in measured]),
             torch.cat(modulated) if modulated else None,
-            sum(each.env_steps for each in measured),
+            sum(part.env_steps for part in measured),
         )
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
-        """Adapts to a group's tasks side by side; their rollouts are gone afterwards."""
+        """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
         stages = rule.stages(evaluation_scales(config.gradient_steps))
@@ -205,7 +205,7 @@ class _Protocol:
         return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
 
     def standstill(self) -> float | None:
-        """Mean return of the zero action, one episode of each task; None where there is no zero action."""
+        """Mean return of the zero action over one episode per task; None if the action space has no zero."""
         space = self._family.action_space
         if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
             return None

@@ -31,7 +31,7 @@ from metarl.store.folder import RunFolder
 from metarl.store.progress import ProgressLog, read_progress
 from metarl.store.provenance import provenance
 
-# Everything but the length of a run and how it is executed must be as it was when a run is resumed.
+# Settings that may change when a run is resumed: its length and how it is executed. All others must stay the same.
 _CHANGEABLE = (
     "run_dir",
     "resume",
@@ -49,8 +49,8 @@ class FinishedRun:
     """A finished training run.
 
     Attributes:
-        path: Its folder.
-        agent: The agent at the end.
+        path: Folder of the run.
+        agent: The agent after the last iteration.
         progress: The numbers of each iteration, as in progress.csv.
     """
 
@@ -69,8 +69,8 @@ def train(config: Config) -> FinishedRun:
         config: The settings.
 
     Raises:
-        UserError: If the folder holds a run already (without ``resume``) or another run (with it), or if something
-            that the configuration asks for is not there. Nothing is overwritten.
+        UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
+            something that the configuration names does not exist. Nothing is overwritten.
     """
     settings = config.resolve()
     run, folder = settings.run, settings.folder
@@ -91,7 +91,7 @@ def train(config: Config) -> FinishedRun:
             state = RunState(trainer.learner.initial())
         save_config(config, provenance(device))
         if not run.resume:
-            trainer.save(state)  # From now on, whatever happens, the run can be resumed.
+            trainer.save(state)  # From now on the run can be resumed, whatever happens.
         with ProgressLog(folder, state.iteration, run.iterations) as log:
             state = trainer.train(state, log)
     return FinishedRun(folder, Agent(config, state.learner.meta), read_progress(folder))
@@ -108,14 +108,14 @@ def _check_same_run(config: Config) -> None:
 
 
 class Trainer:
-    """Holds what iterations share, and keeps a run's books: validation, progress, checkpoints.
+    """Runs the iterations of a learner, with validation, progress and checkpoints.
 
     Args:
         config: The settings.
-        device: Where adaptation and meta-step compute.
+        device: Device of adaptation and meta-step.
 
     Attributes:
-        learner: What an iteration does.
+        learner: Runs one iteration.
     """
 
     def __init__(self, config: Config, device: torch.device) -> None:
@@ -145,7 +145,7 @@ class Trainer:
             self._profile.close()
 
     def train(self, state: RunState, log: ProgressLog) -> RunState:
-        """Runs the iterations that are left; returns the run's state at the end."""
+        """Runs the remaining iterations; returns the run's state at the end."""
         run, first = self._settings.run, state.iteration + 1
         state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self._device)))
         try:
@@ -157,12 +157,12 @@ class Trainer:
                         with timed("checkpoint"):
                             self.save(state)
         finally:
-            # Whatever ends the loop, Ctrl-C and errors too, the iterations done are kept.
+            # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
             save_checkpoint(self._config, "last", state)
         return state
 
     def save(self, state: RunState) -> None:
-        """Saves the checkpoint ``last``, and one to keep if the run is to."""
+        """Saves the checkpoint ``last``; with ``keep_checkpoints`` also one that later iterations do not replace."""
         save_checkpoint(self._config, "last", state)
         if self._settings.run.keep_checkpoints:
             save_checkpoint(self._config, f"iteration{state.iteration}", state)
@@ -202,7 +202,7 @@ class Trainer:
         return new
 
     def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
-        """Returns on the validation tasks, the same ones and the same random streams every time."""
+        """Returns on the validation tasks; tasks and random streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
@@ -214,7 +214,7 @@ class Trainer:
 
     def _make_learner(self) -> Learner:
         if self._settings.algorithm.training == "ppo":
-            # By name, because importing Stable-Baselines3 takes a second.
+            # Imported by name and only here: importing Stable-Baselines3 takes a second.
             make_learner = import_named("metarl.sb3.ppo:PPOLearner", "learner")
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner

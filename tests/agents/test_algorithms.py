@@ -174,7 +174,7 @@ def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
 def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
     train(tiny(tmp_path, algo="anil", iterations=0))
     with pytest.raises(
-        UserError, match="adapted_layers names nothing that this agent adapts, which is weight2, bias2, log_std"
+        UserError, match="adapted_layers names no tensor that this agent adapts; it adapts weight2, bias2, log_std"
     ):
         evaluate(tmp_path, EvaluationConfig(adapted_layers=("weight1",)))
 
