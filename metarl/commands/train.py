@@ -120,7 +120,7 @@ def _without_no(option: str) -> str:
 def listing() -> str:
     """Lists all task families, algorithms and meta-optimisers, one sentence each."""
     parts: dict[str, Mapping[str, str]] = {
-        "task families (--env)": dict.fromkeys(family_summaries(), ""),
+        "task families (--env)": family_summaries(),
         "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},
         "meta-optimisers (--meta-optimiser)": {name: row.summary for name, row in META_OPTIMISERS.items()},
     }

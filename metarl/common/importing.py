@@ -27,8 +27,7 @@ def import_named(spec: str, what: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
         raise UserError(f"{what} must have the form package.module:name, got {spec!r}.")
-    if module_name.split(".")[0] in _ROOT_LINKS:
-        raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}.")
+    refuse_root_link(spec)
     # `python -m` puts the working directory on sys.path; an installed command does not.
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
@@ -45,6 +44,12 @@ def import_named(spec: str, what: str) -> Any:
         return reduce(getattr, attribute.split("."), module)
     except AttributeError:
         raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}") from None
+
+
+def refuse_root_link(spec: str) -> None:
+    """Raises UserError if a text names something through a link at a checkout's root."""
+    if spec.partition(":")[0].split(".")[0] in _ROOT_LINKS:
+        raise UserError(f"{spec!r} is not importable by that name; write metarl.{spec}.")
 
 
 def importable_name(kind: type) -> str:

@@ -121,7 +121,8 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings in force as JSON values, by field of this class; None for settings without effect."""
-        return self.resolve().to_dict()
+        values = self.resolve().to_dict()
+        return {part.name: values[part.name] for part in dataclasses.fields(self)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Config:

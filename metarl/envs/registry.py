@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.errors import UserError, nearest
-from metarl.common.importing import import_named, importable_name
+from metarl.common.importing import import_named, importable_name, refuse_root_link
 from metarl.envs.family import FamilySpec, TaskFamily
 
 Factory = Callable[..., TaskFamily]
@@ -126,6 +126,7 @@ def _factory(name: str) -> tuple[Factory, dict[str, Any]]:
         return _import_factory(entry.factory) if isinstance(entry.factory, str) else entry.factory, entry.kwargs
     if ":" in name:
         return _import_factory(name), {}
+    refuse_root_link(name)
     raise UserError(
         f"there is no task family named {name!r}.{nearest(name, _registered)} Registered are "
         f"{', '.join(_registered)}; a family of your own is given as package.module:Class."

@@ -66,8 +66,8 @@ def read_config(path: Path) -> Config:
         stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

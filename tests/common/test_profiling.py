@@ -219,7 +219,7 @@ def test_a_run_that_breaks_off_while_it_is_traced_can_be_resumed_and_profiled(tm
 
 
 def test_impossible_profiles_are_refused_and_write_nothing(tmp_path):
-    with pytest.raises(UserError, match="profile needs an iteration to measure; iterations must be at least 1"):
+    with pytest.raises(UserError, match="iterations must be at least 1 with profile, to measure one, got 0"):
         Config(profile=True, iterations=0)
     with torch.profiler.profile(), pytest.raises(UserError, match="a PyTorch profiler is running"):
         train(tiny(tmp_path / "run", profile=True))

@@ -21,7 +21,8 @@ from metarl.sb3.ppo import PPOLearner
 def learner(tmp_path, family="navigation", **settings):
     config = tiny(tmp_path, **{**TANH, "horizon": 10, **settings})
     known = get_family(family) if isinstance(family, str) else family
-    return PPOLearner(config, known, build(config)[1].policy)
+    settings = config.resolve()
+    return PPOLearner(settings, known, build(settings)[1].policy)
 
 
 def assert_equal_tensors(got, want):
@@ -103,7 +104,7 @@ class Constant(Chain):
 
 def test_the_return_told_is_that_of_the_episodes(tmp_path):
     config = tiny(tmp_path, **{**TANH, "horizon": 10})
-    ppo = PPOLearner(config, Constant(), MLPPolicy(1, Categorical(2), (16,), "tanh"))
+    ppo = PPOLearner(config.resolve(), Constant(), MLPPolicy(1, Categorical(2), (16,), "tanh"))
     row = ppo.iteration(ppo.initial(), 0)[1]
     assert row["pre_adaptation_return"] == 20
     assert "post_adaptation_return" not in row
@@ -126,9 +127,9 @@ def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
 
 def test_a_policy_with_another_body_is_refused(tmp_path):
     config = tiny(tmp_path, policy_body="problems:make_body", **TANH)
-    family, rule = build(config)
+    family, rule = build(config.resolve())
     with pytest.raises(UserError, match="leave out policy_body"):
-        PPOLearner(config, family, rule.policy)
+        PPOLearner(config.resolve(), family, rule.policy)
 
 
 def test_one_step_is_too_few(tmp_path):
