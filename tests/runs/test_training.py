@@ -233,9 +233,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
     before = everything_in(tmp_path)
-    with pytest.raises(
-        UserError, match=r"run holds a run; continue it with resume \(--resume\), or choose another"
-    ):
+    with pytest.raises(UserError, match=r"run holds a run; continue it with resume \(--resume\), or choose another"):
         train(tiny(run))
     with pytest.raises(UserError, match=r"other exists and is not an empty folder"):
         train(tiny(other))

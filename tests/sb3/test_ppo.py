@@ -113,7 +113,7 @@ def test_the_return_told_is_that_of_the_episodes(tmp_path):
 def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
     settings = {**TANH, "initial_std": 0.3, "output_gain": 0.1}
     ppo = learner(tmp_path, **settings, action_scale=0.5, discount=0.9)
-    policy = build(tiny(tmp_path, **settings))[1].policy
+    policy = build(tiny(tmp_path, **settings).resolve())[1].policy
     start = policy.initial(stream(0, Purpose.INITIALISATION))
     state = ppo.initial()
     meta = state.meta
