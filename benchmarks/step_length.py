@@ -23,7 +23,7 @@ from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.inner.runner import Runner
-from metarl.runs.agent import Agent, load
+from metarl.runs.trained_agent import Agent, load
 from metarl.store.provenance import provenance
 
 _TASKS, _SEED = 100, 10_000

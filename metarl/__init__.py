@@ -14,7 +14,7 @@ from metarl.common.importing import import_named
 from metarl.config.algorithms import ALGORITHMS, L2FConfig, MAMLppConfig, MuMoMAMLConfig
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
-from metarl.config.evaluation import AnalysisConfig, EvaluationConfig
+from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.config.optimisers import META_OPTIMISERS, ProMPConfig, TRPOConfig
 from metarl.envs import (
     EpisodeBatch,
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
-    from metarl.runs.agent import load
-    from metarl.runs.evaluation import evaluate
+    from metarl.runs.protocol import evaluate
+    from metarl.runs.trained_agent import load
     from metarl.runs.training import train
 
 __all__ = [
@@ -83,8 +83,8 @@ _HEAVY = {
     "WrappedAdaptation": "metarl.inner.rule:WrappedAdaptation",
     "analyze": "metarl.reports.analysis:analyze",
     "check_rule": "metarl.agents.checks:check_rule",
-    "evaluate": "metarl.runs.evaluation:evaluate",
-    "load": "metarl.runs.agent:load",
+    "evaluate": "metarl.runs.protocol:evaluate",
+    "load": "metarl.runs.trained_agent:load",
     "plot": "metarl.reports.curves:plot_runs",
     "train": "metarl.runs.training:train",
 }

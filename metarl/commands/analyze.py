@@ -10,7 +10,7 @@ import tyro
 
 from metarl.commands.cli import parse, run_command
 from metarl.common.errors import UserError
-from metarl.config.evaluation import AnalysisConfig
+from metarl.config.measuring import AnalysisConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from metarl.commands.cli import parse, run_command
-from metarl.config.evaluation import EvaluationConfig
+from metarl.config.measuring import EvaluationConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
         from metarl.reports.tables import evaluation_table
-        from metarl.runs.evaluation import evaluate
+        from metarl.runs.protocol import evaluate
 
         print(evaluation_table(evaluate(run, config)))
 

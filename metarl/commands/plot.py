@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metarl.commands.cli import parse, run_command
-from metarl.config.evaluation import Checkpoint
+from metarl.config.measuring import Checkpoint
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
-from metarl.config.evaluation import AnalysisConfig
+from metarl.config.measuring import AnalysisConfig
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import Runner
 from metarl.reports.inspection import inspect, layers
 from metarl.reports.measures import Floats, over_tasks, principal_components
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, Inspection, Projected
-from metarl.runs.agent import Agent, load
+from metarl.runs.trained_agent import Agent, load
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance

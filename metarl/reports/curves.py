@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
-from metarl.config.evaluation import Checkpoint
+from metarl.config.measuring import Checkpoint
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
 from metarl.reports.styles import GREY, style_of, styles_of

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from metarl.common.strict_json import plain
-from metarl.config.evaluation import AnalysisConfig
+from metarl.config.measuring import AnalysisConfig
 from metarl.reports.measures import Floats, Summary
 
 

@@ -23,8 +23,8 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
 from metarl.inner.runner import Runner
 from metarl.outer.learners import Learner, MetaLearner
-from metarl.runs.agent import Agent
 from metarl.runs.build import build
+from metarl.runs.trained_agent import Agent
 from metarl.store.checkpoints import RunState, load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config, save_config
 from metarl.store.folder import RunFolder

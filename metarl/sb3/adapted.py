@@ -15,8 +15,8 @@ from stable_baselines3.common.utils import is_vectorized_observation
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
-from metarl.runs.agent import AdaptedPolicy, Agent
 from metarl.runs.build import build
+from metarl.runs.trained_agent import AdaptedPolicy, Agent
 from metarl.sb3.actors import policy_parameters
 from metarl.sb3.envs import policy_actions
 
@@ -54,7 +54,7 @@ class AdaptedModel:
     Actions are in the environment's units. The model therefore acts in the family's own environments, not in `TaskEnv`.
 
     Args:
-        adapted: The adapted policy, from `metarl.runs.agent.Agent.adapt`.
+        adapted: The adapted policy, from `metarl.runs.trained_agent.Agent.adapt`.
         seed: Seed of sampled actions.
     """
 

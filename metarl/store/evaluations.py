@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.strict_json import plain
-from metarl.config.evaluation import Checkpoint
+from metarl.config.measuring import Checkpoint
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl.common.errors import UserError
-from metarl.config.evaluation import EvaluationConfig
+from metarl.config.measuring import EvaluationConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
-from metarl.config.evaluation import Checkpoint, EvaluationConfig
+from metarl.config.measuring import Checkpoint, EvaluationConfig
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 

@@ -16,7 +16,7 @@ from metarl.envs import get_family
 from metarl.envs.navigation import NavigationFamily
 from metarl.envs.oracle import TaskObservation
 from metarl.reports.tables import evaluation_table
-from metarl.runs.evaluation import evaluate
+from metarl.runs.protocol import evaluate
 from metarl.runs.training import train
 
 META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")

@@ -11,7 +11,7 @@ from tiny_runs import assert_same_run, final_parameters, tiny
 import metarl
 from metarl import ALGORITHMS, Config, UserError
 from metarl.agents.maml import MAML
-from metarl.runs.agent import load
+from metarl.runs.trained_agent import load
 from metarl.runs.training import train
 
 PROXIMAL = "examples.proximal_rule:ProximalMAML"

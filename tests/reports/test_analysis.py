@@ -33,8 +33,8 @@ from metarl.reports.analysis_figures import (
 from metarl.reports.inspection import conflict, inspect, layers, meta_gradients
 from metarl.reports.measures import over_tasks, principal_components, unrelated_angle
 from metarl.reports.tables import _column, analysis_table
-from metarl.runs.agent import load
-from metarl.runs.evaluation import evaluate
+from metarl.runs.protocol import evaluate
+from metarl.runs.trained_agent import load
 from metarl.runs.training import train
 
 SMALL = {"tasks": 4, "rollouts": 3, "embedding_tasks": 6, "threads": 1}

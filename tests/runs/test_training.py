@@ -16,7 +16,7 @@ from metarl.envs.cheetah import CheetahDirFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner import runner
 from metarl.outer.learners import MetaLearner
-from metarl.runs.evaluation import evaluate
+from metarl.runs.protocol import evaluate
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
 

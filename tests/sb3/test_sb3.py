@@ -20,7 +20,7 @@ from metarl.envs import get_family
 from metarl.policies.action_map import ActionMap
 from metarl.policies.distributions import Categorical, Gaussian
 from metarl.policies.mlp import MLPPolicy
-from metarl.runs.agent import AdaptedPolicy
+from metarl.runs.trained_agent import AdaptedPolicy
 from metarl.sb3 import AdaptedModel, TaskEnv, TaskVecEnv, policy_parameters, start_from
 
 GOAL = np.array([0.3, -0.2])

@@ -15,8 +15,8 @@ from metarl import EvaluationConfig, UserError
 from metarl.common.statistics import mean_and_interval
 from metarl.inner.runner import Runner
 from metarl.reports.tables import evaluation_table
-from metarl.runs import evaluation
-from metarl.runs.evaluation import evaluate
+from metarl.runs import protocol
+from metarl.runs.protocol import evaluate
 from metarl.runs.training import train
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
@@ -131,7 +131,7 @@ def test_a_folder_that_cannot_be_written_is_told(run, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(evaluation, "write_json", refuse)
+    monkeypatch.setattr(protocol, "write_json", refuse)
     with pytest.raises(UserError, match=r"cannot write .*evaluation.json: Permission denied\."):
         evaluate(run, EvaluationConfig(**SMALL))
 
@@ -173,7 +173,7 @@ def test_the_same_seed_gives_the_same_numbers_for_any_number_of_threads(run, res
 
 
 def test_tasks_are_evaluated_in_groups(run, monkeypatch):
-    monkeypatch.setattr(evaluation, "_GROUP", 2)
+    monkeypatch.setattr(protocol, "_GROUP", 2)
     result = evaluate(run, EvaluationConfig(**SMALL))
     assert np.shape(result.returns) == (3, 3)
     np.testing.assert_array_equal(result.returns, evaluate(run, EvaluationConfig(**SMALL)).returns)
@@ -188,7 +188,7 @@ def test_a_groups_rollouts_are_gone_before_the_next_ones(run, monkeypatch):
         rewards.append(weakref.ref(adapted.loop.queries[-1].rewards))
         return adapted, timing
 
-    monkeypatch.setattr(evaluation, "_GROUP", 1)
+    monkeypatch.setattr(protocol, "_GROUP", 1)
     monkeypatch.setattr(Runner, "run", watched)
     evaluate(run, EvaluationConfig(**SMALL))
     assert alive == [0] * 6  # three tasks, for the agent and for a random initialisation
@@ -265,7 +265,7 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
             happened.append("closed")
             super().close()
 
-    monkeypatch.setattr(evaluation, "Runner", Interrupted)
+    monkeypatch.setattr(protocol, "Runner", Interrupted)
     before = everything_in(run)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, EvaluationConfig(**SMALL, threads=1))

@@ -21,13 +21,13 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
-from metarl.config.evaluation import EvaluationConfig
+from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.envs import TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import Runner
-from metarl.runs.agent import Agent, load
 from metarl.runs.build import family_of
+from metarl.runs.trained_agent import Agent, load
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
