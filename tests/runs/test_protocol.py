@@ -249,7 +249,7 @@ def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path
 def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeypatch):
     happened = []
 
-    class Interrupted(evaluation.Runner):
+    class Interrupted(protocol.Runner):
         def __init__(self, *arguments):
             stopping = arguments[-2].stopping
 
