@@ -245,11 +245,21 @@ def test_a_folder_that_is_no_run_is_told(run, tmp_path):
         metarl.load(run, "lst")
 
 
-@pytest.mark.parametrize("content", ['{"env": "naviga', "[]", '{"env": "navigation", "trpo": {"max_k": 1}}'])
-def test_a_damaged_configuration_is_told(run, tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"env": "naviga', r"config\.json is damaged: .+"),
+        ("[]", r"config\.json is damaged: .+"),
+        (
+            '{"env": "navigation", "trpo": {"max_k": 1}}',
+            r"config\.json: trpo has no setting 'max_k'\. Did you mean 'max_kl'",
+        ),
+    ],
+)
+def test_a_damaged_configuration_is_told(run, tmp_path, content, message):
     shutil.copytree(run, tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text(content)
-    with pytest.raises(UserError, match=r"config\.json( is damaged)?: .+"):
+    with pytest.raises(UserError, match=message):
         metarl.load(tmp_path / "run")
 
 
