@@ -18,11 +18,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# As many files at a time as there are cores, but not more than eight.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow'
 
 test-all: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 # PyTorch of that age comes with gigabytes of CUDA libraries, unless pip is pointed at wheels without CUDA (README.md).
 $(LOWEST_VENV)/.installed: pyproject.toml constraints-lowest.txt
@@ -31,7 +34,7 @@ $(LOWEST_VENV)/.installed: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 test-lowest: $(LOWEST_VENV)/.installed
-	$(LOWEST_VENV)/bin/python -m pytest -q -m 'not slow'
+	$(LOWEST_VENV)/bin/python -m pytest -q $(PARALLEL) -m 'not slow'
 
 lint: install
 	$(BIN)/ruff check .

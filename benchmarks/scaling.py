@@ -19,6 +19,7 @@ SWEEPS: dict[str, tuple[int, ...]] = {
     "hidden_sizes": (50, 100, 200, 400),
 }
 QUICK: dict[str, Any] = {"meta_batch_size": 2, "rollouts_per_task": 2, "horizon": 5}
+QUICK_SWEEPS = ("meta_batch_size", "hidden_sizes")
 NAMES = {
     "meta_batch_size": "tasks",
     "rollouts_per_task": "rollouts of each task",
@@ -29,7 +30,8 @@ NAMES = {
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
     """One row per size; the last row of a sweep has the exponents b of cost = a * size^b."""
-    rows = [row for setting in SWEEPS for row in _sweep(setting, quick, device)]
+    settings = QUICK_SWEEPS if quick else SWEEPS
+    rows = [row for setting in settings for row in _sweep(setting, quick, device)]
     note = (
         f"MAML on cheetah-dir with default curvature, {available_cores()} cores; what is not varied is as in the "
         "papers (40 tasks, 20 rollouts of 200 steps, 2 x 100). Seconds: a warm iteration, and its rollouts and "

@@ -30,7 +30,8 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(make, **options)
+            # Comments are no help texts: not to look for them saves reading the sources again.
+            return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), **options)
     except SystemExit as end:
         # tyro turned our error into an exit: find it again among the exceptions that led to the exit.
         cause: BaseException | None = end

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -55,6 +56,7 @@ class Checked:
         self.require(names, lambda value: 0 < value < math.inf, "be a positive number")
 
 
+@cache
 def hints(settings: Any) -> dict[str, Any]:
     """The type of each field of a dataclass, by name."""
     kinds = get_type_hints(settings)
