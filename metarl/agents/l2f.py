@@ -1,5 +1,6 @@
 """Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,8 @@ from metarl.policies.layout import Layout
 
 # Weight of the old running statistics at a meta-iteration.
 _MOMENTUM = 0.9
+# Added to mean squares before their logarithm: a layer without a gradient counts as one with a tiny gradient.
+_TINY = 1e-20
 
 
 class L2F(WrappedAdaptation):
@@ -25,10 +28,14 @@ class L2F(WrappedAdaptation):
     an MLP: gamma_i = sigmoid(MLP_phi(m_i)) in (0, 1) has one entry per layer; a weight and its bias count as two
     layers. The MLP has three linear layers with ReLU in between; its width is the number of layers of the policy.
 
+    By default the meta-gradient takes m_i as a constant, as the authors' code does. It is then a partial gradient:
+    exact for phi, and without the part of theta that acts through m_i. docs/l2f.md compares paper, code and package.
+
     Meta-parameters are the rule's, then phi, then the running mean and variance of m if the embedding is normalised.
     The running statistics follow the data, not the meta-gradient.
 
-    Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
+    Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
+    the unattenuated policy's KL divergence in the trust region. Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
     is the rule itself.
 
@@ -41,7 +48,7 @@ class L2F(WrappedAdaptation):
 
     def __init__(self, rule: Adaptation, options: L2FConfig) -> None:
         layout = rule.policy.layout
-        self._options = options
+        self._options, self._moments = options, options.embedding == "moments"
         self._constant = options.conditioning == "constant"
         self.layer_names = layout.names
         layer, width = layout.tensor_index(), len(layout.names)
@@ -54,16 +61,18 @@ class L2F(WrappedAdaptation):
             "parameter": torch.arange(layout.size),
         }[options.scope]
         self._num_groups = int(self._group.max()) + 1
+        self._embedding_size = 2 * width + 1 if self._moments else width
         num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
         if self._constant:
             self._attenuator = Layout([("constant", (num_outputs,))])
         else:
-            sizes = (width, width, num_outputs)
-            self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, width, size)])
+            sizes = itertools.pairwise((self._embedding_size, width, width, num_outputs))
+            self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, *size)])
         # The log-std is not attenuated by default: scaling it would pull the standard deviation to 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
-        statistics = 2 * width if options.normalise_embedding else 0
+        statistics = 2 * self._embedding_size if options.normalise_embedding else 0
         super().__init__(rule, rule.num_meta + self._attenuator.size + statistics)
+        self.exact = rule.exact and (self._constant or options.embedding_gradient == "through")
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
@@ -76,7 +85,9 @@ class L2F(WrappedAdaptation):
             part[self._num_groups :] = 0  # The offsets delta start at 0.
         parts = [self._rule.initial(generator), phi]
         if self._options.normalise_embedding:
-            parts += [torch.zeros(2 * width)]  # Mean and variance; variance 0 marks that there are no data yet.
+            parts += [
+                torch.zeros(2 * self._embedding_size)
+            ]  # Mean and variance; variance 0 marks that there are no data yet.
         return torch.cat(parts)
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
@@ -92,10 +103,10 @@ class L2F(WrappedAdaptation):
             return stages
         if self._options.attenuation_rollouts == "reuse":
             stages[0] = replace(stages[0], rollouts=0)
-        return [Stage(self._attenuate, kind=StageKind.PREPARATION), *stages]
+        return [Stage(self._attenuate, kind=StageKind.PREPARATION, kl_weight=self._options.start_kl), *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:
-        """Features of the attenuated rule, then the embedding [task, layer]; the latter is 0 for a constant gamma."""
+        """Features of the attenuated rule, then the embedding; the latter is 0 for a constant gamma."""
         meta, first = self._of_rule(loop.meta), 0 if self._constant else 1
         of_rule = replace(loop, rule=self._rule, stages=loop.stages[first:], meta=meta, supports=loop.supports[first:])
         embedding = self._no_embedding(loop.meta, loop.num_tasks)
@@ -107,7 +118,7 @@ class L2F(WrappedAdaptation):
     @property
     def observed(self) -> Mapping[str, slice]:
         """Columns of the attenuated rule, then the embedding as ``attenuation``."""
-        return {**self._rule.observed, "attenuation": slice(-len(self.layer_names), None)}
+        return {**self._rule.observed, "attenuation": slice(-self._embedding_size, None)}
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Mean of gamma over each layer, [task, layer]."""
@@ -138,8 +149,15 @@ class L2F(WrappedAdaptation):
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
     def embedding(self, policies: Tensor, support: Support) -> Tensor:
-        """Mean gradient of each layer, [task, layer]: the input of the attenuator."""
-        return support.projected_gradient(policies, self._means.to(policies))
+        """What the attenuator sees, [task, feature]: each layer's mean gradient; perhaps log RMS and mean return too."""
+        means = self._means.to(policies)
+        if not self._moments:
+            embedding = support.projected_gradient(policies, means)
+        else:
+            gradient = support.gradient(policies)
+            log_rms = 0.5 * torch.log(projected(gradient**2, means) + _TINY)
+            embedding = torch.cat([projected(gradient, means), log_rms, support.performance()[:, None]], dim=1)
+        return embedding.detach() if self._options.embedding_gradient == "stop" else embedding
 
     def gamma(self, meta: Tensor, embedding: Tensor) -> Tensor:
         """Factor on each parameter, [task, parameter]; 1 where a parameter is not attenuated."""
@@ -160,7 +178,7 @@ class L2F(WrappedAdaptation):
         return torch.cat([attenuated, rest], dim=1) if rest.shape[1] else attenuated
 
     def _no_embedding(self, meta: Tensor, num_tasks: int) -> Tensor:
-        return meta.new_zeros(num_tasks, len(self.layer_names))
+        return meta.new_zeros(num_tasks, self._embedding_size)
 
     def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gamma and delta, both [task, parameter]; delta is None unless the transform is affine."""
@@ -196,8 +214,8 @@ class L2F(WrappedAdaptation):
 
     def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor]:
         # Detached: the meta-gradient must not move the running statistics.
-        width = len(self.layer_names)
-        mean, variance = meta[-2 * width :].detach().split(width)
+        size = self._embedding_size
+        mean, variance = meta[-2 * size :].detach().split(size)
         return mean, variance
 
     def _of_rule(self, meta: Tensor) -> Tensor:
@@ -210,8 +228,7 @@ class L2F(WrappedAdaptation):
         return replace(stage, update=update)
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
-        width = len(self.layer_names)
-        return observed[:, :-width], observed[:, -width:]
+        return observed[:, : -self._embedding_size], observed[:, -self._embedding_size :]
 
 
 def _linear(number: int, inputs: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:

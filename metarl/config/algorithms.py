@@ -5,6 +5,7 @@ A new rule needs one file in metarl/agents and one row here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -28,18 +29,32 @@ class L2FConfig(Checked):
     """Gamma in (0, 1), any gamma, or any gamma plus an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
     """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
+    embedding: Literal["mean", "moments"] = "mean"
+    """What the attenuator sees of a task: each layer's mean gradient (as published), or also the logarithm of each
+    layer's root mean square gradient and the mean return; the latter needs NORMALISE_EMBEDDING."""
+    embedding_gradient: Literal["stop", "through"] = "stop"
+    """Treat the embedding as a constant of the meta-gradient (as the authors' code does), or differentiate through it
+    (their algorithm 1, read literally)."""
     normalise_embedding: bool = False
-    """Standardise each layer's mean gradient by running statistics before the attenuator sees it."""
+    """Standardise the embedding by running statistics before the attenuator sees it."""
     initial_gamma: float = 0.5
     """Initial attenuation factor, approximately; 0.5 is the published sigmoid(0)."""
     attenuate_log_std: bool = False
     """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
+    start_kl: float = 0.0
+    """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
 
     def check(self) -> None:
+        self.require("start_kl", lambda value: 0 <= value < math.inf, "be at least 0")
         if self.transform == "sigmoid":
             self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
         if self.conditioning == "constant" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
+        if self.embedding == "moments" and not self.normalise_embedding:
+            raise UserError(
+                "l2f.embedding moments needs l2f.normalise_embedding: gradients, their logarithms and returns have "
+                "different units."
+            )
 
 
 @dataclass(frozen=True)

@@ -211,6 +211,8 @@ class _Resolution:
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
+        if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
+            raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")
         if reused and settings.inner.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "

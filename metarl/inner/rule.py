@@ -45,12 +45,15 @@ class Stage:
         query_weight: Weight of the policies after this stage in the meta-objective (multi-step loss); if it is not 0,
             they get query rollouts of their own. The adapted policies get the rest of the total weight 1. The last
             stage must keep 0.
+        kl_weight: Weight, in TRPO's trust region, of the KL divergence of the policies before this stage, measured on
+            its support; the adapted policies' has weight 1.
     """
 
     update: Callable[[Tensor, Tensor, Support], Tensor]
     rollouts: int | None = None
     kind: StageKind = StageKind.GRADIENT_STEP
     query_weight: float = 0.0
+    kl_weight: float = 0.0
 
     @property
     def is_step(self) -> bool:

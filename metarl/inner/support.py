@@ -62,6 +62,10 @@ class Support(ABC):
         """The support data of tasks ``start`` to ``stop``."""
 
     @abstractmethod
+    def performance(self) -> Tensor:
+        """How well the policies that made the data did, [task]: in reinforcement learning, the mean return."""
+
+    @abstractmethod
     def trajectory(self) -> tuple[Tensor, Tensor]:
         """One sequence per task, as input of a recurrent network.
 
@@ -122,6 +126,9 @@ class PolicyGradientSupport(Support):
         """The same support; repeated products with its Jacobian use this fraction of the rows, in (0, 1]."""
         # DiCE couples the steps of an episode, so no row can be left out.
         return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
+
+    def performance(self) -> Tensor:
+        return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
         """Observation, action (one-hot if discrete) and reward at each step of each task's first episode."""

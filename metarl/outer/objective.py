@@ -26,7 +26,8 @@ from metarl.policies.losses import OutputDerivatives, inner_loss
 class MetaObjective:
     """The meta-objective of one meta-iteration, differentiated through its inner loop.
 
-    Every quantity is a mean over tasks of means over steps, summed with weights over the queried policies. Tasks are
+    Every quantity is a mean over tasks of means over steps, summed with weights over the queried policies. The KL
+    divergence also counts the policies before stages with a `metarl.inner.rule.Stage.kl_weight`. Tasks are
     independent: on a CPU, a worker's thread computes one task at a time, whose data fit the core's cache. Partial
     results are added in the order of the tasks, so that the sum does not depend on the threads.
 
@@ -92,6 +93,10 @@ class _Chunk:
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
         self._loop, self._policy, self._weights = loop, loop.rule.policy, loop.query_weights
         self._queries = [query.samples for query in loop.queries]
+        # Policies whose divergence counts beside that of the queried ones: their places in the replay, and weights.
+        self._held = {i: stage.kl_weight for i, stage in enumerate(loop.stages) if stage.kl_weight}
+        self._data = [*self._queries, *(loop.supports[i].samples for i in self._held)]
+        self._kl_weights = [*self._weights, *self._held.values()]
         self._fisher_rows = fisher_rows
 
     def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
@@ -99,42 +104,48 @@ class _Chunk:
         # The gradient uses all rows. If the Fisher information uses only some, this needs a linearisation of its own.
         points = self._linearised
         if self._fisher_rows is not None:
-            points = self._linearise(self._queries)
+            points = self._linearise(self._data)
         self._old = [(at.outputs, at.extra) for at in points]
-        pulled_back = []
-        for at, query, weight in zip(points, self._queries, self._weights, strict=True):
+        pulled_back = torch.zeros_like(self._adaptation.outputs)
+        for i, (query, weight) in enumerate(zip(self._queries, self._weights, strict=True)):
+            at = points[i]
             derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, "ratio")
-            pulled_back.append(weight * at.pullback(derivatives.gradient, derivatives.extra_gradient))
-        return self._surrogate(self._old), self._adaptation.gradient(torch.stack(pulled_back))
+            pulled_back[i] = weight * at.pullback(derivatives.gradient, derivatives.extra_gradient)
+        return self._surrogate(self._old), self._adaptation.gradient(pulled_back)
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         # (J^T F J) direction, from right to left: forward through the adaptation, times F, and back.
-        along = zip(self._linearised, self._adaptation.pushforward(direction), self._weights, strict=True)
+        along = zip(self._linearised, self._adaptation.pushforward(direction), self._kl_weights, strict=True)
         return self._adaptation.pullback(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
 
     @lazy
     @torch.enable_grad()
     def _adaptation(self) -> GraphJacobian:
-        """The Jacobian of the queried policies [query, task, parameter] by the meta-parameters."""
+        """The Jacobian of the policies that the divergence counts, [policy, task, parameter], by the meta-parameters."""
         meta = self._loop.meta.detach().clone().requires_grad_()
-        return GraphJacobian(meta, self._loop.queried(self._loop.replay(meta)))
+        return GraphJacobian(meta, self._counted(self._loop.replay(meta)))
+
+    def _counted(self, policies: Sequence[Tensor]) -> Tensor:
+        """Of the replayed policies those that the divergence counts, [policy, task, parameter]."""
+        queried = self._loop.queried(policies)
+        return torch.cat([queried, torch.stack([policies[i] for i in self._held])]) if self._held else queried
 
     @lazy
     def _linearised(self) -> list[Linearised]:
-        """The queried policies, linearised on the rows whose Fisher information enters the products."""
+        """The policies that the divergence counts, linearised on the rows whose Fisher information enters the products."""
         rows = self._fisher_rows
-        return self._linearise([query if rows is None else query.subset(rows) for query in self._queries])
+        return self._linearise([data if rows is None else data.subset(rows) for data in self._data])
 
-    def _linearise(self, queries: Sequence[Samples]) -> list[Linearised]:
-        return [self._policy.linearise(p, q) for p, q in zip(self._adaptation.outputs, queries, strict=True)]
+    def _linearise(self, data: Sequence[Samples]) -> list[Linearised]:
+        return [self._policy.linearise(p, rows) for p, rows in zip(self._adaptation.outputs, data, strict=True)]
 
     @torch.no_grad()
     def evaluate(self, meta: Tensor) -> Tensor:
         """Sums over tasks of (surrogate loss, KL divergence), [2], float64."""
         new = self._outputs(meta)
         kl = torch.zeros((), dtype=torch.float64, device=meta.device)
-        for old, now, query, weight in zip(self._old, new, self._queries, self._weights, strict=True):
-            kl += weight * (query.weights * self._policy.distribution.kl(*old, *now)).double().sum()
+        for old, now, rows, weight in zip(self._old, new, self._data, self._kl_weights, strict=True):
+            kl += weight * (rows.weights * self._policy.distribution.kl(*old, *now)).double().sum()
         return torch.stack([self._surrogate(new), kl])
 
     def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[Tensor, Tensor]:
@@ -189,15 +200,16 @@ class _Chunk:
         return self._outputs(self._loop.meta)
 
     def _outputs(self, meta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Distributions of the queried policies, a list of (outputs [task, row, output], extra [task, extra])."""
-        policies = self._loop.queried(self._loop.replay(meta))
-        return [self._distributions(policy, query) for policy, query in zip(policies, self._queries, strict=True)]
+        """Distributions of the policies that the divergence counts: (outputs [task, row, output], extra [task, extra])."""
+        policies = self._counted(self._loop.replay(meta))
+        return [self._distributions(policy, rows) for policy, rows in zip(policies, self._data, strict=True)]
 
     def _distributions(self, policies: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
         return self._policy.outputs(policies, samples.observations), self._policy.extra(policies)
 
     def _surrogate(self, distributions: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The surrogate loss; the queried policies come first in ``distributions``."""
         total = torch.zeros((), dtype=torch.float64, device=self._loop.meta.device)
-        for at, query, weight in zip(distributions, self._queries, self._weights, strict=True):
+        for at, query, weight in zip(distributions, self._queries, self._weights, strict=False):
             total += weight * inner_loss(self._policy.distribution, *at, query, "ratio").double().sum()
         return total

@@ -101,7 +101,7 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
         report. Outcomes are ``accepted after k`` (k line-search trials), ``rejected`` (no trial passed), ``zero
         gradient`` and ``non-finite`` (gradient or direction). Numbers are ``line_search_trials``; ``surrogate_gain``,
         the decrease of the surrogate loss, in standardised advantages per step; ``kl``, the mean KL divergence, in nats
-        per step; and ``meta_gradient_norm``.
+        per step; ``predicted_kl``, the same by the quadratic model; and ``meta_gradient_norm``.
 
     Source: Schulman et al. 2015, appendix C.
     """
@@ -109,8 +109,9 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
         old_loss, gradient = objective.loss_and_gradient()
     norm = float(gradient.norm())
 
-    def report(outcome: str, trials: int, gain: float = 0.0, kl: float = 0.0) -> StepReport:
-        numbers = {"line_search_trials": trials, "surrogate_gain": gain, "kl": kl, "meta_gradient_norm": norm}
+    def report(outcome: str, trials: int, gain: float = 0.0, kl: float = 0.0, predicted: float = 0.0) -> StepReport:
+        numbers = {"line_search_trials": trials, "surrogate_gain": gain, "kl": kl, "predicted_kl": predicted}
+        numbers["meta_gradient_norm"] = norm
         return StepReport(outcome, numbers)
 
     if norm == 0:
@@ -129,10 +130,12 @@ def trpo_step(parameters: Tensor, objective: Objective, config: TRPOConfig) -> t
     if not bool(torch.isfinite(step).all()):
         return parameters, report("non-finite", 0)
     for trial in range(config.max_backtracks):
-        candidate = parameters - config.backtrack_ratio**trial * step
+        shrunk = config.backtrack_ratio**trial
+        candidate = parameters - shrunk * step
         with timed("line-search trial"):
             loss, kl = objective.evaluate(candidate)
         # A loss or divergence of NaN fails these comparisons.
         if loss < old_loss and kl <= config.max_kl:
-            return candidate, report(f"accepted after {trial + 1}", trial + 1, old_loss - loss, kl)
+            predicted = config.max_kl * shrunk**2
+            return candidate, report(f"accepted after {trial + 1}", trial + 1, old_loss - loss, kl, predicted)
     return parameters, report("rejected", config.max_backtracks)

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from benchmarks.triple_derivative import PlainSupport
 from metarl.agents.l2f import L2F
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
+from metarl.config.algorithms import L2FConfig
+from metarl.config.config import Config
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation
 from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
+from metarl.policies.losses import inner_loss
 
 
 def build(**options: object) -> tuple[L2F, Tensor]:
@@ -209,3 +213,101 @@ def test_description_tells_the_mean_and_spread_of_each_layers_gamma():
         spread = float(gamma[:, layer].std(correction=0))
         assert report[f"gamma_spread/{name}"] == pytest.approx(spread, rel=1e-9, abs=1e-15)
     assert (report["gamma_mean/log_std"], report["gamma_spread/log_std"]) == (1.0, 0.0)
+
+
+def _without_graph(rule: L2F, meta: Tensor, loop: InnerLoop) -> tuple[Tensor, Tensor]:
+    """(meta-gradient, the same through the embedding), of an L2F whose embedding comes from autograd."""
+    gradients = []
+    for keep in (False, True):
+        leaf = meta.clone().requires_grad_()
+        supports = [PlainSupport.like(support) for support in loop.supports]
+        theta = rule.start(leaf, MODES)
+        gradient = supports[0].gradient(theta)
+        embedding = torch.stack([view.flatten(1).mean(1) for view in rule.policy.layout.views(gradient)], dim=1)
+        gamma = rule.gamma(leaf, embedding if keep else embedding.detach())
+        policies = gamma * theta
+        policies = policies - 0.5 * supports[1].gradient(policies)
+        samples = loop.queries[0].samples
+        outputs, extra = rule.policy.outputs(policies, samples.observations), rule.policy.extra(policies)
+        loss = inner_loss(rule.policy.distribution, outputs, extra, samples, "ratio").mean()
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    return gradients[0], gradients[1]
+
+
+@pytest.mark.parametrize("embedding_gradient", ["stop", "through"])
+@pytest.mark.parametrize("attenuation_rollouts", ["reuse", "fresh"])
+def test_stopped_meta_gradient_is_exact_for_phi_and_takes_the_embedding_as_a_constant_for_theta(
+    embedding_gradient, attenuation_rollouts
+):
+    rule, meta = build(embedding_gradient=embedding_gradient, attenuation_rollouts=attenuation_rollouts)
+    loop = problems.run(rule, meta)
+    stopped, through = _without_graph(rule, meta, loop)
+    theta = rule.policy.layout.size
+    torch.testing.assert_close(stopped[theta:], through[theta:], rtol=1e-12, atol=0)
+    assert not torch.allclose(stopped[:theta], through[:theta], rtol=1e-3)
+    with Workers(1) as workers:
+        gradient = MetaObjective(loop, workers).loss_and_gradient()[1]
+    expected = stopped if embedding_gradient == "stop" else through
+    torch.testing.assert_close(gradient, expected, rtol=1e-11, atol=1e-15)
+    assert rule.exact == (embedding_gradient == "through")
+
+
+def test_stopped_embedding_is_computed_again_where_the_line_search_looks():
+    rule, meta = build(embedding_gradient="stop")
+    loop = problems.run(rule, meta)
+    elsewhere = meta + 0.1
+    embedding = rule.embedding(rule.start(elsewhere, MODES), loop.supports[0])
+    expected = rule.gamma(elsewhere, embedding) * rule.start(elsewhere, MODES)
+    assert torch.equal(loop.replay(elsewhere)[1], expected)
+
+
+@pytest.mark.parametrize("embedding_gradient", ["stop", "through"])
+def test_moments_are_mean_log_root_mean_square_and_return(embedding_gradient):
+    rule, meta = build(embedding="moments", normalise_embedding=True, embedding_gradient=embedding_gradient)
+    support = support_of(rule, meta)
+    views = rule.policy.layout.views(PlainSupport.like(support).gradient(rule.start(meta, MODES)))
+    means = torch.stack([view.flatten(1).mean(1) for view in views], 1)
+    log_rms = torch.stack([(view.flatten(1) ** 2).mean(1).sqrt().log() for view in views], 1)
+    returns = support.rollouts.rewards.sum(2).mean(1)[:, None]
+    observed = observe(rule, meta)
+    torch.testing.assert_close(observed, torch.cat([means, log_rms, returns], 1), rtol=1e-9, atol=1e-12)
+    meta[-2 * observed.shape[1] :] = 0
+    meta = rule.after_meta_step(meta, observed)
+    assert rule.layer_gamma(meta, observed).std(0)[0] > 0
+    with Workers(1) as workers:
+        gradient = MetaObjective(problems.run(rule, meta), workers).loss_and_gradient()[1]
+    assert gradient[rule.policy.layout.size : -2 * observed.shape[1]].any()
+
+
+def test_moments_without_normalisation_are_refused():
+    with pytest.raises(UserError, match="moments needs l2f.normalise_embedding"):
+        L2FConfig(embedding="moments")
+
+
+def test_start_kl_adds_the_unattenuated_policys_divergence_to_the_trust_region():
+    (rule, meta), (plain, _) = build(start_kl=0.7), build()
+    loop = problems.run(rule, meta)
+    without = replace(loop, rule=plain, stages=plain.stages((1.0,), 0))
+    elsewhere, direction = meta + 0.05, torch.linspace(-1, 1, len(meta)).double()
+    samples, start = loop.supports[0].samples, rule.start(meta, MODES)
+
+    def start_kl(at: Tensor) -> Tensor:
+        policies, policy = rule.start(at, MODES), rule.policy
+        old = policy.outputs(start, samples.observations), policy.extra(start)
+        new = policy.outputs(policies, samples.observations), policy.extra(policies)
+        return (samples.weights * policy.distribution.kl(*old, *new)).sum() / TASKS
+
+    with Workers(1) as workers:
+        objective, reference = MetaObjective(loop, workers), MetaObjective(without, workers)
+        assert torch.equal(objective.loss_and_gradient()[1], reference.loss_and_gradient()[1])
+        (loss, kl), (same_loss, adapted_kl) = objective.evaluate(elsewhere), reference.evaluate(elsewhere)
+        product = objective.fisher_product(direction) - reference.fisher_product(direction)
+    assert loss == same_loss
+    assert kl == pytest.approx(adapted_kl + 0.7 * float(start_kl(elsewhere)), rel=1e-12)
+    hessian_product = torch.autograd.functional.hvp(start_kl, meta, direction)[1]
+    torch.testing.assert_close(product, 0.7 * hessian_product, rtol=1e-10, atol=1e-14)
+
+
+def test_start_kl_is_for_the_trust_region():
+    with pytest.raises(UserError, match="needs meta_optimiser trpo"):
+        Config(algo="l2f", l2f={"start_kl": 1.0}, meta_optimiser="promp")
