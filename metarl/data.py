@@ -1,10 +1,10 @@
-"""Shared types: batches of rollouts and a learner's state. Axis order everywhere: task, rollout, time, feature."""
+"""Shared types: batches of rollouts or examples, and a learner's state; axes are task, rollout, time, feature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +84,10 @@ class Rollouts:
         advantages: Standardised per task, [task, rollout, time].
         terms: Numbers that the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time];
             0 after an episode's end.
+        loss: The loss, of `metarl.policies.losses.inner_loss`, by which the meta-objective measures policies on them.
     """
+
+    loss: ClassVar[Literal["ratio"]] = "ratio"
 
     observations: Tensor
     actions: Tensor
@@ -130,7 +133,12 @@ class Rollouts:
         """The rollouts of tasks ``start`` to ``stop``."""
         return self._each(lambda values: values[start:stop])
 
-    def episode(self, index: int) -> Rollouts:
+    @property
+    def num_parts(self) -> int:
+        """Episodes of each task."""
+        return self.rewards.shape[1]
+
+    def part(self, index: int) -> Rollouts:
         """One episode of each task; its advantages are not recomputed."""
         return self._each(lambda values: values[:, index : index + 1])
 
@@ -155,6 +163,58 @@ class Rollouts:
 
 def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """Examples of several supervised tasks.
+
+    Attributes:
+        inputs: [task, example, input].
+        targets: [task, example, output], or classes, [task, example] of integers.
+        loss: As of `Rollouts`: minus the log-likelihood, which is the squared error or the cross-entropy.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    loss: ClassVar[Literal["score"]] = "score"
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+        return self.inputs.shape[0]
+
+    @lazy
+    def samples(self) -> Samples:
+        """The examples as rows: with advantages of 1, minus the mean log-likelihood is the ``score`` loss."""
+        shape, num_rows = self.inputs.shape[:2], self.inputs.shape[1]
+        one = self.inputs.new_ones(())
+        return Samples(
+            self.inputs,
+            self.targets,
+            (0 * one).expand(shape),
+            one.expand(shape),
+            (one / num_rows).expand(shape),
+            episode_length=1,
+        )
+
+    def tasks(self, start: int, stop: int) -> ExampleBatch:
+        """The examples of tasks ``start`` to ``stop``."""
+        return ExampleBatch(self.inputs[start:stop], self.targets[start:stop])
+
+    @property
+    def num_parts(self) -> int:
+        """Examples of each task."""
+        return self.inputs.shape[1]
+
+    def part(self, index: int) -> ExampleBatch:
+        """One example of each task."""
+        return ExampleBatch(self.inputs[:, index : index + 1], self.targets[:, index : index + 1])
+
+    def to(self, device: torch.device) -> ExampleBatch:
+        """The same examples on ``device``."""
+        return ExampleBatch(self.inputs.to(device), self.targets.to(device))
 
 
 @dataclass(frozen=True)

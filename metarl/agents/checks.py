@@ -23,7 +23,7 @@ from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation
-from metarl.inner.support import PolicyGradientSupport, Support
+from metarl.inner.support import Support
 from metarl.policies.base import Policy
 from metarl.policies.distributions import Gaussian
 from metarl.policies.mlp import MLPPolicy
@@ -133,7 +133,7 @@ class _Trial:
             yield f"start must return [task, at least {size} parameters], got shape {tuple(parameters.shape)}."
             return
         for number, (stage, support) in enumerate(zip(loop.stages, loop.supports, strict=True)):
-            inputs = (loop.meta, parameters, *support.rollouts.tensors().values())
+            inputs = (loop.meta, parameters, *support.data.tensors().values())
             before = copy.deepcopy(inputs)
             updated = stage.update(loop.meta, parameters, support)
             if any(not torch.equal(*pair) for pair in zip(inputs, before, strict=True)):
@@ -150,7 +150,9 @@ class _Trial:
             yield "a task's result depends on the other tasks; compute each row of [task, ...] from its own row alone."
         order = [2, 0, 1]
         supports = [
-            PolicyGradientSupport.concatenate([support.tasks(task, task + 1) for task in order])
+            dataclasses.replace(
+                support, data=Rollouts.concatenate([support.data.tasks(task, task + 1) for task in order])
+            )
             for support in loop.supports
         ]
         permuted = dataclasses.replace(loop, modes=loop.modes[order], supports=supports).replay(loop.meta)[-1]

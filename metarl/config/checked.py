@@ -56,10 +56,12 @@ class Checked:
         self.require(names, lambda value: 0 < value < math.inf, "be a positive number")
 
 
-@cache
+_type_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+
+
 def hints(settings: Any) -> dict[str, Any]:
     """The type of each field of a dataclass, by name."""
-    kinds = get_type_hints(settings)
+    kinds = _type_hints(settings)
     return {part.name: kinds[part.name] for part in dataclasses.fields(settings)}
 
 

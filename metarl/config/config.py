@@ -6,16 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeVar
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import L2FConfig, MAMLppConfig, MuMoMAMLConfig, get_algorithm
 from metarl.config.checked import Checked, convert, hints, partial
-from metarl.config.optimisers import ProMPConfig, TRPOConfig
-from metarl.config.resolved import GROUPS, OWN_OPTIONS, Component, Settings, components
-from metarl.config.settings import MetaSettings
-from metarl.envs import TaskFamily, family_spec, get_family
+from metarl.config.optimisers import AdamConfig, ProMPConfig, TRPOConfig
+from metarl.config.resolved import GROUPS, OWN_OPTIONS, REINFORCEMENT, Component, Settings, components
+from metarl.config.settings import ExampleSettings, MetaSettings
+from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_family
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Config:
         UserError: At construction, if a setting is impossible.
     """
 
-    env: str | type[TaskFamily] | TaskFamily = "navigation"
+    env: str | type[Family] | Family = "navigation"
     algo: str | type = "l2f"
     attenuate: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +47,8 @@ class Config:
     meta_batch_size: int | None = None
     rollouts_per_task: int | None = None
     horizon: int | None = None
+    shots: int | None = None
+    queries: int | None = None
     num_inner_steps: int | None = None
     inner_lr: float | None = None
     inner_loss: Literal["ratio", "score", "dice"] | None = None
@@ -64,6 +66,7 @@ class Config:
     meta_optimiser: str | None = None
     trpo: TRPOConfig | Mapping[str, Any] | None = None
     promp: ProMPConfig | Mapping[str, Any] | None = None
+    adam: AdamConfig | Mapping[str, Any] | None = None
     l2f: L2FConfig | Mapping[str, Any] | None = None
     adapted_layers: tuple[str, ...] | None = None
     mamlpp: MAMLppConfig | Mapping[str, Any] | None = None
@@ -74,12 +77,13 @@ class Config:
     optimiser: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own meta-optimiser."""
 
+    log_every: int | None = None
     validate_every: int | None = None
     validation_tasks: int | None = None
     checkpoint_every: int | None = None
     keep_checkpoints: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = 0
+    threads: int | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:
@@ -142,6 +146,9 @@ class Config:
         return Config(**chosen)
 
 
+Part = TypeVar("Part", bound=Checked)
+
+
 class _Resolution:
     """Finds the settings in force: choices first, then the task family's defaults, then the general ones.
 
@@ -153,7 +160,9 @@ class _Resolution:
         self._config, self._algo = config, str(config.algo)
         self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
-        self._defaults = {"horizon": family.horizon, **_checked_defaults(family)}
+        self._defaults, self._supervised = _checked_defaults(family), isinstance(family, SupervisedFamily)
+        if isinstance(family, TaskFamily):
+            self._defaults = {"horizon": family.horizon, **self._defaults}
         if self._algorithm.training == "none":
             self._defaults["iterations"] = 0
 
@@ -176,11 +185,12 @@ class _Resolution:
         default = self._defaults.get("meta_optimiser", MetaSettings.meta_optimiser)
         if self._algorithm.training != "meta" and optimiser != default:
             self._refuse("meta_optimiser", "an algorithm with a meta-step, and not a baseline")
-        settings = Settings(**groups, **parts)
+        examples = self.fields_of(ExampleSettings) if self._supervised else None
+        settings = Settings(**groups, **parts, examples=examples)
         self._check(settings)
         return settings
 
-    def fields_of(self, kind: type[Checked], chosen: bool = True) -> Checked:
+    def fields_of(self, kind: type[Part], chosen: bool = True) -> Part:
         """Settings whose fields are fields of the configuration; only their defaults if ``chosen`` is false."""
         values = {**self._defaults, **(self._config.chosen if chosen else {})}
         return kind(**{name: values[name] for name in hints(kind) if name in values})
@@ -201,9 +211,29 @@ class _Resolution:
     def _refuse(self, name: str, purpose: str) -> NoReturn:
         raise UserError(f"{name} would do nothing: it is for {purpose}.")
 
+    def _check_supervised(self, settings: Settings) -> None:
+        optimiser = settings.meta.meta_optimiser
+        if optimiser in ("trpo", "promp"):
+            raise UserError(
+                f"{self._config.env} is supervised, and {optimiser} needs rollouts; take meta_optimiser adam."
+            )
+        if self._algorithm.training == "ppo" or self._algo == "standstill":
+            raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
+        if settings.l2f is not None and settings.l2f.start_kl:
+            raise UserError("l2f.start_kl is a part of TRPO's trust region: supervised families have none.")
+        if settings.l2f is not None and settings.l2f.attenuation_rollouts == "fresh":
+            raise UserError("l2f.attenuation_rollouts fresh needs rollouts: supervised tasks have one support set.")
+
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
+        unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
+        for name in unused:
+            if name in self._config.chosen:
+                self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
+        if self._supervised:
+            self._check_supervised(settings)
+            return
         if algorithm.training == "none" and settings.run.iterations:
             raise UserError(
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
@@ -220,7 +250,7 @@ class _Resolution:
             )
 
 
-def _checked_defaults(family: TaskFamily) -> dict[str, Any]:
+def _checked_defaults(family: Family) -> dict[str, Any]:
     """Returns a family's default settings, converted like a user's choices.
 
     Raises:
@@ -244,6 +274,7 @@ def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
     """
     resolution, settings = _Resolution(config), config.resolve()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}
+    shown["examples"] = settings.examples or ExampleSettings(), None
     for part in components(settings.experiment.algo, config.attenuate, settings.meta.meta_optimiser):
         shown[part.name] = resolution.component(part), part.option
     return shown

@@ -26,6 +26,10 @@ class EvaluationConfig(Checked):
     rollouts: int = 20
     """Episodes of each task at each gradient step. mumomaml uses only one to read the task and to measure the return
     before adaptation."""
+    shots: int | None = None
+    """Supervised families: examples of each task to adapt to; by default as in training."""
+    queries: int = 100
+    """Supervised families: further examples of each task, on which the error or accuracy is measured."""
     gradient_steps: int = 4
     """Gradient steps; the first uses the training step size, later ones half of it."""
     seed: int = 10_000
@@ -41,7 +45,9 @@ class EvaluationConfig(Checked):
     """Threads; 0 for one per core. The results do not depend on it."""
 
     def check(self) -> None:
-        self.at_least(1, "tasks rollouts")
+        self.at_least(1, "tasks rollouts queries")
+        if self.shots is not None:
+            self.at_least(1, "shots")
         self.at_least(0, "gradient_steps seed threads")
 
 

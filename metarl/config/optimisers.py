@@ -60,6 +60,19 @@ class ProMPConfig(Checked):
 
 
 @dataclass(frozen=True)
+class AdamConfig(Checked):
+    """Adam on the meta-gradient (Kingma & Ba 2015)."""
+
+    prefix = "adam."
+
+    lr: float = 1e-3
+    """Adam's step size."""
+
+    def check(self) -> None:
+        self.positive("lr")
+
+
+@dataclass(frozen=True)
 class MetaOptimiser:
     """A meta-optimiser that ``--meta-optimiser`` names.
 
@@ -92,6 +105,13 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.promp:ProMP",
         settings=ProMPConfig,
         option="promp",
+    ),
+    "adam": MetaOptimiser(
+        "Adam",
+        "One step of Adam on the meta-gradient, for supervised families (Finn et al. 2017, algorithm 2).",
+        "metarl.outer.adam:Adam",
+        settings=AdamConfig,
+        option="adam",
     ),
 }
 

@@ -12,6 +12,7 @@ from metarl.config.algorithms import ALGORITHMS, Algorithm, L2FConfig, get_algor
 from metarl.config.checked import Checked, hints
 from metarl.config.optimisers import META_OPTIMISERS, get_meta_optimiser
 from metarl.config.settings import (
+    ExampleSettings,
     Experiment,
     InnerSettings,
     MetaSettings,
@@ -30,6 +31,9 @@ GROUPS: dict[str, type[Checked]] = {
 }
 """Classes of the settings that every run has, by their name in `Settings`."""
 
+REINFORCEMENT = ("inner_loss", "initial_std", "min_std", *hints(RolloutSettings))
+"""Fields of the configuration that supervised families do not use."""
+
 OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}
 """The configuration's fields that hold the settings of a user's own algorithm or meta-optimiser."""
 
@@ -42,7 +46,8 @@ class Settings:
         experiment: Task family and algorithm.
         run: Folder, length and execution of the run.
         meta: The meta-iteration.
-        rollouts: Episodes and advantages.
+        rollouts: Episodes and advantages; without effect for supervised families.
+        examples: Examples of supervised tasks; None for reinforcement learning.
         inner: The inner loop.
         policy: Network and exploration.
         optimiser: The meta-optimiser's own settings; None without a meta-step.
@@ -54,6 +59,7 @@ class Settings:
     run: RunSettings
     meta: MetaSettings
     rollouts: RolloutSettings
+    examples: ExampleSettings | None
     inner: InnerSettings
     policy: PolicySettings
     optimiser: Checked | None
@@ -77,12 +83,28 @@ class Settings:
         name = f"{self.experiment.env}-{self.algorithm_name}-seed{self.run.seed}"
         return self.run.run_dir or Path("runs") / name.replace(":", ".")
 
+    def measured_on(self, size: int, shots: int | None = None) -> Settings:
+        """The same settings with other data: ``size`` episodes of each task, or ``size`` query examples.
+
+        Args:
+            size: Episodes, or examples.
+            shots: Examples to adapt to; None keeps their number.
+        """
+        examples = self.examples and dataclasses.replace(
+            self.examples, queries=size, shots=self.examples.shots if shots is None else shots
+        )
+        rollouts = dataclasses.replace(self.rollouts, rollouts_per_task=size)
+        return dataclasses.replace(self, rollouts=rollouts, examples=examples)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""
         known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser)
         values: dict[str, Any] = dict.fromkeys([*OWN_OPTIONS, *(name for part in known for name in part.fields)])
         for group in GROUPS:
             values |= dataclasses.asdict(getattr(self, group))
+        values |= dict.fromkeys(hints(ExampleSettings))
+        if self.examples is not None:
+            values |= {**dict.fromkeys(REINFORCEMENT), **dataclasses.asdict(self.examples)}
         optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
         parts = {optimiser: self.optimiser, "l2f": self.l2f, self.algorithm.option: self.own}
         for option, part in parts.items():

@@ -39,6 +39,8 @@ class RunSettings(Checked):
     """Seed of all random numbers."""
     iterations: int = 100
     """Total meta-iterations, including those before a resume; 0 for random and standstill."""
+    log_every: int = 1
+    """Meta-iterations between rows of progress.csv."""
     validate_every: int = 10
     """Meta-iterations between evaluations on validation tasks; 0 for none."""
     validation_tasks: int = 20
@@ -57,7 +59,7 @@ class RunSettings(Checked):
 
     def check(self) -> None:
         self.at_least(0, "seed iterations validate_every threads")
-        self.at_least(1, "validation_tasks checkpoint_every")
+        self.at_least(1, "validation_tasks checkpoint_every log_every")
         if self.profile:
             self.require("iterations", lambda value: value >= 1, "be at least 1 with profile, to measure one")
 
@@ -81,6 +83,19 @@ class RolloutSettings(Checked):
         self.at_least(1, "rollouts_per_task horizon")
         self.positive("action_scale")
         self.require("discount gae_lambda", lambda value: 0 <= value <= 1, "lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class ExampleSettings(Checked):
+    """Examples of supervised tasks."""
+
+    shots: int = 5
+    """Examples of each task that the inner loop adapts to; in few-shot classification, of each class."""
+    queries: int = 10
+    """Further examples of each task that the meta-objective measures; in few-shot classification, of each class."""
+
+    def check(self) -> None:
+        self.at_least(1, "shots queries")
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,7 @@ class MetaSettings(Checked):
     meta_batch_size: int = 40
     """Tasks in a meta-iteration."""
     meta_optimiser: str = "trpo"
-    """Meta-optimiser: trust region (trpo), or clipped surrogate with Adam (promp)."""
+    """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp), or, for supervised families, adam."""
 
     def check(self) -> None:
         self.at_least(1, "meta_batch_size")

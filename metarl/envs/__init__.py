@@ -2,19 +2,22 @@
 
 from metarl.envs.built_in import register_built_in
 from metarl.envs.checks import check_task_family
-from metarl.envs.family import FamilySpec, TaskFamily
+from metarl.envs.family import Family, FamilySpec, TaskFamily, require_environments
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.envs.oracle import OracleFamily
 from metarl.envs.registry import FamilyLike, family_names, family_spec, family_summaries, get_family, register
+from metarl.envs.supervised import SupervisedFamily
 
 register_built_in()
 
 __all__ = [
     "Buffers",
     "EpisodeBatch",
+    "Family",
     "FamilyLike",
     "FamilySpec",
     "OracleFamily",
+    "SupervisedFamily",
     "TaskFamily",
     "check_task_family",
     "family_names",
@@ -22,4 +25,5 @@ __all__ = [
     "family_summaries",
     "get_family",
     "register",
+    "require_environments",
 ]

@@ -46,6 +46,8 @@ class BuiltIn:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
+_REGRESSION = "metarl.envs.regression:MultimodalRegressionFamily"
+_SINUSOID = "metarl.envs.regression:SinusoidFamily"
 _NAVIGATION = "metarl.envs.navigation:NavigationFamily"
 
 BUILT_IN = (
@@ -131,6 +133,16 @@ BUILT_IN = (
         "An ant runs to a goal.",
         Environment("AntGoal", "metarl.envs.ant:AntGoalEnv", 200),
     ),
+    BuiltIn("sinusoid", _SINUSOID, "Supervised: sinusoids of different amplitude and phase."),
+    BuiltIn(
+        "sinusoid-l2f",
+        _SINUSOID,
+        "Supervised: sinusoids of different amplitude, frequency and phase.",
+        kwargs={"lowest_frequency": 0.8, "highest_frequency": 1.2},
+    ),
+    BuiltIn("regression-2", _REGRESSION, "Supervised: noisy sinusoids and lines.", kwargs={"kinds": 2}),
+    BuiltIn("regression-3", _REGRESSION, "Supervised: noisy sinusoids, lines and quadratics.", kwargs={"kinds": 3}),
+    BuiltIn("regression-5", _REGRESSION, "Supervised: noisy functions of five kinds.", kwargs={"kinds": 5}),
 )
 
 

@@ -1,11 +1,11 @@
-"""Task families: a set of related environments that differ in their task."""
+"""Task families: sets of related tasks; those of reinforcement learning are environments that differ in their task."""
 
 import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +18,7 @@ from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes, flat_observation_space
 
 SPLITS = ("train", "validation", "test")
+Measure = Literal["return", "error", "accuracy"]
 
 
 class FamilySpec(NamedTuple):
@@ -32,31 +33,23 @@ class FamilySpec(NamedTuple):
     kwargs: dict[str, Any]
 
 
-class TaskFamily(ABC):
-    """A family of tasks around one Gymnasium environment.
-
-    A subclass needs a ``task_space`` and ``make_env``. It also needs ``set_task`` if the environment does not take its
-    task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``.
+class Family(ABC):
+    """A distribution of tasks: what `TaskFamily` and `metarl.envs.supervised.SupervisedFamily` have in common.
 
     Attributes:
         name: The family's id; the class's name unless set.
-        horizon: Default length of an episode, in environment steps.
-        min_envs_per_shard: With fewer environments than this, one thread is faster than several.
         task_space: The space that tasks are elements of.
         num_modes: Number of modes of the distribution of tasks; see `modes`.
-        terms: Names of the numbers in a step's info that rollouts keep beside the reward, such as ("success",).
+        measure: What an agent is measured by on a task: its "return", "error" or "accuracy".
         defaults: Training defaults that differ from those of `metarl.Config`: values by the names of its fields; nested
             settings are dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
         spec: Arguments of the call of `metarl.get_family`; None if the family was made without it.
     """
 
     name: str
-    horizon: int = 200
-    # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
-    min_envs_per_shard: int = 10**9
     task_space: spaces.Space[Any]
     num_modes: int = 1
-    terms: Sequence[str] = ()
+    measure: Measure = "return"
     defaults: Mapping[str, Any] = {}
     spec: FamilySpec | None = None
 
@@ -72,38 +65,13 @@ class TaskFamily(ABC):
                 "draw_tasks(self, n, rng, split), and leave split unused if all splits have one distribution."
             ) from None
 
-    @abstractmethod
-    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Makes one environment of the family, without a limit on the episode's length.
-
-        Args:
-            render_mode: Gymnasium's render mode; a family that is never drawn may leave this parameter out.
-        """
-
-    def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
-        """Tells an environment its task; called before every reset, whose options it returns.
-
-        The environment must keep the task: a plain ``env.reset()`` continues with it until another task is given.
-
-        Override it for an environment that takes no task at reset: change the environment, for example
-        ``env.unwrapped.gravity = float(task)``, and return None.
-
-        Args:
-            env: An environment made by ``make_env``, perhaps in a wrapper.
-            task: An element of ``task_space``.
-
-        Returns:
-            The options to hand to ``env.reset``, or None.
-        """
-        return {"task": task}
-
     @property
     def finite_tasks(self) -> NDArray[Any] | None:
         """All tasks, [number of tasks, *task shape], if they are few and every split has all of them; else None.
 
         By default, the elements of a ``Discrete`` task space, unless a subclass overrides `draw_tasks`.
         """
-        if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is TaskFamily.draw_tasks:
+        if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is Family.draw_tasks:
             return np.arange(self.task_space.n) + self.task_space.start
         return None
 
@@ -166,6 +134,53 @@ class TaskFamily(ABC):
         """
         return np.zeros(len(tasks), int)
 
+    def describe_task(self, task: Any) -> str:
+        """Says in a few words what a task is."""
+        return f"task {np.array2string(np.asarray(task), precision=3)}"
+
+
+class TaskFamily(Family):
+    """A family of tasks around one Gymnasium environment.
+
+    A subclass needs a ``task_space`` and ``make_env``. It also needs ``set_task`` if the environment does not take its
+    task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``.
+
+    Attributes:
+        horizon: Default length of an episode, in environment steps.
+        min_envs_per_shard: With fewer environments than this, one thread is faster than several.
+        terms: Names of the numbers in a step's info that rollouts keep beside the reward, such as ("success",).
+    """
+
+    horizon: int = 200
+    # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
+    min_envs_per_shard: int = 10**9
+    terms: Sequence[str] = ()
+
+    @abstractmethod
+    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+        """Makes one environment of the family, without a limit on the episode's length.
+
+        Args:
+            render_mode: Gymnasium's render mode; a family that is never drawn may leave this parameter out.
+        """
+
+    def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
+        """Tells an environment its task; called before every reset, whose options it returns.
+
+        The environment must keep the task: a plain ``env.reset()`` continues with it until another task is given.
+
+        Override it for an environment that takes no task at reset: change the environment, for example
+        ``env.unwrapped.gravity = float(task)``, and return None.
+
+        Args:
+            env: An environment made by ``make_env``, perhaps in a wrapper.
+            task: An element of ``task_space``.
+
+        Returns:
+            The options to hand to ``env.reset``, or None.
+        """
+        return {"task": task}
+
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes a batch of slots in which episodes run side by side.
 
@@ -174,10 +189,6 @@ class TaskFamily(ABC):
             horizon: Steps after which an episode is truncated.
         """
         return LoopedEpisodes(self, num_envs, horizon)
-
-    def describe_task(self, task: Any) -> str:
-        """Says in a few words what a task is."""
-        return f"task {np.array2string(np.asarray(task), precision=3)}"
 
     @cached_property
     def observation_space(self) -> spaces.Box:
@@ -194,6 +205,17 @@ class TaskFamily(ABC):
         env = self.make_env()
         env.close()
         return env.observation_space, env.action_space
+
+
+def require_environments(family: Family, purpose: str) -> TaskFamily:
+    """Returns ``family``, whose tasks must be environments; ``purpose`` says what for.
+
+    Raises:
+        UserError: If it is a supervised family.
+    """
+    if isinstance(family, TaskFamily):
+        return family
+    raise UserError(f"{family.name} is a supervised family without environments, and {purpose} needs one with them.")
 
 
 def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:

@@ -7,10 +7,12 @@ from typing import Any
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import import_named, importable_name, refuse_root_link
-from metarl.envs.family import FamilySpec, TaskFamily
+from metarl.envs.family import Family, FamilySpec
 
-Factory = Callable[..., TaskFamily]
-FamilyLike = str | type[TaskFamily] | TaskFamily
+Factory = Callable[..., Family]
+FamilyLike = str | type[Family] | Family
+
+_EXPECTED = "a subclass of metarl.TaskFamily or metarl.SupervisedFamily"
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
     """Registers a task family under a name.
 
     Args:
-        family: A subclass of `TaskFamily`, a function that makes a family, or "package.module:Class", which is imported
-            at its first use.
+        family: A subclass of `TaskFamily` or `SupervisedFamily`, a function that makes a family, or
+            "package.module:Class", which is imported at its first use.
         name: The name; by default the family's own.
         summary: Description in one sentence; by default the first line of the family's docstring.
         **kwargs: Arguments for ``family``, which those of `get_family` override.
@@ -54,7 +56,7 @@ def family_summaries() -> dict[str, str]:
     return {name: _summary(entry) for name, entry in _registered.items()}
 
 
-def get_family(family: FamilyLike, /, **kwargs: Any) -> TaskFamily:
+def get_family(family: FamilyLike, /, **kwargs: Any) -> Family:
     """Makes a task family; its ``name`` and ``spec`` then record the name and the arguments.
 
     Args:
@@ -88,9 +90,9 @@ def family_spec(family: FamilyLike) -> FamilySpec:
     """
     if isinstance(family, str):
         return FamilySpec(family, {})
-    if isinstance(family, type) and issubclass(family, TaskFamily):
+    if isinstance(family, type) and issubclass(family, Family):
         return FamilySpec(_name_of(family), {})
-    if not isinstance(family, TaskFamily):
+    if not isinstance(family, Family):
         raise UserError(f"give a task family as a name, a subclass of metarl.TaskFamily or a family, got {family!r}.")
     if family.spec is None:
         raise UserError(
@@ -100,7 +102,7 @@ def family_spec(family: FamilyLike) -> FamilySpec:
     return FamilySpec(family.spec.name, dict(family.spec.kwargs))
 
 
-def _name_of(family: type[TaskFamily]) -> str:
+def _name_of(family: type[Family]) -> str:
     """The name under which the class is registered without arguments, else "package.module:Class"."""
     spec = f"{family.__module__}:{family.__qualname__}"
     for name, entry in _registered.items():
@@ -133,7 +135,7 @@ def _factory(name: str) -> tuple[Factory, dict[str, Any]]:
     )
 
 
-def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
+def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> Family:
     try:
         inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
@@ -145,16 +147,16 @@ def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> TaskFamily:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} cannot be made with these arguments: {type(error).__name__}: {error}.") from error
-    if not isinstance(family, TaskFamily):
-        raise UserError(f"{name} makes a {type(family).__name__}, and a subclass of metarl.TaskFamily is expected.")
+    if not isinstance(family, Family):
+        raise UserError(f"{name} makes a {type(family).__name__}, and {_EXPECTED} is expected.")
     return family
 
 
 def _import_factory(spec: str) -> Factory:
     """Imports "package.module:Class"; raises UserError if it does not exist or cannot make a family."""
     factory: Factory = import_named(spec, "a task family")
-    if isinstance(factory, type) and not issubclass(factory, TaskFamily):
-        raise UserError(f"{spec} is not a task family; it must be a subclass of metarl.TaskFamily.")
+    if isinstance(factory, type) and not issubclass(factory, Family):
+        raise UserError(f"{spec} is not a task family; it must be {_EXPECTED}.")
     if not callable(factory):
-        raise UserError(f"{spec} is a {type(factory).__name__}, and a subclass of metarl.TaskFamily is expected.")
+        raise UserError(f"{spec} is a {type(factory).__name__}, and {_EXPECTED} is expected.")
     return factory

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
-from metarl.data import Rollouts
+from metarl.data import ExampleBatch, Rollouts
 from metarl.inner.rule import Adaptation, Stage
-from metarl.inner.support import PolicyGradientSupport
+from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
 from metarl.policies.losses import InnerLoss
 
 
@@ -26,15 +26,15 @@ class InnerLoop:
         meta: Meta-parameters at the start, [meta parameter].
         modes: Mode of each task, [task].
         supports: Support data of each stage; a stage that reuses rollouts shares its predecessor's.
-        queries: Query rollouts of each policy in the meta-objective; the last entry is from the adapted policies.
+        queries: Query data of each policy in the meta-objective; the last entry is of the adapted policies.
     """
 
     rule: Adaptation
     stages: Sequence[Stage]
     meta: Tensor
     modes: Tensor
-    supports: Sequence[PolicyGradientSupport]
-    queries: Sequence[Rollouts]
+    supports: Sequence[PolicyGradientSupport | SupervisedSupport]
+    queries: Sequence[Rollouts | ExampleBatch]
 
     @property
     def num_tasks(self) -> int:
@@ -90,10 +90,11 @@ class Adapted:
     Attributes:
         loop: The inner loop.
         parameters: The adapted policies, [task, parameter].
-        returns: Mean return of each task after 0, 1, ... steps, [task, step].
-        modulated_returns: Mean return of each task between preparation (such as modulation) and first step, [task];
-            None without preparation, or if no rollouts are collected in between.
-        env_steps: Environment steps taken; reused rollouts count once.
+        returns: Mean return of each task after 0, 1, ... steps, [task, step]; of supervised tasks, the error or accuracy
+            on the query set.
+        modulated_returns: The same between preparation (such as modulation) and first step, [task]; None without
+            preparation, or if no rollouts are collected in between.
+        env_steps: Environment steps taken; reused rollouts count once. 0 for supervised tasks.
         effective_sample_size: Effective sample size of the likelihood ratios as a share of the number of samples; one
             [task] for every reuse of rollouts.
     """
@@ -104,6 +105,19 @@ class Adapted:
     modulated_returns: Tensor | None
     env_steps: int
     effective_sample_size: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Wall seconds of one inner loop, mean over shards.
+
+    Attributes:
+        rollout: Simulation, including policies and advantages; of supervised tasks, drawing the examples.
+        adaptation: Updates of the task parameters.
+    """
+
+    rollout: float
+    adaptation: float
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,28 +15,17 @@ from torch import Tensor
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
+from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
-from metarl.envs import TaskFamily
-from metarl.inner.loop import Adapted, adapt
+from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
+from metarl.inner.loop import Adapted, Timing, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.supervised import SupervisedRunner
 from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
 from metarl.policies.losses import InnerLoss
 from metarl.rollouts.sampler import Sampler, with_advantages
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Wall seconds of one inner loop, mean over shards.
-
-    Attributes:
-        rollout: Simulation, including policies and advantages.
-        adaptation: Updates of the task parameters.
-    """
-
-    rollout: float
-    adaptation: float
 
 
 class Runner:
@@ -140,9 +130,28 @@ class Runner:
         return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, stopped)
 
 
+def make_runner(
+    family: Family, rule: Adaptation, num_tasks: int, settings: Settings, workers: Workers, device: torch.device
+) -> Runner | SupervisedRunner:
+    """The runner for a family: of environments, or of supervised tasks.
+
+    Args:
+        family: The task family.
+        rule: The adaptation rule.
+        num_tasks: Tasks in each inner loop.
+        settings: The run's settings.
+        workers: Threads.
+        device: Where adaptation computes.
+    """
+    if isinstance(family, SupervisedFamily) and settings.examples is not None:
+        return SupervisedRunner(family, rule, settings.examples, device)
+    in_environments = require_environments(family, "reinforcement learning")
+    return Runner(in_environments, rule, num_tasks, settings.rollouts, settings.inner.inner_loss, workers, device)
+
+
 def _join(parts: Sequence[Adapted]) -> Adapted:
     """Joins the inner loops of all shards; reused rollouts stay one object."""
-    loops, supports = [part.loop for part in parts], list[PolicyGradientSupport]()
+    loops, supports = [part.loop for part in parts], list[Any]()
     for stage, of_shards in zip(loops[0].stages, zip(*(loop.supports for loop in loops), strict=True), strict=True):
         supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]

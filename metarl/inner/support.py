@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from metarl.policies.losses import InnerLoss
 class Support(ABC):
     """The support data of some tasks, with the inner loss that adaptation lowers.
 
-    `PolicyGradientSupport` implements policy gradients; a rule works with any other implementation too.
+    `PolicyGradientSupport` holds rollouts, `SupervisedSupport` examples; a rule works with any other one too.
     """
 
     @property
@@ -75,68 +76,105 @@ class Support(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class PolicyGradientSupport(Support):
-    """Rollouts, with the gradient of a policy-gradient loss.
+class _LossSupport(Support):
+    """Data in rows, with the gradient of one of the losses of `metarl.policies.losses.inner_loss`.
 
     Attributes:
         policy: The policy.
-        rollouts: Rollouts collected with any policies.
-        loss: ``ratio``, ``score`` or ``dice``, see `metarl.policies.losses.inner_loss`.
+        data: The data.
+        loss: Name of the loss.
         adapted: Names of the policy's tensors in the gradient; None for all. The built-in network skips computations
             that only the other tensors need.
         hessian_fraction: Fraction of each task's rows, those of largest advantage, in repeated products with the
             gradient's Jacobian (`metarl.data.Samples.largest_advantages`); a single product is exact.
-
-    Source: Finn et al. 2017, equation 4.
     """
 
     policy: DifferentiablePolicy
-    rollouts: Rollouts
+    data: Any
     loss: InnerLoss
     adapted: Collection[str] | None = None
     hessian_fraction: float = 1.0
 
     @property
     def num_tasks(self) -> int:
-        return self.rollouts.num_tasks
+        return self.data.num_tasks
 
     @property
     def samples(self) -> Samples:
-        """All steps as rows."""
-        return self.rollouts.samples
+        """The data as rows."""
+        return self.data.samples
 
     def gradient(self, parameters: Tensor) -> Tensor:
-        return differentiable(parameters, _PolicyGradient(self, parameters))
+        return differentiable(parameters, _LossGradient(self, parameters))
 
     def projected_gradient(self, parameters: Tensor, directions: Tensor) -> Tensor:
-        return differentiable(parameters, _ProjectedGradient(_PolicyGradient(self, parameters), directions))
+        return differentiable(parameters, _ProjectedGradient(_LossGradient(self, parameters), directions))
 
-    def restricted(self, tensors: Collection[str]) -> PolicyGradientSupport:
+    def restricted(self, tensors: Collection[str]) -> Self:
         return replace(self, adapted=[name for name in tensors if self.adapted is None or name in self.adapted])
 
-    def tasks(self, start: int, stop: int) -> PolicyGradientSupport:
-        return replace(self, rollouts=self.rollouts.tasks(start, stop))
+    def tasks(self, start: int, stop: int) -> Self:
+        return replace(self, data=self.data.tasks(start, stop))
+
+    def with_curvature(self, fraction: float) -> Self:
+        """The same support; repeated products with its Jacobian use this fraction of the rows, in (0, 1]."""
+        # DiCE couples the steps of an episode, so no row can be left out.
+        return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
+
+    def _with_targets(self, inputs: Tensor, targets: Tensor, rewards: Tensor) -> Tensor:
+        """Inputs, targets (one-hot if they are classes) and rewards side by side, [task, time, feature]."""
+        if targets.ndim == 2:
+            targets = torch.nn.functional.one_hot(targets, self.policy.distribution.num_outputs).to(inputs)
+        return torch.cat([inputs, targets, rewards[..., None]], dim=2)
+
+
+class PolicyGradientSupport(_LossSupport):
+    """Rollouts collected with any policies, with the gradient of a policy-gradient loss: ``ratio``, ``score``, ``dice``.
+
+    Source: Finn et al. 2017, equation 4.
+    """
+
+    @property
+    def rollouts(self) -> Rollouts:
+        """The rollouts."""
+        return self.data
 
     @staticmethod
     def concatenate(parts: Sequence[PolicyGradientSupport]) -> PolicyGradientSupport:
         """Joins the tasks of ``parts`` in order; everything but the rollouts comes from the first part."""
-        return replace(parts[0], rollouts=Rollouts.concatenate([part.rollouts for part in parts]))
-
-    def with_curvature(self, fraction: float) -> PolicyGradientSupport:
-        """The same support; repeated products with its Jacobian use this fraction of the rows, in (0, 1]."""
-        # DiCE couples the steps of an episode, so no row can be left out.
-        return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
+        return replace(parts[0], data=Rollouts.concatenate([part.rollouts for part in parts]))
 
     def performance(self) -> Tensor:
         return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
     def trajectory(self) -> tuple[Tensor, Tensor]:
         """Observation, action (one-hot if discrete) and reward at each step of each task's first episode."""
-        observations, actions = self.rollouts.observations[:, 0], self.rollouts.actions[:, 0]
-        if actions.ndim == 2:
-            actions = torch.nn.functional.one_hot(actions, self.policy.distribution.num_outputs).to(observations)
-        features = torch.cat([observations, actions, self.rollouts.rewards[:, 0, :, None]], dim=2)
-        return features, self.rollouts.mask[:, 0].sum(1).long()
+        observations, actions, rewards = (
+            part[:, 0] for part in (self.rollouts.observations, self.rollouts.actions, self.rollouts.rewards)
+        )
+        return self._with_targets(observations, actions, rewards), self.rollouts.mask[:, 0].sum(1).long()
+
+
+class SupervisedSupport(_LossSupport):
+    """Examples, with the gradient of the squared error or the cross-entropy.
+
+    Both are minus the mean log-likelihood: the ``score`` loss of advantages 1.
+
+    Source: Finn et al. 2017, equations 2 and 3.
+    """
+
+    def performance(self) -> Tensor:
+        """Minus the variance of the targets, [task]: the error of the best constant. Classes give 0."""
+        targets: Tensor = self.data.targets
+        if targets.ndim == 2:
+            return self.data.inputs.new_zeros(self.num_tasks)
+        return -targets.var(1, correction=0).mean(-1)
+
+    def trajectory(self) -> tuple[Tensor, Tensor]:
+        """Input and target (one-hot if it is a class) of each example, and 0 in place of the reward."""
+        inputs: Tensor = self.data.inputs
+        features = self._with_targets(inputs, self.data.targets, inputs.new_zeros(inputs.shape[:2]))
+        return features, torch.full((self.num_tasks,), inputs.shape[1], device=inputs.device)
 
 
 # Sums, not matrix products: the last bits of a matrix product depend on where a task's vector lies in memory.
@@ -155,10 +193,10 @@ def _combined(coefficients: Tensor, directions: Tensor) -> Tensor:
     return (coefficients[..., None] * directions).sum(1)
 
 
-class _PolicyGradient:
+class _LossGradient:
     """The gradient as a function of the parameters; its Jacobian is the Hessian, in the rows of adapted tensors."""
 
-    def __init__(self, support: PolicyGradientSupport, parameters: Tensor) -> None:
+    def __init__(self, support: _LossSupport, parameters: Tensor) -> None:
         if support.num_tasks != parameters.shape[0]:
             raise ValueError(f"support must hold {parameters.shape[0]} tasks, got {support.num_tasks}")
         self.support, self.parameters = support, parameters.detach()
@@ -192,9 +230,9 @@ class _PolicyGradient:
 
 
 class _ProjectedGradient:
-    """`Support.projected_gradient` of policy gradients as a function of the parameters."""
+    """`Support.projected_gradient` as a function of the parameters."""
 
-    def __init__(self, gradient: _PolicyGradient, directions: Tensor) -> None:
+    def __init__(self, gradient: _LossGradient, directions: Tensor) -> None:
         self._gradient, self._directions = gradient, directions
 
     def value(self) -> Tensor:
@@ -219,7 +257,7 @@ class _ProjectedJacobian:
     forward product, because that precedes all transposed products; its rows are built after it.
     """
 
-    def __init__(self, gradient: _PolicyGradient, directions: Tensor) -> None:
+    def __init__(self, gradient: _LossGradient, directions: Tensor) -> None:
         self._gradient, self._directions = gradient, directions
         self._rows: Tensor | None = self._make_rows() if gradient.is_exact else None
 

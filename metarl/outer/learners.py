@@ -16,10 +16,10 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.optimisers import get_meta_optimiser
 from metarl.config.resolved import Settings
 from metarl.data import LearnerState
-from metarl.envs import TaskFamily
-from metarl.inner.loop import Adapted, observe
+from metarl.envs import Family
+from metarl.inner.loop import Adapted, Timing, observe
 from metarl.inner.rule import Adaptation
-from metarl.inner.runner import Runner, Timing
+from metarl.inner.runner import make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
 from metarl.store.progress import Row
 
@@ -60,12 +60,11 @@ class MetaLearner:
     """
 
     def __init__(
-        self, settings: Settings, family: TaskFamily, rule: Adaptation, workers: Workers, device: torch.device
+        self, settings: Settings, family: Family, rule: Adaptation, workers: Workers, device: torch.device
     ) -> None:
         self._settings, self._family, self._rule = settings, family, rule
         self._workers, self._device = workers, device
-        size, loss = settings.meta.meta_batch_size, settings.inner.inner_loss
-        self._runner = Runner(family, rule, size, settings.rollouts, loss, workers, device)
+        self._runner = make_runner(family, rule, settings.meta.meta_batch_size, settings, workers, device)
         make_optimiser = import_named(get_meta_optimiser(settings.meta.meta_optimiser).step, "meta_optimiser")
         self._optimiser: Optimiser = make_optimiser(settings.optimiser)
 
@@ -87,7 +86,7 @@ class MetaLearner:
                 observed = observe(adapted.loop, self._workers)
                 described = self._rule.describe(state.meta, observed)
                 new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
-        return new, _row(adapted, report, timing, time.perf_counter() - begin, described)
+        return new, self._row(adapted, report, timing, time.perf_counter() - begin, described)
 
     def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
         """Runs rollouts and adaptation of iteration ``index`` at any meta-parameters [meta parameter]."""
@@ -97,27 +96,29 @@ class MetaLearner:
         stages = self._rule.stages((1.0,) * settings.inner.num_inner_steps, index)
         return self._runner.run(meta, tasks, stages, seed, Purpose.TRAIN_ROLLOUTS, index)
 
-
-def _row(
-    adapted: Adapted,
-    report: StepReport,
-    timing: Timing,
-    meta_step_seconds: float,
-    described: dict[str, float],
-) -> Row:
-    returns = adapted.returns
-    sizes, modulated = adapted.effective_sample_size, adapted.modulated_returns
-    return {
-        "env_steps": adapted.env_steps,
-        "pre_adaptation_return": float(returns[:, 0].mean()),
-        **({} if modulated is None else {"modulated_return": float(modulated.mean())}),
-        "post_adaptation_return": float(returns[:, -1].mean()),
-        "post_adaptation_return_std": float(returns[:, -1].std(correction=0)),
-        "outcome": report.outcome,
-        **report.numbers,
-        "effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0,
-        **described,
-        "seconds_rollout": round(timing.rollout, 4),
-        "seconds_adaptation": round(timing.adaptation, 4),
-        "seconds_meta_step": round(meta_step_seconds, 4),
-    }
+    def _row(
+        self,
+        adapted: Adapted,
+        report: StepReport,
+        timing: Timing,
+        meta_step_seconds: float,
+        described: dict[str, float],
+    ) -> Row:
+        measure, returns, modulated = self._family.measure, adapted.returns, adapted.modulated_returns
+        sizes, in_environments = adapted.effective_sample_size, measure == "return"
+        return {
+            **({"env_steps": adapted.env_steps} if in_environments else {}),
+            f"pre_adaptation_{measure}": float(returns[:, 0].mean()),
+            **({} if modulated is None else {f"modulated_{measure}": float(modulated.mean())}),
+            f"post_adaptation_{measure}": float(returns[:, -1].mean()),
+            f"post_adaptation_{measure}_std": float(returns[:, -1].std(correction=0)),
+            "outcome": report.outcome,
+            **report.numbers,
+            **(
+                {"effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0} if in_environments else {}
+            ),
+            **described,
+            "seconds_rollout": round(timing.rollout, 4),
+            "seconds_adaptation": round(timing.adaptation, 4),
+            "seconds_meta_step": round(meta_step_seconds, 4),
+        }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metarl.common.lazy import lazy
 from metarl.common.parallel import Workers
-from metarl.data import Samples
+from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop
 from metarl.policies.base import Linearised
@@ -44,7 +44,9 @@ class MetaObjective:
     ) -> None:
         self._workers, self._num_tasks = workers, loop.num_tasks
         loop = loop.with_curvature(hessian_fraction)
-        size = 1 if loop.meta.device.type == "cpu" else loop.num_tasks
+        # Supervised tasks have few examples: one by one, they would cost more in calls than in arithmetic.
+        one_by_one = loop.meta.device.type == "cpu" and isinstance(loop.queries[-1], Rollouts)
+        size = 1 if one_by_one else loop.num_tasks
         starts = range(0, loop.num_tasks, size)
         self._chunks = [_Chunk(loop.tasks(i, i + size), fisher_rows) for i in starts]
 
@@ -92,7 +94,7 @@ class _Chunk:
 
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
         self._loop, self._policy, self._weights = loop, loop.rule.policy, loop.query_weights
-        self._queries = [query.samples for query in loop.queries]
+        self._queries, self._loss = [query.samples for query in loop.queries], loop.queries[-1].loss
         # Policies whose divergence counts beside that of the queried ones: their places in the replay, and weights.
         self._held = {i: stage.kl_weight for i, stage in enumerate(loop.stages) if stage.kl_weight}
         self._data = [*self._queries, *(loop.supports[i].samples for i in self._held)]
@@ -109,7 +111,7 @@ class _Chunk:
         pulled_back = torch.zeros_like(self._adaptation.outputs)
         for i, (query, weight) in enumerate(zip(self._queries, self._weights, strict=True)):
             at = points[i]
-            derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, "ratio")
+            derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, self._loss)
             pulled_back[i] = weight * at.pullback(derivatives.gradient, derivatives.extra_gradient)
         return self._surrogate(self._old), self._adaptation.gradient(pulled_back)
 
@@ -211,5 +213,5 @@ class _Chunk:
         """The surrogate loss; the queried policies come first in ``distributions``."""
         total = torch.zeros((), dtype=torch.float64, device=self._loop.meta.device)
         for at, query, weight in zip(distributions, self._queries, self._weights, strict=False):
-            total += weight * inner_loss(self._policy.distribution, *at, query, "ratio").double().sum()
+            total += weight * inner_loss(self._policy.distribution, *at, query, self._loss).double().sum()
         return total

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +13,7 @@ from metarl.common.profiling import timed
 from metarl.config.optimisers import ProMPConfig
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop
+from metarl.outer.adam import adam_of
 from metarl.outer.objective import MetaObjective
 from metarl.outer.optimiser import StepReport
 
@@ -64,10 +64,7 @@ def promp_step(
 
     Source: Rothfuss et al. 2019, algorithm 1.
     """
-    parameter = state.meta.detach().clone().requires_grad_()
-    adam = torch.optim.Adam([parameter], lr=config.lr)
-    if state.memory:
-        adam.state[parameter] = _copies(state.memory, parameter.device)
+    parameter, adam = adam_of(state, config.lr)
     norms: list[float] = []
 
     def report(outcome: str, epochs: int, gain: float = 0.0, kl: float = 0.0) -> StepReport:
@@ -86,10 +83,3 @@ def promp_step(
         (before, _), (after, kl) = objective.evaluate(state.meta), objective.evaluate(moved)
     memory = dict(adam.state[parameter])
     return LearnerState(moved, memory), report(f"{config.epochs} epochs", config.epochs, before - after, kl)
-
-
-def _copies(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    # Copies, because Adam changes its memory in place. Adam counts its steps on the CPU.
-    return {
-        name: value.cpu().clone() if name == "step" else value.to(device, copy=True) for name, value in memory.items()
-    }

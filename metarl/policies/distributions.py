@@ -109,6 +109,48 @@ class Gaussian(Distribution):
         return spread[:, None] + 0.5 * (shift * shift).sum(-1)
 
 
+class SquaredError(Distribution):
+    """A normal distribution whose minus log-density is the mean squared error over the outputs, less a constant.
+
+    For d outputs that is a variance of d / 2: -log p = |y - mean|^2 / d, where the constant is left out. There are no
+    extra parameters.
+
+    Args:
+        num_outputs: Numbers in a target.
+    """
+
+    num_extra = 0
+
+    def __init__(self, num_outputs: int) -> None:
+        self.num_outputs = num_outputs
+
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return generator.standard_normal((*shape, self.num_outputs), dtype=np.float32)
+
+    def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
+        return outputs + math.sqrt(self.num_outputs / 2) * noise
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def log_prob(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> Tensor:
+        return -((actions - outputs) ** 2).mean(-1)
+
+    def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 / self.num_outputs * (actions - outputs), outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def score_tangent(
+        self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return -2 / self.num_outputs * d_outputs, outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
+        return 2 / self.num_outputs * d_outputs, outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
+        return ((old_outputs - outputs) ** 2).mean(-1)
+
+
 class Categorical(Distribution):
     """A choice among actions; outputs are the logits, and there are no extra parameters.
 

@@ -23,7 +23,7 @@ from metarl.common.strict_json import write_json
 from metarl.config.measuring import AnalysisConfig
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
-from metarl.inner.runner import Runner
+from metarl.inner.runner import make_runner
 from metarl.reports.inspection import inspect, layers
 from metarl.reports.measures import Floats, over_tasks, principal_components
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, Inspection, Projected
@@ -121,10 +121,8 @@ class _InnerLoops:
     ) -> Adapted:
         """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`."""
         agent = self._agent
-        settings = replace(agent.settings.rollouts, rollouts_per_task=rollouts)
-        runner = Runner(
-            agent.family, rule, len(tasks), settings, agent.settings.inner.inner_loss, self.workers, torch.device("cpu")
-        )
+        settings = agent.settings.measured_on(rollouts)
+        runner = make_runner(agent.family, rule, len(tasks), settings, self.workers, torch.device("cpu"))
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
         self.env_steps += adapted.env_steps

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from metarl.common.parallel import Workers
-from metarl.data import Rollouts, Samples
+from metarl.data import ExampleBatch, Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.rule import Adaptation
@@ -56,7 +56,7 @@ def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
     """
     rule, layout = loop.rule, loop.rule.policy.layout
     groups = _tasks_by_start(rule, loop.modes)
-    num_episodes = min(loop.queries[-1].rewards.shape[1], min(map(len, groups), default=0))
+    num_episodes = min(loop.queries[-1].num_parts, min(map(len, groups), default=0))
     tasks = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
     inspected = workers.map(partial(_inspect_task, num_episodes=num_episodes), tasks)
     gradients = np.stack([task.gradients for task in inspected])
@@ -110,12 +110,12 @@ class _Inspected:
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     policy, samples = loop.rule.policy, loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
-    choices = [loop.queries, *([query.episode(e) for query in loop.queries] for e in range(num_episodes))]
+    choices = [loop.queries, *([query.part(e) for query in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
         policies = loop.replay(loop.meta)
         steps = [i for i, stage in enumerate(loop.stages) if stage.is_step]
-        lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].samples) for i in steps]
+        lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].data) for i in steps]
         observed = samples.observations[0][samples.weights[0] > 0]
         compared = {"start": policies[0]}
         if steps and steps[0] > 0:
@@ -131,7 +131,7 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
 # Conflict
 
 
-def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Tensor:
+def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts | ExampleBatch]]) -> Tensor:
     """Meta-gradients of one task by the meta-parameters, for several choices of query rollouts.
 
     Args:
@@ -149,7 +149,9 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
     for chosen in queries:
         # At the policy that collected the rollouts, the gradient of the ratio loss is that of the surrogate.
         parts = zip(adaptation.outputs, chosen, weights, strict=True)
-        cotangents.append(torch.stack([w * policy.inner_gradient(p, query.samples, "ratio") for p, query, w in parts]))
+        cotangents.append(
+            torch.stack([w * policy.inner_gradient(p, query.samples, query.loss) for p, query, w in parts])
+        )
     first, *others = cotangents
     return torch.stack([adaptation.gradient(first), *(adaptation.pullback(cotangent) for cotangent in others)])
 
@@ -213,8 +215,9 @@ def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
 # Smoothness, representations, movement
 
 
-def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support: Samples) -> Line:
-    """The inner loss of one task along an update, on the rollouts that the update was computed from."""
+def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, data: Rollouts | ExampleBatch) -> Line:
+    """The inner loss of one task along an update, on the data that the update was computed from."""
+    support: Samples = data.samples
 
     def point(parameters: Floats) -> Tensor:
         return torch.from_numpy(parameters)[None].to(before.dtype)
@@ -222,10 +225,10 @@ def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, support:
     def loss(parameters: Floats) -> float:
         at = point(parameters)
         outputs = policy.outputs(at, support.observations)
-        return float(inner_loss(policy.distribution, outputs, policy.extra(at), support, "ratio"))
+        return float(inner_loss(policy.distribution, outputs, policy.extra(at), support, data.loss))
 
     def gradient(parameters: Floats) -> Floats:
-        return policy.inner_gradient(point(parameters), support, "ratio")[0].double().numpy()
+        return policy.inner_gradient(point(parameters), support, data.loss)[0].double().numpy()
 
     start, stop = (parameters[0].double().numpy() for parameters in (before, after))
     return along_step(loss, gradient, start, stop - start, FRACTIONS)

@@ -9,16 +9,17 @@ from metarl.common.importing import import_named
 from metarl.config.algorithms import get_algorithm
 from metarl.config.resolved import Settings
 from metarl.config.settings import PolicySettings
-from metarl.envs import TaskFamily, get_family
+from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.distributions import Categorical, Distribution, SquaredError
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
 
-def family_of(algo: str, env: str, **parameters: Any) -> TaskFamily:
+def family_of(algo: str, env: str, **parameters: Any) -> Family:
     """The task family for an algorithm; its observations include the task if the algorithm sees the task.
 
     Args:
@@ -27,10 +28,10 @@ def family_of(algo: str, env: str, **parameters: Any) -> TaskFamily:
         **parameters: Parameters of the family.
     """
     family = get_family(env, **parameters)
-    return OracleFamily(family) if get_algorithm(algo).sees_task else family
+    return OracleFamily(family) if get_algorithm(algo).sees_task and isinstance(family, TaskFamily) else family
 
 
-def build(settings: Settings) -> tuple[TaskFamily, Adaptation]:
+def build(settings: Settings) -> tuple[Family, Adaptation]:
     """The task family and the adaptation rule of a run.
 
     Raises:
@@ -43,17 +44,26 @@ def build(settings: Settings) -> tuple[TaskFamily, Adaptation]:
     return family, rule
 
 
-def build_policy(family: TaskFamily, settings: PolicySettings) -> DifferentiablePolicy:
+def build_policy(family: Family, settings: PolicySettings) -> DifferentiablePolicy:
     """The policy for a family.
 
     Raises:
         UserError: If the family's spaces or the policy's body are not supported.
     """
-    distribution = ActionMap(family.action_space).distribution
-    (size,) = family.observation_space.shape
+    size, distribution = _inputs_and_distribution(family)
     initial_std, min_std = settings.initial_std, settings.min_std
     if settings.policy_body is None:
         sizes, activation, gain = settings.hidden_sizes, settings.activation, settings.output_gain
         return MLPPolicy(size, distribution, sizes, activation, initial_std, min_std, gain)
     make_body = import_named(settings.policy_body, "policy_body")
     return ModulePolicy(size, distribution, make_body, initial_std, min_std)
+
+
+def _inputs_and_distribution(family: Family) -> tuple[int, Distribution]:
+    """Numbers in an observation or input, and the distribution of actions or targets."""
+    if isinstance(family, SupervisedFamily):
+        kind = Categorical if family.classes else SquaredError
+        return family.num_inputs, kind(family.num_outputs)
+    in_environments = require_environments(family, "reinforcement learning")
+    (size,) = in_environments.observation_space.shape
+    return size, ActionMap(in_environments.action_space).distribution

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,9 @@ from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
-from metarl.envs import TaskFamily
+from metarl.envs import Family, TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
-from metarl.inner.runner import Runner
+from metarl.inner.runner import make_runner
 from metarl.runs.build import family_of
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.evaluations import Evaluation, References
@@ -65,8 +65,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
+    size = config.rollouts if isinstance(family, TaskFamily) else config.queries
+    if isinstance(family, TaskFamily) and config.shots is not None:
+        raise UserError(f"shots would do nothing: it is for supervised families, and {family.name} has episodes.")
     with Workers(config.threads) as workers:
-        protocol = _Protocol(agent.settings, config, family, tasks, workers, device)
+        settings = agent.settings.measured_on(size, config.shots)
+        protocol = _Protocol(settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
@@ -79,10 +83,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         env=family.name,
         checkpoint=config.checkpoint,
         seed=config.seed,
-        rollouts=config.rollouts,
+        rollouts=size,
+        measure=family.measure,
+        shots=settings.examples and settings.examples.shots,
         adapted_layers=config.adapted_layers,
         step_name=rule.step_name,
-        step_scales=evaluation_scales(config.gradient_steps),
+        step_scales=step_scales(family, config.gradient_steps),
         tasks=tasks,
         finite=finite is not None,
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
@@ -90,7 +96,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         mean=estimate.mean,
         # A finite family repeats its tasks. Repeats are not independent, so an interval over them would be too narrow.
         interval=estimate.half_width if finite is None else None,
-        share_made_worse=share_made_worse(returns) if rule.adapted else None,
+        share_made_worse=share_made_worse(-returns if family.measure == "error" else returns) if rule.adapted else None,
         modulated=None if measured.modulated is None else float(measured.modulated.mean()),
         env_steps=measured.env_steps,
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
@@ -104,17 +110,25 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     return result
 
 
+def step_scales(family: Family, num_steps: int) -> tuple[float, ...]:
+    """Factors on the step size in an evaluation; supervised tasks take every step as in training."""
+    return evaluation_scales(num_steps) if isinstance(family, TaskFamily) else (1.0,) * num_steps
+
+
 def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
     return PartialAdaptation(rule, config.adapted_layers) if config.adapted_layers else rule
 
 
-def _other_family(agent: Agent, env: str) -> TaskFamily:
+def _other_family(agent: Agent, env: str) -> Family:
     family = family_of(agent.settings.experiment.algo, env)
-    agent.check_fits(family.observation_space, family.action_space)
+    if isinstance(family, TaskFamily):
+        agent.check_fits(family.observation_space, family.action_space)
+    else:
+        agent.check_same_examples(family)
     return family
 
 
-def _tasks(family: TaskFamily, config: EvaluationConfig) -> np.ndarray:
+def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     if config.task_file is None:
         return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     try:
@@ -169,7 +183,7 @@ class _Protocol:
         self,
         run: Settings,
         config: EvaluationConfig,
-        family: TaskFamily,
+        family: Family,
         tasks: np.ndarray,
         workers: Workers,
         device: torch.device,
@@ -194,18 +208,17 @@ class _Protocol:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
-        stages = rule.stages(evaluation_scales(config.gradient_steps))
-        rollouts = replace(self._run.rollouts, rollouts_per_task=config.rollouts)
-        runner = Runner(
-            self._family, rule, len(tasks), rollouts, self._run.inner.inner_loss, self._workers, self._device
-        )
+        stages = rule.stages(step_scales(self._family, config.gradient_steps))
+        runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
         return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
 
     def standstill(self) -> float | None:
-        """Mean return of the zero action over one episode per task; None if the action space has no zero."""
+        """Mean return of the zero action over one episode per task; None if there is no zero action."""
+        if not isinstance(self._family, TaskFamily):
+            return None
         space = self._family.action_space
         if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
             return None

@@ -17,7 +17,7 @@ from metarl.common.errors import UserError, nearest
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
 from metarl.data import Rollouts
-from metarl.envs import EpisodeBatch
+from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.policies.action_map import ActionMap
@@ -147,6 +147,18 @@ class Agent:
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
 
+    def check_same_examples(self, family: Family) -> None:
+        """Raises UserError unless the examples of another family have the shapes that the agent was trained with."""
+        own = self.family
+        if not (isinstance(own, SupervisedFamily) and isinstance(family, SupervisedFamily)):
+            raise UserError(f"this agent was trained on {own.name}, and {family.name} is no family of the same kind.")
+        wanted, shapes = ((f.num_inputs, f.num_outputs, f.classes) for f in (own, family))
+        if shapes != wanted:
+            raise UserError(
+                f"{family.name} has {shapes[0]} inputs and {shapes[1]} outputs; this agent was trained on {own.name} "
+                f"with {wanted[0]} and {wanted[1]}."
+            )
+
     def check_fits(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
         """Raises UserError unless an environment with these spaces fits the agent."""
         size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
@@ -161,7 +173,7 @@ class Agent:
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
                 f"{wanted_size}.{hint}"
             )
-        wanted = self.family.action_space
+        wanted = require_environments(self.family, "adapting in an environment").action_space
         same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)
         if type(action_space) is not type(wanted) or not same:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")

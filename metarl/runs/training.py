@@ -21,7 +21,8 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
-from metarl.inner.runner import Runner
+from metarl.inner.runner import Runner, make_runner
+from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
 from metarl.runs.build import build
 from metarl.runs.trained_agent import Agent
@@ -126,10 +127,12 @@ class Trainer:
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
         self._num_validation_tasks = run.validation_tasks if finite is None else len(finite)
-        self._validator: Runner | None = None
+        self._validator: Runner | SupervisedRunner | None = None
         if run.validate_every:
-            size, rollouts, loss = self._num_validation_tasks, self._settings.rollouts, self._settings.inner.inner_loss
-            self._validator = Runner(self._family, self._rule, size, rollouts, loss, self._workers, device)
+            size = self._num_validation_tasks
+            self._validator = make_runner(self._family, self._rule, size, self._settings, self._workers, device)
+        measure = self._family.measure
+        self._validation_columns = f"validation_pre_adaptation_{measure}", f"validation_post_adaptation_{measure}"
         self._profile = Profile(RunFolder(self._settings.folder).trace, device) if run.profile else None
 
     def __enter__(self) -> Trainer:
@@ -181,27 +184,25 @@ class Trainer:
             with timed("validation"):
                 row |= self._validate(self._validator, learner.meta)
         elif self._validator:
-            row |= dict.fromkeys(_VALIDATION_COLUMNS, "")
-        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps"))
+            row |= dict.fromkeys(self._validation_columns, "")
+        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
         new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
-        with timed("logging"):
-            log.write(
-                {
-                    "iteration": done,
-                    "env_steps": new.env_steps,
-                    "seconds": round(new.seconds, 3),
-                    "steps_per_second": round(steps / iteration_seconds, 1),
-                    **row,
-                }
-            )
-        validation = row.get("validation_post_adaptation_return", "")
-        if isinstance(validation, float) and validation > state.best_return:
-            new = replace(new, best_return=validation)
+        validation = row.get(self._validation_columns[1], "")
+        if done % self._settings.run.log_every and done < self._settings.run.iterations and validation == "":
+            log.skip()
+        else:
+            in_environments = {"env_steps": new.env_steps} if steps else {}
+            speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
+            with timed("logging"):
+                log.write({"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row})
+        better = -1 if self._family.measure == "error" else 1
+        if isinstance(validation, float) and better * validation > state.best_return:
+            new = replace(new, best_return=better * validation)
             with timed("checkpoint"):
                 save_checkpoint(self._config, "best", new)
         return new
 
-    def _validate(self, validator: Runner, meta: torch.Tensor) -> dict[str, float | int | str]:
+    def _validate(self, validator: Runner | SupervisedRunner, meta: torch.Tensor) -> dict[str, float | int | str]:
         """Returns on the validation tasks; tasks and random streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
@@ -210,7 +211,7 @@ class Trainer:
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
         adapted, _ = validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
         returns = adapted.returns.mean(0).tolist()
-        return dict(zip(_VALIDATION_COLUMNS, (returns[0], returns[-1]), strict=True))
+        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True))
 
     def _make_learner(self) -> Learner:
         if self._settings.algorithm.training == "ppo":
@@ -219,9 +220,6 @@ class Trainer:
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
-
-
-_VALIDATION_COLUMNS = ("validation_pre_adaptation_return", "validation_post_adaptation_return")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import is_vectorized_observation
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.envs import require_environments
 from metarl.runs.build import build
 from metarl.runs.trained_agent import AdaptedPolicy, Agent
 from metarl.sb3.actors import policy_parameters
@@ -35,7 +36,7 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
     settings = config.resolve()
     family, rule = build(settings)
     scale = settings.rollouts.action_scale
-    wanted = policy_actions(family, scale)
+    wanted = policy_actions(require_environments(family, "metarl.sb3"), scale)
     if model.action_space != wanted:
         raise UserError(
             f"the model's actions are {model.action_space}, and this configuration's policy has {wanted}; train the "

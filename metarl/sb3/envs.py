@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.common.errors import UserError
-from metarl.envs import FamilyLike, TaskFamily, get_family
+from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.interface import require_episode_batch
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
@@ -215,7 +215,7 @@ class TaskVecEnv(VecEnv):
 
 def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
     """Returns the family and the length of its episodes; checks family, split and length."""
-    known = family if isinstance(family, TaskFamily) else get_family(family)
+    known = family if isinstance(family, TaskFamily) else require_environments(get_family(family), "metarl.sb3")
     # Sample once and discard: an unknown split should fail here, not at the first reset.
     known.sample_tasks(1, np.random.default_rng(0), split)
     return known, positive_whole("horizon", known.horizon if horizon is None else horizon)

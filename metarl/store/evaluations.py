@@ -55,6 +55,9 @@ class Evaluation:
         modulated: Mean return after attenuation or modulation and before the first step; None if not measured.
         adapted_layers: The policy's tensors that steps were allowed to change; empty for all.
         step_name: The rule's name for one step.
+        measure: What ``returns``, ``mean`` and ``references`` hold: "return", or, of supervised tasks, "error" (squared
+            error) or "accuracy".
+        shots: Supervised tasks: examples of each task that were adapted to; ``rollouts`` then counts query examples.
     """
 
     config: Mapping[str, Any]
@@ -76,6 +79,8 @@ class Evaluation:
     modulated: float | None = None
     adapted_layers: tuple[str, ...] = ()
     step_name: str = "gradient step"
+    measure: str = "return"
+    shots: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: arrays as nested lists, NaN as None."""

@@ -30,8 +30,11 @@ def read_progress(run_dir: Path) -> list[dict[str, str]]:
 def _in_words(row: Row) -> str:
     """Text of the live line for an iteration; numbers that the row lacks are left out."""
     # A learner without an inner loop does not adapt in training and reports one return only.
-    returns = [float(row[name]) for name in ("pre_adaptation_return", "post_adaptation_return") if name in row]
-    parts = [f"{float(row['steps_per_second']):.0f} steps/s", "return " + " -> ".join(f"{x:.1f}" for x in returns)]
+    parts = [f"{float(row['steps_per_second']):.0f} steps/s"] if "steps_per_second" in row else []
+    for measure, decimals in (("return", 1), ("error", 3), ("accuracy", 3)):
+        names = f"pre_adaptation_{measure}", f"post_adaptation_{measure}"
+        if numbers := [f"{float(row[name]):.{decimals}f}" for name in names if name in row]:
+            parts.append(f"{measure} " + " -> ".join(numbers))
     if "kl" in row:
         parts.append(f"KL {float(row['kl']):.4f}")
     if "outcome" in row:
@@ -80,6 +83,10 @@ class ProgressLog:
                 self._tensorboard.add_scalar(name, value, int(row["iteration"]))
         self._tensorboard.flush()
         self._bar.set_description_str(_in_words(row), refresh=False)
+        self._bar.update()
+
+    def skip(self) -> None:
+        """Counts an iteration without a row."""
         self._bar.update()
 
     def __enter__(self) -> ProgressLog:

@@ -1,0 +1,109 @@
+"""Supervised task families: regression and classification tasks instead of environments."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.common.errors import UserError
+from metarl.envs.family import Family
+
+DEFAULTS: Mapping[str, Any] = {
+    "meta_optimiser": "adam",
+    "hidden_sizes": (40, 40),
+    "inner_lr": 0.01,
+    "meta_batch_size": 4,
+    "iterations": 50_000,
+    "log_every": 100,
+    "validate_every": 5_000,
+    "validation_tasks": 100,
+    "checkpoint_every": 5_000,
+    "threads": 1,
+}
+"""Settings of the sinusoids of Finn et al. 2017, section 5.1; a thread more would only wait on such small networks."""
+
+
+class Examples(NamedTuple):
+    """Examples of one task.
+
+    Attributes:
+        inputs: [example, input], float32.
+        targets: [example, output] of float32; or classes, [example] of int64.
+    """
+
+    inputs: NDArray[np.float32]
+    targets: NDArray[Any]
+
+
+class SupervisedFamily(Family):
+    """A family of regression or classification tasks.
+
+    The inner loss of a task is the error on its support set, the meta-objective the error on its query set: the squared
+    error, averaged over examples and outputs, or the cross-entropy. A subclass needs a ``task_space``, ``num_inputs``,
+    ``num_outputs`` and `draw`; see ``examples/line_family.py``.
+
+    Attributes:
+        num_inputs: Numbers in an input.
+        num_outputs: Numbers in a target; for classification the number of classes.
+        classes: Whether targets are classes, from 0 to ``num_outputs`` - 1.
+    """
+
+    num_inputs: int
+    num_outputs: int = 1
+    classes: bool = False
+    defaults = DEFAULTS
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.measure = "accuracy" if cls.classes else "error"
+
+    @abstractmethod
+    def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Draws examples of a task.
+
+        Args:
+            task: An element of ``task_space``.
+            n: Number of examples.
+            rng: Source of randomness.
+
+        Returns:
+            Inputs [n, ``num_inputs``], and targets: [n, ``num_outputs``], or classes [n].
+        """
+
+    def function(self, task: Any, x: NDArray[Any]) -> NDArray[Any] | None:
+        """The true targets without noise, for figures: [n, ``num_outputs``] at inputs ``x`` [n, ``num_inputs``].
+
+        None, the default, if there is no such function.
+        """
+        return None
+
+    def draw_sets(self, task: Any, shots: int, queries: int, rng: np.random.Generator) -> tuple[Examples, Examples]:
+        """Draws a support set and a query set; by default the first and the other ones of `draw`'s examples.
+
+        Args:
+            task: An element of ``task_space``.
+            shots: Examples to adapt to; for a family whose sets are balanced, of each class.
+            queries: Examples to measure on, likewise.
+            rng: Source of randomness.
+
+        Raises:
+            UserError: If the examples do not have the shapes of the family.
+        """
+        examples = self._checked(*self.draw(task, shots + queries, rng), shots + queries)
+        support, query = (Examples(*(part[rows] for part in examples)) for rows in (slice(shots), slice(shots, None)))
+        return support, query
+
+    def _checked(self, inputs: NDArray[Any], targets: NDArray[Any], n: int) -> Examples:
+        kind: Any = np.int64 if self.classes else np.float32
+        examples = Examples(np.asarray(inputs, np.float32), np.asarray(targets, kind))
+        wanted = (n, self.num_inputs), (n,) if self.classes else (n, self.num_outputs)
+        for name, part, shape in zip(("inputs", "targets"), examples, wanted, strict=True):
+            if part.shape != shape:
+                raise UserError(f"{self.name}.draw must return {name} of shape {shape}, got {part.shape}.")
+            if not np.isfinite(part).all():
+                raise UserError(f"{self.name}.draw returned {name} that are not finite numbers.")
+        if self.classes and not ((examples.targets >= 0) & (examples.targets < self.num_outputs)).all():
+            raise UserError(f"{self.name}.draw must return classes from 0 to {self.num_outputs - 1}.")
+        return examples

@@ -1,0 +1,105 @@
+"""Runs the inner loops of supervised tasks: support and query examples instead of rollouts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.common.streams import Purpose, stream
+from metarl.config.settings import ExampleSettings
+from metarl.data import ExampleBatch
+from metarl.envs import SupervisedFamily
+from metarl.envs.supervised import Examples
+from metarl.inner.loop import Adapted, InnerLoop, Timing
+from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.support import SupervisedSupport
+
+
+def fit(
+    rule: Adaptation, meta: Tensor, stages: Sequence[Stage], modes: Tensor, support: ExampleBatch, query: ExampleBatch
+) -> Adapted:
+    """Runs the inner loop on support examples, and measures the policies on query examples after every step.
+
+    Every stage sees the same support set, and the meta-objective the same query set.
+
+    Args:
+        rule: The adaptation rule.
+        meta: Meta-parameters, [meta parameter].
+        stages: The inner loop, from ``rule.stages``.
+        modes: Mode of each task, [task].
+        support: Examples to adapt to.
+        query: Examples to measure on.
+    """
+    size = rule.policy.layout.size
+    seen = SupervisedSupport(rule.policy, support, support.loss)
+    queries = [query] * (1 + sum(stage.query_weight > 0 for stage in stages))
+    loop = InnerLoop(rule, stages, meta, modes, [seen] * len(stages), queries)
+    with torch.no_grad():
+        parameters = rule.start(meta, modes)
+        measured, modulated = [measure(rule, parameters[:, :size], query)], None
+        for stage in stages:
+            parameters = stage.update(meta, parameters, seen)
+            now = measure(rule, parameters[:, :size], query)
+            if stage.is_step:
+                measured.append(now)
+            elif len(measured) == 1:
+                modulated = now
+    return Adapted(loop, parameters[:, :size], torch.stack(measured, dim=1), modulated, 0, [])
+
+
+def measure(rule: Adaptation, parameters: Tensor, examples: ExampleBatch) -> Tensor:
+    """Squared error, averaged over examples and outputs, or the share of right classes: [task], float64.
+
+    Args:
+        rule: The adaptation rule.
+        parameters: Policies, [task, parameter].
+        examples: Examples of each task.
+    """
+    outputs = rule.policy.outputs(parameters, examples.inputs)
+    if examples.targets.ndim == 2:
+        return (outputs.argmax(-1) == examples.targets).double().mean(1)
+    return ((outputs - examples.targets) ** 2).double().mean((1, 2))
+
+
+@dataclass(frozen=True)
+class SupervisedRunner:
+    """Runs inner loops on freshly drawn examples, all tasks at once; like `metarl.inner.runner.Runner`.
+
+    Attributes:
+        family: The task family.
+        rule: The adaptation rule.
+        settings: Sizes of the support and query sets.
+        device: Where adaptation computes.
+    """
+
+    family: SupervisedFamily
+    rule: Adaptation
+    settings: ExampleSettings
+    device: torch.device
+
+    def run(
+        self, meta: Tensor, tasks: NDArray[Any], stages: Sequence[Stage], seed: int, purpose: Purpose, *key: int
+    ) -> tuple[Adapted, Timing]:
+        """Runs the inner loop for each task; see `metarl.inner.runner.Runner.run`."""
+        begin = time.perf_counter()
+        sizes = self.settings.shots, self.settings.queries
+        drawn = [self.family.draw_sets(task, *sizes, stream(seed, purpose, *key, i)) for i, task in enumerate(tasks)]
+        support, query = (_batch(sets).to(self.device) for sets in zip(*drawn, strict=True))
+        drawn_at = time.perf_counter()
+        adapted = fit(self.rule, meta, stages, torch.from_numpy(self.family.modes(tasks)), support, query)
+        return adapted, Timing(drawn_at - begin, time.perf_counter() - drawn_at)
+
+    def close(self) -> None:
+        """Does nothing: there are no environments."""
+
+
+def _batch(sets: Sequence[Examples]) -> ExampleBatch:
+    inputs, targets = (torch.from_numpy(np.stack(parts)) for parts in zip(*sets, strict=True))
+    return ExampleBatch(inputs, targets)
