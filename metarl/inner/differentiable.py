@@ -115,15 +115,14 @@ class GraphJacobian:
         return self._forward
 
 
+# Without `setup_context`: with it, every call would inspect the signature of `forward`, which takes longer than a small
+# network's gradient.
 class _Value(torch.autograd.Function):
     @staticmethod
-    def forward(inputs: Tensor, function: Function) -> Tensor:
-        return function.value()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Function], output: Tensor) -> None:
+    def forward(ctx: Any, inputs: Tensor, function: Function) -> Tensor:
         # Do not store the output: the graph would then refer to itself and never be freed.
-        ctx.function = inputs[1]
+        ctx.function = function
+        return function.value()
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
@@ -134,12 +133,9 @@ class _Gradient(torch.autograd.Function):
     """The exact pullback of a function; its derivative by the direction is a product with `Function.jacobian`."""
 
     @staticmethod
-    def forward(direction: Tensor, function: Function) -> Tensor:
+    def forward(ctx: Any, direction: Tensor, function: Function) -> Tensor:
+        ctx.function = function
         return function.pullback(direction)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Function], output: Tensor) -> None:
-        ctx.function = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor, None]:
@@ -150,12 +146,9 @@ class _Product(torch.autograd.Function):
     """A Jacobian times a direction."""
 
     @staticmethod
-    def forward(direction: Tensor, jacobian: Jacobian) -> Tensor:
+    def forward(ctx: Any, direction: Tensor, jacobian: Jacobian) -> Tensor:
+        ctx.jacobian = jacobian
         return jacobian.pushforward(direction)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Jacobian], output: Tensor) -> None:
-        ctx.jacobian = inputs[1]
 
     @staticmethod
     @once_differentiable

@@ -27,6 +27,8 @@ class InnerLoop:
         modes: Mode of each task, [task].
         supports: Support data of each stage; a stage that reuses rollouts shares its predecessor's.
         queries: Query data of each policy in the meta-objective; the last entry is of the adapted policies.
+        traced: A copy of ``meta`` that is a leaf of autograd's graph, and what `replay` returns at it, if the inner loop
+            was run with its graph; None if not.
     """
 
     rule: Adaptation
@@ -35,6 +37,7 @@ class InnerLoop:
     modes: Tensor
     supports: Sequence[PolicyGradientSupport | SupervisedSupport]
     queries: Sequence[Rollouts | ExampleBatch]
+    traced: tuple[Tensor, Sequence[Tensor]] | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -51,11 +54,30 @@ class InnerLoop:
         """The inner loop of tasks ``start`` to ``stop``."""
         supports = [support.tasks(start, stop) for support in self.supports]
         queries = [query.tasks(start, stop) for query in self.queries]
-        return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries)
+        return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries, traced=None)
+
+    def pieces(self) -> list[InnerLoop]:
+        """The inner loop in the pieces that are computed at once: single tasks on a CPU, where their data fit the cache.
+
+        Supervised tasks have few examples; one by one, they would cost more in calls than in arithmetic.
+        """
+        if self.meta.device.type != "cpu" or any(isinstance(query, ExampleBatch) for query in self.queries):
+            return [self]
+        return [self.tasks(task, task + 1) for task in range(self.num_tasks)]
 
     def with_curvature(self, fraction: float) -> InnerLoop:
         """The same inner loop; repeated Jacobian products use this fraction of the support rows, in (0, 1]."""
-        return replace(self, supports=[support.with_curvature(fraction) for support in self.supports])
+        if fraction == 1:
+            return self
+        return replace(self, supports=[support.with_curvature(fraction) for support in self.supports], traced=None)
+
+    def trace(self) -> tuple[Tensor, Sequence[Tensor]]:
+        """A copy of ``meta`` that is a leaf of autograd's graph, and the policies of `replay` at it."""
+        if self.traced is not None:
+            return self.traced
+        with torch.enable_grad():
+            meta = self.meta.detach().clone().requires_grad_()
+            return meta, self.replay(meta)
 
     def replay(self, meta: Tensor) -> list[Tensor]:
         """The policies before the first stage and after every stage, a list of [task, parameter].
@@ -79,8 +101,7 @@ class InnerLoop:
 @torch.no_grad()
 def observe(loop: InnerLoop, workers: Workers) -> Tensor:
     """The rule's features of each task, [task, feature]; see `Adaptation.observe`."""
-    one_by_one = [loop.tasks(task, task + 1) for task in range(loop.num_tasks)]
-    return torch.cat(workers.map(loop.rule.observe, one_by_one))
+    return torch.cat(workers.map(loop.rule.observe, loop.pieces()))
 
 
 @dataclass

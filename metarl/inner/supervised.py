@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -37,23 +37,19 @@ def fit(
         support: Examples to adapt to.
         query: Examples to measure on.
     """
-    size = rule.policy.layout.size
     seen = SupervisedSupport(rule.policy, support, support.loss)
     queries = [query] * (1 + sum(stage.query_weight > 0 for stage in stages))
     loop = InnerLoop(rule, stages, meta, modes, [seen] * len(stages), queries)
-    with torch.no_grad():
-        parameters = rule.start(meta, modes)
-        measured, modulated = [measure(rule, parameters[:, :size], query)], None
-        for stage in stages:
-            parameters = stage.update(meta, parameters, seen)
-            now = measure(rule, parameters[:, :size], query)
-            if stage.is_step:
-                measured.append(now)
-            elif len(measured) == 1:
-                modulated = now
-    return Adapted(loop, parameters[:, :size], torch.stack(measured, dim=1), modulated, 0, [])
+    loop = replace(loop, traced=loop.trace())
+    policies = [policy.detach() for policy in loop.trace()[1]]
+    steps = [number + 1 for number, stage in enumerate(stages) if stage.is_step]
+    returns = torch.stack([measure(rule, policies[number], query) for number in (0, *steps)], dim=1)
+    prepared = steps[0] - 1 if steps else 0
+    modulated = measure(rule, policies[prepared], query) if prepared else None
+    return Adapted(loop, policies[-1], returns, modulated, 0, [])
 
 
+@torch.no_grad()
 def measure(rule: Adaptation, parameters: Tensor, examples: ExampleBatch) -> Tensor:
     """Squared error, averaged over examples and outputs, or the share of right classes: [task], float64.
 

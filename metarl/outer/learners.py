@@ -33,12 +33,13 @@ class Learner(Protocol):
     def initial(self) -> LearnerState:
         """The state before the first iteration."""
 
-    def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
+    def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
         """One iteration.
 
         Args:
             state: The state after the previous iteration.
             index: Number of iterations done.
+            describe: Whether the numbers are logged; if not, those that cost extra time may be missing.
 
         Returns:
             The new state, and the numbers to log.
@@ -74,7 +75,7 @@ class MetaLearner:
     def initial(self) -> LearnerState:
         return LearnerState(self._rule.initial(stream(self._settings.run.seed, Purpose.INITIALISATION)), {})
 
-    def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
+    def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
         with timed("inner loops"):
             adapted, timing = self.inner_loops(state.meta, index)
         begin = time.perf_counter()
@@ -84,7 +85,7 @@ class MetaLearner:
             described: dict[str, float] = {}
             if adapted.loop.supports:  # There is an inner loop.
                 observed = observe(adapted.loop, self._workers)
-                described = self._rule.describe(state.meta, observed)
+                described = self._rule.describe(state.meta, observed) if describe else {}
                 new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
         return new, self._row(adapted, report, timing, time.perf_counter() - begin, described)
 

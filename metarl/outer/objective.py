@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metarl.common.lazy import lazy
 from metarl.common.parallel import Workers
-from metarl.data import Rollouts, Samples
+from metarl.data import Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop
 from metarl.policies.base import Linearised
@@ -44,11 +44,7 @@ class MetaObjective:
     ) -> None:
         self._workers, self._num_tasks = workers, loop.num_tasks
         loop = loop.with_curvature(hessian_fraction)
-        # Supervised tasks have few examples: one by one, they would cost more in calls than in arithmetic.
-        one_by_one = loop.meta.device.type == "cpu" and isinstance(loop.queries[-1], Rollouts)
-        size = 1 if one_by_one else loop.num_tasks
-        starts = range(0, loop.num_tasks, size)
-        self._chunks = [_Chunk(loop.tasks(i, i + size), fisher_rows) for i in starts]
+        self._chunks = [_Chunk(piece, fisher_rows) for piece in loop.pieces()]
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses all steps."""
@@ -124,8 +120,8 @@ class _Chunk:
     @torch.enable_grad()
     def _adaptation(self) -> GraphJacobian:
         """The Jacobian of the policies that the divergence counts, [policy, task, parameter], by the meta-parameters."""
-        meta = self._loop.meta.detach().clone().requires_grad_()
-        return GraphJacobian(meta, self._counted(self._loop.replay(meta)))
+        meta, policies = self._loop.trace()
+        return GraphJacobian(meta, self._counted(policies))
 
     def _counted(self, policies: Sequence[Tensor]) -> Tensor:
         """Of the replayed policies those that the divergence counts, [policy, task, parameter]."""

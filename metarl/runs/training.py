@@ -176,11 +176,13 @@ class Trainer:
     def _advance(self, state: RunState, log: ProgressLog) -> RunState:
         """One iteration with validation and logging; returns the run's state after it."""
         validate_every, begin = self._settings.run.validate_every, time.perf_counter()
-        learner, numbers = self.learner.iteration(state.learner, state.iteration)
+        done, run = state.iteration + 1, self._settings.run
+        validates = self._validator is not None and done % validate_every == 0
+        logs = done % run.log_every == 0 or validates or done == run.iterations
+        learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
         row = dict(numbers)
         iteration_seconds = time.perf_counter() - begin
-        done = state.iteration + 1
-        if self._validator and done % validate_every == 0:
+        if self._validator and validates:
             with timed("validation"):
                 row |= self._validate(self._validator, learner.meta)
         elif self._validator:
@@ -188,7 +190,7 @@ class Trainer:
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
         new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
         validation = row.get(self._validation_columns[1], "")
-        if done % self._settings.run.log_every and done < self._settings.run.iterations and validation == "":
+        if not logs:
             log.skip()
         else:
             in_environments = {"env_steps": new.env_steps} if steps else {}

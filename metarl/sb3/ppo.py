@@ -76,7 +76,7 @@ class PPOLearner:
         set_policy_parameters(self.model, self._policy, meta)
         return LearnerState(meta, _memory(self.model))
 
-    def iteration(self, state: LearnerState, index: int) -> tuple[LearnerState, Row]:
+    def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
         generator, begin = stream(self._seed, Purpose.TRAIN_ROLLOUTS, index), time.perf_counter()
         _remember(self.model, state.memory)
         before = self.model.num_timesteps
