@@ -49,8 +49,6 @@ class Workers:
         """
         items = list(items)
         measured = in_workers(function, min(self.num_threads, len(items)))
-        if len(items) == 1:
-            return [measured(items[0])]  # In the calling thread: it would only wait for another one.
         futures = []
         try:
             for item in items:

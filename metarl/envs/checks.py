@@ -1,7 +1,7 @@
 """Checks a task family and tells its author what is wrong."""
 
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray
 from metarl.common.errors import UserError
-from metarl.envs.family import SPLITS, TaskFamily
+from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
+from metarl.envs.supervised import SupervisedFamily
 
 _TASKS = 16  # Number of tasks per split.
 _STEPS = 50  # Maximum number of steps of a trajectory.
@@ -23,7 +24,7 @@ Problems = Iterator[str]
 _SecondReset = Literal["given", "plain"] | None
 
 
-def check_task_family(family: TaskFamily, seed: int = 0) -> None:
+def check_task_family(family: Family, seed: int = 0) -> None:
     """Tries out a task family and raises an error that lists all its problems.
 
     It checks that
@@ -36,6 +37,9 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
     - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
     - ``make_episodes`` equals single environments, including the family's ``terms``.
 
+    Of a supervised family it checks, beside the first two, that examples have the family's shapes, that they are
+    reproducible and differ from task to task, and that two draws differ.
+
     Args:
         family: The family.
         seed: Seed of all checks.
@@ -43,19 +47,28 @@ def check_task_family(family: TaskFamily, seed: int = 0) -> None:
     Raises:
         UserError: If there is a problem; the message lists all problems and says what to do.
     """
-    if not isinstance(family, TaskFamily):
-        raise UserError(f"a task family must be an instance of a subclass of metarl.TaskFamily, got {family!r}.")
-    problems = _problems_of(_basics, family, seed)
+    checks: Sequence[Callable[[Any, int], Problems]]
+    first: Callable[[Any, int], Problems]
+    if isinstance(family, SupervisedFamily):
+        first, checks = _task_basics, [_examples]
+    elif isinstance(family, TaskFamily):
+        first, checks = _basics, [_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes]
+    else:
+        raise UserError(
+            "a task family must be an instance of a subclass of metarl.TaskFamily or metarl.SupervisedFamily, got "
+            f"{family!r}."
+        )
+    problems = _problems_of(first, family, seed)
     # If tasks or spaces are broken, trajectories would only repeat the same problems.
     if not problems:
-        for check in (_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes):
+        for check in checks:
             problems += _problems_of(check, family, seed)
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise UserError(f"the task family {family.name} has {len(problems)} problem(s):{listed}")
 
 
-def _problems_of(check: Callable[[TaskFamily, int], Problems], family: TaskFamily, seed: int) -> list[str]:
+def _problems_of(check: Callable[[Any, int], Problems], family: Family, seed: int) -> list[str]:
     problems = []
     try:
         for problem in check(family, seed):
@@ -66,15 +79,36 @@ def _problems_of(check: Callable[[TaskFamily, int], Problems], family: TaskFamil
 
 
 def _basics(family: TaskFamily, seed: int) -> Problems:
+    yield from _task_basics(family, seed)
+    if isinstance(getattr(family, "task_space", None), gym.Space):
+        yield from _environment_problems(family)
+
+
+def _task_basics(family: Family, seed: int) -> Problems:
     yield from _pickling(family)
     if not isinstance(getattr(family, "task_space", None), gym.Space):
         yield "it has no task_space; set it to a gymnasium.Space whose elements are the tasks."
         return
     yield from _task_problems(family, seed)
-    yield from _environment_problems(family)
 
 
-def _pickling(family: TaskFamily) -> Problems:
+def _examples(family: SupervisedFamily, seed: int) -> Problems:
+    tasks = _tasks(family, seed)[:4]
+
+    def drawn(task: Any, seed: int) -> NDArray[Any]:
+        support, query = family.draw_sets(task, 3, 5, np.random.default_rng(seed))
+        return _flat(*support, *query)
+
+    first = drawn(tasks[0], seed)
+    if not np.array_equal(first, drawn(tasks[0], seed)):
+        yield "draw is not reproducible: draw from the generator that is passed in only."
+    if np.array_equal(first, drawn(tasks[0], seed + 1)):
+        yield "two draws gave the same examples; draw them from the generator that is passed in."
+    if all(np.array_equal(first, drawn(task, seed)) for task in tasks[1:]):
+        yield "different tasks gave the same examples; let them depend on the task."
+
+
+def _pickling(family: Family) -> Problems:
     try:
         pickle.loads(pickle.dumps(family))
     except Exception as error:
@@ -84,7 +118,7 @@ def _pickling(family: TaskFamily) -> Problems:
         )
 
 
-def _task_problems(family: TaskFamily, seed: int) -> Problems:
+def _task_problems(family: Family, seed: int) -> Problems:
     splits: dict[str, NDArray[Any]] = {}
     for split in SPLITS:
         try:
@@ -261,7 +295,7 @@ def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
     return [space.sample() for _ in range(n)]
 
 
-def _tasks(family: TaskFamily, seed: int) -> NDArray[Any]:
+def _tasks(family: Family, seed: int) -> NDArray[Any]:
     """Different tasks for training, [k, *task shape]."""
     return np.unique(family.sample_tasks(_TASKS, np.random.default_rng(seed)), axis=0)
 

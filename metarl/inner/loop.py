@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -98,10 +99,19 @@ class InnerLoop:
         return torch.stack([*(policy for stage, policy in after if stage.query_weight), policies[-1]])
 
 
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def over_pieces(workers: Workers, function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result]:
+    """Applies ``function`` to every piece, in parallel; a single piece needs no other thread, which takes time to wake."""
+    return workers.map(function, pieces) if len(pieces) > 1 else [function(piece) for piece in pieces]
+
+
 @torch.no_grad()
 def observe(loop: InnerLoop, workers: Workers) -> Tensor:
     """The rule's features of each task, [task, feature]; see `Adaptation.observe`."""
-    return torch.cat(workers.map(loop.rule.observe, loop.pieces()))
+    return torch.cat(over_pieces(workers, loop.rule.observe, loop.pieces()))
 
 
 @dataclass

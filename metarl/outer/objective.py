@@ -18,7 +18,7 @@ from metarl.common.lazy import lazy
 from metarl.common.parallel import Workers
 from metarl.data import Samples
 from metarl.inner.differentiable import GraphJacobian
-from metarl.inner.loop import InnerLoop
+from metarl.inner.loop import InnerLoop, over_pieces
 from metarl.policies.base import Linearised
 from metarl.policies.losses import OutputDerivatives, inner_loss
 
@@ -48,16 +48,16 @@ class MetaObjective:
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Surrogate loss and its gradient by the meta-parameters, [meta parameter]; uses all steps."""
-        losses, gradients = zip(*self._workers.map(_Chunk.loss_and_gradient, self._chunks), strict=True)
+        losses, gradients = zip(*over_pieces(self._workers, _Chunk.loss_and_gradient, self._chunks), strict=True)
         return float(self._mean(losses)), self._mean(gradients)
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         """J^T F J times ``direction`` [meta parameter]."""
-        return self._mean(self._workers.map(lambda chunk: chunk.fisher_product(direction), self._chunks))
+        return self._mean(over_pieces(self._workers, lambda chunk: chunk.fisher_product(direction), self._chunks))
 
     def evaluate(self, meta: Tensor) -> tuple[float, float]:
         """(surrogate loss, mean KL divergence of the adapted policies) at other meta-parameters; uses all steps."""
-        values = self._mean(self._workers.map(lambda chunk: chunk.evaluate(meta), self._chunks))
+        values = self._mean(over_pieces(self._workers, lambda chunk: chunk.evaluate(meta), self._chunks))
         loss, kl = values.tolist()
         return loss, kl
 
@@ -74,7 +74,7 @@ class MetaObjective:
 
         Source: Rothfuss et al. 2019, equations 14 to 16.
         """
-        parts = self._workers.map(lambda chunk: chunk.proximal(meta, clip, kl_penalty), self._chunks)
+        parts = over_pieces(self._workers, lambda chunk: chunk.proximal(meta, clip, kl_penalty), self._chunks)
         losses, gradients = zip(*parts, strict=True)
         return float(self._mean(losses)), self._mean(gradients)
 

@@ -200,7 +200,7 @@ def test_resuming_profiles_only_if_asked_again(tmp_path):
 def test_a_run_that_breaks_off_while_it_is_traced_can_be_resumed_and_profiled(tmp_path, capsys, monkeypatch):
     iteration = MetaLearner.iteration
 
-    def breaks(self, state, index):
+    def breaks(self, state, index, describe):
         result = iteration(self, state, index)
         if index == 1:
             raise RuntimeError("broken on purpose")

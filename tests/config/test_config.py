@@ -13,6 +13,7 @@ import metarl
 from metarl import ALGORITHMS, Config, L2FConfig, MuMoMAMLConfig, TaskFamily, TRPOConfig, UserError, family_names
 from metarl.config.checked import hints
 from metarl.config.resolved import GROUPS, components, idle_fields
+from metarl.config.settings import ExampleSettings
 from metarl.envs.navigation import NavigationFamily
 
 
@@ -84,7 +85,7 @@ def test_a_choice_is_not_what_a_default_happens_to_be():
 
 
 def test_consumers_share_no_setting_and_have_those_of_the_configuration():
-    names = [name for group in GROUPS.values() for name in hints(group)]
+    names = [name for group in [*GROUPS.values(), ExampleSettings] for name in hints(group)]
     names += [name for part in components("l2f", False, "trpo") for name in part.fields]
     assert sorted([*names, "rule", "optimiser"]) == sorted(part.name for part in dataclasses.fields(Config))
 
@@ -255,7 +256,7 @@ def test_what_is_stored_says_whether_the_run_attenuates(settings, attenuates):
 def test_idle_settings_are_stored_as_null():
     stored = Config(algo="maml").to_dict()
     idle = idle_fields(stored)
-    assert {"l2f", "promp", "mamlpp", "mumomaml", "adapted_layers", "context_size"} == set(idle)
+    assert {"l2f", "promp", "adam", "mamlpp", "mumomaml", "adapted_layers", "context_size"} == set(idle)
     assert all(stored[name] is None for name in idle)
     assert stored["trpo"]["max_kl"] == 0.01
 

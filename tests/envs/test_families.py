@@ -243,7 +243,10 @@ def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
         ("metarl.no_such:Family", "there is no module 'metarl.no_such'"),
         ("metarl.envs.navigation:NavigationFamly", "has no 'NavigationFamly'. Did you mean 'NavigationFamily'"),
         ("metarl.envs.navigation:NavigationEnv", "must be a subclass of metarl.TaskFamily"),
-        ("metarl.envs.drawing:PIXELS", "is a int, and a subclass of metarl.TaskFamily is expected"),
+        (
+            "metarl.envs.drawing:PIXELS",
+            "is a int, and a subclass of metarl.TaskFamily or metarl.SupervisedFamily is expected",
+        ),
     ],
 )
 def test_families_that_are_not_there_are_told(spec, message):

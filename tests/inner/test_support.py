@@ -49,6 +49,9 @@ class RegressionSupport(Support):
     def restricted(self, tensors: Collection[str]) -> Support:
         return replace(self, adapted=tensors)
 
+    def performance(self) -> Tensor:
+        return self.targets.mean((1, 2))
+
     def tasks(self, start: int, stop: int) -> Support:
         return replace(self, inputs=self.inputs[start:stop], targets=self.targets[start:stop])
 
@@ -79,9 +82,9 @@ def rules() -> dict[str, Adaptation]:
         "partial": PartialAdaptation(make_rule("maml", policy, 0.1), ("weight2", "bias3")),
         "meta-sgd": make_rule("meta-sgd", policy, 0.1),
         "mamlpp": make_rule("mamlpp", policy, 0.1, num_steps=2),
-        "l2f": make_rule("l2f", policy, 0.1),
+        "l2f": make_rule("l2f", policy, 0.1, embedding_gradient="through"),
         "mumomaml": make_rule("mumomaml", policy, 0.1),
-        "mumomaml, attenuated": make_rule("mumomaml", policy, 0.1, attenuate=True),
+        "mumomaml, attenuated": make_rule("mumomaml", policy, 0.1, attenuate=True, embedding_gradient="through"),
         "context": make_rule("context", policy, 0.1),
     }
 

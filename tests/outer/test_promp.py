@@ -13,7 +13,12 @@ from metarl.outer.objective import MetaObjective
 from metarl.outer.promp import promp_step
 from metarl.runs.training import train
 
-RULES = [("maml", {}), ("l2f", {}), ("mamlpp", {"num_steps": 2, "first_order_iterations": 0}), ("mumomaml", {})]
+RULES = [
+    ("maml", {}),
+    ("l2f", {"embedding_gradient": "through"}),
+    ("mamlpp", {"num_steps": 2, "first_order_iterations": 0}),
+    ("mumomaml", {}),
+]
 
 
 @pytest.fixture

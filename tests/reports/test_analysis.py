@@ -101,7 +101,7 @@ def test_a_tasks_meta_gradient_is_the_weighted_mean_of_its_episodes():
     loop = run(rule, initial(rule)).tasks(0, 1)
     (query,) = loop.queries
     episodes = range(query.rewards.shape[1])
-    whole, *parts = meta_gradients(loop, [[query], *([query.episode(e)] for e in episodes)])
+    whole, *parts = meta_gradients(loop, [[query], *([query.part(e)] for e in episodes)])
     share = query.mask.sum(2)[0] / query.mask.sum()
     assert len(set(share.tolist())) > 1
     torch.testing.assert_close(share @ torch.stack(parts), whole, rtol=1e-9, atol=1e-12)

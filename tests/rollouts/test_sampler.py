@@ -133,7 +133,7 @@ def test_terms_go_wherever_their_rollouts_go():
     rollouts, *_ = collect()
     parts = [rollouts.tasks(0, 1), rollouts.tasks(1, TASKS)]
     assert_identical(Rollouts.concatenate(parts), rollouts)
-    episodes = [rollouts.episode(index) for index in range(ROLLOUTS)]
+    episodes = [rollouts.part(index) for index in range(ROLLOUTS)]
     assert_identical(Rollouts.concatenate(episodes, axis=1), rollouts)
     assert_identical(rollouts.to(torch.device("cpu")), rollouts)
     assert rollouts.to(torch.device("meta")).terms["effort"].is_meta

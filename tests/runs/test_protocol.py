@@ -13,6 +13,7 @@ from tiny_runs import ROOT, everything_in, tiny
 
 from metarl import EvaluationConfig, UserError
 from metarl.common.statistics import mean_and_interval
+from metarl.inner import runner
 from metarl.inner.runner import Runner
 from metarl.reports.tables import evaluation_table
 from metarl.runs import protocol
@@ -99,7 +100,14 @@ def test_a_return_that_is_no_number_is_null_in_strict_json_and_nan_when_read_bac
 def test_stored_evaluations_of_older_versions_are_read(path):
     content = json.loads(path.read_text())
     evaluation = Evaluation.from_json(content)
-    assert evaluation.to_json() == {"modulated": None, "adapted_layers": [], "step_name": "gradient step", **content}
+    assert evaluation.to_json() == {
+        "modulated": None,
+        "adapted_layers": [],
+        "step_name": "gradient step",
+        "measure": "return",
+        "shots": None,
+        **content,
+    }
     assert evaluation_table(evaluation).count("\n") >= len(content["mean"])
 
 
@@ -249,7 +257,7 @@ def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path
 def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeypatch):
     happened = []
 
-    class Interrupted(protocol.Runner):
+    class Interrupted(runner.Runner):
         def __init__(self, *arguments):
             stopping = arguments[-2].stopping
 
@@ -265,7 +273,7 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
             happened.append("closed")
             super().close()
 
-    monkeypatch.setattr(protocol, "Runner", Interrupted)
+    monkeypatch.setattr(runner, "Runner", Interrupted)
     before = everything_in(run)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, EvaluationConfig(**SMALL, threads=1))

@@ -162,10 +162,10 @@ def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
 def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch):
     iteration = MetaLearner.iteration
 
-    def breaks(self, state, index):
+    def breaks(self, state, index, describe):
         if index == 3:
             raise RuntimeError("broken on purpose")
-        return iteration(self, state, index)
+        return iteration(self, state, index, describe)
 
     monkeypatch.setattr(MetaLearner, "iteration", breaks)
     with pytest.raises(RuntimeError, match="broken on purpose"):
