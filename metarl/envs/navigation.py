@@ -37,8 +37,8 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     (``end_norm="euclidean"``). It is truncated after 100 steps if made by ``gymnasium.make``.
 
     Task: the goal (x, y); with ``start_bound`` > 0 the goal and the start (goal x, goal y, start x, start y), all
-    uniform. With ``goal_modes`` the goal and the number of its mode (x, y, 0 to goal_modes - 1): goals are normal around
-    the corners of a regular polygon, each equally likely; corner 0 is at the angle pi/4 and the others follow
+    uniform. With ``goal_modes`` the goal and the number of its mode (x, y, 0 to goal_modes - 1): goals are normal
+    around the corners of a regular polygon, each equally likely; corner 0 is at the angle pi/4 and the others follow
     counter-clockwise (`metarl.envs.tasks.Modes`). The number changes nothing in the environment.
 
     Args:

@@ -208,7 +208,7 @@ def _gamma_sweep(
     inspection: Inspection,
     gap: tuple[float, float] | None,
 ) -> tuple[GammaSweep | None, dict[str, str]]:
-    """Returns after an inner loop from an attenuated initialisation; same tasks, same random streams for every gamma."""
+    """Returns after an inner loop from an attenuated initialisation; the same random streams for every gamma."""
     if not loops.config.gamma_sweep:
         return None, {"gamma_sweep": "not asked for; see --gamma-sweep"}
     if inspection.movement is None:

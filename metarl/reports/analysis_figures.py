@@ -239,7 +239,9 @@ def _draw_gamma_sweep(sweep: GammaSweep) -> tuple[Figure, str]:
     gains.set_ylabel("gain in return over gamma 1")
     gains.set_title("each task's own best gamma", loc="left")
     _add_legend(figure, *_entries(ax))
-    reading = "Left: means over tasks. Right: each task's best gamma, chosen on one half of the episodes and scored on the "
+    reading = (
+        "Left: means over tasks. Right: each task's best gamma, chosen on one half of the episodes and scored on the "
+    )
     reading += f"other. {_DOTS}" + ("" if sweep.gain.interval is None else f" {_BARS}")
     if sweep.gap is not None:
         shares = zip(sweep.parts, sweep.gap.share, strict=True)
@@ -264,7 +266,9 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
                 )
                 figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
                 r2 = projected.r2[names[dimension]]
-                title = f"coloured by {names[dimension]}" + (f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else "")
+                title = f"coloured by {names[dimension]}" + (
+                    f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else ""
+                )
                 ax.set_title(title, loc="left", fontsize=9)
             ax.locator_params(nbins=4)
         if projected.variance_shares is not None:
@@ -388,7 +392,12 @@ def _draw_differences(ax: Axes, difference: Difference, columns: Sequence[int]) 
     _draw_tasks(ax, difference.per_task[:, chosen], (0, 1), (COLOURS[0], "o"))
     if difference.interval is not None:
         ax.errorbar(
-            range(len(chosen)), difference.mean[chosen], difference.interval[chosen], fmt="none", color="black", capsize=3
+            range(len(chosen)),
+            difference.mean[chosen],
+            difference.interval[chosen],
+            fmt="none",
+            color="black",
+            capsize=3,
         )
 
 

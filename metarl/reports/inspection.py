@@ -156,9 +156,7 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts]]) -> Te
     return torch.stack([adaptation.gradient(first), *(adaptation.pullback(cotangent) for cotangent in others)])
 
 
-def conflict(
-    gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout, independent: bool = True
-) -> Conflict:
+def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout, independent: bool = True) -> Conflict:
     """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
 
     Three comparisons, between tasks that share their initialisation:

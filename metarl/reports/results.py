@@ -35,9 +35,9 @@ class Conflict:
         between_tasks: Between meta-gradients of whole tasks.
         within_task: Between meta-gradients of single episodes of one task.
         between_episodes: Between meta-gradients of single episodes of different tasks.
-        excess: ``between_episodes`` minus ``within_task``, [tensor] and [task, tensor]: the conflict that comes from the
-            tasks and not from noise. A task's angle also depends on the tasks it is compared with, so that the interval
-            over tasks is approximate.
+        excess: ``between_episodes`` minus ``within_task``, [tensor] and [task, tensor]: the conflict that comes from
+            the tasks and not from noise. A task's angle also depends on the tasks it is compared with, so that the
+            interval over tasks is approximate.
     """
 
     unit: str = "radian"
