@@ -40,7 +40,8 @@ def _options(
     """Shows what a trained agent learned; writes analysis.json and figures into the run's folder or --output.
 
     It measures the degree of conflict between the tasks' meta-gradients in each layer, attenuation, smoothness of the
-    inner loop, similarity of representations before and after it, returns with frozen layers, and embeddings of tasks.
+    inner loop, similarity of representations before and after it, returns with frozen layers, embeddings of tasks and,
+    if asked for, returns with the initialisation attenuated by hand.
 
     Args:
         run: The run's folder.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from metarl.common.errors import UserError
 from metarl.config.checked import Checked
 
 Checkpoint = Literal["last", "best"]
@@ -68,6 +70,12 @@ class AnalysisConfig(Checked):
     """Number of tasks whose embeddings are shown."""
     projection: Literal["pca", "tsne"] = "pca"
     """Projection of embeddings to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
+    gamma_sweep: bool = False
+    """Attenuate the initialisation by hand, each layer and the whole network by factors from 0 to 1.2, before the inner
+    loop: what attenuation could gain without training. Takes the environment steps of about 65 inner loops."""
+    oracle_return: float | None = None
+    """Return of an oracle on the same family; the gain of the best gammas is then also reported as a share of the gap
+    from standing still to it."""
     output: Path | None = None
     """Folder for analysis.json and the figures; by default RUN/analysis."""
     threads: int = 0
@@ -76,6 +84,9 @@ class AnalysisConfig(Checked):
     def check(self) -> None:
         self.at_least(2, "tasks rollouts embedding_tasks")  # A degree of conflict needs two gradients.
         self.at_least(0, "seed threads")
+        if self.oracle_return is not None and not self.gamma_sweep:
+            raise UserError("oracle_return is used by gamma_sweep alone; choose gamma_sweep too, or leave it out.")
+        self.require("oracle_return", lambda value: value is None or math.isfinite(value), "be a finite number")
 
     def folder(self, run: Path) -> Path:
         """Folder for the analysis of the run in folder ``run``."""

@@ -3,6 +3,7 @@
 A new family needs one file and one row here.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -79,7 +80,13 @@ BUILT_IN = (
         "navigation-bimodal",
         _NAVIGATION,
         "Navigation to goals around one of two centres.",
-        kwargs={"goal_mode": 0.5, "end_norm": "euclidean"},
+        kwargs={"goal_modes": 2, "goal_distance": 0.5 * math.sqrt(2), "end_norm": "euclidean"},
+    ),
+    BuiltIn(
+        "navigation-modes",
+        _NAVIGATION,
+        "Navigation to goals around the corners of a polygon, which pull a shared start apart.",
+        kwargs={"goal_modes": 4, "goal_distance": 2.0, "end_norm": "euclidean"},
     ),
     BuiltIn(
         "bandit",
@@ -104,6 +111,12 @@ BUILT_IN = (
         "metarl.envs.cheetah:CheetahVelFamily",
         "A half-cheetah runs at a target velocity.",
         Environment("CheetahVel", "metarl.envs.cheetah:CheetahVelEnv", 200),
+    ),
+    BuiltIn(
+        "cheetah-vel-signed",
+        "metarl.envs.cheetah:CheetahVelFamily",
+        "A half-cheetah runs at a target velocity, forward or backward.",
+        kwargs={"lowest": -3.0, "highest": 3.0},
     ),
     BuiltIn(
         "cheetah-dir-rllab",

@@ -12,8 +12,8 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.drawing import Canvas
 from metarl.envs.native import SAMPLED_CURVATURE, NativeCore, NativeFamily, Slots, rows
-from metarl.envs.parameters import Check, flag, not_negative, number, one_of, optional, positive
-from metarl.envs.tasks import Bimodal, TaskDistribution, TaskEnvironment, Uniform
+from metarl.envs.parameters import Check, between, flag, not_negative, one_of, optional, positive, whole_between
+from metarl.envs.tasks import Modes, TaskDistribution, TaskEnvironment, Uniform
 
 
 class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
@@ -37,14 +37,16 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     (``end_norm="euclidean"``). It is truncated after 100 steps if made by ``gymnasium.make``.
 
     Task: the goal (x, y); with ``start_bound`` > 0 the goal and the start (goal x, goal y, start x, start y), all
-    uniform. With ``goal_mode`` the goal and the number of its mode (x, y, 0 or 1): 0 for goals drawn around
-    (goal_mode, goal_mode), 1 for those around (-goal_mode, -goal_mode). The number changes nothing in the environment.
+    uniform. With ``goal_modes`` the goal and the number of its mode (x, y, 0 to goal_modes - 1): goals are normal
+    around the corners of a regular polygon, each equally likely; corner 0 is at the angle pi/4 and the others follow
+    counter-clockwise (`metarl.envs.tasks.Modes`). The number changes nothing in the environment.
 
     Args:
         goal_bound: Goals are uniform in [-goal_bound, goal_bound]^2.
         start_bound: Starts are uniform in [-start_bound, start_bound]^2 and belong to the task, if greater than 0.
-        goal_mode: If given, goals are normal around +-(goal_mode, goal_mode) instead, each with probability 1/2.
-        goal_deviation: Standard deviation of the goals around their mode.
+        goal_modes: If given, the number of modes of the goals, 2 to 6, instead of uniform goals.
+        goal_distance: Distance of the modes' centres from the origin, 0 to 4.
+        goal_deviation: Standard deviation of each coordinate of the goals around the centre of their mode.
         action_bound: Largest change of a coordinate in one step.
         squared_distance: Whether the reward is minus the squared distance.
         end_distance: Distance to the goal below which the episode ends.
@@ -53,14 +55,15 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
 
     Version history: v0, first version.
 
-    Source: Finn et al. 2017, section 5.3; the bimodal goals Vuorio et al. 2019.
+    Source: Finn et al. 2017, section 5.3; two modes at the distance sqrt(0.5) Vuorio et al. 2019; more are our own.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as in Gymnasium)
     checks: ClassVar[Mapping[str, Check]] = {
         "goal_bound": positive,
         "start_bound": not_negative,
-        "goal_mode": optional(number),
+        "goal_modes": optional(whole_between(2, 6)),
+        "goal_distance": between(0, 4),
         "goal_deviation": not_negative,
         "action_bound": positive,
         "squared_distance": flag,
@@ -72,7 +75,8 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         self,
         goal_bound: float = 0.5,
         start_bound: float = 0.0,
-        goal_mode: float | None = None,
+        goal_modes: int | None = None,
+        goal_distance: float = 1.0,
         goal_deviation: float = 0.5,
         action_bound: float = 0.1,
         squared_distance: bool = False,
@@ -84,7 +88,8 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
             {
                 "goal_bound": goal_bound,
                 "start_bound": start_bound,
-                "goal_mode": goal_mode,
+                "goal_modes": goal_modes,
+                "goal_distance": goal_distance,
                 "goal_deviation": goal_deviation,
                 "action_bound": action_bound,
                 "squared_distance": squared_distance,
@@ -105,10 +110,10 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     @staticmethod
     def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
         start_bound: float = parameters["start_bound"]
-        if parameters["goal_mode"] is not None:
+        if parameters["goal_modes"] is not None:
             if start_bound > 0:
-                raise UserError("goal_mode and start_bound cannot be combined: bimodal goals start at the origin.")
-            return Bimodal(parameters["goal_mode"], parameters["goal_deviation"])
+                raise UserError("goal_modes and start_bound cannot be combined: with modes, episodes start at 0.")
+            return Modes(parameters["goal_modes"], parameters["goal_distance"], parameters["goal_deviation"])
         bounds = np.array([parameters["goal_bound"]] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
         return Uniform(-bounds, bounds)
 
@@ -220,7 +225,7 @@ def starts(tasks: FloatArray) -> FloatArray:
 
 
 def _has_start(tasks: Any) -> bool:
-    # (x, y) is a goal alone, (x, y, mode) a bimodal one, and four numbers are goal and start.
+    # (x, y) is a goal alone, (x, y, mode) one of a mode, and four numbers are goal and start.
     return np.shape(tasks)[-1] == 4
 
 

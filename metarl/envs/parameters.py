@@ -32,11 +32,17 @@ def not_negative(name: str, value: Any) -> float:
 
 def positive_whole(name: str, value: Any) -> int:
     """The value as an int, 50.0 as 50; raises UserError unless it is a whole number, 1 or greater."""
-    wanted = "a positive whole number"
-    checked = _number(name, value, wanted, 1.0)
-    if not checked.is_integer():
-        raise _refused(name, value, wanted)
-    return int(checked)
+    return _whole(name, value, "a positive whole number", 1)
+
+
+def between(least: float, most: float) -> Check:
+    """Makes a check that accepts numbers from ``least`` to ``most``, as floats."""
+    return lambda name, value: _number(name, value, f"a number from {least:g} to {most:g}", least, most)
+
+
+def whole_between(least: int, most: int) -> Check:
+    """Makes a check that accepts whole numbers from ``least`` to ``most``, as ints."""
+    return lambda name, value: _whole(name, value, f"a whole number from {least} to {most}", least, most)
 
 
 def flag(name: str, value: Any) -> bool:
@@ -69,11 +75,18 @@ def interval(lowest: float, highest: float) -> tuple[float, float]:
     return lowest, highest
 
 
-def _number(name: str, value: Any, wanted: str, least: float) -> float:
+def _number(name: str, value: Any, wanted: str, least: float, most: float = math.inf) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value >= least):
+    if not (is_number and math.isfinite(value) and least <= value <= most):
         raise _refused(name, value, wanted)
     return float(value)
+
+
+def _whole(name: str, value: Any, wanted: str, least: float, most: float = math.inf) -> int:
+    checked = _number(name, value, wanted, least, most)
+    if not checked.is_integer():
+        raise _refused(name, value, wanted)
+    return int(checked)
 
 
 def _refused(name: str, value: Any, wanted: str) -> UserError:

@@ -24,7 +24,7 @@ class TaskDistribution(ABC):
     """
 
     space: spaces.Box
-    num_modes: ClassVar[int] = 1
+    num_modes: int = 1
 
     @abstractmethod
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
@@ -108,44 +108,48 @@ class Disc(TaskDistribution):
         return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
 
 
-@dataclass
-class Bimodal(TaskDistribution):
-    """Two normal distributions in the plane, around (mode, mode) and (-mode, -mode), each with probability 1/2.
+class Modes(TaskDistribution):
+    """Normal distributions in the plane, equally likely, around the corners of a regular polygon.
 
-    A task is (x, y, number of its mode): 0 for the mode around (mode, mode), 1 for the mode around (-mode, -mode). The
-    number is part of the task because the modes overlap: the point alone does not determine it.
+    Corner k of N is at ``distance`` from the origin, at the angle pi/4 + 2 pi k / N. Two corners are the bimodal goals
+    of Vuorio et al. 2019 (MuMoMAML): (m, m) and (-m, -m) with m = distance / sqrt(2).
 
-    Attributes:
-        mode: Coordinate of the centres.
-        deviation: Standard deviation of each coordinate.
+    A task is (x, y, number of its mode). The number is part of the task because the modes overlap: the point alone does
+    not determine it.
 
-    Source: Vuorio et al. 2019 (MuMoMAML).
+    Args:
+        num_modes: Number of corners.
+        distance: Distance of the corners from the origin.
+        deviation: Standard deviation of each coordinate around its corner.
     """
 
-    num_modes = 2
-
-    mode: float
-    deviation: float
-
-    def __post_init__(self) -> None:
-        low, high = np.array([-np.inf, -np.inf, 0.0]), np.array([np.inf, np.inf, 1.0])
+    def __init__(self, num_modes: int, distance: float, deviation: float) -> None:
+        self.num_modes, self._deviation = num_modes, deviation
+        low, high = np.array([-np.inf, -np.inf, 0.0]), np.array([np.inf, np.inf, num_modes - 1.0])
         self.space = spaces.Box(low, high, dtype=np.float64)
+        angles = np.pi / 4 + 2 * np.pi * np.arange(num_modes) / num_modes
+        # Rounded, so that a corner on an axis or a diagonal lies on it exactly.
+        self._centres = np.round(distance * np.stack([np.cos(angles), np.sin(angles)], axis=1), 12)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:
         """Draws n points of the plane, each with the number of its mode, [n, 3]."""
-        signs = rng.choice([-1.0, 1.0], (n, 1))
-        points = self.mode * signs + self.deviation * rng.standard_normal((n, 2))
-        return np.concatenate([points, signs < 0], axis=1)
+        # Counted from the last, so that a seed draws the same bimodal tasks as in version 0.1.
+        modes = rng.choice(np.arange(self.num_modes)[::-1], n)
+        points = self._centres[modes] + self._deviation * rng.standard_normal((n, 2))
+        return np.concatenate([points, modes[:, None]], axis=1)
 
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode each of the tasks, [task, 3], was drawn from, [task]."""
         return np.asarray(tasks)[:, 2].astype(int)
 
     def check(self, task: Any) -> FloatArray:
-        """Returns a copy of the task; raises UserError unless it is a point followed by 0 or 1."""
+        """Returns a copy of the task; raises UserError unless it is a point followed by the number of a mode."""
         checked = super().check(task)
-        if checked[2] not in (0, 1):
-            raise UserError(f"the task must be (x, y, mode) with mode 0 or 1, got mode {checked[2]}.")
+        if checked[2] not in range(self.num_modes):
+            raise UserError(
+                f"the task must be (x, y, mode) with a whole mode from 0 to {self.num_modes - 1}, got mode "
+                f"{checked[2]}."
+            )
         return checked
 
 

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
+from metarl.agents.attenuated import Attenuated
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
-from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
 from metarl.config.measuring import AnalysisConfig
@@ -25,14 +26,26 @@ from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import make_runner
 from metarl.reports.inspection import inspect, layers
-from metarl.reports.measures import Floats, over_tasks, principal_components
-from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, Inspection, Projected
+from metarl.reports.measures import (
+    Difference,
+    Floats,
+    best_on_the_other_half,
+    difference_over_tasks,
+    leave_one_out_r2,
+    over_tasks,
+    principal_components,
+)
+from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, GammaSweep, Gap, Inspection, Projected
+from metarl.runs.protocol import standing_still
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
 ANALYSIS_FILE = "analysis.json"
+
+GAMMAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
+"""Factors of the sweep; 1 is the initialisation itself."""
 
 # Maps embeddings [task, feature] to (coordinates [task, 2], share of the variance along them [2] or None).
 _Projection = Callable[[Floats], tuple[Floats, Floats | None]]
@@ -53,8 +66,8 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
         The analysis, as written.
 
     Raises:
-        UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, or
-            if the file cannot be written.
+        UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, if
+            the oracle's return does not exceed that of standing still, or if the file cannot be written.
     """
     run_dir, config = Path(run_dir), config or AnalysisConfig()
     config = replace(config, output=config.folder(run_dir))
@@ -63,14 +76,17 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)
+        gap = _gap(loops, agent, tasks)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
-        inspection = inspect(adapted.loop, loops.workers)
+        inspection = inspect(adapted.loop, loops.workers, loops.independent)
         iteration = load_checkpoint(agent.config, config.checkpoint).iteration
         analysed = _at_checkpoint(iteration, adapted, inspection)
         # These return a result, and by name the reasons for the parts that they leave out.
         freezing, no_freezing = _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), inspection)
+        sweep, no_sweep = _gamma_sweep(loops, agent, tasks, adapted, inspection, gap)
         embedding, no_embedding = _embedding(loops, agent, project)
         through_training, no_course = _through_training(loops, agent, tasks, analysed)
+        left_out = {**inspection.left_out, **no_freezing, **no_sweep, **no_embedding, **no_course}
         result = Analysis(
             config=agent.config.to_dict(),
             settings=config,
@@ -79,15 +95,16 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
             iteration=iteration,
             tasks=tasks,
             modes=agent.family.modes(tasks),
-            finite=agent.family.finite_tasks is not None,
+            finite=not loops.independent,
             tensors=agent.rule.policy.layout.names,
             layers=layers(agent.rule.policy),
             returns=adapted.returns.double().numpy(),
             freezing=freezing,
+            gamma_sweep=sweep,
             embedding=embedding,
             through_training=through_training,
             env_steps=loops.env_steps,
-            **{**vars(inspection), "left_out": {**inspection.left_out, **no_freezing, **no_embedding, **no_course}},
+            **{**vars(inspection), "left_out": left_out},
         )
     path = config.folder(run_dir) / ANALYSIS_FILE
     try:
@@ -106,25 +123,33 @@ class _InnerLoops:
     Attributes:
         workers: Threads.
         env_steps: Environment steps taken so far.
+        independent: Whether tasks are independent draws; those of a finite family are repeats.
     """
 
     def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers) -> None:
         self.config, self._agent = config, agent
         self.workers, self.env_steps = workers, 0
+        self.independent = agent.family.finite_tasks is None
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The stages of the inner loop in training."""
         return rule.stages((1.0,) * self._agent.settings.inner.num_inner_steps)
 
     def run(
-        self, rule: Adaptation, meta: Tensor, stages: Sequence[Stage], tasks: NDArray[Any], rollouts: int
+        self,
+        rule: Adaptation,
+        meta: Tensor,
+        stages: Sequence[Stage],
+        tasks: NDArray[Any],
+        rollouts: int,
+        repeat: int = 0,
     ) -> Adapted:
-        """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`."""
+        """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`; each repeat has other streams."""
         agent = self._agent
         settings = agent.settings.measured_on(rollouts)
         runner = make_runner(agent.family, rule, len(tasks), settings, self.workers, torch.device("cpu"))
         with closing(runner):
-            adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, 0)
+            adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, repeat)
         self.env_steps += adapted.env_steps
         return adapted
 
@@ -145,16 +170,84 @@ def _freezing(
         adapted = loops.run(rule, agent.meta, loops.stages(rule), tasks, loops.config.rollouts)
         after.append(adapted.returns[:, -1].numpy())
     per_task = np.array(after).T
-    difference = mean_and_interval(per_task - per_task[:, :1])
+    difference = difference_over_tasks(per_task - per_task[:, :1], loops.independent)
     freezing = Freezing(
         frozen_layers=list(range(len(parts) + 1)),
         names=["none", *(f"first {k}" if k > 1 else "first" for k in range(1, len(parts))), "all"],
         returns=over_tasks(per_task),
         difference=difference.mean,
-        # A finite family repeats its tasks, and repeats are not independent.
-        interval=difference.half_width if agent.family.finite_tasks is None else None,
+        interval=difference.interval,
     )
     return freezing, {}
+
+
+# Attenuation by hand
+
+
+def _gap(loops: _InnerLoops, agent: Agent, tasks: NDArray[Any]) -> tuple[float, float] | None:
+    """Returns of standing still and of the oracle; None if no oracle was given."""
+    oracle, horizon = loops.config.oracle_return, agent.settings.rollouts.horizon
+    if oracle is None:
+        return None
+    standstill, env_steps = standing_still(agent.family, tasks, horizon, loops.config.seed)
+    loops.env_steps += env_steps
+    if standstill is None:
+        raise UserError(f"{agent.family.name} has no action for standing still, so leave out oracle_return.")
+    if oracle <= standstill:
+        raise UserError(f"oracle_return must exceed the return of standing still, {standstill:.2f}, got {oracle:g}.")
+    return standstill, oracle
+
+
+def _gamma_sweep(
+    loops: _InnerLoops,
+    agent: Agent,
+    tasks: NDArray[Any],
+    adapted: Adapted,
+    inspection: Inspection,
+    gap: tuple[float, float] | None,
+) -> tuple[GammaSweep | None, dict[str, str]]:
+    """Returns after an inner loop from an attenuated initialisation; the same random streams for every gamma."""
+    if not loops.config.gamma_sweep:
+        return None, {"gamma_sweep": "not asked for; see --gamma-sweep"}
+    if inspection.movement is None:
+        return None, {"gamma_sweep": inspection.left_out["movement"]}
+    if inspection.attenuation is not None:
+        return None, {"gamma_sweep": "the rule attenuates its initialisation by itself"}
+    by_layer = [[name for name in layer if name != "log_std"] for layer in layers(agent.rule.policy)]
+    by_layer = [layer for layer in by_layer if layer]
+    tensors = [*by_layer, [name for layer in by_layer for name in layer]]
+
+    def returns(part: Sequence[str], gamma: float, half: int) -> Floats:
+        rule = Attenuated(agent.rule, part, gamma)
+        run = loops.run(rule, agent.meta, loops.stages(rule), tasks, loops.config.rollouts, repeat=half)
+        return run.returns[:, -1].double().numpy()
+
+    # With gamma = 1 every part is the rule itself; the first half of that is the analysed inner loop.
+    own = np.stack([adapted.returns[:, -1].double().numpy(), returns([], 1.0, half=1)])
+    halves = np.broadcast_to(own[:, :, None, None], (2, len(tasks), len(tensors), len(GAMMAS))).copy()
+    others = [point for point in np.ndindex(2, len(tensors), len(GAMMAS)) if GAMMAS[point[2]] != 1]
+    for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False):
+        halves[half, :, part, index] = returns(tensors[part], GAMMAS[index], half)
+    chosen, best = best_on_the_other_half(halves)
+    gain = difference_over_tasks(best - own.mean(0)[:, None], loops.independent)
+    sweep = GammaSweep(
+        gammas=GAMMAS,
+        parts=[*(f"layer {number}" for number in range(1, len(tensors))), "network"],
+        tensors=tensors,
+        returns=over_tasks(halves.mean(0)),
+        unattenuated=over_tasks(own.mean(0)),
+        best=over_tasks(best),
+        gain=gain,
+        chosen=np.array(GAMMAS)[chosen],
+        gap=None if gap is None else _share_of_gap(gain, *gap),
+    )
+    return sweep, {}
+
+
+def _share_of_gap(gain: Difference, standstill: float, oracle: float) -> Gap:
+    size = oracle - standstill
+    interval = None if gain.interval is None else gain.interval / size
+    return Gap(standstill, oracle, gain.mean / size, interval)
 
 
 # Embeddings of tasks
@@ -197,9 +290,23 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
     same = "what it sees is the same for every task"
     if not varying:
         return None, {"embedding": same}
-    seen = {name: Projected(values, *project(values)) for name, values in varying.items()}
+    seen = {name: Projected(values, *project(values), _task_r2(values, tasks)) for name, values in varying.items()}
     embedding = Embedding(config.projection, rollouts, tasks, agent.family.modes(tasks), agent.family.num_modes, seen)
     return embedding, {f"embedding of {name}": same for name in features if name not in varying}
+
+
+def _task_r2(features: Floats, tasks: NDArray[Any]) -> dict[str, float]:
+    """R2 of the task's numbers and, if there are several, of its direction and length, by name."""
+    numbers = np.asarray(tasks, dtype=np.float64).reshape(len(tasks), -1)
+    size = numbers.shape[1]
+    if size == 1:
+        return {"task": float(leave_one_out_r2(features, numbers)[0])}
+    lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
+    # A task of length 0 has no direction; the R2 of directions is then NaN.
+    directions = np.divide(numbers, lengths, out=np.full_like(numbers, np.nan), where=lengths > 0)
+    names = [f"{what}[{index}]" for what in ("task", "direction") for index in range(size)]
+    r2 = leave_one_out_r2(features, np.concatenate([numbers, directions, lengths], axis=1))
+    return dict(zip([*names, "length"], r2.tolist(), strict=True))
 
 
 # Through training
@@ -218,7 +325,7 @@ def _through_training(
     for iteration in others:
         meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}").learner.meta).meta
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
-        course.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers)))
+        course.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers, loops.independent)))
     if not any(all(getattr(point, part) for point in course) for part in ("conflict", "attenuation", "landscape")):
         return None, {"through_training": "nothing could be measured at every checkpoint"}
     return sorted(course, key=lambda point: point.iteration), {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from metarl.common.errors import UserError
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
-from metarl.reports.measures import Floats, Summary
+from metarl.reports.measures import Difference, Floats, Summary
 from metarl.reports.results import (
     Analysis,
     Angles,
@@ -30,8 +30,10 @@ from metarl.reports.results import (
     Conflict,
     Embedding,
     Freezing,
+    GammaSweep,
     Landscape,
     Movement,
+    Projected,
     Representations,
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS
@@ -47,6 +49,7 @@ _LEAST_ASPECT = 0.05
 _CHARACTERS_PER_INCH = 16
 _THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35}
 _DOTS = "Dots: tasks; hollow markers: their mean."
+_BARS = "Bars: 95 % interval over tasks."
 _GAMMA, _SMOOTHNESS = "gamma", "smoothness (less is smoother)"
 _COMPARISONS = {
     "between_tasks": "between tasks",
@@ -97,6 +100,8 @@ def _figures(result: Analysis) -> dict[str, Callable[[], tuple[Figure, str]]]:
         figures["representations"] = partial(_draw_representations, representations, result.movement, result.tensors)
     if result.freezing is not None:
         figures["freezing"] = partial(_draw_freezing, result.freezing)
+    if result.gamma_sweep is not None:
+        figures["gamma_sweep"] = partial(_draw_gamma_sweep, result.gamma_sweep)
     if result.embedding is not None:
         figures["embedding"] = partial(_draw_embedding, result.embedding)
     if result.through_training is not None:
@@ -108,19 +113,24 @@ def _draw_conflict(conflict: Conflict, tensors: Sequence[str]) -> tuple[Figure, 
     compared = {label: getattr(conflict, name) for name, label in _COMPARISONS.items()}
     per_task = np.concatenate([angles.per_task for angles in compared.values()])
     shown = [i for i in range(len(tensors)) if np.isfinite(per_task[:, i]).any()]
-    figure, ((ax,),) = _new_figure(1, 1, max(7.6, 1.4 + 0.9 * len(shown)), 4.2)
+    width = max(7.6, 1.4 + 0.9 * len(shown))
+    figure, ((ax,), (lower,)) = _new_figure(2, 1, width, 6.6, height_ratios=(2, 1), sharex=True)
     for index, (label, angles) in enumerate(compared.items()):
         style = COLOURS[index], MARKERS[index]
         label = f"{label} ({angles.num_vectors} gradients)"
         _draw_tasks(ax, angles.per_task[:, shown], (index, len(compared)), style, label)
     _draw_unrelated(ax, list(compared.values()))
-    _name_ticks(ax, [tensors[i] for i in shown])
+    _draw_differences(lower, conflict.excess, shown)
+    lower.set_ylabel("excess, radians")
+    lower.set_title("excess: between episodes of different tasks minus of a task", loc="left")
+    _name_ticks(lower, [tensors[i] for i in shown])
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
     ax.set_title("degree of conflict of meta-gradients", loc="left")
     _add_legend(figure, *_entries(ax))
     missing = [name for i, name in enumerate(tensors) if i not in shown]
-    return figure, _DOTS + (f" Without a gradient: {', '.join(missing)}." if missing else "")
+    reading = _DOTS + ("" if conflict.excess.interval is None else f" {_BARS}")
+    return figure, reading + (f" Without a gradient: {', '.join(missing)}." if missing else "")
 
 
 def _draw_attenuation(attenuation: Attenuation, tensors: Sequence[str], tasks: NDArray[Any]) -> tuple[Figure, str]:
@@ -215,6 +225,31 @@ def _draw_freezing(freezing: Freezing) -> tuple[Figure, str]:
     return figure, "Thin: tasks; bold: their mean."
 
 
+def _draw_gamma_sweep(sweep: GammaSweep) -> tuple[Figure, str]:
+    figure, ((ax, gains),) = _new_figure(1, 2, 9.6, 4.0)
+    for index, (part, line) in enumerate(zip(sweep.parts, np.asarray(sweep.returns.mean), strict=True)):
+        label = f"{part}: {' '.join(sweep.tensors[index])}" if part != "network" else part
+        ax.plot(sweep.gammas, line, label=label, **_style(index))
+    ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
+    ax.set_xlabel("gamma, the same for every task")
+    ax.set_ylabel("return after the inner loop")
+    ax.set_title("start attenuated by hand", loc="left")
+    _draw_differences(gains, sweep.gain, range(len(sweep.parts)))
+    _name_ticks(gains, sweep.parts)
+    gains.set_ylabel("gain in return over gamma 1")
+    gains.set_title("each task's own best gamma", loc="left")
+    _add_legend(figure, *_entries(ax))
+    reading = (
+        "Left: means over tasks. Right: each task's best gamma, chosen on one half of the episodes and scored on the "
+    )
+    reading += f"other. {_DOTS}" + ("" if sweep.gain.interval is None else f" {_BARS}")
+    if sweep.gap is not None:
+        shares = zip(sweep.parts, sweep.gap.share, strict=True)
+        reading += " Share of the gap from standing still to the oracle: "
+        reading += ", ".join(f"{part} {share:.1%}" for part, share in shares) + "."
+    return figure, reading
+
+
 def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
     seen, by_mode = embedding.seen, embedding.num_modes > 1
     tasks, names, selection = _task_numbers(embedding.tasks)
@@ -230,7 +265,11 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
                     points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap="viridis", linewidths=0
                 )
                 figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
-                ax.set_title(f"coloured by {names[dimension]}", loc="left", fontsize=9)
+                r2 = projected.r2[names[dimension]]
+                title = f"coloured by {names[dimension]}" + (
+                    f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else ""
+                )
+                ax.set_title(title, loc="left", fontsize=9)
             ax.locator_params(nbins=4)
         if projected.variance_shares is not None:
             _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
@@ -239,7 +278,20 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
     if by_mode:
         # At the right, because the title is above.
         figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
-    return figure, "Dots: tasks." + ("" if by_mode else selection)
+    return figure, "Dots: tasks." + ("" if by_mode else selection) + _r2_in_words(seen, names)
+
+
+def _r2_in_words(seen: Mapping[str, Projected], numbers: Sequence[str]) -> str:
+    """What the features predict of the task: its numbers, its direction (mean over components) and its length."""
+    sentences = []
+    for kind, projected in seen.items():
+        values = {name: projected.r2[name] for name in numbers}
+        if "length" in projected.r2:
+            of_direction = [value for name, value in projected.r2.items() if name.startswith("direction")]
+            values |= {"direction": float(np.mean(of_direction)), "length": projected.r2["length"]}
+        words = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if math.isfinite(value))
+        sentences.append(f" R\N{SUPERSCRIPT TWO} of the task from {kind}, leave-one-out: {words or 'undefined'}.")
+    return "".join(sentences)
 
 
 def _draw_training(course: Sequence[AtCheckpoint], tensors: Sequence[str]) -> tuple[Figure, str]:
@@ -331,6 +383,22 @@ def _draw_tasks(ax: Axes, values: Floats, place: tuple[int, int], style: tuple[s
     spread = np.linspace(-_SPREAD, _SPREAD, len(values))[:, None] / count
     ax.plot((centre + spread).ravel(), values.ravel(), ".", color=colour, markersize=3.5, alpha=0.45)
     ax.plot(centre, _means(values), marker, label=label or None, **_hollow(colour))
+
+
+def _draw_differences(ax: Axes, difference: Difference, columns: Sequence[int]) -> None:
+    """Draws some columns of differences: tasks as dots, their mean with its interval, and a line at 0."""
+    chosen = list(columns)
+    ax.axhline(0, color=GREY, linewidth=1.2)
+    _draw_tasks(ax, difference.per_task[:, chosen], (0, 1), (COLOURS[0], "o"))
+    if difference.interval is not None:
+        ax.errorbar(
+            range(len(chosen)),
+            difference.mean[chosen],
+            difference.interval[chosen],
+            fmt="none",
+            color="black",
+            capsize=3,
+        )
 
 
 def _hollow(colour: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from metarl.reports.measures import (
     Summary,
     along_step,
     angles_to_sum,
+    difference_over_tasks,
     linear_cka,
     mean_cca,
     mean_of_finite,
@@ -47,12 +48,13 @@ FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Points along an inner step at which the inner loss is evaluated, as multiples of the step."""
 
 
-def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
+def inspect(loop: InnerLoop, workers: Workers, independent: bool = True) -> Inspection:
     """Everything that one inner loop per task shows about a rule's meta-parameters.
 
     Args:
         loop: The inner loop of all tasks.
         workers: Threads.
+        independent: Whether the tasks are independent draws, so that intervals over tasks make sense.
     """
     rule, layout = loop.rule, loop.rule.policy.layout
     groups = _tasks_by_start(rule, loop.modes)
@@ -73,7 +75,7 @@ def inspect(loop: InnerLoop, workers: Workers) -> Inspection:
     if representations and not np.isfinite(representations.start.cka.per_task).any():
         left_out["similarity"] = "what the layers make of the observations does not vary"
     return Inspection(
-        conflict=conflict(gradients, groups, layout) if conflicting else None,
+        conflict=conflict(gradients, groups, layout, independent) if conflicting else None,
         attenuation=None if gamma is None else Attenuation(gamma=over_tasks(gamma.double().numpy())),
         landscape=_landscape([task.lines for task in inspected]) if moving else None,
         representations=representations,
@@ -156,7 +158,7 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts | Exampl
     return torch.stack([adaptation.gradient(first), *(adaptation.pullback(cotangent) for cotangent in others)])
 
 
-def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout) -> Conflict:
+def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout, independent: bool = True) -> Conflict:
     """Degree of conflict of each tensor: the angle between meta-gradients and their sum, restricted to the tensor.
 
     Three comparisons, between tasks that share their initialisation:
@@ -167,13 +169,14 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout)
 
     Angles to a sum grow with the number of gradients and with their noise (`angles_to_sum` derives by how much). So
     ``within_task`` compares with ``between_episodes``, whose sums have as many equally noisy gradients, and not with
-    ``between_tasks``.
+    ``between_tasks``. ``excess`` is their difference.
 
     Args:
         gradients: [task, 1 + episode, parameter]: of a task's whole query loss, then of its single query episodes.
         groups: Groups of tasks that share their initialisation. A group has at least two tasks, and at least as many as
             there are episodes.
         layout: The policy's tensors.
+        independent: Whether the tasks are independent draws.
 
     Source: Baik et al. 2020, section 3.3; within a task appendix F.
     """
@@ -196,6 +199,7 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout)
         between_tasks=_compared(between, sizes),
         within_task=_compared(within, [num_vectors]),
         between_episodes=_compared(episodes, [num_vectors]),
+        excess=difference_over_tasks(episodes - within, independent),
     )
 
 

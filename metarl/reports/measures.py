@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from metarl.common.statistics import mean_and_interval
+
 Floats = NDArray[np.float64]
+
+RIDGES = tuple(np.logspace(-4, 2, 13).tolist())
+"""Choices of `leave_one_out_r2` for the ridge, per row."""
 
 # Variation below this, relative to the largest, is rounding error of single precision.
 _RESOLUTION = 1e-6
@@ -220,6 +225,96 @@ def over_tasks(values: ArrayLike) -> Summary:
         numbers = np.array([float(function(column)) if len(column) else np.nan for column in columns])
         summary[name] = numbers.reshape(per_task.shape[1:])
     return Summary(**summary, per_task=per_task)
+
+
+@dataclass(frozen=True, eq=False)
+class Difference(Summary):
+    """Statistics of differences over tasks.
+
+    Attributes:
+        interval: Half-width of the mean's 95 % t interval over tasks, [...]; NaN with fewer than two finite values.
+            None if the tasks are not independent, as where a finite family repeats its own.
+    """
+
+    interval: Floats | None
+
+
+def difference_over_tasks(values: ArrayLike, independent: bool) -> Difference:
+    """Summarises differences [task, ...] over tasks, with an interval if the tasks are independent."""
+    summary = over_tasks(values)
+    if not independent:
+        return Difference(**vars(summary), interval=None)
+    columns = [column[np.isfinite(column)] for column in summary.per_task.reshape(len(summary.per_task), -1).T]
+    halves = [mean_and_interval(column).half_width if len(column) > 1 else np.nan for column in columns]
+    return Difference(**vars(summary), interval=np.array(halves, dtype=np.float64).reshape(summary.mean.shape))
+
+
+def best_on_the_other_half(halves: ArrayLike) -> tuple[NDArray[np.intp], Floats]:
+    """Chooses the best of several options on one half of the data and scores it on the other, in both directions.
+
+    The best of several noisy means is too good on the data that it was chosen on. On independent data, the mean of the
+    chosen option is unbiased; it is below the best option's true mean where the choice is wrong.
+
+    Args:
+        halves: Mean of each option in each half, [half (2), ..., option].
+
+    Returns:
+        The option chosen on each half (the first of equal ones), [half, ...], and the mean of both scores, [...].
+
+    Source: cross-validation, Stone 1974, with two parts.
+    """
+    values = np.asarray(halves, dtype=np.float64)
+    chosen = values.argmax(axis=-1)
+    scores = np.take_along_axis(values[::-1], chosen[..., None], axis=-1)[..., 0]
+    return chosen, scores.mean(axis=0)
+
+
+def leave_one_out_r2(features: ArrayLike, targets: ArrayLike) -> Floats:
+    """R2 of ridge regression, where every row is predicted from all other rows.
+
+    R2 = 1 - sum (y_i - prediction_i)^2 / sum (y_i - mean of the others)^2: 1 if the features determine the target, 0 if
+    they predict it no better than the other rows' mean does, and negative if worse.
+
+    With standardised, centred features X = U S V^T of n rows and the ridge n k, the fit is H y with the hat matrix
+
+        H = 1/n + U diag(S^2 / (S^2 + n k)) U^T,    and    y_i - prediction_i = (y - H y)_i / (1 - H_ii).
+
+    So no row needs a fit of its own. Each target takes the k in `RIDGES` with the least generalised cross-validation
+    n |y - H y|^2 / (n - trace H)^2.
+
+    Args:
+        features: [row, feature].
+        targets: [row, target].
+
+    Returns:
+        [target]; NaN for a target that is constant or not finite, and for all targets if no feature varies or if there
+        are fewer than three rows.
+
+    Raises:
+        ValueError: If the rows do not match.
+
+    Source: leave-one-out residuals Allen 1974; generalised cross-validation Golub, Heath, Wahba 1979.
+    """
+    x, y = _centred_pair(features, targets)
+    count, scale = len(x), x.std(axis=0)
+    if count < 3 or not scale.any():
+        return np.full(y.shape[1], np.nan)
+    x = x[:, scale > 0] / scale[scale > 0]
+    left, sizes, _ = np.linalg.svd(x, full_matrices=False)
+    along = left.T @ y
+    errors, scores = [], []
+    for ridge in RIDGES:
+        shrinkage = sizes**2 / (sizes**2 + count * ridge)
+        residuals = y - left @ (shrinkage[:, None] * along)
+        leverages = 1 / count + left**2 @ shrinkage
+        errors.append(((residuals / (1 - leverages)[:, None]) ** 2).sum(axis=0))
+        scores.append((residuals**2).sum(axis=0) / (1 - leverages.mean()) ** 2)
+    # The mean of the others is off by (y_i - mean) n / (n - 1), and y is centred.
+    total = ((y * count / (count - 1)) ** 2).sum(axis=0)
+    chosen = np.argmin(scores, axis=0)
+    error = np.take_along_axis(np.array(errors), chosen[None], axis=0)[0]
+    defined = np.isfinite(total) & (total > 0)
+    return np.where(defined, 1 - error / np.where(defined, total, 1), np.nan)
 
 
 def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.common.strict_json import plain
 from metarl.config.measuring import AnalysisConfig
-from metarl.reports.measures import Floats, Summary
+from metarl.reports.measures import Difference, Floats, Summary
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,12 +35,16 @@ class Conflict:
         between_tasks: Between meta-gradients of whole tasks.
         within_task: Between meta-gradients of single episodes of one task.
         between_episodes: Between meta-gradients of single episodes of different tasks.
+        excess: ``between_episodes`` minus ``within_task``, [tensor] and [task, tensor]: the conflict that comes from
+            the tasks and not from noise. A task's angle also depends on the tasks it is compared with, so that the
+            interval over tasks is approximate.
     """
 
     unit: str = "radian"
     between_tasks: Angles
     within_task: Angles
     between_episodes: Angles
+    excess: Difference
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -171,6 +175,57 @@ class Freezing:
 
 
 @dataclass(frozen=True, eq=False)
+class Gap:
+    """The gain of the best gammas as a share of the gap from standing still to an oracle.
+
+    Attributes:
+        standstill: Return of the zero action on the same tasks.
+        oracle: Return of the oracle, as given.
+        share: Gain over the gap, [part].
+        interval: Half-width of its 95 % t interval over tasks, with the gap taken as known, [part]; None for a finite
+            family.
+    """
+
+    standstill: float
+    oracle: float
+    share: Floats
+    interval: Floats | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GammaSweep:
+    """Returns after an inner loop that starts from an initialisation attenuated by hand, the same for every task.
+
+    Every inner loop runs twice, with support and query episodes of its own: its two halves. ``returns`` is the mean of
+    both. The best gamma of each task is chosen on one half and scored on the other (`best_on_the_other_half` in
+    `metarl.reports.measures`), so that neither lucky episodes nor a lucky support count as a gain.
+
+    Attributes:
+        unit: Unit of the returns.
+        gammas: The factors; 1 is the rule itself.
+        parts: What a gamma attenuates: each layer, then the whole network.
+        tensors: Names of each part's tensors; a weight and its bias share a gamma, and the log-std keeps 1.
+        returns: Return after the inner loop, [part, gamma] and [task, part, gamma].
+        unattenuated: Return with gamma = 1, [] and [task].
+        best: Return with each task's best gamma, [part] and [task, part].
+        gain: ``best`` minus ``unattenuated``, [part] and [task, part]; with an interval unless the family is finite.
+        chosen: The gamma chosen on each half, [half, task, part].
+        gap: The gain as a share of a gap; None if no oracle's return was given.
+    """
+
+    unit: str = "return"
+    gammas: Sequence[float]
+    parts: Sequence[str]
+    tensors: Sequence[Sequence[str]]
+    returns: Summary
+    unattenuated: Summary
+    best: Summary
+    gain: Difference
+    chosen: Floats
+    gap: Gap | None
+
+
+@dataclass(frozen=True, eq=False)
 class Projected:
     """A rule's features of tasks, projected to two dimensions.
 
@@ -178,11 +233,15 @@ class Projected:
         features: The features, [task, feature].
         coordinates: The features' projection, [task, 2].
         variance_shares: Share of the variance along each coordinate, [2]; None for t-SNE.
+        r2: How well the features predict the task, `metarl.reports.measures.leave_one_out_r2`: of each number of the
+            task, and for tasks of several numbers of the components of its direction (the unit vector) and of its
+            length, by name; NaN if constant.
     """
 
     features: Floats
     coordinates: Floats
     variance_shares: Floats | None
+    r2: Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +326,8 @@ class Analysis(Inspection):
         layers: The same names, grouped by layer.
         returns: Mean return of an episode, [task, gradient step].
         freezing: Returns with layers frozen in the inner loop; None if no step changes the policy.
+        gamma_sweep: Returns with the initialisation attenuated by hand; None unless asked for, if no step changes the
+            policy, or if the rule attenuates by itself.
         embedding: Tasks, represented by the rule's features; None if it has no features, or equal ones for all tasks.
         through_training: The kept checkpoints, in order, including the analysed one; None if there is no other one, or
             if no measure is defined at every checkpoint.
@@ -285,6 +346,7 @@ class Analysis(Inspection):
     layers: Sequence[Sequence[str]]
     returns: Floats
     freezing: Freezing | None
+    gamma_sweep: GammaSweep | None
     embedding: Embedding | None
     through_training: Sequence[AtCheckpoint] | None
     env_steps: int

@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike
 
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
+from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
 from metarl.store.evaluations import Evaluation
+
+# Numbers of a task that get a row of their own; the file has all of them.
+_SHOWN_NUMBERS = 12
 
 
 def evaluation_table(result: Evaluation) -> str:
@@ -42,7 +46,7 @@ def evaluation_table(result: Evaluation) -> str:
 
 
 def analysis_table(result: Analysis) -> str:
-    """An analysis as text: a row for each tensor, each representation and each number of frozen layers."""
+    """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
     run, settings, returns = result.config, result.settings, result.returns.mean(axis=0)
     head = [
         f"{run_title(run)} on {run['env']}: "
@@ -51,7 +55,8 @@ def analysis_table(result: Analysis) -> str:
         f"seed {settings.seed}",
         f"return before the inner loop {returns[0]:.2f}, after it {returns[-1]:.2f}",
     ]
-    sections = [_table_of_tensors(result), _table_of_representations(result), _table_of_freezing(result)]
+    tables = (_table_of_tensors, _table_of_representations, _table_of_freezing, _table_of_gammas, _table_of_features)
+    sections = [table(result) for table in tables]
     reasons: dict[str, list[str]] = {}
     for name, why in result.left_out.items():
         reasons.setdefault(why, []).append(name)
@@ -70,10 +75,12 @@ def _table_of_tensors(result: Analysis) -> list[str]:
             "in a task": conflict.within_task,
         }
         columns |= {title: _column(angles.mean, 3) for title, angles in compared.items()}
+        columns |= {"excess": _column(conflict.excess.mean, 3), "+-95%": _intervals(conflict.excess, 3)}
         unrelated = _column([angles.unrelated for angles in compared.values()], 3)
         notes["tasks"] = "angle of the tasks' meta-gradients to their sum, radians; - without a gradient"
         notes["episodes"] = "the same of single episodes, each of another task"
         notes["in a task"] = "the same of single episodes of one task"
+        notes["excess"] = "episodes minus in a task: conflict that comes from the tasks, not from noise"
         notes["(if unrelated)"] = "the angle that as many unrelated gradients would have"
     if result.movement is not None:
         distance = result.movement.start.distance
@@ -113,6 +120,44 @@ def _table_of_freezing(result: Analysis) -> list[str]:
     columns = [_column(values, 2) for values in (freezing.returns.mean, freezing.difference, interval)]
     lines = ["", "return with layers frozen in the inner loop", _row("frozen", ("return", "change", "+-95%"))]
     return [*lines, *_rows(freezing.names, columns)]
+
+
+def _table_of_gammas(result: Analysis) -> list[str]:
+    sweep = result.gamma_sweep
+    if sweep is None:
+        return []
+    at_gammas = [_column(values, 2) for values in np.asarray(sweep.returns.mean)]
+    lines = ["", "return after the inner loop, the start attenuated by gamma", _row("gamma", sweep.parts)]
+    lines += _rows([f"{gamma:g}" for gamma in sweep.gammas], at_gammas)
+    lines += ["", "best gamma of each task, chosen on one half of the episodes and scored on the other"]
+    columns = {
+        "gamma = 1": _column([float(sweep.unattenuated.mean)] * len(sweep.parts), 2),
+        "best": _column(sweep.best.mean, 2),
+        "gain": _column(sweep.gain.mean, 2),
+        "+-95%": _intervals(sweep.gain, 2),
+    }
+    if sweep.gap is not None:
+        columns |= {"of the gap": [f"{share:.1%}" for share in sweep.gap.share]}
+        lines += [f"gap: from standing still {sweep.gap.standstill:.2f} to the oracle's {sweep.gap.oracle:.2f}"]
+    return [*lines, _row("attenuated", columns), *_rows(sweep.parts, list(columns.values()))]
+
+
+def _table_of_features(result: Analysis) -> list[str]:
+    if result.embedding is None:
+        return []
+    seen = result.embedding.seen
+    names = list(next(iter(seen.values())).r2)
+    shown = [name for name in names if name not in names[_SHOWN_NUMBERS:-1]]
+    lines = ["", f"R2 of the task from what the rule sees, leave-one-out over {len(result.embedding.tasks)} tasks"]
+    lines += [_row("predicted", seen)]
+    lines += _rows(shown, [_column([projected.r2[name] for name in shown], 2) for projected in seen.values()])
+    left = len(names) - len(shown)
+    return [*lines, f"and {left} more in the file"] if left else lines
+
+
+def _intervals(difference: Difference, decimals: int) -> list[str]:
+    none = np.full_like(difference.mean, np.nan)
+    return _column(none if difference.interval is None else difference.interval, decimals)
 
 
 def _rows(names: Sequence[str], columns: Sequence[Sequence[str]]) -> list[str]:

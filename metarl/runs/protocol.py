@@ -75,7 +75,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
-        standstill = protocol.standstill()
+        standstill, _ = standing_still(family, tasks, agent.settings.rollouts.horizon, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
     estimate = mean_and_interval(returns)
     result = Evaluation(
@@ -215,22 +215,33 @@ class _Protocol:
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
         return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
 
-    def standstill(self) -> float | None:
-        """Mean return of the zero action over one episode per task; None if there is no zero action."""
-        if not isinstance(self._family, TaskFamily):
-            return None
-        space = self._family.action_space
-        if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
-            return None
-        num = len(self._tasks)
-        observations = np.zeros((num, *self._family.observation_space.shape), np.float32)
-        actions = np.zeros((num, *space.shape), space.dtype)
-        rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
-        total = np.zeros(num)
-        seeds = stream(self._config.seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-        with closing(self._family.make_episodes(num, self._run.rollouts.horizon)) as episodes:
-            episodes.reset(self._tasks, seeds.tolist(), observations)
-            while not (terminated | truncated).all():
-                episodes.step(actions, observations, rewards, terminated, truncated)
-                total += rewards
-        return float(total.mean())
+
+def standing_still(family: Family, tasks: np.ndarray, horizon: int, seed: int) -> tuple[float | None, int]:
+    """Mean return of the zero action over one episode per task, and the environment steps that it took.
+
+    The return is None, without a step, if the family is supervised or its action space has no zero.
+
+    Args:
+        family: The task family.
+        tasks: [task, ...].
+        horizon: Steps after which an episode is truncated.
+        seed: Seed of the episodes.
+    """
+    if not isinstance(family, TaskFamily):
+        return None, 0
+    space = family.action_space
+    if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
+        return None, 0
+    num, env_steps = len(tasks), 0
+    observations = np.zeros((num, *family.observation_space.shape), np.float32)
+    actions = np.zeros((num, *space.shape), space.dtype)
+    rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
+    total = np.zeros(num)
+    seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
+    with closing(family.make_episodes(num, horizon)) as episodes:
+        episodes.reset(tasks, seeds.tolist(), observations)
+        while not (ended := terminated | truncated).all():
+            env_steps += int((~ended).sum())
+            episodes.step(actions, observations, rewards, terminated, truncated)
+            total += rewards
+    return float(total.mean()), env_steps

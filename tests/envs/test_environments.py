@@ -1,6 +1,7 @@
 """What the environments do: tasks, rewards, ends, seeds, pictures."""
 
 import inspect
+import json
 import pickle
 from functools import partial
 
@@ -13,8 +14,10 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 from marks import needs_mujoco_batch
 from stable_baselines3.common.env_checker import check_env as sb3_check
+from tiny_runs import ROOT
 
 from metarl.common.errors import UserError
+from metarl.common.streams import Purpose, stream
 from metarl.envs import get_family
 from metarl.envs.ant import AntDirEnv, AntGoalEnv, AntVelEnv
 from metarl.envs.bandit import BanditEnv
@@ -158,6 +161,53 @@ def test_bimodal_goals_have_two_modes():
         np.testing.assert_allclose(goals[modes == mode].std(axis=0), 0.5, atol=0.03)
     # The modes overlap: a goal's side of the diagonal is not its mode, for Phi(-sqrt 2) = 7.9 % of the goals
     assert np.mean((goals.sum(axis=1) < 0) != modes) == pytest.approx(0.0786, abs=0.015)
+
+
+def test_bimodal_goals_are_those_of_version_0_1():
+    tasks = get_family("navigation-bimodal").sample_tasks(200, stream(20_261_121, Purpose.TEST_TASKS), "test")
+    stored = json.loads((ROOT / "benchmarks/task_lists/navigation-bimodal.json").read_text())["tasks"]
+    np.testing.assert_array_equal(tasks, stored)
+
+
+@pytest.mark.parametrize(
+    ("modes", "distance", "corners"),
+    [
+        (2, np.sqrt(2), [[1, 1], [-1, -1]]),
+        (4, np.sqrt(2), [[1, 1], [-1, 1], [-1, -1], [1, -1]]),
+        (3, 4.0, None),
+        (6, 0.0, [[0, 0]] * 6),
+    ],
+)
+def test_modes_of_navigation_are_the_corners_of_a_regular_polygon(modes, distance, corners):
+    parameters = {"goal_modes": modes, "goal_distance": distance, "goal_deviation": 0.2}
+    family = get_family("navigation-modes", **parameters)
+    tasks = family.sample_tasks(6000, np.random.default_rng(0))
+    numbers, counts = np.unique(family.modes(tasks), return_counts=True)
+    assert family.num_modes == modes
+    np.testing.assert_array_equal(numbers, np.arange(modes))
+    np.testing.assert_allclose(counts / 6000, 1 / modes, atol=0.03)
+    of_mode = [tasks[family.modes(tasks) == mode, :2] for mode in range(modes)]
+    centres = np.array([goals.mean(axis=0) for goals in of_mode])
+    np.testing.assert_allclose(np.hypot(*centres.T), distance, atol=0.03)
+    np.testing.assert_allclose([goals.std(axis=0) for goals in of_mode], 0.2, atol=0.02)
+    sides = np.hypot(*(centres - np.roll(centres, 1, axis=0)).T)
+    np.testing.assert_allclose(sides, 2 * distance * np.sin(np.pi / modes), atol=0.05)
+    if corners is not None:
+        np.testing.assert_allclose(centres, corners, atol=0.03)
+        # Without a spread the corners are exact.
+        exact = get_family("navigation-modes", **{**parameters, "goal_deviation": 0})
+        drawn = exact.sample_tasks(50, np.random.default_rng(0))
+        np.testing.assert_array_equal(drawn[:, :2], np.array(corners)[exact.modes(drawn)])
+
+
+def test_signed_velocities_are_forward_and_backward_and_paid_as_such():
+    family = get_family("cheetah-vel-signed")
+    tasks = family.sample_tasks(2000, np.random.default_rng(0))
+    assert tasks.min() == pytest.approx(-3, abs=0.05)
+    assert tasks.max() == pytest.approx(3, abs=0.05)
+    assert tasks.mean() == pytest.approx(0, abs=0.15)
+    terms = family.make_env().reward_terms(np.array([-2.0, 2.0]), np.array([-1.5, -1.5]), np.zeros((2, 6)))
+    np.testing.assert_allclose(terms["reward_run"], [-0.5, -3.5])
 
 
 @pytest.mark.parametrize("mode", [0, 1])
@@ -342,9 +392,10 @@ def test_docstrings_have_the_tables(env_class):
         (NavigationEnv, {"task": [1.0]}, r"the task must have shape \(2,\), got \(1,\)"),
         (NavigationEnv, {"task": [np.nan, 0]}, "the task must be finite"),
         (NavigationEnv, {"goal": [0, 0]}, "reset takes the option 'task' only, got 'goal'"),
-        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0]}, r"the task must have shape \(3,\), got \(2,\)"),
-        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0, 2]}, r"with mode 0 or 1, got mode 2\.0"),
-        (partial(NavigationEnv, goal_mode=0.5), {"task": [0, 0, 0.5]}, r"with mode 0 or 1, got mode 0\.5"),
+        (partial(NavigationEnv, goal_modes=2), {"task": [0, 0]}, r"the task must have shape \(3,\), got \(2,\)"),
+        (partial(NavigationEnv, goal_modes=2), {"task": [0, 0, 2]}, r"with a whole mode from 0 to 1, got mode 2\.0"),
+        (partial(NavigationEnv, goal_modes=5), {"task": [0, 0, -1]}, r"with a whole mode from 0 to 4, got mode -1\.0"),
+        (partial(NavigationEnv, goal_modes=2), {"task": [0, 0, 0.5]}, r"with a whole mode from 0 to 1, got mode 0\.5"),
         (CheetahDirEnv, {"task": 0.5}, r"the task must be a direction, -1 or \+1, got 0.5"),
     ],
 )

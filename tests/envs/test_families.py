@@ -66,7 +66,7 @@ def test_the_worked_example_passes_the_check():
 
 
 @pytest.mark.parametrize(
-    "name", ["navigation", "navigation-d", "navigation-bimodal", "bandit", "tabular-mdp", "ant-goal"]
+    "name", ["navigation", "navigation-d", "navigation-modes", "bandit", "tabular-mdp", "ant-goal"]
 )
 def test_splits_of_a_continuous_family_share_no_task(name):
     family = get_family(name)
@@ -135,6 +135,7 @@ NEAR_ZERO = {"activation": "tanh", "output_gain": 0.1}
         ("tabular-mdp", {}),
         ("cheetah-dir", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
         ("cheetah-vel", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
+        ("cheetah-vel-signed", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
         ("cheetah-dir-rllab", {**SAMPLED, **NEAR_ZERO, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}),
         ("cheetah-vel-rllab", {**SAMPLED, **NEAR_ZERO, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}),
         ("ant-dir", {**SAMPLED, "rollouts_per_task": 40}),
@@ -192,6 +193,8 @@ def test_variants_differ_in_their_task_spaces():
         ("navigation", [0.25, -0.5], "goal (+0.25, -0.50)"),
         ("navigation-b", [0.25, -0.5, 0.0, 0.1], "goal (+0.25, -0.50), start (+0.00, +0.10)"),
         ("navigation-bimodal", [0.25, -0.5, 1.0], "goal (+0.25, -0.50)"),
+        ("navigation-modes", [0.25, -0.5, 3.0], "goal (+0.25, -0.50)"),
+        ("cheetah-vel-signed", -1.5, "velocity -1.50 m/s"),
         ("bandit", [0.25, 0.5, 0.75, 0.5, 0.0], "best of 5 arms: number 2 with mean 0.75"),
         ("cheetah-dir", -1.0, "backward"),
         ("ant-vel", 1.5, "velocity 1.50 m/s"),
@@ -201,7 +204,7 @@ def test_tasks_are_described_in_words(name, task, words):
     assert get_family(name).describe_task(np.asarray(task)) == words
 
 
-def test_only_bimodal_goals_have_modes():
+def test_only_goals_around_centres_have_modes():
     rng = np.random.default_rng(0)
     for family in (get_family("navigation"), get_family("cheetah-dir"), get_family("bandit"), CountingFamily()):
         assert family.num_modes == 1
@@ -400,7 +403,14 @@ def test_ant_goals_are_uniform_in_a_disc():
         ("navigation", {"action_bound": True}, "action_bound must be a positive number, got True"),
         ("navigation", {"goal_bound": "wide"}, "goal_bound must be a positive number, got 'wide'"),
         ("navigation-b", {"start_bound": -1}, "start_bound must be a number, 0 or greater, got -1"),
-        ("navigation", {"goal_mode": float("nan")}, "goal_mode must be a finite number, got nan"),
+        ("navigation", {"goal_modes": 1}, "goal_modes must be a whole number from 2 to 6, got 1"),
+        ("navigation-modes", {"goal_modes": 7}, "goal_modes must be a whole number from 2 to 6, got 7"),
+        ("navigation-modes", {"goal_modes": 2.5}, r"goal_modes must be a whole number from 2 to 6, got 2\.5"),
+        ("navigation-modes", {"goal_distance": 4.5}, r"goal_distance must be a number from 0 to 4, got 4\.5"),
+        ("navigation-modes", {"goal_distance": float("nan")}, "goal_distance must be a number from 0 to 4, got nan"),
+        ("navigation-modes", {"goal_deviation": -1}, "goal_deviation must be a number, 0 or greater, got -1"),
+        ("navigation-modes", {"start_bound": 1}, "goal_modes and start_bound cannot be combined"),
+        ("cheetah-vel-signed", {"lowest": 3}, r"highest must be greater than lowest, got lowest=3\.0 and highest=3\.0"),
         (
             "navigation",
             {"squared_distance": "False"},

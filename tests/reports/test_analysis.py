@@ -16,22 +16,25 @@ from metarl.agents.anil import PartialAdaptation
 from metarl.commands import analyze as command
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
+from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import ALGORITHMS
 from metarl.inner.runner import Runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
-from metarl.reports.analysis import analyze
+from metarl.reports.analysis import GAMMAS, _task_r2, analyze
 from metarl.reports.analysis_figures import (
     _draw_attenuation,
     _draw_conflict,
+    _draw_embedding,
+    _draw_gamma_sweep,
     _draw_landscape,
     _draw_training,
     _origin,
     draw,
 )
 from metarl.reports.inspection import conflict, inspect, layers, meta_gradients
-from metarl.reports.measures import over_tasks, principal_components, unrelated_angle
+from metarl.reports.measures import leave_one_out_r2, over_tasks, principal_components, unrelated_angle
 from metarl.reports.tables import _column, analysis_table
 from metarl.runs.protocol import evaluate
 from metarl.runs.trained_agent import load
@@ -39,6 +42,8 @@ from metarl.runs.training import train
 
 SMALL = {"tasks": 4, "rollouts": 3, "embedding_tasks": 6, "threads": 1}
 SECTIONS = ("conflict", "attenuation", "landscape", "representations", "movement", "freezing", "embedding")
+# Parts that are left out unless they are asked for.
+OTHERS = {"through_training", "gamma_sweep"}
 RULES = [
     ("maml", {}),
     ("l2f", {}),
@@ -125,6 +130,8 @@ def test_conflict_is_told_tensor_by_tensor():
     np.testing.assert_allclose(found.between_tasks.mean, [0, unrelated_angle(3)], atol=1e-15)
     np.testing.assert_allclose(found.within_task.mean, [0, 0], atol=1e-15)
     np.testing.assert_allclose(found.between_episodes.mean, [0, unrelated_angle(2)], atol=1e-15)
+    np.testing.assert_allclose(found.excess.per_task, [[0, unrelated_angle(2)]] * 3, atol=1e-15)
+    np.testing.assert_allclose(found.excess.interval, 0, atol=1e-15)
     compared = found.between_tasks, found.within_task, found.between_episodes
     assert [angles.num_vectors for angles in compared] == [3, 2, 2]
 
@@ -143,6 +150,18 @@ def test_conflict_of_independent_episodes_is_the_same_within_and_between_tasks()
     found = conflict(gradients, [list(range(6))], Layout([("all", (20_000,))]))
     for name in ("between_tasks", "within_task", "between_episodes"):
         np.testing.assert_allclose(getattr(found, name).mean, unrelated_angle(6), atol=0.02)
+
+
+def test_noise_alone_makes_no_excess_but_tasks_apart_do():
+    rng = np.random.default_rng(0)
+    noise, layout = rng.normal(size=(6, 1 + 6, 20_000)), Layout([("all", (20_000,))])
+    groups = [list(range(6))]
+    assert conflict(noise, groups, layout).excess.mean[0] == pytest.approx(0, abs=0.01)
+    apart = conflict(noise + rng.normal(size=(6, 1, 20_000)), groups, layout).excess
+    assert apart.mean[0] > 0.2 > 10 * apart.interval[0]
+    together = conflict(noise + rng.normal(size=20_000), groups, layout).excess
+    assert together.mean[0] == pytest.approx(0, abs=0.01)
+    assert conflict(noise, groups, layout, independent=False).excess.interval is None
 
 
 def test_tasks_with_different_initialisations_do_not_conflict():
@@ -199,7 +218,7 @@ def test_layers_are_a_weight_with_its_bias_and_the_last_one_has_the_log_std():
 def test_every_algorithm_is_analysed(tmp_path, algo):
     result = analysed(tmp_path, algo=algo, env="navigation-bimodal")
     assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == result.to_json()
-    assert {name for name in SECTIONS if getattr(result, name) is None} == set(result.left_out) - {"through_training"}
+    assert {name for name in SECTIONS if getattr(result, name) is None} == set(result.left_out) - OTHERS
     assert result.conflict is not None
     assert all(name in analysis_table(result) for name in [*result.tensors, *result.left_out])
 
@@ -253,7 +272,7 @@ def test_of_standing_still_only_the_conflict_is_left(tmp_path):
     assert [name for name in SECTIONS if getattr(result, name)] == ["conflict"]
     assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
     figure, reading = _draw_conflict(result.conflict, result.tensors)
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["bias2"]
+    assert [label.get_text() for label in figure.axes[1].get_xticklabels()] == ["bias2"]
     assert "Without a gradient: weight1, bias1, weight2, log_std." in reading
 
 
@@ -307,6 +326,182 @@ def test_what_a_rule_sees_but_does_not_name_is_left_out(tmp_path, monkeypatch):
     result = analysed(tmp_path, algo="mumomaml")
     assert result.embedding is None
     assert result.left_out["embedding"] == "the rule does not name what it sees of a task"
+
+
+@pytest.mark.parametrize(
+    ("env", "names"),
+    [
+        ("navigation", ["task[0]", "task[1]", "direction[0]", "direction[1]", "length"]),
+        ("cheetah-dir", ["task"]),
+    ],
+)
+def test_what_the_rule_sees_predicts_the_tasks_numbers_direction_and_length(tmp_path, env, names):
+    result = analysed(tmp_path, algo="l2f", env=env, horizon=5)
+    (seen,) = result.embedding.seen.values()
+    assert list(seen.r2) == names
+    tasks = np.array(result.embedding.tasks, float).reshape(6, -1)
+    length = np.linalg.norm(tasks, axis=1, keepdims=True)
+    targets = np.concatenate([tasks, tasks / length, length], axis=1)[:, : len(names)]
+    np.testing.assert_allclose(list(seen.r2.values()), leave_one_out_r2(seen.features, targets))
+    assert result.to_json()["embedding"]["attenuation"]["r2"].keys() == set(names)
+    printed = analysis_table(result)
+    assert "leave-one-out over 6 tasks" in printed
+    assert all(f"\n{name} " in printed for name in names)
+    figure, reading = _draw_embedding(result.embedding)
+    assert f"{names[0]} {seen.r2[names[0]]:.2f}" in reading
+    assert f"coloured by {names[0]}, R\N{SUPERSCRIPT TWO} {seen.r2[names[0]]:.2f}" == figure.axes[0].get_title("left")
+
+
+def test_what_cannot_be_predicted_is_not_defined():
+    features = np.random.default_rng(0).normal(size=(8, 2))
+    tasks = features @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0]])
+    known = _task_r2(features, tasks)
+    assert known["task[0]"] > 0.99
+    assert math.isnan(known["task[2]"])
+    assert math.isnan(known["direction[2]"])
+    tasks[3] = 0
+    found = _task_r2(features, tasks)
+    assert all(math.isnan(found[f"direction[{index}]"]) for index in range(3))
+    assert math.isfinite(found["length"])
+
+
+def test_tasks_of_many_numbers_are_told_in_a_few_rows(tmp_path):
+    printed = analysis_table(analysed(tmp_path, algo="l2f", env="tabular-mdp"))
+    assert "\ntask[11] " in printed
+    assert "task[12]" not in printed
+    assert "\nlength " in printed
+    assert "more in the file" in printed
+
+
+# Attenuation by hand
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    return analysed(tmp_path_factory.mktemp("swept"), {**SMALL, "gamma_sweep": True, "oracle_return": -1.0})
+
+
+def halves_of_a_sweep(result, scaled, gamma):
+    """Returns after the inner loop in both halves, the initialisation scaled beforehand, [half, task]."""
+    agent = load(result.config["run_dir"])
+    meta = torch.where(agent.rule.policy.layout.members(scaled), gamma * agent.meta, agent.meta)
+    episodes = replace(agent.settings.rollouts, rollouts_per_task=result.settings.rollouts)
+    loss, found = agent.settings.inner.inner_loss, []
+    with Workers(1) as workers:
+        runner = Runner(agent.family, agent.rule, len(result.tasks), episodes, loss, workers, torch.device("cpu"))
+        for half in (0, 1):
+            stages, purpose = agent.rule.stages((1.0,)), Purpose.TEST_ROLLOUTS
+            adapted, _ = runner.run(meta, result.tasks, stages, result.settings.seed, purpose, half)
+            found.append(adapted.returns[:, -1].numpy())
+        runner.close()
+    return np.array(found)
+
+
+def test_the_sweep_is_what_scaled_initialisations_return(swept):
+    sweep = swept.gamma_sweep
+    assert sweep.parts == ["layer 1", "layer 2", "network"]
+    assert sweep.tensors == [["weight1", "bias1"], ["weight2", "bias2"], ["weight1", "bias1", "weight2", "bias2"]]
+    returns = sweep.returns.per_task
+    assert returns.shape == (4, 3, len(GAMMAS))
+    for part, gamma in ((0, 0.4), (1, 0.0), (2, 1.2), (2, 1.0)):
+        halves = halves_of_a_sweep(swept, sweep.tensors[part], gamma)
+        np.testing.assert_allclose(returns[:, part, GAMMAS.index(gamma)], halves.mean(0))
+        assert (halves[0] != halves[1]).all()
+    one = returns[:, :, GAMMAS.index(1.0)]
+    assert (one == sweep.unattenuated.per_task[:, None]).all()
+    assert (returns[:, :, GAMMAS.index(0.4)] != one).all()
+
+
+def test_the_best_gamma_is_scored_on_the_half_that_did_not_choose_it(swept):
+    sweep = swept.gamma_sweep
+    halves = np.array([halves_of_a_sweep(swept, sweep.tensors[1], gamma) for gamma in GAMMAS])  # [gamma, half, task]
+    chosen = halves.argmax(0)
+    np.testing.assert_array_equal(sweep.chosen[:, :, 1], np.array(GAMMAS)[chosen])
+    score = np.mean([[halves[chosen[half, i], 1 - half, i] for i in range(4)] for half in (0, 1)], axis=0)
+    np.testing.assert_allclose(sweep.best.per_task[:, 1], score)
+    np.testing.assert_allclose(sweep.gain.per_task[:, 1], score - sweep.unattenuated.per_task)
+    expected = mean_and_interval(sweep.gain.per_task)
+    np.testing.assert_allclose(sweep.gain.mean, expected.mean)
+    np.testing.assert_allclose(sweep.gain.interval, expected.half_width)
+
+
+def test_the_gain_is_a_share_of_the_gap_from_standing_still_to_the_oracle(swept):
+    gap, gain = swept.gamma_sweep.gap, swept.gamma_sweep.gain
+    # From the origin, 20 steps at the goal's distance.
+    assert gap.standstill == pytest.approx(-20 * np.hypot(*swept.tasks.T).mean())
+    np.testing.assert_allclose(gap.share, gain.mean / (-1 - gap.standstill))
+    np.testing.assert_allclose(gap.interval, gain.interval / (-1 - gap.standstill))
+
+
+def test_the_sweep_is_told_and_drawn(swept, tmp_path):
+    printed = analysis_table(swept)
+    row = next(line for line in printed.splitlines() if line.startswith("network"))
+    gain, gap = swept.gamma_sweep.gain, swept.gamma_sweep.gap
+    assert row.split()[1:] == [
+        f"{value:.2f}" for value in (
+            swept.gamma_sweep.unattenuated.mean, swept.gamma_sweep.best.mean[2], gain.mean[2], gain.interval[2]
+        )
+    ] + [f"{gap.share[2]:.1%}"]  # fmt: skip
+    assert "from standing still" in printed
+    assert tmp_path / "gamma_sweep.png" in draw(swept, tmp_path)
+    figure, reading = _draw_gamma_sweep(swept.gamma_sweep)
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
+    np.testing.assert_array_equal(lines["network"], swept.gamma_sweep.returns.mean[2])
+    assert f"network {gap.share[2]:.1%}" in reading
+    assert swept.to_json()["gamma_sweep"].keys() == {
+        "unit", "gammas", "parts", "tensors", "returns", "unattenuated", "best", "gain", "chosen", "gap"
+    }  # fmt: skip
+
+
+def test_the_sweeps_environment_steps_are_counted_and_directions_have_no_interval(tmp_path):
+    plain = analysed(tmp_path, env="cheetah-dir", horizon=5)
+    swept = analyze(tmp_path, AnalysisConfig(**SMALL, gamma_sweep=True, oracle_return=100.0))
+    inner_loop = 4 * 3 * 5 * 2
+    assert swept.env_steps - plain.env_steps == (2 * (3 * 8 + 1) - 1) * inner_loop + 4 * 5
+    assert plain.gamma_sweep is None
+    assert "not asked for" in plain.left_out["gamma_sweep"]
+    assert swept.gamma_sweep.gain.interval is None
+    assert swept.gamma_sweep.gap.interval is None
+    assert swept.conflict.excess.interval is None
+    assert tmp_path / "gamma_sweep.png" in draw(swept, tmp_path)
+    np.testing.assert_array_equal(swept.returns, plain.returns)
+
+
+@pytest.mark.parametrize("algo", ["anil", "meta-sgd", "mumomaml", "multi-maml", "context"])
+def test_other_rules_are_swept(tmp_path, algo):
+    small = {"tasks": 4, "rollouts": 2, "embedding_tasks": 4, "threads": 1, "gamma_sweep": True}
+    result = analysed(tmp_path, small, algo=algo, env="navigation-modes", horizon=5)
+    assert "gamma_sweep" not in result.left_out
+    assert (np.ptp(result.gamma_sweep.returns.per_task, axis=2) > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("algo", "reason"),
+    [("l2f", "the rule attenuates its initialisation by itself"), ("oracle", "no gradient step changes the policy")],
+)
+def test_rules_without_a_sweep_say_why(tmp_path, algo, reason):
+    result = analysed(tmp_path, {**SMALL, "gamma_sweep": True}, algo=algo)
+    assert (result.gamma_sweep, result.left_out["gamma_sweep"]) == (None, reason)
+
+
+@pytest.mark.parametrize(
+    ("env", "oracle", "message"),
+    [
+        ("navigation", -500.0, r"oracle_return must exceed the return of standing still, -\d+\.\d\d, got -500"),
+        ("bandit", 5.0, "bandit has no action for standing still, so leave out oracle_return"),
+    ],
+)
+def test_an_oracle_that_makes_no_gap_is_refused(tmp_path, env, oracle, message):
+    with pytest.raises(UserError, match=message):
+        analysed(tmp_path, {**SMALL, "gamma_sweep": True, "oracle_return": oracle}, env=env)
+    assert not (tmp_path / "analysis").exists()
+
+
+def test_an_oracle_without_a_sweep_is_refused():
+    with pytest.raises(UserError, match="oracle_return is used by gamma_sweep alone"):
+        AnalysisConfig(oracle_return=1.0)
+    with pytest.raises(UserError, match="oracle_return must be a finite number, got inf"):
+        AnalysisConfig(oracle_return=math.inf, gamma_sweep=True)
 
 
 # What figures and tables say
@@ -520,12 +715,13 @@ def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_p
 
 def test_command_prints_the_table_and_writes_the_figures(tmp_path, capsys):
     train(tiny(tmp_path / "run", iterations=1))
-    code = command.main([str(tmp_path / "run"), "--tasks", "3", "--rollouts", "2", "--threads", "1"])
+    options = ["--tasks", "3", "--rollouts", "2", "--threads", "1", "--gamma-sweep", "--oracle-return", "-1"]
+    code = command.main([str(tmp_path / "run"), *options])
     printed = capsys.readouterr().out
     assert code == 0
     assert printed.startswith("MAML on navigation: 3 held-out tasks, 2 episodes, checkpoint last (iteration 1), seed 1")
     written = {path.name for path in (tmp_path / "run" / "analysis").iterdir()}
-    pictures = {"conflict.png", "landscape.png", "representations.png", "freezing.png"}
+    pictures = {"conflict.png", "landscape.png", "representations.png", "freezing.png", "gamma_sweep.png"}
     assert written == {"analysis.json", *pictures}
     assert all(name in printed for name in pictures)
 

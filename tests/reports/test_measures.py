@@ -5,9 +5,14 @@ import math
 import numpy as np
 import pytest
 
+from metarl.common.statistics import mean_and_interval
 from metarl.reports.measures import (
+    RIDGES,
     along_step,
     angles_to_sum,
+    best_on_the_other_half,
+    difference_over_tasks,
+    leave_one_out_r2,
     linear_cka,
     mean_cca,
     mean_of_finite,
@@ -187,3 +192,74 @@ def test_summaries_leave_out_what_is_not_defined():
     assert over_tasks([1.0, 2.0, 600.0]).median == 2
     assert mean_of_finite([np.nan, 4.0]) == 4
     assert math.isnan(mean_of_finite([np.nan]))
+
+
+def test_differences_have_a_t_interval_only_over_independent_tasks():
+    values = np.array([[1.0, np.nan, 2.0], [2.0, np.nan, np.nan], [6.0, 3.0, 5.0]])
+    found = difference_over_tasks(values, independent=True)
+    np.testing.assert_allclose(found.mean, [3, 3, 3.5])
+    expected = [mean_and_interval([1.0, 2.0, 6.0]).half_width, np.nan, mean_and_interval([2.0, 5.0]).half_width]
+    np.testing.assert_allclose(found.interval, expected)
+    assert difference_over_tasks(values, independent=False).interval is None
+
+
+def test_the_best_option_is_scored_on_data_that_did_not_choose_it():
+    halves = [[[1.0, 5.0, 2.0], [0.0, 0.0, 0.0]], [[3.0, -1.0, 4.0], [0.0, 1.0, 0.0]]]
+    chosen, score = best_on_the_other_half(halves)
+    np.testing.assert_array_equal(chosen, [[1, 0], [2, 1]])
+    np.testing.assert_allclose(score, [(-1 + 2) / 2, (0 + 0) / 2])
+
+
+def test_choosing_among_noise_earns_nothing_on_the_other_half(rng):
+    halves = rng.normal(size=(2, 20_000, 9))
+    assert best_on_the_other_half(halves)[1].mean() == pytest.approx(0, abs=0.02)
+    # Negative control: on the half that chose it, the best of nine is 1.49 standard deviations too good.
+    assert halves.max(axis=-1).mean() == pytest.approx(1.485, abs=0.02)
+    halves[..., 3] += 10
+    assert best_on_the_other_half(halves)[1].mean() == pytest.approx(10, abs=0.02)
+
+
+def test_leave_one_out_r2_is_that_of_a_fit_without_each_row(rng):
+    features = rng.normal(size=(15, 4)) * [1, 10, 0.1, 3] + 5
+    targets = features @ rng.normal(size=(4, 2)) * 0.1 + 0.5 * rng.normal(size=(15, 2))
+    x = (features - features.mean(0)) / features.std(0)
+
+    def of_ridge(ridge, target):
+        def fit(rows):
+            ones = np.column_stack([np.ones(len(rows)), x[rows]])
+            return np.linalg.solve(ones.T @ ones + 15 * ridge * np.diag([0, 1, 1, 1, 1]), ones.T @ target[rows])
+
+        others = [np.delete(np.arange(15), row) for row in range(15)]
+        errors = [target[i] - np.r_[1, x[i]] @ fit(rows) for i, rows in enumerate(others)]
+        means = [target[i] - target[rows].mean() for i, rows in enumerate(others)]
+        ones = np.column_stack([np.ones(15), x])
+        hat = ones @ np.linalg.solve(ones.T @ ones + 15 * ridge * np.diag([0, 1, 1, 1, 1]), ones.T)
+        score = ((target - hat @ target) ** 2).sum() / (15 - np.trace(hat)) ** 2
+        return score, 1 - np.square(errors).sum() / np.square(means).sum()
+
+    expected = [min(of_ridge(ridge, target) for ridge in RIDGES)[1] for target in targets.T]
+    np.testing.assert_allclose(leave_one_out_r2(features, targets), expected, rtol=1e-9)
+
+
+def test_leave_one_out_r2_of_what_is_known_and_of_noise(rng):
+    features = rng.normal(size=(200, 7))
+    targets = np.stack([3 * features[:, 0] - features[:, 1] + 2, rng.normal(size=200)], axis=1)
+    known, noise = leave_one_out_r2(features, targets)
+    assert known > 0.999
+    assert -0.1 < noise < 0.05
+    more = rng.normal(size=(4000, 7))
+    assert leave_one_out_r2(more, more[:, :1] + rng.normal(size=(4000, 1))) == pytest.approx(0.5, abs=0.05)
+    # Features as many as rows fit any noise, and predict none of it.
+    many = leave_one_out_r2(rng.normal(size=(50, 200)), rng.normal(size=(50, 1)))
+    assert many < 0.1
+    np.testing.assert_allclose(leave_one_out_r2(1e-9 * features + 1e-12, targets), [known, noise], rtol=1e-6)
+
+
+def test_leave_one_out_r2_is_nan_where_it_is_not_defined(rng):
+    features, targets = rng.normal(size=(9, 2)), rng.normal(size=(9, 3))
+    targets[:, 1], targets[4, 2] = 3.0, np.nan
+    np.testing.assert_array_equal(np.isnan(leave_one_out_r2(features, targets)), [False, True, True])
+    assert np.isnan(leave_one_out_r2(np.ones((9, 2)), targets)).all()
+    assert np.isnan(leave_one_out_r2(features[:2], targets[:2])).all()
+    with pytest.raises(ValueError, match="equal rows"):
+        leave_one_out_r2(features, targets[:-1])
