@@ -22,9 +22,9 @@ class PlotOptions:
     settings that differ both from the default and from most lines of this algorithm. Each task family has a panel."""
     output: Path
     """The picture file; its suffix chooses PNG, SVG or PDF."""
-    x: Literal["gradient-step", "env-steps"] = "gradient-step"
-    """Horizontal axis: gradient steps of adaptation to held-out tasks, or environment steps of meta-training (without
-    runs that were not trained)."""
+    x: Literal["gradient-step", "env-steps", "iteration", "input"] = "gradient-step"
+    """Horizontal axis: gradient steps of adaptation to held-out tasks; environment steps or iterations of meta-training
+    (without runs that were not trained); or the input of the functions that one supervised run fits."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
 

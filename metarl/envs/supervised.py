@@ -91,19 +91,24 @@ class SupervisedFamily(Family):
         Raises:
             UserError: If the examples do not have the shapes of the family.
         """
-        examples = self._checked(*self.draw(task, shots + queries, rng), shots + queries)
+        examples = self.checked(*self.draw(task, shots + queries, rng), shots + queries)
         support, query = (Examples(*(part[rows] for part in examples)) for rows in (slice(shots), slice(shots, None)))
         return support, query
 
-    def _checked(self, inputs: NDArray[Any], targets: NDArray[Any], n: int) -> Examples:
+    def checked(self, inputs: Any, targets: Any, n: int) -> Examples:
+        """Converts ``n`` examples to the family's types.
+
+        Raises:
+            UserError: If they do not have the family's shapes, or are not finite.
+        """
         kind: Any = np.int64 if self.classes else np.float32
         examples = Examples(np.asarray(inputs, np.float32), np.asarray(targets, kind))
         wanted = (n, self.num_inputs), (n,) if self.classes else (n, self.num_outputs)
         for name, part, shape in zip(("inputs", "targets"), examples, wanted, strict=True):
             if part.shape != shape:
-                raise UserError(f"{self.name}.draw must return {name} of shape {shape}, got {part.shape}.")
+                raise UserError(f"{name} of {self.name} must have shape {shape}, got {part.shape}.")
             if not np.isfinite(part).all():
-                raise UserError(f"{self.name}.draw returned {name} that are not finite numbers.")
+                raise UserError(f"{name} of {self.name} must be finite numbers.")
         if self.classes and not ((examples.targets >= 0) & (examples.targets < self.num_outputs)).all():
-            raise UserError(f"{self.name}.draw must return classes from 0 to {self.num_outputs - 1}.")
+            raise UserError(f"classes of {self.name} must lie between 0 and {self.num_outputs - 1}.")
         return examples

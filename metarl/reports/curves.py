@@ -19,10 +19,12 @@ from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.measuring import Checkpoint
+from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
 from metarl.reports.styles import GREY, style_of, styles_of
 from metarl.reports.wording import (
+    MEASURES,
     count_text,
     engineering,
     provenance_text,
@@ -32,13 +34,14 @@ from metarl.reports.wording import (
     task_name,
     tasks_text,
 )
+from metarl.runs.trained_agent import load
 from metarl.store.runs import StoredRun, read_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Axis = Literal["gradient-step", "env-steps"]
+Axis = Literal["gradient-step", "env-steps", "iteration", "input"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -54,8 +57,11 @@ _CAPTION_WIDTH = 90
 _LEGEND_LINE_INCHES = 0.15
 _LEGEND_GAP_INCHES = 0.065
 _CAPTION_INCHES = 0.5
-_ADAPTED_RETURN = "post_adaptation_return"
-_COLUMNS = {"before": "pre_adaptation_return", "after": _ADAPTED_RETURN}
+_COLUMNS = {"before": "pre_adaptation_{}", "after": "post_adaptation_{}"}
+_AXES = {
+    "env-steps": ("env_steps", "environment steps of meta-training"),
+    "iteration": ("iteration", "meta-iterations"),
+}
 
 
 def plot_runs(
@@ -72,8 +78,9 @@ def plot_runs(
     Args:
         runs: Folders of one or several runs; every family has panels of its own.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
-        x: Unit of the horizontal axis: ``gradient-step``, steps of adaptation to held-out tasks, or ``env-steps``,
-            environment steps of meta-training. The latter leaves out runs that were not trained, and says so.
+        x: The horizontal axis: ``gradient-step``, steps of adaptation to held-out tasks; ``env-steps`` or
+            ``iteration``, environment steps or iterations of meta-training, which leave out runs that were not trained
+            and say so; or ``input``, for one supervised run: the functions that it fits to held-out tasks.
         checkpoint: The checkpoint whose evaluation is drawn against gradient steps: ``last`` or ``best``.
 
     Returns:
@@ -89,12 +96,17 @@ def plot_runs(
     for name, value, choices in (("x", x, get_args(Axis)), ("checkpoint", checkpoint, get_args(Checkpoint))):
         if value not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
-    folders = [runs] if isinstance(runs, str | Path) else runs
-    stored = [read_run(folder, checkpoint) for folder in folders]
-    if x == "gradient-step":
-        figure = draw_gradient_steps(group_runs(stored))
+    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    if x == "input":
+        if len(folders) != 1:
+            raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
+        figure = draw_functions(load(folders[0], checkpoint))
     else:
-        figure = draw_env_steps(group_runs(_with_progress(stored)))
+        stored = [read_run(folder, checkpoint) for folder in folders]
+        if x == "gradient-step":
+            figure = draw_gradient_steps(group_runs(stored))
+        else:
+            figure = draw_training(group_runs(_with_progress(stored, x)), x)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, dpi=200)
@@ -130,18 +142,22 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
         ax.set_xticks(range(max(run.evaluated().returns.shape[1] for run in runs)))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
+    _label(axes, [family for family, _ in panels])
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
     return figure
 
 
-def draw_env_steps(groups: Sequence[Group]) -> Figure:
-    """Draws training returns before and after adaptation against environment steps, unsmoothed; two panels per family.
+def draw_training(groups: Sequence[Group], x: str) -> Figure:
+    """Draws training before and after adaptation against environment steps or iterations, unsmoothed.
+
+    Every family has two panels.
 
     Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training does
     not adapt have no returns after adaptation, so they appear only in the panel "before".
 
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
+        x: ``env-steps`` or ``iteration``.
 
     Returns:
         The figure.
@@ -150,7 +166,8 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
         UserError: If a run has no progress to show.
     """
     families, styles = by_family(groups), styles_of(groups)
-    adapting = [any(_ADAPTED_RETURN in run.progress for run in runs_of(family)) for family in families]
+    adapting = [any(_column(run, "after") in run.progress for run in runs_of(family)) for family in families]
+    horizontal, words = _AXES[x]
     figure, axes = _new_figure([1 + adapts for adapts in adapting])
     panels = [
         (family, when)
@@ -159,31 +176,46 @@ def draw_env_steps(groups: Sequence[Group]) -> Figure:
     ]
     for ax, (family, when) in zip(axes, panels, strict=True):
         for index, group in enumerate(family):
-            runs = [run for run in group.runs if when == "before" or _ADAPTED_RETURN in run.progress]
+            runs = [run for run in group.runs if when == "before" or _column(run, when) in run.progress]
             if not runs:
                 continue
-            per_seed = _column_per_seed(runs, _COLUMNS[when])
-            env_steps = _column_per_seed(runs, "env_steps").mean(axis=0)
-            measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(env_steps)
+            per_seed = _column_per_seed(runs, _column(runs[0], when), x)
+            places_on_axis = _column_per_seed(runs, horizontal, x).mean(axis=0)
+            measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places_on_axis)
             # Markers start at different places, so that those of close lines do not cover each other.
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
             style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
-            _draw_group(ax, env_steps[measured], per_seed[:, measured], style)
+            _draw_group(ax, places_on_axis[measured], per_seed[:, measured], style)
         ax.set_title(f"{family[0].env}, {when} adaptation", loc="left")
-        ax.set_xlabel("environment steps of meta-training")
+        ax.set_xlabel(words)
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
+    _label(axes, [family for family, _ in panels])
     _finish(figure, axes, groups, f"{seeds_text(runs)} · training tasks · {provenance_text(runs)}")
     return figure
 
 
-def _with_progress(runs: Sequence[StoredRun]) -> list[StoredRun]:
+def _column(run: StoredRun, when: str) -> str:
+    """The column of progress.csv that holds the training measure ``before`` or ``after`` adaptation."""
+    return _COLUMNS[when].format(run.measure)
+
+
+def _label(axes: Sequence[Axes], families: Sequence[Sequence[Group]]) -> None:
+    """Names the vertical axes: the first one, and those of families that are measured by something else."""
+    measured = None
+    for ax, family in zip(axes, families, strict=True):
+        if family[0].runs[0].measure != measured:
+            measured = family[0].runs[0].measure
+            ax.set_ylabel(MEASURES[measured])
+
+
+def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
     untrained = ", ".join(f"'{run.path}'" for run in runs if not run.progress)
     shown = [run for run in runs if run.progress]
     if untrained and not shown:
         raise UserError(
-            f"no training to draw against env-steps: there is no progress.csv in {untrained}; give runs that were "
+            f"no training to draw against {x}: there is no progress.csv in {untrained}; give runs that were "
             "trained, or draw against gradient-step."
         )
     if untrained:
@@ -208,10 +240,10 @@ def _returns_per_seed(group: Group, task: Floats | None) -> Floats:
     return np.array(rows)
 
 
-def _column_per_seed(runs: Sequence[StoredRun], name: str) -> Floats:
+def _column_per_seed(runs: Sequence[StoredRun], name: str, x: str) -> Floats:
     for run in runs:
         if not len(run.progress.get(name, ())):
-            raise UserError(f"'{run.path / 'progress.csv'}' holds no '{name}': nothing to draw against env-steps.")
+            raise UserError(f"'{run.path / 'progress.csv'}' holds no '{name}': nothing to draw against {x}.")
     length = min(len(run.progress[name]) for run in runs)
     return np.array([run.progress[name][:length] for run in runs], dtype=np.float64)
 
@@ -277,7 +309,6 @@ def _draw_references(ax: Axes, runs: Sequence[StoredRun], *, averaged: bool) -> 
 
 
 def _finish(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], caption: str) -> None:
-    axes[0].set_ylabel("return of an episode")
     drawn = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     counts = {group.label: count_text([g for g in groups if g.label == group.label]) for group in groups}
     title = next(iter(counts.values())) if len(set(counts.values())) == 1 else None

@@ -21,28 +21,35 @@ _SHOWN_NUMBERS = 12
 def evaluation_table(result: Evaluation) -> str:
     """An evaluation as text: a row for each step of adaptation, with the references in further columns."""
     none = [np.nan] * len(result.mean)
-    interval = _column(none if result.interval is None else result.interval, 2)
+    decimals = 2 if result.measure == "return" else 4
+    interval = _column(none if result.interval is None else result.interval, decimals)
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
     groups = result.returns_by_name()
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
-        f"{tasks_in_words(result.tasks, result.finite)}, {result.rollouts} episodes, "
+        f"{tasks_in_words(result.tasks, result.finite)}, {_data(result)}, "
         f"checkpoint {result.checkpoint}, seed {result.seed}",
-        "step    return  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
+        f"step{result.measure:>10}  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
     ]
     for step, mean in enumerate(result.mean):
         lines.append(
-            f"{step:4d}{mean:10.2f}{interval[step]:>13}{worse[step]:>11} "
-            f"{result.references.random_initialisation[step]:12.2f}"
-            + "".join(f"{values[step]:14.2f}" for values in groups.values())
+            f"{step:4d}{mean:10.{decimals}f}{interval[step]:>13}{worse[step]:>11} "
+            f"{result.references.random_initialisation[step]:12.{decimals}f}"
+            + "".join(f"{values[step]:14.{decimals}f}" for values in groups.values())
         )
     if result.modulated is not None:
-        lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.2f}")
+        lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.{decimals}f}")
     if result.references.standstill is not None:
         lines.append(f"standing still: {result.references.standstill:.2f}")
     return "\n".join(lines)
+
+
+def _data(result: Evaluation) -> str:
+    if result.shots is None:
+        return f"{result.rollouts} episodes"
+    return f"{result.shots} shots, measured on {result.rollouts} examples"
 
 
 def analysis_table(result: Analysis) -> str:

@@ -12,6 +12,9 @@ from metarl.reports.labels import Group, runs_of
 from metarl.reports.measures import Floats
 from metarl.store.runs import StoredRun
 
+MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}
+"""What families are measured by (`metarl.envs.Family.measure`), as the name of an axis."""
+
 _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from metarl.common.errors import UserError, nearest
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
-from metarl.data import Rollouts
+from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
+from metarl.inner.supervised import fit
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.sampler import Sampler, with_advantages
@@ -78,6 +79,26 @@ class AdaptedPolicy:
             action = distribution.sample(outputs, self.policy.extra(parameters), noise)
         result: np.ndarray = self.action_map(action[0, 0].numpy())
         return result
+
+
+@dataclass(frozen=True)
+class FittedFunction:
+    """A function after adaptation to one supervised task.
+
+    Attributes:
+        policy: The network.
+        parameters: Its parameters, [parameter].
+    """
+
+    policy: Policy
+    parameters: Tensor
+
+    @torch.no_grad()
+    def predict(self, inputs: Any) -> np.ndarray:
+        """Targets [example, output], or for classes their logits [example, class], at ``inputs`` [example, input]."""
+        rows = torch.from_numpy(np.asarray(inputs, dtype=np.float32))[None]
+        outputs: np.ndarray = self.policy.outputs(self.parameters[None], rows)[0].numpy()
+        return outputs
 
 
 class Agent:
@@ -146,6 +167,27 @@ class Agent:
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
         )
+
+    def fit(self, inputs: Any, targets: Any, num_steps: int = 1, mode: int = UNKNOWN_MODE) -> FittedFunction:
+        """Adapts to the examples of one supervised task; every step has the training step size.
+
+        Args:
+            inputs: [example, input].
+            targets: [example, output], or classes, [example].
+            num_steps: Gradient steps; 0 gives the function before adaptation.
+            mode: Mode of the task (`metarl.envs.Family.modes`); only multi-maml needs it.
+
+        Raises:
+            UserError: If the family is not supervised, or the examples do not have its shapes.
+        """
+        family = self.family
+        if not isinstance(family, SupervisedFamily):
+            raise UserError(f"this agent acts in environments of {family.name}: call adapt(env), not fit.")
+        examples = family.checked(inputs, targets, len(inputs))
+        batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
+        stages = self.rule.stages((1.0,) * num_steps)
+        adapted = fit(self.rule, self.meta, stages, torch.tensor([mode]), batch, batch)
+        return FittedFunction(self.rule.policy, adapted.parameters[0])
 
     def check_same_examples(self, family: Family) -> None:
         """Raises UserError unless the examples of another family have the shapes that the agent was trained with."""

@@ -44,6 +44,14 @@ class StoredRun:
         return str(self.config["env"])
 
     @property
+    def measure(self) -> str:
+        """What the family is measured by: its "return", "error" or "accuracy"."""
+        if self.evaluation is not None:
+            return self.evaluation.measure
+        found = [name for name in ("error", "accuracy") if f"pre_adaptation_{name}" in self.progress]
+        return found[0] if found else "return"
+
+    @property
     def seed(self) -> int:
         """The training seed."""
         return int(self.config["seed"])
