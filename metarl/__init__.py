@@ -15,9 +15,10 @@ from metarl.config.algorithms import ALGORITHMS, L2FConfig, MAMLppConfig, MuMoMA
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
-from metarl.config.optimisers import META_OPTIMISERS, ProMPConfig, TRPOConfig
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, ProMPConfig, TRPOConfig
 from metarl.envs import (
     EpisodeBatch,
+    SupervisedFamily,
     TaskFamily,
     check_task_family,
     family_names,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALGORITHMS",
     "META_OPTIMISERS",
+    "AdamConfig",
     "Adaptation",
     "AnalysisConfig",
     "Config",
@@ -52,6 +54,7 @@ __all__ = [
     "RuleSettings",
     "Stage",
     "StageKind",
+    "SupervisedFamily",
     "Support",
     "TRPOConfig",
     "TaskFamily",

@@ -17,7 +17,7 @@ DEFAULTS: Mapping[str, Any] = {
     "meta_batch_size": 4,
     "iterations": 50_000,
     "log_every": 100,
-    "validate_every": 5_000,
+    "validate_every": 1_000,
     "validation_tasks": 100,
     "checkpoint_every": 5_000,
     "threads": 1,
@@ -53,6 +53,7 @@ class SupervisedFamily(Family):
     num_inputs: int
     num_outputs: int = 1
     classes: bool = False
+    measure = "error"
     defaults = DEFAULTS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

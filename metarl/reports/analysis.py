@@ -99,6 +99,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
             tensors=agent.rule.policy.layout.names,
             layers=layers(agent.rule.policy),
             returns=adapted.returns.double().numpy(),
+            measure=agent.family.measure,
             freezing=freezing,
             gamma_sweep=sweep,
             embedding=embedding,
@@ -228,8 +229,10 @@ def _gamma_sweep(
     others = [point for point in np.ndindex(2, len(tensors), len(GAMMAS)) if GAMMAS[point[2]] != 1]
     for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False):
         halves[half, :, part, index] = returns(tensors[part], GAMMAS[index], half)
-    chosen, best = best_on_the_other_half(halves)
-    gain = difference_over_tasks(best - own.mean(0)[:, None], loops.independent)
+    sign = -1 if agent.family.measure == "error" else 1
+    chosen, best = best_on_the_other_half(sign * halves)
+    best = sign * best
+    gain = difference_over_tasks(sign * (best - own.mean(0)[:, None]), loops.independent)
     sweep = GammaSweep(
         gammas=GAMMAS,
         parts=[*(f"layer {number}" for number in range(1, len(tensors))), "network"],

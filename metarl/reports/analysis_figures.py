@@ -99,9 +99,9 @@ def _figures(result: Analysis) -> dict[str, Callable[[], tuple[Figure, str]]]:
         representations = None if "similarity" in result.left_out else result.representations
         figures["representations"] = partial(_draw_representations, representations, result.movement, result.tensors)
     if result.freezing is not None:
-        figures["freezing"] = partial(_draw_freezing, result.freezing)
+        figures["freezing"] = partial(_draw_freezing, result.freezing, result.measure)
     if result.gamma_sweep is not None:
-        figures["gamma_sweep"] = partial(_draw_gamma_sweep, result.gamma_sweep)
+        figures["gamma_sweep"] = partial(_draw_gamma_sweep, result.gamma_sweep, result.measure)
     if result.embedding is not None:
         figures["embedding"] = partial(_draw_embedding, result.embedding)
     if result.through_training is not None:
@@ -214,29 +214,29 @@ def _draw_representations(
     return figure, _DOTS
 
 
-def _draw_freezing(freezing: Freezing) -> tuple[Figure, str]:
+def _draw_freezing(freezing: Freezing, measure: str) -> tuple[Figure, str]:
     figure, ((ax,),) = _new_figure(1, 1, 4.8, 3.8)
     ax.plot(freezing.frozen_layers, freezing.returns.per_task.T, color=COLOURS[0], **_THIN)
     ax.plot(freezing.frozen_layers, freezing.returns.mean, "o-", color=COLOURS[0], linewidth=2)
     ax.set_xticks(freezing.frozen_layers, freezing.names)
     ax.set_xlabel("layers frozen in the inner loop")
-    ax.set_ylabel("return after the inner loop")
+    ax.set_ylabel(f"{measure} after the inner loop")
     ax.set_title("freezing at test time", loc="left")
     return figure, "Thin: tasks; bold: their mean."
 
 
-def _draw_gamma_sweep(sweep: GammaSweep) -> tuple[Figure, str]:
+def _draw_gamma_sweep(sweep: GammaSweep, measure: str) -> tuple[Figure, str]:
     figure, ((ax, gains),) = _new_figure(1, 2, 9.6, 4.0)
     for index, (part, line) in enumerate(zip(sweep.parts, np.asarray(sweep.returns.mean), strict=True)):
         label = f"{part}: {' '.join(sweep.tensors[index])}" if part != "network" else part
         ax.plot(sweep.gammas, line, label=label, **_style(index))
     ax.axvline(1, linestyle=":", color=GREY, linewidth=1.2)
     ax.set_xlabel("gamma, the same for every task")
-    ax.set_ylabel("return after the inner loop")
+    ax.set_ylabel(f"{measure} after the inner loop")
     ax.set_title("start attenuated by hand", loc="left")
     _draw_differences(gains, sweep.gain, range(len(sweep.parts)))
     _name_ticks(gains, sweep.parts)
-    gains.set_ylabel("gain in return over gamma 1")
+    gains.set_ylabel(f"gain in {measure} over gamma 1")
     gains.set_title("each task's own best gamma", loc="left")
     _add_legend(figure, *_entries(ax))
     reading = (

@@ -150,7 +150,7 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
 def draw_training(groups: Sequence[Group], x: str) -> Figure:
     """Draws training before and after adaptation against environment steps or iterations, unsmoothed.
 
-    Every family has two panels.
+    Every family has two panels. Of supervised families, the validation is drawn.
 
     Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training does
     not adapt have no returns after adaptation, so they appear only in the panel "before".
@@ -192,13 +192,19 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
     _label(axes, [family for family, _ in panels])
-    _finish(figure, axes, groups, f"{seeds_text(runs)} · training tasks · {provenance_text(runs)}")
+    kinds = dict.fromkeys("validation" if _column(run, "before").startswith("valid") else "training" for run in runs)
+    _finish(figure, axes, groups, f"{seeds_text(runs)} · {' and '.join(kinds)} tasks · {provenance_text(runs)}")
     return figure
 
 
 def _column(run: StoredRun, when: str) -> str:
-    """The column of progress.csv that holds the training measure ``before`` or ``after`` adaptation."""
-    return _COLUMNS[when].format(run.measure)
+    """The column of progress.csv that holds the measure ``before`` or ``after`` adaptation.
+
+    Supervised runs log few iterations, of few tasks: their validation says more.
+    """
+    column = _COLUMNS[when].format(run.measure)
+    validation = f"validation_{column}"
+    return validation if run.measure != "return" and validation in run.progress else column
 
 
 def _label(axes: Sequence[Axes], families: Sequence[Sequence[Group]]) -> None:

@@ -324,7 +324,8 @@ class Analysis(Inspection):
         finite: Whether the family has finitely many tasks: then none is held out, and ``tasks`` repeats them.
         tensors: Names of the policy's tensors.
         layers: The same names, grouped by layer.
-        returns: Mean return of an episode, [task, gradient step].
+        returns: Mean return of an episode, [task, gradient step]; of supervised tasks, the error or accuracy.
+        measure: What returns are: "return", or of supervised tasks "error" or "accuracy".
         freezing: Returns with layers frozen in the inner loop; None if no step changes the policy.
         gamma_sweep: Returns with the initialisation attenuated by hand; None unless asked for, if no step changes the
             policy, or if the rule attenuates by itself.
@@ -345,6 +346,7 @@ class Analysis(Inspection):
     tensors: Sequence[str]
     layers: Sequence[Sequence[str]]
     returns: Floats
+    measure: str
     freezing: Freezing | None
     gamma_sweep: GammaSweep | None
     embedding: Embedding | None

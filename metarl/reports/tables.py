@@ -55,12 +55,14 @@ def _data(result: Evaluation) -> str:
 def analysis_table(result: Analysis) -> str:
     """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
     run, settings, returns = result.config, result.settings, result.returns.mean(axis=0)
+    decimals = 2 if result.measure == "return" else 4
     head = [
         f"{run_title(run)} on {run['env']}: "
         f"{tasks_in_words(result.tasks, result.finite)}, "
-        f"{settings.rollouts} episodes, checkpoint {result.checkpoint} (iteration {result.iteration}), "
+        f"{settings.rollouts} {'episodes' if result.measure == 'return' else 'query examples'}, "
+        f"checkpoint {result.checkpoint} (iteration {result.iteration}), "
         f"seed {settings.seed}",
-        f"return before the inner loop {returns[0]:.2f}, after it {returns[-1]:.2f}",
+        f"{result.measure} before the inner loop {returns[0]:.{decimals}f}, after it {returns[-1]:.{decimals}f}",
     ]
     tables = (_table_of_tensors, _table_of_representations, _table_of_freezing, _table_of_gammas, _table_of_features)
     sections = [table(result) for table in tables]
@@ -124,8 +126,13 @@ def _table_of_freezing(result: Analysis) -> list[str]:
     if freezing is None:
         return []
     interval = np.full_like(freezing.difference, np.nan) if freezing.interval is None else freezing.interval
-    columns = [_column(values, 2) for values in (freezing.returns.mean, freezing.difference, interval)]
-    lines = ["", "return with layers frozen in the inner loop", _row("frozen", ("return", "change", "+-95%"))]
+    decimals = 2 if result.measure == "return" else 4
+    columns = [_column(values, decimals) for values in (freezing.returns.mean, freezing.difference, interval)]
+    lines = [
+        "",
+        f"{result.measure} with layers frozen in the inner loop",
+        _row("frozen", (result.measure, "change", "+-95%")),
+    ]
     return [*lines, *_rows(freezing.names, columns)]
 
 

@@ -203,6 +203,7 @@ class Agent:
 
     def check_fits(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
         """Raises UserError unless an environment with these spaces fits the agent."""
+        family = require_environments(self.family, "adapting in an environment")
         size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
         if size != wanted_size:
             hint = ""
@@ -215,7 +216,7 @@ class Agent:
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
                 f"{wanted_size}.{hint}"
             )
-        wanted = require_environments(self.family, "adapting in an environment").action_space
+        wanted = family.action_space
         same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)
         if type(action_space) is not type(wanted) or not same:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
