@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
-from metarl.envs.family import Family
+from metarl.envs.family import Family, Measure
 
 DEFAULTS: Mapping[str, Any] = {
     "meta_optimiser": "adam",
@@ -53,7 +53,7 @@ class SupervisedFamily(Family):
     num_inputs: int
     num_outputs: int = 1
     classes: bool = False
-    measure = "error"
+    measure: Measure = "error"
     defaults = DEFAULTS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

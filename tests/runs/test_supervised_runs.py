@@ -78,7 +78,7 @@ def test_evaluation_measures_the_error_with_any_number_of_shots(run):
 
 
 def test_classification_is_measured_by_accuracy_with_an_interval(tmp_path):
-    train(small(tmp_path, env=THIRDS, shots=10, iterations=200, inner_lr=0.5, hidden_sizes=(16,)))
+    train(small(tmp_path, env=THIRDS, shots=10, iterations=400, inner_lr=0.5, hidden_sizes=(16,), adam={"lr": 0.01}))
     result = evaluate(tmp_path, EvaluationConfig(tasks=60, gradient_steps=2))
     assert result.measure == "accuracy"
     assert ((result.returns >= 0) & (result.returns <= 1)).all()
