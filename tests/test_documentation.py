@@ -52,6 +52,9 @@ def _pages_with(parts):
 
 def _shortened(module, options):
     """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
+    supervised = {"sinusoid", "sinusoid-l2f", "examples.line_family:LineFamily"} & set(options)
+    if module == "metarl.train" and supervised:
+        return [*options, "--iterations", "2"]
     if module == "metarl.train" and "--help" not in options:
         return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
     if module == "metarl.evaluate" and "--help" not in options:
@@ -98,13 +101,20 @@ def test_every_documented_command_runs(page, folder, capsys):
 HOLDS = {
     "README.md": lambda program: program.env.action_space.contains(program.action) and len(program.result.mean) == 5,
     "stable-baselines3.md": lambda program: program.mean < 0,
+    "supervised.md": lambda program: program.fitted.parameters.isfinite().all(),
     "write-a-family.md": lambda program: metarl.check_task_family(program.LineFamily()) is None,
 }
 
 
 @_pages_with(_programs)
 def test_every_documented_program_runs(page, folder, monkeypatch):
-    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **{**TINY, "horizon": 5, "iterations": 1}))
+    small = {"hidden_sizes": (8,)} if page.name == "supervised.md" else {**TINY, "horizon": 5}
+    make = Config
+
+    def make_small(**settings):
+        return make(**{**settings, **small, "iterations": 1})
+
+    monkeypatch.setattr(metarl, "Config", make_small)
     few = metarl.EvaluationConfig(tasks=2, rollouts=2)
     monkeypatch.setattr(metarl, "evaluate", functools.partial(metarl.evaluate, config=few))
     (program,) = _programs(page)

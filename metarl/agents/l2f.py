@@ -35,7 +35,9 @@ class L2F(WrappedAdaptation):
     The running statistics follow the data, not the meta-gradient.
 
     Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
-    the unattenuated policy's KL divergence in the trust region. Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
+    the unattenuated policy's KL divergence in the trust region.
+
+    Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
     is the rule itself.
 
@@ -149,7 +151,7 @@ class L2F(WrappedAdaptation):
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
     def embedding(self, policies: Tensor, support: Support) -> Tensor:
-        """What the attenuator sees, [task, feature]: each layer's mean gradient; perhaps log RMS and mean return too."""
+        """What the attenuator sees, [task, feature]: mean gradients of the layers, or the moments."""
         means = self._means.to(policies)
         if not self._moments:
             embedding = support.projected_gradient(policies, means)

@@ -129,7 +129,7 @@ class _LossSupport(Support):
 
 
 class PolicyGradientSupport(_LossSupport):
-    """Rollouts collected with any policies, with the gradient of a policy-gradient loss: ``ratio``, ``score``, ``dice``.
+    """Rollouts of any policies, with the gradient of a policy-gradient loss: ``ratio``, ``score`` or ``dice``.
 
     Source: Finn et al. 2017, equation 4.
     """

@@ -280,7 +280,7 @@ def test_moments_are_mean_log_root_mean_square_and_return(embedding_gradient):
 
 
 def test_moments_without_normalisation_are_refused():
-    with pytest.raises(UserError, match="moments needs l2f.normalise_embedding"):
+    with pytest.raises(UserError, match="embedding moments needs"):
         L2FConfig(embedding="moments")
 
 
