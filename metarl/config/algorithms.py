@@ -73,14 +73,17 @@ class MAMLppConfig(Checked):
     prefix = "mamlpp."
 
     multi_step_iterations: int = 30
-    """Meta-iterations with the multi-step loss, which needs several inner steps (NUM_INNER_STEPS). The policy after
-    each inner step then enters the meta-objective, with its own query rollouts; the weights of the earlier steps fall
-    linearly from the last step's weight to 0."""
+    """Meta-iterations with the multi-step loss, in which the policy after every inner step counts, with query rollouts
+    of its own (NUM_INNER_STEPS 2 or more). All steps start with equal weights; those of the early steps then fall
+    linearly, and afterwards the last step counts alone."""
     first_order_iterations: int = 30
     """Meta-iterations before second derivatives are used."""
+    early_weight_floor: float = 0.03
+    """Least weight of an early step while the multi-step loss lasts, as a share of its first weight."""
 
     def check(self) -> None:
         self.at_least(0, "multi_step_iterations first_order_iterations")
+        self.require("early_weight_floor", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class EvaluationConfig(Checked):
     """Episodes of each task at each gradient step. mumomaml uses only one to read the task and to measure the return
     before adaptation."""
     gradient_steps: int = 4
-    """Gradient steps; the first uses the training step size, later ones half of it."""
+    """Gradient steps; as many as in training use the training step size, later ones half of it."""
     seed: int = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()

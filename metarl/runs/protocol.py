@@ -82,7 +82,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         rollouts=config.rollouts,
         adapted_layers=config.adapted_layers,
         step_name=rule.step_name,
-        step_scales=evaluation_scales(config.gradient_steps),
+        step_scales=evaluation_scales(config.gradient_steps, agent.settings.inner.num_inner_steps),
         tasks=tasks,
         finite=finite is not None,
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
@@ -194,7 +194,7 @@ class _Protocol:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
-        stages = rule.stages(evaluation_scales(config.gradient_steps))
+        stages = rule.stages(evaluation_scales(config.gradient_steps, self._run.inner.num_inner_steps))
         rollouts = replace(self._run.rollouts, rollouts_per_task=config.rollouts)
         runner = Runner(
             self._family, rule, len(tasks), rollouts, self._run.inner.inner_loss, self._workers, self._device

@@ -255,12 +255,12 @@ def test_learned_step_sizes_are_used_where_they_belong():
     meta = initial(rule)
     step_sizes = torch.rand(2, len(LAYERS), generator=torch.Generator().manual_seed(0)).double()
     meta[policy.layout.size :] = step_sizes.flatten()
-    # Steps beyond the trained ones repeat the last one's; the protocol's shorter later steps do not apply.
+    # Steps beyond the trained ones repeat the last one's, shortened as in every other rule.
     loop = problems.run(rule, meta, 3)
-    loop = replace(loop, stages=rule.stages((1.0, 0.5, 0.5)))
+    loop = replace(loop, stages=rule.stages((1.0, 1.0, 0.5)))
     expected = meta[: policy.layout.size].expand(TASKS, -1)
-    for number, support in zip((0, 1, 1), loop.supports, strict=True):
-        alpha = torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
+    for number, scale, support in zip((0, 1, 1), (1.0, 1.0, 0.5), loop.supports, strict=True):
+        alpha = scale * torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
         expected = expected - alpha * support.gradient(expected)
     torch.testing.assert_close(loop.replay(meta)[-1], expected, rtol=1e-12, atol=1e-14)
 
@@ -293,6 +293,14 @@ def test_multi_step_weights_anneal_to_the_last_step_and_cost_rollouts_until_then
     meta = initial(rule)
     weights = [problems.run(rule, meta, 2, iteration=i).query_weights for i in (0, 1, 3, 4, None)]
     assert weights == [[0.5, 0.5], pytest.approx([0.375, 0.625]), pytest.approx([0.125, 0.875]), [1], [1]]
+
+
+@pytest.mark.parametrize(("floor", "least"), [(0.03, 0.25), (0.5, 0.5), (0.0, 0.25)])
+def test_early_weights_keep_a_floor_while_they_anneal_and_are_dropped_afterwards(floor, least):
+    settings = {"multi_step_iterations": 4, "early_weight_floor": floor}
+    rule = make_rule("mamlpp", make_policy(), num_steps=2, **settings)
+    shares = [2 * rule.stages((1.0, 1.0), iteration)[0].query_weight for iteration in range(6)]
+    assert shares == pytest.approx([1, 0.75, 0.5, least, 0, 0])
 
 
 def test_derivative_order_anneals_from_first_to_second():

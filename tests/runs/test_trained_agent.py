@@ -271,7 +271,20 @@ def test_a_setting_of_another_version_is_told(run, tmp_path):
         metarl.load(tmp_path / "run")
 
 
-def test_the_first_step_has_the_training_step_size_and_later_ones_half():
-    assert evaluation_scales(0) == ()
-    assert evaluation_scales(1) == (1.0,)
-    assert evaluation_scales(4) == (1.0, 0.5, 0.5, 0.5)
+def test_trained_steps_have_the_training_step_size_and_later_ones_half():
+    assert evaluation_scales(0, 1) == ()
+    assert evaluation_scales(1, 1) == (1.0,)
+    assert evaluation_scales(4, 1) == (1.0, 0.5, 0.5, 0.5)
+    assert evaluation_scales(4, 2) == (1.0, 1.0, 0.5, 0.5)
+    assert evaluation_scales(2, 3) == (1.0, 1.0)
+    assert evaluation_scales(2, 0) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("trained_steps", [1, 2])
+def test_an_agent_takes_the_steps_it_was_trained_for_in_full(tmp_path, trained_steps, monkeypatch):
+    agent = train(tiny(tmp_path, iterations=0, num_inner_steps=trained_steps)).agent
+    asked = []
+    stages = agent.rule.stages
+    monkeypatch.setattr(agent.rule, "stages", lambda scales: asked.append(scales) or stages(scales))
+    agent.adapt(navigation(), num_steps=3, num_rollouts=2, horizon=5)
+    assert asked == [(1.0, 1.0, 0.5) if trained_steps == 2 else (1.0, 0.5, 0.5)]
