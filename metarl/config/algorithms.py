@@ -29,9 +29,12 @@ class L2FConfig(Checked):
     """Gamma in (0, 1), any gamma, or any gamma plus an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
     """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
-    embedding: Literal["mean", "moments"] = "mean"
-    """What the attenuator sees of a task: each layer's mean gradient (as published), or also the logarithm of each
-    layer's root mean square gradient and the mean return; the latter needs NORMALISE_EMBEDDING."""
+    embedding: Literal["mean", "moments", "gru"] = "mean"
+    """What the attenuator sees of a task: each layer's mean gradient (mean, as published); also the logarithm of each
+    layer's root mean square gradient and the mean return (moments, which needs NORMALISE_EMBEDDING); or, instead of
+    gradients, a learned GRU's embedding of trajectories, as MuMoMAML's (gru)."""
+    trajectories: int = 1
+    """Trajectories of each task that the GRU reads, out of those collected before attenuation."""
     embedding_gradient: Literal["stop", "through"] = "stop"
     """Treat the embedding as a constant of the meta-gradient (as the authors' code does), or differentiate through it
     (their algorithm 1, read literally)."""
@@ -48,8 +51,17 @@ class L2FConfig(Checked):
         self.require("start_kl", lambda value: 0 <= value < math.inf, "be at least 0")
         if self.transform == "sigmoid":
             self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
+        self.at_least(1, "trajectories")
         if self.conditioning == "constant" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
+        if self.conditioning == "constant" and self.embedding == "gru":
+            raise UserError("l2f.embedding gru needs l2f.conditioning task: constants have no embedding.")
+        if self.embedding == "gru" and self.normalise_embedding:
+            raise UserError("l2f.normalise_embedding is for gradients: a GRU's states lie between -1 and 1 already.")
+        if self.embedding == "gru" and self.embedding_gradient == "through":
+            raise UserError("l2f.embedding_gradient is for gradients: l2f.embedding gru depends on the GRU alone.")
+        if self.embedding != "gru" and self.trajectories != 1:
+            raise UserError("l2f.trajectories needs l2f.embedding gru: gradients use all rollouts.")
         if self.embedding == "moments" and not self.normalise_embedding:
             raise UserError(
                 "l2f.embedding moments needs l2f.normalise_embedding: gradients, their logarithms and returns have "
@@ -96,10 +108,12 @@ class MuMoMAMLConfig(Checked):
     """Effect of the embedding on hidden units: scale and shift (film), gate each unit (sigmoid), or attend over the
     units of a layer (softmax)."""
     embedding_size: int = 8
-    """Size of the trajectory's embedding, and of the hidden layer of the modulation network."""
+    """Size of the task's embedding, and of the hidden layer of each modulation network."""
+    trajectories: int = 1
+    """Trajectories of each task that the embedding is computed from, collected with the unadapted policy."""
 
     def check(self) -> None:
-        self.at_least(1, "embedding_size")
+        self.at_least(1, "embedding_size trajectories")
 
 
 @dataclass(frozen=True)
@@ -180,7 +194,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "mumomaml": Algorithm(
         "MuMoMAML",
-        "MAML whose hidden units are modulated by an embedding of one trajectory (Vuorio et al. 2019).",
+        "MAML whose hidden units are modulated by an embedding of trajectories (Vuorio et al. 2019).",
         "metarl.agents.mumomaml:MuMoMAML",
         settings=MuMoMAMLConfig,
         option="mumomaml",

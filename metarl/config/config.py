@@ -213,6 +213,11 @@ class _Resolution:
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
         if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
             raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")
+        if reused and l2f is not None and l2f.trajectories > settings.rollouts.rollouts_per_task:
+            raise UserError(
+                f"l2f.trajectories must be at most rollouts_per_task, {settings.rollouts.rollouts_per_task}, which L2F "
+                f"reuses; got {l2f.trajectories}."
+            )
         if reused and settings.inner.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "

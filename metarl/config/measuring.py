@@ -24,8 +24,8 @@ class EvaluationConfig(Checked):
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
     evaluation-ENV.json."""
     rollouts: int = 20
-    """Episodes of each task at each gradient step. mumomaml uses only one to read the task and to measure the return
-    before adaptation."""
+    """Episodes of each task at each gradient step. mumomaml reads the task from, and measures the return before
+    adaptation on, as many as its own setting says."""
     gradient_steps: int = 4
     """Gradient steps; as many as in training use the training step size, later ones half of it."""
     seed: int = 10_000

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
@@ -66,11 +67,14 @@ class Support(ABC):
         """How well the policies that made the data did, [task]: in reinforcement learning, the mean return."""
 
     @abstractmethod
-    def trajectory(self) -> tuple[Tensor, Tensor]:
-        """One sequence per task, as input of a recurrent network.
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first ``count`` sequences of each task, as input of a recurrent network.
 
         Returns:
-            Features [task, time, feature], and the number of valid steps [task].
+            Features [task, trajectory, time, feature], and the numbers of valid steps [task, trajectory].
+
+        Raises:
+            UserError: If there are fewer.
         """
 
 
@@ -130,13 +134,18 @@ class PolicyGradientSupport(Support):
     def performance(self) -> Tensor:
         return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
-    def trajectory(self) -> tuple[Tensor, Tensor]:
-        """Observation, action (one-hot if discrete) and reward at each step of each task's first episode."""
-        observations, actions = self.rollouts.observations[:, 0], self.rollouts.actions[:, 0]
-        if actions.ndim == 2:
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
+        """Observation, action (one-hot if discrete) and reward at each step of each task's first episodes."""
+        rollouts, held = self.rollouts, self.rollouts.mask.shape[1]
+        if held < count:
+            raise UserError(
+                f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more rollouts."
+            )
+        observations, actions = rollouts.observations[:, :count], rollouts.actions[:, :count]
+        if actions.ndim == 3:
             actions = torch.nn.functional.one_hot(actions, self.policy.distribution.num_outputs).to(observations)
-        features = torch.cat([observations, actions, self.rollouts.rewards[:, 0, :, None]], dim=2)
-        return features, self.rollouts.mask[:, 0].sum(1).long()
+        features = torch.cat([observations, actions, rollouts.rewards[:, :count, :, None]], dim=3)
+        return features, rollouts.mask[:, :count].sum(2).long()
 
 
 # Sums, not matrix products: the last bits of a matrix product depend on where a task's vector lies in memory.

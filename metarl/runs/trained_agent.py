@@ -97,7 +97,7 @@ class Agent:
         if meta.shape != (self.rule.num_meta,):
             raise UserError(
                 f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
-                f"{self.rule.num_meta}; it belongs to another run."
+                f"{self.rule.num_meta}; it belongs to another run or version of metarl."
             )
 
     def adapt(

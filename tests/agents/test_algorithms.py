@@ -27,7 +27,8 @@ VARIANTS = {
     "l2f-affine-filter": {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine")},
     "l2f-constant": {"algo": "l2f", "l2f": L2FConfig(conditioning="constant")},
     "mamlpp-annealing": TWO_STEPS,
-    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4)},
+    "l2f-gru": {"algo": "l2f", "l2f": L2FConfig(embedding="gru", trajectories=2)},
+    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4, trajectories=2)},
     "dice": {"algo": "maml", "inner_loss": "dice"},
     "promp": {"algo": "maml", "meta_optimiser": "promp"},
 }
@@ -185,9 +186,11 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
     # Two supports and two queries at first; from the third iteration on the last query alone.
     steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mamlpp"))])
     assert steps.tolist() == [4 * 80, 4 * 80, 3 * 80]
-    train(tiny(tmp_path / "mumomaml", **settings, algo="mumomaml"))
-    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mumomaml"))])
-    assert steps.tolist() == [(1 + 4 + 4) * 4 * 5] * 3
+    for trajectories in (1, 3):
+        run = tmp_path / f"mumomaml{trajectories}"
+        train(tiny(run, **settings, algo="mumomaml", mumomaml={"trajectories": trajectories}))
+        steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(run))])
+        assert steps.tolist() == [(trajectories + 4 + 4) * 4 * 5] * 3
 
 
 @pytest.mark.parametrize(
@@ -209,6 +212,7 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
             {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",
         ),
+        ({"algo": "mumomaml", "mumomaml": {"trajectories": 0}}, "mumomaml.trajectories must be at least 1, got 0"),
         ({"algo": "mamlpp", "mamlpp": {"first_order_iterations": -1}}, "must be at least 0, got -1"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
     ],

@@ -6,7 +6,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
+from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule, mean_last_states
 
 from metarl import L2FConfig
 from metarl.agents import build_rule
@@ -171,23 +171,31 @@ def test_mumomaml_adapts_the_unmodulated_network_with_its_modulation_fixed(modul
         )
 
 
-def test_mumomaml_reads_one_trajectory_up_to_its_end():
-    """PyTorch's own GRU on the steps before the episode's end."""
-    rule = make_rule("mumomaml", make_policy(), embedding_size=3)
+@pytest.mark.parametrize("trajectories", [1, 3])
+def test_mumomaml_reads_its_trajectories_up_to_their_ends(trajectories):
+    """PyTorch's own GRU on the steps before the episodes' ends."""
+    rule = make_rule("mumomaml", make_policy(), embedding_size=3, trajectories=trajectories)
     meta = initial(rule)
     support = problems.run(rule, meta).supports[0]
     rollouts = support.rollouts
-    assert rollouts.rewards.shape[1] == 1
-    start = rule.policy.layout.size
-    gru = torch.nn.GRU(problems.OBSERVATION + problems.ACTIONS + 1, 3).double()
-    torch.nn.utils.vector_to_parameters(meta[start:], gru.parameters())
-    lengths = rollouts.mask[:, 0].sum(1).int().tolist()
-    assert len(set(lengths)) > 1
-    for task, length in enumerate(lengths):
-        steps = [rollouts.observations, rollouts.actions, rollouts.rewards[..., None]]
-        sequence = torch.cat([values[task, 0, :length] for values in steps], dim=1)
-        expected = gru(sequence[:, None])[1][0, 0]
-        torch.testing.assert_close(rule.embedding(meta, support)[task], expected.detach(), rtol=1e-12, atol=1e-14)
+    assert rollouts.rewards.shape[1] == trajectories
+    expected = mean_last_states(meta[rule.policy.layout.size :], 3, rollouts, trajectories)
+    torch.testing.assert_close(rule.embedding(meta, support), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_mumomaml_modulates_each_layer_by_a_network_of_its_own():
+    """The last numbers of the meta-parameters are the second hidden layer's network."""
+    rule = make_rule("mumomaml", make_policy(), embedding_size=3)
+    meta = initial(rule)
+    embedding = torch.rand(TASKS, 3, generator=torch.Generator().manual_seed(0)).double()
+    second = 3 * 3 + 3 + 2 * problems.HIDDEN[1] * (3 + 1)
+    other = meta.clone()
+    other[-second:] += 0.3
+    for before, after in zip(
+        rule.scales_and_shifts(meta, embedding), rule.scales_and_shifts(other, embedding), strict=True
+    ):
+        changed = (before != after).any(0)
+        assert changed.tolist() == [False] * problems.HIDDEN[0] + [True] * problems.HIDDEN[1]
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])

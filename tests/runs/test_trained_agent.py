@@ -236,6 +236,20 @@ def test_a_checkpoint_that_cannot_be_used_is_told(run, tmp_path, damage, message
     assert everything_in(tmp_path / "run") == before
 
 
+def test_a_mumomaml_of_before_each_layer_had_its_own_network_is_told(tmp_path):
+    agent = train(tiny(tmp_path, algo="mumomaml", hidden_sizes=(16, 8), iterations=0)).agent
+    path = RunFolder(tmp_path).checkpoint("last")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    shared = agent.rule.num_meta - 8 * 8 - 8  # One hidden layer of the modulation networks instead of two.
+    save_file({"meta": torch.zeros(shared)}, path, metadata)
+    message = f"holds {shared} meta-parameters and the configuration's mumomaml needs .* another run or version of"
+    with pytest.raises(UserError, match=message):
+        metarl.load(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train(tiny(tmp_path, algo="mumomaml", hidden_sizes=(16, 8), iterations=1, resume=True))
+
+
 def test_a_folder_that_is_no_run_is_told(run, tmp_path):
     with pytest.raises(UserError, match=r"nowhere does not exist; give the folder that"):
         metarl.load(tmp_path / "nowhere")
