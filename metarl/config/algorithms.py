@@ -128,6 +128,22 @@ class ContextConfig(Checked):
 
 
 @dataclass(frozen=True)
+class CAVIAConfig(Checked):
+    """CAVIA (Zintgraf et al. 2019); defaults of the released code for 2D navigation."""
+
+    prefix = "cavia."
+
+    context_size: int = 5
+    """Length of the context vector."""
+    step_size: float = 1.0
+    """Step size of the context vector, instead of INNER_LR, which then only serves the evaluation's reference."""
+
+    def check(self) -> None:
+        self.at_least(1, "context_size")
+        self.positive("step_size")
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """An algorithm that ``--algo`` names.
 
@@ -211,6 +227,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.context:ContextAdaptation",
         settings=ContextConfig,
         option=None,
+    ),
+    "cavia": Algorithm(
+        "CAVIA",
+        "Gradient steps on a context vector that starts at zero for each task (Zintgraf et al. 2019).",
+        "metarl.agents.context:cavia",
+        settings=CAVIAConfig,
+        option="cavia",
     ),
     "random": Algorithm(
         "random initialisation",

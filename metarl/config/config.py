@@ -10,7 +10,7 @@ from typing import Any, Literal, NoReturn
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import importable_name
-from metarl.config.algorithms import L2FConfig, MAMLppConfig, MuMoMAMLConfig, get_algorithm
+from metarl.config.algorithms import CAVIAConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, get_algorithm
 from metarl.config.checked import Checked, convert, hints, partial
 from metarl.config.optimisers import ProMPConfig, TRPOConfig
 from metarl.config.resolved import GROUPS, OWN_OPTIONS, Component, Settings, components
@@ -69,6 +69,7 @@ class Config:
     mamlpp: MAMLppConfig | Mapping[str, Any] | None = None
     mumomaml: MuMoMAMLConfig | Mapping[str, Any] | None = None
     context_size: int | None = None
+    cavia: CAVIAConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
     optimiser: Checked | Mapping[str, Any] | None = None

@@ -212,6 +212,8 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
             {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",
         ),
+        ({"algo": "cavia", "cavia": {"step_size": 0}}, "cavia.step_size must be a positive number, got 0"),
+        ({"algo": "cavia", "context_size": 3}, "context_size would do nothing: it is for algo context"),
         ({"algo": "mumomaml", "mumomaml": {"trajectories": 0}}, "mumomaml.trajectories must be at least 1, got 0"),
         ({"algo": "mamlpp", "mamlpp": {"first_order_iterations": -1}}, "must be at least 0, got -1"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),

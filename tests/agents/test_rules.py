@@ -142,6 +142,41 @@ def test_context_vector_is_adapted_as_an_input_would_be():
         torch.testing.assert_close(got, expected.detach(), rtol=1e-11, atol=1e-13)
 
 
+def test_cavia_is_a_vector_that_starts_at_zero_and_accumulates_its_steps():
+    """A network with the vector appended to its observations, and three gradient steps on that vector alone."""
+    rule = make_rule("cavia", make_policy(), lr=0.1, context_size=3, step_size=0.7)
+    policy, meta = rule.policy, initial(rule)
+    loop = problems.run(rule, meta, 3)
+    theta, weights = meta[: policy.layout.size], meta[policy.layout.size :].view(-1, 3)
+    (w1, b1, w2, b2, w3, b3, log_std) = (view[0] for view in policy.layout.views(theta[None]))
+
+    def outputs(z, observations):
+        hidden = torch.tanh(observations @ w1.T + weights @ z + b1)
+        return torch.tanh(hidden @ w2.T + b2) @ w3.T + b3
+
+    for task in range(TASKS):
+        z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        for support in loop.supports:
+            samples = support.tasks(task, task + 1).samples
+            values = outputs(z, samples.observations[0])[None]
+            loss = inner_loss(policy.distribution, values, log_std[None], samples, "ratio")
+            z = z - 0.7 * torch.autograd.grad(loss.sum(), z)[0]
+        observations = loop.queries[0].samples.observations[task]
+        got = policy.outputs(loop.replay(meta)[-1][task : task + 1], observations[None])[0]
+        torch.testing.assert_close(got, outputs(z, observations).detach(), rtol=1e-11, atol=1e-13)
+
+
+def test_cavia_is_the_context_vector_with_a_step_size_of_its_own():
+    context = make_rule("context", make_policy(), lr=0.7, context_size=3)
+    meta = initial(context)
+    loop = problems.run(context, meta, 3)
+    for step_size, same in ((0.7, True), (0.6, False)):
+        cavia = make_rule("cavia", context.policy, lr=0.1, context_size=3, step_size=step_size)
+        assert torch.equal(initial(cavia), meta)
+        policies = replace(loop, rule=cavia, stages=cavia.stages((1.0,) * 3)).replay(meta)
+        assert torch.equal(policies[-1], loop.replay(meta)[-1]) == same
+
+
 @pytest.mark.parametrize("modulation", ["film", "sigmoid", "softmax"])
 def test_mumomaml_adapts_the_unmodulated_network_with_its_modulation_fixed(modulation):
     rule = make_rule("mumomaml", make_policy(), lr=0.7, modulation=modulation)
@@ -211,7 +246,7 @@ def test_anil_moves_the_last_layer_and_the_log_std_alone(kind):
 
 
 @pytest.mark.parametrize(
-    "algo", ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "multi-maml", "context"]
+    "algo", ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "multi-maml", "context", "cavia"]
 )
 def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
     rule = make_rule(algo, make_policy(), **({"num_modes": 2} if algo == "multi-maml" else {}))
@@ -336,7 +371,7 @@ def test_standstill_stands_still():
         make_rule("standstill", make_policy("categorical"))
 
 
-@pytest.mark.parametrize("algo", ["context", "mumomaml"])
+@pytest.mark.parametrize("algo", ["context", "cavia", "mumomaml"])
 def test_rules_that_look_into_the_network_refuse_a_module(algo):
     with pytest.raises(UserError, match="needs the built-in network"):
         make_rule(algo, make_policy(body="module"))

@@ -39,6 +39,7 @@ RULES = [
     ("multi-maml", {"num_modes": 2, "attenuate": True}),
     ("context", {}),
     ("context", {"context_size": 3, "attenuate": True}),
+    ("cavia", {"context_size": 3}),
 ]
 
 
