@@ -11,7 +11,14 @@ from metarl._version import __version__
 from metarl.common import mkl
 from metarl.common.errors import UserError
 from metarl.common.importing import import_named
-from metarl.config.algorithms import ALGORITHMS, CAVIAConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.config.algorithms import (
+    ALGORITHMS,
+    BaselineConfig,
+    CAVIAConfig,
+    L2FConfig,
+    MAMLppConfig,
+    MuMoMAMLConfig,
+)
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
@@ -42,6 +49,7 @@ __all__ = [
     "META_OPTIMISERS",
     "Adaptation",
     "AnalysisConfig",
+    "BaselineConfig",
     "CAVIAConfig",
     "Config",
     "EpisodeBatch",

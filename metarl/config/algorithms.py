@@ -144,6 +144,17 @@ class CAVIAConfig(Checked):
 
 
 @dataclass(frozen=True)
+class BaselineConfig(Checked):
+    """Training of the baselines pretrain and oracle."""
+
+    prefix = "baseline."
+
+    trainer: Literal["trpo", "ppo"] = "trpo"
+    """Our TRPO on all tasks at once, which is the meta-step without inner steps, as in MAML's paper (trpo); or
+    Stable-Baselines3's PPO (ppo)."""
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """An algorithm that ``--algo`` names.
 
@@ -155,8 +166,8 @@ class Algorithm:
         settings: Class of its own settings, if it has any.
         option: The configuration's field that holds them; None if their fields are fields of the configuration.
         attenuated: Whether Learn-to-Forget is part of it.
-        training: How its meta-parameters are trained: by the meta-step, by Stable-Baselines3's PPO on all tasks at
-            once, or not at all.
+        training: How its meta-parameters are trained: by the meta-step, on all tasks at once without inner steps (see
+            `BaselineConfig`), or not at all.
         sees_task: Whether the policy observes its task.
         knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
     """
@@ -167,7 +178,7 @@ class Algorithm:
     settings: type[Checked] | None = None
     option: str | None = "rule"
     attenuated: bool = False
-    training: Literal["meta", "ppo", "none"] = "meta"
+    training: Literal["meta", "baseline", "none"] = "meta"
     sees_task: bool = False
     knows_modes: bool = False
 
@@ -242,16 +253,16 @@ ALGORITHMS: dict[str, Algorithm] = {
         training="none",
     ),
     "pretrain": Algorithm(
-        "pretrained (PPO)",
-        "Baseline: gradient steps from one policy that PPO trained on all tasks (Finn et al. 2017, section 5.3).",
+        "pretrained",
+        "Baseline: gradient steps from one policy that was trained on all tasks (Finn et al. 2017, section 5.3).",
         "metarl.agents.maml:MAML",
-        training="ppo",
+        training="baseline",
     ),
     "oracle": Algorithm(
-        "oracle (PPO)",
-        "Reference: a policy trained with PPO that observes its task and does not adapt (Finn et al. 2017).",
+        "oracle",
+        "Reference: a policy trained on all tasks that observes its task and does not adapt (Finn et al. 2017).",
         "metarl.agents.anil:frozen",
-        training="ppo",
+        training="baseline",
         sees_task=True,
     ),
     "standstill": Algorithm(
@@ -280,8 +291,17 @@ def get_algorithm(name: str) -> Algorithm:
     )
 
 
+def stored_trainer(config: Mapping[str, Any]) -> str:
+    """The trainer of a baseline's run; without such a setting it is PPO, which was the only one in metarl 0.1.
+
+    Args:
+        config: The run's settings, as in its config.json.
+    """
+    return str((config.get("baseline") or {"trainer": "ppo"})["trainer"])
+
+
 def run_title(config: Mapping[str, Any]) -> str:
-    """Name of a run in plots and tables: its algorithm, plus L2F if it is added on top.
+    """Name of a run in plots and tables: its algorithm, a baseline's trainer, plus L2F if it is added on top.
 
     Args:
         config: The run's settings, as in its config.json.
@@ -294,4 +314,4 @@ def run_title(config: Mapping[str, Any]) -> str:
         # MAML with L2F on top is the algorithm l2f, which has a title of its own.
         titles = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
         return titles[0] if titles else f"{algorithm.title} + L2F"
-    return algorithm.title
+    return f"{algorithm.title} ({stored_trainer(config).upper()})" if algorithm.training == "baseline" else algorithm.title

@@ -10,10 +10,17 @@ from typing import Any, Literal, NoReturn
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import importable_name
-from metarl.config.algorithms import CAVIAConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, get_algorithm
+from metarl.config.algorithms import (
+    BaselineConfig,
+    CAVIAConfig,
+    L2FConfig,
+    MAMLppConfig,
+    MuMoMAMLConfig,
+    get_algorithm,
+)
 from metarl.config.checked import Checked, convert, hints, partial
 from metarl.config.optimisers import ProMPConfig, TRPOConfig
-from metarl.config.resolved import GROUPS, OWN_OPTIONS, Component, Settings, components
+from metarl.config.resolved import GROUPS, OWN_OPTIONS, Component, Settings, baseline_component, components
 from metarl.config.settings import MetaSettings
 from metarl.envs import TaskFamily, family_spec, get_family
 
@@ -70,6 +77,7 @@ class Config:
     mumomaml: MuMoMAMLConfig | Mapping[str, Any] | None = None
     context_size: int | None = None
     cavia: CAVIAConfig | Mapping[str, Any] | None = None
+    baseline: BaselineConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
     optimiser: Checked | Mapping[str, Any] | None = None
@@ -157,13 +165,15 @@ class _Resolution:
         self._defaults = {"horizon": family.horizon, **_checked_defaults(family)}
         if self._algorithm.training == "none":
             self._defaults["iterations"] = 0
+        if self._algorithm.training == "baseline":
+            self._defaults["meta_optimiser"] = "trpo"
 
     def settings(self) -> Settings:
         config = self._config
         groups: dict[str, Any] = {name: self.fields_of(kind) for name, kind in GROUPS.items()}
         optimiser = groups["meta"].meta_optimiser
-        parts: dict[str, Any] = {"optimiser": None, "l2f": None, "own": None}
-        known = components(self._algo, config.attenuate, optimiser)
+        parts: dict[str, Any] = {"optimiser": None, "l2f": None, "baseline": None, "own": None}
+        known = components(self._algo, config.attenuate, optimiser, self.trainer)
         for part in known:
             value = self.component(part)
             # Choices for an idle component would have no effect: refuse them unless they equal the defaults.
@@ -180,6 +190,12 @@ class _Resolution:
         settings = Settings(**groups, **parts)
         self._check(settings)
         return settings
+
+    @property
+    def trainer(self) -> str:
+        """The trainer of a baseline."""
+        baseline: Any = self.component(baseline_component(self._algo))
+        return str(baseline.trainer)
 
     def fields_of(self, kind: type[Checked], chosen: bool = True) -> Checked:
         """Settings whose fields are fields of the configuration; only their defaults if ``chosen`` is false."""
@@ -250,6 +266,7 @@ def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
     """
     resolution, settings = _Resolution(config), config.resolve()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}
-    for part in components(settings.experiment.algo, config.attenuate, settings.meta.meta_optimiser):
+    algo, optimiser = settings.experiment.algo, settings.meta.meta_optimiser
+    for part in components(algo, config.attenuate, optimiser, resolution.trainer):
         shown[part.name] = resolution.component(part), part.option
     return shown
