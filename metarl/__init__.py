@@ -23,6 +23,7 @@ from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.config.optimisers import META_OPTIMISERS, ProMPConfig, TRPOConfig
+from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
     EpisodeBatch,
     TaskFamily,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALGORITHMS",
     "META_OPTIMISERS",
+    "PRESETS",
     "Adaptation",
     "AnalysisConfig",
     "BaselineConfig",
@@ -77,6 +79,7 @@ __all__ = [
     "get_family",
     "load",
     "plot",
+    "preset",
     "register",
     "train",
 ]

@@ -314,4 +314,6 @@ def run_title(config: Mapping[str, Any]) -> str:
         # MAML with L2F on top is the algorithm l2f, which has a title of its own.
         titles = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
         return titles[0] if titles else f"{algorithm.title} + L2F"
-    return f"{algorithm.title} ({stored_trainer(config).upper()})" if algorithm.training == "baseline" else algorithm.title
+    return (
+        f"{algorithm.title} ({stored_trainer(config).upper()})" if algorithm.training == "baseline" else algorithm.title
+    )

@@ -188,7 +188,10 @@ def test_what_was_converted_survives_json():
         ({"algo": "maml", "l2f": L2FConfig("network")}, "l2f would do nothing: it is for algo l2f, or attenuate with"),
         ({"algo": "maml", "mumomaml": {"embedding_size": 3}}, "mumomaml would do nothing: it is for algo mumomaml."),
         ({"algo": "maml", "context_size": 3}, "context_size would do nothing: it is for algo context."),
-        ({"algo": "maml", "baseline": {"trainer": "ppo"}}, "baseline would do nothing: it is for algo pretrain or oracle"),
+        (
+            {"algo": "maml", "baseline": {"trainer": "ppo"}},
+            "baseline would do nothing: it is for algo pretrain or oracle",
+        ),
         ({"algo": "oracle", "baseline": {"trainer": "sac"}}, "trainer must be one of trpo, ppo; got 'sac'."),
         (
             {"algo": "oracle", "baseline": {"trainer": "ppo"}, "trpo": {"max_kl": 1}},
