@@ -158,10 +158,11 @@ class _Trial:
         for number, (stage, half, support) in enumerate(zip(loop.stages, halves, loop.supports, strict=False)):
             updated = stage.update(loop.meta, parameters, support)
             shorter = half.update(loop.meta, parameters, support)
-            if stage.kind is StageKind.GRADIENT_STEP and not _close(shorter - parameters, 0.5 * (updated - parameters)):
+            half_as_long = _close(shorter - parameters, 0.5 * (updated - parameters))
+            if stage.kind is StageKind.GRADIENT_STEP and not half_as_long:
                 yield (
-                    f"stage {number} is not half as long with half its factor in step_scales; multiply its step size by "
-                    "the factor, also a learned one, or make it a StageKind.STEP."
+                    f"stage {number} is not half as long with half its factor in step_scales; multiply its step size "
+                    "by the factor, a learned one too, or make it a StageKind.STEP."
                 )
             parameters = updated
 

@@ -36,8 +36,11 @@ class L2F(WrappedAdaptation):
     The running statistics follow the data, not the meta-gradient.
 
     Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
-    a GRU's embedding of trajectories instead of gradients, with as many numbers as layers, whose parameters then end phi
-    and which the meta-gradient differentiates (`TrajectoryEncoder`); the unattenuated policy's KL divergence in the trust region. Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
+    the unattenuated policy's KL divergence in the trust region; or, instead of gradients, a GRU's embedding of
+    trajectories (`TrajectoryEncoder`), with as many numbers as layers. The GRU's parameters are then the last part of
+    phi, and the meta-gradient is exact.
+
+    Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
     is the rule itself.
 

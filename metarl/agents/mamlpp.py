@@ -22,10 +22,10 @@ class MAMLpp(Adaptation):
 
     Multi-step loss: the policies after all K inner steps enter the meta-objective. They start with equal weights 1 / K.
     During the first E meta-iterations (``multi_step_iterations``) the weights of all but the last fall linearly, by
-    1 / (K E) each time, but not below ``early_weight_floor`` / K. From meta-iteration E on the last policy counts alone:
-    the authors' code, too, drops the early losses there, floor or not. The floor therefore only acts from meta-iteration
-    E (1 - floor) on: with 0.03, in the last 3 % of the annealing. Every early policy needs query rollouts of its own,
-    which cost environment steps.
+    1 / (K E) each time, but not below ``early_weight_floor`` / K. From meta-iteration E on the last policy counts
+    alone: the authors' code, too, drops the early losses there, floor or not. The floor therefore acts only from
+    meta-iteration E (1 - floor) on: with 0.03, in the last 3 % of the annealing, and never if E is 33 or less. Every
+    early policy needs query rollouts of its own, which cost environment steps.
 
     Derivative-order annealing: the first meta-iterations treat inner gradients as constants.
 

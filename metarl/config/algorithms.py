@@ -91,7 +91,8 @@ class MAMLppConfig(Checked):
     first_order_iterations: int = 30
     """Meta-iterations before second derivatives are used."""
     early_weight_floor: float = 0.03
-    """Least weight of an early step while the multi-step loss lasts, as a share of its first weight."""
+    """Least weight of an early step while the multi-step loss lasts, as a share of its first weight; 0.03 acts only
+    with more than 33 MULTI_STEP_ITERATIONS."""
 
     def check(self) -> None:
         self.at_least(0, "multi_step_iterations first_order_iterations")

@@ -95,7 +95,7 @@ _ANIL_PAPER = "Raghu et al. 2020, table 2 and appendix C.4"
 PRESETS: dict[str, Preset] = {
     "maml-navigation": Preset(
         _MAML_PAPER,
-        "MAML on 2D navigation; with the plain distance as reward, like the code, which also took step 0.5 and 40 tasks.",
+        "MAML on 2D navigation; the plain distance as reward, like the code, which took step 0.5 and 40 tasks.",
         {**_MAML, **_NAVIGATION},
     ),
     "maml-cheetah-dir": Preset(

@@ -139,7 +139,8 @@ class PolicyGradientSupport(Support):
         rollouts, held = self.rollouts, self.rollouts.mask.shape[1]
         if held < count:
             raise UserError(
-                f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more rollouts."
+                f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more "
+                "rollouts."
             )
         observations, actions = rollouts.observations[:, :count], rollouts.actions[:, :count]
         if actions.ndim == 3:

@@ -324,7 +324,7 @@ def test_settings_that_make_no_sense_with_the_embedding_are_refused(options, mes
 
 def test_more_trajectories_than_reused_rollouts_are_refused():
     settings = {"algo": "l2f", "rollouts_per_task": 2}
-    with pytest.raises(UserError, match="l2f.trajectories must be at most rollouts_per_task, 2, which L2F reuses"):
+    with pytest.raises(UserError, match="trajectories must be at most rollouts_per_task, 2, which L2F reuses; got 3"):
         Config(**settings, l2f={"embedding": "gru", "trajectories": 3})
     Config(**settings, l2f={"embedding": "gru", "trajectories": 3, "attenuation_rollouts": "fresh"})
 
