@@ -130,7 +130,7 @@ def listing() -> str:
         "task families (--env)": family_summaries(),
         "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},
         "meta-optimisers (--meta-optimiser)": {name: row.summary for name, row in META_OPTIMISERS.items()},
-        "presets (--preset)": {name: f"{row.summary} ({row.source})" for name, row in PRESETS.items()},
+        "presets (--preset)": {name: f"{row.summary} Source: {row.source}." for name, row in PRESETS.items()},
     }
     lines = []
     for title, summaries in parts.items():

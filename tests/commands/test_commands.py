@@ -372,5 +372,6 @@ def test_list_names_everything_with_a_sentence(capsys):
     assert train_main(["--list"]) == 0
     printed = capsys.readouterr().out
     rows = [line for line in printed.splitlines() if line.startswith("  ")]
-    assert {line.split()[0] for line in rows} == {*metarl.family_names(), *metarl.ALGORITHMS, *metarl.META_OPTIMISERS}
+    known = {*metarl.family_names(), *metarl.ALGORITHMS, *metarl.META_OPTIMISERS, *metarl.PRESETS}
+    assert {line.split()[0] for line in rows} == known
     assert all(len(line.split()) > 3 and line.endswith(".") for line in rows)
