@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.common.errors import UserError
+from metarl.common.lazy import lazy
 from metarl.data import Samples
 from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
@@ -166,18 +167,25 @@ class _AutogradLinearised:
         self._leaf = parameters.detach().requires_grad_()
         self._primal = (policy.outputs(self._leaf, samples.observations), policy.extra(self._leaf))
         self.outputs, self.extra = (value.detach() for value in self._primal)
-        self._cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
-        (self._transposed,) = torch.autograd.grad(self._primal, self._leaf, self._cotangents, create_graph=True)
 
     def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
         return torch.autograd.grad(self._primal, self._leaf, (d_outputs, d_extra), retain_graph=True)[0]
 
     def fisher_product(self, direction: Tensor) -> Tensor:
+        cotangents, transposed = self._transposed
         d_outputs, d_extra = torch.autograd.grad(
-            self._transposed, self._cotangents, direction, retain_graph=True, materialize_grads=True
+            transposed, cotangents, direction, retain_graph=True, materialize_grads=True
         )
         by_outputs, by_extra = self._distribution.fisher(self.outputs, self.extra, d_outputs, d_extra)
         return self.pullback(by_outputs * self._weights, (by_extra * self._weights).sum(1))
+
+    # Built at the first product, so that a plain gradient never pays for it.
+    @lazy
+    @torch.enable_grad()
+    def _transposed(self) -> tuple[tuple[Tensor, ...], Tensor]:
+        """(u, J^T u) with its graph."""
+        cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
+        return cotangents, torch.autograd.grad(self._primal, self._leaf, cotangents, create_graph=True)[0]
 
 
 def _require_stateless(module: nn.Module) -> None:
