@@ -52,6 +52,7 @@ class FewShotFamily(SupervisedFamily):
     """
 
     classes = True
+    test_queries = None
     defaults: Mapping[str, Any] = {
         "meta_optimiser": "adam",
         "policy_body": "metarl.policies.convolution:conv4",
@@ -119,14 +120,14 @@ class FewShotFamily(SupervisedFamily):
         turned = [divmod(int(number), self._turns) for number in task]
         return ", ".join(names[number] + (f" turned by {90 * turns}°" if turns else "") for number, turns in turned)
 
-    def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], IntArray]:
+    def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[NDArray[Any], IntArray]:
         """Draws n different images of each class, class by class: [ways * n, input], and their labels [ways * n].
 
         Raises:
             UserError: If a class holds fewer than n images, or one of them cannot be read.
         """
         images = np.concatenate([self._drawn(int(number), n, rng) for number in task])
-        return images.reshape(len(images), -1) / np.float32(255), np.repeat(np.arange(self._ways), n)
+        return images.reshape(len(images), -1).astype(np.float32) / 255, np.repeat(np.arange(self._ways), n)
 
     def draw_sets(self, task: Any, shots: int, queries: int, rng: np.random.Generator) -> tuple[Examples, Examples]:
         n = shots + queries
@@ -144,7 +145,7 @@ class FewShotFamily(SupervisedFamily):
         if len(pixels) < n:
             raise UserError(
                 f"class {self._splits_and_names[1][base]} of {self._folder} holds {len(pixels)} images, and shots and "
-                f"queries need {n}: lower queries, or leave the class out of the split_file."
+                f"queries need {n}: take fewer of them, or leave the class out of the split_file."
             )
         # Copied, because a turned image is a view with another order in memory.
         return np.ascontiguousarray(np.rot90(pixels[rng.permutation(len(pixels))[:n]], turns, axes=(2, 3)))
@@ -170,7 +171,7 @@ class FewShotFamily(SupervisedFamily):
     def _splits_and_names(self) -> tuple[dict[str, IntArray], list[str]]:
         """Numbers of the classes of each split, and the names of all classes."""
         if not self._folder:
-            raise UserError(f"{self.name} needs a folder of images: give env_kwargs folder.")
+            raise UserError(f"{self.name} needs a folder of images: give its path in env_kwargs, as folder.")
         names = sorted(
             Path(parent).relative_to(self._folder).as_posix()
             for parent, _, files in os.walk(self._folder)
@@ -182,8 +183,8 @@ class FewShotFamily(SupervisedFamily):
         for split, numbers in splits.items():
             if self._turns * len(numbers) < self._ways:
                 raise UserError(
-                    f"the {split} split of {self._folder} has {self._turns * len(numbers)} of {len(names)} classes, and "
-                    f"a task needs {self._ways}: lower ways, or choose the classes of each split with split_file."
+                    f"the {split} split of {self._folder} has {self._turns * len(numbers)} classes, and a task needs "
+                    f"{self._ways}: lower ways, or choose the classes of each split with split_file."
                 )
         return splits, names
 
@@ -201,9 +202,8 @@ class FewShotFamily(SupervisedFamily):
         except ValueError as error:
             raise UserError(f"{self._split_file} is not JSON: {error}.") from error
         if not isinstance(chosen, dict) or not all(isinstance(chosen.get(split), list) for split in SPLITS):
-            raise UserError(
-                f'{self._split_file} must be JSON such as {{"train": [...], "validation": [...], "test": [...]}}.'
-            )
+            example = '{"train": [...], "validation": [...], "test": [...]}'
+            raise UserError(f"{self._split_file} must be JSON such as {example}.")
         number_of, split_of = {name: number for number, name in enumerate(names)}, dict[str, str]()
         for split in SPLITS:
             for name in chosen[split]:

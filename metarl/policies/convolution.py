@@ -66,22 +66,20 @@ class BatchStatistics(nn.Module):
 
 
 class _FourConvolutions(nn.Module):
-    """Four blocks of 3 x 3 convolution, `BatchStatistics`, ReLU and, with stride 1, max-pooling; then a linear layer."""
+    """Four blocks of 3 x 3 convolution, `BatchStatistics`, ReLU and, with stride 1, max-pooling; then a linear head."""
 
     def __init__(self, inputs: int, outputs: int, filters: int, stride: int) -> None:
         super().__init__()
         channels, side = _channels_and_side(inputs)
         pools = stride == 1
         if pools and side < 16:
-            raise UserError(
-                f"conv4_pool halves images four times: they need 16 x 16 pixels or more, got {side} x {side}."
-            )
+            raise UserError(f"conv4_pool halves images four times: they need 16 x 16 pixels, got {side} x {side}.")
         self._shape = channels, side, side
         self.blocks = nn.Sequential()
         for number in range(4):
-            convolution = nn.Conv2d(filters if number else channels, filters, 3, stride, padding=1)
+            # No bias: the normalisation would take it away again.
+            convolution = nn.Conv2d(filters if number else channels, filters, 3, stride, padding=1, bias=False)
             nn.init.xavier_uniform_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
             pooling = [nn.MaxPool2d(2)] if pools else []
             self.blocks.append(nn.Sequential(convolution, BatchStatistics(filters), nn.ReLU(), *pooling))
         self.summary: nn.Module = nn.Flatten() if pools else _MeanOverPositions()
