@@ -11,11 +11,19 @@ from metarl._version import __version__
 from metarl.common import mkl
 from metarl.common.errors import UserError
 from metarl.common.importing import import_named
-from metarl.config.algorithms import ALGORITHMS, L2FConfig, MAMLppConfig, MuMoMAMLConfig
+from metarl.config.algorithms import (
+    ALGORITHMS,
+    BaselineConfig,
+    CAVIAConfig,
+    L2FConfig,
+    MAMLppConfig,
+    MuMoMAMLConfig,
+)
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, ProMPConfig, TRPOConfig
+from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
     EpisodeBatch,
     SupervisedFamily,
@@ -41,9 +49,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ALGORITHMS",
     "META_OPTIMISERS",
+    "PRESETS",
     "AdamConfig",
     "Adaptation",
     "AnalysisConfig",
+    "BaselineConfig",
+    "CAVIAConfig",
     "Config",
     "EpisodeBatch",
     "EvaluationConfig",
@@ -71,6 +82,7 @@ __all__ = [
     "get_family",
     "load",
     "plot",
+    "preset",
     "register",
     "train",
 ]

@@ -97,6 +97,20 @@ def make_support(
     return PolicyGradientSupport(policy, collect(policy, parameters, seed), loss)
 
 
+def mean_last_states(parameters: Tensor, size: int, rollouts: Rollouts, trajectories: int) -> Tensor:
+    """What PyTorch's own GRU remembers at the end of a task's first trajectories, on average, [task, state]."""
+    gru = nn.GRU(OBSERVATION + ACTIONS + 1, size).double()
+    nn.utils.vector_to_parameters(parameters, gru.parameters())
+    lengths = rollouts.mask.sum(2).int()
+    assert len(lengths.unique()) > 1
+    steps = torch.cat([rollouts.observations, rollouts.actions, rollouts.rewards[..., None]], dim=3)
+    states = [
+        [gru(steps[task, i, : lengths[task, i], None])[1][0, 0] for i in range(trajectories)]
+        for task in range(len(steps))
+    ]
+    return torch.stack([torch.stack(of_task).mean(0) for of_task in states]).detach()
+
+
 def run(
     rule: Adaptation,
     meta: Tensor,

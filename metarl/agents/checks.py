@@ -22,7 +22,7 @@ from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, adapt
-from metarl.inner.rule import Adaptation
+from metarl.inner.rule import Adaptation, StageKind
 from metarl.inner.support import Support
 from metarl.policies.base import Policy
 from metarl.policies.distributions import Gaussian
@@ -31,7 +31,7 @@ from metarl.policies.mlp import MLPPolicy
 _TASKS, _EPISODES, _TIME = 3, 4, 5
 _OBSERVATION, _ACTIONS, _HIDDEN = 3, 2, (5, 4)
 _MODES = torch.tensor([1, 0, 1])
-_STEPS = 2
+_STEPS, _SCALES = 2, (1.0, 0.5)
 _DIRECTIONS = 3
 _DIFFERENCE = 1e-5  # step of central differences, whose error is of second order
 
@@ -49,6 +49,7 @@ def check_rule(
     - Settings can be stored as JSON.
     - Initial meta-parameters depend on the generator alone.
     - Updates leave their inputs unchanged, keep the shapes and treat every task independently.
+    - A gradient step is proportional to its factor in ``step_scales``.
     - Derivatives equal finite differences (unless the rule sets ``exact`` to False).
     - The rule can be pickled.
 
@@ -65,7 +66,15 @@ def check_rule(
     if kind is not None and not isinstance(settings, kind):
         settings = kind(**partial("settings", settings or {}, kind))
     trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
-    checks = (trial.settings, trial.initial, trial.updates, trial.independence, trial.derivatives, trial.pickling)
+    checks = (
+        trial.settings,
+        trial.initial,
+        trial.updates,
+        trial.factors,
+        trial.independence,
+        trial.derivatives,
+        trial.pickling,
+    )
     problems = list(dict.fromkeys(problem for check in checks for problem in _problems_of(check)))
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
@@ -142,6 +151,21 @@ class _Trial:
                 yield f"stage {number} returns numbers that are not finite."
             parameters = updated
 
+    def factors(self) -> Problems:
+        loop, parameters = self._loop(), self._rule.start(self._loop().meta, _MODES)
+        halves = self._rule.stages([0.5 * scale for scale in _SCALES])
+        # `updates` reports a wrong number of stages.
+        for number, (stage, half, support) in enumerate(zip(loop.stages, halves, loop.supports, strict=False)):
+            updated = stage.update(loop.meta, parameters, support)
+            shorter = half.update(loop.meta, parameters, support)
+            half_as_long = _close(shorter - parameters, 0.5 * (updated - parameters))
+            if stage.kind is StageKind.GRADIENT_STEP and not half_as_long:
+                yield (
+                    f"stage {number} is not half as long with half its factor in step_scales; multiply its step size "
+                    "by the factor, a learned one too, or make it a StageKind.STEP."
+                )
+            parameters = updated
+
     def independence(self) -> Problems:
         loop = self._loop()
         together = loop.replay(loop.meta)[-1]
@@ -210,7 +234,7 @@ class _Trial:
 
         stages = [
             dataclasses.replace(stage, update=_keeping_shape(number, stage.update, self._rule.policy.layout.size))
-            for number, stage in enumerate(self._rule.stages((1.0, *[0.5] * (_STEPS - 1))))
+            for number, stage in enumerate(self._rule.stages(_SCALES))
         ]
         return adapt(self._rule, meta, stages, _MODES, collect, "ratio", each_task=False).loop
 

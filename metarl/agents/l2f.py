@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.agents.encoder import TrajectoryEncoder
 from metarl.config.algorithms import L2FConfig
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
@@ -35,7 +36,11 @@ class L2F(WrappedAdaptation):
     The running statistics follow the data, not the meta-gradient.
 
     Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
-    the unattenuated policy's KL divergence in the trust region. Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
+    the unattenuated policy's KL divergence in the trust region; or, instead of gradients, a GRU's embedding of
+    trajectories (`TrajectoryEncoder`), with as many numbers as layers. The GRU's parameters are then the last part of
+    phi, and the meta-gradient is exact.
+
+    Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
     is the rule itself.
 
@@ -62,6 +67,8 @@ class L2F(WrappedAdaptation):
         }[options.scope]
         self._num_groups = int(self._group.max()) + 1
         self._embedding_size = 2 * width + 1 if self._moments else width
+        gru = options.embedding == "gru"
+        self._encoder = TrajectoryEncoder(rule.policy, self._embedding_size, options.trajectories) if gru else None
         num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
         if self._constant:
             self._attenuator = Layout([("constant", (num_outputs,))])
@@ -71,8 +78,9 @@ class L2F(WrappedAdaptation):
         # The log-std is not attenuated by default: scaling it would pull the standard deviation to 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * self._embedding_size if options.normalise_embedding else 0
-        super().__init__(rule, rule.num_meta + self._attenuator.size + statistics)
-        self.exact = rule.exact and (self._constant or options.embedding_gradient == "through")
+        of_encoder = self._encoder.num_parameters if self._encoder else 0
+        super().__init__(rule, rule.num_meta + self._attenuator.size + of_encoder + statistics)
+        self.exact = rule.exact and (self._constant or gru or options.embedding_gradient == "through")
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         gamma, width = self._options.initial_gamma, len(self.layer_names)
@@ -84,6 +92,8 @@ class L2F(WrappedAdaptation):
         for part in [constants, *layers[-1:]]:
             part[self._num_groups :] = 0  # The offsets delta start at 0.
         parts = [self._rule.initial(generator), phi]
+        if self._encoder:
+            parts.append(self._encoder.initial(generator))
         if self._options.normalise_embedding:
             parts += [
                 torch.zeros(2 * self._embedding_size)
@@ -103,7 +113,11 @@ class L2F(WrappedAdaptation):
             return stages
         if self._options.attenuation_rollouts == "reuse":
             stages[0] = replace(stages[0], rollouts=0)
-        return [Stage(self._attenuate, kind=StageKind.PREPARATION, kl_weight=self._options.start_kl), *stages]
+        # Fresh rollouts follow: the encoder then needs no more than it reads.
+        alone = self._encoder is not None and self._options.attenuation_rollouts == "fresh"
+        rollouts = self._options.trajectories if alone else None
+        attenuate = Stage(self._attenuate, rollouts, StageKind.PREPARATION, kl_weight=self._options.start_kl)
+        return [attenuate, *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Features of the attenuated rule, then the embedding; the latter is 0 for a constant gamma."""
@@ -112,7 +126,7 @@ class L2F(WrappedAdaptation):
         embedding = self._no_embedding(loop.meta, loop.num_tasks)
         if not self._constant:
             policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
-            embedding = self.embedding(policies, loop.supports[0])
+            embedding = self.embedding(loop.meta, policies, loop.supports[0])
         return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
 
     @property
@@ -148,8 +162,19 @@ class L2F(WrappedAdaptation):
             new_mean = torch.lerp(new_mean, mean, _MOMENTUM)
         return torch.cat([meta[: -2 * len(mean)], new_mean, spread])
 
-    def embedding(self, policies: Tensor, support: Support) -> Tensor:
-        """What the attenuator sees, [task, feature]: each layer's mean gradient; perhaps log RMS and mean return too."""
+    def embedding(self, meta: Tensor, policies: Tensor, support: Support) -> Tensor:
+        """What the attenuator sees, [task, feature].
+
+        Either the GRU's embedding, or each layer's mean gradient, perhaps with log RMS and mean return.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            policies: The unattenuated policies, [task, parameter].
+            support: Their rollouts.
+        """
+        if self._encoder:
+            start = self._rule.num_meta + self._attenuator.size
+            return self._encoder.embedding(meta[start : start + self._encoder.num_parameters], support)
         means = self._means.to(policies)
         if not self._moments:
             embedding = support.projected_gradient(policies, means)
@@ -169,7 +194,7 @@ class L2F(WrappedAdaptation):
 
     def _attenuate(self, meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         policies = parameters[:, : self.policy.layout.size]
-        return self._attenuated(meta, parameters, self.embedding(policies, support))
+        return self._attenuated(meta, parameters, self.embedding(meta, policies, support))
 
     def _attenuated(self, meta: Tensor, parameters: Tensor, embedding: Tensor) -> Tensor:
         policies, rest = parameters.split([len(self._kept), parameters.shape[1] - len(self._kept)], dim=1)

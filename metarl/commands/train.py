@@ -13,10 +13,12 @@ from typing import Annotated, Any
 import tyro
 
 from metarl.commands.cli import parse, run_command
+from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
+from metarl.config.presets import PRESETS, preset
 from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 
@@ -27,8 +29,10 @@ class Start:
 
     config: Path | None = None
     """Start from the settings of this config.json; other options on the command line override them."""
+    preset: str | None = None
+    """Start from the settings of a paper's experiment, which --list names; other options override them."""
     list: bool = False
-    """List all task families, algorithms and meta-optimisers, and exit."""
+    """List all task families, algorithms, meta-optimisers and presets, and exit."""
 
 
 def parse_config(arguments: Sequence[str]) -> Config:
@@ -54,7 +58,7 @@ def parse_config(arguments: Sequence[str]) -> Config:
 def _start(arguments: Sequence[str]) -> Config:
     """Returns the configuration that the other options override; its values are the defaults that --help shows."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--env", "--algo"):
+    for option in ("--env", "--algo", "--preset"):
         first.add_argument(option)
     first.add_argument("--attenuate", action="store_true")
     first.add_argument("--seed", type=int, default=0)
@@ -68,12 +72,15 @@ def _start(arguments: Sequence[str]) -> Config:
     except argparse.ArgumentError:
         choice = first.parse_args([])
     named = {name: value for name in ("env", "algo", "attenuate") if (value := getattr(choice, name))}
+    if choice.preset and choice.config:
+        raise UserError("--preset and --config both say what to start from; give one of them.")
+    start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
     if choice.resume:
-        folder = Config(**named, seed=choice.seed, run_dir=choice.run_dir).folder
+        folder = dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder
         return dataclasses.replace(load_config(folder), profile=False)
     if choice.config:
         return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False)
-    return Config(**named)
+    return start
 
 
 def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
@@ -118,11 +125,12 @@ def _without_no(option: str) -> str:
 
 
 def listing() -> str:
-    """Lists all task families, algorithms and meta-optimisers, one sentence each."""
+    """Lists all task families, algorithms, meta-optimisers and presets, one sentence each."""
     parts: dict[str, Mapping[str, str]] = {
         "task families (--env)": family_summaries(),
         "algorithms (--algo)": {name: row.summary for name, row in ALGORITHMS.items()},
         "meta-optimisers (--meta-optimiser)": {name: row.summary for name, row in META_OPTIMISERS.items()},
+        "presets (--preset)": {name: f"{row.summary} ({row.source})" for name, row in PRESETS.items()},
     }
     lines = []
     for title, summaries in parts.items():

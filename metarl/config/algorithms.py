@@ -29,9 +29,12 @@ class L2FConfig(Checked):
     """Gamma in (0, 1), any gamma, or any gamma plus an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
     """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
-    embedding: Literal["mean", "moments"] = "mean"
-    """What the attenuator sees of a task: each layer's mean gradient (as published), or also the logarithm of each
-    layer's root mean square gradient and the mean return; the latter needs NORMALISE_EMBEDDING."""
+    embedding: Literal["mean", "moments", "gru"] = "mean"
+    """What the attenuator sees of a task: each layer's mean gradient (mean, as published); also the logarithm of each
+    layer's root mean square gradient and the mean return (moments, which needs NORMALISE_EMBEDDING); or, instead of
+    gradients, a learned GRU's embedding of trajectories, as MuMoMAML's (gru)."""
+    trajectories: int = 1
+    """Trajectories of each task that the GRU reads, out of those collected before attenuation."""
     embedding_gradient: Literal["stop", "through"] = "stop"
     """Treat the embedding as a constant of the meta-gradient (as the authors' code does), or differentiate through it
     (their algorithm 1, read literally)."""
@@ -48,8 +51,17 @@ class L2FConfig(Checked):
         self.require("start_kl", lambda value: 0 <= value < math.inf, "be at least 0")
         if self.transform == "sigmoid":
             self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
+        self.at_least(1, "trajectories")
         if self.conditioning == "constant" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
+        if self.conditioning == "constant" and self.embedding == "gru":
+            raise UserError("l2f.embedding gru needs l2f.conditioning task: constants have no embedding.")
+        if self.embedding == "gru" and self.normalise_embedding:
+            raise UserError("l2f.normalise_embedding is for gradients: a GRU's states lie between -1 and 1 already.")
+        if self.embedding == "gru" and self.embedding_gradient == "through":
+            raise UserError("l2f.embedding_gradient is for gradients: l2f.embedding gru depends on the GRU alone.")
+        if self.embedding != "gru" and self.trajectories != 1:
+            raise UserError("l2f.trajectories needs l2f.embedding gru: gradients use all rollouts.")
         if self.embedding == "moments" and not self.normalise_embedding:
             raise UserError(
                 "l2f.embedding moments needs l2f.normalise_embedding: gradients, their logarithms and returns have "
@@ -73,14 +85,18 @@ class MAMLppConfig(Checked):
     prefix = "mamlpp."
 
     multi_step_iterations: int = 30
-    """Meta-iterations with the multi-step loss, which needs several inner steps (NUM_INNER_STEPS). The policy after
-    each inner step then enters the meta-objective, with its own query rollouts; the weights of the earlier steps fall
-    linearly from the last step's weight to 0."""
+    """Meta-iterations with the multi-step loss, in which the policy after every inner step counts, with query rollouts
+    of its own (NUM_INNER_STEPS 2 or more). All steps start with equal weights; those of the early steps then fall
+    linearly, and afterwards the last step counts alone."""
     first_order_iterations: int = 30
     """Meta-iterations before second derivatives are used."""
+    early_weight_floor: float = 0.03
+    """Least weight of an early step while the multi-step loss lasts, as a share of its first weight; 0.03 acts only
+    with more than 33 MULTI_STEP_ITERATIONS."""
 
     def check(self) -> None:
         self.at_least(0, "multi_step_iterations first_order_iterations")
+        self.require("early_weight_floor", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -93,10 +109,12 @@ class MuMoMAMLConfig(Checked):
     """Effect of the embedding on hidden units: scale and shift (film), gate each unit (sigmoid), or attend over the
     units of a layer (softmax)."""
     embedding_size: int = 8
-    """Size of the trajectory's embedding, and of the hidden layer of the modulation network."""
+    """Size of the task's embedding, and of the hidden layer of each modulation network."""
+    trajectories: int = 1
+    """Trajectories of each task that the embedding is computed from, collected with the unadapted policy."""
 
     def check(self) -> None:
-        self.at_least(1, "embedding_size")
+        self.at_least(1, "embedding_size trajectories")
 
 
 @dataclass(frozen=True)
@@ -111,6 +129,33 @@ class ContextConfig(Checked):
 
 
 @dataclass(frozen=True)
+class CAVIAConfig(Checked):
+    """CAVIA (Zintgraf et al. 2019); defaults of the released code for 2D navigation."""
+
+    prefix = "cavia."
+
+    context_size: int = 5
+    """Length of the context vector."""
+    step_size: float = 1.0
+    """Step size of the context vector, instead of INNER_LR, which then only serves the evaluation's reference."""
+
+    def check(self) -> None:
+        self.at_least(1, "context_size")
+        self.positive("step_size")
+
+
+@dataclass(frozen=True)
+class BaselineConfig(Checked):
+    """Training of the baselines pretrain and oracle."""
+
+    prefix = "baseline."
+
+    trainer: Literal["trpo", "ppo"] = "trpo"
+    """Our TRPO on all tasks at once, which is the meta-step without inner steps, as in MAML's paper (trpo); or
+    Stable-Baselines3's PPO (ppo)."""
+
+
+@dataclass(frozen=True)
 class Algorithm:
     """An algorithm that ``--algo`` names.
 
@@ -122,8 +167,8 @@ class Algorithm:
         settings: Class of its own settings, if it has any.
         option: The configuration's field that holds them; None if their fields are fields of the configuration.
         attenuated: Whether Learn-to-Forget is part of it.
-        training: How its meta-parameters are trained: by the meta-step, by Stable-Baselines3's PPO on all tasks at
-            once, or not at all.
+        training: How its meta-parameters are trained: by the meta-step, on all tasks at once without inner steps (see
+            `BaselineConfig`), or not at all.
         sees_task: Whether the policy observes its task.
         knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
     """
@@ -134,7 +179,7 @@ class Algorithm:
     settings: type[Checked] | None = None
     option: str | None = "rule"
     attenuated: bool = False
-    training: Literal["meta", "ppo", "none"] = "meta"
+    training: Literal["meta", "baseline", "none"] = "meta"
     sees_task: bool = False
     knows_modes: bool = False
 
@@ -177,7 +222,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "mumomaml": Algorithm(
         "MuMoMAML",
-        "MAML whose hidden units are modulated by an embedding of one trajectory (Vuorio et al. 2019).",
+        "MAML whose hidden units are modulated by an embedding of trajectories (Vuorio et al. 2019).",
         "metarl.agents.mumomaml:MuMoMAML",
         settings=MuMoMAMLConfig,
         option="mumomaml",
@@ -195,6 +240,13 @@ ALGORITHMS: dict[str, Algorithm] = {
         settings=ContextConfig,
         option=None,
     ),
+    "cavia": Algorithm(
+        "CAVIA",
+        "Gradient steps on a context vector that starts at zero for each task (Zintgraf et al. 2019).",
+        "metarl.agents.context:cavia",
+        settings=CAVIAConfig,
+        option="cavia",
+    ),
     "random": Algorithm(
         "random initialisation",
         "Baseline: gradient steps from a random initialisation, without training.",
@@ -202,16 +254,16 @@ ALGORITHMS: dict[str, Algorithm] = {
         training="none",
     ),
     "pretrain": Algorithm(
-        "pretrained (PPO)",
-        "Baseline: gradient steps from one policy that PPO trained on all tasks (Finn et al. 2017, section 5.3).",
+        "pretrained",
+        "Baseline: gradient steps from one policy that was trained on all tasks (Finn et al. 2017, section 5.3).",
         "metarl.agents.maml:MAML",
-        training="ppo",
+        training="baseline",
     ),
     "oracle": Algorithm(
-        "oracle (PPO)",
-        "Reference: a policy trained with PPO that observes its task and does not adapt (Finn et al. 2017).",
+        "oracle",
+        "Reference: a policy trained on all tasks that observes its task and does not adapt (Finn et al. 2017).",
         "metarl.agents.anil:frozen",
-        training="ppo",
+        training="baseline",
         sees_task=True,
     ),
     "standstill": Algorithm(
@@ -240,8 +292,17 @@ def get_algorithm(name: str) -> Algorithm:
     )
 
 
+def stored_trainer(config: Mapping[str, Any]) -> str:
+    """The trainer of a baseline's run; without such a setting it is PPO, which was the only one in metarl 0.1.
+
+    Args:
+        config: The run's settings, as in its config.json.
+    """
+    return str((config.get("baseline") or {"trainer": "ppo"})["trainer"])
+
+
 def run_title(config: Mapping[str, Any]) -> str:
-    """Name of a run in plots and tables: its algorithm, plus L2F if it is added on top.
+    """Name of a run in plots and tables: its algorithm, a baseline's trainer, plus L2F if it is added on top.
 
     Args:
         config: The run's settings, as in its config.json.
@@ -254,4 +315,6 @@ def run_title(config: Mapping[str, Any]) -> str:
         # MAML with L2F on top is the algorithm l2f, which has a title of its own.
         titles = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
         return titles[0] if titles else f"{algorithm.title} + L2F"
-    return algorithm.title
+    return (
+        f"{algorithm.title} ({stored_trainer(config).upper()})" if algorithm.training == "baseline" else algorithm.title
+    )

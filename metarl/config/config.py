@@ -10,10 +10,25 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import importable_name
-from metarl.config.algorithms import L2FConfig, MAMLppConfig, MuMoMAMLConfig, get_algorithm
+from metarl.config.algorithms import (
+    BaselineConfig,
+    CAVIAConfig,
+    L2FConfig,
+    MAMLppConfig,
+    MuMoMAMLConfig,
+    get_algorithm,
+)
 from metarl.config.checked import Checked, convert, hints, partial
 from metarl.config.optimisers import AdamConfig, ProMPConfig, TRPOConfig
-from metarl.config.resolved import GROUPS, OWN_OPTIONS, REINFORCEMENT, Component, Settings, components
+from metarl.config.resolved import (
+    GROUPS,
+    OWN_OPTIONS,
+    REINFORCEMENT,
+    Component,
+    Settings,
+    baseline_component,
+    components,
+)
 from metarl.config.settings import ExampleSettings, MetaSettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_family
 
@@ -72,6 +87,8 @@ class Config:
     mamlpp: MAMLppConfig | Mapping[str, Any] | None = None
     mumomaml: MuMoMAMLConfig | Mapping[str, Any] | None = None
     context_size: int | None = None
+    cavia: CAVIAConfig | Mapping[str, Any] | None = None
+    baseline: BaselineConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
     optimiser: Checked | Mapping[str, Any] | None = None
@@ -165,13 +182,15 @@ class _Resolution:
             self._defaults = {"horizon": family.horizon, **self._defaults}
         if self._algorithm.training == "none":
             self._defaults["iterations"] = 0
+        if self._algorithm.training == "baseline" and not self._supervised:
+            self._defaults["meta_optimiser"] = "trpo"
 
     def settings(self) -> Settings:
         config = self._config
         groups: dict[str, Any] = {name: self.fields_of(kind) for name, kind in GROUPS.items()}
         optimiser = groups["meta"].meta_optimiser
-        parts: dict[str, Any] = {"optimiser": None, "l2f": None, "own": None}
-        known = components(self._algo, config.attenuate, optimiser)
+        parts: dict[str, Any] = {"optimiser": None, "l2f": None, "baseline": None, "own": None}
+        known = components(self._algo, config.attenuate, optimiser, self.trainer)
         for part in known:
             value = self.component(part)
             # Choices for an idle component would have no effect: refuse them unless they equal the defaults.
@@ -189,6 +208,12 @@ class _Resolution:
         settings = Settings(**groups, **parts, examples=examples)
         self._check(settings)
         return settings
+
+    @property
+    def trainer(self) -> str:
+        """The trainer of a baseline."""
+        baseline: Any = self.component(baseline_component(self._algo))
+        return str(baseline.trainer)
 
     def fields_of(self, kind: type[Part], chosen: bool = True) -> Part:
         """Settings whose fields are fields of the configuration; only their defaults if ``chosen`` is false."""
@@ -217,7 +242,7 @@ class _Resolution:
             raise UserError(
                 f"{self._config.env} is supervised, and {optimiser} needs rollouts; take meta_optimiser adam."
             )
-        if self._algorithm.training == "ppo" or self._algo == "standstill":
+        if self._algo in ("oracle", "standstill") or (settings.baseline and settings.baseline.trainer == "ppo"):
             raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
         if settings.l2f is not None and settings.l2f.start_kl:
             raise UserError("l2f.start_kl is a part of TRPO's trust region: supervised families have none.")
@@ -231,18 +256,23 @@ class _Resolution:
         for name in unused:
             if name in self._config.chosen:
                 self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
-        if self._supervised:
-            self._check_supervised(settings)
-            return
         if algorithm.training == "none" and settings.run.iterations:
             raise UserError(
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
             )
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
+        if self._supervised:
+            self._check_supervised(settings)
+            return
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
         if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
             raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")
+        if reused and l2f is not None and l2f.trajectories > settings.rollouts.rollouts_per_task:
+            raise UserError(
+                f"l2f.trajectories must be at most rollouts_per_task, {settings.rollouts.rollouts_per_task}, which L2F "
+                f"reuses; got {l2f.trajectories}."
+            )
         if reused and settings.inner.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
@@ -275,6 +305,7 @@ def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
     resolution, settings = _Resolution(config), config.resolve()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}
     shown["examples"] = settings.examples or ExampleSettings(), None
-    for part in components(settings.experiment.algo, config.attenuate, settings.meta.meta_optimiser):
+    algo, optimiser = settings.experiment.algo, settings.meta.meta_optimiser
+    for part in components(algo, config.attenuate, optimiser, resolution.trainer):
         shown[part.name] = resolution.component(part), part.option
     return shown

@@ -26,15 +26,15 @@ class EvaluationConfig(Checked):
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
     evaluation-ENV.json."""
     rollouts: int = 20
-    """Episodes of each task at each gradient step. mumomaml uses only one to read the task and to measure the return
-    before adaptation."""
+    """Episodes of each task at each gradient step. mumomaml reads the task from, and measures the return before
+    adaptation on, as many as its own setting says."""
     shots: int | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
     queries: int | None = None
     """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
     and in few-shot classification as in training."""
     gradient_steps: int = 4
-    """Gradient steps; the first uses the training step size, later ones half of it."""
+    """Gradient steps; as many as in training use the training step size, later ones half of it."""
     seed: int = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()

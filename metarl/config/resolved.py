@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.config.algorithms import ALGORITHMS, Algorithm, L2FConfig, get_algorithm
+from metarl.config.algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    BaselineConfig,
+    L2FConfig,
+    get_algorithm,
+    stored_trainer,
+)
 from metarl.config.checked import Checked, hints
 from metarl.config.optimisers import META_OPTIMISERS, get_meta_optimiser
 from metarl.config.settings import (
@@ -52,6 +59,7 @@ class Settings:
         policy: Network and exploration.
         optimiser: The meta-optimiser's own settings; None without a meta-step.
         l2f: Settings of Learn-to-Forget; None without attenuation.
+        baseline: Training of a baseline; None for other algorithms.
         own: The algorithm's own settings; None if it has none.
     """
 
@@ -64,12 +72,18 @@ class Settings:
     policy: PolicySettings
     optimiser: Checked | None
     l2f: L2FConfig | None
+    baseline: BaselineConfig | None
     own: Checked | None
 
     @property
     def algorithm(self) -> Algorithm:
         """The chosen algorithm."""
         return get_algorithm(self.experiment.algo)
+
+    @property
+    def trained_steps(self) -> int:
+        """Inner steps in training; baselines take theirs at test time only."""
+        return 0 if self.baseline else self.inner.num_inner_steps
 
     @property
     def algorithm_name(self) -> str:
@@ -98,7 +112,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""
-        known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser)
+        known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser, "trpo")
         values: dict[str, Any] = dict.fromkeys([*OWN_OPTIONS, *(name for part in known for name in part.fields)])
         for group in GROUPS:
             values |= dataclasses.asdict(getattr(self, group))
@@ -106,7 +120,7 @@ class Settings:
         if self.examples is not None:
             values |= {**dict.fromkeys(REINFORCEMENT), **dataclasses.asdict(self.examples)}
         optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
-        parts = {optimiser: self.optimiser, "l2f": self.l2f, self.algorithm.option: self.own}
+        parts = {optimiser: self.optimiser, "l2f": self.l2f, "baseline": self.baseline, self.algorithm.option: self.own}
         for option, part in parts.items():
             if part is not None:
                 of_part = dataclasses.asdict(part)
@@ -142,16 +156,23 @@ class Component:
         return list(hints(self.settings)) if self.option is None else [self.option]
 
 
-def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Component]:
-    """Returns all settings that only some runs use: of meta-optimisers, Learn-to-Forget and algorithms.
+def baseline_component(algo: str) -> Component:
+    """How to train a baseline."""
+    in_use = get_algorithm(algo).training == "baseline"
+    return Component("baseline", "baseline", BaselineConfig, "baseline", "algo pretrain or oracle", in_use)
+
+
+def components(algo: str, attenuate: bool, meta_optimiser: str, trainer: str) -> list[Component]:
+    """Returns all settings that only some runs use: of meta-optimisers, Learn-to-Forget, baselines and algorithms.
 
     Args:
         algo: The chosen algorithm, which may be a user's own.
         attenuate: Whether Learn-to-Forget is added on top of it.
         meta_optimiser: The meta-optimiser.
+        trainer: The trainer, if the algorithm is a baseline.
     """
     algorithm = get_algorithm(algo)
-    used = meta_optimiser if algorithm.training == "meta" else None
+    used = meta_optimiser if _has_meta_step(algorithm, trainer) else None
     optimisers = [
         Component(name, "optimiser", row.settings, row.option, f"meta_optimiser {name}", name == used)
         for name, row in {**META_OPTIMISERS, meta_optimiser: get_meta_optimiser(meta_optimiser)}.items()
@@ -163,7 +184,11 @@ def components(algo: str, attenuate: bool, meta_optimiser: str) -> list[Componen
         for name, row in {**ALGORITHMS, algo: algorithm}.items()
         if row.settings
     ]
-    return [*optimisers, l2f, *own]
+    return [*optimisers, l2f, baseline_component(algo), *own]
+
+
+def _has_meta_step(algorithm: Algorithm, trainer: str) -> bool:
+    return algorithm.training == "meta" or (algorithm.training == "baseline" and trainer == "trpo")
 
 
 def idle_fields(values: Mapping[str, Any]) -> list[str]:
@@ -176,6 +201,7 @@ def idle_fields(values: Mapping[str, Any]) -> list[str]:
         UserError: If the algorithm is unknown.
     """
     algo, optimiser = values["algo"], values.get("meta_optimiser") or MetaSettings.meta_optimiser
-    parts = components(algo, bool(values.get("attenuate")), optimiser)
+    trainer = stored_trainer(values)
+    parts = components(algo, bool(values.get("attenuate")), optimiser, trainer)
     idle = [name for part in parts if not part.in_use for name in part.fields]
-    return idle if get_algorithm(algo).training == "meta" else ["meta_optimiser", *idle]
+    return idle if _has_meta_step(get_algorithm(algo), trainer) else ["meta_optimiser", *idle]

@@ -39,7 +39,8 @@ class FewShotFamily(SupervisedFamily):
         size: Side of the images, in pixels.
         channels: 1 for grey images, 3 for colours (red, green, blue).
         split_file: JSON file with the names of the classes of each split: {"train": [...], "validation": [...],
-            "test": [...]}. Without it, 16 % of the classes are for validation and 20 % for tests, by chance.
+            "test": [...]}; a folder of classes stands for all of them. Without it, 16 % of the classes are for
+            validation and 20 % for tests, by chance.
         split_seed: Seed of that choice; idle with ``split_file``.
         rotations: Whether the images of a class, turned by 90, 180 and 270 degrees, are three further classes.
 
@@ -204,18 +205,21 @@ class FewShotFamily(SupervisedFamily):
         if not isinstance(chosen, dict) or not all(isinstance(chosen.get(split), list) for split in SPLITS):
             example = '{"train": [...], "validation": [...], "test": [...]}'
             raise UserError(f"{self._split_file} must be JSON such as {example}.")
-        number_of, split_of = {name: number for number, name in enumerate(names)}, dict[str, str]()
+        split_of = dict[int, str]()
         for split in SPLITS:
             for name in chosen[split]:
-                if name not in number_of:
+                members = [number for number, known in enumerate(names) if f"{known}/".startswith(f"{name}/")]
+                if not members:
                     raise UserError(
                         f"{self._split_file} names the class {name!r}, which {self._folder} does not hold."
                         f"{nearest(str(name), names)}"
                     )
-                if name in split_of:
-                    raise UserError(f"{self._split_file} names the class {name!r} twice: {split_of[name]}, {split}.")
-                split_of[name] = split
-        return {split: np.sort([number_of[name] for name in chosen[split]]).astype(int) for split in SPLITS}
+                for number in members:
+                    if number in split_of:
+                        both = f"{split_of[number]}, {split}"
+                        raise UserError(f"{self._split_file} names the class {names[number]!r} twice: {both}.")
+                    split_of[number] = split
+        return {split: np.array([n for n in sorted(split_of) if split_of[n] == split], int) for split in SPLITS}
 
 
 def _images(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -27,11 +27,12 @@ class SinusoidFamily(SupervisedFamily):
     Raises:
         UserError: If a frequency is not positive, or the lowest is above the highest.
 
-    Source: Finn et al. 2017, section 5.1 (frequency 1; their code subtracts the phase); Baik et al. 2020, section 4.2 and appendix C.1 (frequency 0.8 to 1.2).
+    Source: Finn et al. 2017, section 5.1 (frequency 1; their code subtracts the phase); Baik et al. 2020, section 4.2
+    and appendix C.1 (frequency 0.8 to 1.2).
     """
 
     num_inputs = 1
-    defaults = {**DEFAULTS, "shots": 10, "queries": 10}
+    defaults: Mapping[str, Any] = {**DEFAULTS, "shots": 10, "queries": 10}
 
     def __init__(self, lowest_frequency: float = 1.0, highest_frequency: float = 1.0, shifted: bool = False) -> None:
         if not 0 < lowest_frequency <= highest_frequency:
@@ -122,7 +123,7 @@ class MultimodalRegressionFamily(SupervisedFamily):
     """
 
     num_inputs = 1
-    defaults = {**DEFAULTS, "hidden_sizes": (100, 100, 100), "shots": 5, "queries": 10, "meta_batch_size": 25}
+    defaults: Mapping[str, Any] = {**DEFAULTS, "hidden_sizes": (100, 100, 100), "meta_batch_size": 25}
 
     def __init__(self, kinds: int = 2, noise: float = 0.3, released: bool = False) -> None:
         if not 2 <= kinds <= len(_FUNCTIONS):

@@ -28,8 +28,7 @@ class InnerLoop:
         modes: Mode of each task, [task].
         supports: Support data of each stage; a stage that reuses rollouts shares its predecessor's.
         queries: Query data of each policy in the meta-objective; the last entry is of the adapted policies.
-        traced: A copy of ``meta`` that is a leaf of autograd's graph, and what `replay` returns at it, if the inner loop
-            was run with its graph; None if not.
+        traced: The result of `trace`, if the inner loop was run with its graph; None if not.
     """
 
     rule: Adaptation
@@ -58,7 +57,7 @@ class InnerLoop:
         return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries, traced=None)
 
     def pieces(self) -> list[InnerLoop]:
-        """The inner loop in the pieces that are computed at once: single tasks on a CPU, where their data fit the cache.
+        """The inner loop in pieces that are computed at once: on a CPU single tasks, whose data fit the cache.
 
         Supervised tasks have few examples; one by one, they would cost more in calls than in arithmetic.
         """
@@ -104,7 +103,7 @@ Result = TypeVar("Result")
 
 
 def over_pieces(workers: Workers, function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result]:
-    """Applies ``function`` to every piece, in parallel; a single piece needs no other thread, which takes time to wake."""
+    """Applies ``function`` to every piece in parallel; a single one needs no other thread, which takes time to wake."""
     return workers.map(function, pieces) if len(pieces) > 1 else [function(piece) for piece in pieces]
 
 
@@ -121,8 +120,8 @@ class Adapted:
     Attributes:
         loop: The inner loop.
         parameters: The adapted policies, [task, parameter].
-        returns: Mean return of each task after 0, 1, ... steps, [task, step]; of supervised tasks, the error or accuracy
-            on the query set.
+        returns: Mean return of each task after 0, 1, ... steps, [task, step]; of supervised tasks, error or accuracy on
+            the query set.
         modulated_returns: The same between preparation (such as modulation) and first step, [task]; None without
             preparation, or if no rollouts are collected in between.
         env_steps: Environment steps taken; reused rollouts count once. 0 for supervised tasks.

@@ -109,8 +109,8 @@ class Adaptation(ABC):
         """The inner loop.
 
         Args:
-            step_scales: One factor on the step size for each gradient step: (1,) is one step, (1, 0.5, 0.5) is three
-                of which the last two are half as long (Finn et al. 2017, appendix A.2).
+            step_scales: One factor on the step size for each gradient step, learned step sizes included: (1,) is one
+                step, (1, 0.5, 0.5) is three of which the last two are half as long (see `evaluation_scales`).
             iteration: Number of meta-iterations done, for rules that change during training. None if no meta-step
                 follows: the stages then omit everything that only training needs.
         """
@@ -198,6 +198,14 @@ class WrappedAdaptation(Adaptation):
         return self._rule.after_meta_step(meta, observed)
 
 
-def evaluation_scales(num_steps: int) -> tuple[float, ...]:
-    """Factors on the step size outside of training: 1, then one half (Finn et al. 2017, appendix A.2)."""
-    return (1.0, *[0.5] * num_steps)[:num_steps]
+def evaluation_scales(num_steps: int, trained_steps: int) -> tuple[float, ...]:
+    """Factors on the step size outside of training: 1 for the steps that were trained, one half for later ones.
+
+    With one trained step these are 1, 1/2, 1/2, ... (Finn et al. 2017, appendix A.2). The first step always has 1.
+
+    Args:
+        num_steps: Steps to take.
+        trained_steps: Steps of the inner loop in training.
+    """
+    whole = max(trained_steps, 1)
+    return tuple(1.0 if step < whole else 0.5 for step in range(num_steps))

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
@@ -67,11 +68,14 @@ class Support(ABC):
         """How well the policies that made the data did, [task]: in reinforcement learning, the mean return."""
 
     @abstractmethod
-    def trajectory(self) -> tuple[Tensor, Tensor]:
-        """One sequence per task, as input of a recurrent network.
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
+        """The first ``count`` sequences of each task, as input of a recurrent network.
 
         Returns:
-            Features [task, time, feature], and the number of valid steps [task].
+            Features [task, trajectory, time, feature], and the numbers of valid steps [task, trajectory].
+
+        Raises:
+            UserError: If there are fewer.
         """
 
 
@@ -122,14 +126,14 @@ class _LossSupport(Support):
         return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
 
     def _with_targets(self, inputs: Tensor, targets: Tensor, rewards: Tensor) -> Tensor:
-        """Inputs, targets (one-hot if they are classes) and rewards side by side, [task, time, feature]."""
-        if targets.ndim == 2:
+        """Inputs, targets (one-hot if they are classes) and rewards side by side, [task, trajectory, time, feature]."""
+        if targets.ndim == 3:
             targets = torch.nn.functional.one_hot(targets, self.policy.distribution.num_outputs).to(inputs)
-        return torch.cat([inputs, targets, rewards[..., None]], dim=2)
+        return torch.cat([inputs, targets, rewards[..., None]], dim=3)
 
 
 class PolicyGradientSupport(_LossSupport):
-    """Rollouts collected with any policies, with the gradient of a policy-gradient loss: ``ratio``, ``score``, ``dice``.
+    """Rollouts of any policies, with the gradient of a policy-gradient loss: ``ratio``, ``score`` or ``dice``.
 
     Source: Finn et al. 2017, equation 4.
     """
@@ -147,12 +151,16 @@ class PolicyGradientSupport(_LossSupport):
     def performance(self) -> Tensor:
         return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
-    def trajectory(self) -> tuple[Tensor, Tensor]:
-        """Observation, action (one-hot if discrete) and reward at each step of each task's first episode."""
-        observations, actions, rewards = (
-            part[:, 0] for part in (self.rollouts.observations, self.rollouts.actions, self.rollouts.rewards)
-        )
-        return self._with_targets(observations, actions, rewards), self.rollouts.mask[:, 0].sum(1).long()
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
+        """Observation, action (one-hot if discrete) and reward at each step of each task's first episodes."""
+        rollouts, held = self.rollouts, self.rollouts.mask.shape[1]
+        if held < count:
+            raise UserError(
+                f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more "
+                "rollouts."
+            )
+        parts = (part[:, :count] for part in (rollouts.observations, rollouts.actions, rollouts.rewards))
+        return self._with_targets(*parts), rollouts.mask[:, :count].sum(2).long()
 
 
 class SupervisedSupport(_LossSupport):
@@ -170,11 +178,11 @@ class SupervisedSupport(_LossSupport):
             return self.data.inputs.new_zeros(self.num_tasks)
         return -targets.var(1, correction=0).mean(-1)
 
-    def trajectory(self) -> tuple[Tensor, Tensor]:
-        """Input and target (one-hot if it is a class) of each example, and 0 in place of the reward."""
-        inputs: Tensor = self.data.inputs
-        features = self._with_targets(inputs, self.data.targets, inputs.new_zeros(inputs.shape[:2]))
-        return features, torch.full((self.num_tasks,), inputs.shape[1], device=inputs.device)
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
+        """The examples as one trajectory: input, target (one-hot if it is a class), and 0 in place of the reward."""
+        inputs, targets = self.data.inputs[:, None], self.data.targets[:, None]
+        features = self._with_targets(inputs, targets, inputs.new_zeros(inputs.shape[:3]))
+        return features, torch.full(features.shape[:2], features.shape[2], device=inputs.device)
 
 
 # Sums, not matrix products: the last bits of a matrix product depend on where a task's vector lies in memory.

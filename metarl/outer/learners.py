@@ -52,6 +52,8 @@ class Learner(Protocol):
 class MetaLearner:
     """Meta-training: each iteration takes one meta-step on fresh tasks.
 
+    A baseline is trained in the same way without inner steps: by policy gradients on all tasks at once.
+
     Args:
         settings: The run's settings.
         family: The task family.
@@ -87,14 +89,18 @@ class MetaLearner:
                 observed = observe(adapted.loop, self._workers)
                 described = self._rule.describe(state.meta, observed) if describe else {}
                 new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
-        return new, self._row(adapted, report, timing, time.perf_counter() - begin, described)
+        row = self._row(adapted, report, timing, time.perf_counter() - begin, described)
+        if self._settings.baseline:
+            # Training does not adapt, so there is nothing after adaptation.
+            row = {name: value for name, value in row.items() if not name.startswith("post_adaptation")}
+        return new, row
 
     def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
         """Runs rollouts and adaptation of iteration ``index`` at any meta-parameters [meta parameter]."""
         settings, seed = self._settings, self._settings.run.seed
         generator = stream(seed, Purpose.TRAIN_TASKS, index)
         tasks = self._family.sample_tasks(settings.meta.meta_batch_size, generator, "train")
-        stages = self._rule.stages((1.0,) * settings.inner.num_inner_steps, index)
+        stages = self._rule.stages((1.0,) * settings.trained_steps, index)
         return self._runner.run(meta, tasks, stages, seed, Purpose.TRAIN_ROLLOUTS, index)
 
     def _row(

@@ -119,7 +119,7 @@ class _Chunk:
     @lazy
     @torch.enable_grad()
     def _adaptation(self) -> GraphJacobian:
-        """The Jacobian of the policies that the divergence counts, [policy, task, parameter], by the meta-parameters."""
+        """The Jacobian by the meta-parameters of the policies that the divergence counts, [policy, task, parameter]."""
         meta, policies = self._loop.trace()
         return GraphJacobian(meta, self._counted(policies))
 
@@ -130,7 +130,7 @@ class _Chunk:
 
     @lazy
     def _linearised(self) -> list[Linearised]:
-        """The policies that the divergence counts, linearised on the rows whose Fisher information enters the products."""
+        """The policies that the divergence counts, linearised on the rows that enter the products."""
         rows = self._fisher_rows
         return self._linearise([data if rows is None else data.subset(rows) for data in self._data])
 
@@ -198,7 +198,7 @@ class _Chunk:
         return self._outputs(self._loop.meta)
 
     def _outputs(self, meta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Distributions of the policies that the divergence counts: (outputs [task, row, output], extra [task, extra])."""
+        """Distributions of the policies that the divergence counts, (outputs [task, row, output], extra)."""
         policies = self._counted(self._loop.replay(meta))
         return [self._distributions(policy, rows) for policy, rows in zip(policies, self._data, strict=True)]
 

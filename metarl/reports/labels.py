@@ -100,8 +100,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _settings(run: StoredRun) -> dict[str, str]:
     """The settings that identify a run's line, as text; null and empty settings count as not set."""
-    # The title stands for ``algo`` and ``attenuate``: L2F is MAML with attenuation.
-    left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate"}
+    # The title stands for these: L2F is MAML with attenuation, and a baseline's title names its trainer.
+    left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate", "baseline"}
     used = {name: value for name, value in run.config.items() if name not in left_out}
     texts = {name: _value_text(value) for name, value in _flat(used).items()}
     return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}

@@ -9,9 +9,9 @@ from typing import Any
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group
 
-# Okabe and Ito's colours without yellow, and two more; colour-blind readers can distinguish them. Markers distinguish
-# the lines without colour. There are more markers than colours, so that pairs repeat late.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000")
+# Okabe and Ito's colours without yellow, and three more; colour-blind readers can distinguish them. Markers distinguish
+# the lines without colour. Every algorithm has a marker of its own too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000", "#8A8A00")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*")
 GREY = "#6b6b6b"
 # The variants of an algorithm change dash and shade together; 4 dashes and 3 shades give 12 pairs. A shade is the share
@@ -50,7 +50,7 @@ def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
     reference = algorithm is not None and algorithm.training != "meta"
     alike = [other for other in ALGORITHMS.values() if (other.training != "meta") == reference]
     place = alike.index(algorithm) if algorithm else len(alike)
-    on_top = algorithm is not None and title != algorithm.title
+    on_top = algorithm is not None and title == f"{algorithm.title} + L2F"
     variant += on_top
     colours, markers = ((_REFERENCE_COLOUR,), _REFERENCE_MARKERS) if reference else (COLOURS, MARKERS)
     colour = _shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])

@@ -88,7 +88,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         shots=None if settings.examples is None else settings.examples.shots,
         adapted_layers=config.adapted_layers,
         step_name=rule.step_name,
-        step_scales=step_scales(family, config.gradient_steps),
+        step_scales=step_scales(family, settings, config.gradient_steps),
         tasks=tasks,
         finite=finite is not None,
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
@@ -116,9 +116,11 @@ def _queries(agent: Agent, family: Family, config: EvaluationConfig) -> int:
     return config.queries or family.test_queries or agent.settings.examples.queries
 
 
-def step_scales(family: Family, num_steps: int) -> tuple[float, ...]:
+def step_scales(family: Family, settings: Settings, num_steps: int) -> tuple[float, ...]:
     """Factors on the step size in an evaluation; supervised tasks take every step as in training."""
-    return evaluation_scales(num_steps) if isinstance(family, TaskFamily) else (1.0,) * num_steps
+    if isinstance(family, TaskFamily):
+        return evaluation_scales(num_steps, settings.inner.num_inner_steps)
+    return (1.0,) * num_steps
 
 
 def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
@@ -214,7 +216,7 @@ class _Protocol:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
         config = self._config
-        stages = rule.stages(step_scales(self._family, config.gradient_steps))
+        stages = rule.stages(step_scales(self._family, self._run, config.gradient_steps))
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)

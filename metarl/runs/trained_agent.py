@@ -118,7 +118,7 @@ class Agent:
         if meta.shape != (self.rule.num_meta,):
             raise UserError(
                 f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
-                f"{self.rule.num_meta}; it belongs to another run."
+                f"{self.rule.num_meta}; it belongs to another run or version of metarl."
             )
 
     def adapt(
@@ -132,8 +132,8 @@ class Agent:
     ) -> AdaptedPolicy:
         """Adapts to an environment by policy-gradient steps on its own episodes.
 
-        Collects episodes for every step, and once more to measure the adapted policy. The first gradient step has the
-        training step size, later steps half of it.
+        Collects episodes for every step, and once more to measure the adapted policy. As many gradient steps as in
+        training have the training step size, later ones half of it (`metarl.inner.rule.evaluation_scales`).
 
         Args:
             env: An environment with the observation and action spaces of the run's family. Resets pass neither seed nor
@@ -162,7 +162,7 @@ class Agent:
             episodes = [sampler.collect(parameters, no_task, [generator]) for generator in streams]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
-        stages = self.rule.stages(evaluation_scales(num_steps))
+        stages = self.rule.stages(evaluation_scales(num_steps, self.settings.inner.num_inner_steps))
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         return AdaptedPolicy(
             self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()

@@ -216,7 +216,8 @@ class Trainer:
         return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True))
 
     def _make_learner(self) -> Learner:
-        if self._settings.algorithm.training == "ppo":
+        baseline = self._settings.baseline
+        if baseline and baseline.trainer == "ppo":
             # Imported by name and only here: importing Stable-Baselines3 takes a second.
             make_learner = import_named("metarl.sb3.ppo:PPOLearner", "learner")
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)

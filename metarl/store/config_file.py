@@ -10,6 +10,7 @@ from typing import Any
 
 from metarl.common.errors import UserError
 from metarl.common.strict_json import write_json
+from metarl.config.algorithms import get_algorithm, stored_trainer
 from metarl.config.checked import Checked
 from metarl.config.config import Config
 from metarl.store.folder import RunFolder
@@ -64,6 +65,8 @@ def read_config(path: Path) -> Config:
     try:
         values = json.loads(path.read_text())
         stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
+        if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
+            stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))
     except UserError as error:

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
+from tiny_runs import TINY, arguments, assert_same_run, final_parameters, numbers, tiny
 
 import metarl
 from metarl import EvaluationConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig, UserError
@@ -27,7 +27,10 @@ VARIANTS = {
     "l2f-affine-filter": {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine")},
     "l2f-constant": {"algo": "l2f", "l2f": L2FConfig(conditioning="constant")},
     "mamlpp-annealing": TWO_STEPS,
-    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4)},
+    "pretrain": {"algo": "pretrain"},
+    "oracle": {"algo": "oracle"},
+    "l2f-gru": {"algo": "l2f", "l2f": L2FConfig(embedding="gru", trajectories=2)},
+    "mumomaml-softmax": {"algo": "mumomaml", "mumomaml": MuMoMAMLConfig("softmax", 4, trajectories=2)},
     "dice": {"algo": "maml", "inner_loss": "dice"},
     "promp": {"algo": "maml", "meta_optimiser": "promp"},
 }
@@ -144,6 +147,33 @@ def _learning(folder: Path, **settings: object) -> metarl.Config:
     )
 
 
+def test_pretraining_is_maml_without_inner_steps_whose_evaluation_takes_steps(tmp_path):
+    pretrained = train(tiny(tmp_path / "pretrain", algo="pretrain", num_inner_steps=2))
+    train(tiny(tmp_path / "none", algo="maml", num_inner_steps=0))
+    train(tiny(tmp_path / "maml", algo="maml", num_inner_steps=2))
+    none, maml = (final_parameters(tmp_path / name) for name in ("none", "maml"))
+    np.testing.assert_array_equal(final_parameters(pretrained.path), none)
+    assert (none != maml).any()
+    rows = numbers(pretrained.path)
+    assert [int(row["env_steps"]) for row in rows] == [4 * 4 * 20, 2 * 4 * 4 * 20]
+    assert "outcome" in rows[0]
+    assert not {"post_adaptation_return", "post_adaptation_return_std", "seconds_ppo"} & rows[0].keys()
+    assert rows[1]["validation_pre_adaptation_return"] != rows[1]["validation_post_adaptation_return"]
+    result = evaluate(pretrained.path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=3))
+    assert result.step_scales == (1.0, 1.0, 0.5)
+    assert (result.returns[:, 0] != result.returns[:, 1]).any()
+    assert evaluation_table(result).startswith("pretrained (TRPO) on navigation")
+
+
+def test_oracles_policy_reads_its_task_and_moves(tmp_path):
+    run = train(tiny(tmp_path, algo="oracle", iterations=2))
+    start = train(tiny(tmp_path / "start", algo="oracle", iterations=0))
+    weights = [r.agent.rule.policy.layout.views(r.agent.meta[None])[0][0] for r in (start, run)]
+    assert weights[0].shape == (16, 4)
+    assert (weights[0][:, 2:] != weights[1][:, 2:]).any()
+    assert all(row["outcome"].startswith("accepted") for row in run.progress)
+
+
 def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
     """Freezing everything but one bias costs gains; freezing nothing is the plain evaluation."""
     train(tiny(tmp_path, iterations=2, num_inner_steps=1))
@@ -185,9 +215,11 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
     # Two supports and two queries at first; from the third iteration on the last query alone.
     steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mamlpp"))])
     assert steps.tolist() == [4 * 80, 4 * 80, 3 * 80]
-    train(tiny(tmp_path / "mumomaml", **settings, algo="mumomaml"))
-    steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(tmp_path / "mumomaml"))])
-    assert steps.tolist() == [(1 + 4 + 4) * 4 * 5] * 3
+    for trajectories in (1, 3):
+        run = tmp_path / f"mumomaml{trajectories}"
+        train(tiny(run, **settings, algo="mumomaml", mumomaml={"trajectories": trajectories}))
+        steps = np.diff([0, *(int(row["env_steps"]) for row in numbers(run))])
+        assert steps.tolist() == [(trajectories + 4 + 4) * 4 * 5] * 3
 
 
 @pytest.mark.parametrize(
@@ -209,6 +241,9 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
             {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",
         ),
+        ({"algo": "cavia", "cavia": {"step_size": 0}}, "cavia.step_size must be a positive number, got 0"),
+        ({"algo": "cavia", "context_size": 3}, "context_size would do nothing: it is for algo context"),
+        ({"algo": "mumomaml", "mumomaml": {"trajectories": 0}}, "mumomaml.trajectories must be at least 1, got 0"),
         ({"algo": "mamlpp", "mamlpp": {"first_order_iterations": -1}}, "must be at least 0, got -1"),
         ({"algo": "anli"}, r"unknown algorithm 'anli'\. Did you mean 'anil'"),
     ],

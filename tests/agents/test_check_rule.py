@@ -1,6 +1,7 @@
 """What `check_rule` finds, and rules of one's own in a run."""
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 
@@ -26,42 +27,42 @@ class Own(MAML):
     """A rule that a test spoils."""
 
     def stages(self, step_scales, iteration=None):
-        return [metarl.Stage(self.update) for _ in step_scales]
+        return [metarl.Stage(functools.partial(self.update, size=0.1 * scale)) for scale in step_scales]
 
-    def update(self, meta, parameters, support):
-        return parameters - 0.1 * support.gradient(parameters)
+    def update(self, meta, parameters, support, size):
+        return parameters - size * support.gradient(parameters)
 
 
 class Detached(Own):
-    def update(self, meta, parameters, support):
-        return parameters - 0.1 * support.gradient(parameters).detach()
+    def update(self, meta, parameters, support, size):
+        return parameters - size * support.gradient(parameters).detach()
 
 
 class Changing(Own):
-    def update(self, meta, parameters, support):
+    def update(self, meta, parameters, support, size):
         with torch.no_grad():
             parameters *= 0.5
-        return parameters - 0.1 * support.gradient(parameters)
+        return parameters - size * support.gradient(parameters)
 
 
 class Mixing(Own):
-    def update(self, meta, parameters, support):
-        return parameters - 0.1 * support.gradient(parameters).mean(0, keepdim=True)
+    def update(self, meta, parameters, support, size):
+        return parameters - size * support.gradient(parameters).mean(0, keepdim=True)
 
 
 class Ordering(Own):
-    def update(self, meta, parameters, support):
+    def update(self, meta, parameters, support, size):
         step = torch.arange(1, len(parameters) + 1)[:, None].to(parameters)
-        return parameters - step * support.gradient(parameters)
+        return parameters - size * step * support.gradient(parameters)
 
 
 class Shapeless(Own):
-    def update(self, meta, parameters, support):
+    def update(self, meta, parameters, support, size):
         return parameters.mean(0)
 
 
 class Unfinished(Own):
-    def update(self, meta, parameters, support):
+    def update(self, meta, parameters, support, size):
         return parameters / torch.zeros_like(parameters)
 
 
@@ -87,13 +88,18 @@ class Unpicklable(Own):
 
 
 class Failing(Own):
-    def update(self, meta, parameters, support):
+    def update(self, meta, parameters, support, size):
         raise RuntimeError("no such thing")
 
 
 class OneStep(Own):
     def stages(self, step_scales, iteration=None):
         return super().stages(step_scales[:1])
+
+
+class SameLength(Own):
+    def stages(self, step_scales, iteration=None):
+        return super().stages([1.0] * len(step_scales))
 
 
 class NotJSON(Own):
@@ -120,6 +126,7 @@ class NotJSON(Own):
         (Unpicklable, "it cannot be pickled"),
         (Failing, "could not be checked: RuntimeError: no such thing"),
         (OneStep, "stages gives other than 2 steps for 2 factors"),
+        (SameLength, "stage 1 is not half as long with half its factor in step_scales; multiply"),
         (NotJSON, "its settings cannot be stored as JSON"),
     ],
 )

@@ -116,7 +116,15 @@ def test_constant_gamma_is_the_same_for_every_task_and_starts_where_it_should():
     assert not torch.equal(*conditioned.gamma(meta, observe(conditioned, meta))[:2])
 
 
-@pytest.mark.parametrize(("options", "want"), [({}, 0.5), ({"initial_gamma": 0.95}, 0.95)])
+@pytest.mark.parametrize(
+    ("options", "want"),
+    [
+        ({}, 0.5),
+        ({"initial_gamma": 0.95}, 0.95),
+        ({"embedding": "gru"}, 0.5),
+        ({"embedding": "gru", "trajectories": 4, "initial_gamma": 0.95}, 0.95),
+    ],
+)
 @pytest.mark.parametrize("seed", range(5))
 def test_gamma_starts_near_where_it_should(options, want, seed):
     rule = make_rule("l2f", make_policy(), **options)
@@ -256,7 +264,7 @@ def test_stopped_embedding_is_computed_again_where_the_line_search_looks():
     rule, meta = build(embedding_gradient="stop")
     loop = problems.run(rule, meta)
     elsewhere = meta + 0.1
-    embedding = rule.embedding(rule.start(elsewhere, MODES), loop.supports[0])
+    embedding = rule.embedding(elsewhere, rule.start(elsewhere, MODES), loop.supports[0])
     expected = rule.gamma(elsewhere, embedding) * rule.start(elsewhere, MODES)
     assert torch.equal(loop.replay(elsewhere)[1], expected)
 
@@ -279,8 +287,50 @@ def test_moments_are_mean_log_root_mean_square_and_return(embedding_gradient):
     assert gradient[rule.policy.layout.size : -2 * observed.shape[1]].any()
 
 
+@pytest.mark.parametrize("trajectories", [1, 3])
+def test_gru_embedding_is_the_mean_last_state_and_the_meta_gradient_moves_the_gru(trajectories):
+    rule, meta = build(embedding="gru", trajectories=trajectories)
+    support, width = support_of(rule, meta), len(rule.layer_names)
+    size = 3 * width * (problems.OBSERVATION + problems.ACTIONS + 1 + width + 2)
+    expected = problems.mean_last_states(meta[-size:], width, support.rollouts, trajectories)
+    torch.testing.assert_close(observe(rule, meta), expected, rtol=1e-12, atol=1e-14)
+    assert rule.layer_gamma(meta, expected).std(0)[0] > 0
+    assert rule.exact
+    with Workers(1) as workers:
+        assert MetaObjective(problems.run(rule, meta), workers).loss_and_gradient()[1][-size:].all()
+
+
+def test_fresh_rollouts_after_attenuation_leave_the_gru_only_what_it_reads():
+    for attenuation_rollouts, collected in (("reuse", [4, 4]), ("fresh", [2, 4])):
+        rule, meta = build(embedding="gru", trajectories=2, attenuation_rollouts=attenuation_rollouts)
+        supports = problems.run(rule, meta).supports
+        assert [support.rollouts.mask.shape[1] for support in supports] == collected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedding": "gru", "normalise_embedding": True}, "normalise_embedding is for gradients"),
+        ({"embedding": "gru", "embedding_gradient": "through"}, "embedding_gradient is for gradients"),
+        ({"embedding": "gru", "conditioning": "constant"}, "gru needs l2f.conditioning task"),
+        ({"embedding": "gru", "trajectories": 0}, "l2f.trajectories must be at least 1, got 0"),
+        ({"trajectories": 2}, "l2f.trajectories needs l2f.embedding gru"),
+    ],
+)
+def test_settings_that_make_no_sense_with_the_embedding_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        L2FConfig(**options)
+
+
+def test_more_trajectories_than_reused_rollouts_are_refused():
+    settings = {"algo": "l2f", "rollouts_per_task": 2}
+    with pytest.raises(UserError, match="trajectories must be at most rollouts_per_task, 2, which L2F reuses; got 3"):
+        Config(**settings, l2f={"embedding": "gru", "trajectories": 3})
+    Config(**settings, l2f={"embedding": "gru", "trajectories": 3, "attenuation_rollouts": "fresh"})
+
+
 def test_moments_without_normalisation_are_refused():
-    with pytest.raises(UserError, match="moments needs l2f.normalise_embedding"):
+    with pytest.raises(UserError, match="embedding moments needs"):
         L2FConfig(embedding="moments")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import problems
 import pytest
 import torch
-from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule
+from problems import LAYERS, MODES, TASKS, initial, make_policy, make_rule, mean_last_states
 
 from metarl import L2FConfig
 from metarl.agents import build_rule
@@ -142,6 +142,41 @@ def test_context_vector_is_adapted_as_an_input_would_be():
         torch.testing.assert_close(got, expected.detach(), rtol=1e-11, atol=1e-13)
 
 
+def test_cavia_is_a_vector_that_starts_at_zero_and_accumulates_its_steps():
+    """A network with the vector appended to its observations, and three gradient steps on that vector alone."""
+    rule = make_rule("cavia", make_policy(), lr=0.1, context_size=3, step_size=0.7)
+    policy, meta = rule.policy, initial(rule)
+    loop = problems.run(rule, meta, 3)
+    theta, weights = meta[: policy.layout.size], meta[policy.layout.size :].view(-1, 3)
+    (w1, b1, w2, b2, w3, b3, log_std) = (view[0] for view in policy.layout.views(theta[None]))
+
+    def outputs(z, observations):
+        hidden = torch.tanh(observations @ w1.T + weights @ z + b1)
+        return torch.tanh(hidden @ w2.T + b2) @ w3.T + b3
+
+    for task in range(TASKS):
+        z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+        for support in loop.supports:
+            samples = support.tasks(task, task + 1).samples
+            values = outputs(z, samples.observations[0])[None]
+            loss = inner_loss(policy.distribution, values, log_std[None], samples, "ratio")
+            z = z - 0.7 * torch.autograd.grad(loss.sum(), z)[0]
+        observations = loop.queries[0].samples.observations[task]
+        got = policy.outputs(loop.replay(meta)[-1][task : task + 1], observations[None])[0]
+        torch.testing.assert_close(got, outputs(z, observations).detach(), rtol=1e-11, atol=1e-13)
+
+
+def test_cavia_is_the_context_vector_with_a_step_size_of_its_own():
+    context = make_rule("context", make_policy(), lr=0.7, context_size=3)
+    meta = initial(context)
+    loop = problems.run(context, meta, 3)
+    for step_size, same in ((0.7, True), (0.6, False)):
+        cavia = make_rule("cavia", context.policy, lr=0.1, context_size=3, step_size=step_size)
+        assert torch.equal(initial(cavia), meta)
+        policies = replace(loop, rule=cavia, stages=cavia.stages((1.0,) * 3)).replay(meta)
+        assert torch.equal(policies[-1], loop.replay(meta)[-1]) == same
+
+
 @pytest.mark.parametrize("modulation", ["film", "sigmoid", "softmax"])
 def test_mumomaml_adapts_the_unmodulated_network_with_its_modulation_fixed(modulation):
     rule = make_rule("mumomaml", make_policy(), lr=0.7, modulation=modulation)
@@ -171,23 +206,31 @@ def test_mumomaml_adapts_the_unmodulated_network_with_its_modulation_fixed(modul
         )
 
 
-def test_mumomaml_reads_one_trajectory_up_to_its_end():
-    """PyTorch's own GRU on the steps before the episode's end."""
-    rule = make_rule("mumomaml", make_policy(), embedding_size=3)
+@pytest.mark.parametrize("trajectories", [1, 3])
+def test_mumomaml_reads_its_trajectories_up_to_their_ends(trajectories):
+    """PyTorch's own GRU on the steps before the episodes' ends."""
+    rule = make_rule("mumomaml", make_policy(), embedding_size=3, trajectories=trajectories)
     meta = initial(rule)
     support = problems.run(rule, meta).supports[0]
     rollouts = support.rollouts
-    assert rollouts.rewards.shape[1] == 1
-    start = rule.policy.layout.size
-    gru = torch.nn.GRU(problems.OBSERVATION + problems.ACTIONS + 1, 3).double()
-    torch.nn.utils.vector_to_parameters(meta[start:], gru.parameters())
-    lengths = rollouts.mask[:, 0].sum(1).int().tolist()
-    assert len(set(lengths)) > 1
-    for task, length in enumerate(lengths):
-        steps = [rollouts.observations, rollouts.actions, rollouts.rewards[..., None]]
-        sequence = torch.cat([values[task, 0, :length] for values in steps], dim=1)
-        expected = gru(sequence[:, None])[1][0, 0]
-        torch.testing.assert_close(rule.embedding(meta, support)[task], expected.detach(), rtol=1e-12, atol=1e-14)
+    assert rollouts.rewards.shape[1] == trajectories
+    expected = mean_last_states(meta[rule.policy.layout.size :], 3, rollouts, trajectories)
+    torch.testing.assert_close(rule.embedding(meta, support), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_mumomaml_modulates_each_layer_by_a_network_of_its_own():
+    """The last numbers of the meta-parameters are the second hidden layer's network."""
+    rule = make_rule("mumomaml", make_policy(), embedding_size=3)
+    meta = initial(rule)
+    embedding = torch.rand(TASKS, 3, generator=torch.Generator().manual_seed(0)).double()
+    second = 3 * 3 + 3 + 2 * problems.HIDDEN[1] * (3 + 1)
+    other = meta.clone()
+    other[-second:] += 0.3
+    for before, after in zip(
+        rule.scales_and_shifts(meta, embedding), rule.scales_and_shifts(other, embedding), strict=True
+    ):
+        changed = (before != after).any(0)
+        assert changed.tolist() == [False] * problems.HIDDEN[0] + [True] * problems.HIDDEN[1]
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
@@ -203,7 +246,7 @@ def test_anil_moves_the_last_layer_and_the_log_std_alone(kind):
 
 
 @pytest.mark.parametrize(
-    "algo", ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "multi-maml", "context"]
+    "algo", ["maml", "fomaml", "l2f", "anil", "meta-sgd", "mamlpp", "mumomaml", "multi-maml", "context", "cavia"]
 )
 def test_any_rule_can_be_frozen_in_part_at_test_time(algo):
     rule = make_rule(algo, make_policy(), **({"num_modes": 2} if algo == "multi-maml" else {}))
@@ -255,12 +298,12 @@ def test_learned_step_sizes_are_used_where_they_belong():
     meta = initial(rule)
     step_sizes = torch.rand(2, len(LAYERS), generator=torch.Generator().manual_seed(0)).double()
     meta[policy.layout.size :] = step_sizes.flatten()
-    # Steps beyond the trained ones repeat the last one's; the protocol's shorter later steps do not apply.
+    # Steps beyond the trained ones repeat the last one's, shortened as in every other rule.
     loop = problems.run(rule, meta, 3)
-    loop = replace(loop, stages=rule.stages((1.0, 0.5, 0.5)))
+    loop = replace(loop, stages=rule.stages((1.0, 1.0, 0.5)))
     expected = meta[: policy.layout.size].expand(TASKS, -1)
-    for number, support in zip((0, 1, 1), loop.supports, strict=True):
-        alpha = torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
+    for number, scale, support in zip((0, 1, 1), (1.0, 1.0, 0.5), loop.supports, strict=True):
+        alpha = scale * torch.repeat_interleave(step_sizes[number], torch.tensor(policy.layout.sizes))
         expected = expected - alpha * support.gradient(expected)
     torch.testing.assert_close(loop.replay(meta)[-1], expected, rtol=1e-12, atol=1e-14)
 
@@ -295,6 +338,14 @@ def test_multi_step_weights_anneal_to_the_last_step_and_cost_rollouts_until_then
     assert weights == [[0.5, 0.5], pytest.approx([0.375, 0.625]), pytest.approx([0.125, 0.875]), [1], [1]]
 
 
+@pytest.mark.parametrize(("floor", "least"), [(0.03, 0.25), (0.5, 0.5), (0.0, 0.25)])
+def test_early_weights_keep_a_floor_while_they_anneal_and_are_dropped_afterwards(floor, least):
+    settings = {"multi_step_iterations": 4, "early_weight_floor": floor}
+    rule = make_rule("mamlpp", make_policy(), num_steps=2, **settings)
+    shares = [2 * rule.stages((1.0, 1.0), iteration)[0].query_weight for iteration in range(6)]
+    assert shares == pytest.approx([1, 0.75, 0.5, least, 0, 0])
+
+
 def test_derivative_order_anneals_from_first_to_second():
     rule = make_rule("mamlpp", make_policy(), num_steps=1, first_order_iterations=2, multi_step_iterations=0)
     meta = initial(rule)
@@ -320,7 +371,7 @@ def test_standstill_stands_still():
         make_rule("standstill", make_policy("categorical"))
 
 
-@pytest.mark.parametrize("algo", ["context", "mumomaml"])
+@pytest.mark.parametrize("algo", ["context", "cavia", "mumomaml"])
 def test_rules_that_look_into_the_network_refuse_a_module(algo):
     with pytest.raises(UserError, match="needs the built-in network"):
         make_rule(algo, make_policy(body="module"))

@@ -11,6 +11,7 @@ import torch
 
 import metarl
 from metarl import ALGORITHMS, Config, L2FConfig, MuMoMAMLConfig, TaskFamily, TRPOConfig, UserError, family_names
+from metarl.config.algorithms import run_title
 from metarl.config.checked import hints
 from metarl.config.resolved import GROUPS, components, idle_fields
 from metarl.config.settings import ExampleSettings
@@ -86,7 +87,7 @@ def test_a_choice_is_not_what_a_default_happens_to_be():
 
 def test_consumers_share_no_setting_and_have_those_of_the_configuration():
     names = [name for group in [*GROUPS.values(), ExampleSettings] for name in hints(group)]
-    names += [name for part in components("l2f", False, "trpo") for name in part.fields]
+    names += [name for part in components("l2f", False, "trpo", "trpo") for name in part.fields]
     assert sorted([*names, "rule", "optimiser"]) == sorted(part.name for part in dataclasses.fields(Config))
 
 
@@ -188,6 +189,15 @@ def test_what_was_converted_survives_json():
         ({"algo": "maml", "l2f": L2FConfig("network")}, "l2f would do nothing: it is for algo l2f, or attenuate with"),
         ({"algo": "maml", "mumomaml": {"embedding_size": 3}}, "mumomaml would do nothing: it is for algo mumomaml."),
         ({"algo": "maml", "context_size": 3}, "context_size would do nothing: it is for algo context."),
+        (
+            {"algo": "maml", "baseline": {"trainer": "ppo"}},
+            "baseline would do nothing: it is for algo pretrain or oracle",
+        ),
+        ({"algo": "oracle", "baseline": {"trainer": "sac"}}, "trainer must be one of trpo, ppo; got 'sac'."),
+        (
+            {"algo": "oracle", "baseline": {"trainer": "ppo"}, "trpo": {"max_kl": 1}},
+            "trpo would do nothing: it is for meta_optimiser trpo.",
+        ),
         ({"rule": {"epsilon": 1}}, "rule would do nothing: it is for an algorithm of your own with Settings."),
         ({"meta_optimiser": "promp", "trpo": {"max_kl": 1}}, "trpo would do nothing: it is for meta_optimiser trpo."),
         (
@@ -256,9 +266,34 @@ def test_what_is_stored_says_whether_the_run_attenuates(settings, attenuates):
 def test_idle_settings_are_stored_as_null():
     stored = Config(algo="maml").to_dict()
     idle = idle_fields(stored)
-    assert {"l2f", "promp", "adam", "mamlpp", "mumomaml", "adapted_layers", "context_size"} == set(idle)
+    other = {"l2f", "promp", "adam", "mamlpp", "mumomaml", "adapted_layers", "context_size", "cavia", "baseline"}
+    assert other == set(idle)
     assert all(stored[name] is None for name in idle)
     assert stored["trpo"]["max_kl"] == 0.01
+
+
+@pytest.mark.parametrize("algo", ["pretrain", "oracle"])
+def test_a_baseline_has_the_settings_of_its_trainer(algo):
+    trpo, ppo = Config(algo=algo), Config(algo=algo, baseline={"trainer": "ppo"})
+    assert trpo.resolve().optimiser == Config(algo="maml").resolve().optimiser
+    assert trpo.to_dict()["meta_optimiser"] == "trpo"
+    assert ppo.resolve().optimiser is None
+    assert {"meta_optimiser", "trpo"} <= set(idle_fields(ppo.to_dict()))
+    assert not {"meta_optimiser", "trpo", "baseline"} & set(idle_fields(trpo.to_dict()))
+    assert (trpo.resolve().trained_steps, Config(algo="maml").resolve().trained_steps) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("config", "title"),
+    [
+        (Config(algo="pretrain").to_dict(), "pretrained (TRPO)"),
+        (Config(algo="oracle", baseline={"trainer": "ppo"}).to_dict(), "oracle (PPO)"),
+        ({"algo": "oracle"}, "oracle (PPO)"),  # Stored before there was a choice.
+        ({"algo": "random"}, "random initialisation"),
+    ],
+)
+def test_titles_of_baselines_name_their_trainer(config, title):
+    assert run_title(config) == title
 
 
 @pytest.mark.parametrize("algo", ["maml", "anil", "mumomaml"])

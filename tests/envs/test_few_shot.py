@@ -78,6 +78,13 @@ def test_split_file_names_the_classes(folder, tmp_path):
     assert {name: family.split_classes(name) for name in SPLITS} == {name: sorted(part) for name, part in split.items()}
 
 
+def test_split_file_may_name_folders_of_classes(folder, tmp_path):
+    (tmp_path / "split.json").write_text('{"train": ["a"], "validation": ["b/01", "b/03"], "test": ["b/05", "b/07"]}')
+    family = make(folder, ways=2, split_file=str(tmp_path / "split.json"))
+    assert family.split_classes("train") == [f"a/{i:02}" for i in range(0, 20, 2)]
+    assert family.split_classes("test") == ["b/05", "b/07"]
+
+
 def test_sets_are_balanced_and_disjoint(folder):
     family = make(folder)
     task = tasks_of(family)[0]

@@ -134,12 +134,12 @@ def test_attenuated_error_is_measured_before_the_first_step():
 
 def test_embedding_reads_the_pairs():
     support = SupervisedSupport(make_policy(True), examples(True, 1), "score")
-    features, lengths = support.trajectory()
-    assert features.shape == (TASKS, EXAMPLES, OBSERVATION + ACTIONS + 1 + 1)
-    assert torch.equal(features[..., :OBSERVATION], support.data.inputs)
-    assert torch.equal(features[..., OBSERVATION:-1].argmax(-1), support.data.targets)
+    features, lengths = support.trajectories(1)
+    assert features.shape == (TASKS, 1, EXAMPLES, OBSERVATION + ACTIONS + 1 + 1)
+    assert torch.equal(features[:, 0, :, :OBSERVATION], support.data.inputs)
+    assert torch.equal(features[:, 0, :, OBSERVATION:-1].argmax(-1), support.data.targets)
     assert not features[..., -1].any()
-    assert lengths.tolist() == [EXAMPLES] * TASKS
+    assert lengths.tolist() == [[EXAMPLES]] * TASKS
 
 
 def test_examples_depend_on_seed_and_task_number_alone():

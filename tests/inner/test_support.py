@@ -12,6 +12,7 @@ from problems import ACTIONS, MODES, OBSERVATION, TASKS, initial, make_policy, m
 from torch import Tensor
 
 from metarl.agents.anil import PartialAdaptation
+from metarl.common.errors import UserError
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.rule import Adaptation
 from metarl.inner.support import Support
@@ -55,9 +56,9 @@ class RegressionSupport(Support):
     def tasks(self, start: int, stop: int) -> Support:
         return replace(self, inputs=self.inputs[start:stop], targets=self.targets[start:stop])
 
-    def trajectory(self) -> tuple[Tensor, Tensor]:
+    def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
         features = torch.cat([self.inputs, self.targets, torch.zeros(*self.inputs.shape[:2], 1).double()], dim=2)
-        return features, torch.full((self.num_tasks,), POINTS)
+        return features[:, None].expand(-1, count, -1, -1), torch.full((self.num_tasks, count), POINTS)
 
 
 def regression(policy: DifferentiablePolicy, seed: int) -> RegressionSupport:
@@ -83,6 +84,7 @@ def rules() -> dict[str, Adaptation]:
         "meta-sgd": make_rule("meta-sgd", policy, 0.1),
         "mamlpp": make_rule("mamlpp", policy, 0.1, num_steps=2),
         "l2f": make_rule("l2f", policy, 0.1, embedding_gradient="through"),
+        "l2f, gru": make_rule("l2f", policy, 0.1, embedding="gru"),
         "mumomaml": make_rule("mumomaml", policy, 0.1),
         "mumomaml, attenuated": make_rule("mumomaml", policy, 0.1, attenuate=True, embedding_gradient="through"),
         "context": make_rule("context", policy, 0.1),
@@ -181,17 +183,24 @@ def test_restrictions_add_up_and_leave_the_data_alone():
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-def test_trajectory_is_the_first_episode_with_actions_as_the_network_gives_them(kind):
+def test_trajectories_are_the_first_episodes_with_actions_as_the_network_gives_them(kind):
     policy = make_policy(kind)
     support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), 1)
-    rollouts, (features, lengths) = support.rollouts, support.trajectory()
+    rollouts, (features, lengths) = support.rollouts, support.trajectories(2)
     width = policy.distribution.num_outputs
-    assert features.shape == (TASKS, problems.TIME, OBSERVATION + width + 1)
-    assert torch.equal(features[..., :OBSERVATION], rollouts.observations[:, 0])
-    assert torch.equal(features[..., -1], rollouts.rewards[:, 0])
+    assert features.shape == (TASKS, 2, problems.TIME, OBSERVATION + width + 1)
+    assert torch.equal(features[..., :OBSERVATION], rollouts.observations[:, :2])
+    assert torch.equal(features[..., -1], rollouts.rewards[:, :2])
     actions = features[..., OBSERVATION:-1]
     if kind == "categorical":
-        assert (actions.sum(2) == 1).all()
-        actions = actions.argmax(2)
-    assert torch.equal(actions, rollouts.actions[:, 0])
-    assert torch.equal(lengths, rollouts.mask[:, 0].sum(1).long())
+        assert (actions.sum(3) == 1).all()
+        actions = actions.argmax(3)
+    assert torch.equal(actions, rollouts.actions[:, :2])
+    assert torch.equal(lengths, rollouts.mask[:, :2].sum(2).long())
+
+
+def test_more_trajectories_than_there_are_is_refused():
+    policy = make_policy()
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), 1)
+    with pytest.raises(UserError, match="the rule reads 5 trajectories of each task, and the support holds 4"):
+        support.trajectories(5)

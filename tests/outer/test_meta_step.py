@@ -22,6 +22,8 @@ RULES = [
     ("l2f", {"scope": "network", "transform": "unconstrained"}),
     ("l2f", {"scope": "filter", "transform": "affine"}),
     ("l2f", {"scope": "parameter", "conditioning": "constant"}),
+    ("l2f", {"embedding": "gru", "trajectories": 3}),
+    ("l2f", {"embedding": "gru", "attenuation_rollouts": "fresh", "transform": "affine"}),
     ("fomaml", {}),
     ("anil", {}),
     ("anil", {"attenuate": True, "adapted_layers": ("weight1", "bias2")}),
@@ -32,10 +34,12 @@ RULES = [
     ("mumomaml", {}),
     ("mumomaml", {"modulation": "sigmoid", "attenuate": True}),
     ("mumomaml", {"modulation": "softmax", "embedding_size": 3}),
+    ("mumomaml", {"trajectories": 3}),
     ("multi-maml", {"num_modes": 2}),
     ("multi-maml", {"num_modes": 2, "attenuate": True}),
     ("context", {}),
     ("context", {"context_size": 3, "attenuate": True}),
+    ("cavia", {"context_size": 3}),
 ]
 
 

@@ -91,6 +91,7 @@ EVERYTHING = {
     "mumomaml": {"algo": "mumomaml"},
     "multi-maml": {"algo": "multi-maml"},
     "context": {"algo": "context"},
+    "cavia": {"algo": "cavia"},
     "random": {"algo": "random"},
     "pretrain": {"algo": "pretrain"},
     "oracle": {"algo": "oracle"},
@@ -235,20 +236,20 @@ def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_i
 
 
 @pytest.mark.parametrize("draw", [draw_gradient_steps, draw_env_steps])
-def test_fifteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
+def test_sixteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
     for name, settings in EVERYTHING.items():
         make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
     figure = draw(groups_of(*(tmp_path / name for name in EVERYTHING)))
     for ax in figure.axes:
         lines = bold(ax)
-        assert len(lines) == 15
-        assert len({looks(line) for line in lines}) == 15
+        assert len(lines) == 16
+        assert len({looks(line) for line in lines}) == 16
         # Without their markers too, but for the baselines' dashes, and without any colour.
         trained = {looks(line)[:2] for name, line in zip(EVERYTHING, lines, strict=True) if name not in BASELINES}
-        assert len(trained) == 15 - len(BASELINES)
+        assert len(trained) == 16 - len(BASELINES)
         assert len({line.get_marker() for line in lines}) >= 13
     assert [name for name in legend(figure) if "(" in name] == [
-        "MAML (meta optimiser promp)", "pretrained (PPO)", "oracle (PPO)",
+        "MAML (meta optimiser promp)", "pretrained (TRPO)", "oracle (TRPO)",
     ]  # fmt: skip
     assert figure.get_figheight() < 5
 

@@ -32,7 +32,8 @@ def small(folder, arguments, **settings):
 def run(tmp_path_factory):
     """MAML on scikit-learn's digits."""
     folder = tmp_path_factory.mktemp("digits")
-    train(small(folder / "run", write_digits(folder), iterations=25, validate_every=25, validation_tasks=10))
+    digits = {**write_digits(folder), "rotations": True}
+    train(small(folder / "run", digits, iterations=40, adam={"lr": 0.003}, validate_every=40, validation_tasks=10))
     return folder / "run"
 
 
@@ -53,9 +54,9 @@ def test_new_digits_are_told_apart_after_one_example_of_each(run):
     result = evaluate(run, EvaluationConfig(tasks=100, gradient_steps=2))
     assert (result.measure, result.shots, result.rollouts) == ("accuracy", 1, 5)
     assert result.returns.shape == (100, 3)
-    # Chance is a third, before adaptation and for a random choice.
+    # Chance is a third; before adaptation nothing tells the classes apart.
     assert abs(result.mean[0] - 1 / 3) < 0.1
-    assert result.mean[1] - result.interval[1] > 0.5
+    assert result.mean[1] - result.interval[1] > max(0.5, result.references.random_initialisation[1])
     deviation = result.returns.std(0, ddof=1) / 10
     np.testing.assert_allclose(result.interval, 1.96 * deviation, rtol=0.02)
     assert "validation_post_adaptation_accuracy" in numbers(run)[-1]

@@ -236,6 +236,20 @@ def test_a_checkpoint_that_cannot_be_used_is_told(run, tmp_path, damage, message
     assert everything_in(tmp_path / "run") == before
 
 
+def test_a_mumomaml_of_before_each_layer_had_its_own_network_is_told(tmp_path):
+    agent = train(tiny(tmp_path, algo="mumomaml", hidden_sizes=(16, 8), iterations=0)).agent
+    path = RunFolder(tmp_path).checkpoint("last")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    shared = agent.rule.num_meta - 8 * 8 - 8  # One hidden layer of the modulation networks instead of two.
+    save_file({"meta": torch.zeros(shared)}, path, metadata)
+    message = f"holds {shared} meta-parameters and the configuration's mumomaml needs .* another run or version of"
+    with pytest.raises(UserError, match=message):
+        metarl.load(tmp_path)
+    with pytest.raises(UserError, match=message):
+        train(tiny(tmp_path, algo="mumomaml", hidden_sizes=(16, 8), iterations=1, resume=True))
+
+
 def test_a_folder_that_is_no_run_is_told(run, tmp_path):
     with pytest.raises(UserError, match=r"nowhere does not exist; give the folder that"):
         metarl.load(tmp_path / "nowhere")
@@ -271,7 +285,20 @@ def test_a_setting_of_another_version_is_told(run, tmp_path):
         metarl.load(tmp_path / "run")
 
 
-def test_the_first_step_has_the_training_step_size_and_later_ones_half():
-    assert evaluation_scales(0) == ()
-    assert evaluation_scales(1) == (1.0,)
-    assert evaluation_scales(4) == (1.0, 0.5, 0.5, 0.5)
+def test_trained_steps_have_the_training_step_size_and_later_ones_half():
+    assert evaluation_scales(0, 1) == ()
+    assert evaluation_scales(1, 1) == (1.0,)
+    assert evaluation_scales(4, 1) == (1.0, 0.5, 0.5, 0.5)
+    assert evaluation_scales(4, 2) == (1.0, 1.0, 0.5, 0.5)
+    assert evaluation_scales(2, 3) == (1.0, 1.0)
+    assert evaluation_scales(2, 0) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize("trained_steps", [1, 2])
+def test_an_agent_takes_the_steps_it_was_trained_for_in_full(tmp_path, trained_steps, monkeypatch):
+    agent = train(tiny(tmp_path, iterations=0, num_inner_steps=trained_steps)).agent
+    asked = []
+    stages = agent.rule.stages
+    monkeypatch.setattr(agent.rule, "stages", lambda scales: asked.append(scales) or stages(scales))
+    agent.adapt(navigation(), num_steps=3, num_rollouts=2, horizon=5)
+    assert asked == [(1.0, 1.0, 0.5) if trained_steps == 2 else (1.0, 0.5, 0.5)]

@@ -17,9 +17,11 @@ from metarl.runs.training import train
 from metarl.sb3 import policy_parameters
 from metarl.sb3.ppo import PPOLearner
 
+PPO = {"baseline": {"trainer": "ppo"}}
+
 
 def learner(tmp_path, family="navigation", **settings):
-    config = tiny(tmp_path, **{**TANH, "horizon": 10, **settings})
+    config = tiny(tmp_path, **{**TANH, "horizon": 10, "algo": "pretrain", **PPO, **settings})
     known = get_family(family) if isinstance(family, str) else family
     settings = config.resolve()
     return PPOLearner(settings, known, build(settings)[1].policy)
@@ -32,11 +34,11 @@ def assert_equal_tensors(got, want):
 
 @pytest.mark.parametrize("algo", ["pretrain", "oracle"])
 def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
-    train(tiny(tmp_path / "whole", algo=algo, iterations=4))
-    train(tiny(tmp_path / "parts", algo=algo, iterations=2))
-    train(tiny(tmp_path / "parts", algo=algo, iterations=4, resume=True))
+    train(tiny(tmp_path / "whole", algo=algo, **PPO, iterations=4))
+    train(tiny(tmp_path / "parts", algo=algo, **PPO, iterations=2))
+    train(tiny(tmp_path / "parts", algo=algo, **PPO, iterations=4, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
-    train(tiny(tmp_path / "other", algo=algo, iterations=2, seed=1))
+    train(tiny(tmp_path / "other", algo=algo, **PPO, iterations=2, seed=1))
     assert numbers(tmp_path / "other") != numbers(tmp_path / "whole")[:2]
     # 4 tasks, 4 rollouts, 20 steps, before and after adaptation.
     assert [int(row["env_steps"]) for row in numbers(tmp_path / "whole")] == [640, 1280, 1920, 2560]
@@ -47,7 +49,7 @@ def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            train(tiny(tmp_path / str(threads), algo="pretrain", iterations=1, hidden_sizes=(100, 100)))
+            train(tiny(tmp_path / str(threads), algo="pretrain", **PPO, iterations=1, hidden_sizes=(100, 100)))
     finally:
         torch.set_num_threads(before)
     assert_same_run(tmp_path / "1", tmp_path / "2")
@@ -56,7 +58,7 @@ def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
 def test_oracle_sees_the_task(tmp_path):
     sizes = {}
     for algo in ("pretrain", "oracle"):
-        train(tiny(tmp_path / algo, algo=algo, iterations=0))
+        train(tiny(tmp_path / algo, algo=algo, **PPO, iterations=0))
         sizes[algo] = len(final_parameters(tmp_path / algo))
     assert sizes["oracle"] - sizes["pretrain"] == 2 * 16  # Weights of the goal's two coordinates.
 

@@ -49,7 +49,10 @@ def test_state_is_stored_by_name_and_comes_back_as_it_was(tmp_path):
     [
         ({}, set()),
         (PROMP, {"memory.step", "memory.exp_avg", "memory.exp_avg_sq"}),
-        ({"algo": "pretrain"}, {"memory.policy.log_std", "memory.policy.value_net.weight", "memory.adam.0.exp_avg"}),
+        (
+            {"algo": "pretrain", "baseline": {"trainer": "ppo"}},
+            {"memory.policy.log_std", "memory.policy.value_net.weight", "memory.adam.0.exp_avg"},
+        ),
     ],
     ids=["trpo", "promp", "ppo"],
 )

@@ -28,6 +28,7 @@ def test_saved_configuration_is_loaded_for_the_folder_it_lies_in(tmp_path):
         {"trpo": TRPOConfig(max_kl=0.5)},
         {"env_kwargs": {"goal_bound": 0.25}},
         {"algo": "pretrain", "hidden_sizes": (8,)},
+        {"algo": "oracle", "baseline": {"trainer": "ppo"}},
     ],
 )
 def test_what_was_chosen_is_told_from_what_was_not_after_loading(tmp_path, chosen):
@@ -62,6 +63,22 @@ def test_a_configuration_from_before_choices_were_stored_is_read(tmp_path):
     del stored["chosen"], stored["rule"], stored["optimiser"]
     path.write_text(json.dumps(stored))
     assert load_config(tmp_path) == Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path)
+
+
+@pytest.mark.parametrize("algo", ["pretrain", "oracle"])
+@pytest.mark.parametrize("with_choices", [True, False])
+def test_a_baseline_of_before_its_trainer_was_a_choice_was_trained_by_ppo(tmp_path, algo, with_choices):
+    config = Config(algo=algo, baseline={"trainer": "ppo"}, horizon=50, run_dir=tmp_path)
+    save_config(config, {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["baseline"] == {"trainer": "ppo"}
+    del stored["baseline"], stored["chosen"]["baseline"]
+    if not with_choices:
+        del stored["chosen"]
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path).resolve() == config.resolve()
+    assert load_config(tmp_path).resolve().baseline.trainer == "ppo"
 
 
 @pytest.mark.parametrize(
