@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from images import write_patterns
 from tiny_runs import ROOT, TINY, arguments, tiny
 
 import metarl
@@ -53,6 +54,8 @@ def _pages_with(parts):
 def _shortened(module, options):
     """A documented command with sizes small enough for a test; a later option overrides an earlier one."""
     supervised = {"sinusoid", "sinusoid-l2f", "examples.line_family:LineFamily"} & set(options)
+    if module == "metarl.train" and "few-shot" in options:
+        return [*options, "--iterations", "1", "--meta-batch-size", "2", "--validate-every", "0", "--queries", "2"]
     if module == "metarl.train" and supervised:
         return [*options, "--iterations", "2"]
     if module == "metarl.train" and "--help" not in options:
@@ -60,6 +63,15 @@ def _shortened(module, options):
     if module == "metarl.evaluate" and "--help" not in options:
         return [*options, "--tasks", "2", "--rollouts", "2"]
     return options
+
+
+def _make_images_up(folder):
+    """Small stand-ins for the data sets of docs/few-shot.md."""
+    write_patterns(folder / "omniglot/images_background", num_classes=40)
+    for part in ("train", "val", "test"):
+        write_patterns(folder / "mini-imagenet" / part, num_classes=5)
+    (snippet,) = _blocks(ROOT / "docs/few-shot.md", "json")
+    (folder / "mini-imagenet.json").write_text(snippet)
 
 
 def _make_runs_up(page, options):
@@ -84,6 +96,8 @@ def test_the_readme_shows_the_commands():
 def test_every_documented_command_runs(page, folder, capsys):
     for part in ("examples", "benchmarks/results"):
         shutil.copytree(ROOT / part, folder / part)
+    if page.name == "few-shot.md":
+        _make_images_up(folder / "data")
     # The benchmarks behind the figures take hours.
     for module, *options in [command for command in _commands(page) if not command[0].startswith("benchmarks.")]:
         if module in ("metarl.evaluate", "metarl.plot"):

@@ -30,8 +30,9 @@ class EvaluationConfig(Checked):
     adaptation on, as many as its own setting says."""
     shots: int | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
-    queries: int = 100
-    """Supervised families: further examples of each task, on which the error or accuracy is measured."""
+    queries: int | None = None
+    """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
+    and in few-shot classification as in training."""
     gradient_steps: int = 4
     """Gradient steps; as many as in training use the training step size, later ones half of it."""
     seed: int = 10_000
@@ -47,9 +48,10 @@ class EvaluationConfig(Checked):
     """Threads; 0 for one per core. The results do not depend on it."""
 
     def check(self) -> None:
-        self.at_least(1, "tasks rollouts queries")
-        if self.shots is not None:
-            self.at_least(1, "shots")
+        self.at_least(1, "tasks rollouts")
+        for name in ("shots", "queries"):
+            if getattr(self, name) is not None:
+                self.at_least(1, name)
         self.at_least(0, "gradient_steps seed threads")
 
 

@@ -156,6 +156,11 @@ BUILT_IN = (
     BuiltIn("regression-2", _REGRESSION, "Supervised: noisy sinusoids and lines.", kwargs={"kinds": 2}),
     BuiltIn("regression-3", _REGRESSION, "Supervised: noisy sinusoids, lines and quadratics.", kwargs={"kinds": 3}),
     BuiltIn("regression-5", _REGRESSION, "Supervised: noisy functions of five kinds.", kwargs={"kinds": 5}),
+    BuiltIn(
+        "few-shot",
+        "metarl.envs.few_shot:FewShotFamily",
+        "Supervised: few-shot classification of images, from any folder of class folders.",
+    ),
 )
 
 

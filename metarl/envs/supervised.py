@@ -48,11 +48,13 @@ class SupervisedFamily(Family):
         num_inputs: Numbers in an input.
         num_outputs: Numbers in a target; for classification the number of classes.
         classes: Whether targets are classes, from 0 to ``num_outputs`` - 1.
+        test_queries: Queries of an evaluation unless it says otherwise; None for as many as in training.
     """
 
     num_inputs: int
     num_outputs: int = 1
     classes: bool = False
+    test_queries: int | None = 100
     measure: Measure = "error"
     defaults = DEFAULTS
 

@@ -13,10 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from metarl.common.errors import UserError
+from metarl.common.lazy import lazy
 from metarl.data import Samples
 from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, inner_loss
+
+
+# Numbers in a task's observations from which on tasks are computed one by one on a CPU.
+_MANY_NUMBERS = 1024
 
 
 class ModulePolicy(DifferentiablePolicy):
@@ -108,7 +113,10 @@ class ModulePolicy(DifferentiablePolicy):
             self._copies.module = copy.deepcopy(self._module)
         module = self._copies.module
         views = self.layout.views(parameters)[: len(self._names)]
-        return torch.func.vmap(single)(dict(zip(self._names, views, strict=True)), observations)
+        # One task at a time is as fast for images, needs less memory, and gives bits that other tasks do not change.
+        one_by_one = observations.device.type == "cpu" and observations[0].numel() >= _MANY_NUMBERS
+        run = torch.func.vmap(single, chunk_size=1 if one_by_one else None)
+        return run(dict(zip(self._names, views, strict=True)), observations)
 
     def inner_gradient(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
@@ -166,18 +174,25 @@ class _AutogradLinearised:
         self._leaf = parameters.detach().requires_grad_()
         self._primal = (policy.outputs(self._leaf, samples.observations), policy.extra(self._leaf))
         self.outputs, self.extra = (value.detach() for value in self._primal)
-        self._cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
-        (self._transposed,) = torch.autograd.grad(self._primal, self._leaf, self._cotangents, create_graph=True)
 
     def pullback(self, d_outputs: Tensor, d_extra: Tensor) -> Tensor:
         return torch.autograd.grad(self._primal, self._leaf, (d_outputs, d_extra), retain_graph=True)[0]
 
     def fisher_product(self, direction: Tensor) -> Tensor:
+        cotangents, transposed = self._transposed
         d_outputs, d_extra = torch.autograd.grad(
-            self._transposed, self._cotangents, direction, retain_graph=True, materialize_grads=True
+            transposed, cotangents, direction, retain_graph=True, materialize_grads=True
         )
         by_outputs, by_extra = self._distribution.fisher(self.outputs, self.extra, d_outputs, d_extra)
         return self.pullback(by_outputs * self._weights, (by_extra * self._weights).sum(1))
+
+    # Built at the first product, so that a plain gradient never pays for it.
+    @lazy
+    @torch.enable_grad()
+    def _transposed(self) -> tuple[tuple[Tensor, ...], Tensor]:
+        """(u, J^T u) with its graph."""
+        cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
+        return cotangents, torch.autograd.grad(self._primal, self._leaf, cotangents, create_graph=True)[0]
 
 
 def _require_stateless(module: nn.Module) -> None:

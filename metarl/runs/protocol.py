@@ -23,7 +23,7 @@ from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
-from metarl.envs import Family, TaskFamily
+from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
 from metarl.runs.build import family_of
@@ -65,7 +65,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
-    size = config.rollouts if isinstance(family, TaskFamily) else config.queries
+    size = config.rollouts if isinstance(family, TaskFamily) else _queries(agent, family, config)
     if isinstance(family, TaskFamily) and config.shots is not None:
         raise UserError(f"shots would do nothing: it is for supervised families, and {family.name} has episodes.")
     with Workers(config.threads) as workers:
@@ -108,6 +108,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
     return result
+
+
+def _queries(agent: Agent, family: Family, config: EvaluationConfig) -> int:
+    assert isinstance(family, SupervisedFamily)
+    assert agent.settings.examples is not None
+    return config.queries or family.test_queries or agent.settings.examples.queries
 
 
 def step_scales(family: Family, settings: Settings, num_steps: int) -> tuple[float, ...]:

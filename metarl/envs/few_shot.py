@@ -1,0 +1,227 @@
+"""Few-shot classification: a task is a choice of classes, each of them a folder of images."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from metarl.common.arrays import IntArray
+from metarl.common.errors import UserError, nearest
+from metarl.envs.family import SPLITS
+from metarl.envs.parameters import flag, positive_whole, whole_between
+from metarl.envs.supervised import Examples, SupervisedFamily
+
+_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_SHARES = {"validation": 0.16, "test": 0.2}
+
+Pixels = NDArray[np.uint8]
+
+
+class FewShotFamily(SupervisedFamily):
+    """Classification of images into N classes that were never seen before, from K examples of each.
+
+    Every folder below ``folder`` that directly holds images is a class; its name is its path from there, such as
+    ``Greek/character01``. A task is N different classes, and the label of an image is its class's place in the task.
+    Shots and queries are images of each class, all of them different.
+
+    An input is an image, resized to ``size`` x ``size`` pixels: [channels * size * size] from 0 to 1, row by row,
+    channel after channel. The images of a class are read when it is first drawn, and stay in memory, a byte a number.
+
+    Args:
+        folder: Folder of the data set; needed as soon as tasks are drawn.
+        ways: N, the number of classes in a task.
+        size: Side of the images, in pixels.
+        channels: 1 for grey images, 3 for colours (red, green, blue).
+        split_file: JSON file with the names of the classes of each split: {"train": [...], "validation": [...],
+            "test": [...]}; a folder of classes stands for all of them. Without it, 16 % of the classes are for
+            validation and 20 % for tests, by chance.
+        split_seed: Seed of that choice; idle with ``split_file``.
+        rotations: Whether the images of a class, turned by 90, 180 and 270 degrees, are three further classes.
+
+    Raises:
+        UserError: If an argument is impossible, or the folder is missing; later, when tasks are drawn, if it holds no
+            classes, a split has fewer than ``ways`` of them, or an image cannot be read.
+
+    Source: Vinyals et al. 2016, section 4.1 (rotations: 4.1.1); Finn et al. 2017, section 5.2 and, for the defaults,
+    appendix A.1 (Omniglot, 5 ways). Shares as of the 100 classes of Ravi & Larochelle 2017.
+    """
+
+    classes = True
+    test_queries = None
+    defaults: Mapping[str, Any] = {
+        "meta_optimiser": "adam",
+        "policy_body": "metarl.policies.convolution:conv4",
+        "shots": 1,
+        "queries": 15,
+        "inner_lr": 0.4,
+        "meta_batch_size": 32,
+        "iterations": 60_000,
+        "log_every": 100,
+        "validate_every": 1_000,
+        "checkpoint_every": 1_000,
+        "threads": 1,
+    }
+
+    def __init__(
+        self,
+        folder: str = "",
+        ways: int = 5,
+        size: int = 28,
+        channels: int = 1,
+        split_file: str = "",
+        split_seed: int = 0,
+        rotations: bool = False,
+    ) -> None:
+        self._ways, self._size = whole_between(2, 2**15)("ways", ways), positive_whole("size", size)
+        if channels not in (1, 3):
+            raise UserError(f"channels must be 1 (grey) or 3 (colours), got {channels!r}.")
+        self._split_seed = whole_between(0, 2**31)("split_seed", split_seed)
+        self._turns = 4 if flag("rotations", rotations) else 1
+        self._folder, self._split_file, self._channels = str(folder), str(split_file), int(channels)
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"folder must be a folder of images, and there is no folder {str(folder)!r}.")
+        self.num_outputs, self.num_inputs = self._ways, self._channels * self._size**2
+        self._pixels: dict[int, Pixels] = {}
+
+    @cached_property
+    def task_space(self) -> spaces.MultiDiscrete:  # type: ignore[override]
+        """Numbers of the classes, [ways]; with rotations, class c turned k times by 90 degrees has the number 4 c + k.
+
+        Raises:
+            UserError: If the folder holds no classes, or too few for a split.
+        """
+        return spaces.MultiDiscrete(np.full(self._ways, self._turns * len(self._splits_and_names[1])))
+
+    def split_classes(self, split: str) -> list[str]:
+        """Names of the classes that tasks of a split consist of, in alphabetical order.
+
+        Args:
+            split: "train", "validation" or "test".
+        """
+        splits, names = self._splits_and_names
+        return [names[number] for number in splits[split]]
+
+    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> IntArray:
+        numbers = self._turns * self._splits_and_names[0][split][:, None] + np.arange(self._turns)
+        return np.stack([rng.choice(numbers.ravel(), self._ways, replace=False) for _ in range(n)])
+
+    def check_task(self, task: Any) -> None:
+        super().check_task(task)
+        if len(set(task)) < len(task):
+            raise UserError(f"{task} is no task of {self.name}: its classes must differ.")
+
+    def describe_task(self, task: Any) -> str:
+        names = self._splits_and_names[1]
+        turned = [divmod(int(number), self._turns) for number in task]
+        return ", ".join(names[number] + (f" turned by {90 * turns}°" if turns else "") for number, turns in turned)
+
+    def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[NDArray[Any], IntArray]:
+        """Draws n different images of each class, class by class: [ways * n, input], and their labels [ways * n].
+
+        Raises:
+            UserError: If a class holds fewer than n images, or one of them cannot be read.
+        """
+        images = np.concatenate([self._drawn(int(number), n, rng) for number in task])
+        return images.reshape(len(images), -1).astype(np.float32) / 255, np.repeat(np.arange(self._ways), n)
+
+    def draw_sets(self, task: Any, shots: int, queries: int, rng: np.random.Generator) -> tuple[Examples, Examples]:
+        n = shots + queries
+        examples = self.checked(*self.draw(task, n, rng), self._ways * n)
+        is_support = np.tile(np.arange(n) < shots, self._ways)
+        support, query = (Examples(*(part[rows] for part in examples)) for rows in (is_support, ~is_support))
+        return support, query
+
+    def _drawn(self, number: int, n: int, rng: np.random.Generator) -> Pixels:
+        """N different images of one class, [image, channel, row, column]."""
+        base, turns = divmod(number, self._turns)
+        if base not in self._pixels:
+            self._pixels[base] = self._read(base)
+        pixels = self._pixels[base]
+        if len(pixels) < n:
+            raise UserError(
+                f"class {self._splits_and_names[1][base]} of {self._folder} holds {len(pixels)} images, and shots and "
+                f"queries need {n}: take fewer of them, or leave the class out of the split_file."
+            )
+        # Copied, because a turned image is a view with another order in memory.
+        return np.ascontiguousarray(np.rot90(pixels[rng.permutation(len(pixels))[:n]], turns, axes=(2, 3)))
+
+    def _read(self, base: int) -> Pixels:
+        """All images of a class, [image, channel, row, column]."""
+        from PIL import Image
+
+        folder = Path(self._folder, self._splits_and_names[1][base])
+        pixels = []
+        for path in _images(folder, os.listdir(folder)):
+            try:
+                with Image.open(path) as image:
+                    # Converted first: an image of one bit or of a palette cannot be resized smoothly.
+                    converted = image.convert("L" if self._channels == 1 else "RGB")
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise UserError(f"cannot read the image {path}: {error}.") from error
+            resized = np.asarray(converted.resize((self._size, self._size), Image.Resampling.LANCZOS))
+            pixels.append(resized.reshape(self._size, self._size, self._channels).transpose(2, 0, 1))
+        return np.stack(pixels)
+
+    @cached_property
+    def _splits_and_names(self) -> tuple[dict[str, IntArray], list[str]]:
+        """Numbers of the classes of each split, and the names of all classes."""
+        if not self._folder:
+            raise UserError(f"{self.name} needs a folder of images: give its path in env_kwargs, as folder.")
+        names = sorted(
+            Path(parent).relative_to(self._folder).as_posix()
+            for parent, _, files in os.walk(self._folder)
+            if parent != self._folder and _images(Path(parent), files)
+        )
+        if not names:
+            raise UserError(f"there are no classes in {self._folder}: a class is a folder in it that holds images.")
+        splits = self._chosen_splits(names) if self._split_file else self._random_splits(len(names))
+        for split, numbers in splits.items():
+            if self._turns * len(numbers) < self._ways:
+                raise UserError(
+                    f"the {split} split of {self._folder} has {self._turns * len(numbers)} classes, and a task needs "
+                    f"{self._ways}: lower ways, or choose the classes of each split with split_file."
+                )
+        return splits, names
+
+    def _random_splits(self, num_classes: int) -> dict[str, IntArray]:
+        order = np.random.default_rng(self._split_seed).permutation(num_classes)
+        validation, test = (round(share * num_classes) for share in _SHARES.values())
+        parts = order[validation + test :], order[:validation], order[validation : validation + test]
+        return {split: np.sort(part) for split, part in zip(SPLITS, parts, strict=True)}
+
+    def _chosen_splits(self, names: Sequence[str]) -> dict[str, IntArray]:
+        try:
+            chosen = json.loads(Path(self._split_file).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {self._split_file}: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise UserError(f"{self._split_file} is not JSON: {error}.") from error
+        if not isinstance(chosen, dict) or not all(isinstance(chosen.get(split), list) for split in SPLITS):
+            example = '{"train": [...], "validation": [...], "test": [...]}'
+            raise UserError(f"{self._split_file} must be JSON such as {example}.")
+        split_of = dict[int, str]()
+        for split in SPLITS:
+            for name in chosen[split]:
+                members = [number for number, known in enumerate(names) if f"{known}/".startswith(f"{name}/")]
+                if not members:
+                    raise UserError(
+                        f"{self._split_file} names the class {name!r}, which {self._folder} does not hold."
+                        f"{nearest(str(name), names)}"
+                    )
+                for number in members:
+                    if number in split_of:
+                        both = f"{split_of[number]}, {split}"
+                        raise UserError(f"{self._split_file} names the class {names[number]!r} twice: {both}.")
+                    split_of[number] = split
+        return {split: np.array([n for n in sorted(split_of) if split_of[n] == split], int) for split in SPLITS}
+
+
+def _images(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Paths of the images among the files of a folder, in alphabetical order."""
+    return [folder / name for name in sorted(names) if name.lower().endswith(_ENDINGS) and not name.startswith(".")]

@@ -1,0 +1,90 @@
+"""Few-shot classification from training to figures."""
+
+import numpy as np
+import pytest
+from images import write_digits, write_patterns
+from tiny_runs import assert_same_run, numbers
+
+from metarl import AnalysisConfig, Config, EvaluationConfig, UserError, analyze, evaluate, plot, train
+
+SMALL = {
+    "queries": 5,
+    "meta_batch_size": 4,
+    "log_every": 1,
+    "validate_every": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def patterns(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("patterns")
+    write_patterns(folder)
+    return {"folder": str(folder), "ways": 3, "size": 8}
+
+
+def small(folder, arguments, **settings):
+    return Config(
+        **{"env": "few-shot", "algo": "maml", "env_kwargs": arguments, "run_dir": folder, **SMALL, **settings}
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """MAML on scikit-learn's digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits = {**write_digits(folder), "rotations": True}
+    train(small(folder / "run", digits, iterations=40, adam={"lr": 0.003}, validate_every=40, validation_tasks=10))
+    return folder / "run"
+
+
+def test_defaults_are_those_of_omniglot():
+    resolved = Config(env="few-shot", algo="maml").resolve()
+    assert (resolved.inner.inner_lr, resolved.meta.meta_batch_size, resolved.meta.meta_optimiser) == (0.4, 32, "adam")
+    assert resolved.policy.policy_body == "metarl.policies.convolution:conv4"
+    assert (resolved.examples.shots, resolved.examples.queries) == (1, 15)
+
+
+def test_a_missing_folder_is_told_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match="few-shot needs a folder of images"):
+        train(Config(env="few-shot", algo="maml", run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_digits_are_told_apart_after_one_example_of_each(run):
+    result = evaluate(run, EvaluationConfig(tasks=100, gradient_steps=2))
+    assert (result.measure, result.shots, result.rollouts) == ("accuracy", 1, 5)
+    assert result.returns.shape == (100, 3)
+    # Chance is a third; before adaptation nothing tells the classes apart.
+    assert abs(result.mean[0] - 1 / 3) < 0.1
+    assert result.mean[1] - result.interval[1] > max(0.5, result.references.random_initialisation[1])
+    deviation = result.returns.std(0, ddof=1) / 10
+    np.testing.assert_allclose(result.interval, 1.96 * deviation, rtol=0.02)
+    assert "validation_post_adaptation_accuracy" in numbers(run)[-1]
+
+
+def test_figures_and_analysis(run, tmp_path):
+    evaluate(run, EvaluationConfig(tasks=4, gradient_steps=1))
+    assert plot(run, tmp_path / "steps.png").stat().st_size > 10_000
+    analysis = analyze(run, AnalysisConfig(tasks=3, rollouts=4, embedding_tasks=5, output=tmp_path))
+    assert analysis.measure == "accuracy"
+    with pytest.raises(UserError, match="needs a regression family"):
+        plot(run, tmp_path / "no.png", x="input")
+
+
+def test_results_do_not_depend_on_the_threads(patterns, tmp_path):
+    for threads in (1, 2):
+        train(small(tmp_path / str(threads), patterns, iterations=3, threads=threads))
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.parametrize("algo", ["fomaml", "l2f", "anil", "meta-sgd", "mamlpp"])
+def test_rules_learn_from_images(patterns, algo, tmp_path):
+    train(small(tmp_path, patterns, algo=algo, iterations=2))
+    rows = numbers(tmp_path)
+    assert [row["outcome"] for row in rows] == ["updated"] * 2
+    assert all(0 <= float(row["post_adaptation_accuracy"]) <= 1 for row in rows)
+
+
+def test_modulation_needs_the_built_in_network(patterns, tmp_path):
+    with pytest.raises(UserError, match="mumomaml modulates hidden units: it needs the built-in network"):
+        train(small(tmp_path, patterns, algo="mumomaml", iterations=1))
