@@ -96,6 +96,13 @@ EXPERIMENTS = {
         seeds=(0,),
         note="What modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
+    "sinusoid-l2f": Experiment(
+        "sinusoid-l2f",
+        {name: f"--algo {name} --shots 5 --num-inner-steps 2" for name in ("maml", "l2f", "mamlpp")},
+        "--tasks 1000 --gradient-steps 10",
+        seeds=(0, 1, 2, 3, 4),
+        note="Regression of sinusoids from 5 points, as in L2F's table 7, trained with two inner steps.",
+    ),
     "navigation": Experiment(
         "navigation",
         {
@@ -160,8 +167,8 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """algorithms-navigation, algorithms-navigation-bimodal, mumomaml-step-size, navigation, navigation-curvature,
-    cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
+    """algorithms-navigation, algorithms-navigation-bimodal, mumomaml-step-size, sinusoid-l2f, navigation,
+    navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
     summary: bool = False
     """Only summarise the results in benchmarks/results."""
     jobs: int = 2
@@ -216,7 +223,8 @@ def summarise(experiment: Experiment, results: Path) -> None:
         "variants": {name: _training(experiment, name, of_name) for name, of_name in runs.items()},
     }
     paths = [run.path for of_name in runs.values() for run in of_name]
-    plot_runs(paths, results / "training.png", "env-steps")
+    in_environments = next(iter(runs.values()))[0].measure == "return"
+    plot_runs(paths, results / "training.png", "env-steps" if in_environments else "iteration")
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, {name: [run.evaluated() for run in of_name] for name, of_name in runs.items()})
@@ -235,7 +243,7 @@ def summarise(experiment: Experiment, results: Path) -> None:
 
 
 def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[str, Any]:
-    """Cost of a variant's runs, and returns of their first and last ten iterations."""
+    """Cost of a variant's runs, and what they measured in the first and last ten rows of their progress."""
     env_steps = [run.progress.get("env_steps", np.array([])) for run in runs]
     return {
         "command": "python " + " ".join(_train_command(experiment, name, 0)[:-1]) + " SEED",
@@ -243,17 +251,17 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
         "commits": [run.config["metarl"]["commit"] for run in runs],
         "trained_with": runs[0].config["metarl"],
         "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
-        "iterations": [len(steps) for steps in env_steps],
-        "first_ten_last_ten_standard_error": [_first_and_last(run.progress) for run in runs if run.progress],
+        "iterations": [int(run.progress["iteration"][-1]) if run.progress else 0 for run in runs],
+        "first_ten_last_ten_standard_error": [_first_and_last(run) for run in runs if run.progress],
     }
 
 
-def _first_and_last(progress: dict[str, np.ndarray]) -> list[float]:
-    """Mean return of the first and of the last ten iterations, and the standard error of their difference.
+def _first_and_last(run: StoredRun) -> list[float]:
+    """Mean of the first and of the last ten rows, and the standard error of their difference.
 
-    Returns are measured after adaptation; if training does not adapt, they are those of the trained policy.
+    Rows hold what was measured after adaptation; if training does not adapt, it is that of the trained policy.
     """
-    values = progress.get("post_adaptation_return", progress["pre_adaptation_return"])
+    values = run.progress.get(f"post_adaptation_{run.measure}", run.progress[f"pre_adaptation_{run.measure}"])
     first, last = values[:10], values[-10:]
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
     return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]
@@ -263,14 +271,16 @@ def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evalua
     """Adds returns after each gradient step, and differences from the first variant, paired by seed and task."""
     returns = {name: np.array([seed.returns for seed in of_name]) for name, of_name in evaluations.items()}
     reference = next(iter(returns))
+    summary["measure"] = evaluations[reference][0].measure
+    sign, decimals = (-1, 5) if summary["measure"] == "error" else (1, 3)
     for name, values in returns.items():
         entry, estimate = summary["variants"][name], aggregate(values)
         entry["evaluated_with"] = evaluations[name][0].metarl
-        entry["per_seed"] = values.mean(1).round(3).tolist()
-        entry["mean"] = estimate.mean.round(3).tolist()
-        entry["share_made_worse"] = share_made_worse(values).mean(0).round(4).tolist()
+        entry["per_seed"] = values.mean(1).round(decimals).tolist()
+        entry["mean"] = estimate.mean.round(decimals).tolist()
+        entry["share_made_worse"] = share_made_worse(sign * values).mean(0).round(4).tolist()
         if len(values) >= MIN_SEEDS_FOR_INTERVAL and estimate.half_width is not None:
-            entry["interval"] = estimate.half_width.round(3).tolist()
+            entry["interval"] = estimate.half_width.round(decimals).tolist()
         if groups := _by_task(evaluations[name]):
             entry["by_task"] = groups
         seeds = summary["variants"][reference]["seeds"]
@@ -279,11 +289,14 @@ def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evalua
             if not all(np.array_equal(other, tasks[0]) for other in tasks):
                 sys.exit(f"error: {name} and {reference} were evaluated on different tasks; evaluate them again.")
             other = returns[reference][[seeds.index(seed) for seed in entry["seeds"]]]
+            difference = paired_difference(values, other)
             entry["difference"] = {
                 "from": reference,
-                "per_seed": (values - other).mean(1).round(3).tolist(),
-                "mean": paired_difference(values, other).mean.round(3).tolist(),
+                "per_seed": (values - other).mean(1).round(decimals).tolist(),
+                "mean": difference.mean.round(decimals).tolist(),
             }
+            if len(values) >= MIN_SEEDS_FOR_INTERVAL and difference.half_width is not None:
+                entry["difference"]["interval"] = difference.half_width.round(decimals).tolist()
     summary["references"] = plain(evaluations[reference][0].references)
     if "oracle" in returns:
         _add_share_of_the_gap(summary)
@@ -306,14 +319,20 @@ def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
 def _evaluation_markdown(summary: dict[str, Any]) -> str:
     steps = range(len(summary["references"]["random_initialisation"]))
     header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
+    in_environments = summary["measure"] == "return"
+    decimals = 2 if in_environments else 4
 
     def cells(entry: dict[str, Any], sign: str = "") -> str:
-        means, seeds = entry["mean"], entry["per_seed"]
+        means, seeds, interval = entry["mean"], entry["per_seed"], entry.get("interval")
+        widths = [f" ± {width:.{decimals}f}" for width in interval] if interval else [""] * len(means)
         return " | ".join(
-            f"{means[k]:{sign}.2f} ({', '.join(f'{seed[k]:{sign}.2f}' for seed in seeds)})" for k in steps
+            f"{means[k]:{sign}.{decimals}f}{widths[k]} ({', '.join(f'{seed[k]:{sign}.{decimals}f}' for seed in seeds)})"
+            for k in steps
         )
 
-    lines = ["Return after k gradient steps, on fresh episodes: mean over seeds (every seed).", ""]
+    what = "Return after k gradient steps, on fresh episodes" if in_environments else "Error after k gradient steps"
+    interval = any("interval" in entry for entry in summary["variants"].values())
+    lines = [f"{what}: mean over seeds{' ± 95 % t interval over seeds' if interval else ''} (every seed).", ""]
     lines += [f"| variant | seeds | {header}"]
     for name, entry in summary["variants"].items():
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
@@ -321,15 +340,17 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
             lines.append(f"| {name}: {task} | | " + " | ".join(f"{value:.2f}" for value in means) + " |")
     random = " | ".join(f"{value:.2f}" for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
-    standstill = f"{summary['references']['standstill']:.2f}"
-    lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
+    if summary["references"]["standstill"] is not None:
+        standstill = f"{summary['references']['standstill']:.2f}"
+        lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
     gaps = {n: e[_GAP] for n, e in summary["variants"].items() if _GAP in e}
     if gaps:
         lines += ["", "Share of the gap from standing still to the oracle's step 0 that is closed after one step: "]
         lines[-1] += ", ".join(f"{name} {share:.0%}" for name, share in gaps.items()) + "."
     paired = {name: e["difference"] for name, e in summary["variants"].items() if "difference" in e}
     if paired:
-        lines += ["", "Paired differences on the same tasks and seeds; positive is better.", ""]
+        better = "negative" if summary["measure"] == "error" else "positive"
+        lines += ["", f"Paired differences on the same tasks and seeds; {better} is better.", ""]
         lines += [f"| variant | from | {header}"]
         lines += [f"| {name} | {entry['from']} | {cells(entry, '+')} |" for name, entry in paired.items()]
     return "\n".join(lines) + "\n\n"
@@ -337,7 +358,8 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
 
 def _training_markdown(summary: dict[str, Any]) -> str:
     lines = [
-        "Training: mean post-adaptation return of the first and the last ten iterations (pooled standard error).",
+        "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
+        "difference).",
         "",
         "| variant | iterations | environment steps | each seed | commits |",
         "|---|---|---|---|---|",

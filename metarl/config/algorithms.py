@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from metarl.common.errors import UserError, nearest
 from metarl.config.checked import Checked, hints
+from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.own import own_row, own_title
 
 
@@ -301,6 +302,12 @@ def stored_trainer(config: Mapping[str, Any]) -> str:
     return str((config.get("baseline") or {"trainer": "ppo"})["trainer"])
 
 
+def _trainer_title(config: Mapping[str, Any]) -> str:
+    if stored_trainer(config) == "ppo":
+        return "PPO"
+    return META_OPTIMISERS[config.get("meta_optimiser") or "trpo"].title
+
+
 def run_title(config: Mapping[str, Any]) -> str:
     """Name of a run in plots and tables: its algorithm, a baseline's trainer, plus L2F if it is added on top.
 
@@ -315,6 +322,4 @@ def run_title(config: Mapping[str, Any]) -> str:
         # MAML with L2F on top is the algorithm l2f, which has a title of its own.
         titles = [other.title for other in ALGORITHMS.values() if other.attenuated and other.rule == algorithm.rule]
         return titles[0] if titles else f"{algorithm.title} + L2F"
-    return (
-        f"{algorithm.title} ({stored_trainer(config).upper()})" if algorithm.training == "baseline" else algorithm.title
-    )
+    return f"{algorithm.title} ({_trainer_title(config)})" if algorithm.training == "baseline" else algorithm.title

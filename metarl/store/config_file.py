@@ -67,6 +67,10 @@ def read_config(path: Path) -> Config:
         stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
         if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
             stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
+        if stored.get("l2f"):
+            # Before this was a choice, the meta-gradient went through the embedding.
+            before = "through" if stored["l2f"].get("conditioning") == "task" else "stop"
+            stored["l2f"] = {"embedding_gradient": before, **stored["l2f"]}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))
     except UserError as error:
