@@ -78,7 +78,7 @@ def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     """The same inner loop with its tensors on ``device``."""
     queries = [query.to(device) for query in loop.queries]
     # Stages that reuse rollouts share one support object; move it only once.
-    moved = {id(support): replace(support, rollouts=support.rollouts.to(device)) for support in loop.supports}
+    moved = {id(support): replace(support, data=support.data.to(device)) for support in loop.supports}
     supports = [moved[id(support)] for support in loop.supports]
     return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
 
