@@ -19,7 +19,6 @@ from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
 from metarl.policies.distributions import Distribution
 from metarl.policies.losses import InnerLoss, inner_loss
 
-
 # Numbers in a task's observations from which on tasks are computed one by one on a CPU.
 _MANY_NUMBERS = 1024
 
