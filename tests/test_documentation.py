@@ -123,12 +123,7 @@ HOLDS = {
 @_pages_with(_programs)
 def test_every_documented_program_runs(page, folder, monkeypatch):
     small = {"hidden_sizes": (8,)} if page.name == "supervised.md" else {**TINY, "horizon": 5}
-    make = Config
-
-    def make_small(**settings):
-        return make(**{**settings, **small, "iterations": 1})
-
-    monkeypatch.setattr(metarl, "Config", make_small)
+    monkeypatch.setattr(metarl, "Config", functools.partial(Config, **small, iterations=1))
     few = metarl.EvaluationConfig(tasks=2, rollouts=2)
     monkeypatch.setattr(metarl, "evaluate", functools.partial(metarl.evaluate, config=few))
     (program,) = _programs(page)

@@ -271,5 +271,5 @@ def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
 
 
 def test_what_is_no_family_is_told():
-    with pytest.raises(UserError, match=r"must be an instance of a subclass of metarl.TaskFamily, got <class"):
+    with pytest.raises(UserError, match=r"must be an instance of a subclass of .*SupervisedFamily, got <class"):
         check_task_family(Sound)

@@ -444,7 +444,7 @@ def test_the_sweep_is_told_and_drawn(swept, tmp_path):
     ] + [f"{gap.share[2]:.1%}"]  # fmt: skip
     assert "from standing still" in printed
     assert tmp_path / "gamma_sweep.png" in draw(swept, tmp_path)
-    figure, reading = _draw_gamma_sweep(swept.gamma_sweep)
+    figure, reading = _draw_gamma_sweep(swept.gamma_sweep, "return")
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
     np.testing.assert_array_equal(lines["network"], swept.gamma_sweep.returns.mean[2])
     assert f"network {gap.share[2]:.1%}" in reading

@@ -1,5 +1,6 @@
 import csv
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from metarl import L2FConfig, ProMPConfig
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
-from metarl.reports.curves import draw_env_steps, draw_gradient_steps, plot_runs
+from metarl.reports.curves import draw_gradient_steps, draw_training, plot_runs
 from metarl.reports.labels import group_runs
 from metarl.store.runs import read_run
 
@@ -232,10 +233,10 @@ def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_i
     assert legend(figure)[:2] == ["MAML 2 seeds, no interval", "L2F 1 seed, no interval"]
     assert "ANIL 1 seed, no interval" in legend(figure)
     assert "not the same for all runs" not in figure.get_supxlabel()
-    assert len(draw_env_steps(groups_of(*folders)).axes) == 4
+    assert len(draw_training(groups_of(*folders), "env-steps").axes) == 4
 
 
-@pytest.mark.parametrize("draw", [draw_gradient_steps, draw_env_steps])
+@pytest.mark.parametrize("draw", [draw_gradient_steps, partial(draw_training, x="env-steps")])
 def test_sixteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
     for name, settings in EVERYTHING.items():
         make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
@@ -362,7 +363,7 @@ def test_caption_tells_a_changed_checkout_and_invents_no_commit(tmp_path, commit
 
 def test_env_steps_curve_shows_what_was_measured(tmp_path):
     folders = [make_run(tmp_path / str(seed), seed=seed) for seed in range(2)]
-    before, after = draw_env_steps(groups_of(*folders)).axes
+    before, after = draw_training(groups_of(*folders), "env-steps").axes
     assert [ax.get_title(loc="left") for ax in (before, after)] == [
         "navigation, before adaptation", "navigation, after adaptation",
     ]  # fmt: skip
@@ -376,7 +377,7 @@ def test_seeds_of_different_length_are_averaged_as_far_as_all_go(tmp_path):
     first, second = (make_run(tmp_path / str(seed), seed=seed) for seed in range(2))
     text = (second / "progress.csv").read_text().splitlines()
     (second / "progress.csv").write_text("\n".join(text[:2]) + "\n")
-    figure = draw_env_steps(groups_of(first, second))
+    figure = draw_training(groups_of(first, second), "env-steps")
     assert [len(bold(ax)[0].get_xdata()) for ax in figure.axes] == [1, 1]
     figure.savefig(tmp_path / "one point.png")  # markers are placed by then
 
@@ -508,9 +509,9 @@ def without_adaptation(folder):
 
 def test_training_that_adapts_nothing_is_drawn_before_adaptation_alone(tmp_path):
     maml, ppo = make_run(tmp_path / "maml"), without_adaptation(make_run(tmp_path / "ppo", algo="pretrain"))
-    figure = draw_env_steps(groups_of(maml, ppo))
+    figure = draw_training(groups_of(maml, ppo), "env-steps")
     assert [[line.get_label() for line in bold(ax)] for ax in figure.axes] == [["MAML", "pretrained (PPO)"], ["MAML"]]
-    (before,) = draw_env_steps(groups_of(ppo)).axes
+    (before,) = draw_training(groups_of(ppo), "env-steps").axes
     assert before.get_title(loc="left") == "navigation, before adaptation"
     np.testing.assert_allclose(bold(before)[0].get_ydata(), [-40, -41, -42])
 
