@@ -56,7 +56,8 @@ def registered():
     registry._registered.update(before)
 
 
-@pytest.mark.parametrize("name", family_names())
+# Few-shot classification needs a folder of images; its own tests check it on one.
+@pytest.mark.parametrize("name", [name for name in family_names() if name != "few-shot"])
 def test_every_built_in_family_passes_its_own_check(name):
     check_task_family(get_family(name))
 
