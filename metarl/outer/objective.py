@@ -131,8 +131,11 @@ class _Chunk:
     @lazy
     def _linearised(self) -> list[Linearised]:
         """The policies that the divergence counts, linearised on the rows that enter the products."""
-        rows = self._fisher_rows
-        return self._linearise([data if rows is None else data.subset(rows) for data in self._data])
+        rows, size = self._fisher_rows, self._queries[-1].num_rows
+        if rows is None:
+            return self._linearise(self._data)
+        # The rows are numbers of query rows; a support with another number of episodes enters as a whole.
+        return self._linearise([data.subset(rows) if data.num_rows == size else data for data in self._data])
 
     def _linearise(self, data: Sequence[Samples]) -> list[Linearised]:
         return [self._policy.linearise(p, rows) for p, rows in zip(self._adaptation.outputs, data, strict=True)]

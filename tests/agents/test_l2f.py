@@ -361,3 +361,15 @@ def test_start_kl_adds_the_unattenuated_policys_divergence_to_the_trust_region()
 def test_start_kl_is_for_the_trust_region():
     with pytest.raises(UserError, match="needs meta_optimiser trpo"):
         Config(algo="l2f", l2f={"start_kl": 1.0}, meta_optimiser="promp")
+
+
+def test_start_kl_counts_all_rows_of_a_support_with_fewer_episodes_than_the_queries():
+    options = {"embedding": "gru", "attenuation_rollouts": "fresh", "start_kl": 0.7}
+    rule, meta = build(**options)
+    loop, rows = problems.run(rule, meta), torch.arange(problems.ROLLOUTS * problems.TIME)
+    assert loop.supports[0].samples.num_rows < len(rows)
+    direction = torch.linspace(-1, 1, len(meta)).double()
+    with Workers(1) as workers:
+        some, every = MetaObjective(loop, workers, fisher_rows=rows), MetaObjective(loop, workers)
+        product, expected = some.fisher_product(direction), every.fisher_product(direction)
+    torch.testing.assert_close(product, expected, rtol=1e-12, atol=1e-15)
