@@ -95,9 +95,8 @@ class L2F(WrappedAdaptation):
         if self._encoder:
             parts.append(self._encoder.initial(generator))
         if self._options.normalise_embedding:
-            parts += [
-                torch.zeros(2 * self._embedding_size)
-            ]  # Mean and variance; variance 0 marks that there are no data yet.
+            # Mean and variance; variance 0 marks that there are no data yet.
+            parts.append(torch.zeros(2 * self._embedding_size))
         return torch.cat(parts)
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:

@@ -152,8 +152,8 @@ class BaselineConfig(Checked):
     prefix = "baseline."
 
     trainer: Literal["trpo", "ppo"] = "trpo"
-    """Our TRPO on all tasks at once, which is the meta-step without inner steps, as in MAML's paper (trpo); or
-    Stable-Baselines3's PPO (ppo)."""
+    """Our TRPO on all tasks at once, which is the meta-step without inner steps, as in MAML's paper (trpo; supervised
+    families take their own meta-optimiser); or Stable-Baselines3's PPO (ppo)."""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,11 @@ class Family(ABC):
             ) from None
 
     @property
+    def sign(self) -> int:
+        """1 if a larger ``measure`` is better, -1 if a smaller one is."""
+        return -1 if self.measure == "error" else 1
+
+    @property
     def finite_tasks(self) -> NDArray[Any] | None:
         """All tasks, [number of tasks, *task shape], if they are few and every split has all of them; else None.
 

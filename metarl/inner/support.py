@@ -180,6 +180,8 @@ class SupervisedSupport(_LossSupport):
 
     def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
         """The examples as one trajectory: input, target (one-hot if it is a class), and 0 in place of the reward."""
+        if count > 1:
+            raise UserError(f"the rule reads {count} trajectories of each task, and supervised tasks have only one.")
         inputs, targets = self.data.inputs[:, None], self.data.targets[:, None]
         features = self._with_targets(inputs, targets, inputs.new_zeros(inputs.shape[:3]))
         return features, torch.full(features.shape[:2], features.shape[2], device=inputs.device)

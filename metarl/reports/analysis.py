@@ -229,7 +229,7 @@ def _gamma_sweep(
     others = [point for point in np.ndindex(2, len(tensors), len(GAMMAS)) if GAMMAS[point[2]] != 1]
     for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False):
         halves[half, :, part, index] = returns(tensors[part], GAMMAS[index], half)
-    sign = -1 if agent.family.measure == "error" else 1
+    sign = agent.family.sign
     chosen, best = best_on_the_other_half(sign * halves)
     best = sign * best
     gain = difference_over_tasks(sign * (best - own.mean(0)[:, None]), loops.independent)

@@ -48,8 +48,8 @@ def draw_functions(agent: Agent) -> Figure:
         true = family.function(task, x)
         if true is not None:
             ax.plot(x, true, color="black", linewidth=1.2, linestyle=(0, (4, 2)), label="true function")
+        mode = int(family.modes(tasks[number : number + 1])[0])
         for steps, colour in zip(_STEPS, _COLOURS, strict=True):
-            mode = int(family.modes(tasks[number : number + 1])[0])
             fitted = agent.fit(support.inputs, support.targets, steps, mode)
             ax.plot(x, fitted.predict(x), color=colour, linewidth=1.8, label=_in_words(steps))
         ax.plot(*support, "o", color="black", markersize=5, label="support points", zorder=5)

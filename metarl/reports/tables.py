@@ -21,7 +21,7 @@ _SHOWN_NUMBERS = 12
 def evaluation_table(result: Evaluation) -> str:
     """An evaluation as text: a row for each step of adaptation, with the references in further columns."""
     none = [np.nan] * len(result.mean)
-    decimals = 2 if result.measure == "return" else 4
+    decimals = _decimals(result)
     interval = _column(none if result.interval is None else result.interval, decimals)
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
@@ -46,6 +46,11 @@ def evaluation_table(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def _decimals(result: Evaluation | Analysis) -> int:
+    """Digits after the point: errors and accuracies are about 1, returns larger."""
+    return 2 if result.measure == "return" else 4
+
+
 def _data(result: Evaluation) -> str:
     if result.shots is None:
         return f"{result.rollouts} episodes"
@@ -55,7 +60,7 @@ def _data(result: Evaluation) -> str:
 def analysis_table(result: Analysis) -> str:
     """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
     run, settings, returns = result.config, result.settings, result.returns.mean(axis=0)
-    decimals = 2 if result.measure == "return" else 4
+    decimals = _decimals(result)
     head = [
         f"{run_title(run)} on {run['env']}: "
         f"{tasks_in_words(result.tasks, result.finite)}, "
@@ -126,7 +131,7 @@ def _table_of_freezing(result: Analysis) -> list[str]:
     if freezing is None:
         return []
     interval = np.full_like(freezing.difference, np.nan) if freezing.interval is None else freezing.interval
-    decimals = 2 if result.measure == "return" else 4
+    decimals = _decimals(result)
     columns = [_column(values, decimals) for values in (freezing.returns.mean, freezing.difference, interval)]
     lines = [
         "",

@@ -66,8 +66,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
     size = config.rollouts if isinstance(family, TaskFamily) else _queries(agent, family, config)
-    if isinstance(family, TaskFamily) and config.shots is not None:
-        raise UserError(f"shots would do nothing: it is for supervised families, and {family.name} has episodes.")
+    for name in ("shots", "queries"):
+        if isinstance(family, TaskFamily) and getattr(config, name) is not None:
+            raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
     with Workers(config.threads) as workers:
         settings = agent.settings.measured_on(size, config.shots)
         protocol = _Protocol(settings, config, family, tasks, workers, device)
@@ -96,7 +97,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         mean=estimate.mean,
         # A finite family repeats its tasks. Repeats are not independent, so an interval over them would be too narrow.
         interval=estimate.half_width if finite is None else None,
-        share_made_worse=share_made_worse(-returns if family.measure == "error" else returns) if rule.adapted else None,
+        share_made_worse=share_made_worse(family.sign * returns) if rule.adapted else None,
         modulated=None if measured.modulated is None else float(measured.modulated.mean()),
         env_steps=measured.env_steps,
         references=References(standstill, random_returns.mean(0).astype(np.float64)),

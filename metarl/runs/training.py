@@ -197,9 +197,8 @@ class Trainer:
             speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
             with timed("logging"):
                 log.write({"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row})
-        better = -1 if self._family.measure == "error" else 1
-        if isinstance(validation, float) and better * validation > state.best_return:
-            new = replace(new, best_return=better * validation)
+        if isinstance(validation, float) and self._family.sign * validation > state.best_return:
+            new = replace(new, best_return=self._family.sign * validation)
             with timed("checkpoint"):
                 save_checkpoint(self._config, "best", new)
         return new

@@ -7,7 +7,7 @@ import torch
 from problems import ACTIONS, HIDDEN, MODES, OBSERVATION, TASKS, initial, make_rule
 from torch import Tensor
 
-from metarl import get_family
+from metarl import UserError, get_family
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.config.settings import ExampleSettings
@@ -140,6 +140,8 @@ def test_embedding_reads_the_pairs():
     assert torch.equal(features[:, 0, :, OBSERVATION:-1].argmax(-1), support.data.targets)
     assert not features[..., -1].any()
     assert lengths.tolist() == [[EXAMPLES]] * TASKS
+    with pytest.raises(UserError, match="reads 2 trajectories of each task, and supervised tasks have only one"):
+        support.trajectories(2)
 
 
 def test_examples_depend_on_seed_and_task_number_alone():

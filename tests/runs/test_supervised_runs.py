@@ -2,9 +2,10 @@
 
 import json
 
+import gymnasium
 import numpy as np
 import pytest
-from tiny_runs import assert_same_run, final_parameters, numbers
+from tiny_runs import assert_same_run, final_parameters, numbers, stored_progress
 
 from metarl import AnalysisConfig, Config, EvaluationConfig, UserError, analyze, evaluate, load, plot, train
 from metarl.reports.tables import evaluation_table
@@ -57,9 +58,7 @@ def test_results_do_not_depend_on_the_threads(tmp_path):
 def test_best_checkpoint_has_the_lowest_error(tmp_path):
     train(small(tmp_path, validate_every=1, log_every=1))
     errors = [float(row["validation_post_adaptation_error"]) for row in numbers(tmp_path)]
-    from metarl.store.checkpoints import load_checkpoint
-
-    best = load_checkpoint(small(tmp_path), "best")
+    best = stored_progress(tmp_path, "best")
     assert best.iteration == 1 + int(np.argmin(errors))
     assert best.best_return == -min(errors)
 
@@ -127,12 +126,19 @@ def test_settings_without_effect_are_refused(settings, message):
 
 
 def test_an_agent_of_functions_does_not_act_and_one_that_acts_does_not_fit(run, tmp_path):
-    import gymnasium
-
     with pytest.raises(UserError, match="supervised family without environments"):
         load(run).adapt(gymnasium.make("CartPole-v1"))
     train(Config(algo="random", run_dir=tmp_path, hidden_sizes=(4,)))
     with pytest.raises(UserError, match="acts in environments of navigation"):
         load(tmp_path).fit([[0.0]], [[0.0]])
-    with pytest.raises(UserError, match="shots would do nothing"):
-        evaluate(tmp_path, EvaluationConfig(tasks=1, rollouts=1, shots=3))
+    for name in ("shots", "queries"):
+        with pytest.raises(UserError, match=f"{name} would do nothing"):
+            evaluate(tmp_path, EvaluationConfig(tasks=1, rollouts=1, **{name: 3}))
+
+
+def test_pretraining_takes_adams_steps_without_an_inner_loop(tmp_path):
+    train(small(tmp_path, algo="pretrain"))
+    assert {"pre_adaptation_error", "meta_loss"} <= set(numbers(tmp_path)[0])
+    assert "post_adaptation_error" not in numbers(tmp_path)[0]
+    result = evaluate(tmp_path, EvaluationConfig(tasks=5, gradient_steps=2))
+    assert evaluation_table(result).startswith("pretrained (Adam) on sinusoid")

@@ -65,6 +65,16 @@ def test_a_configuration_from_before_choices_were_stored_is_read(tmp_path):
     assert load_config(tmp_path) == Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path)
 
 
+@pytest.mark.parametrize(("conditioning", "expected"), [("task", "through"), ("constant", "stop")])
+def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(tmp_path, conditioning, expected):
+    save_config(Config(algo="l2f", l2f={"conditioning": conditioning}, run_dir=tmp_path), {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["l2f"].pop("embedding_gradient") == "stop"
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path).resolve().l2f.embedding_gradient == expected
+
+
 @pytest.mark.parametrize("algo", ["pretrain", "oracle"])
 @pytest.mark.parametrize("with_choices", [True, False])
 def test_a_baseline_of_before_its_trainer_was_a_choice_was_trained_by_ppo(tmp_path, algo, with_choices):
