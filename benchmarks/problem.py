@@ -36,7 +36,7 @@ class Problem:
 
     def objective(self, workers: Workers, fisher_fraction: float = 1, hessian_fraction: float = 1) -> MetaObjective:
         """The package's objective, with curvature from these fractions of the steps."""
-        rows = self.loop.queries[-1].samples.num_rows
+        rows = self.loop.queries[-1].num_rows
         fisher_rows = None
         if fisher_fraction < 1:
             fisher_rows = torch.arange(round(fisher_fraction * rows), device=self.loop.meta.device)

@@ -21,8 +21,9 @@ class Samples:
         actions: [task, row, action], or [task, row] of integers for a categorical policy.
         log_probs: Log-probability of each action under the policy that took it, [task, row].
         advantages: [task, row].
-        weights: Weight of each row in its task's mean, [task, row]; 0 after an episode's end. The weights of a task
-            sum to 1, unless a selection of rows has kept them as they were.
+        weights: Weight of each row in its task's mean, [task, row]; 0 for padding: after an episode's end, or after the
+            last row of a task with fewer rows than others. The weights of a task sum to 1, unless a selection of rows
+            has kept them as they were.
         episode_length: Number of consecutive rows that form one episode, in order; 0 if rows were left out.
     """
 
@@ -38,26 +39,41 @@ class Samples:
         """Number of rows of each task."""
         return self.observations.shape[1]
 
+    def living(self) -> Samples:
+        """Leaves out the padding; tasks with fewer rows than others keep some, at the end."""
+        alive = self.weights > 0
+        if alive.all():
+            return self
+        return self._gathered(alive.byte().argsort(dim=1, descending=True, stable=True)[:, : alive.sum(1).max()])
+
     def block(self, start: int, stop: int) -> Samples:
         """Rows ``start`` to ``stop`` of every task; weights are not rescaled."""
         return self._rows(lambda values: values[:, start:stop], self.episode_length)
 
     def subset(self, rows: Tensor) -> Samples:
-        """The rows with the indices ``rows`` [row] of every task; weights are rescaled to sum to 1."""
-        chosen = self._rows(lambda values: values[:, rows])
+        """The rows with the indices ``rows`` [row] of every task, as far as they exist; weights then sum to 1 again."""
+        chosen = self._rows(lambda values: values[:, rows[rows < self.num_rows]])
         total = chosen.weights.sum(1, keepdim=True)
         # If a task has no live step among these rows, its weights stay 0: it contributes no curvature.
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
 
     def largest_advantages(self, fraction: float) -> Samples:
-        """Keeps the ``fraction`` of each task's rows with the largest weight * |advantage|; weights are not rescaled.
+        """Keeps the ``fraction`` of each task's living rows with the largest weight * |advantage|; keeps their weights.
 
         The contribution of a row to the derivatives of the inner loss is proportional to this product. For normally
         distributed advantages, the half with the largest |advantage| holds 93 % of the sum of squares.
         """
         size = (self.weights * self.advantages).abs()
-        largest = size.argsort(dim=1, descending=True, stable=True)[:, : max(1, round(fraction * self.num_rows))]
-        rows = largest.sort(dim=1).values
+        counts = (fraction * (self.weights > 0).sum(1, keepdim=True)).round().long().clamp(min=1)
+        largest = size.argsort(dim=1, descending=True, stable=True)[:, : counts.max()]
+        kept = torch.arange(largest.shape[1], device=size.device) < counts
+        # Padding of tasks with fewer rows goes to the end.
+        rows, order = torch.where(kept, largest, self.num_rows).sort(dim=1)
+        chosen = self._gathered(rows.clamp(max=self.num_rows - 1))
+        return replace(chosen, weights=chosen.weights * kept.gather(1, order))
+
+    def _gathered(self, rows: Tensor) -> Samples:
+        """The rows with the indices ``rows`` [task, row]."""
 
         def chosen(values: Tensor) -> Tensor:
             return values.gather(1, rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(-1, -1, *values.shape[2:]))
@@ -107,9 +123,19 @@ class Rollouts:
         """Environment steps taken."""
         return int(self.mask.sum(dtype=torch.float64))
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of each task's `whole_episodes`."""
+        return self.rewards[0].numel()
+
     @lazy
     def samples(self) -> Samples:
-        """All steps as rows."""
+        """The steps that took place, as rows."""
+        return self.whole_episodes.living()
+
+    @lazy
+    def whole_episodes(self) -> Samples:
+        """All steps as rows; episodes that ended early are padded."""
         mask = self.mask.flatten(1)
         return Samples(
             self.observations.flatten(1, 2),
@@ -202,6 +228,11 @@ class ExampleBatch:
     def tasks(self, start: int, stop: int) -> ExampleBatch:
         """The examples of tasks ``start`` to ``stop``."""
         return ExampleBatch(self.inputs[start:stop], self.targets[start:stop])
+
+    @property
+    def num_rows(self) -> int:
+        """Examples of each task."""
+        return self.inputs.shape[1]
 
     @property
     def num_parts(self) -> int:

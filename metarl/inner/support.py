@@ -105,8 +105,8 @@ class _LossSupport(Support):
 
     @property
     def samples(self) -> Samples:
-        """The data as rows."""
-        return self.data.samples
+        """The data as rows; as whole episodes for DiCE, which couples their steps."""
+        return self.data.whole_episodes if self.loss == "dice" else self.data.samples
 
     def gradient(self, parameters: Tensor) -> Tensor:
         return differentiable(parameters, _LossGradient(self, parameters))
@@ -122,7 +122,7 @@ class _LossSupport(Support):
 
     def with_curvature(self, fraction: float) -> Self:
         """The same support; repeated products with its Jacobian use this fraction of the rows, in (0, 1]."""
-        # DiCE couples the steps of an episode, so no row can be left out.
+        # DiCE can leave out no row of an episode.
         return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
 
     def _with_targets(self, inputs: Tensor, targets: Tensor, rewards: Tensor) -> Tensor:

@@ -36,7 +36,8 @@ class MetaObjective:
         workers: Threads.
         hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products: the rows of
             largest advantage, see `metarl.data.Samples.largest_advantages`.
-        fisher_rows: Rows of each task's queries whose Fisher information enters the products, [row]; None for all.
+        fisher_rows: Rows of each task whose Fisher information enters the products, as far as they exist, [row]; None
+            for all.
     """
 
     def __init__(
@@ -131,11 +132,8 @@ class _Chunk:
     @lazy
     def _linearised(self) -> list[Linearised]:
         """The policies that the divergence counts, linearised on the rows that enter the products."""
-        rows, size = self._fisher_rows, self._queries[-1].num_rows
-        if rows is None:
-            return self._linearise(self._data)
-        # The rows are numbers of query rows; a support with another number of episodes enters as a whole.
-        return self._linearise([data.subset(rows) if data.num_rows == size else data for data in self._data])
+        rows = self._fisher_rows
+        return self._linearise(self._data if rows is None else [data.subset(rows) for data in self._data])
 
     def _linearise(self, data: Sequence[Samples]) -> list[Linearised]:
         return [self._policy.linearise(p, rows) for p, rows in zip(self._adaptation.outputs, data, strict=True)]

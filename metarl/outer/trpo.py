@@ -53,7 +53,7 @@ class TRPO:
         """The objective of a step; the settings say which fractions of the rows give its curvature."""
         config, rows = self._config, None
         if config.fisher_fraction < 1:
-            num_rows = loop.queries[-1].samples.num_rows
+            num_rows = loop.queries[-1].num_rows
             chosen = generator.choice(num_rows, max(1, round(config.fisher_fraction * num_rows)), replace=False)
             rows = torch.from_numpy(np.sort(chosen)).to(loop.meta.device)
         return MetaObjective(loop, workers, config.hessian_fraction, rows)

@@ -22,7 +22,7 @@ def linear_baseline(
         ridge: Regularisation added to the diagonal of the normal equations.
 
     Returns:
-        Predicted returns [task, rollout, time], float64.
+        Predicted returns [task, rollout, time], float64; 0 after an episode's end.
 
     Source: Duan et al. 2016, section 3 ("linear feature baseline"); used by Finn et al. 2017.
     """
@@ -32,19 +32,18 @@ def linear_baseline(
 
 
 def _fit_and_predict(observations: Tensor, targets: Tensor, mask: Tensor, ridge: float) -> Tensor:
-    """Predictions for one task, [rollout, time]."""
-    features = _features(observations.double()).flatten(0, 1)
-    rows = features * mask.flatten()[:, None]
-    # Normal equations (X^T X + ridge I) w = X^T y. The mask sets rows of X and y after an episode's end to 0.
-    gram = rows.mT @ rows + ridge * torch.eye(rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    """Predictions for one task, [rollout, time]; 0 after an episode's end."""
+    alive = mask > 0
+    steps = torch.arange(mask.shape[1], dtype=targets.dtype, device=mask.device).expand_as(mask)
+    features = _features(observations[alive].double(), steps[alive])
+    # Normal equations (X^T X + ridge I) w = X^T y.
+    gram = features.mT @ features + ridge * torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
     # The last bits of `lstsq` would depend on memory addresses. The ridge keeps collinear features solvable.
-    coefficients = torch.linalg.solve(gram, rows.mT @ (targets * mask).flatten())
-    return (features @ coefficients).view_as(targets)
+    coefficients = torch.linalg.solve(gram, features.mT @ targets[alive])
+    return torch.zeros_like(targets).masked_scatter_(alive, features @ coefficients)
 
 
-def _features(observations: Tensor) -> Tensor:
-    """Features of one task, [rollout, time, feature]."""
-    clipped = observations.clamp(-10, 10)
-    time = torch.arange(observations.shape[1], dtype=observations.dtype, device=observations.device) / 100
-    time = time[:, None].expand(*observations.shape[:2], 1)
-    return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=-1)
+def _features(observations: Tensor, steps: Tensor) -> Tensor:
+    """Features [row, feature] of observations [row, observation] at the ``steps`` [row] of their episodes."""
+    clipped, time = observations.clamp(-10, 10), steps[:, None] / 100
+    return torch.cat([clipped, clipped**2, time, time**2, time**3, torch.ones_like(time)], dim=1)

@@ -83,7 +83,7 @@ def test_inner_gradient_on_policy_is_the_vanilla_policy_gradient(kind, loss):
         log_prob = normal.log_prob(support.samples.actions).sum(-1)
     else:
         log_prob = torch.distributions.Categorical(logits=outputs).log_prob(support.samples.actions)
-    steps = support.rollouts.mask.flatten(1)
+    steps = (support.samples.weights > 0).double()
     objective = (steps * support.samples.advantages * log_prob).sum(1) / steps.sum(1)
     expected = -torch.autograd.grad(objective.sum(), leaf)[0]
     got = support.gradient(parameters)

@@ -11,6 +11,7 @@ from problems import MODES, TASKS, initial, make_policy, make_rule
 
 from benchmarks.triple_derivative import TripleDerivative
 from metarl.common.parallel import Workers
+from metarl.data import Rollouts
 from metarl.inner.support import _LossGradient
 from metarl.outer.objective import MetaObjective
 
@@ -117,7 +118,7 @@ def test_fisher_product_is_symmetric_and_positive(workers):
 
 def test_sampling_every_row_is_exact_and_half_of_them_is_not(workers):
     exact, loop = build("l2f", workers)
-    meta, rows = loop.meta, torch.arange(loop.queries[0].samples.num_rows)
+    meta, rows = loop.meta, torch.arange(loop.queries[0].num_rows)
     direction = torch.ones_like(meta)
     expected = exact.fisher_product(direction)
     whole, _ = build("l2f", workers, fisher_rows=rows)
@@ -129,14 +130,45 @@ def test_sampling_every_row_is_exact_and_half_of_them_is_not(workers):
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
+class PaddedRollouts(Rollouts):
+    """Computes on the padding too."""
+
+    @property
+    def samples(self):
+        return self.whole_episodes
+
+
+@pytest.mark.parametrize("algo", ["maml", "l2f", "mamlpp"])
+@pytest.mark.parametrize("rule_loss", ["ratio", "score", "dice"])
+def test_leaving_out_the_padding_changes_nothing_but_rounding(algo, rule_loss, workers):
+    options = {"num_steps": 2, "first_order_iterations": 0, "multi_step_iterations": 5} if algo == "mamlpp" else {}
+    objective, loop = build(algo, workers, options, num_steps=2 if algo == "mamlpp" else 1, loss=rule_loss)
+    assert all(query.samples.num_rows < query.num_rows for query in loop.queries)
+
+    def padded(data):
+        return PaddedRollouts(**data.tensors(), terms=data.terms)
+
+    supports = [replace(support, data=padded(support.data)) for support in loop.supports]
+    other = MetaObjective(replace(loop, supports=supports, queries=[padded(q) for q in loop.queries]), workers)
+    direction, elsewhere = torch.ones_like(loop.meta), loop.meta + 0.01
+    for got, want in (
+        (objective.loss_and_gradient()[1], other.loss_and_gradient()[1]),
+        (objective.fisher_product(direction), other.fisher_product(direction)),
+        (torch.tensor(objective.evaluate(elsewhere)), torch.tensor(other.evaluate(elsewhere))),
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 def test_hessian_of_the_largest_advantages_is_that_of_the_loss_without_the_other_rows(kind):
     rule = make_rule("maml", make_policy(kind))
     meta = initial(rule)
     samples = problems.run(rule, meta).supports[0].samples
     size = (samples.weights * samples.advantages).abs()
-    kept = size >= size.sort(dim=1, descending=True).values[:, round(0.3 * samples.num_rows) - 1 :][:, :1]
-    assert (kept.sum(1) == round(0.3 * samples.num_rows)).all()
+    counts = (0.3 * (samples.weights > 0).sum(1, keepdim=True)).round().long()
+    assert len(counts.unique()) > 1
+    kept = size >= size.sort(dim=1, descending=True).values.gather(1, counts - 1)
+    assert (kept.sum(1, keepdim=True) == counts).all()
     direction = torch.ones(TASKS, len(meta), dtype=torch.float64)
     chosen = samples.largest_advantages(0.3)
     zeroed = replace(samples, advantages=samples.advantages * kept)

@@ -59,16 +59,17 @@ class Problem:
         self.rollouts = self.process.rollouts(self.policy, self.theta[None], subtracted)
 
     def gain(self, loss: str, theta: Tensor) -> Tensor:
-        samples, outputs = self.rollouts.samples, self.policy.outputs(theta[None], self.rollouts.samples.observations)
+        samples = self.rollouts.whole_episodes
+        outputs = self.policy.outputs(theta[None], samples.observations)
         return -inner_loss(self.policy.distribution, outputs, self.policy.extra(theta[None]), samples, loss)[0]
 
     def gradient(self, loss: str, theta: Tensor) -> Tensor:
         """The kernel's, [parameter]."""
-        return -self.policy.inner_gradient(theta[None], self.rollouts.samples, loss)[0]
+        return -self.policy.inner_gradient(theta[None], self.rollouts.whole_episodes, loss)[0]
 
     def hessian(self, loss: str, theta: Tensor) -> Tensor:
         """The kernel's, [parameter, parameter]."""
-        curvature = self.policy.inner_curvature(theta[None], self.rollouts.samples, loss)
+        curvature = self.policy.inner_curvature(theta[None], self.rollouts.whole_episodes, loss)
         return -torch.cat([curvature.pushforward(row[None]) for row in torch.eye(len(theta), dtype=torch.float64)])
 
     def expected_return(self, theta: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ class Problem:
 
     def _advantages(self) -> Tensor:
         """A_t times the trajectory's probability, [rollout, time]."""
-        return (self.rollouts.samples.weights * self.rollouts.samples.advantages).view(self.process.states.shape)
+        samples = self.rollouts.whole_episodes
+        return (samples.weights * samples.advantages).view(self.process.states.shape)
 
 
 @pytest.fixture(params=[(), (4,)], ids=["tabular", "network"])
@@ -325,7 +327,7 @@ def sampled(request):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_kernels_derivatives_are_those_of_the_loss_whatever_the_blocks(loss, kind, activation, block_rows, monkeypatch):
     sampled = Sampled(kind, activation)
-    samples = sampled.rollouts.samples
+    samples = sampled.rollouts.whole_episodes
     assert len(sampled.rollouts.mask.sum(2).unique()) > 1
     wanted = sampled.autograd(samples, loss)
     monkeypatch.setattr("metarl.policies.mlp._CPU_BLOCK_ROWS", block_rows)
@@ -333,14 +335,14 @@ def test_kernels_derivatives_are_those_of_the_loss_whatever_the_blocks(loss, kin
 
 
 def test_dice_of_episodes_of_one_step_is_ratio_and_of_longer_ones_is_not(sampled):
-    samples = sampled.rollouts.samples
+    samples = sampled.rollouts.whole_episodes
     ratio = sampled.kernel(samples, "ratio")
     assert_pairs_equal(sampled.kernel(replace(samples, episode_length=1)), ratio)
     assert min(distance(*pair) for pair in zip(sampled.kernel(samples), ratio, strict=True)) > 0.1
 
 
 def test_dice_ignores_what_follows_an_episodes_end(sampled):
-    samples = sampled.rollouts.samples
+    samples = sampled.rollouts.whole_episodes
     over = samples.weights == 0
     assert over.any()
     # Likelihood ratios there are then exp(1000) or so, which is infinite.
@@ -360,7 +362,7 @@ def every_other(samples: Samples) -> Samples:
 
 @pytest.mark.parametrize("leave_out", [large_advantages, every_other])
 def test_dice_refuses_samples_of_which_rows_were_left_out(leave_out: Callable[[Samples], Samples], sampled):
-    samples = leave_out(sampled.rollouts.samples)
+    samples = leave_out(sampled.rollouts.whole_episodes)
     for function in (sampled.loss, sampled.policy.inner_gradient, sampled.policy.inner_curvature):
         with pytest.raises(ValueError, match="dice needs whole episodes, got samples of which rows were left out"):
             function(sampled.parameters, samples, "dice")
@@ -373,7 +375,7 @@ def test_dice_uses_every_row_where_the_others_use_the_largest_advantages(sampled
         support = PolicyGradientSupport(sampled.policy, sampled.rollouts, loss).with_curvature(0.5)
         leaf = sampled.parameters.clone().requires_grad_()
         hessian = GraphJacobian(leaf, support.gradient(leaf))
-        exact = sampled.kernel(sampled.rollouts.samples, loss)[1]
+        exact = sampled.kernel(sampled.rollouts.whole_episodes, loss)[1]
         assert distance(hessian.gradient(sampled.direction), exact) < 1e-12
         for product in (hessian.pushforward, hessian.pullback):
             error = distance(product(sampled.direction), exact)

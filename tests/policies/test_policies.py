@@ -102,7 +102,7 @@ def test_blocks_of_rows_change_nothing(kind, loss, monkeypatch):
     monkeypatch.setattr(policies, "_CPU_BLOCK_ROWS", 7)
     mlp, module = (make_policy(kind, body=body) for body in BODIES)
     parameters, direction = some_parameters(mlp), draw(TASKS, mlp.layout.size, seed=2)
-    samples = problems.collect(mlp, 0.8 * parameters, seed=3).samples
+    samples = problems.collect(mlp, 0.8 * parameters, seed=3).whole_episodes
     assert samples.num_rows == 20  # two whole blocks and a part
     cotangents = draw(TASKS, 20, mlp.distribution.num_outputs, seed=4), draw(TASKS, mlp.distribution.num_extra, seed=5)
 
@@ -271,15 +271,47 @@ def test_layer_norm_is_welcome():
 
 def test_weights_of_samples_are_shares_of_the_steps_that_took_place():
     rollouts = problems.collect(make_policy(), some_parameters(make_policy()), seed=0)
-    mask, weights = rollouts.mask.flatten(1), rollouts.samples.weights
+    mask, weights = rollouts.mask.flatten(1), rollouts.whole_episodes.weights
     assert int((mask == 0).sum()) > 0
     torch.testing.assert_close(weights, mask / mask.sum(1, keepdim=True))
     assert rollouts.env_steps == int(mask.sum())
     torch.testing.assert_close(rollouts.mean_returns(), rollouts.rewards.sum((1, 2)) / rollouts.rewards.shape[1])
 
 
+def test_samples_are_the_steps_that_took_place_in_order():
+    rollouts = problems.collect(make_policy(), some_parameters(make_policy()), seed=0)
+    padded, counts = rollouts.whole_episodes, rollouts.mask.sum((1, 2)).long()
+    assert len(counts.unique()) > 1
+    assert rollouts.samples.num_rows == int(counts.max()) < rollouts.num_rows == padded.num_rows
+    assert not rollouts.samples.episode_length
+    for task, count in enumerate(counts):
+        alive = padded.weights[task] > 0
+        alone = rollouts.tasks(task, task + 1).samples
+        assert alone.num_rows == count
+        for name in ("observations", "actions", "log_probs", "advantages", "weights"):
+            wanted = getattr(padded, name)[task][alive]
+            torch.testing.assert_close(getattr(alone, name)[0], wanted, rtol=0, atol=0)
+            torch.testing.assert_close(getattr(rollouts.samples, name)[task, :count], wanted, rtol=0, atol=0)
+        assert not rollouts.samples.weights[task, count:].any()
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.5, 1.0])
+def test_largest_advantages_of_a_task_do_not_depend_on_the_others(fraction):
+    rollouts = problems.collect(make_policy(), some_parameters(make_policy()), seed=0)
+    together = rollouts.samples.largest_advantages(fraction)
+    for task, count in enumerate(rollouts.mask.sum((1, 2))):
+        alone = rollouts.tasks(task, task + 1).samples.largest_advantages(fraction)
+        kept = alone.num_rows
+        assert kept == round(fraction * float(count))
+        torch.testing.assert_close(together.log_probs[task, :kept], alone.log_probs[0], rtol=0, atol=0)
+        torch.testing.assert_close(together.weights[task, :kept], alone.weights[0], rtol=0, atol=0)
+        assert not together.weights[task, kept:].any()
+
+
 def test_chosen_rows_have_weights_that_sum_to_one_or_none_are_alive():
-    samples = problems.collect(make_policy(), some_parameters(make_policy()), seed=0).samples
+    samples = problems.collect(make_policy(), some_parameters(make_policy()), seed=0).whole_episodes
     alive, dead = (torch.nonzero(samples.weights[0] * sign > minimum)[:, 0] for sign, minimum in ((1, 0), (-1, -1e-9)))
     torch.testing.assert_close(samples.subset(alive[:3]).weights[0], torch.full((3,), 1 / 3).double())
     assert not samples.subset(dead).weights[0].any()
+    beyond = torch.cat([alive[:3], torch.tensor([samples.num_rows, 10 * samples.num_rows])])
+    torch.testing.assert_close(samples.subset(beyond).weights, samples.subset(alive[:3]).weights, rtol=0, atol=0)
