@@ -39,7 +39,7 @@ class Problem:
         rows = self.loop.queries[-1].num_rows
         fisher_rows = None
         if fisher_fraction < 1:
-            fisher_rows = torch.arange(round(fisher_fraction * rows), device=self.loop.meta.device)
+            fisher_rows = torch.arange(round(fisher_fraction * rows))
         return MetaObjective(self.loop, workers, hessian_fraction, fisher_rows)
 
     def reference(self, tasks_at_once: int) -> TripleDerivative:

@@ -51,8 +51,13 @@ class Samples:
         return self._rows(lambda values: values[:, start:stop], self.episode_length)
 
     def subset(self, rows: Tensor) -> Samples:
-        """The rows with the indices ``rows`` [row] of every task, as far as they exist; weights then sum to 1 again."""
-        chosen = self._rows(lambda values: values[:, rows[rows < self.num_rows]])
+        """The rows of every task with these indices, as far as they exist; weights then sum to 1 again.
+
+        Args:
+            rows: [row], on the CPU: a GPU would wait to learn how many of them exist.
+        """
+        existing = rows[rows < self.num_rows].to(self.weights.device, non_blocking=True)
+        chosen = self._rows(lambda values: values[:, existing])
         total = chosen.weights.sum(1, keepdim=True)
         # If a task has no live step among these rows, its weights stay 0: it contributes no curvature.
         return replace(chosen, weights=chosen.weights / torch.where(total > 0, total, 1))
@@ -64,8 +69,8 @@ class Samples:
         distributed advantages, the half with the largest |advantage| holds 93 % of the sum of squares.
         """
         size = (self.weights * self.advantages).abs()
-        counts = (fraction * (self.weights > 0).sum(1, keepdim=True)).round().long().clamp(min=1)
-        largest = size.argsort(dim=1, descending=True, stable=True)[:, : counts.max()]
+        counts = (fraction * (self.weights > 0).sum(1, keepdim=True)).round().clamp(min=1)
+        largest = size.argsort(dim=1, descending=True, stable=True)[:, : max(1, round(fraction * self.num_rows))]
         kept = torch.arange(largest.shape[1], device=size.device) < counts
         # Padding of tasks with fewer rows goes to the end.
         rows, order = torch.where(kept, largest, self.num_rows).sort(dim=1)

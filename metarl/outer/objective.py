@@ -36,8 +36,8 @@ class MetaObjective:
         workers: Threads.
         hessian_fraction: Fraction of each task's support rows whose Hessian enters Fisher-vector products: the rows of
             largest advantage, see `metarl.data.Samples.largest_advantages`.
-        fisher_rows: Rows of each task whose Fisher information enters the products, as far as they exist, [row]; None
-            for all.
+        fisher_rows: Rows of each task whose Fisher information enters the products, as far as they exist, [row], on
+            the CPU; None for all.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ class TRPO:
         if config.fisher_fraction < 1:
             num_rows = loop.queries[-1].num_rows
             chosen = generator.choice(num_rows, max(1, round(config.fisher_fraction * num_rows)), replace=False)
-            rows = torch.from_numpy(np.sort(chosen)).to(loop.meta.device)
+            rows = torch.from_numpy(np.sort(chosen))
         return MetaObjective(loop, workers, config.hessian_fraction, rows)
 
 

@@ -275,8 +275,13 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
 
     monkeypatch.setattr(runner, "Runner", Interrupted)
     before = everything_in(run)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(run, EvaluationConfig(**SMALL, threads=1))
+    # A shell's background jobs ignore Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(run, EvaluationConfig(**SMALL, threads=1))
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert happened == [True, "closed"]
     assert everything_in(run) == before
 
