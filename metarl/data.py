@@ -53,10 +53,15 @@ class Samples:
     def subset(self, rows: Tensor) -> Samples:
         """The rows of every task with these indices, as far as they exist; weights then sum to 1 again.
 
+        If none exists, which is where a task has few rows, all are kept.
+
         Args:
             rows: [row], on the CPU: a GPU would wait to learn how many of them exist.
         """
-        existing = rows[rows < self.num_rows].to(self.weights.device, non_blocking=True)
+        existing = rows[rows < self.num_rows]
+        if not len(existing):
+            return self
+        existing = existing.to(self.weights.device, non_blocking=True)
         chosen = self._rows(lambda values: values[:, existing])
         total = chosen.weights.sum(1, keepdim=True)
         # If a task has no live step among these rows, its weights stay 0: it contributes no curvature.

@@ -315,3 +315,4 @@ def test_chosen_rows_have_weights_that_sum_to_one_or_none_are_alive():
     assert not samples.subset(dead).weights[0].any()
     beyond = torch.cat([alive[:3], torch.tensor([samples.num_rows, 10 * samples.num_rows])])
     torch.testing.assert_close(samples.subset(beyond).weights, samples.subset(alive[:3]).weights, rtol=0, atol=0)
+    assert samples.subset(beyond[3:]) is samples
