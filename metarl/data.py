@@ -152,7 +152,7 @@ class Rollouts:
             self.actions.flatten(1, 2),
             self.log_probs.flatten(1),
             self.advantages.flatten(1),
-            mask / mask.sum(1, keepdim=True),
+            mask / mask.sum(1, keepdim=True).clamp(min=1),
             self.rewards.shape[2],
         )
 
@@ -162,8 +162,13 @@ class Rollouts:
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 
     def mean_returns(self) -> Tensor:
-        """Mean undiscounted return of each task, [task]."""
-        return self.rewards.sum(2, dtype=torch.float64).mean(1)
+        """Mean undiscounted return of each task's episodes, [task]; dropped ones do not count."""
+        return self.rewards.sum(2, dtype=torch.float64).sum(1) / self._begun.sum(1)
+
+    @property
+    def _begun(self) -> Tensor:
+        """1 for an episode, 0 for one that was dropped, [task, rollout]."""
+        return self.mask[:, :, 0]
 
     def tasks(self, start: int, stop: int) -> Rollouts:
         """The rollouts of tasks ``start`` to ``stop``."""

@@ -1,7 +1,8 @@
-"""Errors caused by the user, with messages of one sentence."""
+"""Errors caused by the user, with messages of one sentence, and errors of the user's code."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -20,3 +21,24 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(candidates), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
+
+
+@contextmanager
+def blaming(where: Callable[[], str]) -> Iterator[None]:
+    """Says where an exception of somebody else's code happened.
+
+    A UserError becomes one with the place in its sentence. Other exceptions keep their traceback and get a note. What
+    would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError.
+
+    Args:
+        where: Returns the place, such as "in step of ...".
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error} It happened {where()}.") from error
+    except (SystemExit, BrokenPipeError) as error:
+        raise RuntimeError(f"{error!r} was raised {where()}") from error
+    except Exception as error:
+        error.add_note(f"It happened {where()}.")
+        raise

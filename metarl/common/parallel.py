@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from functools import partial
+from queue import SimpleQueue
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +17,10 @@ from metarl.common.profiling import in_workers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+SECONDS_TO_STOP = 5.0
+# Ctrl-C does not wake a thread that is just about to sleep, so wake up again and again.
+_POLL_SECONDS = 1.0
 
 
 def available_cores() -> int:
@@ -35,61 +41,88 @@ class Workers:
 
     Attributes:
         stopping: Set while `map` waits for its threads to stop after an error; long pieces of work should poll it.
+        abandoned: Whether a thread did not stop. It may still use its objects, so nobody should close them.
     """
 
     def __init__(self, num_threads: int | None = None) -> None:
         self.num_threads = num_threads or available_cores()
         self.stopping = threading.Event()
+        self.abandoned = False
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    def map(
+        self, function: Callable[[Item], Result], items: Iterable[Item], watch: Callable[[], None] = lambda: None
+    ) -> list[Result]:
         """Applies ``function`` to ``items`` in parallel and returns the results in the order of ``items``.
 
         The first exception is raised here, and so is Ctrl-C in the calling thread. By then no thread is working any
-        more, so the caller may close the objects that the threads used.
+        more, so the caller may close the objects that the threads used, unless a thread has not stopped within
+        `SECONDS_TO_STOP` and is `abandoned`.
+
+        Args:
+            function: The work.
+            items: Its arguments.
+            watch: Called again and again while threads work; what it raises is raised here.
         """
         items = list(items)
         measured = in_workers(function, min(self.num_threads, len(items)))
-        futures = []
+        futures: list[Future[Result]] = [Future() for _ in items]
         try:
-            for item in items:
-                futures.append(self._pool.submit(measured, item))
-            return [_result(future) for future in futures]
+            for future, item in zip(futures, items, strict=True):
+                self._jobs.put(partial(_run, future, measured, item))
+            while wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+                if any(future.done() and future.exception() for future in futures):
+                    break
+                watch()
+            return [future.result() for future in futures if future.done()]
         except BaseException:
-            self.stopping.set()
-            for future in futures:
-                future.cancel()
-            # Waiting for these futures is not enough: Ctrl-C may have come after `submit` and before `append`.
-            self._meet()
-            self.stopping.clear()
+            self._stop(futures)
             raise
 
-    def _meet(self) -> None:
-        """Waits until every thread has finished its earlier work; starts the threads that do not run yet."""
-        barrier = threading.Barrier(self.num_threads)
-        try:
-            wait([self._pool.submit(barrier.wait) for _ in range(self.num_threads)])
-        except BaseException:
-            barrier.abort()  # Otherwise the threads at the barrier would wait for ever.
-            raise
+    def _stop(self, futures: Sequence[Future[Any]]) -> None:
+        """Waits until no thread works on ``futures`` any more, or gives up on it."""
+        self.stopping.set()
+        self.abandoned = True  # Also if Ctrl-C comes once more.
+        at_work = [future for future in futures if not future.cancel()]
+        self.abandoned = bool(wait(at_work, timeout=SECONDS_TO_STOP).not_done)
+        if not self.abandoned:
+            self.stopping.clear()
 
     def __enter__(self) -> Workers:
         self._torch_threads = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self.num_threads, "metarl", initializer=torch.set_num_threads, initargs=(1,))
-        # Start all threads now: if Ctrl-C came while the pool starts one later, the pool would forget that thread.
-        self._meet()
+        # Daemons: a thread that hangs in somebody's environment must not keep the process alive.
+        self._threads = [
+            threading.Thread(target=_serve, args=(self._jobs,), name=f"metarl-{index}", daemon=True)
+            for index in range(self.num_threads)
+        ]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        for _ in self._threads:
+            self._jobs.put(None)
+        if not self.abandoned:
+            for thread in self._threads:
+                thread.join()
         torch.set_num_threads(self._torch_threads)
 
 
-def _result(future: Future[Result]) -> Result:
-    """Waits for ``future`` and returns its result or raises its exception."""
-    # Ctrl-C does not wake a thread that is just about to sleep, so wake up every second.
-    while not future.done():
-        wait([future], timeout=1)
-    return future.result()
+def _serve(jobs: SimpleQueue[Callable[[], None] | None]) -> None:
+    """A worker's thread."""
+    torch.set_num_threads(1)
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # Do not keep its data while waiting for the next one.
+
+
+def _run(future: Future[Result], function: Callable[[Item], Result], item: Item) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(function(item))
+    except BaseException as error:
+        future.set_exception(error)

@@ -62,6 +62,8 @@ class Config:
     meta_batch_size: int | None = None
     rollouts_per_task: int | None = None
     horizon: int | None = None
+    on_bad_episode: Literal["stop", "drop"] | None = None
+    step_timeout: float | None = None
     shots: int | None = None
     queries: int | None = None
     num_inner_steps: int | None = None

@@ -78,9 +78,15 @@ class RolloutSettings(Checked):
     """Discount of one step."""
     gae_lambda: float = 1.0
     """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
+    on_bad_episode: Literal["stop", "drop"] = "stop"
+    """If an environment returns a number that is not finite: stop the run, or leave the episode out; more than a tenth
+    of an iteration's episodes stop it."""
+    step_timeout: float = 0.0
+    """Seconds after which an environment that has not returned from a step or reset ends the run; 0 for never."""
 
     def check(self) -> None:
         self.at_least(1, "rollouts_per_task horizon")
+        self.at_least(0, "step_timeout")
         self.positive("action_scale")
         self.require("discount gae_lambda", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray
 from metarl.common.errors import UserError
 from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
-from metarl.envs.looped import make_flat_env
+from metarl.envs.looped import begin, make_flat_env, require_gymnasium, take_step
 from metarl.envs.supervised import SupervisedFamily
 
 _TASKS = 16  # Number of tasks per split.
@@ -33,6 +34,8 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - tasks of every split lie inside the task space, are reproducible, and are not shared between splits (unless the
       task space or ``finite_tasks`` says that there are finitely many);
     - each ``make_env`` makes a new environment;
+    - ``reset`` and ``step`` return what Gymnasium asks for, and all numbers are finite;
+    - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
     - the same seed gives the same trajectory;
     - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
     - ``make_episodes`` equals single environments, including the family's ``terms``.
@@ -52,7 +55,8 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     if isinstance(family, SupervisedFamily):
         first, checks = _task_basics, [_examples]
     elif isinstance(family, TaskFamily):
-        first, checks = _basics, [_determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes]
+        first = _basics
+        checks = [_numbers, _determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes]
     else:
         raise UserError(
             "a task family must be an instance of a subclass of metarl.TaskFamily or metarl.SupervisedFamily, got "
@@ -163,6 +167,9 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
 def _environment_problems(family: TaskFamily) -> Problems:
     if family.make_env() is family.make_env():
         yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
+    env = family.make_env()
+    require_gymnasium(env, family.name)
+    yield from _stateful_wrappers(env)
     _ = family.observation_space  # Raises UserError if it is not supported.
     if not _actions_supported(family.action_space):
         yield (
@@ -171,10 +178,31 @@ def _environment_problems(family: TaskFamily) -> Problems:
         )
 
 
+def _stateful_wrappers(env: gym.Env[Any, Any]) -> Problems:
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, NormalizeObservation | NormalizeReward):
+            yield (
+                f"make_env wraps the environment in {type(env).__name__}, whose statistics differ from slot to "
+                "slot and are in no checkpoint; leave it out."
+            )
+        env = env.env
+
+
 def _actions_supported(space: spaces.Space[Any]) -> bool:
     if isinstance(space, spaces.Box):
         return len(space.shape) == 1 and space.is_bounded()
     return isinstance(space, spaces.Discrete)
+
+
+def _numbers(family: TaskFamily, seed: int) -> Problems:
+    for task in _tasks(family, seed):
+        for step, values in enumerate(_trajectory(family, task, seed)):
+            if not np.isfinite(values).all():
+                yield (
+                    f"a number is not finite: {family.describe_task(task)} gave {values[~np.isfinite(values)][0]} in "
+                    f"step {step} (seed {seed}; 0 is the reset); mend observations, rewards and terms."
+                )
+                return
 
 
 def _determinism(family: TaskFamily, seed: int) -> Problems:
@@ -274,14 +302,14 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
             agent that adapts in a user's environment.
     """
     env = make_flat_env(family)
-    observation, _ = env.reset(seed=seed, options=family.set_task(env, task))
+    observation = begin(env, seed, family.set_task(env, task))
     if second_reset == "given":
-        observation, _ = env.reset(options=family.set_task(env, task))
+        observation = begin(env, None, family.set_task(env, task))
     if second_reset == "plain":
-        observation, _ = env.reset()
+        observation = begin(env, None, None)
     trajectory = [_flat(observation)]
     for action in _actions(family, seed, min(family.horizon, _STEPS)):
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, terminated, truncated, info = take_step(env, action)
         trajectory.append(_flat(observation, reward, *(reported(info, name) for name in sorted(family.terms))))
         if terminated or truncated:
             break

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,13 @@ class EpisodeBatch(ABC):
     Attributes:
         terms: Numbers that the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended
             before it.
+        current: The slot that is at work inside a call; None between calls, or if all slots work at once.
+        dropped: Slots whose episode is to be left out, each with the reason.
     """
 
     terms: Mapping[str, Any]
+    current: int | None = None
+    dropped: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, num_envs: int, observation_size: int, terms: Sequence[str] = ()) -> None:
         self.num_envs, self.observation_size = num_envs, observation_size

@@ -1,6 +1,7 @@
 """Batches of episodes around any Gymnasium environment."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -54,6 +55,67 @@ def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     return env
 
 
+def begin(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:
+    """Resets an environment and returns the first observation.
+
+    Raises:
+        UserError: If its ``reset`` is not Gymnasium's.
+    """
+    result = env.reset(seed=seed, options=options)
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+        raise UserError(f"reset returned {_kinds(result)}; Gymnasium asks for (observation, info), info a dictionary.")
+    return result[0]
+
+
+def take_step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
+    """Steps an environment and returns observation, reward, terminated, truncated and info.
+
+    Raises:
+        UserError: If its ``step`` is not Gymnasium's.
+    """
+    result = env.step(action)
+    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping)):
+        raise UserError(
+            f"step returned {_kinds(result)}; Gymnasium asks for (observation, reward, terminated, truncated, info), "
+            "info a dictionary."
+        )
+    observation, reward, terminated, truncated, info = result
+    if not isinstance(reward, float):
+        reward = _scalar("reward", reward)
+    if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
+        terminated, truncated = bool(_scalar("terminated", terminated)), bool(_scalar("truncated", truncated))
+    return observation, reward, terminated, truncated, info
+
+
+_BOOLS = (bool, np.bool_)
+
+
+def _scalar(name: str, value: Any) -> float:
+    array = np.asarray(value)
+    if array.shape != () or array.dtype.kind not in "biuf":
+        raise UserError(f"step returned {value!r} as {name}; Gymnasium asks for one number, or a bool for an end.")
+    return float(array)
+
+
+def _kinds(result: Any) -> str:
+    """Says what a call returned."""
+    if isinstance(result, tuple):
+        return f"{len(result)} values ({', '.join(type(part).__name__ for part in result)})"
+    return f"one value ({type(result).__name__})"
+
+
+def require_gymnasium(env: gym.Env[Any, Any], name: str) -> None:
+    """Raises UserError unless the environment's ``reset`` takes a seed and options."""
+    for layer in (env, env.unwrapped):
+        try:
+            inspect.signature(layer.reset).bind(seed=0, options=None)
+        except TypeError as error:
+            raise UserError(
+                f"reset of {type(layer).__name__}, an environment of {name}, cannot be called as Gymnasium does "
+                f"({error}); define it as reset(self, *, seed=None, options=None)."
+            ) from None
+
+
 class LoopedEpisodes(EpisodeBatch):
     """Episodes of any family, one environment after the other.
 
@@ -66,6 +128,7 @@ class LoopedEpisodes(EpisodeBatch):
     def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
         self._family, self._horizon = family, horizon
         self._envs = [make_flat_env(family) for _ in range(num_envs)]
+        require_gymnasium(self._envs[0], family.name)
         super().__init__(num_envs, spaces.flatdim(self._envs[0].observation_space), family.terms)
         self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
@@ -76,9 +139,9 @@ class LoopedEpisodes(EpisodeBatch):
     ) -> None:
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
-            env = self._envs[slot]
-            observation, _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
-            self._put(observations, slot, observation)
+            self.current, env = int(slot), self._envs[slot]
+            self._put(observations, slot, begin(env, int(seed), self._family.set_task(env, task)))
+        self.current = None
         self._elapsed[slots] = 0
         self._terminated[slots] = False
         self._truncated[slots] = False
@@ -94,12 +157,14 @@ class LoopedEpisodes(EpisodeBatch):
         for values in (rewards, *self.terms.values()):
             values[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
-            observation, rewards[slot], self._terminated[slot], cut, info = self._envs[slot].step(actions[slot])
+            self.current = int(slot)
+            observation, rewards[slot], self._terminated[slot], cut, info = take_step(self._envs[slot], actions[slot])
             self._put(observations, slot, observation)
             for name, values in self.terms.items():
                 values[slot] = reported(info, name)
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
+        self.current = None
         terminated[...] = self._terminated
         truncated[...] = self._truncated
 

@@ -77,6 +77,11 @@ class OracleEpisodes(EpisodeBatch):
         self._episodes = episodes
         self._tasks = np.zeros((episodes.num_envs, task_size))
 
+    @property
+    def current(self) -> int | None:  # type: ignore[override]
+        """The slot that is at work inside a call."""
+        return self._episodes.current
+
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:

@@ -127,6 +127,7 @@ class Adapted:
         env_steps: Environment steps taken; reused rollouts count once. 0 for supervised tasks.
         effective_sample_size: Effective sample size of the likelihood ratios as a share of the number of samples; one
             [task] for every reuse of rollouts.
+        dropped: What was wrong with each episode that was dropped.
     """
 
     loop: InnerLoop
@@ -135,6 +136,7 @@ class Adapted:
     modulated_returns: Tensor | None
     env_steps: int
     effective_sample_size: list[Tensor]
+    dropped: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
@@ -19,6 +20,7 @@ from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
+from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Timing, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
 from metarl.inner.supervised import SupervisedRunner
@@ -26,6 +28,9 @@ from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
 from metarl.policies.losses import InnerLoss
 from metarl.rollouts.sampler import Sampler, with_advantages
+
+# Share of the episodes of an inner loop that may be dropped.
+MOST_DROPPED = 0.1
 
 
 class Runner:
@@ -54,6 +59,7 @@ class Runner:
         self._settings, self._inner_loss, self._family, self._rule = settings, inner_loss, family, rule
         self._workers, self._device = workers, device
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
+        self._episodes: list[CheckedEpisodes] = []
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
@@ -62,10 +68,10 @@ class Runner:
         self._samplers = [{rollouts_per_task: self._sampler(*shard, rollouts_per_task)} for shard in self._shards]
 
     def close(self) -> None:
-        """Closes the environments."""
-        for samplers in self._samplers:
-            for sampler in samplers.values():
-                sampler.close()
+        """Closes the environments; not if one of them still hangs in a thread."""
+        if not self._workers.abandoned:
+            for episodes in self._episodes:
+                episodes.close()
 
     def run(
         self, meta: Tensor, tasks: np.ndarray, stages: Sequence[Stage], seed: int, purpose: Purpose, *key: int
@@ -82,6 +88,7 @@ class Runner:
 
         Raises:
             ValueError: If the number of tasks differs from the runner's.
+            UserError: If an environment does not return in time, or if too many of its episodes are bad.
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
@@ -91,7 +98,7 @@ class Runner:
 
         def run_shard(index: int) -> tuple[Adapted, Timing]:
             start, stop = self._shards[index]
-            rollout_seconds = 0.0
+            rollout_seconds, dropped = 0.0, list[str]()
 
             def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
                 nonlocal rollout_seconds
@@ -100,6 +107,7 @@ class Runner:
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
                     sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
                     rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
+                    dropped.extend(sampler.dropped)
                     with timed("advantages"):
                         rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
                 rollout_seconds += time.perf_counter() - begin
@@ -109,11 +117,20 @@ class Runner:
             one_by_one, loss = self._device.type == "cpu", self._inner_loss
             adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
             seconds = time.perf_counter() - begin
-            return adapted, Timing(rollout_seconds, seconds - rollout_seconds)
+            return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
-        parts = self._workers.map(run_shard, range(len(self._shards)))
+        parts = self._workers.map(run_shard, range(len(self._shards)), self._watch())
         timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
-        return _join([adapted for adapted, _ in parts]), timing
+        joined = _join([adapted for adapted, _ in parts])
+        _check_dropped(joined)
+        return joined, timing
+
+    def _watch(self) -> Callable[[], None]:
+        """What to call again and again while environments are stepped."""
+        if not self._settings.step_timeout:
+            return lambda: None
+        watch = Watch(self._settings.step_timeout)
+        return lambda: watch.check(self._episodes)
 
     def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
         """A shard's sampler for this number of episodes per task; built at its first use."""
@@ -124,7 +141,9 @@ class Runner:
 
     def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
         num_tasks, settings = stop - start, self._settings
-        episodes = self._family.make_episodes(num_tasks * rollouts_per_task, settings.horizon)
+        num_envs, on_bad_episode = num_tasks * rollouts_per_task, settings.on_bad_episode
+        episodes = checked_episodes(self._family, num_envs, settings.horizon, rollouts_per_task, on_bad_episode)
+        self._episodes.append(episodes)
         action_map = ActionMap(self._family.action_space, settings.action_scale)
         stopped = self._workers.stopping.is_set
         return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, stopped)
@@ -165,4 +184,17 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         torch.cat(modulated) if modulated else None,
         sum(part.env_steps for part in parts),
         [torch.cat(of_shards) for of_shards in sizes],
+        [told for part in parts for told in part.dropped],
     )
+
+
+def _check_dropped(adapted: Adapted) -> None:
+    """Raises UserError if too many episodes were dropped."""
+    loop = adapted.loop
+    rollouts = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
+    episodes = sum(batch.num_tasks * batch.num_parts for batch in (*rollouts, *loop.queries))
+    if len(adapted.dropped) > MOST_DROPPED * episodes:
+        raise UserError(
+            f"{len(adapted.dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
+            f"environment. In one of them {adapted.dropped[0]}."
+        )

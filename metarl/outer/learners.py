@@ -113,8 +113,10 @@ class MetaLearner:
     ) -> Row:
         measure, returns, modulated = self._family.measure, adapted.returns, adapted.modulated_returns
         sizes, in_environments = adapted.effective_sample_size, measure == "return"
+        drops = in_environments and self._settings.rollouts.on_bad_episode == "drop"
         return {
             **({"env_steps": adapted.env_steps} if in_environments else {}),
+            **({"dropped_episodes": len(adapted.dropped)} if drops else {}),
             f"pre_adaptation_{measure}": float(returns[:, 0].mean()),
             **({} if modulated is None else {f"modulated_{measure}": float(modulated.mean())}),
             f"post_adaptation_{measure}": float(returns[:, -1].mean()),

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
-from metarl.envs.interface import EpisodeBatch, require_episode_batch
+from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.baseline import linear_baseline
@@ -34,8 +35,8 @@ class Sampler:
         horizon: Maximum length of an episode, in steps.
         stopped: Called before every step; if it returns true, collection raises `Stopped`.
 
-    Raises:
-        UserError: If ``episodes`` is not an `EpisodeBatch`.
+    Attributes:
+        dropped: What was wrong with each episode that the last `collect` left out.
     """
 
     def __init__(
@@ -47,14 +48,11 @@ class Sampler:
         horizon: int,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._episodes, self._policy, self._action_map = require_episode_batch(episodes), policy, action_map
+        self._episodes, self._policy, self._action_map = episodes, policy, action_map
+        self.dropped: Sequence[str] = ()
         self._num_tasks, self._horizon = num_tasks, horizon
         self._rollouts = episodes.num_envs // num_tasks
         self._stopped = stopped
-
-    def close(self) -> None:
-        """Closes the environments."""
-        self._episodes.close()
 
     @torch.no_grad()
     def collect(self, parameters: Tensor, tasks: np.ndarray, streams: Sequence[np.random.Generator]) -> Rollouts:
@@ -64,7 +62,11 @@ class Sampler:
             parameters: Parameters of each task's policy, on the CPU, [task, parameter].
             tasks: The tasks, [task, ...].
             streams: One random generator per task; the task's rollouts take consecutive segments of it.
+
+        Raises:
+            UserError: If a policy is not finite, or if every episode of a task was dropped.
         """
+        _require_finite(parameters)
         policy, distribution = self._policy, self._policy.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
@@ -100,6 +102,8 @@ class Sampler:
             if ended.all():
                 break
 
+        self._leave_out(buffers)
+
         def of_tasks(values: Any) -> Tensor:
             return _time_last(torch.as_tensor(values).unflatten(1, (task, rollout)))
 
@@ -114,6 +118,24 @@ class Sampler:
             mask=of_tasks(buffers.alive),
             advantages=torch.zeros_like(rewards),
             terms={name: of_tasks(values) for name, values in buffers.terms.items()},
+        )
+
+    def _leave_out(self, buffers: Buffers) -> None:
+        """Masks the episodes that the batch has dropped."""
+        slots = list(self._episodes.dropped)
+        self.dropped = list(self._episodes.dropped.values())
+        for values in (buffers.alive, buffers.rewards, *buffers.terms.values()):
+            values[:, slots] = 0
+        left = self._rollouts - np.bincount(np.array(slots, int) // self._rollouts, minlength=self._num_tasks)
+        if not left.all():
+            raise UserError(f"no episode of a task is left: {self.dropped[0]}; mend the environment.")
+
+
+def _require_finite(parameters: Tensor) -> None:
+    if not torch.isfinite(parameters).all():
+        raise UserError(
+            "a policy is to act whose parameters are not finite: the adaptation diverged; try a smaller --inner-lr, or "
+            "look for huge rewards or observations in the environment."
         )
 
 

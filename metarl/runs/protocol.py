@@ -24,6 +24,7 @@ from metarl.common.strict_json import write_json
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily
+from metarl.envs.checked import checked_episodes
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
 from metarl.runs.build import family_of
@@ -247,7 +248,7 @@ def standing_still(family: Family, tasks: np.ndarray, horizon: int, seed: int) -
     rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
     total = np.zeros(num)
     seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-    with closing(family.make_episodes(num, horizon)) as episodes:
+    with closing(checked_episodes(family, num, horizon)) as episodes:
         episodes.reset(tasks, seeds.tolist(), observations)
         while not (ended := terminated | truncated).all():
             env_steps += int((~ended).sum())

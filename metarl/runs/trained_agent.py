@@ -18,6 +18,8 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
+from metarl.envs.checked import CheckedEpisodes
+from metarl.envs.looped import begin, take_step
 from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
@@ -154,7 +156,9 @@ class Agent:
         if num_steps < 0 or num_rollouts < 1 or horizon < 1:
             raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
         action_map = ActionMap(env.action_space, settings.action_scale)
-        sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
+        family = require_environments(self.family, "adapting in an environment")
+        episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
+        sampler = Sampler(episodes, self.rule.policy, action_map, 1, horizon)
         no_task = np.zeros((1, 0))
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
@@ -233,8 +237,7 @@ class _OneEnvironment(EpisodeBatch):
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
     ) -> None:
         self._steps = 0
-        observation, _ = self._env.reset()
-        observations[0] = utils.flatten(self._env.observation_space, observation)
+        observations[0] = utils.flatten(self._env.observation_space, begin(self._env, None, None))
 
     def step(
         self,
@@ -245,7 +248,7 @@ class _OneEnvironment(EpisodeBatch):
         truncated: np.ndarray,
     ) -> None:
         self._steps += 1
-        observation, rewards[0], terminated[0], cut_off, _ = self._env.step(actions[0])
+        observation, rewards[0], terminated[0], cut_off, _ = take_step(self._env, actions[0])
         observations[0] = utils.flatten(self._env.observation_space, observation)
         truncated[0] = cut_off or self._steps >= self._horizon
 

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvS
 
 from metarl.common.errors import UserError
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
-from metarl.envs.interface import require_episode_batch
+from metarl.envs.checked import checked_episodes
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
 from metarl.envs.tasks import task_option
@@ -134,7 +134,7 @@ class TaskVecEnv(VecEnv):
     ) -> None:
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, num_envs = split, positive_whole("num_envs", num_envs)
-        self._episodes = require_episode_batch(self._family.make_episodes(num_envs, steps))
+        self._episodes = checked_episodes(self._family, num_envs, steps)
         self._action_map = ActionMap(self._family.action_space, action_scale)
         self._rng = np.random.default_rng()
         observation_space = _policy_observations(self._family)

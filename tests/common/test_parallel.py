@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -51,29 +50,42 @@ def test_torch_computes_on_one_thread_in_each_worker_and_as_before_afterwards(nu
     assert torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("given_out", [False, True])
-def test_no_thread_is_at_work_any_more_after_ctrl_c_while_work_is_given_out(given_out, monkeypatch):
-    begun, ended, submit = [], [], ThreadPoolExecutor.submit
-
-    def interrupted(pool, function, *items):
-        if items == (1,):
-            if given_out:
-                submit(pool, function, *items)  # Its future is lost.
-            raise KeyboardInterrupt
-        return submit(pool, function, *items)
+def test_no_thread_is_at_work_any_more_after_ctrl_c():
+    begun, ended, both = [], [], threading.Barrier(2)
 
     def work(item):
         begun.append(item)
+        both.wait(timeout=60)
         assert workers.stopping.wait(timeout=60)
         ended.append(item)
 
-    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    def interrupt():
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+
     with Workers(2) as workers:
         with pytest.raises(KeyboardInterrupt):
-            workers.map(work, range(3))
-        assert sorted(ended) == sorted(begun)
-        assert set(begun) <= {0, 1}
-        assert (1 in begun) == given_out
+            workers.map(work, range(3), watch=interrupt)
+        assert sorted(ended) == sorted(begun) == [0, 1]
+        assert not workers.abandoned
+
+
+def test_a_thread_that_does_not_stop_is_abandoned(monkeypatch):
+    monkeypatch.setattr("metarl.common.parallel.SECONDS_TO_STOP", 0.01)
+    begun, released = threading.Event(), threading.Event()
+
+    def hang(_):
+        begun.set()
+        released.wait()
+
+    def give_up():
+        if begun.is_set():
+            raise KeyboardInterrupt
+
+    with Workers(1) as workers, pytest.raises(KeyboardInterrupt):
+        workers.map(hang, [None], watch=give_up)
+    assert workers.abandoned
+    released.set()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

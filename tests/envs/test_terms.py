@@ -9,6 +9,7 @@ from marks import native_batches
 
 from metarl.common.errors import UserError
 from metarl.envs import EpisodeBatch, OracleFamily, TaskFamily, check_task_family, get_family
+from metarl.envs.checked import checked_episodes
 from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import NativeEpisodes
 from metarl.policies.action_map import ActionMap
@@ -177,9 +178,8 @@ def test_the_check_finds_wrong_batches(family, problem):
 
 
 def test_a_batch_that_is_none_is_refused_where_it_would_be_used():
-    policy = MLPPolicy(1, ActionMap(Step.action_space).distribution, (4,))
     uses = (
-        lambda: Sampler(Duck(), policy, ActionMap(Step.action_space), 1, 5),
+        lambda: checked_episodes(Loose(), 2, 5),
         lambda: TaskVecEnv(Loose(), 2),
         lambda: OracleFamily(Loose()).make_episodes(2, 5),
     )

@@ -242,9 +242,3 @@ def test_collection_is_given_up_when_asked_to_stop():
     with pytest.raises(Stopped):
         sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS)))
     assert len(episodes.actions) == 3
-
-
-def test_closing_a_sampler_closes_its_environments():
-    sampler, _, episodes = make()
-    sampler.close()
-    assert episodes.closed

@@ -1,0 +1,169 @@
+"""The environment's door: every batch of episodes is checked here, and every fault is told with its place."""
+
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError, blaming
+from metarl.envs.family import TaskFamily
+from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
+
+BadEpisode = Literal["stop", "drop"]
+
+
+class CheckedEpisodes(EpisodeBatch):
+    """A batch of episodes that lets nothing pass that is not a finite number, and that says where a fault happened.
+
+    Exceptions of an environment go on, with a note that names family, task, rollout, step and seed.
+
+    Args:
+        episodes: The batch; owned from now on.
+        family: The task family.
+        rollouts_per_task: Slots of each task, task-major.
+        on_bad_episode: After a number that is not finite, "stop" raises UserError. "drop" ends the episode instead.
+
+    Attributes:
+        dropped: What was wrong with each dropped episode since the last reset of all slots, by slot.
+
+    Raises:
+        UserError: If ``episodes`` is no `EpisodeBatch`.
+    """
+
+    def __init__(
+        self, episodes: Any, family: TaskFamily, rollouts_per_task: int = 1, on_bad_episode: BadEpisode = "stop"
+    ) -> None:
+        self._episodes = require_episode_batch(episodes)
+        super().__init__(episodes.num_envs, episodes.observation_size)
+        self.terms = episodes.terms
+        self.dropped: dict[int, str] = {}
+        self._family, self._rollouts, self._drop = family, rollouts_per_task, on_bad_episode == "drop"
+        self._steps, self._begun = 0, np.zeros(self.num_envs, int)
+        self._tasks: list[Any] = [None] * self.num_envs
+        self._seeds: list[Any] = [None] * self.num_envs
+        self._inside = ""
+
+    @property
+    def place(self) -> tuple[int, int | None] | None:
+        """Where a call is that has not returned yet: the number of the step, and the slot if it is known."""
+        return (self._steps, self._episodes.current) if self._inside else None
+
+    def where(self) -> str:
+        """Names the call that has not returned yet."""
+        return f"in {self._inside} of {self._named(self._episodes.current)}"
+
+    def buffers(self, num_steps: int) -> Buffers:
+        return self._episodes.buffers(num_steps)
+
+    def reset(
+        self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
+    ) -> None:
+        if slots is None:
+            self.dropped = {}
+        for slot, task, seed in zip(range(self.num_envs) if slots is None else slots, tasks, seeds, strict=True):
+            self._tasks[slot], self._seeds[slot], self._begun[slot] = task, seed, self._steps
+            self.dropped.pop(int(slot), None)
+        self._inside = "reset"
+        with blaming(self.where):
+            self._episodes.reset(tasks, seeds, observations, slots)
+        self._inside = ""
+        if not np.isfinite(observations).all():
+            self._refuse({"observation": observations})
+            observations[list(self.dropped)] = 0
+
+    def step(
+        self,
+        actions: NDArray[Any],
+        observations: FloatArray,
+        rewards: FloatArray,
+        terminated: BoolArray,
+        truncated: BoolArray,
+    ) -> None:
+        self._steps, self._inside = self._steps + 1, "step"
+        with blaming(self.where):
+            self._episodes.step(actions, observations, rewards, terminated, truncated)
+        self._inside, self.terms = "", self._episodes.terms
+        reported = (observations, rewards, *self.terms.values())
+        if not all(np.isfinite(values).all() for values in reported):
+            self._refuse({"observation": observations, "reward": rewards, **self.terms})
+        if self.dropped:
+            slots = list(self.dropped)
+            for values in reported:
+                values[slots] = 0
+            terminated[slots] = True
+
+    def close(self) -> None:
+        self._episodes.close()
+
+    def _refuse(self, values: dict[str, Any]) -> None:
+        """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""
+        for name, of_slots in values.items():
+            bad = ~np.isfinite(of_slots).reshape(self.num_envs, -1)
+            for slot in np.flatnonzero(bad.any(1)).tolist():
+                number = np.ravel(of_slots[slot])[bad[slot]][0]
+                place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
+                told = f"the {name}{place} is {number} in {self._named(slot)}"
+                if not self._drop:
+                    raise UserError(
+                        f"{told}; mend the environment, or leave such episodes out with --on-bad-episode drop."
+                    )
+                self.dropped.setdefault(slot, told)
+
+    def _named(self, slot: int | None) -> str:
+        """Names an episode at its present step; all of them if ``slot`` is None."""
+        if slot is None:
+            return f"{self.num_envs} environments of {self._family.name}, step {self._steps - self._begun.min()}"
+        step = f"{self._family.name}, {{}}step {self._steps - self._begun[slot]}"
+        if not np.size(self._tasks[slot]):
+            return step.format("")
+        task = self._family.describe_task(self._tasks[slot])
+        return step.format(f"{task}, rollout {slot % self._rollouts}, ") + f", seed {self._seeds[slot]}"
+
+
+def checked_episodes(
+    family: TaskFamily, num_envs: int, horizon: int, rollouts_per_task: int = 1, on_bad_episode: BadEpisode = "stop"
+) -> CheckedEpisodes:
+    """Makes a family's environments, checked.
+
+    Args:
+        family: The task family.
+        num_envs: Number of slots.
+        horizon: Steps after which an episode is truncated.
+        rollouts_per_task: Slots of each task, task-major.
+        on_bad_episode: See `CheckedEpisodes`.
+
+    Raises:
+        UserError: If the family does not make an `EpisodeBatch`.
+    """
+    with blaming(lambda: f"while {num_envs} environments of {family.name} were made"):
+        episodes = family.make_episodes(num_envs, horizon)
+    return CheckedEpisodes(episodes, family, rollouts_per_task, on_bad_episode)
+
+
+class Watch:
+    """Notices an environment that does not return.
+
+    Args:
+        seconds: The longest time of one call; of one environment, or of a batch that steps all of its slots at once.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._since: dict[int, tuple[Any, float]] = {}
+
+    def check(self, batches: Iterable[CheckedEpisodes]) -> None:
+        """Call it again and again while the batches are stepped.
+
+        Raises:
+            UserError: If a call has lasted longer since it was first seen.
+        """
+        now = monotonic()
+        for index, batch in enumerate(batches):
+            place, (seen, since) = batch.place, self._since.get(index, (None, now))
+            if place is None or place != seen:
+                self._since[index] = place, now
+            elif now - since > self.seconds:
+                raise UserError(f"nothing has come back for {self.seconds:g} seconds (--step-timeout) {batch.where()}.")
