@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -25,20 +26,27 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 
 @contextmanager
 def blaming(where: Callable[[], str]) -> Iterator[None]:
-    """Says where an exception of somebody else's code happened.
-
-    A UserError becomes one with the place in its sentence. Other exceptions keep their traceback and get a note. What
-    would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError.
-
-    Args:
-        where: Returns the place, such as "in step of ...".
-    """
+    """Says where an exception of somebody else's code happened, see `blame`."""
     try:
         yield
-    except UserError as error:
+    except BaseException as error:
+        blame(error, where)
+
+
+def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
+    """Raises an exception of somebody else's code again, with its place.
+
+    A UserError gets the place in its sentence. Other exceptions keep their traceback and get a note. What would pass
+    for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C stays as it is.
+
+    Args:
+        error: The exception.
+        where: Returns the place, such as "in step of ...".
+    """
+    if isinstance(error, UserError):
         raise UserError(f"{error} It happened {where()}.") from error
-    except (SystemExit, BrokenPipeError) as error:
+    if isinstance(error, SystemExit | BrokenPipeError):
         raise RuntimeError(f"{error!r} was raised {where()}") from error
-    except Exception as error:
+    if isinstance(error, Exception):
         error.add_note(f"It happened {where()}.")
-        raise
+    raise error

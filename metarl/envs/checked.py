@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.common.errors import UserError, blaming
+from metarl.common.errors import UserError, blame, blaming
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
+DIVERGED = "the adaptation diverged; try a smaller --inner-lr, or look for huge rewards or observations."
 
 
 class CheckedEpisodes(EpisodeBatch):
@@ -83,12 +84,17 @@ class CheckedEpisodes(EpisodeBatch):
         truncated: BoolArray,
     ) -> None:
         self._steps, self._inside = self._steps + 1, "step"
-        with blaming(self.where):
+        try:
             self._episodes.step(actions, observations, rewards, terminated, truncated)
+        except BaseException as error:
+            self._require_finite(actions)
+            blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
-        if not all(np.isfinite(values).all() for values in reported):
-            self._refuse({"observation": observations, "reward": rewards, **self.terms})
+        for values in reported:
+            if not np.isfinite(values).all():
+                self._require_finite(actions)
+                self._refuse({"observation": observations, "reward": rewards, **self.terms})
         if self.dropped:
             slots = list(self.dropped)
             for values in reported:
@@ -97,6 +103,13 @@ class CheckedEpisodes(EpisodeBatch):
 
     def close(self) -> None:
         self._episodes.close()
+
+    def _require_finite(self, actions: NDArray[Any]) -> None:
+        """Raises UserError if it is the policy that was not finite."""
+        bad = ~np.isfinite(actions).reshape(self.num_envs, -1).all(1)
+        if bad.any():
+            slot = int(np.flatnonzero(bad)[0])
+            raise UserError(f"the policy's action is not finite in {self._named(slot)}: {DIVERGED}")
 
     def _refuse(self, values: dict[str, Any]) -> None:
         """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""

@@ -74,7 +74,7 @@ def take_step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, bo
         UserError: If its ``step`` is not Gymnasium's.
     """
     result = env.step(action)
-    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], Mapping)):
+    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict | Mapping)):
         raise UserError(
             f"step returned {_kinds(result)}; Gymnasium asks for (observation, reward, terminated, truncated, info), "
             "info a dictionary."

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl.common.errors import UserError
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
+from metarl.envs.checked import DIVERGED
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
@@ -64,9 +65,8 @@ class Sampler:
             streams: One random generator per task; the task's rollouts take consecutive segments of it.
 
         Raises:
-            UserError: If a policy is not finite, or if every episode of a task was dropped.
+            UserError: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
         """
-        _require_finite(parameters)
         policy, distribution = self._policy, self._policy.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
@@ -109,6 +109,8 @@ class Sampler:
 
         all_actions = _time_last(_padded(torch.stack(actions), time))
         log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, all_actions.flatten(1, 2))
+        if not torch.isfinite(log_probs).all():
+            raise UserError(f"a policy's probabilities are not finite: {DIVERGED}")
         rewards = of_tasks(buffers.rewards)
         return Rollouts(
             observations=of_tasks(observations[:-1]),
@@ -129,14 +131,6 @@ class Sampler:
         left = self._rollouts - np.bincount(np.array(slots, int) // self._rollouts, minlength=self._num_tasks)
         if not left.all():
             raise UserError(f"no episode of a task is left: {self.dropped[0]}; mend the environment.")
-
-
-def _require_finite(parameters: Tensor) -> None:
-    if not torch.isfinite(parameters).all():
-        raise UserError(
-            "a policy is to act whose parameters are not finite: the adaptation diverged; try a smaller --inner-lr, or "
-            "look for huge rewards or observations in the environment."
-        )
 
 
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:

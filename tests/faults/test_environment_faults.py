@@ -1,0 +1,211 @@
+"""Faults of environments in a whole training: what is told, what is kept, and how the process ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+from faulty import FaultyFamily
+from table import fault
+from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
+
+import metarl
+from metarl.commands import train as command
+from metarl.common.errors import UserError
+from metarl.config.measuring import EvaluationConfig
+
+ENV = "faulty:FaultyFamily"
+WHERE = "Environments"
+seldom = partial(tiny, env=ENV, horizon=6, iterations=40, validate_every=0, checkpoint_every=1)
+
+
+def rare(run_dir, name, **settings):
+    """A run in which a fault happens in some iteration after the first."""
+    return seldom(run_dir, env_kwargs={"fault": name, "chance": 0.01}, **settings)
+
+
+def assert_iterations_are_kept(run_dir):
+    """Returns the number of finished iterations; the checkpoint holds them all, and the run can be loaded."""
+    done = len(numbers(run_dir))
+    assert 0 < done < 40
+    assert stored_progress(run_dir).iteration == done
+    assert np.isfinite(final_parameters(run_dir)).all()
+    return done
+
+
+@fault(
+    WHERE,
+    "an observation or reward that is not a number, or infinite",
+    "the run stops with its checkpoint; one sentence names family, task, rollout, step, seed and number",
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("name", ["nan observation", "infinite observation", "nan reward", "huge reward", "reset"])
+def test_a_bad_number_stops_the_run(name, tmp_path):
+    with pytest.raises(
+        UserError, match=r"^the (observation \(entry \d\)|reward) is -?(nan|inf) in faulty:FaultyFamily, task 1, r"
+    ):
+        metarl.train(rare(tmp_path, name))
+    assert_iterations_are_kept(tmp_path)
+
+
+@fault(WHERE, "the same with `--on-bad-episode drop`", "the episode is left out and counted in `dropped_episodes`")
+def test_dropped_episodes_are_left_out_and_counted(tmp_path):
+    metarl.train(rare(tmp_path, "nan observation", on_bad_episode="drop"))
+    dropped = [int(row["dropped_episodes"]) for row in numbers(tmp_path)]
+    assert len(dropped) == 40
+    assert 0 < sum(dropped) < 20
+    assert all(row["outcome"] != "non-finite" for row in numbers(tmp_path))
+    assert np.isfinite(final_parameters(tmp_path)).all()
+
+
+@fault(
+    WHERE, "more than a tenth of an iteration's episodes dropped", "the run stops with its checkpoint and says how many"
+)
+def test_too_many_dropped_episodes_stop_the_run(tmp_path):
+    config = seldom(tmp_path, env_kwargs={"chance": 0.3}, on_bad_episode="drop")
+    with pytest.raises(
+        UserError, match=r"\d+ of 32 episodes had to be dropped, more than 10%; .* one of them the obse"
+    ):
+        metarl.train(config)
+
+
+@fault(WHERE, "every episode of a task dropped", "the run stops and says so")
+def test_a_task_without_episodes_stops_the_run(tmp_path):
+    with pytest.raises(UserError, match="no episode of a task is left: the observation"):
+        metarl.train(seldom(tmp_path, on_bad_episode="drop"))
+
+
+def test_a_run_that_drops_nothing_is_bit_for_bit_the_one_that_would_stop(tmp_path):
+    for name in ("stop", "drop"):
+        metarl.train(tiny(tmp_path / name, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, on_bad_episode=name))
+    np.testing.assert_array_equal(final_parameters(tmp_path / "stop"), final_parameters(tmp_path / "drop"))
+
+
+@fault(
+    WHERE,
+    "an exception in `step`, `reset`, `set_task` or `make_env`",
+    "its own traceback, with a note that names the place; the checkpoint holds every finished iteration",
+)
+def test_an_exception_keeps_the_finished_iterations(tmp_path):
+    with pytest.raises(KeyError) as caught:
+        metarl.train(rare(tmp_path, "raises"))
+    assert "in step of faulty:FaultyFamily, task 1, rollout" in caught.value.__notes__[0]
+    assert_iterations_are_kept(tmp_path)
+
+
+@fault(WHERE, "`sys.exit(0)` or a broken pipe inside an environment", "an error with traceback; the exit code is not 0")
+@pytest.mark.parametrize("name", ["exits", "breaks"])
+def test_an_exit_inside_an_environment_is_no_finished_run(name, tmp_path):
+    with pytest.raises(RuntimeError, match="was raised in step of faulty:FaultyFamily, task 1"):
+        command.main(["--env", ENV, "--env-kwargs", "fault", name, *_options(tmp_path)])
+
+
+@fault(
+    WHERE,
+    "`step` returns what Gymnasium does not ask for (4 values, a reward of shape (1,), text, None)",
+    "the run stops; the sentence names the method and what Gymnasium asks for",
+)
+@pytest.mark.parametrize(
+    "name", ["4 values", "reward of shape (1,)", "reward of text", "reward of None", "info of None"]
+)
+def test_a_step_that_is_not_gymnasiums_stops_the_run(name, tmp_path):
+    with pytest.raises(
+        UserError, match=r"step returned .*; Gymnasium asks for .* It happened in step of faulty:FaultyFamily, ta"
+    ):
+        metarl.train(rare(tmp_path, name))
+    assert_iterations_are_kept(tmp_path)
+
+
+@fault(WHERE, "a bad number while evaluating or in `agent.adapt`", "the same sentence; no number is reported")
+def test_evaluation_and_adaptation_stop_too(tmp_path):
+    run = metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}))
+    env = FaultyFamily().make_env()
+    env.task = 1.0
+    with pytest.raises(
+        UserError, match=r"the observation .* is nan in faulty:FaultyFamily, step 3; mend the environment"
+    ):
+        run.agent.adapt(env, num_steps=1, num_rollouts=2)
+    metarl.train(tiny(tmp_path / "sick", env=ENV, horizon=6, iterations=0, validate_every=0))
+    with pytest.raises(UserError, match=r"is nan in faulty:FaultyFamily, task 1, rollout \d, step 3"):
+        metarl.evaluate(tmp_path / "sick", EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+    assert not (tmp_path / "sick" / "evaluation.json").exists()
+
+
+@fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
+def test_a_diverged_adaptation_is_told(tmp_path):
+    with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller --inner-lr"):
+        metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, inner_lr=1e38))
+    with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller --inner-lr"):
+        metarl.train(tiny(tmp_path / "discrete", env="bandit", inner_lr=1e38))
+
+
+@fault(WHERE, "`step` does not return", "`--step-timeout` names the environment and ends the run with its checkpoint")
+def test_a_step_that_hangs_is_named_after_the_timeout(tmp_path, monkeypatch):
+    monkeypatch.setattr("metarl.common.parallel.SECONDS_TO_STOP", 0.01)
+    monkeypatch.setattr("metarl.common.parallel._POLL_SECONDS", 0.01)
+    place = "in step of faulty:FaultyFamily, task 1, rollout"
+    with pytest.raises(UserError, match=rf"nothing has come back for 0\.2 seconds \(--step-timeout\) {place}"):
+        metarl.train(rare(tmp_path, "hangs", step_timeout=0.2))
+    assert_iterations_are_kept(tmp_path)
+
+
+HANGING = """
+import os, signal, sys, threading
+sys.path[:0] = [sys.argv[1]]
+import faulty
+from metarl.commands.train import main
+
+def interrupt():
+    faulty.hanging.wait()
+    os.kill(os.getpid(), int(sys.argv[2]))
+
+threading.Thread(target=interrupt, daemon=True).start()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background jobs ignore Ctrl-C.
+sys.exit(main(sys.argv[3:]))
+"""
+
+
+@fault(
+    WHERE,
+    "Ctrl-C or SIGTERM while `step` does not return",
+    "the first one ends the process, with every finished iteration in the checkpoint",
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_a_run_whose_environment_hangs(number, tmp_path):
+    options = ["--env", ENV, "--env-kwargs", "fault", "hangs", "chance", "0.01", *_options(tmp_path)]
+    tests = str(ROOT / "tests")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, os.environ.get("PYTHONPATH", "")])}
+    arguments = [sys.executable, "-c", HANGING, tests, str(int(number)), *options, "--checkpoint-every", "1000"]
+    ended = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.returncode != 0
+    assert "Traceback" not in ended.stderr
+    assert_iterations_are_kept(tmp_path)
+
+
+def _options(run_dir):
+    return [
+        *(
+            "--algo",
+            "maml",
+            "--iterations",
+            "40",
+            "--run-dir",
+            str(run_dir),
+            "--meta-batch-size",
+            "4",
+            "--horizon",
+            "6",
+        ),
+        *("--rollouts-per-task", "4", "--hidden-sizes", "16", "--validate-every", "0"),
+    ]
+
+
+def test_no_thread_is_left_behind_by_a_fault(tmp_path):
+    before = threading.active_count()
+    with pytest.raises(KeyError):
+        metarl.train(rare(tmp_path, "raises"))
+    assert threading.active_count() == before
