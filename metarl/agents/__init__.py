@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metarl.agents.l2f import L2F
+from metarl.agents.normalised import NormalisedObservations
 from metarl.common.importing import import_named
 from metarl.config.algorithms import L2FConfig, get_algorithm
 from metarl.config.checked import Checked
@@ -18,6 +19,7 @@ def build_rule(
     own: Checked | None = None,
     l2f: L2FConfig | None = None,
     num_modes: int = 1,
+    normalise_observations: bool = False,
 ) -> Adaptation:
     """Builds the adaptation rule called ``name``.
 
@@ -28,6 +30,7 @@ def build_rule(
         own: Settings of the algorithm itself; by default its defaults.
         l2f: Learn-to-Forget's settings. If given, L2F wraps the rule; an attenuated algorithm has them by default.
         num_modes: Modes of the task distribution.
+        normalise_observations: Whether the policies see observations normalised by running statistics.
 
     Raises:
         UserError: If there is no such algorithm, or if it does not accept this policy or these settings.
@@ -37,4 +40,6 @@ def build_rule(
     if algorithm.knows_modes:
         arguments.append(num_modes)
     rule: Adaptation = import_named(algorithm.rule, "algo")(policy, inner, *arguments)
-    return L2F(rule, l2f or L2FConfig()) if algorithm.attenuated or l2f else rule
+    if algorithm.attenuated or l2f:
+        rule = L2F(rule, l2f or L2FConfig())
+    return NormalisedObservations(rule) if normalise_observations else rule

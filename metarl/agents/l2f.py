@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.agents.encoder import TrajectoryEncoder
 from metarl.config.algorithms import L2FConfig
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
+from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation, of_wrapped
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
@@ -107,7 +107,7 @@ class L2F(WrappedAdaptation):
         )
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        stages = [self._of_attenuated(stage) for stage in self._rule.stages(step_scales, iteration)]
+        stages = [of_wrapped(stage, self._rule) for stage in self._rule.stages(step_scales, iteration)]
         if not stages or self._constant:
             return stages
         if self._options.attenuation_rollouts == "reuse":
@@ -123,7 +123,7 @@ class L2F(WrappedAdaptation):
         meta, first = self._of_rule(loop.meta), 0 if self._constant else 1
         of_rule = replace(loop, rule=self._rule, stages=loop.stages[first:], meta=meta, supports=loop.supports[first:])
         embedding = self._no_embedding(loop.meta, loop.num_tasks)
-        if not self._constant:
+        if not self._constant and loop.supports:
             policies = self._rule.start(meta, loop.modes)[:, : self.policy.layout.size]
             embedding = self.embedding(loop.meta, policies, loop.supports[0])
         return torch.cat([self._rule.observe(of_rule), embedding], dim=1)
@@ -244,12 +244,6 @@ class L2F(WrappedAdaptation):
 
     def _of_rule(self, meta: Tensor) -> Tensor:
         return meta[: self._rule.num_meta]
-
-    def _of_attenuated(self, stage: Stage) -> Stage:
-        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
-            return stage.update(self._of_rule(meta), parameters, support)
-
-        return replace(stage, update=update)
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         return observed[:, : -self._embedding_size], observed[:, -self._embedding_size :]

@@ -79,6 +79,8 @@ class MuMoMAML(Adaptation):
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Each task's embedding, [task, embedding]."""
+        if not loop.supports:  # No steps, and so no modulation.
+            return super().observe(loop)
         return self.embedding(loop.meta, loop.supports[0])
 
     @property
@@ -87,7 +89,9 @@ class MuMoMAML(Adaptation):
         return {"modulation": slice(self._encoder.size)}
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        """Mean of the scales, and the standard deviation over tasks of scales and embedding."""
+        """Mean of the scales, and the standard deviation over tasks of scales and embedding; nothing without steps."""
+        if not observed.shape[1]:
+            return {}
         scales, _ = self.scales_and_shifts(meta, observed)
         spread = {"scale": scales, "embedding": observed}
         report = {f"modulation_spread/{name}": float(x.std(0, correction=0).mean()) for name, x in spread.items()}

@@ -75,6 +75,7 @@ class Config:
     output_gain: float | None = None
     initial_std: float | None = None
     min_std: float | None = None
+    normalise_observations: bool | None = None
     action_scale: float | None = None
     policy_body: str | None = None
 
@@ -267,6 +268,8 @@ class _Resolution:
         if self._supervised:
             self._check_supervised(settings)
             return
+        if settings.baseline and settings.baseline.trainer == "ppo" and settings.policy.normalise_observations:
+            raise UserError("normalise_observations is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
         if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
             raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")

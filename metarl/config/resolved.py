@@ -38,7 +38,7 @@ GROUPS: dict[str, type[Checked]] = {
 }
 """Classes of the settings that every run has, by their name in `Settings`."""
 
-REINFORCEMENT = ("inner_loss", "initial_std", "min_std", *hints(RolloutSettings))
+REINFORCEMENT = ("inner_loss", "initial_std", "min_std", "normalise_observations", *hints(RolloutSettings))
 """Fields of the configuration that supervised families do not use."""
 
 OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}

@@ -118,6 +118,8 @@ class PolicySettings(Checked):
     """Initial standard deviation of exploration, in units of the action space's half-width times ACTION_SCALE."""
     min_std: float = 1e-6
     """Floor of the standard deviation."""
+    normalise_observations: bool = False
+    """Shift and scale observations by their running mean and standard deviation over training."""
     policy_body: str | None = None
     """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
 

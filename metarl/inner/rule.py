@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.inner.support import Support
 from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.normaliser import Normaliser
 
 if TYPE_CHECKING:
     from metarl.inner.loop import InnerLoop
@@ -115,11 +116,15 @@ class Adaptation(ABC):
                 follows: the stages then omit everything that only training needs.
         """
 
+    def normaliser(self, meta: Tensor) -> Normaliser | None:
+        """How the policies' observations are normalised; by default not at all."""
+        return None
+
     def observe(self, loop: InnerLoop) -> Tensor:
         """The rule's features of each task, [task, feature]; input of `describe` and `after_meta_step`.
 
         Args:
-            loop: The inner loop of some of the tasks, with at least one stage.
+            loop: The inner loop of some of the tasks.
         """
         return loop.meta.new_zeros(loop.num_tasks, 0)
 
@@ -181,6 +186,9 @@ class WrappedAdaptation(Adaptation):
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return self._rule.stages(step_scales, iteration)
 
+    def normaliser(self, meta: Tensor) -> Normaliser | None:
+        return self._rule.normaliser(meta[: self._rule.num_meta])
+
     def observe(self, loop: InnerLoop) -> Tensor:
         return self._rule.observe(loop)
 
@@ -196,6 +204,15 @@ class WrappedAdaptation(Adaptation):
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         return self._rule.after_meta_step(meta, observed)
+
+
+def of_wrapped(stage: Stage, rule: Adaptation) -> Stage:
+    """A stage of a wrapped rule whose meta-parameters come first among the wrapper's."""
+
+    def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+        return stage.update(meta[: rule.num_meta], parameters, support)
+
+    return replace(stage, update=update)
 
 
 def evaluation_scales(num_steps: int, trained_steps: int) -> tuple[float, ...]:

@@ -95,6 +95,7 @@ class Runner:
         # A family with one mode does not say which of a rule's modes applies, if the rule was trained with several.
         unknown = np.full(len(tasks), UNKNOWN_MODE)
         modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
+        normaliser = self._rule.normaliser(meta)
 
         def run_shard(index: int) -> tuple[Adapted, Timing]:
             start, stop = self._shards[index]
@@ -106,7 +107,7 @@ class Runner:
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
                     sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
-                    rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams)
+                    rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams, normaliser)
                     dropped.extend(sampler.dropped)
                     with timed("advantages"):
                         rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)

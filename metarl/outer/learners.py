@@ -84,11 +84,9 @@ class MetaLearner:
         with timed("meta-step"):
             generator = stream(self._settings.run.seed, Purpose.CURVATURE_ROWS, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)
-            described: dict[str, float] = {}
-            if adapted.loop.supports:  # There is an inner loop.
-                observed = observe(adapted.loop, self._workers)
-                described = self._rule.describe(state.meta, observed) if describe else {}
-                new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
+            observed = observe(adapted.loop, self._workers)
+            described = self._rule.describe(state.meta, observed) if describe else {}
+            new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
         row = self._row(adapted, report, timing, time.perf_counter() - begin, described)
         if self._settings.baseline:
             # Training does not adapt, so there is nothing after adaptation.

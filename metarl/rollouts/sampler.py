@@ -17,6 +17,7 @@ from metarl.envs.checked import DIVERGED
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
+from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.baseline import linear_baseline
 from metarl.rollouts.returns import gae, standardise
 
@@ -56,13 +57,20 @@ class Sampler:
         self._stopped = stopped
 
     @torch.no_grad()
-    def collect(self, parameters: Tensor, tasks: np.ndarray, streams: Sequence[np.random.Generator]) -> Rollouts:
+    def collect(
+        self,
+        parameters: Tensor,
+        tasks: np.ndarray,
+        streams: Sequence[np.random.Generator],
+        normaliser: Normaliser | None = None,
+    ) -> Rollouts:
         """Collects one episode for every (task, rollout). Advantages are still 0; `with_advantages` computes them.
 
         Args:
             parameters: Parameters of each task's policy, on the CPU, [task, parameter].
             tasks: The tasks, [task, ...].
             streams: One random generator per task; the task's rollouts take consecutive segments of it.
+            normaliser: Applied to the observations: the policies see, and the rollouts hold, normalised ones.
 
         Raises:
             UserError: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
@@ -78,6 +86,7 @@ class Sampler:
         parameters, noise = parameters.to(device), noise.to(device)
         outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
         network, extra = policy.network(parameters), policy.extra(parameters)
+        normalise = normaliser.to(observations) if normaliser else _unchanged
         actions: list[Tensor] = []
 
         self._episodes.reset(np.repeat(tasks, rollout, axis=0), seeds.ravel().tolist(), buffers.observations[0])
@@ -89,7 +98,7 @@ class Sampler:
                 raise Stopped
             buffers.alive[t] = ~ended
             with timed("policy"):
-                output.copy_(network(observation))
+                output.copy_(network(normalise(observation)))
                 actions.append(distribution.sample(output, extra, z))
                 env_actions = self._action_map(actions[-1].flatten(0, 1).numpy(force=True))
             with timed("simulation"):
@@ -113,7 +122,7 @@ class Sampler:
             raise UserError(f"a policy's probabilities are not finite: {DIVERGED}")
         rewards = of_tasks(buffers.rewards)
         return Rollouts(
-            observations=of_tasks(observations[:-1]),
+            observations=normalise(of_tasks(observations[:-1])),
             actions=all_actions,
             log_probs=log_probs.view_as(rewards),
             rewards=rewards,
@@ -145,6 +154,10 @@ def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> R
     values = linear_baseline(rollouts.observations, rewards, mask, discount)
     advantages = standardise(gae(rewards, values, mask, discount, gae_lambda), mask)
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
+
+
+def _unchanged(observations: Tensor) -> Tensor:
+    return observations
 
 
 def _time_last(values: Tensor) -> Tensor:

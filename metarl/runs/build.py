@@ -40,7 +40,8 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     experiment = settings.experiment
     family = family_of(experiment.algo, experiment.env, **experiment.env_kwargs)
     policy = build_policy(family, settings.policy)
-    rule = build_rule(experiment.algo, policy, settings.inner, settings.own, settings.l2f, family.num_modes)
+    normalise = settings.policy.normalise_observations
+    rule = build_rule(experiment.algo, policy, settings.inner, settings.own, settings.l2f, family.num_modes, normalise)
     return family, rule
 
 

@@ -25,6 +25,7 @@ from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
+from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.build import build
 from metarl.store.checkpoints import load_checkpoint
@@ -41,6 +42,7 @@ class AdaptedPolicy:
         action_map: Maps the policy's actions to the environment's.
         observation_space: The environment's observations.
         returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is this policy's.
+        normaliser: Normalises the observations, if the policy was trained so.
     """
 
     policy: Policy
@@ -48,6 +50,7 @@ class AdaptedPolicy:
     action_map: ActionMap
     observation_space: gymnasium.Space[Any]
     returns: np.ndarray
+    normaliser: Normaliser | None = None
 
     @torch.no_grad()
     def predict(
@@ -72,7 +75,8 @@ class AdaptedPolicy:
         if not deterministic and rng is None:
             raise ValueError("predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed)")
         parameters = self.parameters[None]
-        outputs = self.policy.outputs(parameters, torch.from_numpy(flat)[None, None])
+        rows = torch.from_numpy(flat)[None, None]
+        outputs = self.policy.outputs(parameters, self.normaliser(rows) if self.normaliser else rows)
         distribution = self.policy.distribution
         if rng is None or deterministic:
             action = distribution.mode(outputs)
@@ -159,17 +163,22 @@ class Agent:
         family = require_environments(self.family, "adapting in an environment")
         episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
         sampler = Sampler(episodes, self.rule.policy, action_map, 1, horizon)
-        no_task = np.zeros((1, 0))
+        no_task, normaliser = np.zeros((1, 0)), self.rule.normaliser(self.meta)
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
             streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
-            episodes = [sampler.collect(parameters, no_task, [generator]) for generator in streams]
+            episodes = [sampler.collect(parameters, no_task, [generator], normaliser) for generator in streams]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps, self.settings.inner.num_inner_steps))
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         return AdaptedPolicy(
-            self.rule.policy, adapted.parameters[0], action_map, env.observation_space, adapted.returns[0].numpy()
+            self.rule.policy,
+            adapted.parameters[0],
+            action_map,
+            env.observation_space,
+            adapted.returns[0].numpy(),
+            normaliser,
         )
 
     def fit(self, inputs: Any, targets: Any, num_steps: int = 1, mode: int = UNKNOWN_MODE) -> FittedFunction:
