@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from faulty import FaultyFamily
-from table import fault
+from fault_table import fault
 from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl
