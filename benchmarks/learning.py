@@ -30,7 +30,7 @@ from metarl.store.runs import StoredRun, read_run
 
 RESULTS = Path(__file__).parent / "results"
 _GAP = "share_of_the_gap_after_one_step"
-KEPT = ("config.json", "progress.csv", "evaluation.json")
+KEPT = ("config.json", "progress.csv", "evaluation.json", "analysis/analysis.json")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Experiment:
         env: The task family.
         variants: Command-line options of each variant; the others are compared with the first.
         evaluation: Command-line options of the evaluation; None to compare learning curves alone.
+        analysis: Command-line options of an analysis; None for none.
         seeds: Training seeds.
         note: A note for readers of the results.
     """
@@ -50,6 +51,7 @@ class Experiment:
     evaluation: str | None
     seeds: tuple[int, ...] = (0, 1, 2)
     note: str = ""
+    analysis: str | None = None
 
 
 # A quarter of the usual data and few iterations: enough to see which settings learn at all.
@@ -80,7 +82,100 @@ _ALGORITHMS = {
     "standstill": "--algo standstill",
 }
 
+# Learn-to-Forget in reinforcement learning (docs/l2f.md). A fresh attenuation has a third phase of episodes, so that 67
+# iterations cost the environment steps of 100.
+_FRESH = "--l2f.attenuation-rollouts fresh --iterations 67"
+_NORMALISED = "--l2f.normalise-embedding"
+_MOMENTS = f"--l2f.embedding moments {_NORMALISED}"
+_L2F_NAVIGATION = {
+    "maml-0.1": "--algo maml",
+    "maml-0.01": "--algo maml --inner-lr 0.01",
+    "maml-0.03": "--algo maml --inner-lr 0.03",
+    "maml-0.3": "--algo maml --inner-lr 0.3",
+    "constants": "--algo l2f --l2f.conditioning constant",
+    **{
+        f"l2f-{gradient}-{embedding}-{rollouts}": " ".join(
+            ["--algo l2f --l2f.embedding-gradient", gradient, *normalise, *fresh]
+        )
+        for gradient in ("stop", "through")
+        for embedding, normalise in (("raw", []), ("normalised", [_NORMALISED]))
+        for rollouts, fresh in (("reuse", []), ("fresh", [_FRESH]))
+    },
+    "moments-reuse": f"--algo l2f {_MOMENTS}",
+    "moments-fresh": f"--algo l2f {_MOMENTS} {_FRESH}",
+}
+_START_KL = "--algo l2f --l2f.initial-gamma 0.5 --l2f.start-kl"
+
+
+def _conflict(env: str, options: str, iterations: int, rollouts: int) -> Experiment:
+    """MAML and L2F on a family whose tasks pull apart, with the conflict of MAML's meta-gradients."""
+    variants = {
+        algo: f"--algo {algo}{options} --validate-every 0 --iterations {iterations}" for algo in ("maml", "l2f")
+    }
+    return Experiment(
+        env,
+        variants,
+        f"--tasks 40 --rollouts {rollouts}",
+        seeds=(0,),
+        analysis="",
+        note="Whether forgetting pays where tasks pull the initialisation apart; one seed.",
+    )
+
+
+def _headroom(env: str, iterations: int, evaluation: str, oracle: str) -> Experiment:
+    """What attenuation by hand gains on an initialisation that was trained without it."""
+    variants = {algo: f"--algo {algo} --validate-every 0 --iterations {iterations}" for algo in ("maml", "anil")}
+    note = "What the best gamma of each task gains at test time, on an initialisation trained without attenuation."
+    return Experiment(env, variants, evaluation, seeds=(0,), analysis=f"--gamma-sweep{oracle}", note=note)
+
+
+_MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
+
 EXPERIMENTS = {
+    "l2f-navigation": Experiment(
+        "navigation",
+        {
+            name: f"{options} --validate-every 0" + ("" if "--iterations" in options else " --iterations 100")
+            for name, options in _L2F_NAVIGATION.items()
+        },
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        seeds=(0,),
+        note="L2F's variants at equal environment steps, beside MAML's inner steps and learned constants; one seed.",
+    ),
+    "l2f-cheetah-dir-rllab": Experiment(
+        "cheetah-dir-rllab",
+        {
+            name: f"{options} --iterations 50 --validate-every 0"
+            for name, options in (
+                ("maml", "--algo maml"),
+                ("l2f-start-kl-0", f"{_START_KL} 0"),
+                ("l2f-start-kl-1", f"{_START_KL} 1"),
+            )
+        },
+        "--tasks 40 --rollouts 40",
+        seeds=(0, 1),
+        note="L2F from the published start, gamma 0.5, with and without the unattenuated policy in the trust region.",
+    ),
+    "headroom-navigation": _headroom(
+        "navigation",
+        100,
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        " --oracle-return -0.49",
+    ),
+    "headroom-navigation-bimodal": _headroom(
+        "navigation-bimodal",
+        100,
+        "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+        " --oracle-return -3.87",
+    ),
+    "headroom-cheetah-dir": _headroom("cheetah-dir", 50, "--tasks 40 --rollouts 20", ""),
+    **{
+        f"conflict-modes-{modes}-distance-{distance}": _conflict(
+            "navigation-modes", f" --env-kwargs goal_modes {modes} goal_distance {distance}", 60, 40
+        )
+        for modes, distance in _MODES
+    },
+    "conflict-cheetah-vel-signed": _conflict("cheetah-vel-signed", "", 50, 20),
     "algorithms-navigation": Experiment(
         "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
     ),
@@ -167,8 +262,7 @@ class Options:
     """Trains, evaluates and summarises an experiment."""
 
     experiment: Annotated[str, tyro.conf.Positional]
-    """algorithms-navigation, algorithms-navigation-bimodal, mumomaml-step-size, sinusoid-l2f, navigation,
-    navigation-curvature, cheetah-dir-rllab, cheetah-dir, cheetah-dir-settings or cheetah-dir-rllab-settings."""
+    """Name of the experiment; a wrong one shows all."""
     summary: bool = False
     """Only summarise the results in benchmarks/results."""
     jobs: int = 2
@@ -199,11 +293,14 @@ def _run(experiment: Experiment, results: Path, variant: str, seed: int) -> None
     if experiment.evaluation is not None:
         evaluate = ["-m", "metarl.evaluate", str(folder), *experiment.evaluation.split(), "--threads", "1"]
         subprocess.run([sys.executable, *evaluate], check=True)
+    if experiment.analysis is not None:
+        analyse = ["-m", "metarl.analyze", str(folder), *experiment.analysis.split(), "--threads", "1"]
+        subprocess.run([sys.executable, *analyse], check=True)
     copies = results / f"{folder.name}.copying"
     copies.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
         if (folder / name).is_file():
-            shutil.copy(folder / name, copies / name)
+            shutil.copy(folder / name, copies / Path(name).name)
     copies.rename(kept)
 
 
@@ -230,6 +327,9 @@ def summarise(experiment: Experiment, results: Path) -> None:
         _add_evaluations(summary, {name: [run.evaluated() for run in of_name] for name, of_name in runs.items()})
         plot_runs(paths, results / "adaptation.png")
         text = _evaluation_markdown(summary) + text
+    if experiment.analysis is not None:
+        _add_analyses(summary, runs)
+        text = _analysis_markdown(summary) + text
     if experiment.note:
         text = f"{experiment.note}\n\n{text}"
     facts = next(iter(summary["variants"].values()))["trained_with"]
@@ -302,6 +402,24 @@ def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evalua
         _add_share_of_the_gap(summary)
 
 
+def _add_analyses(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
+    """Adds, of each variant's first seed, the excess conflict of each tensor and the gains of the best gammas."""
+    for name, of_name in runs.items():
+        analysis, entry = json.loads((of_name[0].path / "analysis.json").read_text()), summary["variants"][name]
+        excess = analysis["conflict"]["excess"]
+        entry["excess_conflict"] = dict(zip(analysis["tensors"], _mean_and_interval(excess), strict=True))
+        if sweep := analysis.get("gamma_sweep"):
+            entry["gain_of_best_gamma"] = dict(zip(sweep["parts"], _mean_and_interval(sweep["gain"]), strict=True))
+            if sweep.get("gap"):
+                entry["share_of_the_gap"] = dict(zip(sweep["parts"], np.round(sweep["gap"]["share"], 4), strict=True))
+
+
+def _mean_and_interval(values: dict[str, Any]) -> list[list[float | None]]:
+    means = values["mean"]
+    intervals = values.get("interval") or [None] * len(means)
+    return [[round(m, 4), None if i is None else round(i, 4)] for m, i in zip(means, intervals, strict=True)]
+
+
 def _add_share_of_the_gap(summary: dict[str, Any]) -> None:
     """Adds the share of the gap from standing still to the oracle that a variant closes with one gradient step."""
     standstill, variants = summary["references"]["standstill"], summary["variants"]
@@ -354,6 +472,33 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
         lines += [f"| variant | from | {header}"]
         lines += [f"| {name} | {entry['from']} | {cells(entry, '+')} |" for name, entry in paired.items()]
     return "\n".join(lines) + "\n\n"
+
+
+def _analysis_markdown(summary: dict[str, Any]) -> str:
+    """Tables of `_add_analyses`."""
+    titles = {
+        "gain_of_best_gamma": "Gain in return of each task's best gamma, chosen on half of the episodes and scored on "
+        "the other half (± 95 % t interval over tasks)",
+        "share_of_the_gap": "The same as a share of the gap from standing still to the oracle",
+        "excess_conflict": "Conflict between episodes of different tasks, less that within a task, in radian (± 95 % t "
+        "interval over tasks)",
+    }
+    lines = []
+    for key, title in titles.items():
+        rows = {name: entry[key] for name, entry in summary["variants"].items() if key in entry}
+        if rows:
+            names = list(next(iter(rows.values())))
+            lines += [f"{title}:", "", f"| variant | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+            lines += [f"| {name} | {' | '.join(_cell(row[n]) for n in names)} |" for name, row in rows.items()]
+            lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:.1%}"
+    mean, interval = value
+    return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
 def _training_markdown(summary: dict[str, Any]) -> str:
