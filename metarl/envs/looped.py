@@ -6,52 +6,22 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch, reported
+from metarl.envs.spaces import FlatObservation, flat_space
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
 
 
-def flat_observation_space(space: spaces.Space[Any], name: str) -> spaces.Box:
-    """The observation space flattened to one axis.
-
-    Args:
-        space: An environment's observation space.
-        name: The family's name, for the message.
-
-    Raises:
-        UserError: If the observations are not arrays of real numbers.
-    """
-    if isinstance(space, (spaces.Box, spaces.Dict, spaces.Tuple)) and _holds_boxes(space):
-        flat = spaces.utils.flatten_space(space)
-        assert isinstance(flat, spaces.Box)
-        return flat
-    raise UserError(
-        f"the observations of {name} are {space}, and only Box observations (or Dict and Tuple of them) are supported; "
-        "wrap the environment in make_env so that it returns an array of numbers."
-    )
-
-
-def _holds_boxes(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_holds_boxes(part) for part in space.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_holds_boxes(part) for part in space)
-    return isinstance(space, spaces.Box)
-
-
 def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     """Makes an environment of the family with flat observations; wraps it only if necessary."""
     env = family.make_env()
-    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
-        flat_observation_space(env.observation_space, family.name)
-        env = FlattenObservation(env)
-    return env
+    flat = flat_space(env.observation_space, f"the observations of {family.name}")
+    return env if flat is env.observation_space else FlatObservation(env, family.name)
 
 
 class LoopedEpisodes(EpisodeBatch):

@@ -18,9 +18,10 @@ from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.interface import require_episode_batch
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
+from metarl.envs.spaces import copied
 from metarl.envs.tasks import task_option
 from metarl.policies.action_map import ActionMap
-from metarl.policies.distributions import Gaussian
+from metarl.policies.distributions import Categoricals, Gaussian
 
 
 class TaskEnv(gym.Env[NDArray[np.float32], Any]):
@@ -30,8 +31,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     Observations are the family's, flattened, as a ``Box`` of float32. Actions are in the policy's units, as everywhere
     in metarl (`metarl.policies.action_map.ActionMap`). For ``Box`` actions the space is
     ``Box(-1 / action_scale, 1 / action_scale)``, where 1 means ``action_scale`` half-widths of the family's bounds; for
-    ``Discrete`` actions it is ``Discrete``, counted from 0. The info of a reset holds the episode's task under
-    ``"task"``.
+    ``Discrete`` actions it is ``Discrete``, for ``MultiDiscrete`` and ``MultiBinary`` ones ``MultiDiscrete`` with one
+    axis, all counted from 0. The info of a reset holds the episode's task under ``"task"``.
 
     Args:
         family: A task family, or an argument for `metarl.get_family`.
@@ -82,7 +83,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         task = self._choose_task() if given is None else given
         episode_seed = int(self.np_random.integers(2**31))
         observation, info = self._env.reset(seed=episode_seed, options=self._family.set_task(self._inner, task))
-        return self._narrow(observation), {**info, "task": np.array(task)}
+        return self._narrow(observation), {**info, "task": copied(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Takes one step with an action in the policy's units, [action]."""
@@ -210,7 +211,7 @@ class TaskVecEnv(VecEnv):
         seeds = self._rng.integers(2**31, size=len(slots)).tolist()
         self._episodes.reset(tasks, seeds, self._observations, slots)
         for slot, task in zip(slots, tasks, strict=True):
-            self.reset_infos[slot] = {"task": np.array(task)}
+            self.reset_infos[slot] = {"task": copied(task)}
 
 
 def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
@@ -232,4 +233,6 @@ def policy_actions(family: TaskFamily, action_scale: float) -> spaces.Space[Any]
     if isinstance(distribution, Gaussian):
         bound = 1 / positive("action_scale", action_scale)
         return spaces.Box(-bound, bound, (distribution.num_outputs,), np.float32)
+    if isinstance(distribution, Categoricals):
+        return spaces.MultiDiscrete(distribution.sizes)
     return spaces.Discrete(distribution.num_outputs)
