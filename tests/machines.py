@@ -18,9 +18,12 @@ class Machine(gym.Env):
         }
     )
 
+    def __init__(self):
+        self.task = {"target": np.array([1, 0]), "weights": (1.0, 0.5)}
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.task = options["task"] if options else self.task
+        self.task = (options or {"task": self.task})["task"]
         self.set = np.array([self.np_random.integers(1, 4), 0])
         return self._observation(), {}
 
@@ -74,3 +77,32 @@ class SwitchesFamily(TaskFamily):
 
     def make_env(self):
         return Switches()
+
+
+class Lever(gym.Env):
+    """A lever with 6 places: the reward is how far it is up, or down if the task says so; its place is not seen."""
+
+    action_space = spaces.Box(0, 5, (1,), np.int32)
+    observation_space = spaces.Box(0, 255, (2, 2), np.uint8)
+    task = (np.int64(0), np.array([1]))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task = (options or {"task": self.task})["task"]
+        return np.full((2, 2), 255, np.uint8), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        down, size = self.task
+        reward = float(size[0] * (5 - action[0] if down else action[0]))
+        return np.full((2, 2), 51 * action[0], np.uint8), reward, False, False, {}
+
+
+class LeverFamily(TaskFamily):
+    """Four tasks."""
+
+    horizon = 5
+    task_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(1, 2, (1,), np.int64)])
+
+    def make_env(self):
+        return Lever()

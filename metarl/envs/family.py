@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,7 +19,16 @@ from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
-from metarl.envs.spaces import all_elements, check_parts, flat_space, in_words, is_countable, stacked
+from metarl.envs.spaces import (
+    MOST_FINITE,
+    all_elements,
+    check_parts,
+    flat_space,
+    in_words,
+    is_countable,
+    num_elements,
+    stacked,
+)
 
 SPLITS = ("train", "validation", "test")
 # Splits of the elements of a countable task space with many elements, in equal parts.
@@ -126,14 +136,23 @@ class Family(ABC):
 
         Returns:
             Tasks, [n, *task shape]; of a ``Dict`` or ``Tuple`` task space, an array of objects, [n].
+
+        Raises:
+            UserError: If the task space consists of integers without bounds.
         """
         space = copy.deepcopy(self.task_space)
         space.seed(int(rng.integers(2**31)))
-        shared = not is_countable(space) or all_elements(space) is not None
+        count = num_elements(space)
+        if is_countable(space) and math.isinf(count):
+            raise UserError(
+                f"the tasks of {self.name} are integers without bounds, {space}, which all splits would repeat; give "
+                "task_space bounds, or override draw_tasks."
+            )
+        apart = MOST_FINITE < count < math.inf
         tasks: list[Any] = []
         while len(tasks) < n:
             task = space.sample()
-            if shared or _split_of(task) == split:
+            if not apart or _split_of(task) == split:
                 tasks.append(task)
         return stacked(tasks)
 

@@ -278,8 +278,9 @@ def all_elements(space: Space) -> NDArray[Any] | None:
 
 
 def num_elements(space: Space) -> float:
-    """Number of elements of a space; infinity if it is not one of whole numbers only."""
-    if not is_countable(space):
+    """Number of elements of a space; infinity if they are not whole numbers between bounds."""
+    boxes = (part for part in _parts(space) if isinstance(part, spaces.Box))
+    if not is_countable(space) or not all(box.is_bounded() for box in boxes):
         return math.inf
     bounds = (pair for part in _parts(space) for pair in zip(*(b.flat for b in _whole_bounds(part)), strict=True))
     return math.prod(int(high) - int(low) + 1 for low, high in bounds)

@@ -1,14 +1,17 @@
 """Families: their tasks, their splits, the registry, and episodes through Gymnasium's vector environments."""
 
 import warnings
+from collections import Counter
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from machines import MachineFamily, SwitchesFamily
 
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
+from metarl.common.strict_json import one_line
 from metarl.envs import (
     OracleFamily,
     TaskFamily,
@@ -19,8 +22,9 @@ from metarl.envs import (
     register,
     registry,
 )
-from metarl.envs.family import SPLITS
+from metarl.envs.family import SPLITS, _split_of
 from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.spaces import all_elements
 
 
 class Counting(gym.Env):
@@ -38,6 +42,10 @@ class Counting(gym.Env):
     def step(self, action):
         self.steps += 1
         return np.array([[self.steps], [self.length]]), 10.0 + action, bool(self.steps >= self.length), False, {}
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
 
 
 class CountingFamily(TaskFamily):
@@ -164,6 +172,88 @@ def test_discrete_task_spaces_are_finite():
     np.testing.assert_array_equal(CountingFamily().finite_tasks, np.arange(1, 10))
     tasks = CountingFamily().sample_tasks(11, np.random.default_rng(0))
     assert sorted(np.unique(tasks, return_counts=True)[1]) == [1] * 7 + [2] * 2
+
+
+class Parts(CountingFamily):
+    """Twelve tasks of two parts."""
+
+    task_space = spaces.Dict({"size": spaces.Box(1, 3, (), np.int64), "kinds": spaces.MultiBinary(2)})
+
+
+def test_small_spaces_of_whole_numbers_are_finite():
+    family = Parts()
+    assert len(family.finite_tasks) == 12
+    tasks = family.sample_tasks(24, np.random.default_rng(0), "test")
+    assert tasks.shape == (24,)
+    assert set(Counter(map(one_line, tasks)).values()) == {2}
+
+
+class Hundred(CountingFamily):
+    task_space = spaces.Discrete(100)
+
+
+class Integers(CountingFamily):
+    task_space = spaces.Box(-40, 40, (2,), np.int32)
+
+
+class Pairs(CountingFamily):
+    task_space = spaces.Tuple([spaces.Discrete(11), spaces.MultiDiscrete([10])])
+
+
+class Unbounded(CountingFamily):
+    task_space = spaces.Box(-np.inf, np.inf, (1,), np.int64)
+
+
+def test_finite_means_at_most_a_hundred_tasks():
+    assert len(Hundred().finite_tasks) == 100
+    assert [family().finite_tasks for family in (SwitchesFamily, Integers, Pairs, Unbounded)] == [None] * 4
+
+
+@pytest.mark.parametrize("family", [SwitchesFamily(), Integers(), Pairs()], ids=lambda family: family.name)
+@pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily], ids=["plain", "oracle"])
+def test_splits_of_many_whole_numbers_share_no_task(family, wrap):
+    # Not only of one generator: a task never changes its split.
+    drawn = {
+        split: {one_line(task) for seed in range(2) for task in wrap(family).sample_tasks(60, rng(seed), split)}
+        for split in SPLITS
+    }
+    assert (
+        not drawn["train"] & drawn["validation"] | drawn["train"] & drawn["test"] | drawn["validation"] & drawn["test"]
+    )
+    assert min(map(len, drawn.values())) > 5
+
+
+def test_every_split_has_its_share_of_the_switches():
+    splits = [_split_of(task) for task in all_elements(spaces.MultiDiscrete([10, 10]))]
+    np.testing.assert_allclose([splits.count(split) for split in SPLITS], [60, 20, 20], atol=10)
+
+
+def test_integers_without_bounds_are_refused():
+    with pytest.raises(
+        UserError, match=r"the tasks of Unbounded are integers without bounds, .*; give task_space bounds"
+    ):
+        Unbounded().sample_tasks(2, rng(0))
+
+
+def test_tasks_that_hold_real_numbers_have_one_distribution():
+    tasks = [MachineFamily().sample_tasks(3, rng(0), split) for split in SPLITS]
+    assert len({one_line(task) for split in tasks for task in split}) == 9
+    assert all(task in MachineFamily.task_space for split in tasks for task in split)
+
+
+def test_tasks_of_other_spaces_are_refused():
+    class Words(CountingFamily):
+        task_space = spaces.Tuple([spaces.Discrete(2), spaces.Text(3)])
+
+    with pytest.raises(
+        UserError, match=r"the tasks of Words are Tuple.*, and Text.* is not supported: use Box, Discrete"
+    ):
+        Words().sample_tasks(2, rng(0))
+
+
+def test_tasks_of_several_parts_are_described_part_by_part():
+    task = {"target": np.array([3, 1]), "weights": (np.array(0.75), np.array(0.25))}
+    assert MachineFamily().describe_task(task) == "task target [3 1], weights (0.75, 0.25)"
 
 
 @pytest.mark.parametrize(

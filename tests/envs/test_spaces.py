@@ -171,6 +171,7 @@ def test_all_elements_of_a_small_space_are_listed_once(space, count):
         (spaces.MultiBinary(7), 128, True),
         (spaces.Box(-(2**62), 2**62, (2,), np.int64), (2**63 + 1) ** 2, True),
         (spaces.Tuple([spaces.Discrete(11), spaces.MultiDiscrete([10])]), 110, True),
+        (spaces.Box(0, np.inf, (1,), np.int64), np.inf, True),
         (REAL["box"], np.inf, False),
         (REAL["mixed"], np.inf, False),
     ],
