@@ -1,5 +1,6 @@
 """Batches of episodes around any Gymnasium environment."""
 
+import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ class LoopedEpisodes(EpisodeBatch):
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             env = self._envs[slot]
-            observation, _ = env.reset(seed=int(seed), options=self._family.set_task(env, task))
+            observation, _ = env.reset(seed=int(seed), options=self._family.set_task(env, copy.deepcopy(task)))
             self._put(observations, slot, observation)
         self._elapsed[slots] = 0
         self._terminated[slots] = False

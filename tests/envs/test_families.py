@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
-from machines import MachineFamily, SwitchesFamily
+from machines import Machine, MachineFamily, SwitchesFamily
 
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
@@ -239,6 +239,23 @@ def test_tasks_that_hold_real_numbers_have_one_distribution():
     tasks = [MachineFamily().sample_tasks(3, rng(0), split) for split in SPLITS]
     assert len({one_line(task) for split in tasks for task in split}) == 9
     assert all(task in MachineFamily.task_space for split in tasks for task in split)
+
+
+def test_an_environment_may_change_its_own_task():
+    class Wearing(Machine):
+        def step(self, action):
+            self.task["target"][:] = 0
+            return super().step(action)
+
+    class WearingFamily(MachineFamily):
+        def make_env(self):
+            return Wearing()
+
+    tasks, batch = MachineFamily().sample_tasks(2, rng(0)), WearingFamily().make_episodes(2, 3)
+    before, observations = one_line(tasks), np.zeros((2, 7))
+    batch.reset(tasks, [0, 1], observations)
+    batch.step(np.ones((2, 2), int), observations, np.zeros(2), *np.zeros((2, 2), bool))
+    assert one_line(tasks) == before
 
 
 def test_tasks_of_other_spaces_are_refused():

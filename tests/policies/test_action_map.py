@@ -63,6 +63,13 @@ def test_integers_share_the_units_equally_and_no_other_is_reached(space):
     assert [int(action) for action in mapped[:, 0]] == [low] * 3 + list(range(low, high + 1)) + [high] * 3
 
 
+def test_the_largest_number_of_integers_is_reached_in_single_precision():
+    last = 2**23 - 1
+    some = np.concatenate([np.random.default_rng(0).integers(0, last, 1000), [0, 1, last - 1, last]])
+    middles = ((2 * some + 1) / (last + 1) - 1).astype(np.float32)
+    np.testing.assert_array_equal(ActionMap(spaces.Box(0, last, (1,), np.int64))(middles[:, None])[:, 0], some)
+
+
 def test_scale_shrinks_what_the_unit_reaches_of_integers():
     half = ActionMap(spaces.Box(0, 7, (1,), np.int64), scale=0.5)
     assert half(np.array([[-2.0], [-0.99], [0.0], [0.99], [2.0]]))[:, 0].tolist() == [0, 2, 4, 5, 7]
