@@ -143,7 +143,7 @@ class Family(ABC):
         space = copy.deepcopy(self.task_space)
         space.seed(int(rng.integers(2**31)))
         count = num_elements(space)
-        if is_countable(space) and math.isinf(count):
+        if is_countable(space) and count == math.inf:
             raise UserError(
                 f"the tasks of {self.name} are integers without bounds, {space}, which all splits would repeat; give "
                 "task_space bounds, or override draw_tasks."

@@ -11,7 +11,6 @@ from metarl.config.resolved import Settings
 from metarl.config.settings import PolicySettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
-from metarl.envs.spaces import check_parts
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import DifferentiablePolicy
@@ -40,7 +39,6 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     """
     experiment = settings.experiment
     family = family_of(experiment.algo, experiment.env, **experiment.env_kwargs)
-    check_parts(family.task_space, f"the tasks of {family.name}")
     policy = build_policy(family, settings.policy)
     rule = build_rule(experiment.algo, policy, settings.inner, settings.own, settings.l2f, family.num_modes)
     return family, rule

@@ -200,6 +200,12 @@ class Pairs(CountingFamily):
     task_space = spaces.Tuple([spaces.Discrete(11), spaces.MultiDiscrete([10])])
 
 
+class Images(CountingFamily):
+    """More tasks than a float can count."""
+
+    task_space = spaces.Box(0, 255, (20, 20), np.uint8)
+
+
 class Unbounded(CountingFamily):
     task_space = spaces.Box(-np.inf, np.inf, (1,), np.int64)
 
@@ -209,7 +215,7 @@ def test_finite_means_at_most_a_hundred_tasks():
     assert [family().finite_tasks for family in (SwitchesFamily, Integers, Pairs, Unbounded)] == [None] * 4
 
 
-@pytest.mark.parametrize("family", [SwitchesFamily(), Integers(), Pairs()], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [SwitchesFamily(), Integers(), Pairs(), Images()], ids=lambda family: family.name)
 @pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily], ids=["plain", "oracle"])
 def test_splits_of_many_whole_numbers_share_no_task(family, wrap):
     # Not only of one generator: a task never changes its split.
