@@ -18,7 +18,8 @@ class Samples:
 
     Attributes:
         observations: [task, row, observation].
-        actions: [task, row, action], or [task, row] of integers for a categorical policy.
+        actions: [task, row, action]: integers, one per component, for several choices; or [task, row] of integers for
+            a categorical policy.
         log_probs: Log-probability of each action under the policy that took it, [task, row].
         advantages: [task, row].
         weights: Weight of each row in its task's mean, [task, row]; 0 for padding: after an episode's end, or after the
@@ -103,7 +104,8 @@ class Rollouts:
     Attributes:
         observations: [task, rollout, time, observation].
         actions: The policy's samples, before scaling and clipping to the action space: [task, rollout, time, action],
-            or [task, rollout, time] of integers for a categorical policy.
+            integers, one per component, for several choices; or [task, rollout, time] of integers for a categorical
+            policy.
         log_probs: Log-probability of each action under the policy that took it, [task, rollout, time].
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].

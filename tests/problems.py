@@ -17,7 +17,7 @@ from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation
 from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.base import DifferentiablePolicy, Policy
-from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.policies.distributions import Categorical, Categoricals, Distribution, Gaussian
 from metarl.policies.losses import InnerLoss
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
@@ -29,7 +29,12 @@ MODES = torch.tensor([1, 0, 1])
 
 
 def make_policy(kind: str = "gaussian", activation: str = "tanh", body: str = "mlp") -> DifferentiablePolicy:
-    distribution: Distribution = Gaussian(ACTIONS) if kind == "gaussian" else Categorical(ACTIONS + 1)
+    distributions: dict[str, Distribution] = {
+        "gaussian": Gaussian(ACTIONS),
+        "categorical": Categorical(ACTIONS + 1),
+        "categoricals": Categoricals((3, 2)),
+    }
+    distribution = distributions[kind]
     if body == "mlp":
         return MLPPolicy(OBSERVATION, distribution, HIDDEN, activation)
     return ModulePolicy(OBSERVATION, distribution, lambda i, o: make_body(i, o, activation))

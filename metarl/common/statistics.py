@@ -4,10 +4,15 @@ The unit of replication is the seed. All tasks of one seed share one model, so t
 and take intervals over seeds only.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from metarl.common.strict_json import one_line
 
 MIN_SEEDS_FOR_INTERVAL = 5
 """Below this many seeds, reports show every seed and no interval."""
@@ -116,7 +121,7 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
     return np.asarray((values < before - 1e-6 * np.abs(before)).mean(axis=-2), dtype=np.float64)
 
 
-def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:
+def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
     """Says on how many tasks returns were measured, and whether the tasks were held out.
 
     Args:
@@ -127,9 +132,9 @@ def tasks_in_words(tasks: ArrayLike, finite: bool) -> str:
         For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
     """
     if not finite:
-        return _count(len(np.asarray(tasks)), "held-out task")
-    repeats = np.unique(np.asarray(tasks), axis=0, return_counts=True)[1]
-    low, high = int(repeats.min()), int(repeats.max())
+        return _count(len(tasks), "held-out task")
+    repeats = Counter(map(one_line, tasks)).values()
+    low, high = min(repeats), max(repeats)
     how_often = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
     return f"{_count(len(repeats), 'task')} (none held out), {how_often} each"
 

@@ -38,6 +38,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def one_line(value: Any) -> str:
+    """A value that `plain` accepts as a line of JSON with sorted keys; equal values give equal lines."""
+    return json.dumps(plain(value), sort_keys=True)
+
+
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Writes a file of strict JSON and makes its folder. An old file is replaced only once the new one is complete.
 

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray
 from metarl.common.errors import UserError
+from metarl.common.strict_json import one_line
 from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
-from metarl.envs.looped import begin, make_flat_env, require_gymnasium, take_step
+from metarl.envs.looped import make_flat_env
+from metarl.envs.single import begin, require_gymnasium, take_step
+from metarl.envs.spaces import all_elements, check_actions, element, stacked
 from metarl.envs.supervised import SupervisedFamily
 
 _TASKS = 16  # Number of tasks per split.
@@ -139,14 +142,14 @@ def _task_problems(family: Family, seed: int) -> Problems:
                 f"(split {split!r}); widen task_space, or draw inside it."
             )
         again = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
-        if not np.array_equal(tasks, again):
+        if [one_line(task) for task in tasks] != [one_line(task) for task in again]:
             yield (
                 f"sample_tasks is not reproducible (split {split!r}): the same generator state gave other tasks; "
                 "draw from the generator that is passed in only."
             )
-    if "train" in splits and len(np.unique(splits["train"], axis=0)) < 2:
+    if "train" in splits and len(_different(splits["train"])) < 2:
         yield "all tasks are the same; draw them from the generator that is passed in."
-    elif family.finite_tasks is None and not isinstance(family.task_space, spaces.Discrete):
+    elif family.finite_tasks is None and all_elements(family.task_space) is None:
         yield from _leaks(splits)
 
 
@@ -154,13 +157,12 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
     names = list(splits)
     for position, one in enumerate(names):
         for other in names[position + 1 :]:
-            shared = {np.asarray(task).tobytes() for task in splits[one]} & {
-                np.asarray(task).tobytes() for task in splits[other]
-            }
+            shared = _different(splits[one]).keys() & _different(splits[other]).keys()
             if shared:
                 yield (
                     f"the splits leak: {one!r} and {other!r} share {len(shared)} of {_TASKS} tasks; override draw_tasks"
-                    " rather than sample_tasks, or return all tasks from finite_tasks if they are few."
+                    " rather than sample_tasks, let it draw other tasks for each split if tasks repeat, or return all "
+                    "tasks from finite_tasks if they are few."
                 )
 
 
@@ -171,11 +173,10 @@ def _environment_problems(family: TaskFamily) -> Problems:
     require_gymnasium(env, family.name)
     yield from _stateful_wrappers(env)
     _ = family.observation_space  # Raises UserError if it is not supported.
-    if not _actions_supported(family.action_space):
-        yield (
-            f"its actions are {family.action_space}; only bounded one-dimensional Box and Discrete action spaces are "
-            "supported; wrap the environment in make_env."
-        )
+    try:
+        check_actions(family.action_space)
+    except UserError as error:
+        yield str(error)
 
 
 def _stateful_wrappers(env: gym.Env[Any, Any]) -> Problems:
@@ -186,12 +187,6 @@ def _stateful_wrappers(env: gym.Env[Any, Any]) -> Problems:
                 "slot and are in no checkpoint; leave it out."
             )
         env = env.env
-
-
-def _actions_supported(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Box):
-        return len(space.shape) == 1 and space.is_bounded()
-    return isinstance(space, spaces.Discrete)
 
 
 def _numbers(family: TaskFamily, seed: int) -> Problems:
@@ -254,9 +249,9 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
         )
         return
     observations = np.zeros((2, *family.observation_space.shape))
-    batch.reset(tasks, [seed, seed], observations)
+    batch.reset(stacked(tasks), [seed, seed], observations)
     first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
-    batch.reset(tasks[:1], [seed], observations, np.array([1]))
+    batch.reset(stacked(tasks[:1]), [seed], observations, np.array([1]))
     # Slot 0 goes on, while slot 1 has begun another episode.
     second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
     batch.close()
@@ -302,11 +297,11 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
             agent that adapts in a user's environment.
     """
     env = make_flat_env(family)
-    observation = begin(env, seed, family.set_task(env, task))
+    observation, _ = begin(env, seed, family.set_task(env, task))
     if second_reset == "given":
-        observation = begin(env, None, family.set_task(env, task))
+        observation, _ = begin(env, None, family.set_task(env, task))
     if second_reset == "plain":
-        observation = begin(env, None, None)
+        observation, _ = begin(env, None, None)
     trajectory = [_flat(observation)]
     for action in _actions(family, seed, min(family.horizon, _STEPS)):
         observation, reward, terminated, truncated, info = take_step(env, action)
@@ -323,9 +318,14 @@ def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
     return [space.sample() for _ in range(n)]
 
 
-def _tasks(family: Family, seed: int) -> NDArray[Any]:
-    """Different tasks for training, [k, *task shape]."""
-    return np.unique(family.sample_tasks(_TASKS, np.random.default_rng(seed)), axis=0)
+def _tasks(family: Family, seed: int) -> list[Any]:
+    """Different tasks for training."""
+    return list(_different(family.sample_tasks(_TASKS, np.random.default_rng(seed))).values())
+
+
+def _different(tasks: NDArray[Any]) -> dict[str, Any]:
+    """The tasks that differ, by their text."""
+    return {one_line(task): task for task in tasks}
 
 
 def _in_words(error: Exception) -> str:
@@ -341,4 +341,7 @@ def _same(one: Trajectory, other: Trajectory) -> bool:
 
 
 def _contains(space: spaces.Space[Any], task: Any) -> bool:
-    return bool(space.contains(np.asarray(task, space.dtype) if isinstance(space, spaces.Box) else task))
+    try:
+        return bool(space.contains(element(space, task, "the task")))
+    except UserError:
+        return False

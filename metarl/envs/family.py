@@ -1,7 +1,9 @@
 """Task families: sets of related tasks; those of reinforcement learning are environments that differ in their task."""
 
 import copy
+import hashlib
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -14,10 +16,23 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import IntArray
 from metarl.common.errors import UserError, nearest
+from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
-from metarl.envs.looped import LoopedEpisodes, flat_observation_space
+from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.spaces import (
+    MOST_FINITE,
+    all_elements,
+    check_parts,
+    flat_space,
+    in_words,
+    is_countable,
+    num_elements,
+    stacked,
+)
 
 SPLITS = ("train", "validation", "test")
+# Splits of the elements of a countable task space with many elements, in equal parts.
+_PARTS = ("train", "train", "train", "validation", "test")
 Measure = Literal["return", "error", "accuracy"]
 
 
@@ -74,11 +89,10 @@ class Family(ABC):
     def finite_tasks(self) -> NDArray[Any] | None:
         """All tasks, [number of tasks, *task shape], if they are few and every split has all of them; else None.
 
-        By default, the elements of a ``Discrete`` task space, unless a subclass overrides `draw_tasks`.
+        By default, the elements of a task space of whole numbers with at most 100 elements, unless a subclass overrides
+        `draw_tasks`.
         """
-        if isinstance(self.task_space, spaces.Discrete) and type(self).draw_tasks is Family.draw_tasks:
-            return np.arange(self.task_space.n) + self.task_space.start
-        return None
+        return all_elements(self.task_space) if type(self).draw_tasks is Family.draw_tasks else None
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split.
@@ -94,22 +108,26 @@ class Family(ABC):
             split: "train", "validation" or "test".
 
         Returns:
-            Tasks, [n, *task shape].
+            Tasks, [n, *task shape]; of a ``Dict`` or ``Tuple`` task space, an array of objects, [n].
 
         Raises:
-            UserError: If the split is unknown or n is less than 1.
+            UserError: If the split is unknown, n is less than 1, or the task space is not supported.
         """
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
         if n < 1:
             raise UserError(f"the number of tasks must be at least 1, got {n}.")
+        check_parts(self.task_space, f"the tasks of {self.name}")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
         if self.finite_tasks is not None:
             return _balanced(self.finite_tasks, n, stream)
         return self.draw_tasks(n, stream, split)
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
-        """Draws tasks from the family's distribution; by default what ``task_space`` samples, for every split.
+        """Draws tasks from the family's distribution; by default what ``task_space`` samples.
+
+        By default all splits have one distribution. If the task space is one of whole numbers, so that tasks repeat,
+        and has more than 100 elements, each element belongs to one split only.
 
         Args:
             n: Number of tasks.
@@ -117,11 +135,26 @@ class Family(ABC):
             split: "train", "validation" or "test"; a family may draw other tasks for its tests.
 
         Returns:
-            Tasks, [n, *task shape].
+            Tasks, [n, *task shape]; of a ``Dict`` or ``Tuple`` task space, an array of objects, [n].
+
+        Raises:
+            UserError: If the task space consists of integers without bounds.
         """
         space = copy.deepcopy(self.task_space)
         space.seed(int(rng.integers(2**31)))
-        return np.stack([space.sample() for _ in range(n)])
+        count = num_elements(space)
+        if is_countable(space) and count == math.inf:
+            raise UserError(
+                f"the tasks of {self.name} are integers without bounds, {space}, which all splits would repeat; give "
+                "task_space bounds, or override draw_tasks."
+            )
+        apart = MOST_FINITE < count < math.inf
+        tasks: list[Any] = []
+        while len(tasks) < n:
+            task = space.sample()
+            if not apart or _split_of(task) == split:
+                tasks.append(task)
+        return stacked(tasks)
 
     def check_task(self, task: Any) -> None:
         """Raises UserError unless ``task`` is a task of the family; by default, an element of ``task_space``."""
@@ -141,7 +174,7 @@ class Family(ABC):
 
     def describe_task(self, task: Any) -> str:
         """Says in a few words what a task is."""
-        return f"task {np.array2string(np.asarray(task), precision=3)}"
+        return f"task {in_words(task)}"
 
 
 class TaskFamily(Family):
@@ -198,7 +231,7 @@ class TaskFamily(Family):
     @cached_property
     def observation_space(self) -> spaces.Box:
         """What the policy observes: the environment's observation space, flattened to one axis."""
-        return flat_observation_space(self._spaces[0], self.name)
+        return flat_space(self._spaces[0], f"the observations of {self.name}")
 
     @cached_property
     def action_space(self) -> spaces.Space[Any]:
@@ -221,6 +254,12 @@ def require_environments(family: Family, purpose: str) -> TaskFamily:
     if isinstance(family, TaskFamily):
         return family
     raise UserError(f"{family.name} is a supervised family without environments, and {purpose} needs one with them.")
+
+
+def _split_of(task: Any) -> str:
+    """The split that an element of a countable task space belongs to, the same in every run."""
+    digest = hashlib.sha256(one_line(task).encode()).digest()
+    return _PARTS[int.from_bytes(digest[:8]) % len(_PARTS)]
 
 
 def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:

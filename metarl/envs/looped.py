@@ -1,119 +1,29 @@
 """Batches of episodes around any Gymnasium environment."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch, reported
+from metarl.envs.single import begin, require_gymnasium, take_step
+from metarl.envs.spaces import FlatObservation, flat_space
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
 
 
-def flat_observation_space(space: spaces.Space[Any], name: str) -> spaces.Box:
-    """The observation space flattened to one axis.
-
-    Args:
-        space: An environment's observation space.
-        name: The family's name, for the message.
-
-    Raises:
-        UserError: If the observations are not arrays of real numbers.
-    """
-    if isinstance(space, (spaces.Box, spaces.Dict, spaces.Tuple)) and _holds_boxes(space):
-        flat = spaces.utils.flatten_space(space)
-        assert isinstance(flat, spaces.Box)
-        return flat
-    raise UserError(
-        f"the observations of {name} are {space}, and only Box observations (or Dict and Tuple of them) are supported; "
-        "wrap the environment in make_env so that it returns an array of numbers."
-    )
-
-
-def _holds_boxes(space: spaces.Space[Any]) -> bool:
-    if isinstance(space, spaces.Dict):
-        return all(_holds_boxes(part) for part in space.values())
-    if isinstance(space, spaces.Tuple):
-        return all(_holds_boxes(part) for part in space)
-    return isinstance(space, spaces.Box)
-
-
 def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     """Makes an environment of the family with flat observations; wraps it only if necessary."""
     env = family.make_env()
-    if not isinstance(env.observation_space, spaces.Box) or len(env.observation_space.shape) != 1:
-        flat_observation_space(env.observation_space, family.name)
-        env = FlattenObservation(env)
-    return env
-
-
-def begin(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:
-    """Resets an environment and returns the first observation.
-
-    Raises:
-        UserError: If its ``reset`` is not Gymnasium's.
-    """
-    result = env.reset(seed=seed, options=options)
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-        raise UserError(f"reset returned {_kinds(result)}; Gymnasium asks for (observation, info), info a dictionary.")
-    return result[0]
-
-
-def take_step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, bool, Mapping[str, Any]]:
-    """Steps an environment and returns observation, reward, terminated, truncated and info.
-
-    Raises:
-        UserError: If its ``step`` is not Gymnasium's.
-    """
-    result = env.step(action)
-    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict | Mapping)):
-        raise UserError(
-            f"step returned {_kinds(result)}; Gymnasium asks for (observation, reward, terminated, truncated, info), "
-            "info a dictionary."
-        )
-    observation, reward, terminated, truncated, info = result
-    if not isinstance(reward, float):
-        reward = _scalar("reward", reward)
-    if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
-        terminated, truncated = bool(_scalar("terminated", terminated)), bool(_scalar("truncated", truncated))
-    return observation, reward, terminated, truncated, info
-
-
-_BOOLS = (bool, np.bool_)
-
-
-def _scalar(name: str, value: Any) -> float:
-    array = np.asarray(value)
-    if array.shape != () or array.dtype.kind not in "biuf":
-        raise UserError(f"step returned {value!r} as {name}; Gymnasium asks for one number, or a bool for an end.")
-    return float(array)
-
-
-def _kinds(result: Any) -> str:
-    """Says what a call returned."""
-    if isinstance(result, tuple):
-        return f"{len(result)} values ({', '.join(type(part).__name__ for part in result)})"
-    return f"one value ({type(result).__name__})"
-
-
-def require_gymnasium(env: gym.Env[Any, Any], name: str) -> None:
-    """Raises UserError unless the environment's ``reset`` takes a seed and options."""
-    for layer in (env, env.unwrapped):
-        try:
-            inspect.signature(layer.reset).bind(seed=0, options=None)
-        except TypeError as error:
-            raise UserError(
-                f"reset of {type(layer).__name__}, an environment of {name}, cannot be called as Gymnasium does "
-                f"({error}); define it as reset(self, *, seed=None, options=None)."
-            ) from None
+    flat = flat_space(env.observation_space, f"the observations of {family.name}")
+    return env if flat is env.observation_space else FlatObservation(env, family.name)
 
 
 class LoopedEpisodes(EpisodeBatch):
@@ -140,7 +50,7 @@ class LoopedEpisodes(EpisodeBatch):
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
             self.current, env = int(slot), self._envs[slot]
-            self._put(observations, slot, begin(env, int(seed), self._family.set_task(env, task)))
+            self._put(observations, slot, begin(env, int(seed), self._family.set_task(env, copy.deepcopy(task)))[0])
         self.current = None
         self._elapsed[slots] = 0
         self._terminated[slots] = False

@@ -13,11 +13,11 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, require_episode_batch
-from metarl.envs.looped import flat_observation_space
+from metarl.envs.spaces import copied, flat_space, flatten
 
 
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
-    """Appends the task to the flattened observations of an environment.
+    """Appends the task to the observations of an environment, both flat (`metarl.envs.spaces.flatten`).
 
     The task comes from the reset's info, else from its options, else from ``known_task``.
 
@@ -26,14 +26,14 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         family: Its family.
 
     Attributes:
-        known_task: The current task, [*task shape], or None if it is not known.
+        known_task: The current task, or None if it is not known.
     """
 
     def __init__(self, env: gym.Env[Any, Any], family: TaskFamily) -> None:
         super().__init__(env)
         self.known_task: Any = None
-        self._name = family.name
-        flat = flat_observation_space(env.observation_space, family.name)
+        self._family = family
+        flat = flat_space(env.observation_space, f"the observations of {family.name}")
         self.observation_space: spaces.Space[Any] = _space_with_task(flat, family)
 
     def reset(
@@ -48,8 +48,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         self.known_task = info.get("task", (options or {}).get("task", self.known_task))
         if self.known_task is None:
             raise UserError(
-                f"the environment of {self._name} does not tell its task; set it with the family's set_task before the "
-                "reset, or let the environment return it as info['task']."
+                f"the environment of {self._family.name} does not tell its task; set it with the family's set_task "
+                "before the reset, or let the environment return it as info['task']."
             )
         return self._with_task(observation), info
 
@@ -59,8 +59,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         return self._with_task(observation), reward, terminated, truncated, info
 
     def _with_task(self, observation: Any) -> FloatArray:
-        flat: Any = spaces.utils.flatten(self.env.observation_space, observation)
-        return np.concatenate([flat, np.ravel(self.known_task)], dtype=np.float64)
+        flat = flatten(self.env.observation_space, observation, f"an observation of {self._family.name}")
+        return np.concatenate([flat, _flat_task(self._family, self.known_task)])
 
 
 class OracleEpisodes(EpisodeBatch):
@@ -68,13 +68,14 @@ class OracleEpisodes(EpisodeBatch):
 
     Args:
         episodes: The episodes without the task; owned from now on.
-        task_size: Number of entries of a task.
+        family: Their family.
     """
 
-    def __init__(self, episodes: EpisodeBatch, task_size: int) -> None:
+    def __init__(self, episodes: EpisodeBatch, family: TaskFamily) -> None:
+        task_size = _task_size(family)
         super().__init__(episodes.num_envs, episodes.observation_size + task_size)
         self.terms = episodes.terms
-        self._episodes = episodes
+        self._episodes, self._family = episodes, family
         self._tasks = np.zeros((episodes.num_envs, task_size))
 
     @property
@@ -85,7 +86,7 @@ class OracleEpisodes(EpisodeBatch):
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        self._tasks[... if slots is None else slots] = np.reshape(tasks, (-1, self._tasks.shape[1]))
+        self._tasks[... if slots is None else slots] = [_flat_task(self._family, task) for task in tasks]
         self._episodes.reset(tasks, seeds, self._without_task(observations), slots)
 
     def step(
@@ -118,7 +119,7 @@ class OracleFamily(TaskFamily):
         family: The family; not changed.
 
     Raises:
-        UserError: If the tasks are not arrays of numbers.
+        UserError: If the task space is not supported.
 
     Source: the oracle baseline of Finn et al. 2017, section 5.3.
     """
@@ -132,7 +133,7 @@ class OracleFamily(TaskFamily):
         self.num_modes = family.num_modes
         self.terms = family.terms
         self.defaults = family.defaults
-        self._task_size = _task_size(family)
+        _task_size(family)  # A wrong task space should fail here, not at the first episode.
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
@@ -147,7 +148,7 @@ class OracleFamily(TaskFamily):
             if not isinstance(layer, gym.Wrapper):
                 raise UserError(f"the environment does not show its task; make it with make_env, got {env}.")
             layer = layer.env
-        layer.known_task = np.array(task)
+        layer.known_task = copied(task)
         return self._family.set_task(layer.env, task)
 
     @property
@@ -174,7 +175,7 @@ class OracleFamily(TaskFamily):
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes the family's batch of slots, with the task in every observation."""
         episodes = require_episode_batch(self._family.make_episodes(num_envs, horizon))
-        return OracleEpisodes(episodes, self._task_size)
+        return OracleEpisodes(episodes, self._family)
 
     def describe_task(self, task: Any) -> str:
         """Says in a few words what a task is."""
@@ -194,11 +195,10 @@ def _space_with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box
 
 
 def _task_size(family: TaskFamily) -> int:
-    """Number of entries of a task; raises UserError if the tasks are not arrays of numbers."""
-    shape = family.task_space.shape
-    if shape is None:
-        raise UserError(
-            f"the tasks of {family.name} are {family.task_space}, and only arrays of numbers can be appended to "
-            "observations; use a Box or Discrete task_space."
-        )
-    return int(np.prod(shape))
+    """How many numbers a flat task has; raises UserError if the task space is not supported."""
+    return flat_space(family.task_space, f"the tasks of {family.name}").shape[0]
+
+
+def _flat_task(family: TaskFamily, task: Any) -> FloatArray:
+    """A task as numbers, [number]."""
+    return flatten(family.task_space, task, f"a task of {family.name}")

@@ -126,10 +126,9 @@ class _LossSupport(Support):
         return self if self.loss == "dice" else replace(self, hessian_fraction=fraction)
 
     def _with_targets(self, inputs: Tensor, targets: Tensor, rewards: Tensor) -> Tensor:
-        """Inputs, targets (one-hot if they are classes) and rewards side by side, [task, trajectory, time, feature]."""
-        if targets.ndim == 3:
-            targets = torch.nn.functional.one_hot(targets, self.policy.distribution.num_outputs).to(inputs)
-        return torch.cat([inputs, targets, rewards[..., None]], dim=3)
+        """Inputs, features of the targets and rewards side by side, [task, trajectory, time, feature]."""
+        features = self.policy.distribution.features(targets).to(inputs)
+        return torch.cat([inputs, features, rewards[..., None]], dim=3)
 
 
 class PolicyGradientSupport(_LossSupport):

@@ -9,45 +9,84 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 
 from metarl.common.errors import UserError
-from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.envs.spaces import check_actions, choices
+from metarl.policies.distributions import Categorical, Categoricals, Distribution, Gaussian
 
 
 class ActionMap:
-    """Converts a policy's actions to an environment's actions.
+    """Converts a policy's actions to elements of an environment's action space.
 
-    ``Box``: centre + scale * half-width * action, clipped to the bounds. With scale 1, [-1, 1] covers the action space,
-    so unit-variance exploration fits every environment. ``Discrete``: the choice plus the space's start.
+    ``Box`` of floats: centre + scale * half-width * action, clipped to the bounds. With scale 1, [-1, 1] covers the
+    action space, so unit-variance exploration fits every environment.
+    ``Box`` of integers: the same with an interval of length 1 for each integer, rounded down: [-1, 1] is divided
+    equally among all integers.
+    ``Discrete``, ``MultiDiscrete`` and ``MultiBinary``: the choices plus the space's start.
 
     Args:
         space: The environment's action space.
         scale: Factor on the half-width; below 1, a policy action of 1 reaches only part of the way to the bound.
 
     Raises:
-        UserError: If the space is neither a bounded one-dimensional ``Box`` nor ``Discrete``.
+        UserError: If the space is not supported (`metarl.envs.spaces.check_actions`), or the scaled half-width is not a
+            finite number.
     """
 
     def __init__(self, space: gymnasium.Space[Any], scale: float = 1.0) -> None:
+        check_actions(space)
         self.distribution: Distribution
-        if isinstance(space, Discrete):
-            self.distribution = Categorical(int(space.n))
-            self._start = int(space.start)
-        elif isinstance(space, Box) and len(space.shape) == 1 and space.is_bounded():
+        self._dtype, self._shape = space.dtype, space.shape or ()
+        self._start: Any = None  # Added to choices; None if actions are numbers.
+        if isinstance(space, Box):
             self.distribution = Gaussian(space.shape[0])
-            self._low, self._high = _narrowest(space.low), _narrowest(space.high)
-            self._centre = _narrowest((0.5 * (space.low + space.high)).astype(space.dtype))
-            self._half_width = _narrowest((0.5 * scale * (space.high - space.low)).astype(space.dtype))
+            self._scale_to(space, float(scale))
+        elif isinstance(space, Discrete):
+            self.distribution, self._start = Categorical(int(space.n)), int(space.start)
         else:
-            raise UserError(f"action space {space} is not supported: use a bounded one-dimensional Box or Discrete.")
-        self._discrete = isinstance(space, Discrete)
+            self.distribution, self._start = Categoricals(choices(space)), getattr(space, "start", 0)
+
+    def _scale_to(self, space: Box, scale: float) -> None:
+        low, high = space.low, space.high
+        if low.dtype.kind in "biu":
+            # Count from 0, and add the start to whole numbers: sums of large floats are not exact.
+            self._start = low.astype(np.int64)
+            low, high = np.zeros(low.shape), (high.astype(np.int64) - self._start).astype(float)
+            upper = high + 1
+        else:
+            upper = high
+        # Halves first, because the difference of large bounds overflows.
+        with np.errstate(over="ignore"):
+            half_width = scale * (0.5 * upper - 0.5 * low)
+        if not np.isfinite(half_width).all():
+            raise UserError(f"half the width of {space} times {scale:g} is not finite; lower action_scale.")
+        self._low, self._high = _narrowest(low), _narrowest(high)
+        self._centre, self._half_width = _narrowest(0.5 * low + 0.5 * upper), _narrowest(half_width)
 
     def __call__(self, actions: np.ndarray) -> np.ndarray:
-        """Converts the policy's actions, [..., action] or [...] of integers, to the environment's, same shape."""
-        if self._discrete:
-            return actions + self._start
-        scaled = actions * self._half_width
+        """Converts the policy's actions to the environment's.
+
+        Args:
+            actions: [..., action]; [..., component] of integers for several choices; [...] of integers for one.
+
+        Returns:
+            Elements of the action space, [..., *action shape], of its type.
+        """
+        if isinstance(self.distribution, Gaussian):
+            actions = self._scaled(actions)
+            if self._start is None:
+                return actions.astype(self._dtype, copy=False)
+        batch = actions.shape if isinstance(self.distribution, Categorical) else actions.shape[:-1]
+        return (actions.reshape(batch + self._shape) + self._start).astype(self._dtype, copy=False)
+
+    def _scaled(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of a Gaussian between the bounds; numbers of integers from the lowest on."""
+        with np.errstate(over="ignore"):
+            scaled = actions * self._half_width
         scaled += self._centre
+        if self._start is not None:
+            np.floor(scaled, out=scaled)
         np.maximum(scaled, self._low, out=scaled)
-        return np.minimum(scaled, self._high, out=scaled)
+        np.minimum(scaled, self._high, out=scaled)
+        return scaled if self._start is None else scaled.astype(np.int64)
 
 
 def _narrowest(values: np.ndarray) -> Any:

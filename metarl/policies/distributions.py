@@ -2,12 +2,14 @@
 
 A distribution has two kinds of parameters: outputs of the network (one row per step), and extra parameters (one vector
 per task, independent of the state). A Gaussian's outputs are the means, its extra parameters the log standard
-deviations. A categorical's outputs are the logits; it has no extra parameters. Rows are [task, row, ...]; a direction
-in these parameters is a pair (outputs [task, row, output], extra [task, extra]).
+deviations. A categorical's outputs are the logits, as are those of several categoricals side by side; they have no
+extra parameters. Rows are [task, row, ...]; a direction in these parameters is a pair (outputs [task, row, output],
+extra [task, extra]).
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -55,6 +57,10 @@ class Distribution(ABC):
     @abstractmethod
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
         """KL(old || new) of each row, [task, row]."""
+
+    def features(self, actions: Tensor) -> Tensor:
+        """Actions as a network reads them: as they are, or one-hot if they are choices, [..., output]."""
+        return actions
 
 
 class Gaussian(Distribution):
@@ -177,8 +183,7 @@ class Categorical(Distribution):
         return outputs.log_softmax(-1).gather(-1, actions[..., None])[..., 0]
 
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = torch.nn.functional.one_hot(actions, self.num_outputs).to(outputs.dtype)
-        return chosen - outputs.softmax(-1), self._nothing(outputs)
+        return self.features(actions).to(outputs.dtype) - outputs.softmax(-1), self._nothing(outputs)
 
     def score_tangent(
         self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
@@ -196,5 +201,67 @@ class Categorical(Distribution):
         old, new = old_outputs.log_softmax(-1), outputs.log_softmax(-1)
         return (old.exp() * (old - new)).sum(-1)
 
+    def features(self, actions: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(actions, self.num_outputs)
+
     def _nothing(self, outputs: Tensor) -> Tensor:
         return outputs.new_zeros(*outputs.shape[:2], 0)
+
+
+class Categoricals(Distribution):
+    """Independent choices, one per component of an action, [task, row, component]; there are no extra parameters.
+
+    The outputs are the logits of the first choice, then those of the second, ... Log-probabilities and divergences are
+    sums over the components; score and Fisher information are theirs side by side, so the information is
+    block-diagonal. With one component this is `Categorical`.
+
+    Args:
+        sizes: Number of options of each choice.
+    """
+
+    num_extra = 0
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.num_outputs = sum(self.sizes)
+        self._parts = [Categorical(size) for size in self.sizes]
+
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return generator.gumbel(size=(*shape, self.num_outputs)).astype(np.float32)
+
+    def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
+        return self.mode(outputs + noise)  # The Gumbel-max trick, as for `Categorical`.
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        return torch.stack([logits.argmax(-1) for logits in self._split(outputs)], dim=-1)
+
+    def log_prob(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> Tensor:
+        of_parts = zip(self._parts, self._split(outputs), actions.unbind(-1), strict=True)
+        return torch.stack([part.log_prob(logits, extra, chosen) for part, logits, chosen in of_parts]).sum(0)
+
+    def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        probabilities = torch.cat([logits.softmax(-1) for logits in self._split(outputs)], dim=-1)
+        return self.features(actions).to(outputs.dtype) - probabilities, outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def score_tangent(
+        self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        information, nothing = self.fisher(outputs, extra, d_outputs, d_extra)
+        return -information, nothing
+
+    def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
+        of_parts = zip(self._parts, self._split(outputs), self._split(d_outputs), strict=True)
+        blocks = [part.fisher(logits, extra, d_logits, d_extra)[0] for part, logits, d_logits in of_parts]
+        return torch.cat(blocks, dim=-1), outputs.new_zeros(*outputs.shape[:2], 0)
+
+    def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
+        of_parts = zip(self._parts, self._split(old_outputs), self._split(outputs), strict=True)
+        return torch.stack([part.kl(old, old_extra, new, extra) for part, old, new in of_parts]).sum(0)
+
+    def features(self, actions: Tensor) -> Tensor:
+        of_parts = zip(self._parts, actions.unbind(-1), strict=True)
+        return torch.cat([part.features(chosen) for part, chosen in of_parts], dim=-1)
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
+        """The logits of each choice, [..., option]."""
+        return outputs.split(self.sizes, dim=-1)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
+from metarl.common.arrays import rows_of_numbers
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
@@ -300,7 +301,7 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
 
 def _task_r2(features: Floats, tasks: NDArray[Any]) -> dict[str, float]:
     """R2 of the task's numbers and, if there are several, of its direction and length, by name."""
-    numbers = np.asarray(tasks, dtype=np.float64).reshape(len(tasks), -1)
+    numbers = rows_of_numbers(tasks)
     size = numbers.shape[1]
     if size == 1:
         return {"task": float(leave_one_out_r2(features, numbers)[0])}

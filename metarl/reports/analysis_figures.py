@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from metarl.common.arrays import rows_of_numbers
 from metarl.common.errors import UserError
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
@@ -486,14 +487,13 @@ def _means(values: Floats) -> Floats:
     return np.ma.masked_invalid(values).mean(axis=0).filled(np.nan)
 
 
-def _task_numbers(tasks: ArrayLike) -> tuple[Floats, list[str], str]:
+def _task_numbers(tasks: NDArray[Any]) -> tuple[Floats, list[str], str]:
     """The first few components of the tasks that vary, or the first component if none varies.
 
     Returns:
         The components, [task, component]; their names; if more components vary, a sentence that says so, else "".
     """
-    numbers = np.asarray(tasks, dtype=np.float64)
-    numbers = numbers.reshape(len(numbers), -1)
+    numbers = rows_of_numbers(tasks)
     varying = np.flatnonzero(np.ptp(numbers, axis=0) > 0)
     chosen = varying[:_TASK_DIMENSIONS] if len(varying) else np.array([0])
     names = ["task" if numbers.shape[1] == 1 else f"task[{index}]" for index in chosen]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metarl.common.arrays import rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
 from metarl.reports.labels import Group, runs_of
 from metarl.reports.measures import Floats
@@ -37,8 +38,7 @@ def task_name(runs: Sequence[StoredRun], task: Floats) -> str:
 
 def rows_of_tasks(run: StoredRun) -> Floats:
     """The tasks that a run was evaluated on, [task, number]."""
-    tasks = np.asarray(run.evaluated().tasks, dtype=np.float64)
-    return tasks.reshape(len(tasks), -1)
+    return rows_of_numbers(run.evaluated().tasks)
 
 
 def tasks_text(families: Sequence[Sequence[Group]]) -> str:

@@ -20,11 +20,12 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
-from metarl.common.strict_json import write_json
+from metarl.common.strict_json import plain, write_json
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
+from metarl.envs.spaces import element, stacked
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
 from metarl.runs.build import family_of
@@ -142,23 +143,24 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     if config.task_file is None:
         return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     try:
-        tasks = np.asarray(json.loads(config.task_file.read_text())["tasks"], dtype=family.task_space.dtype)
+        values = json.loads(config.task_file.read_text())["tasks"]
+        if not isinstance(values, list) or not values:
+            raise TypeError("tasks must be a list that is not empty")
     except OSError as error:
         raise UserError(f"cannot read {config.task_file}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
-        example = json.dumps({"tasks": family.sample_tasks(2, np.random.default_rng(0)).tolist()})
+        example = json.dumps({"tasks": plain(family.sample_tasks(2, np.random.default_rng(0)))})
         raise UserError(
             f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."
         ) from error
-    shape = family.task_space.shape or ()
-    if tasks.ndim != 1 + len(shape) or tasks.shape[1:] != shape or len(tasks) == 0:
-        raise UserError(f"{config.task_file} must hold tasks of shape {shape}, got an array of shape {tasks.shape}.")
-    for number, task in enumerate(tasks):
+    tasks = []
+    for number, value in enumerate(values):
         try:
-            family.check_task(task)
+            tasks.append(element(family.task_space, value, "the task"))
+            family.check_task(tasks[-1])
         except UserError as error:
             raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
-    return tasks
+    return stacked(tasks)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import utils
 from torch import Tensor
 
 from metarl.common.errors import UserError, nearest
@@ -19,7 +18,8 @@ from metarl.config.config import Config
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
-from metarl.envs.looped import begin, take_step
+from metarl.envs.single import begin, take_step
+from metarl.envs.spaces import choices, flat_space, flatten
 from metarl.inner.loop import adapt
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
@@ -67,11 +67,10 @@ class AdaptedPolicy:
             An element of the environment's action space.
 
         Raises:
-            ValueError: If the observation does not have the space's shape, or ``rng`` is missing.
+            UserError: If the observation does not have the form of the space's elements.
+            ValueError: If ``rng`` is missing.
         """
-        flat = np.asarray(utils.flatten(self.observation_space, observation), dtype=np.float32)
-        if flat.shape != (self.policy.observation_size,):
-            raise ValueError(f"observation must have shape ({self.policy.observation_size},), got {flat.shape}")
+        flat = flatten(self.observation_space, observation, "the observation").astype(np.float32)
         if not deterministic and rng is None:
             raise ValueError("predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed)")
         parameters = self.parameters[None]
@@ -217,7 +216,8 @@ class Agent:
     def check_fits(self, observation_space: gymnasium.Space[Any], action_space: gymnasium.Space[Any]) -> None:
         """Raises UserError unless an environment with these spaces fits the agent."""
         family = require_environments(self.family, "adapting in an environment")
-        size, wanted_size = int(utils.flatdim(observation_space)), self.rule.policy.observation_size
+        size = flat_space(observation_space, "the environment's observations").shape[0]
+        wanted_size = self.rule.policy.observation_size
         if size != wanted_size:
             hint = ""
             if self.settings.algorithm.sees_task:
@@ -230,7 +230,7 @@ class Agent:
                 f"{wanted_size}.{hint}"
             )
         wanted = family.action_space
-        same = action_space.shape == wanted.shape and getattr(action_space, "n", None) == getattr(wanted, "n", None)
+        same = action_space.shape == wanted.shape and choices(action_space) == choices(wanted)
         if type(action_space) is not type(wanted) or not same:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
@@ -239,14 +239,14 @@ class _OneEnvironment(EpisodeBatch):
     """A single environment as a batch of one episode; the caller has already set its task."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
-        super().__init__(1, int(utils.flatdim(env.observation_space)))
+        super().__init__(1, flat_space(env.observation_space, "the environment's observations").shape[0])
         self._env, self._horizon = env, horizon
 
     def reset(
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
     ) -> None:
         self._steps = 0
-        observations[0] = utils.flatten(self._env.observation_space, begin(self._env, None, None))
+        observations[0] = flatten(self._env.observation_space, begin(self._env, None, None)[0], "an observation")
 
     def step(
         self,
@@ -258,7 +258,7 @@ class _OneEnvironment(EpisodeBatch):
     ) -> None:
         self._steps += 1
         observation, rewards[0], terminated[0], cut_off, _ = take_step(self._env, actions[0])
-        observations[0] = utils.flatten(self._env.observation_space, observation)
+        observations[0] = flatten(self._env.observation_space, observation, "an observation")
         truncated[0] = cut_off or self._steps >= self._horizon
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
@@ -122,6 +123,8 @@ class Trainer:
     def __init__(self, config: Config, device: torch.device) -> None:
         self._config, self._settings, self._device = config, config.resolve(), device
         self._family, self._rule = build(self._settings)
+        # Here, so that a wrong task space is told before anything is written.
+        check_parts(self._family.task_space, f"the tasks of {self._family.name}")
         run = self._settings.run
         self._workers = Workers(run.threads)
         self.learner = self._make_learner()

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.distributions import CategoricalDistribution, DiagGaussianDistribution
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    DiagGaussianDistribution,
+    MultiCategoricalDistribution,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import Tensor, nn
@@ -75,7 +79,11 @@ def _layers(actor: ActorCriticPolicy) -> list[nn.Linear]:
 
 def _check_fits(actor: ActorCriticPolicy, policy: MLPPolicy) -> None:
     """Raises UserError unless the actor has the distribution, inputs and layers of the policy; says what differs."""
-    kinds = {DiagGaussianDistribution: "Gaussian", CategoricalDistribution: "Categorical"}
+    kinds = {
+        DiagGaussianDistribution: "Gaussian",
+        CategoricalDistribution: "Categorical",
+        MultiCategoricalDistribution: "Categoricals",
+    }
     kind = kinds.get(type(actor.action_dist), type(actor.action_dist).__name__)
     sizes = [tuple(layer.weight.shape) for layer in _layers(actor)]
     wanted = [shape for name, shape in zip(policy.layout.names, policy.layout.shapes, strict=True) if "weight" in name]

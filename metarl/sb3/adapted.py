@@ -5,17 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.utils import is_vectorized_observation
 
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
 from metarl.envs import require_environments
+from metarl.envs.spaces import flatten
 from metarl.runs.build import build
 from metarl.runs.trained_agent import AdaptedPolicy, Agent
 from metarl.sb3.actors import policy_parameters
@@ -82,10 +83,20 @@ class AdaptedModel:
             One action [*action shape], or one for each observation [observation, *action shape]; and ``state``.
 
         Raises:
-            ValueError: If the observation does not have the shape of the environment's observations.
+            UserError: If the observation does not have the form of the environment's observations.
         """
         space = self._adapted.observation_space
         act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)
-        if is_vectorized_observation(observation, space):
-            return np.stack([act(one) for one in iterate(batch_space(space), observation)]), state
-        return act(observation), state
+        if _is_one(space, observation):
+            return act(observation), state
+        return np.stack([act(one) for one in iterate(batch_space(space), observation)]), state
+
+
+# Stable-Baselines3 has a function for this, which knows neither Tuple nor a Dict inside another.
+def _is_one(space: gymnasium.Space[Any], observation: Any) -> bool:
+    """Whether this is one observation, and not a batch of them."""
+    try:
+        flatten(space, observation, "the observation")
+    except UserError:
+        return False
+    return True

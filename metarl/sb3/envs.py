@@ -8,19 +8,20 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, blaming
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.checked import checked_episodes
 from metarl.envs.looped import make_flat_env
 from metarl.envs.parameters import positive, positive_whole
+from metarl.envs.single import begin, take_step
+from metarl.envs.spaces import copied
 from metarl.envs.tasks import task_option
 from metarl.policies.action_map import ActionMap
-from metarl.policies.distributions import Gaussian
+from metarl.policies.distributions import Categoricals, Gaussian
 
 
 class TaskEnv(gym.Env[NDArray[np.float32], Any]):
@@ -30,8 +31,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     Observations are the family's, flattened, as a ``Box`` of float32. Actions are in the policy's units, as everywhere
     in metarl (`metarl.policies.action_map.ActionMap`). For ``Box`` actions the space is
     ``Box(-1 / action_scale, 1 / action_scale)``, where 1 means ``action_scale`` half-widths of the family's bounds; for
-    ``Discrete`` actions it is ``Discrete``, counted from 0. The info of a reset holds the episode's task under
-    ``"task"``.
+    ``Discrete`` actions it is ``Discrete``, for ``MultiDiscrete`` and ``MultiBinary`` ones ``MultiDiscrete`` with one
+    axis, all counted from 0. The info of a reset holds the episode's task under ``"task"``.
 
     Args:
         family: A task family, or an argument for `metarl.get_family`.
@@ -57,8 +58,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, self._tasks, self._next = split, tasks, 0
-        self._inner = make_flat_env(self._family)
-        self._env = TimeLimit(self._inner, steps)
+        self._env, self._horizon = make_flat_env(self._family), steps
         self.observation_space = _policy_observations(self._family)
         self.action_space = policy_actions(self._family, action_scale)
         self._action_map = ActionMap(self._family.action_space, action_scale)
@@ -81,13 +81,23 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         given = task_option(options)
         task = self._choose_task() if given is None else given
         episode_seed = int(self.np_random.integers(2**31))
-        observation, info = self._env.reset(seed=episode_seed, options=self._family.set_task(self._inner, task))
-        return self._narrow(observation), {**info, "task": np.array(task)}
+        self._steps = 0
+        self._place = f"of {self._family.name}, {self._family.describe_task(task)}, seed {episode_seed}"
+        with blaming(lambda: f"in reset {self._place}"):
+            observation, info = begin(self._env, episode_seed, self._family.set_task(self._env, task))
+        self._require_finite("observation", observation)
+        return self._narrow(observation), {**info, "task": copied(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Takes one step with an action in the policy's units, [action]."""
-        observation, reward, terminated, truncated, info = self._env.step(self._action_map(np.asarray(action)))
-        return self._narrow(observation), float(reward), bool(terminated), bool(truncated), info
+        with blaming(lambda: f"in step {self._place}"):
+            result = take_step(self._env, self._action_map(np.asarray(action)))
+        observation, reward, terminated, truncated, info = result
+        self._require_finite("observation", observation)
+        self._require_finite("reward", reward)
+        self._steps += 1
+        cut = bool(truncated) or self._steps >= self._horizon
+        return self._narrow(observation), reward, bool(terminated), cut, dict(info)
 
     def close(self) -> None:
         """Closes the environment."""
@@ -102,6 +112,10 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
 
     def _narrow(self, observation: NDArray[Any]) -> NDArray[np.float32]:
         return np.asarray(observation, np.float32)
+
+    def _require_finite(self, name: str, value: Any) -> None:
+        if not np.isfinite(value).all():
+            raise UserError(f"the {name} is {value} in an episode {self._place}; mend the environment.")
 
 
 class TaskVecEnv(VecEnv):
@@ -210,7 +224,7 @@ class TaskVecEnv(VecEnv):
         seeds = self._rng.integers(2**31, size=len(slots)).tolist()
         self._episodes.reset(tasks, seeds, self._observations, slots)
         for slot, task in zip(slots, tasks, strict=True):
-            self.reset_infos[slot] = {"task": np.array(task)}
+            self.reset_infos[slot] = {"task": copied(task)}
 
 
 def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:
@@ -232,4 +246,6 @@ def policy_actions(family: TaskFamily, action_scale: float) -> spaces.Space[Any]
     if isinstance(distribution, Gaussian):
         bound = 1 / positive("action_scale", action_scale)
         return spaces.Box(-bound, bound, (distribution.num_outputs,), np.float32)
+    if isinstance(distribution, Categoricals):
+        return spaces.MultiDiscrete(distribution.sizes)
     return spaces.Discrete(distribution.num_outputs)

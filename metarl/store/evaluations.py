@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.common.arrays import array_of_objects
 from metarl.common.strict_json import plain
 from metarl.config.measuring import Checkpoint
 
@@ -40,7 +41,7 @@ class Evaluation:
         seed: Seed of tasks and episodes.
         rollouts: Episodes of each task at each step.
         step_scales: Factor on the step size of each step.
-        tasks: The tasks, [task, ...].
+        tasks: The tasks, [task, ...]; if they are dictionaries or tuples, an array of objects, [task].
         finite: Whether the family has finitely many tasks, so that none is held out and ``tasks`` repeats them.
         task_names: Names of ``tasks`` if the family has two tasks; else None.
         returns: Mean return of an episode, [task, step].
@@ -93,6 +94,9 @@ class Evaluation:
         Args:
             content: Content of a file. Fields with a default may be missing, because older files lack them.
 
+        Returns:
+            The evaluation. Tasks that are dictionaries or tuples are as JSON holds them: lists instead of arrays.
+
         Raises:
             ValueError: If another field is missing, or if a field has the wrong content.
         """
@@ -105,7 +109,7 @@ class Evaluation:
                 values[name] = None if values[name] is None else np.array(values[name], dtype=np.float64)
             for name in ("step_scales", "task_names", "adapted_layers"):
                 values[name] = None if values.get(name, ()) is None else tuple(values.get(name, ()))
-            values["tasks"] = np.array(values["tasks"])
+            values["tasks"] = _tasks(values["tasks"])
             of_steps = np.array(values["references"]["random_initialisation"], dtype=np.float64)
             values["references"] = References(values["references"]["standstill"], of_steps)
         except (KeyError, TypeError, ValueError) as error:
@@ -118,3 +122,12 @@ class Evaluation:
         """Mean returns of each of a family's two tasks, [step] by the task's name; empty for other families."""
         names = np.array(self.task_names or (), dtype=str)
         return {str(name): self.returns[names == name].mean(0) for name in np.unique(names)}
+
+
+def _tasks(values: list[Any]) -> NDArray[Any]:
+    """Tasks as an array of numbers if they are lists of one shape, else as an array of objects, [task]."""
+    try:
+        tasks = np.array(values)
+    except ValueError:  # Lists of different lengths.
+        return array_of_objects(values)
+    return array_of_objects(values) if tasks.dtype == object else tasks

@@ -190,8 +190,12 @@ class Words(Unsupported):
     observations = spaces.Text(5)
 
 
+class Graphs(Unsupported):
+    task_space = spaces.Graph(spaces.Box(0, 1), None)
+
+
 class ManyChoices(Unsupported):
-    actions = spaces.MultiDiscrete([2, 2])
+    actions = spaces.Box(0, 2**31 - 1, (1,), np.int64)
 
 
 class Unbounded(Unsupported):
@@ -219,9 +223,10 @@ BAD_TRAINING = {
     "--env broken_families:Family": "importing 'broken_families' failed with ModuleNotFoundError",
     "--env my_families:Wrods": "module 'my_families' has no 'Wrods'. Did you mean 'Words'",
     "--env my_families:NoFamily": "must be a subclass of metarl.TaskFamily",
-    "--env my_families:Words": "only Box observations (or Dict and Tuple of them) are supported",
-    "--env my_families:ManyChoices": "is not supported: use a bounded one-dimensional Box or Discrete",
-    "--env my_families:Unbounded": "is not supported: use a bounded one-dimensional Box or Discrete",
+    "--env my_families:Words": "is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple",
+    "--env my_families:Graphs": "the tasks of my_families:Graphs are Graph(",
+    "--env my_families:ManyChoices": "has more integers than a policy can tell apart (8388608); use a Box of floats",
+    "--env my_families:Unbounded": "is not supported: use a bounded one-dimensional Box, Discrete",
     "--env-kwargs gravity 3": "navigation has no parameter 'gravity'; it accepts",
     "--iterations -3": "iterations must be at least 0, got -3.",
     "--meta-batch-size 0": "meta_batch_size must be at least 1, got 0.",
@@ -253,7 +258,7 @@ BAD_EVALUATION = {
     "run --gradient-steps -1": "gradient_steps must be at least 0, got -1.",
     "run --env cheetah-dir": "observations have 17 numbers; this agent was trained on navigation with 2.",
     "run --env navigation-f": "there is no task family named 'navigation-f'. Did you mean",
-    "run --env my_families:Words": "only Box observations",
+    "run --env my_families:Words": "is not supported: use Box, Discrete",
     "run --task-file other/thesis.txt": "holds no tasks; for navigation it must be JSON such as",
     "run --device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
 }

@@ -68,6 +68,7 @@ def test_share_made_worse_counts_tasks_below_their_own_start():
         ([-1.0, 1.0, 1.0, -1.0], True, "2 tasks (none held out), 2 repeats each"),
         ([-1.0, 1.0, 1.0], True, "2 tasks (none held out), 1 to 2 repeats each"),
         ([[0], [1], [2]], True, "3 tasks (none held out), 1 repeat each"),
+        ([{"a": 1, "b": [2, 3]}, {"b": [2, 3], "a": 1}], True, "1 task (none held out), 2 repeats each"),
         ([3], True, "1 task (none held out), 1 repeat each"),
     ],
 )

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from machines import Machine, MachineFamily, SwitchesFamily
 
 from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family
@@ -218,12 +219,68 @@ class EarlyEnds(Sound):
         return EndsAtOnce()
 
 
+class Many(Sound):
+    """More whole tasks than are called finite."""
+
+    task_space = spaces.Box(-60, 60, (), np.int64)
+
+
+class ManyRepeated(Many):
+    """Draws the same tasks for every split."""
+
+    def draw_tasks(self, n, rng, split):
+        return rng.integers(-60, 61, n)
+
+
+class NotWhole(Many):
+    def draw_tasks(self, n, rng, split):
+        return rng.uniform(-60, 60, n)
+
+
+class SharedParts(MachineFamily):
+    def draw_tasks(self, n, rng, split):
+        return super().draw_tasks(n, np.random.default_rng(0), split)
+
+
+class ForgetfulMachine(MachineFamily):
+    class Machine(Machine):
+        def reset(self, *, seed=None, options=None):
+            any_task = {"target": np.array([1, 0]), "weights": (1.0, 0.5)}
+            return super().reset(seed=seed, options={"task": any_task} if seed is None else options)
+
+    def make_env(self):
+        return self.Machine()
+
+
+class IntegersWithoutEnd(Sound):
+    def make_env(self):
+        env = Drift()
+        env.action_space = spaces.Box(0, 2**40, (1,), np.int64)
+        return env
+
+
+class WrongParts(MachineFamily):
+    """Its observations lack what their space has."""
+
+    class Lacking(Machine):
+        def _observation(self):
+            return {"dial": 1, "panel": (np.zeros(2, int),)}
+
+    def make_env(self):
+        return self.Lacking()
+
+
 def test_episodes_may_end_early():
     assert check_task_family(EarlyEnds()) is None
 
 
 def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
+
+
+@pytest.mark.parametrize("family", [Many, MachineFamily, SwitchesFamily])
+def test_families_of_other_spaces_pass(family):
+    assert check_task_family(family()) is None
 
 
 @pytest.mark.parametrize("family", [OtherTestTasks, FewTestTasks])
@@ -245,9 +302,18 @@ def test_test_tasks_may_lie_elsewhere(family):
         (Spaceless, "it has no task_space"),
         (SameEnvironment, "make_env returns the same environment each time"),
         (Unmade, "basics could not be checked: OSError: no such simulator"),
-        (TextActions, "its actions are Text.*; only bounded one-dimensional Box and Discrete action spaces are supp"),
-        (UnboundedActions, r"its actions are Box\(-1.0, inf, \(1,\), float32\); only bounded one-dimensional Box"),
-        (TableOfActions, r"its actions are Box\(-1.0, 1.0, \(2, 2\), float32\); only bounded one-dimensional Box"),
+        (TextActions, "action space Text.* is not supported: use a bounded one-dimensional Box, Discrete"),
+        (UnboundedActions, r"action space Box\(-1.0, inf, \(1,\), float32\) is not supported: use a bounded"),
+        (TableOfActions, r"action space Box\(-1.0, 1.0, \(2, 2\), float32\) is not supported: use a bounded"),
+        (
+            ManyRepeated,
+            r"the splits leak: 'train' and 'test' share \d+ of 16 tasks.*if tasks repeat",
+        ),
+        (NotWhole, r"tasks outside the task space, such as -?\d+\.\d+ in Box\(-60, 60, \(\), int64\)"),
+        (SharedParts, "the splits leak: 'train' and 'validation' share 16 of 16 tasks"),
+        (ForgetfulMachine, "the task is lost at a reset without a seed"),
+        (IntegersWithoutEnd, "has more integers than a policy can tell apart"),
+        (WrongParts, r"an observation of WrongParts\['panel'\] must be a tuple of 2 parts, got \(array\(\[0, 0\]\),\)"),
         (LosesAtReset, "the task is lost at reset"),
         (LosesWithoutSeed, "the task is lost at a reset without a seed"),
         (RedrawsAtPlainReset, "the task is lost at a plain reset: after env.reset"),

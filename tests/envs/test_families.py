@@ -1,14 +1,17 @@
 """Families: their tasks, their splits, the registry, and episodes through Gymnasium's vector environments."""
 
 import warnings
+from collections import Counter
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from machines import Machine, MachineFamily, SwitchesFamily
 
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
+from metarl.common.strict_json import one_line
 from metarl.envs import (
     OracleFamily,
     TaskFamily,
@@ -19,8 +22,9 @@ from metarl.envs import (
     register,
     registry,
 )
-from metarl.envs.family import SPLITS
+from metarl.envs.family import SPLITS, _split_of
 from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.spaces import all_elements
 
 
 class Counting(gym.Env):
@@ -38,6 +42,10 @@ class Counting(gym.Env):
     def step(self, action):
         self.steps += 1
         return np.array([[self.steps], [self.length]]), 10.0 + action, bool(self.steps >= self.length), False, {}
+
+
+def rng(seed):
+    return np.random.default_rng(seed)
 
 
 class CountingFamily(TaskFamily):
@@ -164,6 +172,111 @@ def test_discrete_task_spaces_are_finite():
     np.testing.assert_array_equal(CountingFamily().finite_tasks, np.arange(1, 10))
     tasks = CountingFamily().sample_tasks(11, np.random.default_rng(0))
     assert sorted(np.unique(tasks, return_counts=True)[1]) == [1] * 7 + [2] * 2
+
+
+class Parts(CountingFamily):
+    """Twelve tasks of two parts."""
+
+    task_space = spaces.Dict({"size": spaces.Box(1, 3, (), np.int64), "kinds": spaces.MultiBinary(2)})
+
+
+def test_small_spaces_of_whole_numbers_are_finite():
+    family = Parts()
+    assert len(family.finite_tasks) == 12
+    tasks = family.sample_tasks(24, np.random.default_rng(0), "test")
+    assert tasks.shape == (24,)
+    assert set(Counter(map(one_line, tasks)).values()) == {2}
+
+
+class Hundred(CountingFamily):
+    task_space = spaces.Discrete(100)
+
+
+class Integers(CountingFamily):
+    task_space = spaces.Box(-40, 40, (2,), np.int32)
+
+
+class Pairs(CountingFamily):
+    task_space = spaces.Tuple([spaces.Discrete(11), spaces.MultiDiscrete([10])])
+
+
+class Images(CountingFamily):
+    """More tasks than a float can count."""
+
+    task_space = spaces.Box(0, 255, (20, 20), np.uint8)
+
+
+class Unbounded(CountingFamily):
+    task_space = spaces.Box(-np.inf, np.inf, (1,), np.int64)
+
+
+def test_finite_means_at_most_a_hundred_tasks():
+    assert len(Hundred().finite_tasks) == 100
+    assert [family().finite_tasks for family in (SwitchesFamily, Integers, Pairs, Unbounded)] == [None] * 4
+
+
+@pytest.mark.parametrize("family", [SwitchesFamily(), Integers(), Pairs(), Images()], ids=lambda family: family.name)
+@pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily], ids=["plain", "oracle"])
+def test_splits_of_many_whole_numbers_share_no_task(family, wrap):
+    # Not only of one generator: a task never changes its split.
+    drawn = {
+        split: {one_line(task) for seed in range(2) for task in wrap(family).sample_tasks(60, rng(seed), split)}
+        for split in SPLITS
+    }
+    assert (
+        not drawn["train"] & drawn["validation"] | drawn["train"] & drawn["test"] | drawn["validation"] & drawn["test"]
+    )
+    assert min(map(len, drawn.values())) > 5
+
+
+def test_every_split_has_its_share_of_the_switches():
+    splits = [_split_of(task) for task in all_elements(spaces.MultiDiscrete([10, 10]))]
+    np.testing.assert_allclose([splits.count(split) for split in SPLITS], [60, 20, 20], atol=10)
+
+
+def test_integers_without_bounds_are_refused():
+    with pytest.raises(
+        UserError, match=r"the tasks of Unbounded are integers without bounds, .*; give task_space bounds"
+    ):
+        Unbounded().sample_tasks(2, rng(0))
+
+
+def test_tasks_that_hold_real_numbers_have_one_distribution():
+    tasks = [MachineFamily().sample_tasks(3, rng(0), split) for split in SPLITS]
+    assert len({one_line(task) for split in tasks for task in split}) == 9
+    assert all(task in MachineFamily.task_space for split in tasks for task in split)
+
+
+def test_an_environment_may_change_its_own_task():
+    class Wearing(Machine):
+        def step(self, action):
+            self.task["target"][:] = 0
+            return super().step(action)
+
+    class WearingFamily(MachineFamily):
+        def make_env(self):
+            return Wearing()
+
+    tasks, batch = MachineFamily().sample_tasks(2, rng(0)), WearingFamily().make_episodes(2, 3)
+    before, observations = one_line(tasks), np.zeros((2, 7))
+    batch.reset(tasks, [0, 1], observations)
+    batch.step(np.ones((2, 2), int), observations, np.zeros(2), *np.zeros((2, 2), bool))
+    assert one_line(tasks) == before
+
+
+def test_tasks_of_other_spaces_are_refused():
+    class Words(CountingFamily):
+        task_space = spaces.Tuple([spaces.Discrete(2), spaces.Text(3)])
+
+    with pytest.raises(
+        UserError, match=r"the tasks of Words are Tuple.*, and Text.* is not supported: use Box, Discrete"
+    ):
+        Words().sample_tasks(2, rng(0))
+
+
+def test_tasks_of_several_parts_are_described_part_by_part():
+    task = {"target": np.array([3, 1]), "weights": (np.array(0.75), np.array(0.25))}
+    assert MachineFamily().describe_task(task) == "task target [3 1], weights (0.75, 0.25)"
 
 
 @pytest.mark.parametrize(
@@ -305,14 +418,14 @@ def test_a_family_without_a_native_batch_runs_one_episode_per_slot():
 def test_observations_are_flattened_and_others_refused():
     assert CountingFamily().observation_space.shape == (2,)
 
-    class Countable(CountingFamily):
+    class Wordy(CountingFamily):
         def make_env(self):
             env = Counting()
-            env.observation_space = spaces.Discrete(5)
+            env.observation_space = spaces.Text(5)
             return env
 
-    with pytest.raises(UserError, match=r"observations of Countable are Discrete\(5\)"):
-        _ = Countable().observation_space
+    with pytest.raises(UserError, match=r"observations of Wordy are Text.*, and Text.* is not supported: use Box"):
+        _ = Wordy().observation_space
 
 
 @pytest.mark.parametrize("sizes", [(1, 2), (2, 1)])
@@ -335,7 +448,7 @@ def test_observations_of_another_shape_than_the_spaces_are_refused(sizes):
         batch.reset(np.array([2]), [0], observations)
         batch.step(np.array([0]), observations, np.zeros(1), *np.zeros((2, 1), bool))
 
-    with pytest.raises(UserError, match=r"Odd returned an observation of shape \(1,\), but .* space says \(2,\)"):
+    with pytest.raises(UserError, match=r"an observation of Odd must have shape \(2, 1\), got \(1, 1\)"):
         one_step()
 
 

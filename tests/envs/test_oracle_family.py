@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from machines import MachineFamily, SwitchesFamily
 
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
+from metarl.common.strict_json import plain
 from metarl.envs import TaskFamily, check_task_family, get_family
 from metarl.envs.oracle import OracleFamily
 
@@ -49,7 +51,18 @@ class TextFamily(SilentFamily):
     task_space = spaces.Dict({"goal": spaces.Text(3)})
 
 
-FAMILIES = [get_family(name) for name in NAMES] + [CartPoleFamily(), SilentFamily()]
+def flat(family, task):
+    """A task as the oracle shows it."""
+    return spaces.flatten(family.task_space, task).astype(np.float64)
+
+
+def flat_observation(family, observation):
+    """An observation as every policy sees it; the environments that show bytes of the whole range are machines."""
+    flat = spaces.flatten(family.make_env().observation_space, observation).astype(np.float64)
+    return np.concatenate([flat[:-2], flat[-2:] / 255]) if isinstance(family, MachineFamily) else flat
+
+
+FAMILIES = [get_family(name) for name in NAMES] + [CartPoleFamily(), SilentFamily(), MachineFamily(), SwitchesFamily()]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
@@ -63,20 +76,21 @@ def test_a_batch_shows_the_familys_observations_and_then_the_task(family):
     oracle = OracleFamily(family)
     (inner,), (outer,) = family.observation_space.shape, oracle.observation_space.shape
     tasks, seeds, horizon = family.sample_tasks(3, np.random.default_rng(0)), [4, 5, 6], 4
-    assert outer == inner + np.size(tasks[0])
+    appended = np.stack([flat(family, task) for task in tasks])
+    assert outer == inner + appended.shape[1]
     plain, shown = family.make_episodes(3, horizon), oracle.make_episodes(3, horizon)
     seen, seen_with_task = np.zeros((3, inner)), np.full((3, outer), np.nan)
     results = [(np.zeros(3), np.zeros(3, bool), np.zeros(3, bool)) for _ in range(2)]
     plain.reset(tasks, seeds, seen)
     shown.reset(tasks, seeds, seen_with_task)
-    np.testing.assert_array_equal(seen_with_task, np.column_stack([seen, tasks.reshape(3, -1)]))
+    np.testing.assert_array_equal(seen_with_task, np.column_stack([seen, appended]))
     family.action_space.seed(0)
     for _ in range(horizon):
         actions = np.stack([family.action_space.sample() for _ in range(3)])
         seen_with_task[:] = np.nan  # a sampler has a new buffer at each step
         plain.step(actions, seen, *results[0])
         shown.step(actions, seen_with_task, *results[1])
-        np.testing.assert_array_equal(seen_with_task, np.column_stack([seen, tasks.reshape(3, -1)]))
+        np.testing.assert_array_equal(seen_with_task, np.column_stack([seen, appended]))
         np.testing.assert_array_equal(results[0], results[1])
     assert results[0][2].all()
 
@@ -88,11 +102,11 @@ def test_a_single_environment_shows_the_task_it_was_set_to_through_other_wrapper
     for task in family.sample_tasks(3, np.random.default_rng(1)):
         expected, _ = bare.reset(seed=2, options=family.set_task(bare, task))
         first, _ = env.reset(seed=2, options=oracle.set_task(env, task))
-        flat = spaces.flatten(bare.observation_space, expected)
-        np.testing.assert_array_equal(first, np.concatenate([flat, np.ravel(task)]))
+        observed = flat_observation(family, expected)
+        np.testing.assert_array_equal(first, np.concatenate([observed, flat(family, task)]))
         for observation in (first, env.step(bare.action_space.sample())[0], env.reset()[0]):
             assert observation in oracle.observation_space
-            np.testing.assert_array_equal(observation[len(flat) :], np.ravel(task))
+            np.testing.assert_array_equal(observation[len(observed) :], flat(family, task))
 
 
 def test_a_task_that_the_environment_draws_itself_is_shown():
@@ -116,19 +130,22 @@ def test_the_task_in_a_resets_info_goes_before_the_one_that_was_set():
 def test_a_task_in_the_options_is_shown_where_the_environment_does_not_report_it():
     env = OracleFamily(SilentFamily()).make_env()
     observation, _ = env.reset(options={"task": 5})
-    np.testing.assert_array_equal(observation, [5, 5, 5, 5, 7, 5])
-    np.testing.assert_array_equal(env.reset()[0], [5, 5, 5, 5, 7, 5])
+    np.testing.assert_array_equal(observation, [5, 5, 5, 5, 7, *[0, 0, 0, 1, 0, 0]])
+    np.testing.assert_array_equal(env.reset()[0], observation)
+    with pytest.raises(
+        UserError, match=r"a task of SilentFamily must be an element of Discrete\(6, start=2\), got \[8\]"
+    ):
+        env.reset(options={"task": 8})
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_everything_but_the_observations_is_the_familys_own(family):
     oracle = pickle.loads(pickle.dumps(OracleFamily(family)))
     tasks = family.sample_tasks(5, np.random.default_rng(3), "test")
-    np.testing.assert_array_equal(oracle.sample_tasks(5, np.random.default_rng(3), "test"), tasks)
+    assert plain(oracle.sample_tasks(5, np.random.default_rng(3), "test")) == plain(tasks)
     np.testing.assert_array_equal(oracle.modes(tasks), family.modes(tasks))
-    np.testing.assert_array_equal(
-        oracle.draw_tasks(5, np.random.default_rng(3), "test"), family.draw_tasks(5, np.random.default_rng(3), "test")
-    )
+    drawn = [each.draw_tasks(5, np.random.default_rng(3), "test") for each in (oracle, family)]
+    assert plain(drawn[0]) == plain(drawn[1])
     assert oracle.describe_task(tasks[0]) == family.describe_task(tasks[0])
     for attribute in ("name", "horizon", "task_space", "action_space", "num_modes", "min_envs_per_shard"):
         assert getattr(oracle, attribute) == getattr(family, attribute)
@@ -147,5 +164,7 @@ def test_an_environment_that_cannot_show_its_task_is_told():
 
 
 def test_tasks_that_are_no_arrays_are_told():
-    with pytest.raises(UserError, match=r"the tasks of TextFamily are Dict.*use a Box or Discrete task_space"):
+    with pytest.raises(
+        UserError, match=r"the tasks of TextFamily are Dict.*, and Text\(.*\) is not supported: use Box"
+    ):
         OracleFamily(TextFamily())

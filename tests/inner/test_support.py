@@ -182,7 +182,7 @@ def test_restrictions_add_up_and_leave_the_data_alone():
     assert support.adapted is None
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical", "categoricals"])
 def test_trajectories_are_the_first_episodes_with_actions_as_the_network_gives_them(kind):
     policy = make_policy(kind)
     support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), 1)
@@ -195,6 +195,9 @@ def test_trajectories_are_the_first_episodes_with_actions_as_the_network_gives_t
     if kind == "categorical":
         assert (actions.sum(3) == 1).all()
         actions = actions.argmax(3)
+    if kind == "categoricals":
+        assert (actions.sum(3) == 2).all()
+        actions = torch.stack([part.argmax(3) for part in actions.split([3, 2], dim=3)], dim=3)
     assert torch.equal(actions, rollouts.actions[:, :2])
     assert torch.equal(lengths, rollouts.mask[:, :2].sum(2).long())
 

@@ -75,7 +75,7 @@ def test_gradient_and_fisher_product_equal_plain_differentiation(algo, options, 
 
 @pytest.mark.parametrize("body", ["mlp", "module"])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical", "categoricals"])
 @pytest.mark.parametrize("loss", ["ratio", "score", "dice"])
 def test_kernel_and_module_fallback_equal_plain_differentiation(kind, activation, body, loss, workers):
     assert_equal_to_plain_differentiation(

@@ -1,5 +1,6 @@
 """Action distributions against torch.distributions and automatic differentiation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.policies.distributions import Categorical, Distribution, Gaussian
+from metarl.policies.distributions import Categorical, Categoricals, Distribution, Gaussian
 
 TASKS, ROWS, ACTIONS = 2, 6, 3
-KINDS = ["gaussian", "categorical"]
+SIZES = (3, 1, 2, 4)
+KINDS = ["gaussian", "categorical", "categoricals"]
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -18,23 +20,32 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make(kind: str) -> Distribution:
-    return Gaussian(ACTIONS) if kind == "gaussian" else Categorical(ACTIONS)
+    return {"gaussian": Gaussian(ACTIONS), "categorical": Categorical(ACTIONS), "categoricals": Categoricals(SIZES)}[
+        kind
+    ]
 
 
 def parameters(distribution: Distribution, seed: int = 0) -> tuple[Tensor, Tensor]:
-    return draw(TASKS, ROWS, ACTIONS, seed=seed), 0.5 * draw(TASKS, distribution.num_extra, seed=seed + 1)
+    return draw(TASKS, ROWS, distribution.num_outputs, seed=seed), 0.5 * draw(
+        TASKS, distribution.num_extra, seed=seed + 1
+    )
 
 
 def some_actions(kind: str) -> Tensor:
     if kind == "gaussian":
         return draw(TASKS, ROWS, ACTIONS, seed=7)
-    return torch.arange(TASKS * ROWS).view(TASKS, ROWS) % ACTIONS
+    numbers = torch.arange(TASKS * ROWS).view(TASKS, ROWS)
+    if kind == "categorical":
+        return numbers % ACTIONS
+    return torch.stack([(numbers + place) % size for place, size in enumerate(SIZES)], dim=-1)
 
 
-def reference(kind: str, outputs: Tensor, extra: Tensor) -> torch.distributions.Distribution:
+def references(kind: str, outputs: Tensor, extra: Tensor) -> list[torch.distributions.Distribution]:
+    """PyTorch's distribution, or that of each component."""
     if kind == "gaussian":
-        return torch.distributions.Independent(torch.distributions.Normal(outputs, extra.exp()[:, None]), 1)
-    return torch.distributions.Categorical(logits=outputs)
+        return [torch.distributions.Independent(torch.distributions.Normal(outputs, extra.exp()[:, None]), 1)]
+    sizes = [ACTIONS] if kind == "categorical" else SIZES
+    return [torch.distributions.Categorical(logits=logits) for logits in outputs.split(sizes, dim=-1)]
 
 
 def hessian_product(value, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> list[Tensor]:
@@ -55,7 +66,9 @@ def per_row(extra: Tensor) -> Tensor:
 def test_log_prob_equals_torch_distributions(kind):
     outputs, extra = parameters(make(kind))
     actions = some_actions(kind)
-    expected = reference(kind, outputs, extra).log_prob(actions)
+    components = actions.unbind(-1) if kind == "categoricals" else [actions]
+    parts = zip(references(kind, outputs, extra), components, strict=True)
+    expected = sum(part.log_prob(chosen) for part, chosen in parts)
     torch.testing.assert_close(make(kind).log_prob(outputs, extra, actions), expected, rtol=1e-13, atol=1e-13)
 
 
@@ -110,6 +123,48 @@ def test_categorical_fisher_is_the_expected_outer_product_of_scores():
     torch.testing.assert_close(got[0, 0], dense @ direction[0, 0], rtol=1e-12, atol=1e-14)
 
 
+def test_fisher_of_several_choices_is_the_expected_outer_product_of_scores_in_blocks():
+    distribution = Categoricals(SIZES)
+    (logits, nothing), (direction, _) = parameters(distribution), parameters(distribution, seed=20)
+    expected = torch.zeros_like(logits)
+    for joint in itertools.product(*map(range, SIZES)):
+        actions = torch.tensor(joint).expand(TASKS, ROWS, len(SIZES))
+        p = distribution.log_prob(logits, nothing, actions).exp()[..., None]
+        score, _ = distribution.score(logits, nothing, actions)
+        expected += p * score * (score * direction).sum(-1, keepdim=True)
+    got, by_extra = distribution.fisher(logits, nothing, direction, nothing)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-14)
+    assert by_extra.shape == (TASKS, ROWS, 0)
+    only_first = torch.zeros_like(direction)
+    only_first[..., : SIZES[0]] = direction[..., : SIZES[0]]
+    block, _ = distribution.fisher(logits, nothing, only_first, nothing)
+    assert torch.equal(block[..., SIZES[0] :], torch.zeros_like(block[..., SIZES[0] :]))
+    torch.testing.assert_close(block[..., : SIZES[0]], got[..., : SIZES[0]])
+
+
+def test_one_choice_of_several_is_the_categorical():
+    one, single = Categoricals([ACTIONS]), Categorical(ACTIONS)
+    point, other, chosen = parameters(single), parameters(single, seed=10), some_actions("categorical")
+    assert torch.equal(one.log_prob(*point, chosen[..., None]), single.log_prob(*point, chosen))
+    assert torch.equal(one.score(*point, chosen[..., None])[0], single.score(*point, chosen)[0])
+    assert torch.equal(one.fisher(*point, *other)[0], single.fisher(*point, *other)[0])
+    assert torch.equal(one.kl(*point, *other), single.kl(*point, *other))
+    noise = torch.from_numpy(one.noise(np.random.default_rng(0), (TASKS, ROWS)))
+    assert torch.equal(one.sample(*point, noise)[..., 0], single.sample(*point, noise))
+
+
+@pytest.mark.parametrize(
+    ("kind", "actions", "expected"),
+    [
+        ("gaussian", [0.5, -1.0, 2.0], [0.5, -1.0, 2.0]),
+        ("categorical", 2, [0, 0, 1]),
+        ("categoricals", [1, 0, 0, 3], [0, 1, 0, 1, 1, 0, 0, 0, 0, 1]),
+    ],
+)
+def test_features_are_the_action_or_its_choices_one_hot(kind, actions, expected):
+    assert make(kind).features(torch.tensor([[actions]])).tolist() == [[expected]]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_fisher_is_the_hessian_of_the_divergence_at_its_minimum(kind):
     distribution = make(kind)
@@ -124,7 +179,8 @@ def test_fisher_is_the_hessian_of_the_divergence_at_its_minimum(kind):
 def test_divergence_equals_torch_distributions_and_is_asymmetric(kind):
     distribution = make(kind)
     old, new = parameters(distribution), parameters(distribution, seed=10)
-    expected = torch.distributions.kl_divergence(reference(kind, *old), reference(kind, *new))
+    parts = zip(references(kind, *old), references(kind, *new), strict=True)
+    expected = sum(torch.distributions.kl_divergence(*pair) for pair in parts)
     torch.testing.assert_close(distribution.kl(*old, *new), expected, rtol=1e-12, atol=1e-13)
     assert not torch.allclose(distribution.kl(*new, *old), expected)
 
@@ -156,10 +212,20 @@ def test_categorical_samples_have_the_probabilities():
     assert ((frequencies - p).abs() < 5 * (p * (1 - p) / num).sqrt()).all()
 
 
+def test_samples_of_several_choices_have_the_joint_probabilities():
+    num, distribution = 100_000, Categoricals([3, 2])
+    logits = torch.tensor([0.0, 1.0, -1.0, 0.5, -0.5])
+    noise = torch.from_numpy(distribution.noise(np.random.default_rng(0), (1, num)))
+    actions = distribution.sample(logits.expand(1, num, 5), torch.zeros(1, 0), noise)[0]
+    frequencies = torch.bincount(2 * actions[:, 0] + actions[:, 1], minlength=6) / num
+    p = torch.outer(logits[:3].softmax(-1), logits[3:].softmax(-1)).flatten()
+    assert ((frequencies - p).abs() < 5 * (p * (1 - p) / num).sqrt()).all()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_noise_is_float32_with_an_entry_for_each_output(kind):
     noise = make(kind).noise(np.random.default_rng(0), (4, 5))
-    assert noise.shape == (4, 5, ACTIONS)
+    assert noise.shape == (4, 5, make(kind).num_outputs)
     assert noise.dtype == np.float32
 
 

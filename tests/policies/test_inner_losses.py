@@ -323,7 +323,7 @@ def sampled(request):
 # Less than an episode, one and a bit, three and then the fourth, all.
 @pytest.mark.parametrize("block_rows", [TIME - 2, TIME + 2, 3 * TIME, 2000])
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical", "categoricals"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_kernels_derivatives_are_those_of_the_loss_whatever_the_blocks(loss, kind, activation, block_rows, monkeypatch):
     sampled = Sampled(kind, activation)

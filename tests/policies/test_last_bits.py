@@ -12,7 +12,7 @@ import torch
 
 from metarl.common.parallel import Workers
 from metarl.data import Samples
-from metarl.policies.distributions import Categorical, Gaussian
+from metarl.policies.distributions import Categorical, Categoricals, Gaussian
 from metarl.policies.mlp import MLPPolicy
 
 TASKS = 3
@@ -21,6 +21,7 @@ POLICIES = {
     "navigation": MLPPolicy(2, Gaussian(2), (100, 100), "relu"),
     "half-cheetah": MLPPolicy(17, Gaussian(6), (100, 100), "tanh"),
     "small": MLPPolicy(3, Categorical(3), (5, 4), "tanh"),
+    "choices": MLPPolicy(3, Categoricals((3, 2)), (5, 4), "tanh"),
 }
 
 policies = pytest.mark.parametrize("name", POLICIES)
@@ -54,6 +55,8 @@ def make_problem(policy, rows, dtype):
     outputs, extra = policy.outputs(parameters, observations), policy.extra(parameters)
     if isinstance(policy.distribution, Gaussian):
         actions = draw(*outputs.shape)
+    elif isinstance(policy.distribution, Categoricals):
+        actions = torch.randint(2, (*outputs.shape[:2], 2), generator=generator)
     else:
         actions = torch.randint(outputs.shape[-1], outputs.shape[:2], generator=generator)
     log_probs = policy.distribution.log_prob(outputs, extra, actions)

@@ -19,6 +19,7 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import ALGORITHMS
+from metarl.envs.spaces import stacked
 from metarl.inner.runner import Runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
@@ -363,6 +364,14 @@ def test_what_cannot_be_predicted_is_not_defined():
     found = _task_r2(features, tasks)
     assert all(math.isnan(found[f"direction[{index}]"]) for index in range(3))
     assert math.isfinite(found["length"])
+
+
+def test_the_numbers_of_tasks_of_several_parts_are_predicted_one_by_one():
+    features = np.random.default_rng(0).normal(size=(8, 2))
+    tasks = stacked([{"kind": 2, "where": (np.array([x]), y)} for x, y in features])
+    known = _task_r2(features, tasks)
+    assert min(known["task[1]"], known["task[2]"]) > 0.99
+    assert math.isnan(known["task[0]"])
 
 
 def test_tasks_of_many_numbers_are_told_in_a_few_rows(tmp_path):

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from machines import Machine
 from test_sb3 import TANH, Chain, ChainEnv
 from tiny_runs import assert_same_run, final_parameters, numbers, tiny
 
@@ -110,6 +111,13 @@ def test_the_return_told_is_that_of_the_episodes(tmp_path):
     row = ppo.iteration(ppo.initial(), 0)[1]
     assert row["pre_adaptation_return"] == 20
     assert "post_adaptation_return" not in row
+
+
+def test_ppo_trains_on_actions_and_observations_of_several_parts(tmp_path):
+    settings = {**TANH, **PPO, "horizon": 5, "iterations": 1}
+    agent = train(tiny(tmp_path, env="machines:MachineFamily", algo="pretrain", **settings)).agent
+    policy = agent.adapt(Machine(), num_steps=0, num_rollouts=1)
+    assert policy.predict(Machine().reset(seed=0)[0]) in Machine.action_space
 
 
 def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):

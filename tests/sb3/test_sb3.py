@@ -4,7 +4,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from faulty import FaultyFamily
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
+from machines import LeverFamily, Machine, MachineFamily, SwitchesFamily
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
@@ -18,7 +21,7 @@ from metarl import TaskFamily, UserError
 from metarl.common.streams import Purpose, stream
 from metarl.envs import get_family
 from metarl.policies.action_map import ActionMap
-from metarl.policies.distributions import Categorical, Gaussian
+from metarl.policies.distributions import Categorical, Categoricals, Gaussian
 from metarl.policies.mlp import MLPPolicy
 from metarl.runs.trained_agent import AdaptedPolicy
 from metarl.sb3 import AdaptedModel, TaskEnv, TaskVecEnv, policy_parameters, start_from
@@ -309,6 +312,61 @@ def test_the_policy_has_the_categorical_actors_distribution():
     assert not torch.allclose(expected.logits[0], expected.logits[4])
 
 
+def test_the_policy_has_the_distribution_of_an_actor_of_several_choices():
+    model = model_on(MachineFamily())
+    (size,) = model.observation_space.shape
+    policy = MLPPolicy(size, Categoricals([3, 2]), (16,), "tanh")
+    observations = torch.rand(5, size, generator=torch.Generator().manual_seed(2))
+    expected = torch.cat([part.logits for part in model.policy.get_distribution(observations).distribution], 1)
+    outputs = policy.outputs(policy_parameters(model, policy)[None], observations[None])[0]
+    logits = torch.cat([part.log_softmax(-1) for part in outputs.split([3, 2], 1)], 1)
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize(("family", "sizes"), [(MachineFamily(), [3, 2]), (SwitchesFamily(), [2] * 8)])
+def test_several_choices_are_counted_from_zero(family, sizes):
+    env, batch = TaskEnv(family), TaskVecEnv(family, 2)
+    assert env.action_space == batch.action_space == spaces.MultiDiscrete(sizes)
+    check_env(env)
+    observation, info = env.reset(seed=0)
+    assert observation in env.observation_space
+    assert info["task"] in family.task_space
+    batch.reset()
+    assert batch.reset_infos[1]["task"] in family.task_space
+    env.step(np.zeros(len(sizes), int))  # The machine and the switches refuse what is no action of theirs.
+    batch.step(np.stack([env.action_space.sample(), env.action_space.nvec - 1]))
+
+
+def test_integers_and_images_are_numbers():
+    env = TaskEnv(LeverFamily())
+    assert env.action_space == spaces.Box(-1, 1, (1,), np.float32)
+    assert env.observation_space == spaces.Box(0, 1, (4,), np.float32)
+    observation, info = env.reset(seed=0)
+    assert observation.tolist() == [1, 1, 1, 1]
+    down, size = info["task"]
+    assert env.step(np.ones(1))[1] == (0 if down else 5 * size[0])
+
+
+def test_a_model_of_parts_predicts_for_one_observation_or_for_many():
+    env = Machine()
+    policy = MLPPolicy(7, Categoricals([3, 2]), (4,), "tanh")
+    adapted = AdaptedPolicy(
+        policy,
+        3 * policy.initial(np.random.default_rng(0)),
+        ActionMap(env.action_space),
+        env.observation_space,
+        np.zeros(1),
+    )
+    observations = [env.reset(seed=seed)[0] for seed in range(4)]
+    model, batch = AdaptedModel(adapted), create_empty_array(env.observation_space, 4)
+    actions, _ = model.predict(concatenate(env.observation_space, observations, batch), deterministic=True)
+    for observation, action in zip(observations, actions, strict=True):
+        np.testing.assert_array_equal(model.predict(observation, deterministic=True)[0], action)
+        assert action in env.action_space
+    with pytest.raises(UserError, match="the observation must be a dictionary with the keys 'dial', 'panel'"):
+        adapted.predict(np.zeros(7))
+
+
 def test_taking_the_actor_over_copies_it():
     model = model_on("navigation")
     parameters = policy_parameters(model, MLPPolicy(2, Gaussian(2), (16,), "tanh"))
@@ -450,3 +508,22 @@ def test_start_from_gives_every_modes_policy_the_actor(tmp_path):
     first, second = agent.meta.view(2, -1)
     assert torch.equal(first, policy_parameters(model, agent.rule.policy))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "told"),
+    [
+        ("nan observation", UserError, "the observation is .*nan.* in an episode of FaultyFamily, task 1, seed"),
+        ("nan reward", UserError, "the reward is nan"),
+        ("4 values", UserError, "step returned 4 values .* It happened in step of FaultyFamily, task 1, seed"),
+        ("raises", KeyError, "lost"),
+    ],
+)
+def test_faults_of_an_environment_are_told_with_their_place(fault, error, told):
+    env = TaskEnv(FaultyFamily(fault))
+    env.reset(seed=0, options={"task": np.int64(1)})
+    for _ in range(2):
+        env.step(np.zeros(1))
+    with pytest.raises(error, match=told) as caught:
+        env.step(np.zeros(1))
+    assert error is UserError or "It happened in step of FaultyFamily, task 1, seed" in caught.value.__notes__[0]
