@@ -14,22 +14,22 @@ def discounted_sum(values: Tensor, factor: float) -> Tensor:
     Returns:
         [..., time]. Rewards give discounted returns; factor 0 gives the values themselves.
     """
-    result = torch.empty_like(values)
-    tail = torch.zeros_like(values[..., 0])
-    for t in range(values.shape[-1] - 1, -1, -1):
-        tail = values[..., t] + factor * tail
-        result[..., t] = tail
-    return result
+    tail, sums = torch.zeros_like(values[..., 0]), []
+    for value in reversed(values.unbind(-1)):
+        tail = value + factor * tail
+        sums.append(tail)
+    return torch.stack(sums[::-1], dim=-1)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
-    """Generalised advantage estimates; the value after an episode's last step counts as 0.
+    """Generalised advantage estimates.
 
     With delta_t = r_t + discount * V_{t+1} - V_t, the advantage is A_t = sum_k (discount * gae_lambda)^k delta_{t+k}.
 
     Args:
         rewards: [task, rollout, time].
-        values: The baseline's predictions, same shape.
+        values: The baseline's predictions, same shape; after an episode's last step its value there, which is 0 unless
+            the environment cut the episode off.
         mask: 1 while the episode ran, same shape.
         discount: Discount of one step.
         gae_lambda: 1 gives the discounted return minus the baseline; 0 gives the one-step temporal difference.
@@ -39,7 +39,6 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lamb
 
     Source: Schulman et al. 2016, equation 16.
     """
-    values = values * mask
     following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
     return discounted_sum((rewards + discount * following - values) * mask, discount * gae_lambda) * mask
 

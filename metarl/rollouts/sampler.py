@@ -114,6 +114,7 @@ class Sampler:
             mask=of_tasks(buffers.alive),
             advantages=torch.zeros_like(rewards),
             terms={name: of_tasks(values) for name, values in buffers.terms.items()},
+            truncated=torch.as_tensor(buffers.truncated & ~buffers.terminated).view(task, rollout),
         )
 
 
@@ -126,7 +127,7 @@ def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> R
         gae_lambda: Lambda of generalised advantage estimation.
     """
     rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
-    values = linear_baseline(rollouts.observations, rewards, mask, discount)
+    values, _ = linear_baseline(rollouts.observations, rewards, mask, discount, rollouts.truncated)
     advantages = standardise(gae(rewards, values, mask, discount, gae_lambda), mask)
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
 
