@@ -16,7 +16,7 @@ from metarl.envs.interface import EpisodeBatch, require_episode_batch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.rollouts.baseline import linear_baseline
-from metarl.rollouts.returns import gae, standardise
+from metarl.rollouts.returns import above_noise, gae, standardise
 
 
 class Stopped(Exception):
@@ -121,14 +121,17 @@ class Sampler:
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:
     """Returns the same rollouts with advantages: linear baseline, GAE, standardisation; each task separately.
 
+    Advantages of a task that are not `above_noise` become 0.
+
     Args:
         rollouts: Rollouts, whose advantages are ignored.
         discount: Discount of one step.
         gae_lambda: Lambda of generalised advantage estimation.
     """
     rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
-    values, _ = linear_baseline(rollouts.observations, rewards, mask, discount, rollouts.truncated)
-    advantages = standardise(gae(rewards, values, mask, discount, gae_lambda), mask)
+    values, returns = linear_baseline(rollouts.observations, rewards, mask, discount, rollouts.truncated)
+    advantages = gae(rewards, values, mask, discount, gae_lambda)
+    advantages = standardise(advantages, mask) * above_noise(advantages, returns, mask)[:, None, None]
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
 
 

@@ -210,6 +210,30 @@ def test_a_single_short_rollout_has_no_baseline():
     assert torch.equal(returns, discounted_sum(draw(1, 1, 10, seed=1), 0.9))
 
 
+@pytest.mark.parametrize("size", [(2, 20, 100), (1, 20, 10), (20, 10, 10), (300, 4, 10)])
+@pytest.mark.parametrize("reward", [1.0, -0.1, 1e4, 0.0])
+def test_a_constant_reward_gives_no_advantage(size, reward):
+    num, rollouts, time = size
+    observations, mask = draw(1, rollouts, time, num).float(), torch.ones(1, rollouts, time)
+    assert not with_advantages(make_rollouts(observations, reward * mask, mask), 0.99, 1.0).advantages.any()
+    # Half of the episodes are cut off by the environment; the reward would have gone on.
+    lengths = torch.where(torch.arange(rollouts) % 2 == 0, time, time // 2)[None]
+    mask = mask_of(lengths, time).float()
+    cut = make_rollouts(observations, reward * mask, mask, lengths < time)
+    assert not with_advantages(cut, 0.99, 1.0).advantages.any()
+    # If they end in a terminal state, the reward does not go on.
+    terminal = with_advantages(make_rollouts(observations, reward * mask, mask), 0.99, 1.0)
+    assert bool(terminal.advantages.any()) == (reward != 0)
+
+
+def test_a_small_signal_on_top_of_large_rewards_counts():
+    observations, mask = draw(1, 20, 100, 2).float(), torch.ones(1, 20, 100)
+    signal = draw(1, 20, 100, seed=1)
+    result = with_advantages(make_rollouts(observations, (1000 + signal).float(), mask), 1.0, 1.0)
+    assert float(result.advantages.std()) == pytest.approx(1, rel=1e-2)
+    assert correlation(result.advantages, discounted_sum(signal, 1.0)) > 0.95
+
+
 def first_after(mask: Tensor) -> Tensor:
     """Marks the step after the last one."""
     return torch.cat([torch.zeros_like(mask[..., :1]), mask[..., :-1] - mask[..., 1:]], dim=-1) > 0

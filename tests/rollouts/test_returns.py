@@ -1,10 +1,10 @@
-"""Returns and advantages."""
+"""Returns, advantages and what of them is noise."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from metarl.rollouts.returns import discounted_sum, gae, standardise
+from metarl.rollouts.returns import above_noise, discounted_sum, gae, standardise
 
 TASKS, ROLLOUTS, TIME = 3, 4, 6
 SHAPE = (TASKS, ROLLOUTS, TIME)
@@ -96,3 +96,32 @@ def test_permuting_tasks_permutes_standardised_advantages():
 
 def test_equal_advantages_are_standardised_to_zero():
     assert not standardise(torch.full(SHAPE, 2.0, dtype=torch.float64), uneven_mask()).any()
+
+
+def test_returns_that_are_the_same_in_all_rollouts_say_nothing():
+    mask = uneven_mask()
+    shared = (40 + draw(TIME)) * mask  # a function of time alone
+    rounding = 40 * 1e-8 * draw(*SHAPE, seed=1) * mask
+    noise = 1e-3 * draw(*SHAPE, seed=2) * mask
+    assert not above_noise(noise, shared + rounding, mask).any()
+    assert above_noise(noise, shared + 1e3 * rounding, mask).all()
+
+
+def test_differences_that_the_baseline_explains_say_nothing():
+    mask, returns = uneven_mask(), 40 + draw(*SHAPE)
+    unexplained = draw(*SHAPE, seed=1) * mask
+    assert not above_noise(1e-6 * unexplained, returns * mask, mask).any()
+    assert above_noise(1e-2 * unexplained, returns * mask, mask).all()
+
+
+def test_a_single_rollout_is_compared_with_its_other_steps():
+    mask = torch.ones(1, 1, TIME).double()
+    returns = draw(1, 1, TIME)
+    assert above_noise(returns, returns, mask).all()
+    assert not above_noise(returns, torch.full_like(returns, 3.0), mask).any()
+
+
+def test_each_task_has_its_own_noise():
+    mask, returns = torch.ones(SHAPE).double(), draw(*SHAPE)
+    returns[1] = 5
+    assert above_noise(draw(*SHAPE, seed=1), returns, mask).tolist() == [True, False, True]
