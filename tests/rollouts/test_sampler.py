@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
-from metarl.envs import Buffers, EpisodeBatch
+from metarl.envs import Buffers, EpisodeBatch, TaskFamily
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
 from metarl.rollouts.baseline import linear_baseline
@@ -154,6 +155,42 @@ def test_a_limit_equal_to_the_horizon_is_the_horizon():
     only[2, 3] = True
     assert torch.equal(returns(only), returns(torch.zeros_like(only)))
     assert not torch.equal(returns(rollouts.truncated), returns(only))
+
+
+class Limited(TaskFamily):
+    """Nothing happens, and Gymnasium's TimeLimit cuts it off after as many steps as given."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def make_env(self) -> gymnasium.Env:
+        return gymnasium.wrappers.TimeLimit(Still(), self.limit)
+
+
+class Still(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (OBSERVATION,)), BOX
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(OBSERVATION, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(OBSERVATION, np.float32), -1.0, False, False, {}
+
+
+def test_a_shorter_time_limit_of_gymnasium_is_completed_up_to_the_horizon():
+    policy = MLPPolicy(OBSERVATION, ActionMap(BOX).distribution, (16, 100))
+
+    def first_return(limit: int) -> float:
+        sampler = Sampler(Limited(limit).make_episodes(4, HORIZON), policy, ActionMap(BOX), 1, HORIZON)
+        rollouts = sampler.collect(parameters_of(policy)[:1], GOALS[:1], streams_of([0]))
+        assert rollouts.env_steps == 4 * limit
+        _, returns = linear_baseline(rollouts.observations, rollouts.rewards, rollouts.mask, 0.9, rollouts.truncated)
+        return float(returns[0, 0, 0])
+
+    expected = -(1 - 0.9**HORIZON) / (1 - 0.9)
+    assert first_return(HORIZON) == pytest.approx(expected)
+    assert first_return(3) == pytest.approx(expected)
 
 
 class Escape(EpisodeBatch):
