@@ -102,7 +102,7 @@ class Rollouts:
     """Episodes of several tasks; each task has one policy that collected its episodes.
 
     Attributes:
-        observations: [task, rollout, time, observation].
+        observations: [task, rollout, time, observation]; after an episode's end the first is the one that followed.
         actions: The policy's samples, before scaling and clipping to the action space: [task, rollout, time, action],
             integers, one per component, for several choices; or [task, rollout, time] of integers for a categorical
             policy.
@@ -112,6 +112,8 @@ class Rollouts:
         advantages: Standardised per task, [task, rollout, time].
         terms: Numbers that the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time];
             0 after an episode's end.
+        truncated: Whether each episode was cut off and had not terminated, by the environment or at the horizon, which
+            is the length of the time axis, [task, rollout]; None if the environment never did.
         loss: The loss, of `metarl.policies.losses.inner_loss`, by which the meta-objective measures policies on them.
     """
 
@@ -124,6 +126,7 @@ class Rollouts:
     mask: Tensor
     advantages: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    truncated: Tensor | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -159,7 +162,7 @@ class Rollouts:
         )
 
     def tensors(self) -> dict[str, Any]:
-        """Returns the fields that are tensors, by name; their first axes are task, rollout and time."""
+        """Returns the fields that are tensors, by name; their first axes are task and rollout."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
         return {name: part for name, part in parts.items() if isinstance(part, Tensor)}
 

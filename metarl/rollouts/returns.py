@@ -14,22 +14,22 @@ def discounted_sum(values: Tensor, factor: float) -> Tensor:
     Returns:
         [..., time]. Rewards give discounted returns; factor 0 gives the values themselves.
     """
-    result = torch.empty_like(values)
-    tail = torch.zeros_like(values[..., 0])
-    for t in range(values.shape[-1] - 1, -1, -1):
-        tail = values[..., t] + factor * tail
-        result[..., t] = tail
-    return result
+    tail, sums = torch.zeros_like(values[..., 0]), []
+    for value in reversed(values.unbind(-1)):
+        tail = value + factor * tail
+        sums.append(tail)
+    return torch.stack(sums[::-1], dim=-1)
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
-    """Generalised advantage estimates; the value after an episode's last step counts as 0.
+    """Generalised advantage estimates.
 
     With delta_t = r_t + discount * V_{t+1} - V_t, the advantage is A_t = sum_k (discount * gae_lambda)^k delta_{t+k}.
 
     Args:
         rewards: [task, rollout, time].
-        values: The baseline's predictions, same shape.
+        values: The baseline's predictions, same shape; after an episode's last step its value there, which is 0 unless
+            the environment cut the episode off.
         mask: 1 while the episode ran, same shape.
         discount: Discount of one step.
         gae_lambda: 1 gives the discounted return minus the baseline; 0 gives the one-step temporal difference.
@@ -39,9 +39,31 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lamb
 
     Source: Schulman et al. 2016, equation 16.
     """
-    values = values * mask
     following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
     return discounted_sum((rewards + discount * following - values) * mask, discount * gae_lambda) * mask
+
+
+def above_noise(advantages: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Whether each task's advantages say more than rounding and the ridge of the baseline do, [task].
+
+    They do not if the returns of different rollouts are the same at each step, but for rounding in single precision (a
+    constant reward), or if the baseline explains all but 1e-4 of the differences.
+
+    Args:
+        advantages: [task, rollout, time].
+        returns: Discounted returns, same shape; 0 after an episode's end.
+        mask: 1 while the episode ran, same shape.
+    """
+    # A single rollout has no others: its returns are compared over time.
+    axis = 1 if mask.shape[1] > 1 else 2
+    mean = returns.sum(axis, keepdim=True) / mask.sum(axis, keepdim=True).clamp(min=1)
+    differences = _norm((returns - mean) * mask)
+    rounding = torch.finfo(torch.float32).eps * _norm(returns)
+    return (differences > rounding) & (_norm(advantages) > 1e-4 * differences)
+
+
+def _norm(values: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(values, dim=(1, 2))
 
 
 def standardise(advantages: Tensor, mask: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.baseline import linear_baseline
-from metarl.rollouts.returns import gae, standardise
+from metarl.rollouts.returns import above_noise, gae, standardise
 
 
 class Stopped(Exception):
@@ -129,6 +129,7 @@ class Sampler:
             mask=of_tasks(buffers.alive),
             advantages=torch.zeros_like(rewards),
             terms={name: of_tasks(values) for name, values in buffers.terms.items()},
+            truncated=torch.as_tensor(buffers.truncated & ~buffers.terminated).view(task, rollout),
         )
 
     def _leave_out(self, buffers: Buffers) -> None:
@@ -145,14 +146,17 @@ class Sampler:
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:
     """Returns the same rollouts with advantages: linear baseline, GAE, standardisation; each task separately.
 
+    Advantages of a task that are not `above_noise` become 0.
+
     Args:
         rollouts: Rollouts, whose advantages are ignored.
         discount: Discount of one step.
         gae_lambda: Lambda of generalised advantage estimation.
     """
     rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
-    values = linear_baseline(rollouts.observations, rewards, mask, discount)
-    advantages = standardise(gae(rewards, values, mask, discount, gae_lambda), mask)
+    values, returns = linear_baseline(rollouts.observations, rewards, mask, discount, rollouts.truncated)
+    advantages = gae(rewards, values, mask, discount, gae_lambda)
+    advantages = standardise(advantages, mask) * above_noise(advantages, returns, mask)[:, None, None]
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
 
 

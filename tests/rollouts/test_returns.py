@@ -1,11 +1,10 @@
-"""Returns, advantages and the linear baseline."""
+"""Returns, advantages and what of them is noise."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from metarl.rollouts.baseline import linear_baseline
-from metarl.rollouts.returns import discounted_sum, gae, standardise
+from metarl.rollouts.returns import above_noise, discounted_sum, gae, standardise
 
 TASKS, ROLLOUTS, TIME = 3, 4, 6
 SHAPE = (TASKS, ROLLOUTS, TIME)
@@ -35,8 +34,8 @@ def test_discounted_sum_with_factor_0_is_the_identity_and_with_1_the_sum_to_come
 
 
 def test_gae_with_lambda_1_is_the_return_minus_the_value():
-    mask, values = uneven_mask(), draw(*SHAPE, seed=1)
-    rewards = draw(*SHAPE) * mask
+    mask = uneven_mask()
+    values, rewards = draw(*SHAPE, seed=1) * mask, draw(*SHAPE) * mask
     expected = (discounted_sum(rewards, 0.95) - values) * mask
     torch.testing.assert_close(gae(rewards, values, mask, 0.95, 1.0), expected, rtol=1e-12, atol=1e-13)
 
@@ -55,17 +54,29 @@ def test_gae_lies_between_and_follows_its_recursion():
     torch.testing.assert_close(advantages[..., :-1], difference[..., :-1] + 0.9 * 0.7 * advantages[..., 1:])
 
 
-def test_nothing_after_an_episodes_end_enters_its_advantages():
-    mask, rewards, values = uneven_mask(), draw(*SHAPE), draw(*SHAPE, seed=1)
+def test_no_reward_after_an_episodes_end_enters_its_advantages():
+    mask, rewards = uneven_mask(), draw(*SHAPE)
+    values = draw(*SHAPE, seed=1) * mask
     advantages = gae(rewards, values, mask, 0.9, 0.8)
-    other = gae(torch.where(mask > 0, rewards, 99), torch.where(mask > 0, values, -99), mask, 0.9, 0.8)
-    assert torch.equal(advantages, other)
+    assert torch.equal(advantages, gae(torch.where(mask > 0, rewards, 99), values, mask, 0.9, 0.8))
     assert not (advantages * (1 - mask)).any()
     # The same episode, cut out: its last step has no value after it.
     length = int(mask[0, 2].sum())
     assert length < TIME
     alone = gae(rewards[:1, 2:3, :length], values[:1, 2:3, :length], mask[:1, 2:3, :length], 0.9, 0.8)
     torch.testing.assert_close(advantages[0, 2, :length], alone[0, 0])
+
+
+def test_gae_by_hand_with_a_value_after_the_last_step():
+    rewards = torch.tensor([[[1.0, 2.0, 0.0, 0.0]]], dtype=torch.float64)
+    mask = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]], dtype=torch.float64)
+    values = torch.tensor([[[4.0, 8.0, 16.0, 0.0]]], dtype=torch.float64)
+    # delta_1 = 2 + 0.5 * 16 - 8 = 2, delta_0 = 1 + 0.5 * 8 - 4 = 1, A_0 = 1 + 0.5 * 0.5 * 2.
+    expected = torch.tensor([[[1.5, 2.0, 0.0, 0.0]]], dtype=torch.float64)
+    assert torch.equal(gae(rewards, values, mask, 0.5, 0.5), expected)
+    # With lambda 1, the completed return minus the value: 2 + 0.5 * 16 - 8 and 1 + 0.5 * 2 + 0.25 * 16 - 4.
+    expected = torch.tensor([[[2.0, 2.0, 0.0, 0.0]]], dtype=torch.float64)
+    assert torch.equal(gae(rewards, values, mask, 0.5, 1.0), expected)
 
 
 def test_standardised_advantages_have_mean_0_and_deviation_1_over_the_steps_taken():
@@ -87,55 +98,30 @@ def test_equal_advantages_are_standardised_to_zero():
     assert not standardise(torch.full(SHAPE, 2.0, dtype=torch.float64), uneven_mask()).any()
 
 
-def linear_returns(observations: Tensor, mask: Tensor, discount: float) -> tuple[Tensor, Tensor]:
-    """(returns that are linear in the baseline's features, rewards that add up to them)."""
-    time = torch.arange(observations.shape[2], dtype=torch.float64) / 100
-    weight = torch.tensor([[1.5, -2.0], [0.3, 0.8], [-4.0, 0.0]], dtype=torch.float64)[:, None, None]
-    returns = (weight * observations + 0.5 * observations**2).sum(-1) + 30 * time - 200 * time**2 + 2
-    returns = returns * mask
-    following = torch.cat([returns[..., 1:], torch.zeros_like(returns[..., :1])], dim=-1)
-    return returns, returns - discount * following
-
-
-@pytest.mark.parametrize("uneven", [False, True])
-def test_baseline_recovers_a_return_that_is_linear_in_its_features(uneven):
-    shape = (TASKS, 8, 40)
-    lengths = torch.arange(TASKS * 8).view(TASKS, 8) * 2 % 40 + 1 if uneven else torch.full((TASKS, 8), 40)
-    mask = (torch.arange(40) < lengths[..., None]).double()
-    observations = draw(*shape, 2)
-    returns, rewards = linear_returns(observations, mask, 0.9)
-    values = linear_baseline(observations, rewards, mask, 0.9, ridge=0.0)
-    torch.testing.assert_close(values * mask, returns, rtol=1e-7, atol=1e-7)
-
-
-def test_baseline_does_not_see_steps_after_an_episodes_end():
+def test_returns_that_are_the_same_in_all_rollouts_say_nothing():
     mask = uneven_mask()
-    observations, rewards = draw(*SHAPE, 2), draw(*SHAPE, seed=1) * mask
-    other = torch.where(mask[..., None] > 0, observations, 7.0)
-    first, second = (linear_baseline(o, rewards, mask, 0.9) * mask for o in (observations, other))
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    shared = (40 + draw(TIME)) * mask  # a function of time alone
+    rounding = 40 * 1e-8 * draw(*SHAPE, seed=1) * mask
+    noise = 1e-3 * draw(*SHAPE, seed=2) * mask
+    assert not above_noise(noise, shared + rounding, mask).any()
+    assert above_noise(noise, shared + 1e3 * rounding, mask).all()
 
 
-def test_baseline_fits_each_task_on_its_own():
-    observations, rewards, mask = draw(*SHAPE, 2), draw(*SHAPE, seed=1), uneven_mask()
-    values = linear_baseline(observations, rewards, mask, 0.9)
-    for task in range(TASKS):
-        alone = linear_baseline(observations[[task]], rewards[[task]], mask[[task]], 0.9)
-        torch.testing.assert_close(values[[task]], alone, rtol=1e-12, atol=1e-13)
+def test_differences_that_the_baseline_explains_say_nothing():
+    mask, returns = uneven_mask(), 40 + draw(*SHAPE)
+    unexplained = draw(*SHAPE, seed=1) * mask
+    assert not above_noise(1e-6 * unexplained, returns * mask, mask).any()
+    assert above_noise(1e-2 * unexplained, returns * mask, mask).all()
 
 
-def test_observation_that_never_changes_does_not_break_the_baseline():
-    shape = (TASKS, 8, 40)
-    moving, mask = draw(*shape, 2), torch.ones(shape).double()
-    returns, rewards = linear_returns(moving, mask, 0.9)
-    still = torch.full((*shape, 1), 0.7, dtype=torch.float64)
-    for constant in (still, torch.zeros_like(still)):
-        values = linear_baseline(torch.cat([moving, constant], -1), rewards, mask, 0.9)
-        # The default ridge leaves a trace.
-        torch.testing.assert_close(values, returns, rtol=1e-2, atol=1e-2)
+def test_a_single_rollout_is_compared_with_its_other_steps():
+    mask = torch.ones(1, 1, TIME).double()
+    returns = draw(1, 1, TIME)
+    assert above_noise(returns, returns, mask).all()
+    assert not above_noise(returns, torch.full_like(returns, 3.0), mask).any()
 
 
-def test_baseline_clips_its_observations():
-    observations, rewards, mask = 100 * draw(*SHAPE, 2), draw(*SHAPE, seed=1), uneven_mask()
-    clipped = linear_baseline(observations.clamp(-10, 10), rewards, mask, 0.9)
-    assert torch.equal(linear_baseline(observations, rewards, mask, 0.9), clipped)
+def test_each_task_has_its_own_noise():
+    mask, returns = torch.ones(SHAPE).double(), draw(*SHAPE)
+    returns[1] = 5
+    assert above_noise(draw(*SHAPE, seed=1), returns, mask).tolist() == [True, False, True]

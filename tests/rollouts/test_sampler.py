@@ -1,7 +1,9 @@
 """Rollout collection from a small imaginary environment."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
-from metarl.envs import Buffers, EpisodeBatch
+from metarl.envs import Buffers, EpisodeBatch, TaskFamily
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
+from metarl.rollouts.baseline import linear_baseline
 from metarl.rollouts.sampler import Sampler, Stopped, with_advantages
 
 TASKS, ROLLOUTS, HORIZON, OBSERVATION = 4, 5, 8, 3
@@ -25,7 +28,7 @@ class Drift(EpisodeBatch):
     """Observation: (goal, steps taken, position). The position starts at random, moves by the action's sum and pays.
     It reports the action's sum as the effort.
 
-    An episode ends after 2 + (slot + goal) % 6 steps: in a terminal state in even slots, cut off in odd ones.
+    An episode ends after 2 + (rollout + goal) % 6 steps: in a terminal state in even rollouts, cut off in odd ones.
     """
 
     def __init__(self, num_envs: int) -> None:
@@ -47,7 +50,7 @@ class Drift(EpisodeBatch):
         self.positions += effort
         self.steps += running
         rewards[:] = np.where(running, self.positions - self.goals, 0)
-        ended, even = self.steps >= self.lengths, np.arange(self.num_envs) % 2 == 0
+        ended, even = self.steps >= self.lengths, np.arange(self.num_envs) % ROLLOUTS % 2 == 0
         terminated[:], truncated[:] = ended & even, ended & ~even
         self._write(observations)
 
@@ -85,6 +88,7 @@ def assert_identical(one: Rollouts, other: Rollouts) -> None:
         got, want = getattr(one, name)[one.mask > 0], getattr(other, name)[one.mask > 0]
         torch.testing.assert_close(got, want, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
     assert torch.equal(one.terms["effort"], other.terms["effort"])
+    assert torch.equal(one.truncated, other.truncated)
 
 
 @pytest.mark.parametrize(("space", "action"), [(BOX, (2,)), (spaces.Discrete(3), ())])
@@ -122,6 +126,112 @@ def test_each_step_holds_what_was_seen_done_and_paid():
     assert (rollouts.actions.abs() > 1).any()
 
 
+def test_an_episode_that_is_cut_off_keeps_the_observation_that_followed():
+    rollouts, *_ = collect()
+    odd = (torch.arange(ROLLOUTS) % 2 == 1).expand(TASKS, -1)
+    assert torch.equal(rollouts.truncated, odd)  # even ones end in a terminal state
+    lengths = rollouts.mask.sum(2).long()
+    task, rollout = torch.where(odd)
+    after = rollouts.observations[task, rollout, lengths[odd]]
+    assert torch.equal(after[:, 1], lengths[odd].float())
+    last = rollouts.observations[task, rollout, lengths[odd] - 1, 2]
+    moved = (2 * rollouts.actions[task, rollout, lengths[odd] - 1]).clamp(-2, 2).sum(-1)
+    torch.testing.assert_close(after[:, 2], last + moved, rtol=1e-5, atol=1e-5)
+
+
+def test_a_limit_equal_to_the_horizon_is_the_horizon():
+    # Rollout 3 of task 2 is cut off after 7 steps.
+    action_map, episodes = ActionMap(BOX), Drift(TASKS * ROLLOUTS)
+    policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
+    sampler = Sampler(episodes, policy, action_map, TASKS, 7)
+    rollouts = sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS)))
+    assert rollouts.truncated[2, 3]
+    assert rollouts.mask[2, 3].all()
+
+    def returns(truncated: torch.Tensor) -> torch.Tensor:
+        return linear_baseline(rollouts.observations, rollouts.rewards, rollouts.mask, 0.99, truncated)[1]
+
+    only = torch.zeros_like(rollouts.truncated)
+    only[2, 3] = True
+    assert torch.equal(returns(only), returns(torch.zeros_like(only)))
+    assert not torch.equal(returns(rollouts.truncated), returns(only))
+
+
+class Limited(TaskFamily):
+    """Nothing happens, and Gymnasium's TimeLimit cuts it off after as many steps as given."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def make_env(self) -> gymnasium.Env:
+        return gymnasium.wrappers.TimeLimit(Still(), self.limit)
+
+
+class Still(gymnasium.Env):
+    observation_space, action_space = spaces.Box(-1, 1, (OBSERVATION,)), BOX
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(OBSERVATION, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(OBSERVATION, np.float32), -1.0, False, False, {}
+
+
+def test_a_shorter_time_limit_of_gymnasium_is_completed_up_to_the_horizon():
+    policy = MLPPolicy(OBSERVATION, ActionMap(BOX).distribution, (16, 100))
+
+    def first_return(limit: int) -> float:
+        sampler = Sampler(Limited(limit).make_episodes(4, HORIZON), policy, ActionMap(BOX), 1, HORIZON)
+        rollouts = sampler.collect(parameters_of(policy)[:1], GOALS[:1], streams_of([0]))
+        assert rollouts.env_steps == 4 * limit
+        _, returns = linear_baseline(rollouts.observations, rollouts.rewards, rollouts.mask, 0.9, rollouts.truncated)
+        return float(returns[0, 0, 0])
+
+    expected = -(1 - 0.9**HORIZON) / (1 - 0.9)
+    assert first_return(HORIZON) == pytest.approx(expected)
+    assert first_return(3) == pytest.approx(expected)
+
+
+class Escape(EpisodeBatch):
+    """Every step costs 1 (and up to a tenth more, at random), until action 1 has the episode cut off."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs, OBSERVATION)
+
+    def reset(self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray) -> None:
+        self.rng = np.random.default_rng(seeds[0])
+        self._write(observations)
+
+    def step(self, actions, observations, rewards, terminated, truncated) -> None:
+        running = ~truncated
+        rewards[:] = np.where(running, -1 - 0.1 * self.rng.random(self.num_envs), 0)
+        truncated |= actions == 1
+        self._write(observations)
+
+    def close(self) -> None:
+        pass
+
+    def _write(self, observations: np.ndarray) -> None:
+        observations[:] = self.rng.normal(size=observations.shape)
+
+
+def test_advantages_do_not_favour_an_escape_from_bad_rewards():
+    horizon, episodes, action_map = 20, Escape(200), ActionMap(spaces.Discrete(2))
+    policy = MLPPolicy(OBSERVATION, action_map.distribution, (8,))
+    parameters = torch.zeros(1, policy.layout.size)  # escapes at half of the steps
+    rollouts = Sampler(episodes, policy, action_map, 1, horizon).collect(parameters, GOALS[:1], streams_of([0]))
+    escapes = (rollouts.actions == 1) & (rollouts.mask > 0)
+
+    def mean_advantage(rollouts: Rollouts) -> float:
+        return float(with_advantages(rollouts, 0.99, 1.0).advantages[escapes].mean())
+
+    assert int(escapes.sum()) > 150
+    assert abs(mean_advantage(rollouts)) < 0.1
+    # If the cut is the end of all reward, the escape is the best action.
+    assert mean_advantage(replace(rollouts, truncated=None)) > 0.3
+
+
 def test_terms_are_kept_beside_the_rewards():
     rollouts, *_ = collect()
     effort = (2 * rollouts.actions).clamp(-2, 2).sum(-1)
@@ -129,7 +239,7 @@ def test_terms_are_kept_beside_the_rewards():
     assert rollouts.terms["effort"].is_contiguous()
 
 
-def test_terms_go_wherever_their_rollouts_go():
+def test_terms_and_cuts_go_wherever_their_rollouts_go():
     rollouts, *_ = collect()
     parts = [rollouts.tasks(0, 1), rollouts.tasks(1, TASKS)]
     assert_identical(Rollouts.concatenate(parts), rollouts)
