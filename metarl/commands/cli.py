@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 import tyro
 
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten, reason
+from metarl.common.output import close_standard_streams, open_standard_streams, say, works
 
 Result = TypeVar("Result")
 
@@ -43,6 +44,21 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
         raise
 
 
+def print_table(compute: Callable[[], Result], table: Callable[[Result], str]) -> Result:
+    """Computes a result and prints its table, even if the result could not be written.
+
+    Raises:
+        NotWritten: After printing, if the result could not be written.
+    """
+    try:
+        result = compute()
+    except NotWritten as error:
+        print(table(error.result))
+        raise
+    print(table(result))
+    return result
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command's body.
 
@@ -50,22 +66,26 @@ def run_command(command: Callable[[], None]) -> int:
         command: The body.
 
     Returns:
-        The exit code: 0; 2 after a user's mistake, printed as one sentence; 130 after Ctrl-C; 141 if the reader of
-        stdout has stopped reading (``--help | head``).
+        The exit code: 0; 1 if a result could not be written or printed; 2 after a user's mistake, printed as one
+        sentence; 130 after Ctrl-C; 141 if the reader of stdout has stopped reading (``--help | head``).
     """
+    open_standard_streams()
     try:
-        try:
-            command()
-        finally:
-            sys.stdout.flush()
+        command()
+        sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The interpreter flushes stdout again at exit; point it at /dev/null.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        say(f"error: {error}")
+        return 1 if isinstance(error, NotWritten) else 2
+    except OSError as error:
+        if works(sys.stdout):
+            raise  # It came from elsewhere.
+        if isinstance(error, BrokenPipeError):
+            return 141
+        say(f"error: cannot print the result: {reason(error)}.")
+        return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
+    finally:
+        close_standard_streams()
     return 0

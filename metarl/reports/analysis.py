@@ -18,6 +18,7 @@ from tqdm import tqdm
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten, reason, warn_if_unwritable
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
@@ -67,12 +68,16 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
 
     Raises:
         UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, if
-            the oracle's return does not exceed that of standing still, or if the file cannot be written.
+            the oracle's return does not exceed that of standing still.
+        NotWritten: If the file cannot be written; its ``result`` is the analysis. A folder that cannot be written is
+            said on stderr at once.
     """
     run_dir, config = Path(run_dir), config or AnalysisConfig()
     config = replace(config, output=config.folder(run_dir))
     agent = load(run_dir, config.checkpoint)
     project = _projection(config)
+    path = config.folder(run_dir) / ANALYSIS_FILE
+    warn_if_unwritable(path)
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)
@@ -107,11 +112,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
             env_steps=loops.env_steps,
             **{**vars(inspection), "left_out": left_out},
         )
-    path = config.folder(run_dir) / ANALYSIS_FILE
     try:
         write_json(path, result)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose --output.") from error
+        raise NotWritten(f"cannot write {path}: {reason(error)}; choose another output (--output).", result) from error
     return result
 
 
