@@ -277,6 +277,7 @@ def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkey
     for name in ("run", "corrupted", "foreign"):
         shutil.copytree(run, folder / name)
     RunFolder(folder / "corrupted").checkpoint("last").write_bytes(b"no checkpoint")
+    RunFolder(folder / "corrupted").checkpoint("previous").unlink()
     save_file({"weight": torch.zeros(3)}, RunFolder(folder / "foreign").checkpoint("last"))
     RunFolder(folder / "foreign").checkpoint("best").unlink()
     (folder / "other").mkdir()
