@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, print_table, run_command
+from metarl.commands.cli import parse, print_table, run_command, show
 from metarl.common.errors import UserError
 from metarl.config.measuring import AnalysisConfig
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         result = print_table(lambda: analyze(run, config), analysis_table)
         figures = draw(result, config.folder(run))
-        print(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
+        show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
 
     return run_command(command)
 

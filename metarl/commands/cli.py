@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
 import tyro
 
 from metarl.common.errors import UserError
-from metarl.common.files import NotWritten, reason
-from metarl.common.output import close_standard_streams, open_standard_streams, say, works
+from metarl.common.files import NotWritten
+from metarl.common.output import close_standard_streams, open_standard_streams, say
 
 Result = TypeVar("Result")
+
+
+class Unprintable(Exception):
+    """Stdout cannot be written; the cause is the operating system's error."""
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Surrounds what prints on stdout, so that its errors are told from those of the user's environments."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        raise Unprintable from error
+
+
+def show(text: str) -> None:
+    """Prints a command's result."""
+    with _printing():
+        print(text)
 
 
 def parse(make: Callable[..., Result], **options: Any) -> Result:
@@ -30,7 +52,7 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     """
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with redirect_stderr(printed), _printing():
             # Comments are no help texts: not to look for them saves reading the sources again.
             return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), **options)
     except SystemExit as end:
@@ -53,9 +75,9 @@ def print_table(compute: Callable[[], Result], table: Callable[[Result], str]) -
     try:
         result = compute()
     except NotWritten as error:
-        print(table(error.result))
+        show(table(error.result))
         raise
-    print(table(result))
+    show(table(result))
     return result
 
 
@@ -72,16 +94,13 @@ def run_command(command: Callable[[], None]) -> int:
     open_standard_streams()
     try:
         command()
-        sys.stdout.flush()
     except UserError as error:
         say(f"error: {error}")
         return 1 if isinstance(error, NotWritten) else 2
-    except OSError as error:
-        if works(sys.stdout):
-            raise  # It came from elsewhere.
-        if isinstance(error, BrokenPipeError):
+    except Unprintable as error:
+        if isinstance(error.__cause__, BrokenPipeError):
             return 141
-        say(f"error: cannot print the result: {reason(error)}.")
+        say(f"error: cannot print the result: {error.__cause__}.")
         return 1
     except KeyboardInterrupt:
         say("interrupted")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from metarl.commands.cli import parse, run_command
+from metarl.commands.cli import parse, run_command, show
 from metarl.common.errors import UserError
 from metarl.common.output import say, say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         if "--list" in arguments:
-            print(listing())
+            show(listing())
             return
         config = parse_config(arguments)
         from metarl.runs.training import train  # After parsing, so that --help answers at once.

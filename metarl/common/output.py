@@ -39,7 +39,8 @@ def say(text: str) -> None:
 def say_on_stdout(text: str) -> None:
     """Prints a line on stdout. That it is closed or full is no error, also when it is flushed again later."""
     print(text, file=Unbreakable("stdout"))
-    _flush_or_drop(sys.stdout)
+    if sys.stdout is not None:
+        _flush_or_drop(sys.stdout)
 
 
 def open_standard_streams() -> None:
@@ -62,16 +63,9 @@ def close_standard_streams() -> None:
         _flush_or_drop(stream)
 
 
-def works(stream: TextIO) -> bool:
-    """Whether what was printed could be written."""
+def _flush_or_drop(stream: TextIO) -> None:
     try:
         stream.flush()
     except (OSError, ValueError):
-        return False
-    return True
-
-
-def _flush_or_drop(stream: TextIO | None) -> None:
-    if stream is not None and not works(stream):
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -18,6 +18,7 @@ from metarl.agents.maml import MAML
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.output import Unbreakable
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -209,7 +210,7 @@ class _Protocol:
         """Adapts to all tasks from ``meta``; ``what`` labels the progress bar."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
-        with tqdm(groups, desc=what, unit="group", leave=False) as progress:
+        with tqdm(groups, desc=what, unit="group", leave=False, file=Unbreakable()) as progress:
             measured = [self._run_group(rule, meta, group) for group in progress]
         modulated = [part.modulated for part in measured if part.modulated is not None]
         return _Measured(

@@ -226,7 +226,8 @@ class ProgressLog:
         except OSError:
             old = Table([], [], 1)
         self._tell_losses(old)
-        self._columns = [*columns, *(name for name in old.columns if name not in columns)]
+        others = [name for name in old.columns if name not in columns] if old.rows else []
+        self._columns = columns + others
         header = dict(zip(self._columns, self._columns, strict=True))
         return Journal(path, _as_csv(self._columns, [header, *old.by_name()]), aside(path) if old.unreadable else None)
 

@@ -56,7 +56,7 @@ class RunWriter:
             return
         self._log.write(row)
         if self._failure is None:
-            self._attempt(self._log.flush)
+            self._attempt(self._flush)
 
     def best(self, state: RunState) -> None:
         """Writes the best checkpoint so far."""
@@ -97,13 +97,16 @@ class RunWriter:
     def _add(self, which: str, state: RunState) -> None:
         self._newest[which] = self._waiting[which] = state
 
-    def _save(self) -> None:
+    def _flush(self, to_disk: bool = False) -> None:
         self._lock.hold()
         if not self._folder.config.is_file():
             self._log.say(f"{self._folder.path} was deleted during the run; it is written anew.")
             save_config(self._config, self._provenance)
             self._waiting |= self._newest
-        self._log.flush(to_disk=True)
+        self._log.flush(to_disk)
+
+    def _save(self) -> None:
+        self._flush(to_disk=True)  # First, so that no checkpoint outlives the rows before it.
         for which in list(self._waiting):
             save_checkpoint(self._config, which, self._waiting[which])
             del self._waiting[which]
