@@ -1,6 +1,6 @@
 """The table of faults in docs/reliability.md, drawn from the tests: each of them says which fault it injects.
 
-    python tests/fault_table.py  # writes the table into docs/reliability.md
+python tests/fault_table.py  # writes the table into docs/reliability.md
 """
 
 import importlib.util

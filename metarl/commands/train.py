@@ -160,7 +160,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (KeyboardInterrupt, SystemExit):
             say(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume")
             raise
-        parts = ("done", run.not_accepted(), f"next: python -m metarl.evaluate {config.folder}")
-        say_on_stdout("; ".join(part for part in parts if part))
+        say_on_stdout("; ".join(["done", *run.remarks(), f"next: python -m metarl.evaluate {config.folder}"]))
 
     return run_command(command)

@@ -68,21 +68,24 @@ class FinishedRun:
     agent: Agent
     progress: list[dict[str, str]]
 
-    def not_accepted(self) -> str:
-        """How many meta-steps left the meta-parameters as they were, and what to try if that is more than a fifth.
+    def remarks(self) -> list[str]:
+        """What to know of the run beside its returns, by its progress: parts of sentences.
 
-        Returns:
-            A part of a sentence; empty if all were accepted.
+        How many meta-steps left the meta-parameters as they were, and what to try if that is more than a fifth; how
+        many episodes were dropped.
         """
         outcomes = [row["outcome"] for row in self.progress if "outcome" in row]
-        counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED)
-        if not counts:
-            return ""
-        kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
-        text = f"{counts.total()} of the {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds})"
-        if 5 * counts.total() <= len(outcomes):
-            return text
-        return f"{text}: try {NOT_ACCEPTED[counts.most_common()[0][0]]}"
+        counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
+        total = sum(count for _, count in counts)
+        dropped = sum(int(row.get("dropped_episodes") or 0) for row in self.progress)
+        remarks = []
+        if counts:
+            kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+            advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
+            remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
+        if dropped:
+            remarks.append(f"{dropped} episodes were dropped")
+        return remarks
 
 
 def train(config: Config) -> FinishedRun:

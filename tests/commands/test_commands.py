@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from disks import Disk, during_training, full_disk
+from fault_table import fault
 from safetensors.torch import save_file
 from tiny_runs import (
     ROOT,
@@ -385,6 +386,7 @@ def test_list_names_everything_with_a_sentence(capsys):
 TRAIN = ["--algo", "maml", "--run-dir", "run", "--iterations", "2", *TINY_ARGUMENTS]
 
 
+@fault("Run folder", "closed stdout and stderr; or nobody reads them", "training is not affected; exit code 0")
 @pytest.mark.parametrize("outputs", [">&- 2>&-", "> >(exit) 2> >(exit)"])
 def test_closed_and_abandoned_outputs_do_not_disturb_training(run, outputs):
     line = shlex.join([sys.executable, "-m", "metarl.train", *TRAIN])
@@ -392,6 +394,11 @@ def test_closed_and_abandoned_outputs_do_not_disturb_training(run, outputs):
     assert_same_run("run", run)
 
 
+@fault(
+    "Run folder",
+    "`evaluate` or `analyze` on a full disk",
+    "said before computing; the table is printed all the same; exit code 1",
+)
 @pytest.mark.parametrize(
     ("module", "options", "title"),
     [
@@ -422,6 +429,7 @@ def test_a_full_disk_is_told_at_once_and_the_table_is_printed_all_the_same(
     assert everything_in(folder) != before
 
 
+@fault("Run folder", "`plot` on a full disk", "refused before anything is read")
 def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(capsys):
     with full_disk():
         code, _, shown = answer(plot.main, ["nowhere", "--output", "curve.png"], capsys)
@@ -479,7 +487,7 @@ def test_the_closing_line_counts_meta_steps_that_were_not_accepted(capsys, monke
     monkeypatch.setattr(TRPO, "step", reject)
     _, printed, _ = answer(train_main, TRAIN, capsys)
     assert printed == (
-        "done; 2 of the 2 meta-steps in progress.csv were not accepted (2 rejected): try more data for each step "
-        "(meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or observations of about -1 to 1; "
+        "done; 2 of 2 meta-steps in progress.csv were not accepted (2 rejected): try more data for each step "
+        "(meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or normalise_observations; "
         "next: python -m metarl.evaluate run\n"
     )

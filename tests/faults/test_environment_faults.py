@@ -9,8 +9,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from faulty import FaultyFamily
 from fault_table import fault
+from faulty import FaultyFamily
 from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl

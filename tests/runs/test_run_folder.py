@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from disks import Disk, during_training, full_disk
+from fault_table import fault
 from tiny_runs import assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
 from metarl import UserError
@@ -35,6 +36,13 @@ def whole(tmp_path_factory):
     return train(tiny(tmp_path_factory.mktemp("runs") / "whole", iterations=6)).path
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A run of one iteration that nothing disturbed."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "short", iterations=1)).path
+
+
+@fault("Run folder", "two trainings in one folder", "the second is refused; the sentence names the first one's process")
 def test_a_folder_has_one_training_at_a_time(tmp_path, monkeypatch, whole):
     config = tiny(tmp_path / "run", iterations=6)
     refused = []
@@ -53,6 +61,7 @@ def test_a_folder_has_one_training_at_a_time(tmp_path, monkeypatch, whole):
     assert not RunFolder(tmp_path / "run").lock.exists()
 
 
+@fault("Run folder", "`--resume` while the lock names another machine", "refused, unless `--take-over` is given")
 def test_a_run_of_another_machine_is_taken_over_on_request_only(tmp_path, whole):
     train(tiny(tmp_path / "run", iterations=2))
     RunFolder(tmp_path / "run").lock.write_text(json.dumps(THEIRS))
@@ -64,17 +73,18 @@ def test_a_run_of_another_machine_is_taken_over_on_request_only(tmp_path, whole)
     assert_same_run(tmp_path / "run", whole)
 
 
-def stopped_early(folder, files):
-    """Makes a folder what a run leaves that was killed before its first checkpoint."""
-    train(tiny(folder, iterations=0))
-    config = RunFolder(folder).config.read_bytes()
-    shutil.rmtree(folder)
+def stopped_early(folder, run, files):
+    """Makes a folder what ``run`` would have left if it had been killed before its first checkpoint."""
     (folder / "checkpoints").mkdir(parents=True)
     for name in files:
-        content = config if name == "config.json" else b"half"
-        (folder / name).write_bytes(content)
+        (folder / name).write_bytes(RunFolder(run).config.read_bytes() if name == "config.json" else b"half")
 
 
+@fault(
+    "Run folder",
+    "killed before `config.json` or before the first checkpoint",
+    "the same command begins again, with or without `--resume`",
+)
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize(
     "files",
@@ -87,10 +97,10 @@ def stopped_early(folder, files):
     ],
     ids=lambda files: "+".join(files) or "nothing",
 )
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, whole, files, resume):
-    stopped_early(tmp_path / "run", files)
-    train(tiny(tmp_path / "run", iterations=6, resume=resume))
-    assert_same_run(tmp_path / "run", whole)
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, short, files, resume):
+    stopped_early(tmp_path / "run", short, files)
+    train(tiny(tmp_path / "run", iterations=1, resume=resume))
+    assert_same_run(tmp_path / "run", short)
     names = {path.name for path in (tmp_path / "run").rglob("*")}
     assert not [name for name in names if name.endswith(".writing") or name == "lock"]
 
@@ -113,6 +123,11 @@ def test_settings_of_another_program_are_not_overwritten(tmp_path):
     assert everything_in(tmp_path) == {Path("config.json"): b'{"theirs": 1}'}
 
 
+@fault(
+    "Run folder",
+    "a disk that is full for a while",
+    "training goes on, says so, and writes all of it at a later checkpoint",
+)
 @pytest.mark.parametrize("checkpoint_every", [1, 2, 10])
 def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path, monkeypatch, capsys, disk, whole, checkpoint_every):
     during_training(monkeypatch, {2: disk.fill, 5: disk.free})
@@ -126,6 +141,11 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path, monkeypatch, ca
     assert final_parameters(tmp_path / "run", "best").tolist() == final_parameters(whole, "best").tolist()
 
 
+@fault(
+    "Run folder",
+    "a disk that is full to the end",
+    "exit code 1; the sentence says from which iteration on nothing is saved",
+)
 def test_a_disk_that_is_full_at_the_end_is_an_error_that_holds_the_run(tmp_path, monkeypatch, disk, whole):
     during_training(monkeypatch, {3: disk.fill})
     with pytest.raises(
@@ -152,12 +172,14 @@ def test_an_error_in_training_is_not_hidden_by_a_full_disk(tmp_path, monkeypatch
     assert "run: File too large; what was done after iteration 0 is not saved.\n" in capsys.readouterr().err
 
 
+@fault("Run folder", "a disk that is full at the start", "refused")
 def test_a_full_disk_at_the_start_is_refused_at_once(tmp_path):
     with full_disk(), pytest.raises(UserError, match=r"cannot write into .*: File too large; choose another run_dir"):
         train(tiny(tmp_path / "run", iterations=2))
     train(tiny(tmp_path / "run", iterations=2))
 
 
+@fault("Run folder", "a folder deleted while training", "training goes on, says so, and writes the folder anew")
 @pytest.mark.parametrize("index", [2, 5])
 def test_a_deleted_folder_comes_back_as_a_whole(tmp_path, monkeypatch, capsys, whole, index):
     during_training(monkeypatch, {index: lambda: shutil.rmtree(tmp_path / "run")})
@@ -184,6 +206,11 @@ def test_a_folder_that_was_deleted_and_given_to_another_run_is_left_to_it(tmp_pa
     assert everything_in(path) == everything_in(whole)
 
 
+@fault(
+    "Run folder",
+    "a folder taken over by another process while training",
+    "nothing more is written into it; exit code 1",
+)
 def test_a_folder_that_another_process_took_over_is_left_to_it(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run"
 
@@ -200,6 +227,7 @@ def test_a_folder_that_another_process_took_over_is_left_to_it(tmp_path, monkeyp
     assert "process 7 on elsewhere trains in it" in capsys.readouterr().err
 
 
+@fault("Run folder", "a validation return that is not finite", "never becomes `best`")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_validation_return_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch, value):
     validate = Trainer._validate
@@ -216,6 +244,7 @@ def test_a_validation_return_that_is_not_finite_is_never_the_best(tmp_path, monk
     assert float(numbers(tmp_path)[3]["validation_post_adaptation_return"]) == stored_progress(tmp_path).best_return
 
 
+@fault("Run folder", "meta-parameters that are not finite", "the run stops with the checkpoint before")
 def test_parameters_that_are_not_finite_are_not_saved_and_end_the_run(tmp_path, monkeypatch):
     iteration = MetaLearner.iteration
 
@@ -235,11 +264,14 @@ def test_parameters_that_are_not_finite_are_not_saved_and_end_the_run(tmp_path, 
 def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
     def words(**counts):
         rows = [{"outcome": name.replace("_", " ")} for name, count in counts.items() for _ in range(count)]
-        return FinishedRun(Path("run"), None, rows).not_accepted()
+        return FinishedRun(Path("run"), None, rows).remarks()
 
-    assert words() == words(updated=3) == ""
-    assert words(accepted=8, rejected=2) == "2 of the 10 meta-steps in progress.csv were not accepted (2 rejected)"
-    more = words(accepted=7, rejected=1, zero_gradient=2)
-    assert more.startswith(
-        "3 of the 10 meta-steps in progress.csv were not accepted (2 zero gradient, 1 rejected): try a "
-    )
+    assert words() == words(updated=3) == []
+    assert words(accepted=8, rejected=2) == ["2 of 10 meta-steps in progress.csv were not accepted (2 rejected)"]
+    (more,) = words(accepted=7, rejected=1, zero_gradient=2)
+    assert more.startswith("3 of 10 meta-steps in progress.csv were not accepted (2 zero gradient, 1 rejected): try a ")
+
+
+def test_a_finished_run_counts_the_episodes_that_were_dropped():
+    rows = [{"dropped_episodes": "2"}, {"dropped_episodes": ""}, {"dropped_episodes": "1"}]
+    assert FinishedRun(Path("run"), None, rows).remarks() == ["3 episodes were dropped"]

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 from disks import full_disk
+from fault_table import fault
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_runs import assert_same_run, everything_in, numbers, tiny
@@ -130,6 +131,7 @@ def flip(path, bit):
     path.write_bytes(content)
 
 
+@fault("Run folder", "a flipped bit in a checkpoint", "the checkpoint is refused by name")
 def test_every_flipped_bit_is_noticed_and_the_file_named(tmp_path):
     path = saved(tmp_path)
     whole = path.read_bytes()
@@ -205,6 +207,11 @@ def test_a_damaged_last_checkpoint_is_named_and_the_previous_one_used(tmp_path, 
         load_checkpoint(tiny(tmp_path), "last")
 
 
+@fault(
+    "Run folder",
+    "`--resume` with a damaged last checkpoint",
+    "goes on from the previous one and says so; bit for bit the undisturbed run",
+)
 def test_a_resumed_run_goes_on_from_the_previous_checkpoint_and_keeps_the_damaged_one(tmp_path, capsys):
     train(tiny(tmp_path / "whole", iterations=4))
     train(tiny(tmp_path / "run", iterations=3, checkpoint_every=2))

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from fault_table import fault
 
 from metarl import UserError
 from metarl.store.folder import RunFolder
@@ -54,6 +55,7 @@ def named(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@fault("Run folder", "several trainings that start at the same moment", "one gets the folder, the others are refused")
 def test_one_of_several_that_start_at_once_gets_the_folder(start, tmp_path):
     _, answers = start(4)
     assert answers.count("held") == 1
@@ -62,6 +64,7 @@ def test_one_of_several_that_start_at_once_gets_the_folder(start, tmp_path):
     assert all(re.match(expected, answer) for answer in refused)
 
 
+@fault("Run folder", "a lock whose process is paused; or dead", "it is kept; taken over")
 def test_a_lock_is_kept_while_its_process_is_paused_and_void_once_it_is_dead(start, tmp_path):
     (process,), _ = start()
     process.send_signal(signal.SIGSTOP)

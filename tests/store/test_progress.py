@@ -4,6 +4,7 @@ import random
 import re
 
 import pytest
+from fault_table import fault
 
 from metarl.store.progress import ProgressLog, read_progress
 from metarl.store.runs import read_run
@@ -65,6 +66,11 @@ DAMAGES = {
 }
 
 
+@fault(
+    "Run folder",
+    "a damaged `progress.csv` (16 ways)",
+    "`--resume` goes on, keeps the rows that can be read and the damaged file, and says so",
+)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_mended_kept_aside_and_told(tmp_path, capsys, damage):
     written(tmp_path, ROWS[:4])
