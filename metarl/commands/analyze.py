@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, run_command
+from metarl.commands.cli import parse, print_table, run_command, show
 from metarl.common.errors import UserError
 from metarl.config.measuring import AnalysisConfig
 
@@ -23,10 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.analysis_figures import draw
         from metarl.reports.tables import analysis_table
 
-        result = analyze(run, config)
+        result = print_table(lambda: analyze(run, config), analysis_table)
         figures = draw(result, config.folder(run))
-        print(analysis_table(result))
-        print(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
+        show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
 
     return run_command(command)
 

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeVar
 
 import tyro
 
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten
+from metarl.common.output import close_standard_streams, open_standard_streams, say
 
 Result = TypeVar("Result")
+
+
+class Unprintable(Exception):
+    """Stdout cannot be written; the cause is the operating system's error."""
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Surrounds what prints on stdout, so that its errors are told from those of the user's environments."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        raise Unprintable from error
+
+
+def show(text: str) -> None:
+    """Prints a command's result."""
+    with _printing():
+        print(text)
 
 
 def parse(make: Callable[..., Result], **options: Any) -> Result:
@@ -29,7 +52,7 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     """
     printed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(printed):
+        with redirect_stderr(printed), _printing():
             # Comments are no help texts: not to look for them saves reading the sources again.
             return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), **options)
     except SystemExit as end:
@@ -43,6 +66,21 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
         raise
 
 
+def print_table(compute: Callable[[], Result], table: Callable[[Result], str]) -> Result:
+    """Computes a result and prints its table, even if the result could not be written.
+
+    Raises:
+        NotWritten: After printing, if the result could not be written.
+    """
+    try:
+        result = compute()
+    except NotWritten as error:
+        show(table(error.result))
+        raise
+    show(table(result))
+    return result
+
+
 def run_command(command: Callable[[], None]) -> int:
     """Runs a command's body.
 
@@ -50,22 +88,23 @@ def run_command(command: Callable[[], None]) -> int:
         command: The body.
 
     Returns:
-        The exit code: 0; 2 after a user's mistake, printed as one sentence; 130 after Ctrl-C; 141 if the reader of
-        stdout has stopped reading (``--help | head``).
+        The exit code: 0; 1 if a result could not be written or printed; 2 after a user's mistake, printed as one
+        sentence; 130 after Ctrl-C; 141 if the reader of stdout has stopped reading (``--help | head``).
     """
+    open_standard_streams()
     try:
-        try:
-            command()
-        finally:
-            sys.stdout.flush()
+        command()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        # The interpreter flushes stdout again at exit; point it at /dev/null.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        say(f"error: {error}")
+        return 1 if isinstance(error, NotWritten) else 2
+    except Unprintable as error:
+        if isinstance(error.__cause__, BrokenPipeError):
+            return 141
+        say(f"error: cannot print the result: {error.__cause__}.")
+        return 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
+    finally:
+        close_standard_streams()
     return 0

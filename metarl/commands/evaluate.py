@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, run_command
+from metarl.commands.cli import parse, print_table, run_command
 from metarl.config.measuring import EvaluationConfig
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.tables import evaluation_table
         from metarl.runs.protocol import evaluate
 
-        print(evaluation_table(evaluate(run, config)))
+        print_table(lambda: evaluate(run, config), evaluation_table)
 
     return run_command(command)
 

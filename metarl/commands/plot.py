@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.cli import parse, run_command
+from metarl.commands.cli import parse, run_command, show
 from metarl.config.measuring import Checkpoint
 
 
@@ -37,6 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # After parsing, so that --help answers at once.
         from metarl.reports.curves import plot_runs
 
-        print(plot_runs(options.runs, options.output, options.x, options.checkpoint))
+        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint)))
 
     return run_command(command)

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from metarl.commands.cli import parse, run_command
+from metarl.commands.cli import parse, run_command, show
 from metarl.common.errors import UserError
+from metarl.common.output import say, say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
@@ -21,6 +22,7 @@ from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
 from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
+from metarl.store.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,13 @@ def _start(arguments: Sequence[str]) -> Config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
     start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
     if choice.resume:
-        folder = dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder
-        return dataclasses.replace(load_config(folder), profile=False)
+        folder = RunFolder(dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder)
+        if folder.config.is_file() or not folder.is_empty():
+            return dataclasses.replace(load_config(folder.path), profile=False, take_over=False)
+        if choice.run_dir and not (named or choice.preset or choice.config):
+            raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     if choice.config:
-        return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False)
+        return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False, take_over=False)
     return start
 
 
@@ -145,16 +150,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def command() -> None:
         if "--list" in arguments:
-            print(listing())
+            show(listing())
             return
         config = parse_config(arguments)
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         try:
-            train(config)
+            run = train(config)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume", file=sys.stderr)
+            say(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume")
             raise
-        print(f"done; next: python -m metarl.evaluate {config.folder}")
+        say_on_stdout("; ".join(["done", *run.remarks(), f"next: python -m metarl.evaluate {config.folder}"]))
 
     return run_command(command)

@@ -24,6 +24,8 @@ from torch._C._profiler import _ExperimentalConfig
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from metarl.common.errors import UserError
+from metarl.common.files import reason
+from metarl.common.output import say_on_stdout
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -173,8 +175,9 @@ class Profile:
         if self._tracer:
             self._tracer.stop()
         if self._numbers:
-            print(self)
-        print(*self._notes, sep="\n", end="\n" * bool(self._notes))
+            say_on_stdout(str(self))
+        for note in self._notes:
+            say_on_stdout(note)
 
     def rows(self) -> list[PhaseRow]:
         """Returns the phases; each is followed by its parts, which add up to it."""
@@ -222,6 +225,14 @@ class Profile:
         yield
         tracer.stop()
         self._tracer = None
+        try:
+            self._write_trace(tracer, number)
+        except OSError as error:
+            self._notes.append(f"the trace of iteration {number} could not be written: {reason(error)}")
+        if all_threads is None:
+            self._notes.append(f"PyTorch {torch.__version__} cannot trace worker threads; newer versions can")
+
+    def _write_trace(self, tracer: profile, number: int) -> None:
         path = self._trace_path(number)
         with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
             raw = Path(temporary) / "trace.json"
@@ -229,8 +240,6 @@ class Profile:
             with raw.open("rb") as source, gzip.open(path, "wb", compresslevel=1) as target:
                 shutil.copyfileobj(source, target)
         self._notes.append(f"trace of iteration {number}: {path} (open it in https://ui.perfetto.dev or TensorBoard)")
-        if all_threads is None:
-            self._notes.append(f"PyTorch {torch.__version__} cannot trace worker threads; newer versions can")
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from metarl.common.files import replacing
 
 
 def plain(value: Any) -> Any:
@@ -57,6 +58,5 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """
     text = json.dumps(plain(content), indent=indent, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -56,6 +56,7 @@ class Config:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None
     resume: bool = False
+    take_over: bool = False
     seed: int = 0
     iterations: int | None = None
 

@@ -35,6 +35,8 @@ class RunSettings(Checked):
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
     resume: bool = False
     """Continue the run in RUN_DIR from its last checkpoint."""
+    take_over: bool = False
+    """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
     seed: int = 0
     """Seed of all random numbers."""
     iterations: int = 100

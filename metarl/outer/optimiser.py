@@ -12,13 +12,22 @@ from metarl.common.parallel import Workers
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop
 
+NOT_ACCEPTED: Mapping[str, str] = {
+    "rejected": "more data for each step (meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or "
+    "normalise_observations",
+    "zero gradient": "a reward that depends on the actions, or a longer horizon",
+    "non-finite": "a smaller inner_lr, normalise_observations, or smaller rewards",
+}
+"""Outcomes of a meta-step that leaves the meta-parameters as they were, and what to try against each."""
+
 
 @dataclass(frozen=True)
 class StepReport:
     """The result of a meta-step.
 
     Attributes:
-        outcome: The outcome in words; the meta-optimiser documents the possible ones.
+        outcome: The outcome in words; the meta-optimiser documents the possible ones. One of `NOT_ACCEPTED` if the
+            meta-parameters stay as they were.
         numbers: Further results by name; they become columns of the run's progress.
     """
 

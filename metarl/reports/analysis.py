@@ -19,6 +19,8 @@ from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
 from metarl.common.arrays import rows_of_numbers
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.output import Unbreakable
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
@@ -68,12 +70,16 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
 
     Raises:
         UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, if
-            the oracle's return does not exceed that of standing still, or if the file cannot be written.
+            the oracle's return does not exceed that of standing still.
+        NotWritten: If the file cannot be written; its ``result`` is the analysis. A folder that cannot be written is
+            said on stderr at once.
     """
     run_dir, config = Path(run_dir), config or AnalysisConfig()
     config = replace(config, output=config.folder(run_dir))
     agent = load(run_dir, config.checkpoint)
     project = _projection(config)
+    path = config.folder(run_dir) / ANALYSIS_FILE
+    warn_if_unwritable(path)
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)
@@ -108,11 +114,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
             env_steps=loops.env_steps,
             **{**vars(inspection), "left_out": left_out},
         )
-    path = config.folder(run_dir) / ANALYSIS_FILE
     try:
         write_json(path, result)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}; choose --output.") from error
+        raise NotWritten(f"cannot write {path}: {reason(error)}; choose another output (--output).", result) from error
     return result
 
 
@@ -228,7 +233,7 @@ def _gamma_sweep(
     own = np.stack([adapted.returns[:, -1].double().numpy(), returns([], 1.0, half=1)])
     halves = np.broadcast_to(own[:, :, None, None], (2, len(tasks), len(tensors), len(GAMMAS))).copy()
     others = [point for point in np.ndindex(2, len(tensors), len(GAMMAS)) if GAMMAS[point[2]] != 1]
-    for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False):
+    for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False, file=Unbreakable()):
         halves[half, :, part, index] = returns(tensors[part], GAMMAS[index], half)
     sign = agent.family.sign
     chosen, best = best_on_the_other_half(sign * halves)

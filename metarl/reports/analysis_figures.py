@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from metarl.common.arrays import rows_of_numbers
-from metarl.common.errors import UserError
+from metarl.common.files import NotWritten, reason, replacing
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
 from metarl.reports.measures import Difference, Floats, Summary
@@ -70,7 +70,7 @@ def draw(result: Analysis, folder: Path) -> list[Path]:
         Paths of the pictures; figures that do not apply to the run's rule are left out.
 
     Raises:
-        UserError: If a picture cannot be written.
+        NotWritten: If a picture cannot be written.
     """
     paths = []
     for name, make in _figures(result).items():
@@ -80,9 +80,10 @@ def draw(result: Analysis, folder: Path) -> list[Path]:
         caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
         figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
         try:
-            figure.savefig(path, dpi=150)
+            with replacing(path) as file:
+                figure.savefig(file, dpi=150, format="png")
         except OSError as error:
-            raise UserError(f"cannot write '{path}': {error.strerror or error}.") from error
+            raise NotWritten(f"cannot write '{path}': {reason(error)}.", result) from error
         paths.append(path)
     return paths
 

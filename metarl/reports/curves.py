@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
+from metarl.common.files import reason, replacing, unwritable
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.measuring import Checkpoint
@@ -88,7 +89,7 @@ def plot_runs(
 
     Raises:
         UserError: If a folder is no run or holds nothing to draw, if the runs do not fit together, or if the picture's
-            suffix is not supported.
+            suffix is not supported, or if it cannot be written, which is tried first.
     """
     output = Path(output)
     if output.suffix.lower() not in SUFFIXES:
@@ -96,6 +97,8 @@ def plot_runs(
     for name, value, choices in (("x", x, get_args(Axis)), ("checkpoint", checkpoint, get_args(Checkpoint))):
         if value not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
+    if why := unwritable(output):
+        raise UserError(f"cannot write '{output}': {why}.")
     folders = [runs] if isinstance(runs, str | Path) else list(runs)
     if x == "input":
         if len(folders) != 1:
@@ -109,9 +112,10 @@ def plot_runs(
             figure = draw_training(group_runs(_with_progress(stored, x)), x)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=200)
+        with replacing(output) as file:
+            figure.savefig(file, dpi=200, format=output.suffix.lower()[1:])
     except OSError as error:
-        raise UserError(f"cannot write '{output}': {error.strerror or error}.") from error
+        raise UserError(f"cannot write '{output}': {reason(error)}.") from error
     return output
 
 

@@ -21,6 +21,7 @@ _BOOKKEEPING = frozenset(
         "seed",
         "run_dir",
         "resume",
+        "take_over",
         "resumed_with",
         "device",
         "threads",

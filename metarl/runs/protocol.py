@@ -17,6 +17,8 @@ from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.output import Unbreakable
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -56,7 +58,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         The evaluation, as written.
 
     Raises:
-        UserError: If the run, its checkpoint or the tasks cannot be used, or the file cannot be written.
+        UserError: If the run, its checkpoint or the tasks cannot be used.
+        NotWritten: If the file cannot be written; its ``result`` is the evaluation. A folder that cannot be written is
+            said on stderr at once.
     """
     run_dir, config = Path(run_dir), config or EvaluationConfig()
     device = resolve_device(config.device)
@@ -71,6 +75,8 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     for name in ("shots", "queries"):
         if isinstance(family, TaskFamily) and getattr(config, name) is not None:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
+    path = RunFolder(run_dir).evaluation(config)
+    warn_if_unwritable(path)
     with Workers(config.threads) as workers:
         settings = agent.settings.measured_on(size, config.shots)
         protocol = _Protocol(settings, config, family, tasks, workers, device)
@@ -105,11 +111,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
     )
-    path = RunFolder(run_dir).evaluation(config)
     try:
         write_json(path, result)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}.") from error
+        raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
     return result
 
 
@@ -207,7 +212,7 @@ class _Protocol:
         """Adapts to all tasks from ``meta``; ``what`` labels the progress bar."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
-        with tqdm(groups, desc=what, unit="group", leave=False) as progress:
+        with tqdm(groups, desc=what, unit="group", leave=False, file=Unbreakable()) as progress:
             measured = [self._run_group(rule, meta, group) for group in progress]
         modulated = [part.modulated for part in measured if part.modulated is not None]
         return _Measured(

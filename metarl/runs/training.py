@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,33 +18,42 @@ import torch
 
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
+from metarl.common.output import say_on_stdout
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.data import LearnerState
 from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
+from metarl.outer.optimiser import NOT_ACCEPTED
 from metarl.runs.build import build
 from metarl.runs.trained_agent import Agent
-from metarl.store.checkpoints import RunState, load_checkpoint, save_checkpoint
-from metarl.store.config_file import load_config, save_config
+from metarl.store.checkpoints import RunState, load_checkpoint
+from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
-from metarl.store.progress import ProgressLog, read_progress
+from metarl.store.lock import locked
+from metarl.store.progress import read_progress
 from metarl.store.provenance import provenance
+from metarl.store.writer import RunWriter
 
 # Settings that may change when a run is resumed: its length and how it is executed. All others must stay the same.
 _CHANGEABLE = (
     "run_dir",
     "resume",
+    "take_over",
     "iterations",
     "checkpoint_every",
     "keep_checkpoints",
     "device",
     "threads",
     "profile",
+    "on_bad_episode",
+    "step_timeout",
 )
 
 
@@ -60,6 +71,25 @@ class FinishedRun:
     agent: Agent
     progress: list[dict[str, str]]
 
+    def remarks(self) -> list[str]:
+        """What to know of the run beside its returns, by its progress: parts of sentences.
+
+        How many meta-steps left the meta-parameters as they were, and what to try if that is more than a fifth; how
+        many episodes were dropped.
+        """
+        outcomes = [row["outcome"] for row in self.progress if "outcome" in row]
+        counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
+        total = sum(count for _, count in counts)
+        dropped = sum(int(row.get("dropped_episodes") or 0) for row in self.progress)
+        remarks = []
+        if counts:
+            kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
+            advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
+            remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
+        if dropped:
+            remarks.append(f"{dropped} episodes were dropped")
+        return remarks
+
 
 def train(config: Config) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
@@ -72,31 +102,38 @@ def train(config: Config) -> FinishedRun:
 
     Raises:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
-            something that the configuration names does not exist. Nothing is overwritten.
+            something that the configuration names does not exist. Nothing is overwritten. Also if another process
+            trains in the folder, or the folder cannot be written at the start.
+        NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = config.resolve()
-    run, folder = settings.run, settings.folder
-    device = resolve_device(run.device)
-    if run.resume:
+    device, folder = resolve_device(settings.run.device), RunFolder(settings.folder)
+    _check_folder(config)
+    with _sigterm_raises(), Trainer(config, device) as trainer, locked(folder, settings.run.take_over) as lock:
+        _check_folder(config)  # Again, because another process may have had the folder meanwhile.
+        new = folder.is_empty()
+        state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
+        agent = Agent(config, state.learner.meta)
+        if not new and state.iteration >= settings.run.iterations:
+            more = "; raise --iterations for more" if state.iteration else ""
+            say_on_stdout(f"{folder.path} has done its {state.iteration} iterations{more}")
+            return FinishedRun(folder.path, agent, read_progress(folder.path))
+        with RunWriter(config, provenance(device), lock, state) as writer:
+            writer.begin(new)
+            state = trainer.train(state, writer)
+    run = FinishedRun(folder.path, Agent(config, state.learner.meta), read_progress(folder.path))
+    if lost := writer.unsaved():
+        raise NotWritten(lost, run)
+    return run
+
+
+def _check_folder(config: Config) -> None:
+    """Raises UserError unless the run may begin, or go on, in its folder."""
+    folder, resume = RunFolder(config.folder), config.resolve().run.resume
+    if not resume:
+        folder.check_free()
+    if folder.config.is_file() or (resume and not folder.is_empty()):
         _check_same_run(config)
-    else:
-        RunFolder(folder).check_free()
-    with _sigterm_raises(), Trainer(config, device) as trainer:
-        if run.resume:
-            state = load_checkpoint(config, "last", to_resume=True)
-            agent = Agent(config, state.learner.meta)
-            if state.iteration >= run.iterations:
-                more = "; raise --iterations for more" if state.iteration else ""
-                print(f"{folder} has done its {state.iteration} iterations{more}")
-                return FinishedRun(folder, agent, read_progress(folder))
-        else:
-            state = RunState(trainer.learner.initial())
-        save_config(config, provenance(device))
-        if not run.resume:
-            trainer.save(state)  # From now on the run can be resumed, whatever happens.
-        with ProgressLog(folder, state.iteration, run.iterations) as log:
-            state = trainer.train(state, log)
-    return FinishedRun(folder, Agent(config, state.learner.meta), read_progress(folder))
 
 
 def _check_same_run(config: Config) -> None:
@@ -150,7 +187,7 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, state: RunState, log: ProgressLog) -> RunState:
+    def train(self, state: RunState, writer: RunWriter) -> RunState:
         """Runs the remaining iterations; returns the run's state at the end."""
         run, first = self._settings.run, state.iteration + 1
         state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self._device)))
@@ -158,25 +195,19 @@ class Trainer:
             while state.iteration < run.iterations:
                 number = state.iteration + 1
                 with self._profiled(number, first):
-                    state = self._advance(state, log)
+                    state = self._advance(state, writer)
                     if number % run.checkpoint_every == 0:
                         with timed("checkpoint"):
-                            self.save(state)
+                            writer.checkpoint(state)
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
-            save_checkpoint(self._config, "last", state)
+            writer.finish(state)
         return state
-
-    def save(self, state: RunState) -> None:
-        """Saves the checkpoint ``last``; with ``keep_checkpoints`` also one that later iterations do not replace."""
-        save_checkpoint(self._config, "last", state)
-        if self._settings.run.keep_checkpoints:
-            save_checkpoint(self._config, f"iteration{state.iteration}", state)
 
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(self, state: RunState, log: ProgressLog) -> RunState:
+    def _advance(self, state: RunState, writer: RunWriter) -> RunState:
         """One iteration with validation and logging; returns the run's state after it."""
         validate_every, begin = self._settings.run.validate_every, time.perf_counter()
         done, run = state.iteration + 1, self._settings.run
@@ -184,6 +215,7 @@ class Trainer:
         logs = done % run.log_every == 0 or validates or done == run.iterations
         learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
         row = dict(numbers)
+        _check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
         if self._validator and validates:
             with timed("validation"):
@@ -193,17 +225,15 @@ class Trainer:
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
         new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
         validation = row.get(self._validation_columns[1], "")
-        if not logs:
-            log.skip()
-        else:
-            in_environments = {"env_steps": new.env_steps} if steps else {}
-            speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
-            with timed("logging"):
-                log.write({"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row})
-        if isinstance(validation, float) and self._family.sign * validation > state.best_return:
+        in_environments = {"env_steps": new.env_steps} if steps else {}
+        speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
+        with timed("logging"):
+            full = {"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row}
+            writer.row(full if logs else None)
+        if isinstance(validation, float) and state.best_return < self._family.sign * validation < math.inf:
             new = replace(new, best_return=self._family.sign * validation)
             with timed("checkpoint"):
-                save_checkpoint(self._config, "best", new)
+                writer.best(new)
         return new
 
     def _validate(self, validator: Runner | SupervisedRunner, meta: torch.Tensor) -> dict[str, float | int | str]:
@@ -225,6 +255,15 @@ class Trainer:
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
+
+
+def _check_finite(learner: LearnerState, iteration: int) -> None:
+    tensors = (learner.meta, *learner.memory.values())
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+        raise UserError(
+            f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
+            f"checkpoint after iteration {iteration - 1}. Train again with smaller steps, such as a smaller inner_lr."
+        )
 
 
 @contextmanager

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from metarl.common.errors import UserError
+from metarl.common.files import reason, replacing
+from metarl.common.output import say
 from metarl.config.config import Config
 from metarl.data import LearnerState
-from metarl.store.folder import RunFolder
+from metarl.store.folder import RunFolder, aside
 
 _FORMAT = "metarl-3"
 # Format of metarl 0.1: one tensor ``optimiser`` holds the learner's memory, which only that version can interpret.
 _OLD_FORMAT = "metarl-2"
 _MEMORY = "memory."
+_METADATA = {"format", "run", "progress", "sha256"}
+# Stands in the file for its checksum while the checksum is computed.
+_NO_CHECKSUM = "0" * 64
+
+
+class DamagedCheckpoint(UserError):
+    """A checkpoint is missing, or not what a run wrote."""
 
 
 @dataclass(frozen=True)
@@ -41,33 +53,45 @@ class RunState:
     seconds: float = 0.0
     best_return: float = -float("inf")
 
+    def __post_init__(self) -> None:
+        for name, kind in (("iteration", int), ("env_steps", int), ("seconds", int | float)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+        if not isinstance(self.best_return, float) or math.isnan(self.best_return):
+            raise ValueError(f"best_return must be a number, got {self.best_return!r}")
+
 
 def save_checkpoint(config: Config, which: str, state: RunState) -> None:
-    """Writes a checkpoint; the previous one stays whole until the new one is.
+    """Writes a checkpoint; the file of before stays whole until the new one is. That of ``last`` becomes ``previous``.
 
     Args:
         config: The run's configuration, which says its folder.
         which: ``last``, ``best`` or ``iterationN``.
         state: The run's state.
+
+    Raises:
+        OSError: If it cannot be written.
     """
-    path = RunFolder(config.folder).checkpoint(which)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".writing")
+    folder = RunFolder(config.folder)
+    path = folder.checkpoint(which)
+    path.parent.mkdir(exist_ok=True)
     progress = {name: value for name, value in vars(state).items() if name != "learner"}
-    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(progress)}
+    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(progress), "sha256": _NO_CHECKSUM}
     memory = {_MEMORY + name: value.cpu().contiguous() for name, value in state.learner.memory.items()}
-    save_file({"meta": state.learner.meta.cpu(), **memory}, temporary, metadata)
-    os.replace(temporary, path)
+    content = save({"meta": state.learner.meta.cpu(), **memory}, metadata)
+    with replacing(path, folder.checkpoint("previous") if which == "last" else None) as file:
+        file.write(content.replace(_NO_CHECKSUM.encode(), _checksum(content), 1))
 
 
 def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunState:
-    """Reads a checkpoint of the run with this configuration.
+    """Reads a checkpoint of the run with this configuration. If the last one is damaged, reads the previous one.
 
     Args:
         config: The run's configuration.
         which: ``last``, ``best`` or ``iterationN``.
-        to_resume: Whether the learner goes on from it. Otherwise a checkpoint of metarl 0.1 is read without what the
-            learner remembered.
+        to_resume: Whether the learner goes on from it, and the run's folder is ours: a damaged file is put aside.
+            Otherwise a checkpoint of metarl 0.1 is read without what the learner remembered.
 
     Returns:
         The run's state, on the CPU.
@@ -76,14 +100,36 @@ def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunS
         UserError: If there is none, or it is damaged, not metarl's or another run's; or if the learner is to go on from
             what another version made it remember.
     """
+    folder = RunFolder(config.folder)
+    try:
+        return _load(config, which, to_resume)
+    except DamagedCheckpoint as error:
+        if which != "last" or not folder.checkpoint("previous").is_file():
+            raise
+        state = _load_previous(config, error, to_resume)
+        say(f"{error} Took the previous one, after iteration {state.iteration}.")
+        if to_resume and folder.checkpoint("last").exists():
+            os.replace(folder.checkpoint("last"), aside(folder.checkpoint("last")))
+        return state
+
+
+def _load_previous(config: Config, damage: DamagedCheckpoint, to_resume: bool) -> RunState:
+    try:
+        return _load(config, "previous", to_resume)
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{damage} So is the one before: {error}") from error
+
+
+def _load(config: Config, which: str, to_resume: bool) -> RunState:
+    path = RunFolder(config.folder).checkpoint(which)
     tensors, progress = _read(config, which)
     if to_resume and len(tensors.get("optimiser", ())):
-        raise UserError(
-            f"{RunFolder(config.folder).checkpoint(which)} was written by metarl 0.1, which can resume it; this "
-            "version can only evaluate it."
-        )
+        raise UserError(f"{path} was written by metarl 0.1, which can resume it; this version can only evaluate it.")
     memory = {name.removeprefix(_MEMORY): value for name, value in tensors.items() if name.startswith(_MEMORY)}
-    return RunState(LearnerState(tensors["meta"], memory), **progress)
+    try:
+        return RunState(LearnerState(tensors["meta"], memory), **progress)
+    except (TypeError, ValueError) as error:
+        raise _damaged(path, f": it does not say where the run stood ({error})") from error
 
 
 def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -94,14 +140,8 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
         if which == "best":
             every = config.resolve().run.validate_every
             hint = f"there is one from the first validation on (validate_every is {every}); take the last."
-        raise UserError(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            # Cloned for the usual alignment in memory, on which the last bits of small products depend.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} is damaged and cannot be read ({error}); restore it or train again.") from error
+        raise DamagedCheckpoint(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
+    metadata, tensors = _content(path)
     form = metadata.get("format", "")
     if form.startswith("metarl-") and form not in (_FORMAT, _OLD_FORMAT):
         raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
@@ -110,14 +150,40 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
     if metadata.get("run") != _identity(config):
         raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
     meta = tensors["meta"]
-    if meta.ndim != 1 or not bool(torch.isfinite(meta).all()):
-        raise UserError(f"{path} is damaged: its meta-parameters are not a vector of finite numbers.")
+    if meta.ndim != 1 or not meta.is_floating_point() or not bool(torch.isfinite(meta).all()):
+        raise _damaged(path, ": its meta-parameters are not a vector of finite numbers")
     try:
         progress = json.loads(metadata["progress"])
-        RunState(LearnerState(meta, {}), **progress)
-        return tensors, progress
+        return tensors, {"iteration": progress["iteration"], **progress}
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: it does not say where the run stood ({error!r}).") from error
+        raise _damaged(path, f": it does not say where the run stood ({error!r})") from error
+
+
+def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a file whose checksum is right; older files have none."""
+    try:
+        content = path.read_bytes()
+        # Cloned for the usual alignment in memory, on which the last bits of small products depend.
+        tensors = {name: tensor.clone() for name, tensor in load(content).items()}
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
+    except OSError as error:
+        raise _damaged(path, f" and cannot be read ({reason(error)})") from error
+    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise _damaged(path, f" and cannot be read ({error})") from error
+    checksum = metadata.get("sha256", "").encode()
+    if checksum and _checksum(content.replace(checksum, _NO_CHECKSUM.encode(), 1)) != checksum:
+        raise _damaged(path, ": its content does not match its checksum")
+    if metadata.get("format", "").startswith("metarl-") and not metadata.keys() <= _METADATA:
+        raise _damaged(path, f": it names {', '.join(sorted(metadata.keys() - _METADATA))}, which no checkpoint does")
+    return metadata, tensors
+
+
+def _damaged(path: Path, how: str) -> DamagedCheckpoint:
+    return DamagedCheckpoint(f"{path} is damaged{how}; take another checkpoint or train again.")
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _complete(tensors: dict[str, Tensor], form: str) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metarl.common.errors import UserError
+from metarl.common.files import WRITING, reason
 from metarl.config.measuring import EvaluationConfig
 
 
@@ -24,6 +25,11 @@ class RunFolder:
     def config(self) -> Path:
         """The settings, and the software and hardware of the run."""
         return self.path / "config.json"
+
+    @property
+    def lock(self) -> Path:
+        """Names the process that trains in the folder, while it does."""
+        return self.path / "lock"
 
     @property
     def progress(self) -> Path:
@@ -45,7 +51,7 @@ class RunFolder:
         return self.path / f"iteration{iteration}.pt.trace.json.gz"
 
     def checkpoint(self, which: str) -> Path:
-        """The checkpoint ``last``, ``best`` or ``iterationN``."""
+        """The checkpoint ``last``, ``previous`` (the one before), ``best`` or ``iterationN``."""
         return self.path / "checkpoints" / f"{which}.safetensors"
 
     def kept_iterations(self) -> list[int]:
@@ -64,12 +70,35 @@ class RunFolder:
             parts += ["adapting", *config.adapted_layers]
         return self.path / ("-".join(parts) + ".json")
 
+    def is_empty(self) -> bool:
+        """Whether the folder exists and holds at most what a run leaves that was stopped before its first checkpoint.
+
+        Such a run has done nothing yet, so it can begin again.
+        """
+        files = (path for path in self.path.rglob("*") if not path.is_dir())
+        return self.path.is_dir() and all(path in (self.lock, self.config) or path.suffix == WRITING for path in files)
+
     def check_free(self) -> None:
-        """Raises UserError if the folder holds anything."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        """Raises UserError if the folder holds anything that a run must not touch."""
+        if not self.path.exists() or self.is_empty():
             return
         if self.config.is_file():
             raise UserError(
                 f"{self.path} holds a run; continue it with resume (--resume), or choose another run_dir (--run-dir)."
             )
         raise UserError(f"{self.path} exists and is not an empty folder; choose another run_dir (--run-dir).")
+
+    def tidy(self) -> None:
+        """Removes files that were not complete when an earlier process was stopped."""
+        names = (f"{self.config.name}.*", f"{self.progress.name}.*", "checkpoints/*", f"{self.tensorboard.name}/*")
+        for path in [path for name in names for path in self.path.glob(name + WRITING)]:
+            path.unlink()
+
+    def refusal(self, error: OSError) -> UserError:
+        """The error to raise if the folder cannot be written at the start."""
+        return UserError(f"cannot write into {self.path}: {reason(error)}; choose another run_dir (--run-dir).")
+
+
+def aside(path: Path) -> Path:
+    """Where a damaged file is kept."""
+    return path.with_name(f"{path.name}.damaged")

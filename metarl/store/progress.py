@@ -1,30 +1,134 @@
-"""Writes the progress of a run: a CSV row and TensorBoard scalars per iteration, and a live line."""
+"""The progress of a run: a row of progress.csv and TensorBoard scalars per iteration, and a live line."""
 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
+import re
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
 from tqdm import tqdm
 
-from metarl.store.folder import RunFolder
+from metarl.common.output import Unbreakable
+from metarl.store.folder import RunFolder, aside
+from metarl.store.journal import Journal
+
+_STDERR = Unbreakable()
 
 Row = Mapping[str, float | int | str]
 # New names of columns from metarl 0.1.
 _RENAMED = {"line_search": "outcome"}
 
 
+@dataclass(frozen=True)
+class Table:
+    """What can be read of a progress.csv.
+
+    Attributes:
+        columns: Names of the columns; the first holds the iteration. Columns of metarl 0.1 have their new names.
+        rows: Cells of the rows, in ascending order of iterations.
+        unreadable: Number of lines that are damaged.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    unreadable: int = 0
+
+    @property
+    def iteration(self) -> int:
+        """The iteration of the last row, 0 without one."""
+        return int(self.rows[-1][0]) if self.rows else 0
+
+    def by_name(self) -> list[dict[str, str]]:
+        """The rows with their columns' names."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ()) -> Table:
+    """Reads what can be read of a progress.csv.
+
+    Args:
+        path: The file; it need not exist.
+        until: The last iteration to read.
+        columns: The columns that the file should have, to replace damaged names; empty if they are not known.
+
+    Raises:
+        OSError: If the file exists and cannot be read.
+    """
+    if not path.exists():
+        return Table([], [])
+    header, *lines = path.read_bytes().split(b"\n")
+    torn = bool(lines.pop()) if lines else bool(header)  # A whole file ends with the end of a line.
+    found = [_RENAMED.get(name, name) for name in _cells(header)]
+    cells = [_cells(line) for line in lines]
+    names = _mended(found, cells, columns)
+    fitting = [row if len(row) == len(names) else [] for row in cells]
+    words = _columns_of_words(fitting)
+    rows: list[list[str]] = []
+    unreadable = int(names != found)
+    for row in fitting:
+        last = int(rows[-1][0]) if rows else 0
+        if last >= until:
+            torn = False
+            break
+        if _is_row(row, last, words):
+            rows.append(row)
+        else:
+            unreadable += 1
+    rows = [row for row in rows if int(row[0]) <= until]
+    return Table(names, rows, unreadable + torn)
+
+
+def _cells(line: bytes) -> list[str]:
+    """The cells of a line; none if it is damaged."""
+    try:
+        return next(csv.reader([line.decode().removesuffix("\r")]), [])
+    except (UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _mended(names: list[str], rows: list[list[str]], columns: Sequence[str]) -> list[str]:
+    """Names of a table's columns, where damaged ones are replaced by those of ``columns``."""
+    if len(names) == len(columns):
+        pairs = zip(names, columns, strict=True)
+        return [new if name not in columns and new not in names else name for name, new in pairs]
+    fitting = sum(len(row) == len(columns) for row in rows)
+    return list(columns) if columns and 2 * fitting > len(rows) else names
+
+
+def _columns_of_words(rows: list[list[str]]) -> set[int]:
+    """Indices of the columns that hold words, such as the meta-step's outcome, in most rows."""
+    counts = Counter(index for row in rows for index, cell in enumerate(row) if not _is_number(cell))
+    return {index for index, count in counts.items() if 2 * count > len(rows)}
+
+
+def _is_row(row: list[str], last: int, words: set[int]) -> bool:
+    """Whether a row holds an iteration after ``last`` and, but for ``words``, numbers or nothing."""
+    if not row or not re.fullmatch(r"[0-9]{1,18}", row[0]) or int(row[0]) <= last:
+        return False
+    return all(index in words or _is_number(cell) for index, cell in enumerate(row))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or 0)
+    except ValueError:
+        return False
+    return True
+
+
 def read_progress(run_dir: Path) -> list[dict[str, str]]:
     """Reads the rows of a run's progress.csv as text; columns from metarl 0.1 get their new names."""
-    path = RunFolder(run_dir).progress
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [{_RENAMED.get(name, name): value for name, value in row.items()} for row in csv.DictReader(file)]
+    return read_table(RunFolder(run_dir).progress).by_name()
 
 
 def _in_words(row: Row) -> str:
@@ -43,27 +147,21 @@ def _in_words(row: Row) -> str:
 
 
 class ProgressLog:
-    """Writes rows to progress.csv and TensorBoard. After a resume, both continue without gaps or duplicates.
+    """Keeps progress.csv, TensorBoard's events and the live line. After a resume, they go on without gap or duplicate.
+
+    A damaged progress.csv is mended from what can be read of it.
 
     Args:
         run_dir: The run's folder.
         iteration: Number of finished iterations; rows of later iterations, from an interrupted run, are dropped.
         total: Number of iterations at the end of the run.
+        log_every: Iterations between rows.
     """
 
-    def __init__(self, run_dir: Path, iteration: int, total: int) -> None:
-        folder = RunFolder(run_dir)
-        self._path = folder.progress
-        kept = [row for row in read_progress(run_dir) if int(row["iteration"]) <= iteration]
-        self._columns = list(kept[0]) if kept else []
-        if kept:
-            temporary = self._path.with_suffix(".writing")
-            temporary.unlink(missing_ok=True)
-            self._append(temporary, kept)
-            os.replace(temporary, self._path)
-        else:
-            self._path.unlink(missing_ok=True)
-        self._tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=iteration + 1)
+    def __init__(self, run_dir: Path, iteration: int, total: int, log_every: int = 1) -> None:
+        self._folder, self._iteration, self._log_every = RunFolder(run_dir), iteration, log_every
+        self._columns: list[str] = []
+        self._journals: list[Journal] = []
         self._bar = tqdm(
             total=total,
             initial=iteration,
@@ -71,17 +169,29 @@ class ProgressLog:
             unit="it",
             dynamic_ncols=True,
             bar_format="{n_fmt}/{total_fmt} |{bar:10}| {desc} [{elapsed}<{remaining}]",
+            file=_STDERR,
         )
 
+    def say(self, text: str) -> None:
+        """Prints a line above the live line."""
+        tqdm.write(text, file=_STDERR)
+
     def write(self, row: Row) -> None:
-        """Adds the numbers of an iteration; ``row`` must have the columns of the first row, in any order."""
-        if not self._columns:
-            self._columns = list(row)
-        self._append(self._path, [row])
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "iteration" and math.isfinite(value):
-                self._tensorboard.add_scalar(name, value, int(row["iteration"]))
-        self._tensorboard.flush()
+        """Shows the numbers of an iteration and takes them into the files at the next `flush`.
+
+        Args:
+            row: It must have the columns of the first row, in any order.
+        """
+        if not self._journals:
+            self._journals = [self._begin_table(list(row)), self._begin_events()]
+        table, events = self._journals
+        table.add(_as_csv(self._columns, [row]))
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in row.items()
+            if isinstance(value, int | float) and name != "iteration" and math.isfinite(value)
+        ]
+        events.add(_record(Event(wall_time=time.time(), step=int(row["iteration"]), summary=Summary(value=values))))
         self._bar.set_description_str(_in_words(row), refresh=False)
         self._bar.update()
 
@@ -89,17 +199,66 @@ class ProgressLog:
         """Counts an iteration without a row."""
         self._bar.update()
 
+    def flush(self, to_disk: bool = False) -> None:
+        """Writes the rows that are not in the files yet; after an error they wait for the next call.
+
+        Args:
+            to_disk: Whether the files must outlive a lost power supply.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
+        for journal in self._journals:
+            journal.flush(to_disk)
+
     def __enter__(self) -> ProgressLog:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
-        self._tensorboard.close()
+        for journal in self._journals:
+            journal.close()
 
-    def _append(self, path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
-            writer.writerows(rows)
+    def _begin_table(self, columns: list[str]) -> Journal:
+        path = self._folder.progress
+        try:
+            old = read_table(path, self._iteration, columns)
+        except OSError:
+            old = Table([], [], 1)
+        self._tell_losses(old)
+        others = [name for name in old.columns if name not in columns] if old.rows else []
+        self._columns = columns + others
+        header = dict(zip(self._columns, self._columns, strict=True))
+        return Journal(path, _as_csv(self._columns, [header, *old.by_name()]), aside(path) if old.unreadable else None)
+
+    def _tell_losses(self, old: Table) -> None:
+        path, expected = self._folder.progress, self._iteration - self._iteration % self._log_every
+        if old.unreadable:
+            self.say(
+                f"{path} is damaged: {old.unreadable} of its lines cannot be read. The {len(old.rows)} good rows are "
+                f"kept, and the damaged file is now {aside(path).name}."
+            )
+        elif old.iteration < expected:
+            self.say(
+                f"{path} has no row between iteration {old.iteration} and the checkpoint, after {self._iteration}."
+            )
+
+    def _begin_events(self) -> Journal:
+        # The name must hold "tfevents". TensorBoard reads files in the order of their names.
+        path = self._folder.tensorboard / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        version = Event(wall_time=time.time(), file_version="brain.Event:2")
+        # Makes TensorBoard drop what earlier files say about the iterations that follow.
+        start = Event(step=self._iteration + 1, session_log=SessionLog(status=SessionLog.START))
+        return Journal(path, _record(version) + _record(start))
+
+
+def _as_csv(columns: list[str], rows: Sequence[Mapping[str, object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _record(event: Event) -> bytes:
+    content = io.BytesIO()
+    RecordWriter(content).write(event.SerializeToString())
+    return content.getvalue()

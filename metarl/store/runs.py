@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
+from metarl.common.files import reason
+from metarl.common.output import say
 from metarl.config.measuring import Checkpoint, EvaluationConfig
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
+from metarl.store.progress import read_table
 
 Floats = NDArray[np.float64]
 
@@ -123,18 +125,17 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _read_progress(path: Path) -> dict[str, Floats]:
-    if not path.exists():
-        return {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        names = list(rows[0]) if rows else []
-        return {name: np.array([_number(row[name]) for row in rows]) for name in names}
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}': {error}.") from error
+        table = read_table(path)
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {reason(error)}.") from error
+    if table.unreadable:
+        say(f"{path} is damaged: {table.unreadable} of its lines cannot be read and are left out.")
+    columns = np.array([[_number(cell) for cell in row] for row in table.rows]).T
+    return dict(zip(table.columns, columns, strict=False))
 
 
-def _number(cell: str | None) -> float:
+def _number(cell: str) -> float:
     try:
         return float(cell) if cell else float("nan")
     except ValueError:  # A column of words, such as the line search's outcome.

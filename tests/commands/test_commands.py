@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import runpy
 import shlex
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from disks import Disk, during_training, full_disk
+from fault_table import fault
 from safetensors.torch import save_file
 from tiny_runs import (
     ROOT,
@@ -27,10 +30,12 @@ from tiny_runs import (
 
 import metarl
 from metarl import EvaluationConfig, L2FConfig, TRPOConfig
-from metarl.commands import evaluate, plot
+from metarl.commands import analyze, evaluate, plot
 from metarl.commands.train import main as train_main
 from metarl.commands.train import parse_config
 from metarl.config.config import Config
+from metarl.envs.navigation import NavigationFamily
+from metarl.outer.trpo import TRPO
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
 
@@ -282,6 +287,7 @@ def test_bad_input_costs_one_sentence_and_overwrites_nothing(run, folder, monkey
     for name in ("run", "corrupted", "foreign"):
         shutil.copytree(run, folder / name)
     RunFolder(folder / "corrupted").checkpoint("last").write_bytes(b"no checkpoint")
+    RunFolder(folder / "corrupted").checkpoint("previous").unlink()
     save_file({"weight": torch.zeros(3)}, RunFolder(folder / "foreign").checkpoint("last"))
     RunFolder(folder / "foreign").checkpoint("best").unlink()
     (folder / "other").mkdir()
@@ -380,3 +386,113 @@ def test_list_names_everything_with_a_sentence(capsys):
     known = {*metarl.family_names(), *metarl.ALGORITHMS, *metarl.META_OPTIMISERS, *metarl.PRESETS}
     assert {line.split()[0] for line in rows} == known
     assert all(len(line.split()) > 3 and line.endswith(".") for line in rows)
+
+
+TRAIN = ["--algo", "maml", "--run-dir", "run", "--iterations", "2", *TINY_ARGUMENTS]
+
+
+@fault("Run folder", "closed stdout and stderr; or nobody reads them", "training is not affected; exit code 0")
+@pytest.mark.parametrize("outputs", [">&- 2>&-", "> >(exit) 2> >(exit)"])
+def test_closed_and_abandoned_outputs_do_not_disturb_training(run, outputs):
+    line = shlex.join([sys.executable, "-m", "metarl.train", *TRAIN])
+    assert subprocess.run(["bash", "-c", f"{line} {outputs}"], check=False).returncode == 0
+    assert_same_run("run", run)
+
+
+@fault(
+    "Run folder",
+    "`evaluate` or `analyze` on a full disk",
+    "said before computing; the table is printed all the same; exit code 1",
+)
+@pytest.mark.parametrize(
+    ("module", "options", "title"),
+    [
+        (evaluate, ["--tasks", "2", "--rollouts", "2"], "MAML on navigation: 2 held-out tasks"),
+        (analyze, ["--tasks", "2", "--rollouts", "2", "--embedding-tasks", "2"], "MAML on navigation"),
+    ],
+)
+def test_a_full_disk_is_told_at_once_and_the_table_is_printed_all_the_same(
+    run, folder, capsys, monkeypatch, module, options, title
+):
+    shutil.copytree(run, folder / "run")
+    before = everything_in(folder)
+    make_episodes, said_before = NavigationFamily.make_episodes, []
+
+    def note(*arguments):
+        said_before.append(capsys.readouterr().err)
+        return make_episodes(*arguments)
+
+    monkeypatch.setattr(NavigationFamily, "make_episodes", note)
+    with full_disk():
+        code, printed, shown = answer(module.main, ["run", *options], capsys)
+    assert code == 1
+    assert title in printed
+    assert "File too large; the result will only be printed." in said_before[0]
+    assert re.search(r"error: cannot write run/\S+\.json: File too large", shown)
+    assert everything_in(folder) == before
+    assert answer(module.main, ["run", *options], capsys)[1].startswith(printed)
+    assert everything_in(folder) != before
+
+
+@fault("Run folder", "`plot` on a full disk", "refused before anything is read")
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(capsys):
+    with full_disk():
+        code, _, shown = answer(plot.main, ["nowhere", "--output", "curve.png"], capsys)
+    assert (code, shown) == (2, "error: cannot write 'curve.png': File too large.\n")
+
+
+def test_a_result_that_cannot_be_printed_costs_one_sentence(run):
+    command = f"{sys.executable} -m metarl.train --list >/dev/full"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "error: cannot print the result: [Errno 28] No space left on device.\n"
+
+
+def test_training_into_a_disk_that_is_full_at_the_end_exits_with_1(folder, capsys, monkeypatch):
+    disk = Disk()
+    during_training(monkeypatch, {1: disk.fill})
+    try:
+        code, printed, shown = answer(train_main, TRAIN, capsys)
+    finally:
+        disk.free()
+    assert (code, printed) == (1, "")
+    assert shown.endswith(
+        "error: cannot write into run: File too large; what was done after iteration 0 is not saved.\n"
+    )
+
+
+def test_a_run_that_was_stopped_before_its_settings_were_stored_is_begun_again(folder, capsys, run):
+    (folder / "run").mkdir()
+    code, _, shown = answer(train_main, ["--run-dir", "run", "--resume"], capsys)
+    assert (code, shown) == (2, "error: run holds no settings yet: the run was stopped too early. Start it again.\n")
+    assert answer(train_main, [*TRAIN, "--resume"], capsys)[0] == 0
+    assert_same_run("run", run)
+
+
+def test_taking_over_is_not_stored_for_the_next_resumption(folder, capsys, run):
+    shutil.copytree(run, folder / "run")
+    lock = {"host": "elsewhere", "namespace": "", "process": 7, "started": "", "run": ""}
+    RunFolder(folder / "run").lock.write_text(json.dumps(lock))
+    line = ["--run-dir", "run", "--resume", "--iterations", "3"]
+    code, _, shown = answer(train_main, line, capsys)
+    assert code == 2
+    assert "take the folder over with take_over (--take-over)" in shown
+    assert answer(train_main, [*line, "--take-over"], capsys)[0] == 0
+    RunFolder(folder / "run").lock.write_text(json.dumps(lock))
+    assert answer(train_main, ["--run-dir", "run", "--resume", "--iterations", "4"], capsys)[0] == 2
+
+
+def test_the_closing_line_counts_meta_steps_that_were_not_accepted(capsys, monkeypatch):
+    step = TRPO.step
+
+    def reject(self, state, *rest):
+        _, report = step(self, state, *rest)
+        return state, dataclasses.replace(report, outcome="rejected")
+
+    monkeypatch.setattr(TRPO, "step", reject)
+    _, printed, _ = answer(train_main, TRAIN, capsys)
+    assert printed == (
+        "done; 2 of 2 meta-steps in progress.csv were not accepted (2 rejected): try more data for each step "
+        "(meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or normalise_observations; "
+        "next: python -m metarl.evaluate run\n"
+    )

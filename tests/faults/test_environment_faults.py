@@ -54,10 +54,11 @@ def test_a_bad_number_stops_the_run(name, tmp_path):
 
 @fault(WHERE, "the same with `--on-bad-episode drop`", "the episode is left out and counted in `dropped_episodes`")
 def test_dropped_episodes_are_left_out_and_counted(tmp_path):
-    metarl.train(rare(tmp_path, "nan observation", on_bad_episode="drop"))
+    run = metarl.train(rare(tmp_path, "nan observation", on_bad_episode="drop"))
     dropped = [int(row["dropped_episodes"]) for row in numbers(tmp_path)]
     assert len(dropped) == 40
     assert 0 < sum(dropped) < 20
+    assert f"{sum(dropped)} episodes were dropped" in run.remarks()
     assert all(row["outcome"] != "non-finite" for row in numbers(tmp_path))
     assert np.isfinite(final_parameters(tmp_path)).all()
 
@@ -77,6 +78,14 @@ def test_too_many_dropped_episodes_stop_the_run(tmp_path):
 def test_a_task_without_episodes_stops_the_run(tmp_path):
     with pytest.raises(UserError, match="no episode of a task is left: the observation"):
         metarl.train(seldom(tmp_path, on_bad_episode="drop"))
+
+
+def test_a_run_that_stopped_goes_on_with_drop(tmp_path):
+    with pytest.raises(UserError):
+        metarl.train(rare(tmp_path, "nan observation"))
+    run = metarl.train(rare(tmp_path, "nan observation", on_bad_episode="drop", resume=True))
+    assert len(numbers(tmp_path)) == 40
+    assert "dropped" in run.remarks()[-1]
 
 
 def test_a_run_that_drops_nothing_is_bit_for_bit_the_one_that_would_stop(tmp_path):

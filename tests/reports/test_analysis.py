@@ -15,6 +15,7 @@ from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.agents.anil import PartialAdaptation
 from metarl.commands import analyze as command
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
@@ -768,7 +769,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert "is not the folder of a run" in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+def test_an_output_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="choose --output"):
+    with pytest.raises(NotWritten, match=r"choose another output \(--output\)"):
         analysed(tmp_path / "run", {**SMALL, "output": tmp_path / "file" / "folder"})

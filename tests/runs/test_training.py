@@ -188,7 +188,7 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
 def test_every_checkpoint_is_kept_on_request(tmp_path):
     train(tiny(tmp_path / "run", iterations=5, checkpoint_every=2, keep_checkpoints=True))
     kept = {path.stem for path in RunFolder(tmp_path / "run").checkpoint("last").parent.iterdir()}
-    assert kept == {"last", "best", "iteration0", "iteration2", "iteration4"}
+    assert kept == {"last", "previous", "best", "iteration0", "iteration2", "iteration4"}
     train(tiny(tmp_path / "two", iterations=2))
     np.testing.assert_array_equal(final_parameters(tmp_path / "run", "iteration2"), final_parameters(tmp_path / "two"))
 
@@ -250,6 +250,7 @@ def test_resuming_from_a_damaged_checkpoint_is_refused_and_overwrites_nothing(tm
     train(tiny(tmp_path))
     path = RunFolder(tmp_path).checkpoint("last")
     path.write_bytes(path.read_bytes()[:100])
+    RunFolder(tmp_path).checkpoint("previous").unlink()
     before = everything_in(tmp_path)
     with pytest.raises(UserError, match="is damaged and cannot be read"):
         train(tiny(tmp_path, iterations=3, resume=True))

@@ -1,0 +1,37 @@
+"""What is said is no reason to stop: closed and full outputs."""
+
+import subprocess
+import sys
+
+import pytest
+from tiny_runs import ROOT
+
+from metarl.common.output import Unbreakable, say
+
+PROGRAM = """
+import os, sys
+from metarl.common.output import close_standard_streams, open_standard_streams, say, say_on_stdout
+open_standard_streams()
+with open(sys.argv[1], "w") as file:
+    assert file.fileno() > 2
+    say("words")
+    say_on_stdout("words")
+    print("result", file=file)
+close_standard_streams()
+"""
+
+
+@pytest.mark.parametrize("outputs", [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", ">/dev/null 2>&-"])
+def test_a_process_goes_on_without_its_outputs_and_prints_into_no_file(tmp_path, outputs):
+    command = f'exec "{sys.executable}" -c "$0" "{tmp_path}/file" {outputs}'
+    assert subprocess.run(["bash", "-c", command, PROGRAM], cwd=ROOT, check=False).returncode == 0
+    assert (tmp_path / "file").read_text() == "result\n"
+
+
+def test_words_are_dropped_where_there_is_no_stderr_or_a_closed_one(monkeypatch, tmp_path):
+    with (tmp_path / "log").open("w") as closed:
+        pass
+    for stream in (None, closed):
+        monkeypatch.setattr(sys, "stderr", stream)
+        say("words")
+        assert Unbreakable().write("words") == 5
