@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import tyro
@@ -14,6 +15,26 @@ import tyro
 from metarl.common.errors import UserError
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
+
+    algo: str | None = None
+    """The run's algorithm."""
+    meta_optimiser: str | None = None
+    """The run's meta-optimiser."""
+    policy_body: str | None = None
+    """The run's policy body."""
+
+
+@dataclass(frozen=True)
+class OwnCodeAndFamily(OwnCode):
+    """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
+
+    env: str | None = None
+    """The run's task family."""
 
 
 def parse(make: Callable[..., Result], **options: Any) -> Result:

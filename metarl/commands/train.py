@@ -19,6 +19,7 @@ from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
+from metarl.config.trust import code_in, code_options
 from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 
@@ -58,8 +59,8 @@ def parse_config(arguments: Sequence[str]) -> Config:
 def _start(arguments: Sequence[str]) -> Config:
     """Returns the configuration that the other options override; its values are the defaults that --help shows."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--env", "--algo", "--preset"):
-        first.add_argument(option)
+    for option in ("--env", "--algo", "--preset", "--policy-body", "--meta-optimiser"):
+        first.add_argument(option, f"--{option[2:].replace('-', '_')}")
     first.add_argument("--attenuate", action="store_true")
     first.add_argument("--seed", type=int, default=0)
     for option in ("--run-dir", "--config"):
@@ -75,11 +76,13 @@ def _start(arguments: Sequence[str]) -> Config:
     if choice.preset and choice.config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
     start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
+    # Naming code here is the user's word that a stored configuration may name it too.
+    trust = code_in(vars(choice)).values()
     if choice.resume:
         folder = dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder
-        return dataclasses.replace(load_config(folder), profile=False)
+        return dataclasses.replace(load_config(folder, trust), profile=False)
     if choice.config:
-        return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False)
+        return dataclasses.replace(read_config(choice.config, trust), **named, run_dir=None, resume=False)
     return start
 
 
@@ -148,13 +151,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(listing())
             return
         config = parse_config(arguments)
+        own = code_options(config.to_dict())
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         try:
             train(config)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume", file=sys.stderr)
+            words = [f"--run-dir {config.folder}", "--resume", *own]
+            print(f"\nstopped; to continue: python -m metarl.train {' '.join(words)}", file=sys.stderr)
             raise
-        print(f"done; next: python -m metarl.evaluate {config.folder}")
+        print(f"done; next: python -m metarl.evaluate {' '.join([str(config.folder), *own])}")
 
     return run_command(command)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from metarl.common.errors import UserError, nearest
-from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Share, hints
+from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Share, convert, hints
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.own import own_row, own_title
 
@@ -267,6 +267,7 @@ def get_algorithm(name: str) -> Algorithm:
     Raises:
         UserError: If there is no such algorithm; the message suggests the nearest names.
     """
+    name = convert("algo", name, str)
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if ":" in name:
@@ -290,7 +291,8 @@ def stored_trainer(config: Mapping[str, Any]) -> str:
 def _trainer_title(config: Mapping[str, Any]) -> str:
     if stored_trainer(config) == "ppo":
         return "PPO"
-    return META_OPTIMISERS[config.get("meta_optimiser") or "trpo"].title
+    optimiser = str(config.get("meta_optimiser") or "trpo")
+    return META_OPTIMISERS[optimiser].title if optimiser in META_OPTIMISERS else own_title(optimiser)
 
 
 def run_title(config: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Range:
             return f"at least {self.least}"
         return None if value <= self.most else f"at most {self.most}"
 
+
+Part = TypeVar("Part")
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
@@ -132,6 +134,14 @@ def _in_range(name: str, value: Any, about: tuple[Any, ...]) -> Any:
         if wanted is not None:
             raise UserError(f"{name} must be {wanted}, got {value}.")
     return value
+
+
+def expect(name: str, value: Any, kind: type[Part]) -> Part:
+    """Returns the value; raises UserError unless it is an object of this class."""
+    if isinstance(value, kind):
+        return value
+    where = kind.__module__.partition(".")[0]
+    raise UserError(f"{name} must be a {where}.{kind.__name__}, got {shown(value)}.")
 
 
 def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
+from metarl.config.checked import convert, expect
 from metarl.config.measuring import AnalysisConfig
+from metarl.config.trust import Trust
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import make_runner
@@ -51,7 +53,7 @@ GAMMAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 _Projection = Callable[[Floats], tuple[Floats, Floats | None]]
 
 
-def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analysis:
+def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Trust = False) -> Analysis:
     """Analyses a run on held-out tasks and writes ``analysis.json``; `metarl.reports.analysis_figures.draw` draws it.
 
     The inner loop has as many steps as in training. Tasks and random streams are those of an evaluation with the same
@@ -61,6 +63,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
     Args:
         run_dir: The run's folder.
         config: Settings of the analysis; by default `AnalysisConfig` ().
+        trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
     Returns:
         The analysis, as written.
@@ -69,9 +72,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
         UserError: If the run or its checkpoint cannot be used, if t-SNE is chosen and scikit-learn is not installed, if
             the oracle's return does not exceed that of standing still, or if the file cannot be written.
     """
-    run_dir, config = Path(run_dir), config or AnalysisConfig()
-    config = replace(config, output=config.folder(run_dir))
-    agent = load(run_dir, config.checkpoint)
+    folder: Path = convert("run_dir", run_dir, Path)
+    config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
+    config = replace(config, output=config.folder(folder))
+    agent = load(folder, config.checkpoint, trust)
     project = _projection(config)
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
@@ -107,7 +111,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
             env_steps=loops.env_steps,
             **{**vars(inspection), "left_out": left_out},
         )
-    path = config.folder(run_dir) / ANALYSIS_FILE
+    path = config.folder(folder) / ANALYSIS_FILE
     try:
         write_json(path, result)
     except OSError as error:

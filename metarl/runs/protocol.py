@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,11 @@ from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
-from metarl.common.strict_json import write_json
+from metarl.common.strict_json import read_json, write_json
+from metarl.config.checked import expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
+from metarl.config.trust import Trust
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
@@ -36,7 +38,7 @@ from metarl.store.provenance import provenance
 _GROUP = 40
 
 
-def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
+def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust: Trust = False) -> Evaluation:
     """Evaluates a run on held-out tasks and writes ``evaluation.json`` into its folder.
 
     The file of the best checkpoint is ``evaluation-best.json``, that of another family ``evaluation-ENV.json``, see
@@ -49,6 +51,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     Args:
         run_dir: The run's folder.
         config: Settings of the evaluation; by default `EvaluationConfig` ().
+        trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
     Returns:
         The evaluation, as written.
@@ -56,9 +59,11 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     Raises:
         UserError: If the run, its checkpoint or the tasks cannot be used, or the file cannot be written.
     """
-    run_dir, config = Path(run_dir), config or EvaluationConfig()
+    config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
     device = resolve_device(config.device)
-    agent = load(run_dir, config.checkpoint)
+    agent = load(run_dir, config.checkpoint, trust)
+    if config.env == agent.config.env:
+        config = replace(config, env=None)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     tasks = _tasks(family, config)
     rule = _partial(agent.rule, config)
@@ -103,7 +108,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
     )
-    path = RunFolder(run_dir).evaluation(config)
+    path = RunFolder(agent.config.folder).evaluation(config)
     try:
         write_json(path, result)
     except OSError as error:
@@ -141,10 +146,10 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     if config.task_file is None:
         return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     try:
-        tasks = np.asarray(json.loads(config.task_file.read_text())["tasks"], dtype=family.task_space.dtype)
-    except OSError as error:
-        raise UserError(f"cannot read {config.task_file}: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+        tasks = np.asarray(read_json(config.task_file)["tasks"], dtype=family.task_space.dtype)
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        if isinstance(error.__cause__, OSError):  # The file cannot be read at all.
+            raise
         example = json.dumps({"tasks": family.sample_tasks(2, np.random.default_rng(0)).tolist()})
         raise UserError(
             f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."

@@ -13,9 +13,12 @@ import torch
 from gymnasium.spaces import utils
 from torch import Tensor
 
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
+from metarl.config.checked import convert
 from metarl.config.config import Config
+from metarl.config.measuring import Checkpoint
+from metarl.config.trust import Trust
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.inner.loop import adapt
@@ -253,21 +256,21 @@ class _OneEnvironment(EpisodeBatch):
         """Does nothing: the caller closes the environment."""
 
 
-def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
+def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = False) -> Agent:
     """Loads a trained agent.
+
+    A run's folder holds data. It may name a task family, a rule, a meta-optimiser or a policy body from outside metarl;
+    these are imported only if you trust them. Those that this process has imported or registered already are trusted.
 
     Args:
         run_dir: The run's folder.
         checkpoint: ``last``, or ``best`` on the validation tasks.
+        trust: True to import whatever the run names, or the names ("package.module:name") that may be imported.
 
     Raises:
-        UserError: If the folder holds no run, or the checkpoint is missing, damaged or from another run.
+        UserError: If the folder holds no run, the checkpoint is missing, damaged or from another run, or the run names
+            code that is not trusted.
     """
-    run_dir = Path(run_dir)
-    if checkpoint not in ("last", "best"):
-        raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
-    config = load_config(run_dir)
-    return Agent(config, load_checkpoint(config, checkpoint).learner.meta)
-
-
-_CHECKPOINTS = ("last", "best")
+    which = convert("checkpoint", checkpoint, Checkpoint)
+    config = load_config(convert("run_dir", run_dir, Path), trust)
+    return Agent(config, load_checkpoint(config, which).learner.meta)

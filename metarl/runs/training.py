@@ -21,6 +21,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
+from metarl.config.trust import code_in
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
@@ -99,7 +100,8 @@ def train(config: Config) -> FinishedRun:
 
 
 def _check_same_run(config: Config) -> None:
-    before, now = (c.to_dict() for c in (load_config(config.folder), config))
+    now = config.to_dict()
+    before = load_config(config.folder, trust=code_in(now).values()).to_dict()
     changed = [name for name in now if name not in _CHANGEABLE and now[name] != before[name]]
     if changed:
         name = changed[0]

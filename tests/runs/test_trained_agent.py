@@ -255,7 +255,7 @@ def test_a_folder_that_is_no_run_is_told(run, tmp_path):
         metarl.load(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"is not the folder of a run: it holds no config.json"):
         metarl.load(tmp_path)
-    with pytest.raises(UserError, match=r"checkpoint must be 'last' or 'best', got 'lst'. Did you mean 'last'"):
+    with pytest.raises(UserError, match=r"checkpoint must be one of last, best; got 'lst'. Did you mean 'last'"):
         metarl.load(run, "lst")
 
 
