@@ -85,11 +85,16 @@ def read_values(path: Path) -> dict[str, Any]:
     """
     values = read_json(path)
     try:
-        for name in _KINDS.keys() & values.keys():
-            convert(name, values[name], _KINDS[name])
+        check_values(values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return values
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raises UserError if one of the settings that are read without being resolved has another type."""
+    for name in _KINDS.keys() & values.keys():
+        convert(name, values[name], _KINDS[name])
 
 
 def read_config(path: Path, trust: Trust = False) -> Config:

@@ -14,6 +14,7 @@ from metarl.common.strict_json import plain
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
 from metarl.envs.family import Measure
+from metarl.store.config_file import check_values
 
 Floats = NDArray[np.float64]
 
@@ -108,6 +109,9 @@ class Evaluation:
         names = [field.name for field in fields(Evaluation) if field.name in content]
         evaluation = Evaluation(**{name: _read(name, content[name], kinds[name]) for name in names})
         evaluation._check_shapes()
+        if "algo" not in evaluation.config:
+            raise UserError("its 'config' has no 'algo'.")
+        check_values(evaluation.config)
         return evaluation
 
     def _check_shapes(self) -> None:
@@ -118,8 +122,9 @@ class Evaluation:
             numbers = getattr(self, name)
             if numbers is not None and numbers.shape != self.returns.shape[1:]:
                 raise UserError(f"{name!r} must have a number for each column of 'returns'.")
-        if self.references.random_initialisation.ndim != 1 or not self.references.random_initialisation.size:
-            raise UserError("'references' must have 'random_initialisation', a list of numbers.")
+        random = self.references.random_initialisation
+        if random.ndim != 1 or len(random) < len(self.mean):
+            raise UserError("'random_initialisation' must have a number for each column of 'returns'.")
         if self.task_names is not None and len(self.task_names) != len(self.tasks):
             raise UserError("'task_names' must have a name for each of 'tasks'.")
 
