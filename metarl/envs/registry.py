@@ -38,6 +38,10 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
     Raises:
         UserError: If the name is taken.
     """
+    if not callable(family) and not (isinstance(family, str) and ":" in family):
+        raise UserError(f"register takes {_EXPECTED}, a function, or the text package.module:Class, got {family!r}.")
+    if not isinstance(name, str | None):
+        raise UserError(f"the name of a task family must be a text, got {name!r}.")
     if name is None:
         own = family.rpartition(":")[2] if isinstance(family, str) else getattr(family, "__name__", "")
         name = str(getattr(family, "name", own))

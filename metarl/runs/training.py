@@ -20,6 +20,7 @@ from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
+from metarl.config.checked import expect
 from metarl.config.config import Config
 from metarl.config.trust import code_in
 from metarl.inner.runner import Runner, make_runner
@@ -74,7 +75,7 @@ def train(config: Config) -> FinishedRun:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
             something that the configuration names does not exist. Nothing is overwritten.
     """
-    settings = config.resolve()
+    settings = expect("config", config, Config).resolve()
     run, folder = settings.run, settings.folder
     device = resolve_device(run.device)
     if run.resume:
