@@ -122,7 +122,7 @@ def test_adapt_says_what_is_wrong(agent, arguments, message):
     ("arguments", "message"),
     [
         (["abc"], "observation must be an element of Box("),
-        ([None], "observation must have shape (2,), got ()."),
+        ([None], "observation must have shape (2,), got (1,)."),
         ([[0.0, float("nan")]], "observation must be finite numbers, got [0.0, nan]."),
         ([[0.0] * 3], "observation must have shape (2,), got (3,)."),
         ([[0.0, 0.0], "no"], "deterministic must be True or False, got 'no'."),

@@ -13,8 +13,14 @@ from typing import Any, TypeVar
 import tyro
 
 from metarl.common.errors import UserError
+from metarl.common.memory import lacks_memory
 
 Result = TypeVar("Result")
+
+_NO_MEMORY = (
+    "there is not enough memory: lower the number of tasks (meta_batch_size, tasks), of their rollouts or examples "
+    "(rollouts_per_task, rollouts, horizon, shots, queries), or hidden_sizes"
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,11 @@ def run_command(command: Callable[[], None]) -> int:
         # The interpreter flushes stdout again at exit; point it at /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        print(f"error: {_NO_MEMORY} ({' '.join(str(error).split())})", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

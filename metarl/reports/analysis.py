@@ -38,6 +38,7 @@ from metarl.reports.measures import (
     principal_components,
 )
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, GammaSweep, Gap, Inspection, Projected
+from metarl.runs.build import require_room
 from metarl.runs.protocol import standing_still
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.checkpoints import load_checkpoint
@@ -77,6 +78,8 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     config = replace(config, output=config.folder(folder))
     agent = load(folder, config.checkpoint, trust)
     project = _projection(config)
+    measured = agent.settings.measured_on(config.rollouts)
+    require_room(measured, agent.rule.policy, max(config.tasks, config.embedding_tasks), "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)

@@ -17,6 +17,7 @@ from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
+from metarl.common.memory import require_memory
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -28,7 +29,7 @@ from metarl.config.trust import Trust
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
-from metarl.runs.build import family_of
+from metarl.runs.build import family_of, require_room
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
@@ -65,6 +66,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     if config.env == agent.config.env:
         config = replace(config, env=None)
     family = agent.family if config.env is None else _other_family(agent, config.env)
+    require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
     rule = _partial(agent.rule, config)
     if config.adapted_layers and not rule.adapted:
@@ -74,8 +76,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     for name in ("shots", "queries"):
         if isinstance(family, TaskFamily) and getattr(config, name) is not None:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
+    settings = agent.settings.measured_on(size, config.shots)
+    require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
     with Workers(config.threads) as workers:
-        settings = agent.settings.measured_on(size, config.shots)
         protocol = _Protocol(settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)

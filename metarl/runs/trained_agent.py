@@ -14,6 +14,7 @@ from gymnasium.spaces import utils
 from torch import Tensor
 
 from metarl.common.errors import UserError, shown
+from metarl.common.memory import require_memory
 from metarl.common.streams import Purpose, stream
 from metarl.config.checked import Count, Range, Seed, convert, expect
 from metarl.config.config import Config
@@ -177,6 +178,8 @@ class Agent:
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
         horizon = convert("horizon", horizon, Count | None) or settings.horizon
         mode = self._checked_mode(mode)
+        rows = num_rollouts * horizon
+        require_memory("the rollouts", rows * self.rule.policy.observation_size, "num_rollouts or horizon")
         action_map = ActionMap(env.action_space, settings.action_scale)
         sampler = Sampler(_OneEnvironment(env, horizon), self.rule.policy, action_map, 1, horizon)
         no_task = np.zeros((1, 0))

@@ -227,7 +227,7 @@ BAD_TRAINING = {
     "--meta-batch-size 0": "meta_batch_size must be at least 1, got 0.",
     "--rollouts-per-task -1": "rollouts_per_task must be at least 1, got -1.",
     "--horizon 0": "horizon must be at least 1, got 0.",
-    "--hidden-sizes 16 -16": "hidden_sizes must be positive, got (16, -16).",
+    "--hidden-sizes 16 -16": "hidden_sizes[1] must be at least 1, got -16.",
     "--inner-lr 0": "inner_lr must be greater than 0, got 0.0.",
     "--trpo.max-kl -1": "trpo.max_kl must be greater than 0, got -1.0.",
     "--seed -1": "seed must be at least 0, got -1.",
