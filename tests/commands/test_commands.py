@@ -229,6 +229,8 @@ BAD_TRAINING = {
     "--horizon 0": "horizon must be at least 1, got 0.",
     "--hidden-sizes 16 -16": "hidden_sizes[1] must be at least 1, got -16.",
     "--inner-lr 0": "inner_lr must be greater than 0, got 0.0.",
+    "--trpo.max-kl nan": "trpo.max_kl must be a finite number, got nan.",
+    "--output-gain 1e300": "output_gain must be at most 1000000000000, got 1e+300.",
     "--trpo.max-kl -1": "trpo.max_kl must be greater than 0, got -1.0.",
     "--seed -1": "seed must be at least 0, got -1.",
     "--device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
