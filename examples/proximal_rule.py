@@ -8,6 +8,7 @@ distance from the initialisation. With strength 0 this is MAML.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import metarl
 
@@ -21,11 +22,8 @@ class ProximalMAML(metarl.Adaptation):
 
         prefix = "rule."
 
-        strength: float = 1.0
+        strength: Annotated[float, metarl.Range(least=0)] = 1.0
         """Weight of half the squared distance from the initialisation."""
-
-        def check(self):
-            self.at_least(0, "strength")
 
     def __init__(self, policy, inner, settings):
         super().__init__(policy, num_meta=policy.layout.size)

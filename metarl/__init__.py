@@ -20,6 +20,7 @@ from metarl.config.algorithms import (
     MuMoMAMLConfig,
 )
 from metarl.config.checked import Checked as RuleSettings
+from metarl.config.checked import Range
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, ProMPConfig, TRPOConfig
@@ -62,6 +63,7 @@ __all__ = [
     "MAMLppConfig",
     "MuMoMAMLConfig",
     "ProMPConfig",
+    "Range",
     "RuleSettings",
     "Stage",
     "StageKind",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from metarl.agents import build_rule
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import get_algorithm
-from metarl.config.checked import Checked, partial
+from metarl.config.checked import Checked, Seed, convert, partial
 from metarl.config.settings import InnerSettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
@@ -61,10 +61,13 @@ def check_rule(
     Raises:
         UserError: If there is a problem; the message lists every problem with its remedy.
     """
+    if not isinstance(rule, str | type):
+        raise UserError(f"rule must be a rule's class, its name, or package.module:Rule, got {shown(rule)}.")
     name = rule if isinstance(rule, str) else importable_name(rule)
+    seed = convert("seed", seed, Seed)
     kind = get_algorithm(name).settings
     if kind is not None and not isinstance(settings, kind):
-        settings = kind(**partial("settings", settings or {}, kind))
+        settings = kind(**partial("settings", {} if settings is None else settings, kind))
     trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
     checks = (
         trial.settings,

@@ -8,22 +8,24 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, print_table, run_command, show
+from metarl.commands.cli import OwnCodeAndFamily, parse, print_table, run_command, show
 from metarl.common.errors import UserError
 from metarl.config.measuring import AnalysisConfig
+from metarl.config.trust import code_in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
 
     def command() -> None:
-        run, config = parse(_options, prog="python -m metarl.analyze", args=arguments)
+        run, config, own = parse(_options, prog="python -m metarl.analyze", args=arguments)
         # After parsing, so that --help answers at once.
         from metarl.reports.analysis import ANALYSIS_FILE, analyze
         from metarl.reports.analysis_figures import draw
         from metarl.reports.tables import analysis_table
 
-        result = print_table(lambda: analyze(run, config), analysis_table)
+        trust = code_in(vars(own)).values()
+        result = print_table(lambda: analyze(run, config, trust), analysis_table)
         figures = draw(result, config.folder(run))
         show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
 
@@ -35,7 +37,8 @@ def _options(
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
     ],
     config: Annotated[AnalysisConfig, tyro.conf.OmitArgPrefixes] = AnalysisConfig(),  # noqa: B008
-) -> tuple[Path, AnalysisConfig]:
+    own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily(),  # noqa: B008
+) -> tuple[Path, AnalysisConfig, OwnCodeAndFamily]:
     """Shows what a trained agent learned; writes analysis.json and figures into the run's folder or --output.
 
     It measures the degree of conflict between the tasks' meta-gradients in each layer, attenuation, smoothness of the
@@ -45,7 +48,8 @@ def _options(
     Args:
         run: The run's folder.
         config: Settings of the analysis.
+        own: Code from outside metarl that the run names, as package.module:name; imported only if you name it here.
     """
     if len(run) != 1:
         raise UserError(f"analyze looks at one run at a time, got {len(run)} run folders: give one.")
-    return run[0], config
+    return run[0], config, own

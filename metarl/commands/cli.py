@@ -6,15 +6,42 @@ import io
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import tyro
 
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten
+from metarl.common.memory import lacks_memory
 from metarl.common.output import close_standard_streams, open_standard_streams, say
 
 Result = TypeVar("Result")
+
+_NO_MEMORY = (
+    "there is not enough memory: lower the number of tasks (meta_batch_size, tasks), of their rollouts or examples "
+    "(rollouts_per_task, rollouts, horizon, shots, queries), or hidden_sizes"
+)
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
+
+    algo: str | None = None
+    """The run's algorithm."""
+    meta_optimiser: str | None = None
+    """The run's meta-optimiser."""
+    policy_body: str | None = None
+    """The run's policy body."""
+
+
+@dataclass(frozen=True)
+class OwnCodeAndFamily(OwnCode):
+    """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
+
+    env: str | None = None
+    """The run's task family."""
 
 
 class Unprintable(Exception):
@@ -102,6 +129,11 @@ def run_command(command: Callable[[], None]) -> int:
             return 141
         say(f"error: cannot print the result: {error.__cause__}.")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not lacks_memory(error):
+            raise
+        say(f"error: {_NO_MEMORY} ({' '.join(str(error).split())})")
+        return 2
     except KeyboardInterrupt:
         say("interrupted")
         return 130

@@ -8,20 +8,22 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, print_table, run_command
+from metarl.commands.cli import OwnCode, parse, print_table, run_command
 from metarl.config.measuring import EvaluationConfig
+from metarl.config.trust import code_in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
 
     def command() -> None:
-        run, config = parse(_options, prog="python -m metarl.evaluate", args=arguments)
+        run, config, own = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
         from metarl.reports.tables import evaluation_table
         from metarl.runs.protocol import evaluate
 
-        print_table(lambda: evaluate(run, config), evaluation_table)
+        trust = code_in({**vars(own), "env": config.env}).values()
+        print_table(lambda: evaluate(run, config, trust), evaluation_table)
 
     return run_command(command)
 
@@ -29,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(
     run: Annotated[Path, tyro.conf.Positional],
     config: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
-) -> tuple[Path, EvaluationConfig]:
+    own: Annotated[OwnCode, tyro.conf.OmitArgPrefixes] = OwnCode(),  # noqa: B008
+) -> tuple[Path, EvaluationConfig, OwnCode]:
     """Evaluates a trained agent on held-out tasks and writes evaluation.json into its run folder.
 
     A family with finitely many tasks has none to hold out: it is evaluated on all of them.
@@ -37,5 +40,6 @@ def _options(
     Args:
         run: The run's folder.
         config: Settings of the evaluation.
+        own: Code from outside metarl that the run names, as package.module:name; imported only if you name it here.
     """
-    return run, config
+    return run, config, own

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.cli import parse, run_command, show
+from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show
 from metarl.config.measuring import Checkpoint
+from metarl.config.trust import code_in
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PlotOptions:
     (without runs that were not trained); or the input of the functions that one supervised run fits."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
+    own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # After parsing, so that --help answers at once.
         from metarl.reports.curves import plot_runs
 
-        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint)))
+        trust = code_in(vars(options.own)).values()
+        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint, trust)))
 
     return run_command(command)

@@ -20,6 +20,7 @@ from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
+from metarl.config.trust import code_in, code_options
 from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 from metarl.store.folder import RunFolder
@@ -60,8 +61,8 @@ def parse_config(arguments: Sequence[str]) -> Config:
 def _start(arguments: Sequence[str]) -> Config:
     """Returns the configuration that the other options override; its values are the defaults that --help shows."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--env", "--algo", "--preset"):
-        first.add_argument(option)
+    for option in ("--env", "--algo", "--preset", "--policy-body", "--meta-optimiser"):
+        first.add_argument(option, f"--{option[2:].replace('-', '_')}")
     first.add_argument("--attenuate", action="store_true")
     first.add_argument("--seed", type=int, default=0)
     for option in ("--run-dir", "--config"):
@@ -77,14 +78,17 @@ def _start(arguments: Sequence[str]) -> Config:
     if choice.preset and choice.config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
     start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
+    # Naming code here is the user's word that a stored configuration may name it too.
+    trust = code_in(vars(choice)).values()
     if choice.resume:
         folder = RunFolder(dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder)
         if folder.config.is_file() or not folder.is_empty():
-            return dataclasses.replace(load_config(folder.path), profile=False, take_over=False)
+            return dataclasses.replace(load_config(folder.path, trust), profile=False, take_over=False)
         if choice.run_dir and not (named or choice.preset or choice.config):
             raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     if choice.config:
-        return dataclasses.replace(read_config(choice.config), **named, run_dir=None, resume=False, take_over=False)
+        stored = read_config(choice.config, trust)
+        return dataclasses.replace(stored, **named, run_dir=None, resume=False, take_over=False)
     return start
 
 
@@ -153,13 +157,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(listing())
             return
         config = parse_config(arguments)
+        own = code_options(config.to_dict())
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         try:
             run = train(config)
         except (KeyboardInterrupt, SystemExit):
-            say(f"\nstopped; to continue: python -m metarl.train --run-dir {config.folder} --resume")
+            words = [f"--run-dir {config.folder}", "--resume", *own]
+            say(f"\nstopped; to continue: python -m metarl.train {' '.join(words)}")
             raise
-        say_on_stdout("; ".join(["done", *run.remarks(), f"next: python -m metarl.evaluate {config.folder}"]))
+        follows = f"next: python -m metarl.evaluate {' '.join([str(config.folder), *own])}"
+        say_on_stdout("; ".join(["done", *run.remarks(), follows]))
 
     return run_command(command)

@@ -12,6 +12,8 @@ from metarl.common.errors import UserError, nearest
 
 # Links at the root of a checkout; imports through them would load every module twice.
 _ROOT_LINKS = ("envs", "agents")
+# What `import_named` has imported, with the name of the setting that it was for.
+_imported: set[tuple[str, str]] = set()
 
 
 def import_named(spec: str, what: str) -> Any:
@@ -41,9 +43,16 @@ def import_named(spec: str, what: str) -> Any:
             ) from None
         raise UserError(f"importing {module_name!r} failed with {type(error).__name__}: {error}.") from error
     try:
-        return reduce(getattr, attribute.split("."), module)
+        found = reduce(getattr, attribute.split("."), module)
     except AttributeError:
         raise UserError(f"module {module_name!r} has no {attribute!r}.{nearest(attribute, vars(module))}") from None
+    _imported.add((spec, what))
+    return found
+
+
+def was_imported(spec: str, what: str) -> bool:
+    """Whether this process has imported ``spec`` before as the setting ``what``; then its code has run already."""
+    return (spec, what) in _imported
 
 
 def refuse_root_link(spec: str) -> None:

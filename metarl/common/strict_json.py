@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from metarl.common.errors import UserError
 from metarl.common.files import replacing
+
+_DEEPEST = 50  # levels
 
 
 def plain(value: Any) -> Any:
@@ -42,6 +45,37 @@ def plain(value: Any) -> Any:
 def one_line(value: Any) -> str:
     """A value that `plain` accepts as a line of JSON with sorted keys; equal values give equal lines."""
     return json.dumps(plain(value), sort_keys=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file that holds a JSON object. NaN and infinity are read too, because older versions wrote them.
+
+    Raises:
+        UserError: If the file cannot be read, or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        _check_readable(content, _DEEPEST)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+    except RecursionError:
+        raise UserError(f"{path} is damaged: its values are nested too deeply.") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}.")
+    return content
+
+
+def _check_readable(value: Any, levels: int) -> None:
+    """Raises RecursionError for deeper levels than these, and ValueError for a text that no file can hold."""
+    if levels == 0:
+        raise RecursionError
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, list | dict):
+        for part in value if isinstance(value, list) else (*value, *value.values()):
+            _check_readable(part, levels - 1)
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

@@ -5,13 +5,12 @@ A new rule needs one file in metarl/agents and one row here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from metarl.common.errors import UserError, nearest
-from metarl.config.checked import Checked, hints
+from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Share, convert, hints
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.own import own_row, own_title
 
@@ -34,25 +33,25 @@ class L2FConfig(Checked):
     """What the attenuator sees of a task: each layer's mean gradient (mean, as published); also the logarithm of each
     layer's root mean square gradient and the mean return (moments, which needs NORMALISE_EMBEDDING); or, instead of
     gradients, a learned GRU's embedding of trajectories, as MuMoMAML's (gru)."""
-    trajectories: int = 1
+    trajectories: Count = 1
     """Trajectories of each task that the GRU reads, out of those collected before attenuation."""
     embedding_gradient: Literal["stop", "through"] = "stop"
     """Treat the embedding as a constant of the meta-gradient (as the authors' code does), or differentiate through it
     (their algorithm 1, read literally)."""
     normalise_embedding: bool = False
     """Standardise the embedding by running statistics before the attenuator sees it."""
-    initial_gamma: float = 0.5
+    initial_gamma: Annotated[float, Range()] = 0.5
     """Initial attenuation factor, approximately; 0.5 is the published sigmoid(0)."""
     attenuate_log_std: bool = False
     """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
-    start_kl: float = 0.0
+    start_kl: NotNegative = 0.0
     """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
 
     def check(self) -> None:
-        self.require("start_kl", lambda value: 0 <= value < math.inf, "be at least 0")
-        if self.transform == "sigmoid":
-            self.require("initial_gamma", lambda value: 0 < value < 1, "lie between 0 and 1")
-        self.at_least(1, "trajectories")
+        if self.transform == "sigmoid" and not 0 < self.initial_gamma < 1:
+            raise UserError(
+                f"l2f.initial_gamma must lie between 0 and 1 with l2f.transform sigmoid, got {self.initial_gamma}."
+            )
         if self.conditioning == "constant" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
         if self.conditioning == "constant" and self.embedding == "gru":
@@ -85,19 +84,15 @@ class MAMLppConfig(Checked):
 
     prefix = "mamlpp."
 
-    multi_step_iterations: int = 30
+    multi_step_iterations: Natural = 30
     """Meta-iterations with the multi-step loss, in which the policy after every inner step counts, with query rollouts
     of its own (NUM_INNER_STEPS 2 or more). All steps start with equal weights; those of the early steps then fall
     linearly, and afterwards the last step counts alone."""
-    first_order_iterations: int = 30
+    first_order_iterations: Natural = 30
     """Meta-iterations before second derivatives are used."""
-    early_weight_floor: float = 0.03
+    early_weight_floor: Share = 0.03
     """Least weight of an early step while the multi-step loss lasts, as a share of its first weight; 0.03 acts only
     with more than 33 MULTI_STEP_ITERATIONS."""
-
-    def check(self) -> None:
-        self.at_least(0, "multi_step_iterations first_order_iterations")
-        self.require("early_weight_floor", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -109,24 +104,18 @@ class MuMoMAMLConfig(Checked):
     modulation: Literal["film", "sigmoid", "softmax"] = "film"
     """Effect of the embedding on hidden units: scale and shift (film), gate each unit (sigmoid), or attend over the
     units of a layer (softmax)."""
-    embedding_size: int = 8
+    embedding_size: Count = 8
     """Size of the task's embedding, and of the hidden layer of each modulation network."""
-    trajectories: int = 1
+    trajectories: Count = 1
     """Trajectories of each task that the embedding is computed from, collected with the unadapted policy."""
-
-    def check(self) -> None:
-        self.at_least(1, "embedding_size trajectories")
 
 
 @dataclass(frozen=True)
 class ContextConfig(Checked):
     """Context vector (Finn et al. 2017, appendix C.2)."""
 
-    context_size: int = 10
+    context_size: Count = 10
     """context: length of the context vector."""
-
-    def check(self) -> None:
-        self.at_least(1, "context_size")
 
 
 @dataclass(frozen=True)
@@ -135,14 +124,10 @@ class CAVIAConfig(Checked):
 
     prefix = "cavia."
 
-    context_size: int = 5
+    context_size: Count = 5
     """Length of the context vector."""
-    step_size: float = 1.0
+    step_size: Positive = 1.0
     """Step size of the context vector, instead of INNER_LR, which then only serves the evaluation's reference."""
-
-    def check(self) -> None:
-        self.at_least(1, "context_size")
-        self.positive("step_size")
 
 
 @dataclass(frozen=True)
@@ -282,6 +267,7 @@ def get_algorithm(name: str) -> Algorithm:
     Raises:
         UserError: If there is no such algorithm; the message suggests the nearest names.
     """
+    name = convert("algo", name, str)
     if name in ALGORITHMS:
         return ALGORITHMS[name]
     if ":" in name:
@@ -305,7 +291,8 @@ def stored_trainer(config: Mapping[str, Any]) -> str:
 def _trainer_title(config: Mapping[str, Any]) -> str:
     if stored_trainer(config) == "ppo":
         return "PPO"
-    return META_OPTIMISERS[config.get("meta_optimiser") or "trpo"].title
+    optimiser = str(config.get("meta_optimiser") or "trpo")
+    return META_OPTIMISERS[optimiser].title if optimiser in META_OPTIMISERS else own_title(optimiser)
 
 
 def run_title(config: Mapping[str, Any]) -> str:

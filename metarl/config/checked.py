@@ -10,16 +10,57 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError, nearest, shown
+
+
+@dataclass(frozen=True)
+class Range:
+    """The range of a number, beside its type: ``Annotated[float, Range(above=0)]``. NaN is outside every range.
+
+    Attributes:
+        least: Smallest value.
+        most: Largest value. By default, numbers of this size still fit into what computes with them.
+        above: If given, the value must be greater.
+        below: If given, the value must be less.
+    """
+
+    least: float = -(10**12)
+    most: float = 10**12
+    above: float | None = None
+    below: float | None = None
+
+    def wanted(self, value: float) -> str | None:
+        """What a value outside the range must be instead, such as "at least 0"; None for a value in the range."""
+        if self.above is not None and not value > self.above:
+            return f"greater than {self.above}"
+        if self.below is not None and not value < self.below:
+            return f"less than {self.below}"
+        if not value >= self.least:
+            return f"at least {self.least}"
+        return None if value <= self.most else f"at most {self.most}"
+
+
+Part = TypeVar("Part")
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Seed = Annotated[int, Range(0, 2**63 - 1)]
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
+Share = Annotated[float, Range(0, 1)]
+Fraction = Annotated[float, Range(above=0, most=1)]
+"""A share that is not 0."""
 
 
 @dataclass(frozen=True)
 class Checked:
     """Base of settings, which are frozen dataclasses: converts their values and refuses impossible ones.
+
+    The range of a number stands beside its type, see `Range`.
 
     Attributes:
         prefix: Prefix of the names in messages if the settings are part of others, such as ``trpo.``.
@@ -33,34 +74,14 @@ class Checked:
         self.check()
 
     def check(self) -> None:
-        """Raises UserError if a value or a combination of values is impossible."""
-
-    def require(self, names: str, holds: Callable[[Any], bool], wanted: str) -> None:
-        """Raises UserError unless ``holds`` is true for every setting in ``names``.
-
-        Args:
-            names: Names of settings, separated by blanks.
-            holds: Whether a value is possible; must be false for NaN.
-            wanted: The part of the message after "must".
-        """
-        for name in names.split():
-            if not holds(getattr(self, name)):
-                raise UserError(f"{self.prefix}{name} must {wanted}, got {getattr(self, name)}.")
-
-    def at_least(self, least: int, names: str) -> None:
-        """Raises UserError unless every setting in ``names`` is at least ``least``."""
-        self.require(names, lambda value: value >= least, f"be at least {least}")
-
-    def positive(self, names: str) -> None:
-        """Raises UserError unless every setting in ``names`` is a positive number."""
-        self.require(names, lambda value: 0 < value < math.inf, "be a positive number")
+        """Raises UserError if a combination of values is impossible."""
 
 
-_type_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
+_type_hints: Callable[[Any], dict[str, Any]] = cache(lambda settings: get_type_hints(settings, include_extras=True))
 
 
 def hints(settings: Any) -> dict[str, Any]:
-    """The type of each field of a dataclass, by name."""
+    """The type of each field of a dataclass, with its range, by name."""
     kinds = _type_hints(settings)
     return {part.name: kinds[part.name] for part in dataclasses.fields(settings)}
 
@@ -81,13 +102,15 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         UserError: If the value cannot be converted.
     """
     origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _in_range(name, convert(name, value, arguments[0]), arguments[1:])
     if origin in (Union, UnionType):
         return _convert_to_one_of(name, value, arguments)
     value = _plain_scalar(value)
     if origin is Literal:
-        if value in arguments and isinstance(value, str):
+        if isinstance(value, str) and value in arguments:
             return value
-        raise UserError(f"{name} must be one of {', '.join(arguments)}; got {value!r}.{nearest(str(value), arguments)}")
+        raise UserError(f"{name} must be one of {', '.join(arguments)}; got {shown(value)}.{nearest(value, arguments)}")
     if origin is tuple:
         return _convert_to_tuple(name, value, arguments[0])
     if origin in (dict, Mapping):
@@ -100,8 +123,25 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         taken = take(value)
         if taken is not None:
             return taken
-        raise UserError(f"{name} must be {wanted}, got {value!r}.")
+        raise UserError(f"{name} must be {wanted}, got {shown(value)}.")
     return value
+
+
+def _in_range(name: str, value: Any, about: tuple[Any, ...]) -> Any:
+    """Returns the value; raises UserError if it is outside a `Range` among what its annotation holds."""
+    for part in about:
+        wanted = part.wanted(value) if isinstance(part, Range) else None
+        if wanted is not None:
+            raise UserError(f"{name} must be {wanted}, got {value}.")
+    return value
+
+
+def expect(name: str, value: Any, kind: type[Part]) -> Part:
+    """Returns the value; raises UserError unless it is an object of this class."""
+    if isinstance(value, kind):
+        return value
+    where = kind.__module__.partition(".")[0]
+    raise UserError(f"{name} must be a {where}.{kind.__name__}, got {shown(value)}.")
 
 
 def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
@@ -111,11 +151,11 @@ def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
         UserError: If ``values`` is not a mapping, or names an unknown field.
     """
     if not isinstance(values, Mapping):
-        raise UserError(f"{name} must be {kind.__name__} or a dictionary of its settings, got {values!r}.")
+        raise UserError(f"{name} must be {kind.__name__} or a dictionary of its settings, got {shown(values)}.")
     kinds = hints(kind)
     for key in values:
         if key not in kinds:
-            raise UserError(f"{name} has no setting {key!r}.{nearest(str(key), kinds)} It has: {', '.join(kinds)}.")
+            raise UserError(f"{name} has no setting {key!r}.{nearest(key, kinds)} It has: {', '.join(kinds)}.")
     return {key: convert(f"{name}.{key}", value, kinds[key]) for key, value in values.items()}
 
 
@@ -131,13 +171,13 @@ def _convert_to_one_of(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
 
 def _convert_to_tuple(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
     if isinstance(value, str) or not hasattr(value, "__iter__") or isinstance(value, Mapping):
-        raise UserError(f"{name} must be a list or tuple, got {value!r}.")
+        raise UserError(f"{name} must be a list or tuple, got {shown(value)}.")
     return tuple(convert(f"{name}[{index}]", part, kind) for index, part in enumerate(value))
 
 
 def _convert_to_mapping(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{name} must be a dictionary with names as its keys, got {value!r}.")
+        raise UserError(f"{name} must be a dictionary with names as its keys, got {shown(value)}.")
     return {key: _as_json(f"{name}[{key!r}]", part) for key, part in value.items()}
 
 
@@ -149,9 +189,11 @@ def _as_json(name: str, value: Any) -> Any:
         return [_as_json(name, part) for part in value]
     if isinstance(value, Mapping):
         return _convert_to_mapping(name, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be a finite number, got {value}.")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UserError(f"{name} must be a number, a text, or a list or dictionary of them, got {value!r}.")
+    raise UserError(f"{name} must be a number, a text, or a list or dictionary of them, got {shown(value)}.")
 
 
 def _plain_scalar(value: Any) -> Any:
@@ -169,13 +211,33 @@ def _whole(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+_LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes
+
+
+def _path(value: Any) -> Path | None:
+    if not isinstance(value, str | os.PathLike):
+        return None
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        return None
+    long = len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME
+    return None if long or b"\0" in encoded else Path(os.fsdecode(encoded))
 
 
 _SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     bool: ("True or False", lambda value: value if isinstance(value, bool) else None),
     int: ("a whole number", _whole),
-    float: ("a number", _number),
+    float: ("a finite number", _number),
     str: ("a text", lambda value: value if isinstance(value, str) else None),
-    Path: ("a path", lambda value: Path(value) if isinstance(value, str | os.PathLike) else None),
+    Path: (f"a path (names of at most {_LONGEST_NAME} bytes, together at most {_LONGEST_PATH})", _path),
 }

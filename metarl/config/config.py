@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError, nearest, shown
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import (
     BaselineConfig,
@@ -156,6 +156,8 @@ class Config:
         Raises:
             UserError: If a setting is unknown or impossible.
         """
+        if not isinstance(values, Mapping):
+            raise UserError(f"a configuration must be a dictionary of settings, got {shown(values)}.")
         names = [part.name for part in dataclasses.fields(Config)]
         for name in values:
             if name not in names:

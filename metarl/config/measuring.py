@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from metarl.common.errors import UserError
-from metarl.config.checked import Checked
+from metarl.config.checked import Checked, Count, Range, Seed
+from metarl.config.settings import Steps, Threads
 
 Checkpoint = Literal["last", "best"]
+# A degree of conflict needs two gradients.
+_AtLeastTwo = Annotated[int, Range(2)]
 
 
 @dataclass(frozen=True)
 class EvaluationConfig(Checked):
     """Settings of an evaluation."""
 
-    tasks: int = 40
+    tasks: Count = 40
     """Held-out tasks, drawn with SEED; a family with finitely many tasks repeats each equally often."""
     task_file: Path | None = None
     """JSON file with tasks to use instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
     evaluation.json of another run works too."""
     env: str | None = None
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
-    evaluation-ENV.json."""
-    rollouts: int = 20
+    evaluation-ENV.json. The run's own family, as package.module:Family, is imported only if you name it here."""
+    rollouts: Count = 20
     """Episodes of each task at each gradient step. mumomaml reads the task from, and measures the return before
     adaptation on, as many as its own setting says."""
-    shots: int | None = None
+    shots: Count | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
-    queries: int | None = None
+    queries: Count | None = None
     """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
     and in few-shot classification as in training."""
-    gradient_steps: int = 4
+    gradient_steps: Steps = 4
     """Gradient steps; as many as in training use the training step size, later ones half of it."""
-    seed: int = 10_000
+    seed: Seed = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()
     """Adapt only these tensors of the policy, such as weight3 bias3 log_std, and freeze the others; all if empty.
@@ -44,51 +46,41 @@ class EvaluationConfig(Checked):
     """Which checkpoint: the last, or the best on the validation tasks, which writes evaluation-best.json."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for adaptation."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads; 0 for one per core. The results do not depend on it."""
-
-    def check(self) -> None:
-        self.at_least(1, "tasks rollouts")
-        for name in ("shots", "queries"):
-            if getattr(self, name) is not None:
-                self.at_least(1, name)
-        self.at_least(0, "gradient_steps seed threads")
 
 
 @dataclass(frozen=True)
 class AnalysisConfig(Checked):
     """Settings of an analysis."""
 
-    tasks: int = 20
+    tasks: _AtLeastTwo = 20
     """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many tasks repeats them."""
-    rollouts: int = 20
+    rollouts: _AtLeastTwo = 20
     """Episodes of each task before and after adaptation."""
-    seed: int = 10_000
+    seed: Seed = 10_000
     """Seed of tasks and episodes."""
     checkpoint: Checkpoint = "last"
     """Which checkpoint: the last, or the best on the validation tasks. The checkpoints that the run kept during
     training are analysed too, to show its course."""
-    embedding_tasks: int = 200
+    embedding_tasks: _AtLeastTwo = 200
     """Number of tasks whose embeddings are shown."""
     projection: Literal["pca", "tsne"] = "pca"
     """Projection of embeddings to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
     gamma_sweep: bool = False
     """Attenuate the initialisation by hand, each layer and the whole network by factors from 0 to 1.2, before the inner
     loop: what attenuation could gain without training. Takes the environment steps of about 65 inner loops."""
-    oracle_return: float | None = None
+    oracle_return: Annotated[float, Range()] | None = None
     """Return of an oracle on the same family; the gain of the best gammas is then also reported as a share of the gap
     from standing still to it."""
     output: Path | None = None
     """Folder for analysis.json and the figures; by default RUN/analysis."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads; 0 for one per core."""
 
     def check(self) -> None:
-        self.at_least(2, "tasks rollouts embedding_tasks")  # A degree of conflict needs two gradients.
-        self.at_least(0, "seed threads")
         if self.oracle_return is not None and not self.gamma_sweep:
             raise UserError("oracle_return is used by gamma_sweep alone; choose gamma_sweep too, or leave it out.")
-        self.require("oracle_return", lambda value: value is None or math.isfinite(value), "be a finite number")
 
     def folder(self, run: Path) -> Path:
         """Folder for the analysis of the run in folder ``run``."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from metarl.common.errors import UserError, nearest
-from metarl.config.checked import Checked
+from metarl.config.checked import Checked, Count, Fraction, NotNegative, Positive, Range
 from metarl.config.own import own_row, own_title
 
 
@@ -15,27 +16,20 @@ class TRPOConfig(Checked):
 
     prefix = "trpo."
 
-    max_kl: float = 0.01
+    max_kl: Positive = 0.01
     """Trust region: largest mean KL divergence of the adapted policies, nats per step."""
-    cg_iterations: int = 10
+    cg_iterations: Count = 10
     """Conjugate-gradient iterations."""
-    cg_damping: float = 1e-5
+    cg_damping: NotNegative = 1e-5
     """Number added to the diagonal of the Fisher matrix."""
-    backtrack_ratio: float = 0.8
+    backtrack_ratio: Annotated[float, Range(above=0, below=1)] = 0.8
     """Factor on the step length from one line-search trial to the next."""
-    max_backtracks: int = 15
+    max_backtracks: Count = 15
     """Line-search trials before the step is rejected."""
-    fisher_fraction: float = 1.0
+    fisher_fraction: Fraction = 1.0
     """Fraction of the query steps, chosen at random, for products with the Fisher matrix (1: all, exact)."""
-    hessian_fraction: float = 1.0
+    hessian_fraction: Fraction = 1.0
     """Fraction of the support steps, those of largest |advantage|, for the inner loss's Hessian (1: all, exact)."""
-
-    def check(self) -> None:
-        self.positive("max_kl")
-        self.at_least(0, "cg_damping")
-        self.at_least(1, "cg_iterations max_backtracks")
-        self.require("backtrack_ratio", lambda value: 0 < value < 1, "lie between 0 and 1")
-        self.require("fisher_fraction hessian_fraction", lambda value: 0 < value <= 1, "lie in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -44,19 +38,14 @@ class ProMPConfig(Checked):
 
     prefix = "promp."
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Adam's step size."""
-    epochs: int = 5
+    epochs: Count = 5
     """Gradient steps on the same rollouts."""
-    clip: float = 0.3
+    clip: Positive = 0.3
     """Likelihood ratios of the adapted policies are clipped to 1 +- this."""
-    kl_penalty: float = 5e-4
+    kl_penalty: NotNegative = 5e-4
     """Weight of the mean KL divergence of the policies that collected the support rollouts."""
-
-    def check(self) -> None:
-        self.positive("lr clip")
-        self.at_least(1, "epochs")
-        self.at_least(0, "kl_penalty")
 
 
 @dataclass(frozen=True)
@@ -65,11 +54,8 @@ class AdamConfig(Checked):
 
     prefix = "adam."
 
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Adam's step size."""
-
-    def check(self) -> None:
-        self.positive("lr")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.errors import UserError, nearest
+from metarl.config.checked import convert
 from metarl.config.config import Config
 
 
@@ -172,6 +173,6 @@ def preset(name: str) -> Config:
     Raises:
         UserError: If there is no such preset; the message suggests the nearest names.
     """
-    if name not in PRESETS:
+    if convert("name", name, str) not in PRESETS:
         raise UserError(f"unknown preset {name!r}.{nearest(name, PRESETS)} There are: {', '.join(PRESETS)}.")
     return Config(**PRESETS[name].settings)

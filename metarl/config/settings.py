@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from metarl.config.checked import Checked
+from metarl.common.errors import UserError
+from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Seed, Share
+
+Threads = Annotated[int, Range(0, 1024)]
+Steps = Annotated[int, Range(0, 10_000)]
+# A standard deviation whose square is still a number of single precision.
+Deviation = Annotated[float, Range(1e-12, 10**12)]
 
 
 @dataclass(frozen=True)
@@ -37,123 +43,101 @@ class RunSettings(Checked):
     """Continue the run in RUN_DIR from its last checkpoint."""
     take_over: bool = False
     """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all random numbers."""
-    iterations: int = 100
+    iterations: Natural = 100
     """Total meta-iterations, including those before a resume; 0 for random and standstill."""
-    log_every: int = 1
+    log_every: Count = 1
     """Meta-iterations between rows of progress.csv."""
-    validate_every: int = 10
+    validate_every: Natural = 10
     """Meta-iterations between evaluations on validation tasks; 0 for none."""
-    validation_tasks: int = 20
+    validation_tasks: Count = 20
     """Validation tasks; a family with finitely many tasks uses all of them."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Meta-iterations between checkpoints."""
     keep_checkpoints: bool = False
     """Keep every checkpoint, as checkpoints/iterationN, to analyse the course of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device for adaptation and meta-step; auto takes a GPU if there is one."""
-    threads: int = 0
+    threads: Threads = 0
     """Threads for rollouts and meta-step; 0 for one per core. The results do not depend on it."""
     profile: bool = False
     """Measure where the time goes: print a table of the phases at the end, and write the trace of one iteration into
     RUN_DIR (for Perfetto or TensorBoard)."""
 
     def check(self) -> None:
-        self.at_least(0, "seed iterations validate_every threads")
-        self.at_least(1, "validation_tasks checkpoint_every log_every")
-        if self.profile:
-            self.require("iterations", lambda value: value >= 1, "be at least 1 with profile, to measure one")
+        if self.profile and self.iterations < 1:
+            raise UserError(f"iterations must be at least 1 with profile, to measure one, got {self.iterations}.")
 
 
 @dataclass(frozen=True)
 class RolloutSettings(Checked):
     """Episodes and advantages."""
 
-    rollouts_per_task: int = 20
+    rollouts_per_task: Count = 20
     """Episodes collected with each task's policy, before and after adaptation."""
-    horizon: int = 200
+    horizon: Count = 200
     """Maximum length of an episode, in environment steps."""
-    action_scale: float = 1.0
+    action_scale: Positive = 1.0
     """Half-widths of the action space that correspond to a policy output of 1 (clipped to the bounds)."""
-    discount: float = 0.99
+    discount: Share = 0.99
     """Discount of one step."""
-    gae_lambda: float = 1.0
+    gae_lambda: Share = 1.0
     """Generalised advantage estimation: 1 for returns minus baseline, 0 for one-step differences."""
     on_bad_episode: Literal["stop", "drop"] = "stop"
     """If an environment returns a number that is not finite: stop the run, or leave the episode out; more than a tenth
     of an iteration's episodes stop it."""
-    step_timeout: float = 0.0
+    step_timeout: NotNegative = 0.0
     """Seconds after which an environment that has not returned from a step or reset ends the run; 0 for never."""
-
-    def check(self) -> None:
-        self.at_least(1, "rollouts_per_task horizon")
-        self.at_least(0, "step_timeout")
-        self.positive("action_scale")
-        self.require("discount gae_lambda", lambda value: 0 <= value <= 1, "lie between 0 and 1")
 
 
 @dataclass(frozen=True)
 class ExampleSettings(Checked):
     """Examples of supervised tasks."""
 
-    shots: int = 5
+    shots: Count = 5
     """Examples of each task that the inner loop adapts to; in few-shot classification, of each class."""
-    queries: int = 10
+    queries: Count = 10
     """Further examples of each task that the meta-objective measures; in few-shot classification, of each class."""
-
-    def check(self) -> None:
-        self.at_least(1, "shots queries")
 
 
 @dataclass(frozen=True)
 class PolicySettings(Checked):
     """The policy's network and its exploration."""
 
-    hidden_sizes: tuple[int, ...] = (100, 100)
+    hidden_sizes: tuple[Count, ...] = (100, 100)
     """Width of each hidden layer of the policy."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation of the hidden layers."""
-    output_gain: float = 1.0
+    output_gain: NotNegative = 1.0
     """Factor on the last layer's initial weights."""
-    initial_std: float = 1.0
+    initial_std: Deviation = 1.0
     """Initial standard deviation of exploration, in units of the action space's half-width times ACTION_SCALE."""
-    min_std: float = 1e-6
+    min_std: Deviation = 1e-6
     """Floor of the standard deviation."""
     normalise_observations: bool = False
     """Shift and scale observations by their running mean and standard deviation over training."""
     policy_body: str | None = None
     """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
 
-    def check(self) -> None:
-        self.positive("initial_std min_std")
-        self.require("hidden_sizes", lambda sizes: all(size >= 1 for size in sizes), "be positive")
-
 
 @dataclass(frozen=True)
 class InnerSettings(Checked):
     """The inner loop, for every adaptation rule."""
 
-    num_inner_steps: int = 1
+    num_inner_steps: Steps = 1
     """Policy-gradient steps of the inner loop."""
-    inner_lr: float = 0.1
+    inner_lr: Positive = 0.1
     """Step size of the inner loop. Learned step sizes start from it."""
     inner_loss: Literal["ratio", "score", "dice"] = "ratio"
     """Inner loss: likelihood ratio (LVC), the plain score function, or DiCE."""
-
-    def check(self) -> None:
-        self.at_least(0, "num_inner_steps")
-        self.positive("inner_lr")
 
 
 @dataclass(frozen=True)
 class MetaSettings(Checked):
     """The meta-iteration."""
 
-    meta_batch_size: int = 40
+    meta_batch_size: Count = 40
     """Tasks in a meta-iteration."""
     meta_optimiser: str = "trpo"
     """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp), or, for supervised families, adam."""
-
-    def check(self) -> None:
-        self.at_least(1, "meta_batch_size")

@@ -38,12 +38,24 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
     Raises:
         UserError: If the name is taken.
     """
+    if not callable(family) and not (isinstance(family, str) and ":" in family):
+        raise UserError(f"register takes {_EXPECTED}, a function, or the text package.module:Class, got {family!r}.")
+    if not isinstance(name, str | None):
+        raise UserError(f"the name of a task family must be a text, got {name!r}.")
     if name is None:
         own = family.rpartition(":")[2] if isinstance(family, str) else getattr(family, "__name__", "")
         name = str(getattr(family, "name", own))
     if name in _registered:
         raise UserError(f"a task family named {name!r} is registered already; register yours under another name.")
     _registered[name] = _Entry(family, summary, kwargs)
+
+
+def is_registered(name: str) -> bool:
+    """Whether a family is registered under this name, or made by what this text "package.module:Class" names."""
+    if name in _registered:
+        return True
+    factories = [entry.factory for entry in _registered.values()]
+    return any(name == (made if isinstance(made, str) else _spec(made)) for made in factories)
 
 
 def family_names() -> list[str]:
@@ -104,11 +116,15 @@ def family_spec(family: FamilyLike) -> FamilySpec:
 
 def _name_of(family: type[Family]) -> str:
     """The name under which the class is registered without arguments, else "package.module:Class"."""
-    spec = f"{family.__module__}:{family.__qualname__}"
+    spec = _spec(family)
     for name, entry in _registered.items():
         if (entry.factory is family or entry.factory == spec) and not entry.kwargs:
             return name
     return importable_name(family)
+
+
+def _spec(factory: Factory) -> str:
+    return f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', '')}"
 
 
 def _summary(entry: _Entry) -> str:
@@ -154,7 +170,7 @@ def _make(name: str, factory: Factory, kwargs: dict[str, Any]) -> Family:
 
 def _import_factory(spec: str) -> Factory:
     """Imports "package.module:Class"; raises UserError if it does not exist or cannot make a family."""
-    factory: Factory = import_named(spec, "a task family")
+    factory: Factory = import_named(spec, "env")
     if isinstance(factory, type) and not issubclass(factory, Family):
         raise UserError(f"{spec} is not a task family; it must be {_EXPECTED}.")
     if not callable(factory):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.config.optimisers import AdamConfig
@@ -62,6 +63,9 @@ def adam_of(state: LearnerState, lr: float) -> tuple[Tensor, torch.optim.Adam]:
     parameter = state.meta.detach().clone().requires_grad_()
     adam = torch.optim.Adam([parameter], lr=lr, foreach=False)
     if state.memory:
+        shapes = {name: value.shape for name, value in state.memory.items()}
+        if shapes != {"step": torch.Size(()), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}:
+            raise UserError("the checkpoint does not hold what Adam remembers; train again.")
         adam.state[parameter] = _copies(state.memory, parameter.device)
     return parameter, adam
 

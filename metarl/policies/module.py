@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.common.errors import UserError
+from metarl.common.global_seed import globally_seeded
 from metarl.common.lazy import lazy
 from metarl.data import Samples
 from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
@@ -34,9 +35,12 @@ class ModulePolicy(DifferentiablePolicy):
         initial_std: Gaussian only: initial standard deviation.
         min_std: Gaussian only: floor of the standard deviation.
 
+    Buffers, and parameters with ``requires_grad=False``, are constants: they are neither adapted nor stored, so
+    ``make_body`` must give them the same values each time.
+
     Raises:
         UserError: If the module is not a function of parameters and observation alone: if it has recurrent layers,
-            buffers (batch normalisation) or dropout.
+            batch normalisation, dropout, or buffers that change or are drawn at random.
     """
 
     def __init__(
@@ -49,18 +53,22 @@ class ModulePolicy(DifferentiablePolicy):
     ) -> None:
         self._make_body = make_body
         self._module = self._build(observation_size, distribution.num_outputs)
-        self._names = [name for name, _ in self._module.named_parameters()]
-        shapes = [(name, tuple(parameter.shape)) for name, parameter in self._module.named_parameters()]
+        self._constants = _constants(self._module)
+        trained = _trained(self._module)
+        self._names = list(trained)
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in trained.items()]
         super().__init__(observation_size, distribution, shapes, initial_std, min_std)
         # functional_call swaps parameters in and out of the module, so every thread needs its own copy.
         self._copies = threading.local()
 
     def _build(self, inputs: int, outputs: int) -> nn.Module:
-        module = self._make_body(inputs, outputs)
+        with globally_seeded(0, 0):
+            module = self._make_body(inputs, outputs)
         if not isinstance(module, nn.Module):
             raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
         # Check before the call below, because a recurrent layer returns a tuple.
         _require_stateless(module)
+        before = {name: value.clone() for name, value in _constants(module).items()}
         with torch.no_grad():
             values = module(torch.zeros(3, inputs))
         got = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
@@ -68,7 +76,23 @@ class ModulePolicy(DifferentiablePolicy):
             raise UserError(
                 f"the policy body must map observations (3, {inputs}) to outputs (3, {outputs}), got {got}."
             )
+        if not _trained(module):
+            raise UserError("a policy body needs parameters to train, and none of its parameters requires a gradient.")
+        if changed := _different(before, _constants(module)):
+            raise UserError(f"a policy body's buffers must not change, and its forward pass changes {changed}.")
+        if before:
+            self._check_same_again(before, inputs, outputs)
         return module
+
+    def _check_same_again(self, constants: Mapping[str, Tensor], inputs: int, outputs: int) -> None:
+        """Raises UserError if another module has other constants than these."""
+        with globally_seeded(1, 1):
+            again = self._make_body(inputs, outputs)
+        if changed := _different(constants, _constants(again)):
+            raise UserError(
+                f"a policy body's buffers and frozen parameters must be the same whenever it is made, and {changed} "
+                "is not; make it from constants, or train it (requires_grad=True)."
+            )
 
     def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
         """Returns the outputs of all submodules without children, and the network's output."""
@@ -84,7 +108,7 @@ class ModulePolicy(DifferentiablePolicy):
                 part.register_forward_hook(partial(keep, name))
         views = self.layout.views(parameters[None])[: len(self._names)]
         tensors = {name: view[0] for name, view in zip(self._names, views, strict=True)}
-        output = torch.func.functional_call(module, tensors, (observations,))
+        output = torch.func.functional_call(module, {**self._constants_like(parameters), **tensors}, (observations,))
         # If the last submodule returns the network's output, list it only once.
         if values and torch.equal(values[last := next(reversed(values))], output):
             del values[last]
@@ -99,23 +123,30 @@ class ModulePolicy(DifferentiablePolicy):
         ]
 
     def initial_body(self, generator: np.random.Generator) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(generator.integers(2**63)))
+        seed = int(generator.integers(2**63))
+        with globally_seeded(seed, seed % 2**32):
             module = self._make_body(self.observation_size, self.distribution.num_outputs)
-        return torch.cat([parameter.detach().float().flatten() for parameter in module.parameters()])
+        return torch.cat([parameter.detach().float().flatten() for parameter in _trained(module).values()])
 
     def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:
         def single(tensors: dict[str, Tensor], rows: Tensor) -> Tensor:
-            return torch.func.functional_call(module, tensors, (rows,))
+            return torch.func.functional_call(module, {**constants, **tensors}, (rows,))
 
         if not hasattr(self._copies, "module"):
             self._copies.module = copy.deepcopy(self._module)
-        module = self._copies.module
+        module, constants = self._copies.module, self._constants_like(parameters)
         views = self.layout.views(parameters)[: len(self._names)]
         # One task at a time is as fast for images, needs less memory, and gives bits that other tasks do not change.
         one_by_one = observations.device.type == "cpu" and observations[0].numel() >= _MANY_NUMBERS
         run = torch.func.vmap(single, chunk_size=1 if one_by_one else None)
         return run(dict(zip(self._names, views, strict=True)), observations)
+
+    def _constants_like(self, parameters: Tensor) -> dict[str, Tensor]:
+        """The module's constants on the device, and in the precision, of some parameters."""
+        return {
+            name: value.to(parameters) if value.is_floating_point() else value.to(parameters.device)
+            for name, value in self._constants.items()
+        }
 
     def inner_gradient(
         self, parameters: Tensor, samples: Samples, loss: InnerLoss, adapted: Collection[str] | None = None
@@ -201,6 +232,21 @@ def _require_stateless(module: nn.Module) -> None:
             raise UserError(f"recurrent policy bodies are not supported: {kind}{where}; use a feed-forward module.")
         if isinstance(part, nn.modules.dropout._DropoutNd):
             raise UserError(f"a policy body must be deterministic: {kind}{where} is not; remove it.")
-        # Batch normalisation without running statistics has no buffers, but it still mixes the rows.
-        if isinstance(part, nn.modules.batchnorm._BatchNorm) or next(part.buffers(recurse=False), None) is not None:
-            raise UserError(f"policy bodies with buffers are not supported: {kind}{where}; use LayerNorm instead.")
+        # Without running statistics it has no buffers, but it still mixes the rows.
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            raise UserError(f"policy bodies with batch normalisation are not supported: {kind}{where}; use LayerNorm.")
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _constants(module: nn.Module) -> dict[str, Tensor]:
+    """Buffers and frozen parameters."""
+    frozen = {name: value.detach() for name, value in module.named_parameters() if not value.requires_grad}
+    return {**dict(module.named_buffers()), **frozen}
+
+
+def _different(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str | None:
+    """The first of these tensors that is another one afterwards."""
+    return next((n for n, value in before.items() if n not in after or not torch.equal(value, after[n])), None)

@@ -24,7 +24,9 @@ from metarl.common.output import Unbreakable
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
+from metarl.config.checked import convert, expect
 from metarl.config.measuring import AnalysisConfig
+from metarl.config.trust import Trust
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import make_runner
@@ -39,6 +41,7 @@ from metarl.reports.measures import (
     principal_components,
 )
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, GammaSweep, Gap, Inspection, Projected
+from metarl.runs.build import require_room
 from metarl.runs.protocol import standing_still
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.checkpoints import load_checkpoint
@@ -54,7 +57,7 @@ GAMMAS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2)
 _Projection = Callable[[Floats], tuple[Floats, Floats | None]]
 
 
-def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analysis:
+def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Trust = False) -> Analysis:
     """Analyses a run on held-out tasks and writes ``analysis.json``; `metarl.reports.analysis_figures.draw` draws it.
 
     The inner loop has as many steps as in training. Tasks and random streams are those of an evaluation with the same
@@ -64,6 +67,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
     Args:
         run_dir: The run's folder.
         config: Settings of the analysis; by default `AnalysisConfig` ().
+        trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
     Returns:
         The analysis, as written.
@@ -74,12 +78,15 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None) -> Analys
         NotWritten: If the file cannot be written; its ``result`` is the analysis. A folder that cannot be written is
             said on stderr at once.
     """
-    run_dir, config = Path(run_dir), config or AnalysisConfig()
-    config = replace(config, output=config.folder(run_dir))
-    agent = load(run_dir, config.checkpoint)
+    folder: Path = convert("run_dir", run_dir, Path)
+    config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
+    config = replace(config, output=config.folder(folder))
+    agent = load(folder, config.checkpoint, trust)
     project = _projection(config)
-    path = config.folder(run_dir) / ANALYSIS_FILE
+    path = config.folder(folder) / ANALYSIS_FILE
     warn_if_unwritable(path)
+    measured = agent.settings.measured_on(config.rollouts)
+    require_room(measured, agent.rule.policy, max(config.tasks, config.embedding_tasks), "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)

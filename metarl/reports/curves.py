@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from metarl.common.errors import UserError
 from metarl.common.files import reason, replacing, unwritable
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
+from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
+from metarl.config.trust import Trust
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
@@ -70,6 +72,7 @@ def plot_runs(
     output: str | Path,
     x: Axis = "gradient-step",
     checkpoint: Checkpoint = "last",
+    trust: Trust = False,
 ) -> Path:
     """Draws the figure of some runs into a file.
 
@@ -83,6 +86,8 @@ def plot_runs(
             ``iteration``, environment steps or iterations of meta-training, which leave out runs that were not trained
             and say so; or ``input``, for one supervised run: the functions that it fits to held-out tasks.
         checkpoint: The checkpoint whose evaluation is drawn against gradient steps: ``last`` or ``best``.
+        trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. Only ``input``
+            needs it; elsewhere labels then leave out what a family of your own has as its default.
 
     Returns:
         Path of the picture.
@@ -91,32 +96,30 @@ def plot_runs(
         UserError: If a folder is no run or holds nothing to draw, if the runs do not fit together, or if the picture's
             suffix is not supported, or if it cannot be written, which is tried first.
     """
-    output = Path(output)
-    if output.suffix.lower() not in SUFFIXES:
-        raise UserError(f"cannot write '{output}': the picture's name must end in {', '.join(SUFFIXES)}.")
-    for name, value, choices in (("x", x, get_args(Axis)), ("checkpoint", checkpoint, get_args(Checkpoint))):
-        if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}; got {value!r}.")
-    if why := unwritable(output):
-        raise UserError(f"cannot write '{output}': {why}.")
-    folders = [runs] if isinstance(runs, str | Path) else list(runs)
+    picture: Path = convert("output", output, Path)
+    x, checkpoint = convert("x", x, Axis), convert("checkpoint", checkpoint, Checkpoint)
+    if picture.suffix.lower() not in SUFFIXES:
+        raise UserError(f"cannot write '{picture}': the picture's name must end in {', '.join(SUFFIXES)}.")
+    if why := unwritable(picture):
+        raise UserError(f"cannot write '{picture}': {why}.")
+    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     if x == "input":
         if len(folders) != 1:
             raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
-        figure = draw_functions(load(folders[0], checkpoint))
+        figure = draw_functions(load(folders[0], checkpoint, trust))
     else:
-        stored = [read_run(folder, checkpoint) for folder in folders]
+        stored = [read_run(folder, checkpoint, trust) for folder in folders]
         if x == "gradient-step":
             figure = draw_gradient_steps(group_runs(stored))
         else:
             figure = draw_training(group_runs(_with_progress(stored, x)), x)
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(output) as file:
-            figure.savefig(file, dpi=200, format=output.suffix.lower()[1:])
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(picture) as file:
+            figure.savefig(file, dpi=200, format=picture.suffix.lower()[1:])
     except OSError as error:
-        raise UserError(f"cannot write '{output}': {reason(error)}.") from error
-    return output
+        raise UserError(f"cannot write '{picture}': {reason(error)}.") from error
+    return picture
 
 
 def draw_gradient_steps(groups: Sequence[Group]) -> Figure:

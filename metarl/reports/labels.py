@@ -10,7 +10,9 @@ from typing import Any
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.config.config import Config, every_setting
+from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.resolved import idle_fields
+from metarl.config.trust import require_trust
 from metarl.store.runs import StoredRun
 
 # Settings that only say where and how a run was computed; runs that differ in nothing else belong to one line.
@@ -110,7 +112,8 @@ def _settings(run: StoredRun) -> dict[str, str]:
 
 def _idle(config: dict[str, Any]) -> list[str]:
     """Names of settings that the algorithm does not use; runs of older versions store them too."""
-    return idle_fields(config) if config["algo"] in ALGORITHMS else []
+    built_in = config["algo"] in ALGORITHMS and (config.get("meta_optimiser") or "trpo") in META_OPTIMISERS
+    return idle_fields(config) if built_in else []
 
 
 def _check_seeds_differ(group: Sequence[StoredRun]) -> None:
@@ -153,8 +156,9 @@ def _usual(values: Sequence[str], default: str) -> str | None:
 
 
 def _defaults(run: StoredRun) -> dict[str, str]:
-    """The defaults of the run's family and algorithm, as text; empty if one of them is not available."""
+    """The defaults of the run's family and algorithm, as text; empty if one of them is not available or trusted."""
     try:
+        require_trust(run.config, run.trust)
         default = Config(env=run.env, algo=run.config["algo"], attenuate=bool(run.config.get("attenuate")))
     except UserError:  # A family from elsewhere, or an algorithm of another version.
         return {}

@@ -6,6 +6,7 @@ from typing import Any
 
 from metarl.agents import build_rule
 from metarl.common.importing import import_named
+from metarl.common.memory import require_memory
 from metarl.config.algorithms import get_algorithm
 from metarl.config.resolved import Settings
 from metarl.config.settings import PolicySettings
@@ -13,7 +14,7 @@ from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, requir
 from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Categorical, Distribution, SquaredError
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
@@ -40,9 +41,29 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     experiment = settings.experiment
     family = family_of(experiment.algo, experiment.env, **experiment.env_kwargs)
     policy = build_policy(family, settings.policy)
+    tasks = max(settings.meta.meta_batch_size, settings.run.validation_tasks if settings.run.validate_every else 0)
+    data = "shots or queries" if settings.examples else "rollouts_per_task or horizon"
+    require_room(settings, policy, tasks, "meta_batch_size or validation_tasks", data)
     normalise = settings.policy.normalise_observations
     rule = build_rule(experiment.algo, policy, settings.inner, settings.own, settings.l2f, family.num_modes, normalise)
     return family, rule
+
+
+def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: str, lower_data: str) -> None:
+    """Raises UserError if the policies or the data of some tasks cannot fit into this machine's memory.
+
+    Args:
+        settings: The run's settings.
+        policy: The policy.
+        tasks: Number of tasks side by side.
+        lower_tasks: The settings that make the tasks fewer.
+        lower_data: The settings that make the data of a task fewer.
+    """
+    rollouts, examples = settings.rollouts, settings.examples
+    rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
+    numbers_in_row = policy.observation_size + 1
+    require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")
+    require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
 
 def build_policy(family: Family, settings: PolicySettings) -> DifferentiablePolicy:

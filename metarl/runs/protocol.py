@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +18,22 @@ from metarl.agents.maml import MAML
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.memory import require_memory
 from metarl.common.output import Unbreakable
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
-from metarl.common.strict_json import plain, write_json
+from metarl.common.strict_json import plain, read_json, write_json
+from metarl.config.checked import expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
+from metarl.config.trust import Trust
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
-from metarl.runs.build import family_of
+from metarl.runs.build import family_of, require_room
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
@@ -40,7 +43,7 @@ from metarl.store.provenance import provenance
 _GROUP = 40
 
 
-def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
+def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust: Trust = False) -> Evaluation:
     """Evaluates a run on held-out tasks and writes ``evaluation.json`` into its folder.
 
     The file of the best checkpoint is ``evaluation-best.json``, that of another family ``evaluation-ENV.json``, see
@@ -53,6 +56,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     Args:
         run_dir: The run's folder.
         config: Settings of the evaluation; by default `EvaluationConfig` ().
+        trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
     Returns:
         The evaluation, as written.
@@ -62,10 +66,13 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
         NotWritten: If the file cannot be written; its ``result`` is the evaluation. A folder that cannot be written is
             said on stderr at once.
     """
-    run_dir, config = Path(run_dir), config or EvaluationConfig()
+    config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
     device = resolve_device(config.device)
-    agent = load(run_dir, config.checkpoint)
+    agent = load(run_dir, config.checkpoint, trust)
+    if config.env == agent.config.env:
+        config = replace(config, env=None)
     family = agent.family if config.env is None else _other_family(agent, config.env)
+    require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
     rule = _partial(agent.rule, config)
     if config.adapted_layers and not rule.adapted:
@@ -75,10 +82,11 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None) -> Eva
     for name in ("shots", "queries"):
         if isinstance(family, TaskFamily) and getattr(config, name) is not None:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
-    path = RunFolder(run_dir).evaluation(config)
+    settings = agent.settings.measured_on(size, config.shots)
+    require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
+    path = RunFolder(agent.config.folder).evaluation(config)
     warn_if_unwritable(path)
     with Workers(config.threads) as workers:
-        settings = agent.settings.measured_on(size, config.shots)
         protocol = _Protocol(settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
@@ -148,12 +156,12 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     if config.task_file is None:
         return family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     try:
-        values = json.loads(config.task_file.read_text())["tasks"]
+        values = read_json(config.task_file)["tasks"]
         if not isinstance(values, list) or not values:
             raise TypeError("tasks must be a list that is not empty")
-    except OSError as error:
-        raise UserError(f"cannot read {config.task_file}: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error.__cause__, OSError):  # The file cannot be read at all.
+            raise
         example = json.dumps({"tasks": plain(family.sample_tasks(2, np.random.default_rng(0)))})
         raise UserError(
             f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError, shown
+from metarl.common.memory import require_memory
 from metarl.common.streams import Purpose, stream
+from metarl.config.checked import Count, Range, Seed, convert, expect
 from metarl.config.config import Config
+from metarl.config.measuring import Checkpoint
+from metarl.config.settings import Steps
+from metarl.config.trust import Trust
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
@@ -67,12 +72,14 @@ class AdaptedPolicy:
             An element of the environment's action space.
 
         Raises:
-            UserError: If the observation does not have the form of the space's elements.
-            ValueError: If ``rng`` is missing.
+            UserError: If the observation does not fit the space or is not finite, or ``rng`` is missing.
         """
-        flat = flatten(self.observation_space, observation, "the observation").astype(np.float32)
-        if not deterministic and rng is None:
-            raise ValueError("predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed)")
+        flat = self._flat(observation)
+        if not convert("deterministic", deterministic, bool) and not isinstance(rng, np.random.Generator):
+            raise UserError(
+                "predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed), got "
+                f"rng={shown(rng)}."
+            )
         parameters = self.parameters[None]
         rows = torch.from_numpy(flat)[None, None]
         outputs = self.policy.outputs(parameters, self.normaliser(rows) if self.normaliser else rows)
@@ -84,6 +91,13 @@ class AdaptedPolicy:
             action = distribution.sample(outputs, self.policy.extra(parameters), noise)
         result: np.ndarray = self.action_map(action[0, 0].numpy())
         return result
+
+    def _flat(self, observation: Any) -> np.ndarray:
+        """An observation of the environment as the policy sees it, float32 [observation]."""
+        flat = flatten(self.observation_space, observation, "the observation").astype(np.float32)
+        if not np.isfinite(flat).all():
+            raise UserError(f"observation must be finite numbers, got {shown(observation)}.")
+        return flat
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,12 @@ class FittedFunction:
 
     @torch.no_grad()
     def predict(self, inputs: Any) -> np.ndarray:
-        """Targets [example, output], or for classes their logits [example, class], at ``inputs`` [example, input]."""
-        rows = torch.from_numpy(np.asarray(inputs, dtype=np.float32))[None]
+        """Targets [example, output], or for classes their logits [example, class], at ``inputs`` [example, input].
+
+        Raises:
+            UserError: If the inputs do not have this shape, or are not finite.
+        """
+        rows = torch.from_numpy(_numbers("inputs", inputs, self.policy.observation_size))[None]
         outputs: np.ndarray = self.policy.outputs(self.parameters[None], rows)[0].numpy()
         return outputs
 
@@ -118,6 +136,8 @@ class Agent:
     """
 
     def __init__(self, config: Config, meta: Tensor) -> None:
+        expect("config", config, Config)
+        expect("meta", meta, Tensor)
         self.config, self.settings, self.meta = config, config.resolve(), meta.cpu()
         self.family, self.rule = build(self.settings)
         if meta.shape != (self.rule.num_meta,):
@@ -152,12 +172,14 @@ class Agent:
         Raises:
             UserError: If the environment does not fit the agent, or a number is out of range.
         """
-        self.check_fits(env.observation_space, env.action_space)
+        self.check_fits(expect("env", env, gymnasium.Env).observation_space, env.action_space)
         settings = self.settings.rollouts
-        num_rollouts = settings.rollouts_per_task if num_rollouts is None else num_rollouts
-        horizon = settings.horizon if horizon is None else horizon
-        if num_steps < 0 or num_rollouts < 1 or horizon < 1:
-            raise UserError("num_steps must be at least 0, num_rollouts and horizon at least 1.")
+        num_steps, seed = convert("num_steps", num_steps, Steps), convert("seed", seed, Seed)
+        num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
+        horizon = convert("horizon", horizon, Count | None) or settings.horizon
+        mode = self._checked_mode(mode)
+        rows = num_rollouts * horizon
+        require_memory("the rollouts", rows * self.rule.policy.observation_size, "num_rollouts or horizon")
         action_map = ActionMap(env.action_space, settings.action_scale)
         family = require_environments(self.family, "adapting in an environment")
         episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
@@ -195,11 +217,21 @@ class Agent:
         family = self.family
         if not isinstance(family, SupervisedFamily):
             raise UserError(f"this agent acts in environments of {family.name}: call adapt(env), not fit.")
-        examples = family.checked(inputs, targets, len(inputs))
+        rows = _numbers("inputs", inputs, family.num_inputs)
+        wanted = _numbers("targets", targets, None if family.classes else family.num_outputs)
+        if family.classes and (wanted != wanted.round()).any():
+            raise UserError("targets must be classes, whole numbers counted from 0.")
+        num_steps, mode = convert("num_steps", num_steps, Steps), self._checked_mode(mode)
+        examples = family.checked(rows, wanted, len(rows))
         batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
         stages = self.rule.stages((1.0,) * num_steps)
         adapted = fit(self.rule, self.meta, stages, torch.tensor([mode]), batch, batch)
         return FittedFunction(self.rule.policy, adapted.parameters[0])
+
+    def _checked_mode(self, mode: Any) -> int:
+        """The mode as an int; raises UserError if the family has no such mode."""
+        whole: int = convert("mode", mode, Annotated[int, Range(UNKNOWN_MODE, self.family.num_modes - 1)])
+        return whole
 
     def check_same_examples(self, family: Family) -> None:
         """Raises UserError unless the examples of another family have the shapes that the agent was trained with."""
@@ -235,6 +267,24 @@ class Agent:
             raise UserError(f"the environment's actions are {action_space}; this agent was trained with {wanted}.")
 
 
+def _numbers(name: str, value: Any, columns: int | None) -> np.ndarray:
+    """Rows as float32 [row, column], or without ``columns`` [row].
+
+    Raises:
+        UserError: If there is no row, or the value has another shape or holds anything but finite numbers.
+    """
+    try:
+        numbers = np.asarray(value, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{name} must be an array of numbers, got {shown(value)}.") from error
+    wanted = () if columns is None else (columns,)
+    if numbers.ndim != 1 + len(wanted) or numbers.shape[1:] != wanted or not len(numbers):
+        raise UserError(f"{name} must have shape ({', '.join(['examples', *map(str, wanted)])}), got {numbers.shape}.")
+    if not np.isfinite(numbers).all():
+        raise UserError(f"{name} must be finite numbers.")
+    return numbers
+
+
 class _OneEnvironment(EpisodeBatch):
     """A single environment as a batch of one episode; the caller has already set its task."""
 
@@ -265,21 +315,21 @@ class _OneEnvironment(EpisodeBatch):
         """Does nothing: the caller closes the environment."""
 
 
-def load(run_dir: str | Path, checkpoint: str = "last") -> Agent:
+def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = False) -> Agent:
     """Loads a trained agent.
+
+    A run's folder holds data. It may name a task family, a rule, a meta-optimiser or a policy body from outside metarl;
+    these are imported only if you trust them. Those that this process has imported or registered already are trusted.
 
     Args:
         run_dir: The run's folder.
         checkpoint: ``last``, or ``best`` on the validation tasks.
+        trust: True to import whatever the run names, or the names ("package.module:name") that may be imported.
 
     Raises:
-        UserError: If the folder holds no run, or the checkpoint is missing, damaged or from another run.
+        UserError: If the folder holds no run, the checkpoint is missing, damaged or from another run, or the run names
+            code that is not trusted.
     """
-    run_dir = Path(run_dir)
-    if checkpoint not in ("last", "best"):
-        raise UserError(f"checkpoint must be 'last' or 'best', got {checkpoint!r}.{nearest(checkpoint, _CHECKPOINTS)}")
-    config = load_config(run_dir)
-    return Agent(config, load_checkpoint(config, checkpoint).learner.meta)
-
-
-_CHECKPOINTS = ("last", "best")
+    which = convert("checkpoint", checkpoint, Checkpoint)
+    config = load_config(convert("run_dir", run_dir, Path), trust)
+    return Agent(config, load_checkpoint(config, which).learner.meta)

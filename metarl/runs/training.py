@@ -24,7 +24,9 @@ from metarl.common.output import say_on_stdout
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
+from metarl.config.checked import expect
 from metarl.config.config import Config
+from metarl.config.trust import code_in
 from metarl.data import LearnerState
 from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
@@ -106,7 +108,7 @@ def train(config: Config) -> FinishedRun:
             trains in the folder, or the folder cannot be written at the start.
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
-    settings = config.resolve()
+    settings = expect("config", config, Config).resolve()
     device, folder = resolve_device(settings.run.device), RunFolder(settings.folder)
     _check_folder(config)
     with _sigterm_raises(), Trainer(config, device) as trainer, locked(folder, settings.run.take_over) as lock:
@@ -137,7 +139,8 @@ def _check_folder(config: Config) -> None:
 
 
 def _check_same_run(config: Config) -> None:
-    before, now = (c.to_dict() for c in (load_config(config.folder), config))
+    now = config.to_dict()
+    before = load_config(config.folder, trust=code_in(now).values()).to_dict()
     changed = [name for name in now if name not in _CHANGEABLE and now[name] != before[name]]
     if changed:
         name = changed[0]

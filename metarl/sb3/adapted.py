@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
+from metarl.config.checked import Seed, convert, expect
 from metarl.config.config import Config
 from metarl.envs import require_environments
 from metarl.envs.spaces import flatten
@@ -34,7 +35,7 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
     Raises:
         UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
     """
-    settings = config.resolve()
+    settings = expect("config", config, Config).resolve()
     family, rule = build(settings)
     scale = settings.rollouts.action_scale
     wanted = policy_actions(require_environments(family, "metarl.sb3"), scale)
@@ -61,8 +62,8 @@ class AdaptedModel:
     """
 
     def __init__(self, adapted: AdaptedPolicy, seed: int = 0) -> None:
-        self._adapted = adapted
-        self._generator = np.random.default_rng(seed)
+        self._adapted = expect("adapted", adapted, AdaptedPolicy)
+        self._generator = np.random.default_rng(convert("seed", seed, Seed))
 
     def predict(
         self,

@@ -54,6 +54,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         action_scale: float = 1.0,
         tasks: Sequence[Any] | NDArray[Any] | None = None,
     ) -> None:
+        if tasks is not None and not isinstance(tasks, Sequence | np.ndarray):
+            raise UserError(f"tasks must be a list or an array of tasks, got {tasks!r}.")
         if tasks is not None and len(tasks) == 0:
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)

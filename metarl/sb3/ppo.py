@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
-import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 from torch import Tensor
 
 from metarl.common.errors import UserError
+from metarl.common.global_seed import globally_seeded
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
@@ -118,15 +118,18 @@ def _remember(model: PPO, memory: Mapping[str, Tensor]) -> None:
     parameters: dict[str, Any] = model.get_parameters()
     policy, adam = parameters["policy"], parameters["policy.optimizer"]
     adam["state"] = {}
-    for name, value in memory.items():
-        owner, _, rest = name.partition(".")
-        if owner == "policy":
-            policy[rest] = value
-        else:
-            index, _, part = rest.partition(".")
-            # Cloned, because PyTorch's optimiser keeps these tensors and changes them in place.
-            adam["state"].setdefault(int(index), {})[part] = value.clone()
-    model.set_parameters(parameters)
+    try:
+        for name, value in memory.items():
+            owner, _, rest = name.partition(".")
+            if owner == "policy":
+                policy[rest] = value
+            else:
+                index, _, part = rest.partition(".")
+                # Cloned, because PyTorch's optimiser keeps these tensors and changes them in place.
+                adam["state"].setdefault(int(index), {})[part] = value.clone()
+        model.set_parameters(parameters)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError("the checkpoint does not hold what this PPO remembers; train again.") from error
 
 
 def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
@@ -150,14 +153,6 @@ def _make_ppo(settings: Settings, env: VecMonitor) -> PPO:
         )
 
 
-@contextmanager
-def _seeded(generator: np.random.Generator) -> Iterator[None]:
-    """Seeds the global generators of PyTorch and NumPy, which Stable-Baselines3 uses, and restores them afterwards."""
-    before = np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(int(generator.integers(2**31)))
-        np.random.seed(int(generator.integers(2**31)))  # noqa: NPY002
-        try:
-            yield
-        finally:
-            np.random.set_state(before)  # noqa: NPY002
+def _seeded(generator: np.random.Generator) -> AbstractContextManager[None]:
+    """Seeds the global generators, from which Stable-Baselines3 draws."""
+    return globally_seeded(int(generator.integers(2**31)), int(generator.integers(2**31)))

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metarl.common.errors import UserError
-from metarl.common.strict_json import write_json
-from metarl.config.algorithms import get_algorithm, stored_trainer
-from metarl.config.checked import Checked
+from metarl.common.strict_json import read_json, write_json
+from metarl.config.algorithms import BaselineConfig, get_algorithm, stored_trainer
+from metarl.config.checked import Checked, Seed, convert
 from metarl.config.config import Config
+from metarl.config.trust import Trust, require_trust
 from metarl.store.folder import RunFolder
 
 # Keys of the file that are not settings.
 _ABOUT_THE_RUN = ("metarl", "resumed_with")
 # The settings that define the problem; without them, nothing can be resolved.
 _PROBLEM = ("env", "algo", "attenuate", "env_kwargs", "seed")
+# What is read without being resolved, with its type.
+_KINDS: dict[str, Any] = {
+    "env": str,
+    "algo": str,
+    "seed": Seed,
+    "attenuate": bool | None,
+    "env_kwargs": Mapping[str, Any],
+    "meta_optimiser": str | None,
+    "policy_body": str | None,
+    "l2f": Mapping[str, Any] | None,
+    "baseline": BaselineConfig | None,
+    "chosen": Mapping[str, Any],
+    "metarl": Mapping[str, Any],
+    "resumed_with": tuple[Mapping[str, Any], ...],
+}
 
 
 def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
@@ -30,8 +47,11 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
     folder = RunFolder(config.folder)
     content: dict[str, Any] = {**config.to_dict(), "chosen": _as_json(config.chosen), "metarl": provenance}
     if folder.config.is_file():
-        before = json.loads(folder.config.read_text())
-        content |= {"metarl": before["metarl"], "resumed_with": [*before.get("resumed_with", []), provenance]}
+        before = read_values(folder.config)
+        content |= {
+            "metarl": before.get("metarl", {}),
+            "resumed_with": [*before.get("resumed_with", ()), provenance],
+        }
     try:
         write_json(folder.config, content, indent=2)
     except OSError as error:
@@ -40,45 +60,71 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
         ) from error
 
 
-def load_config(run_dir: Path) -> Config:
+def load_config(run_dir: Path, trust: Trust = False) -> Config:
     """Reads a run's configuration. Its folder is set to ``run_dir``, even if the run was moved there.
 
+    Args:
+        run_dir: The run's folder.
+        trust: As for `read_config`.
+
     Raises:
-        UserError: If ``run_dir`` is not the folder of a run.
+        UserError: If ``run_dir`` is not the folder of a run, or see `read_config`.
     """
     path = RunFolder(run_dir).config
-    if not path.is_file():
-        what = "is not the folder of a run: it holds no config.json" if run_dir.exists() else "does not exist"
+    if not os.path.isfile(path):
+        what = "is not the folder of a run: it holds no config.json" if os.path.exists(run_dir) else "does not exist"
         raise UserError(f"{run_dir} {what}; give the folder that `python -m metarl.train` wrote.")
-    return dataclasses.replace(read_config(path), run_dir=run_dir)
+    return dataclasses.replace(read_config(path, trust), run_dir=run_dir)
 
 
-def read_config(path: Path) -> Config:
+def read_values(path: Path) -> dict[str, Any]:
+    """Reads the content of a stored config.json without resolving it; imports nothing that it names.
+
+    Raises:
+        UserError: If the file is missing or damaged.
+    """
+    values = read_json(path)
+    try:
+        check_values(values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return values
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Raises UserError if one of the settings that are read without being resolved has another type."""
+    for name in _KINDS.keys() & values.keys():
+        convert(name, values[name], _KINDS[name])
+
+
+def read_config(path: Path, trust: Trust = False) -> Config:
     """Reads a stored config.json.
 
     The configuration resolves to the stored settings. A stored value that differs from today's default counts as
     chosen, in addition to the stored choices.
 
+    Args:
+        path: The file.
+        trust: Whether code from outside metarl that the file names may be imported: True, or the names that may.
+
     Raises:
-        UserError: If the file is missing, damaged or not a configuration.
+        UserError: If the file is missing, damaged or not a configuration, or names code that the caller does not trust.
     """
+    values = read_values(path)
+    stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
     try:
-        values = json.loads(path.read_text())
-        stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
+        for settings in (values, values.get("chosen", {})):
+            require_trust(settings, trust)
         if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
             stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
-        if stored.get("l2f"):
+        if l2f := stored.get("l2f"):
             # Before this was a choice, the meta-gradient went through the embedding.
-            before = "through" if stored["l2f"].get("conditioning") == "task" else "stop"
-            stored["l2f"] = {"embedding_gradient": before, **stored["l2f"]}
+            before = "through" if l2f.get("conditioning") == "task" else "stop"
+            stored["l2f"] = {"embedding_gradient": before, **l2f}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
 
 
 def _resolving_to(stored: Mapping[str, Any], config: Config) -> Config:

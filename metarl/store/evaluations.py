@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import array_of_objects
+from metarl.common.errors import UserError, shown
 from metarl.common.strict_json import plain
+from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
+from metarl.envs.family import Measure
+from metarl.store.config_file import check_values
 
 Floats = NDArray[np.float64]
 
@@ -80,7 +84,7 @@ class Evaluation:
     modulated: float | None = None
     adapted_layers: tuple[str, ...] = ()
     step_name: str = "gradient step"
-    measure: str = "return"
+    measure: Measure = "return"
     shots: int | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -98,25 +102,35 @@ class Evaluation:
             The evaluation. Tasks that are dictionaries or tuples are as JSON holds them: lists instead of arrays.
 
         Raises:
-            ValueError: If another field is missing, or if a field has the wrong content.
+            UserError: If another field is missing, or if a field has the wrong content.
         """
+        if not isinstance(content, Mapping):
+            raise UserError(f"it must be a dictionary, got {shown(content)}.")
         for field in fields(Evaluation):
             if field.default is MISSING and field.name not in content:
-                raise ValueError(f"it has no {field.name!r}")
-        values = {field.name: content[field.name] for field in fields(Evaluation) if field.name in content}
-        try:
-            for name in ("returns", "mean", "interval", "share_made_worse"):
-                values[name] = None if values[name] is None else np.array(values[name], dtype=np.float64)
-            for name in ("step_scales", "task_names", "adapted_layers"):
-                values[name] = None if values.get(name, ()) is None else tuple(values.get(name, ()))
-            values["tasks"] = _tasks(values["tasks"])
-            of_steps = np.array(values["references"]["random_initialisation"], dtype=np.float64)
-            values["references"] = References(values["references"]["standstill"], of_steps)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"its content cannot be read ({error!r})") from error
-        if np.ndim(values["returns"]) != 2 or np.shape(values["tasks"])[:1] != np.shape(values["returns"])[:1]:
-            raise ValueError("'returns' must be a table with a row for each of 'tasks'")
-        return Evaluation(**values)
+                raise UserError(f"it has no {field.name!r}.")
+        kinds = get_type_hints(Evaluation)
+        names = [field.name for field in fields(Evaluation) if field.name in content]
+        evaluation = Evaluation(**{name: _read(name, content[name], kinds[name]) for name in names})
+        evaluation._check_shapes()
+        if "algo" not in evaluation.config:
+            raise UserError("its 'config' has no 'algo'.")
+        check_values(evaluation.config)
+        return evaluation
+
+    def _check_shapes(self) -> None:
+        """Raises UserError unless the arrays fit together."""
+        if self.returns.ndim != 2 or self.tasks.shape[:1] != self.returns.shape[:1] or not self.returns.size:
+            raise UserError("'returns' must be a table with a row for each of 'tasks'.")
+        for name in ("mean", "interval", "share_made_worse"):
+            numbers = getattr(self, name)
+            if numbers is not None and numbers.shape != self.returns.shape[1:]:
+                raise UserError(f"{name!r} must have a number for each column of 'returns'.")
+        random = self.references.random_initialisation
+        if random.ndim != 1 or len(random) < len(self.mean):
+            raise UserError("'random_initialisation' must have a number for each column of 'returns'.")
+        if self.task_names is not None and len(self.task_names) != len(self.tasks):
+            raise UserError("'task_names' must have a name for each of 'tasks'.")
 
     def returns_by_name(self) -> dict[str, Floats]:
         """Mean returns of each of a family's two tasks, [step] by the task's name; empty for other families."""
@@ -124,10 +138,52 @@ class Evaluation:
         return {str(name): self.returns[names == name].mean(0) for name in np.unique(names)}
 
 
-def _tasks(values: list[Any]) -> NDArray[Any]:
-    """Tasks as an array of numbers if they are lists of one shape, else as an array of objects, [task]."""
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """Returns a field's value from that in the file; raises UserError if its type is wrong."""
+    if name == "references":
+        if not isinstance(value, Mapping) or not {part.name for part in fields(References)} <= value.keys():
+            raise UserError(f"'references' must hold 'standstill' and 'random_initialisation', got {shown(value)}.")
+        standstill = convert("references.standstill", value["standstill"], float | None)
+        return References(standstill, _floats("random_initialisation", value["random_initialisation"]))
+    if name == "tasks":
+        return _tasks(value)
+    if kind in (Floats, Floats | None):
+        return None if value is None and kind != Floats else _floats(name, value)
+    return convert(name, value, kind)
+
+
+def _floats(name: str, value: Any) -> Floats:
+    """An array of numbers; None stands for NaN."""
+    numbers = _array(name, value, "iufO").astype(np.float64)
+    if np.isinf(numbers).any():
+        raise UserError(f"{name!r} must hold finite numbers.")
+    return numbers
+
+
+def _array(name: str, value: Any, kinds: str) -> NDArray[Any]:
+    """A list as an array whose type is one of NumPy's ``kinds``; an array of objects must hold numbers and None."""
     try:
-        tasks = np.array(values)
+        array = np.array(value)
+    except ValueError:
+        raise UserError(f"{name!r} must be a list of numbers, or of lists of equal length.") from None
+    fits = array.ndim and array.dtype.kind in kinds
+    if not fits or not all(part is None or isinstance(part, int | float) for part in array.ravel().tolist()):
+        raise UserError(f"{name!r} must be a list of numbers, got {shown(value)}.")
+    return array
+
+
+def _tasks(value: Any) -> NDArray[Any]:
+    """Tasks as an array of numbers if they are lists of one shape, else as an array of objects, [task]."""
+    if not (isinstance(value, list) and _holds_numbers(value)):
+        raise UserError(f"'tasks' must be a list of numbers, or of lists or dictionaries of them, got {shown(value)}.")
+    try:
+        tasks = np.array(value)
     except ValueError:  # Lists of different lengths.
-        return array_of_objects(values)
-    return array_of_objects(values) if tasks.dtype == object else tasks
+        return array_of_objects(value)
+    return array_of_objects(value) if tasks.dtype == object else tasks
+
+
+def _holds_numbers(value: Any) -> bool:
+    if isinstance(value, list | dict):
+        return all(map(_holds_numbers, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int | float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from metarl.common.errors import UserError
 from metarl.common.files import reason
 from metarl.common.output import say
+from metarl.common.strict_json import read_json
+from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint, EvaluationConfig
+from metarl.config.trust import Trust
+from metarl.store.config_file import read_values
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.progress import read_table
@@ -32,6 +36,7 @@ class StoredRun:
             columns.
         checkpoint: The checkpoint that ``evaluation`` belongs to.
         evaluation: The evaluation, or None if there is none yet.
+        trust: Whether code from outside metarl that ``config`` names may be imported.
     """
 
     path: Path
@@ -39,6 +44,7 @@ class StoredRun:
     progress: dict[str, Floats]
     checkpoint: Checkpoint
     evaluation: Evaluation | None
+    trust: Trust = False
 
     @property
     def env(self) -> str:
@@ -71,12 +77,13 @@ class StoredRun:
         return self.evaluation
 
 
-def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> StoredRun:
+def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust = False) -> StoredRun:
     """Reads the configuration, the progress and the evaluation of a run.
 
     Args:
         folder: A run folder.
         checkpoint: The checkpoint whose evaluation is read.
+        trust: Whether code from outside metarl that the configuration names may be imported; reading imports nothing.
 
     Returns:
         The run.
@@ -84,44 +91,33 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last") -> StoredRun:
     Raises:
         UserError: If the folder is not a run folder, or one of its files cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"run folder '{folder}' does not exist.")
-    files = RunFolder(folder)
-    config = _read_json(files.config)
-    if config is None:
-        raise UserError(f"'{folder}' is not a run folder: it has no {files.config.name}.")
+    path: Path = convert("run", folder, Path)
+    if not os.path.isdir(path):
+        raise UserError(f"run folder '{path}' does not exist.")
+    files = RunFolder(path)
+    if not os.path.exists(files.config):
+        raise UserError(f"'{path}' is not a run folder: it has no {files.config.name}.")
+    config = read_values(files.config)
     if not {"env", "algo", "seed"} <= config.keys():
         raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
-    return StoredRun(folder, config, _read_progress(files.progress), checkpoint, _read_evaluation(files, checkpoint))
+    evaluation = _read_evaluation(files, checkpoint)
+    return StoredRun(path, config, _read_progress(files.progress), checkpoint, evaluation, trust)
 
 
 def _read_evaluation(files: RunFolder, checkpoint: Checkpoint) -> Evaluation | None:
     path = files.evaluation(EvaluationConfig(checkpoint=checkpoint))
-    content = _read_json(path)
-    if content is None:
+    if not os.path.exists(path):
         return None
+    content = read_json(path)
     try:
         return Evaluation.from_json(content)
     except ValueError as error:
         command = _command(files.path, checkpoint)
-        raise UserError(f"'{path}' is no evaluation: {error}; run `{command}` again.") from error
+        raise UserError(f"'{path}' is no evaluation: {str(error).rstrip('.')}; run `{command}` again.") from error
 
 
 def _command(folder: Path, checkpoint: Checkpoint) -> str:
     return f"python -m metarl.evaluate {folder}" + (" --checkpoint best" if checkpoint == "best" else "")
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read '{path}': {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read '{path}': expected a JSON object, got {type(content).__name__}.")
-    return content
 
 
 def _read_progress(path: Path) -> dict[str, Floats]:

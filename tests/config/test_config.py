@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -93,8 +94,9 @@ def test_consumers_share_no_setting_and_have_those_of_the_configuration():
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_settings_have_the_same_types_as_choices(group):
-    chosen = hints(Config)
-    for name, kind in hints(GROUPS[group]).items():
+    chosen, kinds = hints(Config), get_type_hints(GROUPS[group])  # Without ranges.
+    for name in hints(GROUPS[group]):
+        kind = kinds[name]
         if name not in ("env", "algo", "env_kwargs", "run_dir"):
             assert chosen[name] in (kind, kind | None), name
 
@@ -156,27 +158,45 @@ def test_what_was_converted_survives_json():
         ({"validation_tasks": 0}, "validation_tasks must be at least 1, got 0."),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, got 0."),
         ({"threads": -1}, "threads must be at least 0, got -1."),
-        ({"hidden_sizes": (8, -8)}, "hidden_sizes must be positive, got (8, -8)."),
+        ({"hidden_sizes": (8, -8)}, "hidden_sizes[1] must be at least 1, got -8."),
         ({"hidden_sizes": 8}, "hidden_sizes must be a list or tuple, got 8."),
         ({"hidden_sizes": (8, "x")}, "hidden_sizes[1] must be a whole number, got 'x'."),
-        ({"inner_lr": 0.0}, "inner_lr must be a positive number, got 0.0."),
-        ({"inner_lr": float("nan")}, "inner_lr must be a positive number, got nan."),
-        ({"inner_lr": np.array([0.1, 0.2])}, "inner_lr must be a number, got array([0.1, 0.2])."),
-        ({"initial_std": -1.0}, "initial_std must be a positive number, got -1.0."),
-        ({"action_scale": float("inf")}, "action_scale must be a positive number, got inf."),
-        ({"discount": 1.5}, "discount must lie between 0 and 1, got 1.5."),
-        ({"gae_lambda": -0.1}, "gae_lambda must lie between 0 and 1, got -0.1."),
+        ({"inner_lr": 0.0}, "inner_lr must be greater than 0, got 0.0."),
+        ({"inner_lr": float("nan")}, "inner_lr must be a finite number, got nan."),
+        ({"inner_lr": np.array([0.1, 0.2])}, "inner_lr must be a finite number, got array([0.1, 0.2])."),
+        ({"initial_std": -1.0}, "initial_std must be at least 1e-12, got -1.0."),
+        ({"action_scale": float("inf")}, "action_scale must be a finite number, got inf."),
+        ({"discount": 1.5}, "discount must be at most 1, got 1.5."),
+        ({"gae_lambda": -0.1}, "gae_lambda must be at least 0, got -0.1."),
         ({"inner_loss": "rattio"}, "inner_loss must be one of ratio, score, dice; got 'rattio'. Did you mean 'ratio'?"),
-        ({"run_dir": 3}, "run_dir must be a path, got 3."),
+        ({"output_gain": 1e300}, "output_gain must be at most 1000000000000, got 1e+300."),
+        ({"inner_lr": 10**400}, "inner_lr must be a finite number, got 1000"),
+        ({"iterations": 1.5}, "iterations must be a whole number, got 1.5."),
+        ({"keep_checkpoints": 1}, "keep_checkpoints must be True or False, got 1."),
+        ({"activation": np.array(["relu", "tanh"])}, "activation must be one of relu, tanh; got array("),
+        (
+            {"env_kwargs": {"goal_bound": [0.1, float("nan")]}},
+            "['goal_bound'] must be a finite number, got nan",
+        ),
+        (
+            {"run_dir": "x" * 300},
+            "run_dir must be a path (names of at most 255 bytes, together at most 4095), got",
+        ),
+        ({"run_dir": "a\0b"}, "run_dir must be a path"),
+        ({"run_dir": "long/" * 900}, "run_dir must be a path"),
+        ({"run_dir": 3}, "run_dir must be a path (names of at most 255 bytes, together at most 4095), got 3."),
         ({"resume": "yes"}, "resume must be True or False, got 'yes'."),
-        ({"l2f": {"initial_gamma": 1.0}}, "l2f.initial_gamma must lie between 0 and 1, got 1.0."),
+        (
+            {"l2f": {"initial_gamma": 1.0}},
+            "l2f.initial_gamma must lie between 0 and 1 with l2f.transform",
+        ),
         ({"l2f": {"scop": "layer"}}, "l2f has no setting 'scop'. Did you mean 'scope'?"),
         ({"l2f": 3}, "l2f must be L2FConfig or a dictionary of its settings, got 3."),
-        ({"trpo": {"max_kl": 0.0}}, "trpo.max_kl must be a positive number, got 0.0."),
-        ({"trpo": {"max_kl": "much"}}, "trpo.max_kl must be a number, got 'much'."),
-        ({"trpo": {"backtrack_ratio": 1.0}}, "trpo.backtrack_ratio must lie between 0 and 1, got 1.0."),
+        ({"trpo": {"max_kl": 0.0}}, "trpo.max_kl must be greater than 0, got 0.0."),
+        ({"trpo": {"max_kl": "much"}}, "trpo.max_kl must be a finite number, got 'much'."),
+        ({"trpo": {"backtrack_ratio": 1.0}}, "trpo.backtrack_ratio must be less than 1, got 1.0."),
         ({"trpo": {"cg_iterations": 0}}, "trpo.cg_iterations must be at least 1, got 0."),
-        ({"trpo": {"fisher_fraction": 0.0}}, "trpo.fisher_fraction must lie in (0, 1], got 0.0."),
+        ({"trpo": {"fisher_fraction": 0.0}}, "trpo.fisher_fraction must be greater than 0, got 0.0."),
         ({"meta_optimiser": "promps"}, "got 'promps'. Did you mean 'promp'"),
         ({"algo": None}, "algo must be a text, got None."),
         ({"env": None}, "give a task family as a name, a subclass of metarl.TaskFamily or a family, got None."),
@@ -214,7 +234,7 @@ def test_impossible_settings_are_refused_in_one_sentence(settings, message):
 
 
 def test_settings_of_a_component_are_checked_where_they_are_made():
-    with pytest.raises(UserError, match=r"trpo\.max_kl must be a positive number, got -1\.0\."):
+    with pytest.raises(UserError, match=r"trpo\.max_kl must be greater than 0, got -1\.0\."):
         TRPOConfig(max_kl=-1)
     with pytest.raises(UserError, match=r"mumomaml\.embedding_size must be at least 1, got 0\."):
         MuMoMAMLConfig(embedding_size=0)

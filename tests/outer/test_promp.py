@@ -6,9 +6,10 @@ import torch
 from problems import initial, make_policy, make_rule
 from tiny_runs import assert_same_run, numbers, tiny
 
-from metarl import ProMPConfig
+from metarl import ProMPConfig, UserError
 from metarl.common.parallel import Workers
 from metarl.data import LearnerState
+from metarl.outer.adam import adam_of
 from metarl.outer.objective import MetaObjective
 from metarl.outer.promp import promp_step
 from metarl.runs.training import train
@@ -130,3 +131,12 @@ def test_run_learns_and_a_resumed_one_remembers_adams_moments(tmp_path):
     assert {row["outcome"] for row in numbers(tmp_path / "whole")} == {"5 epochs"}
     assert {row["epochs"] for row in numbers(tmp_path / "whole")} == {"5"}
     assert all(float(row["surrogate_gain"]) > 0 for row in numbers(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [{"step": torch.tensor(1.0)}, {"step": torch.tensor(1.0), "exp_avg": torch.zeros(2), "exp_avg_sq": torch.zeros(3)}],
+)
+def test_a_memory_that_is_not_adams_is_refused(memory):
+    with pytest.raises(UserError, match="the checkpoint does not hold what Adam remembers; train again"):
+        adam_of(LearnerState(torch.zeros(3), memory), 0.1)

@@ -219,6 +219,27 @@ def test_deviation_can_leave_its_floor(body):
     assert policy.inner_gradient(parameters, samples, "ratio")[:, -ACTIONS:].all()
 
 
+class Shifted(nn.Module):
+    """Adds a buffer, which may count the calls."""
+
+    def __init__(self, shift, counts=False):
+        super().__init__()
+        self.register_buffer("shift", shift)
+        self.counts = counts
+
+    def forward(self, x):
+        if self.counts:
+            self.shift += 1
+        return x + self.shift
+
+
+def with_constants(inputs, outputs):
+    """A body with a buffer, and a first layer that is frozen at twice the identity."""
+    first = nn.Linear(inputs, inputs).requires_grad_(False)
+    first.weight.data, first.bias.data = 2 * torch.eye(inputs), torch.zeros(inputs)
+    return nn.Sequential(Shifted(torch.arange(float(inputs))), first, nn.Linear(inputs, outputs))
+
+
 class Tuple(nn.Module):
     """Has an output that is no tensor."""
 
@@ -236,11 +257,11 @@ class Tuple(nn.Module):
         ),
         (
             lambda i, o: nn.Sequential(nn.Linear(i, o), nn.BatchNorm1d(o)),
-            "policy bodies with buffers are not supported: BatchNorm1d (1); use LayerNorm instead.",
+            "policy bodies with batch normalisation are not supported: BatchNorm1d (1); use LayerNorm.",
         ),
         (
             lambda i, o: nn.Sequential(nn.BatchNorm1d(i, track_running_stats=False), nn.Linear(i, o)),
-            "policy bodies with buffers are not supported: BatchNorm1d (0); use LayerNorm instead.",
+            "policy bodies with batch normalisation are not supported: BatchNorm1d (0); use LayerNorm.",
         ),
         (
             lambda i, o: nn.Sequential(nn.Linear(i, o), nn.Dropout(0.1)),
@@ -251,6 +272,24 @@ class Tuple(nn.Module):
             "the policy body must map observations (3, 4) to outputs (3, 2), got shape (3, 3).",
         ),
         (lambda i, o: Tuple(), "the policy body must map observations (3, 4) to outputs (3, 2), got a tuple."),
+        (
+            lambda i, o: nn.Sequential(Shifted(torch.zeros(1), counts=True), nn.Linear(i, o)),
+            "a policy body's buffers must not change, and its forward pass changes 0.shift.",
+        ),
+        (
+            lambda i, o: nn.Sequential(Shifted(torch.randn(i)), nn.Linear(i, o)),
+            "a policy body's buffers and frozen parameters must be the same whenever it is made, and 0.shift is not; "
+            "make it from constants, or train it (requires_grad=True).",
+        ),
+        (
+            lambda i, o: nn.Sequential(nn.Linear(i, i).requires_grad_(False), nn.Linear(i, o)),
+            "a policy body's buffers and frozen parameters must be the same whenever it is made, and 0.weight is not; "
+            "make it from constants, or train it (requires_grad=True).",
+        ),
+        (
+            lambda i, o: nn.Linear(i, o).requires_grad_(False),
+            "a policy body needs parameters to train, and none of its parameters requires a gradient.",
+        ),
         (lambda i, o: torch.tanh, "a policy body must be a torch.nn.Module, got builtin_function_or_method."),
     ],
 )
@@ -258,6 +297,29 @@ def test_body_that_is_no_function_of_parameters_and_observation_is_refused_by_na
     with pytest.raises(UserError) as error:
         ModulePolicy(4, Gaussian(2), make)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_buffers_that_never_change_and_frozen_parameters_are_constants(dtype):
+    policy = ModulePolicy(4, Gaussian(2), with_constants)
+    assert policy.layout.names == ["2.weight", "2.bias", "log_std"]
+    assert policy.head == policy.layout.names
+    parameters = policy.initial(np.random.default_rng(0)).to(dtype).expand(3, -1)
+    observations = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1)).to(dtype)
+    weight, bias, _ = policy.layout.views(parameters)
+    expected = (2 * (observations + torch.arange(4.0))) @ weight[0].T + bias[0]
+    torch.testing.assert_close(policy.outputs(parameters, observations), expected)
+    torch.testing.assert_close(policy.activations(parameters[0], observations[0])["output"], expected[0])
+
+
+def test_making_a_body_leaves_the_global_generators_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    expected = torch.rand(1), np.random.random()  # noqa: NPY002
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    ModulePolicy(4, Gaussian(2), nn.Linear).initial(np.random.default_rng(0))
+    assert (torch.rand(1), np.random.random()) == expected  # noqa: NPY002
 
 
 def test_layer_norm_is_welcome():

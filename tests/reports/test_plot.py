@@ -436,7 +436,7 @@ def foreign_config(folder):
 
 def broken_json(folder):
     (make_run(folder / "a") / "config.json").write_text("{")
-    return ["a"], "cannot read '"
+    return ["a"], "config.json is damaged: Expecting property name"
 
 
 def incomplete_evaluation(folder):

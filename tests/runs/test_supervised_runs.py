@@ -90,7 +90,7 @@ def test_agent_fits_a_users_examples(run):
     y = 2 * np.sin(x + 1)
     before, after = (np.mean((agent.fit(x, y, steps).predict(x) - y) ** 2) for steps in (0, 5))
     assert after < before
-    with pytest.raises(UserError, match=r"inputs of sinusoid must have shape \(10, 1\), got \(10, 2\)"):
+    with pytest.raises(UserError, match=r"inputs must have shape \(examples, 1\), got \(10, 2\)"):
         agent.fit(np.hstack([x, x]), y)
 
 

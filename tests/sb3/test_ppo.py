@@ -1,5 +1,7 @@
 """PPO on all tasks at once, iteration by iteration, and the baselines that start from it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from tiny_runs import assert_same_run, final_parameters, numbers, tiny
 
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
+from metarl.data import LearnerState
 from metarl.envs import get_family
 from metarl.policies.distributions import Categorical
 from metarl.policies.mlp import MLPPolicy
@@ -45,6 +48,16 @@ def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
     assert [int(row["env_steps"]) for row in numbers(tmp_path / "whole")] == [640, 1280, 1920, 2560]
 
 
+def test_runs_in_two_threads_of_one_process_are_those_of_one(tmp_path):
+    for seed in (0, 1):
+        train(tiny(tmp_path / f"alone{seed}", algo="pretrain", **PPO, seed=seed, iterations=2))
+    together = [tiny(tmp_path / f"both{seed}", algo="pretrain", **PPO, seed=seed, iterations=2) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(train, together))
+    for seed in (0, 1):
+        assert_same_run(tmp_path / f"alone{seed}", tmp_path / f"both{seed}")
+
+
 def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
     before = torch.get_num_threads()
     try:
@@ -74,6 +87,14 @@ def test_an_iteration_depends_on_its_arguments_alone(tmp_path):
         assert_equal_tensors(first.memory, again.memory)
         assert not torch.equal(first.meta, other_index.meta)
         assert_equal_tensors(state.memory, before)
+
+
+def test_a_memory_that_is_not_ppos_is_refused(tmp_path):
+    ppo = learner(tmp_path)
+    start = ppo.initial()
+    for wrong in ({"policy.log_std": torch.zeros(7)}, {"another": torch.zeros(1)}):
+        with pytest.raises(UserError, match="the checkpoint does not hold what this PPO remembers; train again"):
+            ppo.iteration(LearnerState(start.meta, {**start.memory, **wrong}), 0)
 
 
 def test_an_iteration_leaves_the_global_generators_as_they_were(tmp_path):

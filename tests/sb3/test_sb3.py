@@ -7,13 +7,14 @@ import torch
 from faulty import FaultyFamily
 from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
+from gymnasium.wrappers import NormalizeObservation
 from machines import LeverFamily, Machine, MachineFamily, SwitchesFamily
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import SubprocVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 from tiny_runs import tiny
 from torch import nn
 
@@ -405,6 +406,60 @@ def test_an_actor_that_does_not_fit_is_refused_with_what_differs(settings, messa
 def test_a_model_without_an_actor_is_refused():
     with pytest.raises(UserError, match="the model is DQN with DQNPolicy"):
         policy_parameters(DQN("MlpPolicy", TaskEnv(Chain()), device="cpu"), MLPPolicy(1, Categorical(2), (64, 64)))
+
+
+def normalised_model(mean, variance, clip_obs=np.inf):
+    """A model whose environment normalises observations by a given mean and variance."""
+    model = model_on("navigation")
+    env = VecNormalize(TaskVecEnv("navigation", 1), clip_obs=clip_obs)
+    env.obs_rms.mean, env.obs_rms.var = np.array(mean), np.array(variance)
+    model.set_env(env)
+    return model
+
+
+def test_normalisation_of_the_models_environment_is_folded_into_the_start():
+    model, policy = normalised_model([3.0, -20.0], [4.0, 0.25]), MLPPolicy(2, Gaussian(2), (16,), "tanh")
+    parameters = policy_parameters(model, policy)
+    observations = np.random.default_rng(0).normal([3, -20], [2, 0.5], (50, 2)).astype(np.float32)
+    expected = model.predict(model.get_vec_normalize_env().normalize_obs(observations), deterministic=True)[0]
+    got = policy.outputs(parameters[None], torch.from_numpy(observations)[None])[0].numpy()
+    np.testing.assert_allclose(np.clip(got, -1, 1), expected, atol=1e-4)
+    without = model.predict(observations, deterministic=True)[0]
+    assert np.abs(without - expected).max() > 0.5
+
+
+def test_a_model_that_normalises_rewards_alone_starts_as_it_is():
+    policy = MLPPolicy(2, Gaussian(2), (16,), "tanh")
+    plain = model_on("navigation")
+    model = model_on("navigation")
+    model.set_env(VecNormalize(TaskVecEnv("navigation", 1), norm_obs=False))
+    assert torch.equal(policy_parameters(model, policy), policy_parameters(plain, policy))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: normalised_model([0.0, 0.0], [1.0, 1.0], clip_obs=10),
+            r"clips normalised observations at 10, and a policy cannot; .* set model\.get_vec_normalize_env",
+        ),
+        (lambda: normalised_model([1e7, 0.0], [1.0, 1.0]), "the observations are large beside how much they vary"),
+        (
+            lambda: model_in(DummyVecEnv([lambda: NormalizeObservation(TaskEnv("navigation"))])),
+            "Gymnasium's NormalizeObservation, each with its own statistics",
+        ),
+        (lambda: "model.zip", "model must be a Stable-Baselines3 model, got 'model.zip'"),
+    ],
+)
+def test_a_normalisation_that_the_policy_cannot_repeat_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        policy_parameters(make(), MLPPolicy(2, Gaussian(2), (16,), "tanh"))
+
+
+def model_in(env):
+    model = model_on("navigation")
+    model.set_env(env)
+    return model
 
 
 @pytest.mark.parametrize("algo", ["maml", "l2f"])

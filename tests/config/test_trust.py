@@ -1,0 +1,191 @@
+"""A run folder is data: code that its config.json names is imported on the caller's word only."""
+
+import json
+import sys
+
+import pytest
+from tiny_runs import TINY, arguments, tiny
+
+import metarl
+from metarl import Config, EvaluationConfig, UserError
+from metarl.commands import analyze, evaluate, plot
+from metarl.commands import train as train_command
+from metarl.config.trust import code_options, require_trust
+from metarl.runs.training import train
+from metarl.store.config_file import load_config, save_config
+
+SMALL = ["--tasks", "2", "--rollouts", "2"]
+
+OWN = """
+from torch import nn
+from metarl.agents.maml import MAML
+from metarl.envs.navigation import NavigationFamily
+
+class Family(NavigationFamily):
+    horizon = 30
+
+class Rule(MAML):
+    pass
+
+def body(inputs, outputs):
+    return nn.Linear(inputs, outputs)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module that nothing in this process has imported, at the end also not by name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    name = f"code_of_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(OWN)
+    yield name
+    sys.modules.pop(name, None)
+
+
+def new_process(monkeypatch, module):
+    """Forgets what this process has imported by name."""
+    monkeypatch.setattr("metarl.common.importing._imported", set())
+    sys.modules.pop(module, None)
+
+
+def foreign_run(folder, setting, name):
+    """A run whose config.json names code."""
+    save_config(Config(env="sinusoid", run_dir=folder), {})
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), setting: name}))
+    return folder
+
+
+READERS = {
+    "load": metarl.load,
+    "evaluate": metarl.evaluate,
+    "analyze": metarl.analyze,
+    "plot": lambda run: metarl.plot(run, "curve.png", x="input"),
+    "resume": lambda run: train(Config(env="sinusoid", run_dir=run, resume=True)),
+}
+
+
+@pytest.mark.parametrize("setting", ["env", "algo", "meta_optimiser", "policy_body"])
+@pytest.mark.parametrize("reader", READERS)
+def test_code_that_a_run_names_is_not_imported_without_a_word(tmp_path, module, reader, setting):
+    run = foreign_run(tmp_path / "run", setting, f"{module}:Thing")
+    with pytest.raises(UserError) as error:
+        READERS[reader](run)
+    assert f"code from outside metarl, {setting} '{module}:Thing'," in str(error.value)
+    assert f"add --{setting.replace('_', '-')} {module}:Thing (in Python trust=True)." in str(error.value)
+    assert module not in sys.modules
+
+
+def test_a_choice_in_the_file_needs_the_word_too(tmp_path, module):
+    save_config(Config(run_dir=tmp_path / "run"), {})
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chosen": {"env": f"{module}:Family"}}))
+    with pytest.raises(UserError, match="code from outside metarl"):
+        metarl.load(tmp_path / "run")
+    assert module not in sys.modules
+
+
+def test_a_path_through_metarl_is_no_way_round(tmp_path):
+    run = foreign_run(tmp_path / "run", "env", "metarl.common.importing:os.system")
+    with pytest.raises(UserError, match="code from outside metarl"):
+        metarl.load(run)
+
+
+@pytest.mark.parametrize("trust", [True, "{}:Family", ["{}:Family"]])
+def test_with_a_word_the_code_is_imported(tmp_path, module, trust):
+    if isinstance(trust, str | list):
+        trust = trust.format(module) if isinstance(trust, str) else [name.format(module) for name in trust]
+    run = foreign_run(tmp_path / "run", "env", f"{module}:Family")
+    with pytest.raises(UserError, match=r"would do nothing|no checkpoint"):
+        metarl.load(run, trust=trust)
+    assert module in sys.modules
+
+
+@pytest.mark.parametrize("trust", [["another:Family"], [], False])
+def test_a_word_for_something_else_is_none(tmp_path, module, trust):
+    run = foreign_run(tmp_path / "run", "env", f"{module}:Family")
+    with pytest.raises(UserError, match="code from outside metarl"):
+        metarl.load(run, trust=trust)
+
+
+@pytest.mark.parametrize("trust", [3, None, [3]])
+def test_a_word_of_another_type_is_refused(tmp_path, module, trust):
+    run = foreign_run(tmp_path / "run", "env", f"{module}:Family")
+    with pytest.raises(UserError, match=r"^.*trust(\[0\])? must be "):
+        metarl.load(run, trust=trust)
+
+
+def test_what_the_caller_has_named_or_registered_in_this_process_is_trusted(tmp_path, module, monkeypatch):
+    monkeypatch.setattr("metarl.envs.registry._registered", dict(metarl.envs.registry._registered))
+    names = {"env": f"{module}:Family"}
+    with pytest.raises(UserError, match="code from outside metarl"):
+        require_trust(names, False)
+    Config(env=f"{module}:Family")
+    require_trust(names, False)
+    new_process(monkeypatch, module)
+    with pytest.raises(UserError, match="code from outside metarl"):
+        require_trust(names, False)
+    metarl.register(f"{module}:Family", "mine")
+    require_trust(names, False)
+    assert code_options(names) == []
+
+
+def test_what_belongs_to_metarl_needs_no_word():
+    for setting, name in (
+        ("env", "navigation"),
+        ("env", "metarl.envs.navigation:NavigationFamily"),
+        ("algo", "l2f"),
+        ("meta_optimiser", "promp"),
+        ("policy_body", "metarl.policies.convolution:conv4"),
+        ("policy_body", None),
+    ):
+        require_trust({setting: name}, False)
+
+
+def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monkeypatch, capsys):
+    own = ["--env", f"{module}:Family", "--algo", f"{module}:Rule", "--policy-body", f"{module}:body"]
+    line = ["--run-dir", "run", *own, "--iterations", "1", *arguments({**TINY, "horizon": 5})]
+    assert train_command.main(line) == 0
+    assert capsys.readouterr().out == f"done; next: python -m metarl.evaluate run {' '.join(own)}\n"
+    for main, options in (
+        (evaluate.main, ["run", *SMALL]),
+        (analyze.main, ["run", *SMALL]),
+        (train_command.main, ["--run-dir", "run", "--resume", "--iterations", "2"]),
+        (train_command.main, ["--config", "run/config.json", "--run-dir", "second", "--iterations", "1"]),
+    ):
+        new_process(monkeypatch, module)
+        assert main(options) == 2
+        assert f"add {' '.join(own)} (in Python" in capsys.readouterr().err
+        assert module not in sys.modules
+        assert main([*options, *own]) == 0, capsys.readouterr().err
+
+
+def test_a_run_on_a_family_of_ones_own_is_evaluated_on_itself(tmp_path, module, monkeypatch):
+    run = train(tiny(tmp_path / "run", env=f"{module}:Family", env_kwargs={"goal_bound": 0.25}, horizon=5)).path
+    new_process(monkeypatch, module)
+    assert evaluate.main([str(run), *SMALL, "--env", f"{module}:Family"]) == 0
+    result = metarl.evaluate(run, EvaluationConfig(tasks=2, rollouts=2))
+    assert result.config["env_kwargs"] == {"goal_bound": 0.25}
+    assert (run / "evaluation.json").is_file()
+    assert abs(result.tasks).max() <= 0.25
+
+
+def test_curves_are_drawn_without_importing_anything(tmp_path, module, monkeypatch):
+    runs = []
+    for lr in (0.1, 0.2):
+        config = tiny(tmp_path / f"run{lr}", env=f"{module}:Family", inner_lr=lr, horizon=5, iterations=1)
+        runs.append(train(config).path)
+        metarl.evaluate(runs[-1], EvaluationConfig(tasks=2, rollouts=2))
+    new_process(monkeypatch, module)
+    assert plot.main([*map(str, runs), "--output", "curve.png"]) == 0
+    assert module not in sys.modules
+    assert plot.main([*map(str, runs), "--output", "curve.png", "--env", f"{module}:Family"]) == 0
+    assert module in sys.modules
+
+
+def test_loading_a_configuration_takes_the_word(tmp_path, module):
+    run = foreign_run(tmp_path / "run", "algo", f"{module}:Rule")
+    with pytest.raises(UserError, match="code from outside metarl"):
+        load_config(run)
+    assert load_config(run, trust=[f"{module}:Rule"]).algo == f"{module}:Rule"

@@ -1,0 +1,104 @@
+"""Sizes that cannot be allocated are refused in a sentence that names the setting to lower."""
+
+import dataclasses
+import errno
+import os
+
+import gymnasium
+import numpy as np
+import pytest
+from tiny_runs import tiny
+
+import metarl
+from metarl import AnalysisConfig, Config, EvaluationConfig, UserError
+from metarl.commands.cli import run_command
+from metarl.runs.build import build
+from metarl.runs.training import train
+
+HUGE = 10**11
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tiny(tmp_path_factory.mktemp("runs") / "run", iterations=0)).path
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (
+            {"horizon": HUGE},
+            r"the data of 20 tasks take at least .* GB of memory, .* lower .*horizon",
+        ),
+        ({"rollouts_per_task": HUGE}, "lower meta_batch_size or validation_tasks, rollouts_per_task or horizon"),
+        ({"meta_batch_size": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
+        ({"validation_tasks": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
+        ({"hidden_sizes": (10**7, 10**7)}, "lower hidden_sizes, meta_batch_size"),
+        ({"env": "sinusoid", "algo": "maml", "queries": 10 * HUGE}, "shots or queries"),
+    ],
+)
+def test_a_training_that_cannot_fit_is_refused_before_it_begins(tmp_path, settings, named):
+    with pytest.raises(UserError, match=named):
+        train(Config(run_dir=tmp_path / "run", **settings))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_measured_once_is_no_matter_of_validation():
+    build(Config(validation_tasks=HUGE, validate_every=0).resolve())
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda run: metarl.evaluate(run, EvaluationConfig(tasks=HUGE)), "lower tasks or gradient_steps"),
+        (lambda run: metarl.evaluate(run, EvaluationConfig(tasks=2, rollouts=HUGE)), "lower tasks, rollouts, shots or"),
+        (lambda run: metarl.analyze(run, AnalysisConfig(tasks=2, rollouts=HUGE)), "lower tasks, rollouts"),
+        (lambda run: adapt(run, horizon=HUGE), "lower num_rollouts or horizon"),
+    ],
+)
+def test_an_evaluation_that_cannot_fit_is_refused_before_it_begins(run, call, named):
+    with pytest.raises(UserError, match=named):
+        call(run)
+
+
+def adapt(run, **settings):
+    env = gymnasium.make("metarl/Navigation-v0")
+    env.reset(seed=0)
+    return metarl.load(run).adapt(env, **settings)
+
+
+def allocate_numpy():
+    np.empty(2**55)
+
+
+def allocate_torch():
+    import torch
+
+    torch.empty(2**60)
+
+
+@pytest.mark.parametrize("allocate", [allocate_numpy, allocate_torch])
+def test_a_command_without_memory_ends_with_a_sentence(allocate, capsys):
+    assert run_command(allocate) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: there is not enough memory: lower the number of tasks (meta_batch_size, tasks)")
+    assert shown.count("\n") == 1
+
+
+def test_another_error_of_a_command_keeps_its_traceback():
+    def fail():
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        run_command(fail)
+
+
+def test_a_path_that_is_too_long_names_its_setting(tmp_path):
+    for config in (lambda: Config(run_dir=tmp_path / ("x" * 256)), lambda: AnalysisConfig(output="x" * 5000)):
+        with pytest.raises(UserError, match=r"(run_dir|output) must be a path \(names of at most 255 bytes"):
+            config()
+    kept = Config(run_dir=tmp_path / ("x" * 255))
+    assert dataclasses.replace(kept, seed=1).folder == kept.folder
+    with pytest.raises(OSError) as error:
+        os.mkdir(tmp_path / ("x" * 256))
+    assert error.value.errno == errno.ENAMETOOLONG
