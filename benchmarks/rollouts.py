@@ -217,12 +217,13 @@ class Rollouts:
         self._workers.map(replay, self._recordings)
 
     def _record(self) -> tuple[int, list[Recording]]:
-        recordings = [Recording(sampler._episodes) for sampler in self._samplers]
-        for sampler, recording in zip(self._samplers, recordings, strict=True):
-            sampler._episodes = recording
+        checked = [sampler._episodes for sampler in self._samplers]
+        recordings = [Recording(batch._episodes) for batch in checked]
+        for batch, recording in zip(checked, recordings, strict=True):
+            batch._episodes = recording
         steps = self._collect()
-        for sampler, recording in zip(self._samplers, recordings, strict=True):
-            sampler._episodes = recording.episodes
+        for batch, recording in zip(checked, recordings, strict=True):
+            batch._episodes = recording.episodes
         return steps, recordings
 
 

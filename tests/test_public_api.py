@@ -121,8 +121,8 @@ def test_adapt_says_what_is_wrong(agent, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["abc"], "observation must be an element of Box("),
-        ([None], "observation must have shape (2,), got (1,)."),
+        (["abc"], "the observation must be numbers of shape (2,), got 'abc'."),
+        ([None], "the observation must be numbers of shape (2,), got None."),
         ([[0.0, float("nan")]], "observation must be finite numbers, got [0.0, nan]."),
         ([[0.0] * 3], "observation must have shape (2,), got (3,)."),
         ([[0.0, 0.0], "no"], "deterministic must be True or False, got 'no'."),

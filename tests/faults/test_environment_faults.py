@@ -146,10 +146,11 @@ def test_evaluation_and_adaptation_stop_too(tmp_path):
 
 @fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
 def test_a_diverged_adaptation_is_told(tmp_path):
+    explosive = {"inner_lr": 1e12, "hidden_sizes": (16, 16, 16), "activation": "relu"}
     with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller --inner-lr"):
-        metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, inner_lr=1e38))
+        metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, **explosive))
     with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller --inner-lr"):
-        metarl.train(tiny(tmp_path / "discrete", env="bandit", inner_lr=1e38))
+        metarl.train(tiny(tmp_path / "discrete", env="bandit", **explosive))
 
 
 @fault(WHERE, "`step` does not return", "`--step-timeout` names the environment and ends the run with its checkpoint")
