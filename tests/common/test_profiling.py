@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from disks import Disk, during_training
 from tiny_runs import assert_same_run, everything_in, tiny
 from torch._C._profiler import _ExperimentalConfig
 
@@ -216,6 +217,18 @@ def test_a_run_that_breaks_off_while_it_is_traced_can_be_resumed_and_profiled(tm
     assert "meta-step" in {name for _, name in read_trace(tmp_path / "broken", 3)}
     train(tiny(tmp_path / "whole", iterations=3))
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_trace_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys, monkeypatch):
+    disk = Disk()
+    during_training(monkeypatch, {1: disk.fill, 2: disk.free})
+    try:
+        train(tiny(tmp_path / "run", iterations=3, profile=True))
+    finally:
+        disk.free()
+    assert "the trace of iteration 2 could not be written: " in capsys.readouterr().out
+    train(tiny(tmp_path / "plain", iterations=3))
+    assert_same_run(tmp_path / "run", tmp_path / "plain")
 
 
 def test_impossible_profiles_are_refused_and_write_nothing(tmp_path):
