@@ -26,7 +26,7 @@ def fault(where: str, what: str, outcome: str) -> Callable[[Test], Test]:
     """
 
     def marked(test: Test) -> Test:
-        test.fault = (where, what, outcome)  # type: ignore[attr-defined]
+        test.faults = [(where, what, outcome), *getattr(test, "faults", [])]  # type: ignore[attr-defined]
         return test
 
     return marked
@@ -34,7 +34,7 @@ def fault(where: str, what: str, outcome: str) -> Callable[[Test], Test]:
 
 def table() -> str:
     """The table in Markdown, one for each heading, rows in the order of the tests."""
-    rows = [test.fault for path in sorted(TESTS.rglob("test_*.py")) for test in _marked(path)]
+    rows = [row for path in sorted(TESTS.rglob("test_*.py")) for test in _marked(path) for row in test.faults]
     parts = []
     for where in sorted({row[0] for row in rows}):
         lines = [f"| {what} | {outcome} |" for place, what, outcome in rows if place == where]
@@ -54,7 +54,7 @@ def _marked(path: Path) -> list:
     spec = importlib.util.spec_from_file_location(f"faults_of_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return [value for value in vars(module).values() if hasattr(value, "fault")]
+    return [value for value in vars(module).values() if hasattr(value, "faults")]
 
 
 if __name__ == "__main__":

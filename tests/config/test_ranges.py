@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, get_args
 
 import pytest
+from fault_table import fault
 
 import metarl
 from metarl import Range, UserError
@@ -68,6 +69,11 @@ def outside(number, value_range):
     return [math.nan, math.inf, -math.inf, True, "1", *(number(end) for end in ends if end is not None)]
 
 
+@fault(
+    "Settings and Python",
+    "a number outside its range, NaN or infinite, as any setting",
+    "refused before anything is begun; the sentence says the range",
+)
 @pytest.mark.parametrize(("annotation", "number", "value_range"), NUMBERS)
 def test_what_lies_outside_a_range_is_refused(annotation, number, value_range):
     for value in outside(number, value_range):

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from fault_table import fault
 from tiny_runs import TINY, arguments, tiny
 
 import metarl
@@ -66,6 +67,11 @@ READERS = {
 }
 
 
+@fault(
+    "Settings and Python",
+    "a run folder that names somebody's code",
+    "not imported without the caller's word; the sentence names the module and the options",
+)
 @pytest.mark.parametrize("setting", ["env", "algo", "meta_optimiser", "policy_body"])
 @pytest.mark.parametrize("reader", READERS)
 def test_code_that_a_run_names_is_not_imported_without_a_word(tmp_path, module, reader, setting):

@@ -7,6 +7,7 @@ import os
 import gymnasium
 import numpy as np
 import pytest
+from fault_table import fault
 from tiny_runs import tiny
 
 import metarl
@@ -23,6 +24,11 @@ def run(tmp_path_factory):
     return train(tiny(tmp_path_factory.mktemp("runs") / "run", iterations=0)).path
 
 
+@fault(
+    "Settings and Python",
+    "sizes that cannot fit into memory",
+    "refused before anything is begun; the sentence names the setting to lower",
+)
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -77,6 +83,7 @@ def allocate_torch():
     torch.empty(2**60)
 
 
+@fault("Settings and Python", "memory that is used up", "the command ends with a sentence that names what to lower")
 @pytest.mark.parametrize("allocate", [allocate_numpy, allocate_torch])
 def test_a_command_without_memory_ends_with_a_sentence(allocate, capsys):
     assert run_command(allocate) == 2

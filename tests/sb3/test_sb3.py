@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from fault_table import fault
 from faulty import FaultyFamily
 from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
@@ -436,6 +437,11 @@ def test_a_model_that_normalises_rewards_alone_starts_as_it_is():
     assert torch.equal(policy_parameters(model, policy), policy_parameters(plain, policy))
 
 
+@fault(
+    "Settings and Python",
+    "`start_from` a model whose normalisation of observations a policy cannot repeat",
+    "refused in a sentence (what it can repeat is taken over)",
+)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
