@@ -133,6 +133,12 @@ def test_what_has_no_policy_repeats_the_trajectories_of_what_has_one():
                 np.testing.assert_array_equal(core.positions, positions, subject.name)
 
 
+def test_checks_are_measured_by_turns(stored):
+    (table,) = read(stored, "checks")["tables"]
+    assert [row["family"] for row in table["rows"]] == ["navigation", "cheetah-dir", "cart-pole (Python)"]
+    assert all(row["with / without"] > 0 for row in table["rows"])
+
+
 def test_start_up_times_the_help_and_the_first_iteration(stored):
     (table,) = read(stored, "start-up")["tables"]
     seconds = {row["command"]: row["seconds"] for row in table["rows"]}
