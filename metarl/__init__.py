@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from metarl._version import __version__
 from metarl.common import mkl
 from metarl.common.errors import UserError
+from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
 from metarl.config.algorithms import (
     ALGORITHMS,
@@ -62,6 +63,7 @@ __all__ = [
     "L2FConfig",
     "MAMLppConfig",
     "MuMoMAMLConfig",
+    "NotWritten",
     "ProMPConfig",
     "Range",
     "RuleSettings",

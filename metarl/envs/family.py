@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import IntArray
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError, blaming, nearest
 from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
@@ -240,8 +240,9 @@ class TaskFamily(Family):
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        env = self.make_env()
-        env.close()
+        with blaming(lambda: f"while an environment of {self.name} was made"):
+            env = self.make_env()
+            env.close()
         return env.observation_space, env.action_space
 
 
