@@ -104,7 +104,17 @@ _L2F_NAVIGATION = {
     "moments-reuse": f"--algo l2f {_MOMENTS}",
     "moments-fresh": f"--algo l2f {_MOMENTS} {_FRESH}",
 }
+_TWO_BATCHES = "Step 1 of a variant with fresh rollouts has seen two batches of episodes, as step 2 of MAML has."
 _START_KL = "--algo l2f --l2f.initial-gamma 0.5 --l2f.start-kl"
+
+
+def _at_equal_steps(*names: str) -> dict[str, str]:
+    """Variants of `_L2F_NAVIGATION`; those without iterations of their own have 100."""
+    options = {name: _L2F_NAVIGATION[name] for name in names}
+    return {
+        name: f"{option} --validate-every 0" + ("" if "--iterations" in option else " --iterations 100")
+        for name, option in options.items()
+    }
 
 
 def _conflict(env: str, options: str, iterations: int, rollouts: int) -> Experiment:
@@ -134,13 +144,29 @@ _MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
 EXPERIMENTS = {
     "l2f-navigation": Experiment(
         "navigation",
-        {
-            name: f"{options} --validate-every 0" + ("" if "--iterations" in options else " --iterations 100")
-            for name, options in _L2F_NAVIGATION.items()
-        },
+        _at_equal_steps(*_L2F_NAVIGATION),
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
         seeds=(0,),
         note="L2F's variants at equal environment steps, beside MAML's inner steps and learned constants; one seed.",
+    ),
+    "l2f-navigation-best": Experiment(
+        "navigation",
+        _at_equal_steps(
+            "maml-0.1",
+            "moments-fresh",
+            "l2f-through-normalised-fresh",
+            "l2f-stop-normalised-fresh",
+            "l2f-stop-raw-fresh",
+        ),
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        note=f"The best four variants of L2F, beside MAML. {_TWO_BATCHES}",
+    ),
+    "l2f-navigation-bimodal": Experiment(
+        "navigation-bimodal",
+        _at_equal_steps("maml-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
+        "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+        seeds=(0, 1, 2, 3, 4),
+        note=f"The best two variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
     "l2f-cheetah-dir-rllab": Experiment(
         "cheetah-dir-rllab",
