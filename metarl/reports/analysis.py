@@ -200,10 +200,10 @@ def _freezing(
 
 def _gap(loops: _InnerLoops, agent: Agent, tasks: NDArray[Any]) -> tuple[float, float] | None:
     """Returns of standing still and of the oracle; None if no oracle was given."""
-    oracle, horizon = loops.config.oracle_return, agent.settings.rollouts.horizon
+    oracle, settings = loops.config.oracle_return, agent.settings.rollouts
     if oracle is None:
         return None
-    standstill, env_steps = standing_still(agent.family, tasks, horizon, loops.config.seed)
+    standstill, env_steps = standing_still(agent.family, tasks, settings, loops.config.seed)
     loops.env_steps += env_steps
     if standstill is None:
         raise UserError(f"{agent.family.name} has no action for standing still, so leave out oracle_return.")

@@ -43,6 +43,8 @@ def evaluation_table(result: Evaluation) -> str:
         lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.{decimals}f}")
     if result.references.standstill is not None:
         lines.append(f"standing still: {result.references.standstill:.2f}")
+    if result.dropped_episodes:
+        lines.append(f"{result.dropped_episodes} episodes were dropped (on_bad_episode)")
     return "\n".join(lines)
 
 

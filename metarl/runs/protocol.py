@@ -27,6 +27,7 @@ from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.checked import expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
+from metarl.config.settings import RolloutSettings
 from metarl.config.trust import Trust
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
@@ -92,7 +93,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
         random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
-        standstill, _ = standing_still(family, tasks, agent.settings.rollouts.horizon, config.seed)
+        standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
     estimate = mean_and_interval(returns)
     result = Evaluation(
@@ -116,6 +117,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         share_made_worse=share_made_worse(family.sign * returns) if rule.adapted else None,
         modulated=None if measured.modulated is None else float(measured.modulated.mean()),
         env_steps=measured.env_steps,
+        dropped_episodes=measured.dropped,
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
     )
@@ -185,11 +187,13 @@ class _Measured:
         modulated: Mean return of each task between preparation and first gradient step, [task]; None without
             preparation, see `metarl.inner.loop.Adapted`.
         env_steps: Environment steps taken.
+        dropped: Number of episodes that were dropped.
     """
 
     returns: Tensor
     modulated: Tensor | None
     env_steps: int
+    dropped: int
 
 
 class _Protocol:
@@ -227,6 +231,7 @@ class _Protocol:
             torch.cat([part.returns for part in measured]),
             torch.cat(modulated) if modulated else None,
             sum(part.env_steps for part in measured),
+            sum(part.dropped for part in measured),
         )
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
@@ -238,18 +243,18 @@ class _Protocol:
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
-        return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps)
+        return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps, len(adapted.dropped))
 
 
-def standing_still(family: Family, tasks: np.ndarray, horizon: int, seed: int) -> tuple[float | None, int]:
+def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:
     """Mean return of the zero action over one episode per task, and the environment steps that it took.
 
-    The return is None, without a step, if the family is supervised or its action space has no zero.
+    The return is None if the family is supervised, if its action space has no zero, or if all episodes were dropped.
 
     Args:
         family: The task family.
         tasks: [task, ...].
-        horizon: Steps after which an episode is truncated.
+        settings: Say how long an episode is, and what is done with bad ones.
         seed: Seed of the episodes.
     """
     if not isinstance(family, TaskFamily):
@@ -263,10 +268,11 @@ def standing_still(family: Family, tasks: np.ndarray, horizon: int, seed: int) -
     rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
     total = np.zeros(num)
     seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-    with closing(checked_episodes(family, num, horizon)) as episodes:
+    with closing(checked_episodes(family, num, settings.horizon, 1, settings.on_bad_episode)) as episodes:
         episodes.reset(tasks, seeds.tolist(), observations)
         while not (ended := terminated | truncated).all():
             env_steps += int((~ended).sum())
             episodes.step(actions, observations, rewards, terminated, truncated)
             total += rewards
-    return float(total.mean()), env_steps
+        kept = np.delete(total, list(episodes.dropped))
+    return float(kept.mean()) if len(kept) else None, env_steps

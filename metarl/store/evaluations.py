@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarl.common.arrays import array_of_objects
 from metarl.common.errors import UserError, shown
 from metarl.common.strict_json import plain
-from metarl.config.checked import convert
+from metarl.config.checked import Natural, convert
 from metarl.config.measuring import Checkpoint
 from metarl.envs.family import Measure
 from metarl.store.config_file import check_values
@@ -57,6 +57,7 @@ class Evaluation:
         env_steps: Total number of environment steps that the agent took.
         references: Returns for comparison.
         metarl: Version, commit, packages and hardware of the evaluation.
+        dropped_episodes: Number of the agent's episodes that were left out because they were bad.
         modulated: Mean return after attenuation or modulation and before the first step; None if not measured.
         adapted_layers: The policy's tensors that steps were allowed to change; empty for all.
         step_name: The rule's name for one step.
@@ -81,6 +82,7 @@ class Evaluation:
     env_steps: int
     references: References
     metarl: Mapping[str, str]
+    dropped_episodes: Natural = 0
     modulated: float | None = None
     adapted_layers: tuple[str, ...] = ()
     step_name: str = "gradient step"

@@ -17,6 +17,7 @@ import metarl
 from metarl.commands import train as command
 from metarl.common.errors import UserError
 from metarl.config.measuring import EvaluationConfig
+from metarl.reports.tables import evaluation_table
 
 ENV = "faulty:FaultyFamily"
 WHERE = "Environments"
@@ -142,6 +143,14 @@ def test_evaluation_and_adaptation_stop_too(tmp_path):
     with pytest.raises(UserError, match=r"is nan in faulty:FaultyFamily, task 1, rollout \d, step 3"):
         metarl.evaluate(tmp_path / "sick", EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
     assert not (tmp_path / "sick" / "evaluation.json").exists()
+
+
+def test_an_evaluation_leaves_out_what_training_left_out(tmp_path):
+    metarl.train(seldom(tmp_path, env_kwargs={"chance": 0.02}, iterations=1, on_bad_episode="drop"))
+    result = metarl.evaluate(tmp_path, EvaluationConfig(tasks=20, rollouts=10, gradient_steps=1))
+    assert 0 < result.dropped_episodes < 40
+    assert np.isfinite(result.returns).all()
+    assert f"{result.dropped_episodes} episodes were dropped" in evaluation_table(result)
 
 
 @fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
