@@ -46,6 +46,10 @@ class NormalisedObservations(WrappedAdaptation):
         _, mean, variance = self._statistics(meta)
         return Normaliser(mean, (variance + _LEAST_VARIANCE).sqrt())
 
+    def with_statistics(self, meta: Tensor, other: Tensor) -> Tensor:
+        """Meta-parameters with the statistics of other ones, perhaps of another rule with the same observations."""
+        return torch.cat([self._of_rule(meta), other[-(1 + 2 * self._size) :].to(meta)])
+
     def observe(self, loop: InnerLoop) -> Tensor:
         """Features of the rule, then number, mean and variance of each task's raw observations."""
         normaliser = self.normaliser(loop.meta)

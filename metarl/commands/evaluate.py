@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.tables import evaluation_table
         from metarl.runs.protocol import evaluate
 
-        trust = code_in({**vars(own), "env": config.env}).values()
+        trust = code_in(vars(own)).values()
         print_table(lambda: evaluate(run, config, trust), evaluation_table)
 
     return run_command(command)

@@ -83,7 +83,7 @@ def _start(arguments: Sequence[str]) -> Config:
     if choice.resume:
         folder = RunFolder(dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder)
         if folder.config.is_file() or not folder.is_empty():
-            return dataclasses.replace(load_config(folder.path, trust), profile=False, take_over=False)
+            return dataclasses.replace(load_config(folder.path, trust), profile=False)
         if choice.run_dir and not (named or choice.preset or choice.config):
             raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     if choice.config:

@@ -19,6 +19,10 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come."""
+
+
 def nearest(name: object, candidates: Iterable[str]) -> str:
     """Returns a suffix for an error message that suggests the closest candidates.
 
@@ -46,7 +50,7 @@ def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
     """Raises an exception of somebody else's code again, with its place.
 
     A UserError gets the place in its sentence. Other exceptions keep their traceback and get a note. What would pass
-    for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C stays as it is.
+    for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C and SIGTERM stay as they are.
 
     Args:
         error: The exception.
@@ -54,7 +58,7 @@ def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
     """
     if isinstance(error, UserError):
         raise UserError(f"{error} It happened {where()}.") from error
-    if isinstance(error, SystemExit | BrokenPipeError):
+    if isinstance(error, SystemExit | BrokenPipeError) and not isinstance(error, Terminated):
         raise RuntimeError(f"{error!r} was raised {where()}") from error
     if isinstance(error, Exception):
         error.add_note(f"It happened {where()}.")

@@ -80,6 +80,14 @@ def _keep_as(path: Path, other: Path) -> None:
         shutil.copyfile(path, other)
 
 
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one with this path: it may have been deleted or replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def warn_if_unwritable(path: Path) -> None:
     """Says at once, before a long computation, if its result cannot be written."""
     if why := unwritable(path):

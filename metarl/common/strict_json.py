@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from metarl.common.errors import UserError
-from metarl.common.files import replacing
+from metarl.common.files import reason, replacing
 
 _DEEPEST = 50  # levels
 
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         _check_readable(content, _DEEPEST)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise UserError(f"cannot read {path}: {reason(error)}.") from error
     except RecursionError:
         raise UserError(f"{path} is damaged: its values are nested too deeply.") from None
     except ValueError as error:

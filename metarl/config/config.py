@@ -271,8 +271,15 @@ class _Resolution:
         if self._supervised:
             self._check_supervised(settings)
             return
-        if settings.baseline and settings.baseline.trainer == "ppo" and settings.policy.normalise_observations:
-            raise UserError("normalise_observations is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
+        if settings.baseline and settings.baseline.trainer == "ppo":
+            rollouts, normalises = settings.rollouts, settings.policy.normalise_observations
+            for name, is_on in (
+                ("normalise_observations", normalises),
+                ("on_bad_episode", rollouts.on_bad_episode != "stop"),
+                ("step_timeout", rollouts.step_timeout),
+            ):
+                if is_on:
+                    raise UserError(f"{name} is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
         if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
             raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")

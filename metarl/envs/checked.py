@@ -13,7 +13,7 @@ from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
-DIVERGED = "the adaptation diverged; try a smaller --inner-lr, or look for huge rewards or observations."
+DIVERGED = "the adaptation diverged; try a smaller inner_lr, or look for huge rewards or observations."
 
 
 class CheckedEpisodes(EpisodeBatch):
@@ -25,7 +25,8 @@ class CheckedEpisodes(EpisodeBatch):
         episodes: The batch; owned from now on.
         family: The task family.
         rollouts_per_task: Slots of each task, task-major.
-        on_bad_episode: After a number that is not finite, "stop" raises UserError. "drop" ends the episode instead.
+        on_bad_episode: After a number that is not finite, "stop" raises UserError, and "drop" ends the episode instead.
+            None stops where there is no choice.
 
     Attributes:
         dropped: What was wrong with each dropped episode since the last reset of all slots, by slot.
@@ -35,13 +36,13 @@ class CheckedEpisodes(EpisodeBatch):
     """
 
     def __init__(
-        self, episodes: Any, family: TaskFamily, rollouts_per_task: int = 1, on_bad_episode: BadEpisode = "stop"
+        self, episodes: Any, family: TaskFamily, rollouts_per_task: int = 1, on_bad_episode: BadEpisode | None = None
     ) -> None:
         self._episodes = require_episode_batch(episodes)
         super().__init__(episodes.num_envs, episodes.observation_size)
         self.terms = episodes.terms
         self.dropped: dict[int, str] = {}
-        self._family, self._rollouts, self._drop = family, rollouts_per_task, on_bad_episode == "drop"
+        self._family, self._rollouts, self._on_bad_episode = family, rollouts_per_task, on_bad_episode
         self._steps, self._begun = 0, np.zeros(self.num_envs, int)
         self._tasks: list[Any] = [None] * self.num_envs
         self._seeds: list[Any] = [None] * self.num_envs
@@ -54,7 +55,7 @@ class CheckedEpisodes(EpisodeBatch):
 
     def where(self) -> str:
         """Names the call that has not returned yet."""
-        return f"in {self._inside} of {self._named(self._episodes.current)}"
+        return f"in {self._inside or 'a call'} of {self._named(self._episodes.current)}"
 
     def buffers(self, num_steps: int) -> Buffers:
         return self._episodes.buffers(num_steps)
@@ -87,7 +88,8 @@ class CheckedEpisodes(EpisodeBatch):
         try:
             self._episodes.step(actions, observations, rewards, terminated, truncated)
         except BaseException as error:
-            self._require_finite(actions)
+            if isinstance(error, Exception):
+                self._require_finite(actions)
             blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
@@ -119,14 +121,16 @@ class CheckedEpisodes(EpisodeBatch):
                 number = np.ravel(of_slots[slot])[bad[slot]][0]
                 place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
                 told = f"the {name}{place} is {number} in {self._named(slot)}"
-                if not self._drop:
-                    raise UserError(
-                        f"{told}; mend the environment, or leave such episodes out with --on-bad-episode drop."
-                    )
+                if self._on_bad_episode != "drop":
+                    choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
+                    raise UserError(f"{told}; mend the environment{choice}.")
                 self.dropped.setdefault(slot, told)
+        self._episodes.end(np.array(list(self.dropped)))
 
     def _named(self, slot: int | None) -> str:
         """Names an episode at its present step; all of them if ``slot`` is None."""
+        if slot is None and self.num_envs == 1:
+            slot = 0
         if slot is None:
             return f"{self.num_envs} environments of {self._family.name}, step {self._steps - self._begun.min()}"
         step = f"{self._family.name}, {{}}step {self._steps - self._begun[slot]}"
@@ -137,7 +141,11 @@ class CheckedEpisodes(EpisodeBatch):
 
 
 def checked_episodes(
-    family: TaskFamily, num_envs: int, horizon: int, rollouts_per_task: int = 1, on_bad_episode: BadEpisode = "stop"
+    family: TaskFamily,
+    num_envs: int,
+    horizon: int,
+    rollouts_per_task: int = 1,
+    on_bad_episode: BadEpisode | None = None,
 ) -> CheckedEpisodes:
     """Makes a family's environments, checked.
 
@@ -179,4 +187,4 @@ class Watch:
             if place is None or place != seen:
                 self._since[index] = place, now
             elif now - since > self.seconds:
-                raise UserError(f"nothing has come back for {self.seconds:g} seconds (--step-timeout) {batch.where()}.")
+                raise UserError(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import IntArray
 from metarl.common.errors import UserError, nearest
+from metarl.common.files import reason
 from metarl.envs.family import SPLITS
 from metarl.envs.parameters import flag, positive_whole, whole_between
 from metarl.envs.supervised import Examples, SupervisedFamily
@@ -199,7 +200,7 @@ class FewShotFamily(SupervisedFamily):
         try:
             chosen = json.loads(Path(self._split_file).read_text(encoding="utf-8"))
         except OSError as error:
-            raise UserError(f"cannot read {self._split_file}: {error.strerror or error}.") from error
+            raise UserError(f"cannot read {self._split_file}: {reason(error)}.") from error
         except ValueError as error:
             raise UserError(f"{self._split_file} is not JSON: {error}.") from error
         if not isinstance(chosen, dict) or not all(isinstance(chosen.get(split), list) for split in SPLITS):

@@ -106,6 +106,9 @@ class EpisodeBatch(ABC):
             truncated: Receives whether each episode has been cut off so far, [num_envs].
         """
 
+    def end(self, slots: IntArray) -> None:  # noqa: B027 (a batch need not be able to)
+        """Ends the episodes in some slots, [k], so that later steps leave them alone. By default they go on unseen."""
+
     @abstractmethod
     def close(self) -> None:
         """Releases what the batch holds."""

@@ -86,6 +86,9 @@ class LoopedEpisodes(EpisodeBatch):
             )
         observations[slot] = observation
 
+    def end(self, slots: IntArray) -> None:
+        self._terminated[slots] = True
+
     def close(self) -> None:
         for env in self._envs:
             env.close()

@@ -176,6 +176,10 @@ class NativeEpisodes(EpisodeBatch):
         terminated[...] = self._terminated
         truncated[...] = self._truncated
 
+    def end(self, slots: IntArray) -> None:
+        self._terminated[slots] = True
+        self._find_living()
+
     def close(self) -> None:
         """Nothing to release."""
 

@@ -13,6 +13,7 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, require_episode_batch
+from metarl.envs.single import begin, take_step
 from metarl.envs.spaces import copied, flat_space, flatten
 
 
@@ -44,19 +45,19 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         Raises:
             UserError: If the task is not known.
         """
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = begin(self.env, seed, options)
         self.known_task = info.get("task", (options or {}).get("task", self.known_task))
         if self.known_task is None:
             raise UserError(
                 f"the environment of {self._family.name} does not tell its task; set it with the family's set_task "
                 "before the reset, or let the environment return it as info['task']."
             )
-        return self._with_task(observation), info
+        return self._with_task(observation), dict(info)
 
     def step(self, action: Any) -> tuple[FloatArray, Any, bool, bool, dict[str, Any]]:
         """Takes one step."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._with_task(observation), reward, terminated, truncated, info
+        observation, reward, terminated, truncated, info = take_step(self.env, action)
+        return self._with_task(observation), reward, terminated, truncated, dict(info)
 
     def _with_task(self, observation: Any) -> FloatArray:
         flat = flatten(self.env.observation_space, observation, f"an observation of {self._family.name}")
@@ -99,6 +100,9 @@ class OracleEpisodes(EpisodeBatch):
     ) -> None:
         self._episodes.step(actions, self._without_task(observations), rewards, terminated, truncated)
         self.terms = self._episodes.terms
+
+    def end(self, slots: IntArray) -> None:
+        self._episodes.end(slots)
 
     def close(self) -> None:
         self._episodes.close()

@@ -24,6 +24,8 @@ _BOOKKEEPING = frozenset(
         "run_dir",
         "resume",
         "take_over",
+        "on_bad_episode",
+        "step_timeout",
         "resumed_with",
         "device",
         "threads",

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
+from metarl.agents.normalised import NormalisedObservations
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
@@ -28,7 +29,7 @@ from metarl.config.checked import expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
-from metarl.config.trust import Trust
+from metarl.config.trust import Trust, code_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked
@@ -69,7 +70,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     """
     config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
     device = resolve_device(config.device)
-    agent = load(run_dir, config.checkpoint, trust)
+    # To name the family here is the word for it.
+    words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
+    agent = load(run_dir, config.checkpoint, words)
     if config.env == agent.config.env:
         config = replace(config, env=None)
     family = agent.family if config.env is None else _other_family(agent, config.env)
@@ -90,8 +93,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
-        untrained = _partial(MAML(rule.policy, agent.settings.inner), config)
-        random_meta = untrained.initial(stream(config.seed, Purpose.INITIALISATION))
+        untrained, random_meta = _untrained(agent, config)
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
@@ -126,6 +128,16 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     except OSError as error:
         raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
     return result
+
+
+def _untrained(agent: Agent, config: EvaluationConfig) -> tuple[Adaptation, Tensor]:
+    """MAML from a random initialisation, with the agent's normalisation of observations."""
+    rule: Adaptation = MAML(agent.rule.policy, agent.settings.inner)
+    generator = stream(config.seed, Purpose.INITIALISATION)
+    if not agent.settings.policy.normalise_observations:
+        return _partial(rule, config), rule.initial(generator)
+    normalised = NormalisedObservations(rule)
+    return _partial(normalised, config), normalised.with_statistics(normalised.initial(generator), agent.meta)
 
 
 def _queries(agent: Agent, family: Family, config: EvaluationConfig) -> int:

@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import UserError
+from metarl.common.errors import Terminated, UserError
 from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
 from metarl.common.output import say_on_stdout
@@ -67,11 +67,13 @@ class FinishedRun:
         path: Folder of the run.
         agent: The agent after the last iteration.
         progress: The numbers of each iteration, as in progress.csv.
+        dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 
     path: Path
     agent: Agent
     progress: list[dict[str, str]]
+    dropped_episodes: int = 0
 
     def remarks(self) -> list[str]:
         """What to know of the run beside its returns, by its progress: parts of sentences.
@@ -82,14 +84,13 @@ class FinishedRun:
         outcomes = [row["outcome"] for row in self.progress if "outcome" in row]
         counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
         total = sum(count for _, count in counts)
-        dropped = sum(int(row.get("dropped_episodes") or 0) for row in self.progress)
         remarks = []
         if counts:
             kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
             advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
             remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
-        if dropped:
-            remarks.append(f"{dropped} episodes were dropped")
+        if self.dropped_episodes:
+            remarks.append(f"{self.dropped_episodes} episodes were dropped")
         return remarks
 
 
@@ -119,11 +120,12 @@ def train(config: Config) -> FinishedRun:
         if not new and state.iteration >= settings.run.iterations:
             more = "; raise --iterations for more" if state.iteration else ""
             say_on_stdout(f"{folder.path} has done its {state.iteration} iterations{more}")
-            return FinishedRun(folder.path, agent, read_progress(folder.path))
+            return FinishedRun(folder.path, agent, read_progress(folder.path), state.dropped_episodes)
         with RunWriter(config, provenance(device), lock, state) as writer:
             writer.begin(new)
             state = trainer.train(state, writer)
-    run = FinishedRun(folder.path, Agent(config, state.learner.meta), read_progress(folder.path))
+    agent = Agent(config, state.learner.meta)
+    run = FinishedRun(folder.path, agent, read_progress(folder.path), state.dropped_episodes)
     if lost := writer.unsaved():
         raise NotWritten(lost, run)
     return run
@@ -222,11 +224,15 @@ class Trainer:
         iteration_seconds = time.perf_counter() - begin
         if self._validator and validates:
             with timed("validation"):
-                row |= self._validate(self._validator, learner.meta)
+                validated, dropped = self._validate(self._validator, learner.meta)
+            row |= validated
+            if "dropped_episodes" in row:
+                row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
         elif self._validator:
             row |= dict.fromkeys(self._validation_columns, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
-        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return)
+        dropped = state.dropped_episodes + int(row.get("dropped_episodes", 0))
+        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return, dropped)
         validation = row.get(self._validation_columns[1], "")
         in_environments = {"env_steps": new.env_steps} if steps else {}
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
@@ -239,8 +245,10 @@ class Trainer:
                 writer.best(new)
         return new
 
-    def _validate(self, validator: Runner | SupervisedRunner, meta: torch.Tensor) -> dict[str, float | int | str]:
-        """Returns on the validation tasks; tasks and random streams are the same every time."""
+    def _validate(
+        self, validator: Runner | SupervisedRunner, meta: torch.Tensor
+    ) -> tuple[dict[str, float | int | str], int]:
+        """Returns on the validation tasks, and dropped episodes; tasks and random streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
@@ -248,7 +256,7 @@ class Trainer:
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
         adapted, _ = validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
         returns = adapted.returns.mean(0).tolist()
-        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True))
+        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True)), len(adapted.dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline
@@ -271,13 +279,13 @@ def _check_finite(learner: LearnerState, iteration: int) -> None:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM into SystemExit(143) in the main thread, so that it unwinds like Ctrl-C."""
+    """Turns SIGTERM into an exit with code 143 in the main thread, so that it unwinds like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handler(signum: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(128 + signum)
+        raise Terminated(128 + signum)
 
     before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, handler)
     try:

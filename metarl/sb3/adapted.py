@@ -12,7 +12,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
 from metarl.common.streams import Purpose, stream
 from metarl.config.checked import Seed, convert, expect
 from metarl.config.config import Config
@@ -36,6 +36,8 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
         UserError: If the model acts in other units, or its actor does not fit the policy (see `policy_parameters`).
     """
     settings = expect("config", config, Config).resolve()
+    if not isinstance(model, BaseAlgorithm):
+        raise UserError(f"model must be a model of Stable-Baselines3, got {shown(model)}.")
     family, rule = build(settings)
     scale = settings.rollouts.action_scale
     wanted = policy_actions(require_environments(family, "metarl.sb3"), scale)
@@ -90,7 +92,13 @@ class AdaptedModel:
         act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)
         if _is_one(space, observation):
             return act(observation), state
-        return np.stack([act(one) for one in iterate(batch_space(space), observation)]), state
+        try:
+            actions = [act(one) for one in iterate(batch_space(space), observation)]
+        except TypeError as error:
+            raise UserError(f"observation must be an element of {space}, or several, got {observation!r}.") from error
+        if not actions:
+            raise UserError(f"observation must be an element of {space}, or several; got none.")
+        return np.stack(actions), state
 
 
 # Stable-Baselines3 has a function for this, which knows neither Tuple nor a Dict inside another.

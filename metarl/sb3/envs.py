@@ -116,6 +116,9 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         return np.asarray(observation, np.float32)
 
     def _require_finite(self, name: str, value: Any) -> None:
+        shape = self.observation_space.shape if name == "observation" else ()
+        if np.shape(value) != shape:
+            raise UserError(f"the {name} has shape {np.shape(value)} instead of {shape} in an episode {self._place}.")
         if not np.isfinite(value).all():
             raise UserError(f"the {name} is {value} in an episode {self._place}; mend the environment.")
 

@@ -45,6 +45,7 @@ class RunState:
         env_steps: Environment steps taken in them, adaptation included.
         seconds: Wall time spent on them.
         best_return: Best post-adaptation return on the validation tasks so far.
+        dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 
     learner: LearnerState
@@ -52,9 +53,11 @@ class RunState:
     env_steps: int = 0
     seconds: float = 0.0
     best_return: float = -float("inf")
+    dropped_episodes: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("iteration", int), ("env_steps", int), ("seconds", int | float)):
+        kinds = {"iteration": int, "env_steps": int, "seconds": int | float, "dropped_episodes": int}
+        for name, kind in kinds.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or not 0 <= value < math.inf:
                 raise ValueError(f"{name} must be a number of at least 0, got {value!r}")

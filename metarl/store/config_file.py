@@ -42,7 +42,7 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
     """Writes config.json into the run's folder, with the provenance of the start and of each resume.
 
     Raises:
-        UserError: If the folder cannot be written.
+        OSError: If the folder cannot be written.
     """
     folder = RunFolder(config.folder)
     content: dict[str, Any] = {**config.to_dict(), "chosen": _as_json(config.chosen), "metarl": provenance}
@@ -52,12 +52,7 @@ def save_config(config: Config, provenance: Mapping[str, Any]) -> None:
             "metarl": before.get("metarl", {}),
             "resumed_with": [*before.get("resumed_with", ()), provenance],
         }
-    try:
-        write_json(folder.config, content, indent=2)
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {folder.path}: {error.strerror or error}; choose another run_dir (--run-dir)."
-        ) from error
+    write_json(folder.config, content, indent=2)
 
 
 def load_config(run_dir: Path, trust: Trust = False) -> Config:
@@ -74,7 +69,8 @@ def load_config(run_dir: Path, trust: Trust = False) -> Config:
     if not os.path.isfile(path):
         what = "is not the folder of a run: it holds no config.json" if os.path.exists(run_dir) else "does not exist"
         raise UserError(f"{run_dir} {what}; give the folder that `python -m metarl.train` wrote.")
-    return dataclasses.replace(read_config(path, trust), run_dir=run_dir)
+    # To take over is a word for one start only.
+    return dataclasses.replace(read_config(path, trust), run_dir=run_dir, take_over=False)
 
 
 def read_values(path: Path) -> dict[str, Any]:

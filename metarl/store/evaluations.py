@@ -18,6 +18,7 @@ from metarl.envs.family import Measure
 from metarl.store.config_file import check_values
 
 Floats = NDArray[np.float64]
+_HUGE = 1e300
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +157,10 @@ def _read(name: str, value: Any, kind: Any) -> Any:
 
 def _floats(name: str, value: Any) -> Floats:
     """An array of numbers; None stands for NaN."""
-    numbers = _array(name, value, "iufO").astype(np.float64)
+    try:
+        numbers = _array(name, value, "iufO").astype(np.float64)
+    except OverflowError:
+        raise UserError(f"{name!r} must hold finite numbers.") from None
     if np.isinf(numbers).any():
         raise UserError(f"{name!r} must hold finite numbers.")
     return numbers
@@ -188,4 +192,4 @@ def _tasks(value: Any) -> NDArray[Any]:
 def _holds_numbers(value: Any) -> bool:
     if isinstance(value, list | dict):
         return all(map(_holds_numbers, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, int | float)
+    return isinstance(value, int | float) and abs(value) < _HUGE

@@ -6,7 +6,7 @@ import os
 from io import FileIO
 from pathlib import Path
 
-from metarl.common.files import replacing
+from metarl.common.files import is_at, replacing
 
 
 class Journal:
@@ -36,7 +36,7 @@ class Journal:
         Raises:
             OSError: If it cannot be written; it goes on waiting, and the file is as before.
         """
-        if self._file and not self._path.exists():
+        if self._file and not is_at(self._file.fileno(), self._path):
             self._take_back(self._file)
         if self._file:
             self._append(self._file)
@@ -55,7 +55,7 @@ class Journal:
             self._file.close()
 
     def _take_back(self, file: FileIO) -> None:
-        """Takes the content out of a file that was deleted; it lives as long as it is open."""
+        """Takes the content out of a file that was deleted or replaced; it lives as long as it is open."""
         file.seek(0)
         self._waiting = file.readall() + self._waiting
         self._file, self._old_as = None, None

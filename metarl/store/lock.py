@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from metarl.common.errors import UserError
+from metarl.common.files import is_at
 from metarl.store.folder import RunFolder
 
 
@@ -83,15 +84,16 @@ class Lock:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._me = _myself()
+        self._held = False
 
     def hold(self, take_over: bool = False) -> None:
-        """Takes the lock; if this object has it, makes sure that this is still so.
+        """Takes the lock; if this object has it, makes sure that this is still so. A deleted folder is made again.
 
         Args:
             take_over: Whether to take it from a process on another machine.
 
         Raises:
-            UserError: If another process trains in the folder, or may do so.
+            UserError: If another process trains in the folder, or may do so; or if it did since this object took it.
             OSError: If the lock cannot be written.
         """
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -99,10 +101,15 @@ class Lock:
             owner = _read(file)
             if owner == self._me:
                 return
+            if self._held and (owner is not None or self._folder.config.is_file()):
+                raise UserError(
+                    f"{self._folder.path} has been taken over by another process meanwhile; this run can write no more."
+                )
             if owner is not None:
                 self._judge(owner, take_over)
             file.truncate(0)
             json.dump(asdict(self._me), file)
+            self._held = True
 
     def release(self) -> None:
         """Gives the lock back, if this object has it."""
@@ -147,16 +154,9 @@ def _opened(path: Path) -> Iterator[TextIO]:
         with path.open("a+", encoding="utf-8") as file:
             with suppress(OSError):  # Some network file systems cannot do this.
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if _is_at(file, path):  # Its last owner may have removed it meanwhile.
+            if is_at(file.fileno(), path):  # Its last owner may have removed it meanwhile.
                 yield file
                 return
-
-
-def _is_at(file: TextIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _read(file: TextIO) -> Owner | None:

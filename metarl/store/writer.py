@@ -118,8 +118,9 @@ class RunWriter:
             write()
         except OSError as error:
             self._failure = f"cannot write into {self._folder.path}: {reason(error)}"
-        except UserError as error:  # Another process has taken the folder over.
+        except UserError as error:  # The folder is another process's.
             self._failure = str(error).rstrip(".")
+            raise
         if goes_on and self._failure and self._failure != before:
             self._log.say(f"{self._failure}; training goes on, and it is tried again at the next checkpoint.")
         if before and not self._failure:

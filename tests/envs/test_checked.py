@@ -38,7 +38,7 @@ def run(family, on_bad_episode="stop", slots=SLOTS, steps=6):
     ],
 )
 def test_a_number_that_is_not_finite_stops_and_is_named(fault, told):
-    with pytest.raises(UserError, match=f"^{told}.*; mend the environment, or leave .* out with --on-bad-episode drop"):
+    with pytest.raises(UserError, match=f"^{told}.*; mend the environment, or leave .* out .on_bad_episode drop"):
         run(FaultyFamily(fault))
 
 
@@ -183,9 +183,7 @@ def test_a_watch_names_what_does_not_move_and_nothing_else(monkeypatch):
         moving.place = (now[0], None)
         watch.check([moving, still])
     now[0] = 10.5
-    with pytest.raises(
-        UserError, match=r"nothing has come back for 10 seconds \(--step-timeout\) in step of somewhere"
-    ):
+    with pytest.raises(UserError, match=r"nothing has come back for 10 seconds \(step_timeout\) in step of somewhere"):
         watch.check([moving, still])
     still.place = None  # It has returned.
     watch.check([moving, still])

@@ -15,8 +15,9 @@ from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl
 from metarl.commands import train as command
-from metarl.common.errors import UserError
+from metarl.common.errors import Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
+from metarl.envs.checked import checked_episodes
 from metarl.reports.tables import evaluation_table
 
 ENV = "faulty:FaultyFamily"
@@ -156,9 +157,9 @@ def test_an_evaluation_leaves_out_what_training_left_out(tmp_path):
 @fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
 def test_a_diverged_adaptation_is_told(tmp_path):
     explosive = {"inner_lr": 1e12, "hidden_sizes": (16, 16, 16), "activation": "relu"}
-    with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller --inner-lr"):
+    with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller inner_lr"):
         metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, **explosive))
-    with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller --inner-lr"):
+    with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller inner_lr"):
         metarl.train(tiny(tmp_path / "discrete", env="bandit", **explosive))
 
 
@@ -167,7 +168,7 @@ def test_a_step_that_hangs_is_named_after_the_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr("metarl.common.parallel.SECONDS_TO_STOP", 0.01)
     monkeypatch.setattr("metarl.common.parallel._POLL_SECONDS", 0.01)
     place = "in step of faulty:FaultyFamily, task 1, rollout"
-    with pytest.raises(UserError, match=rf"nothing has come back for 0\.2 seconds \(--step-timeout\) {place}"):
+    with pytest.raises(UserError, match=rf"nothing has come back for 0\.2 seconds \(step_timeout\) {place}"):
         metarl.train(rare(tmp_path, "hangs", step_timeout=0.2))
     assert_iterations_are_kept(tmp_path)
 
@@ -203,6 +204,37 @@ def test_one_signal_ends_a_run_whose_environment_hangs(number, tmp_path):
     assert ended.returncode != 0
     assert "Traceback" not in ended.stderr
     assert_iterations_are_kept(tmp_path)
+
+
+def test_sigterm_is_no_fault_of_an_environment():
+    def where():
+        return "in step"
+
+    with pytest.raises(Terminated), blaming(where):
+        raise Terminated(143)
+
+
+def test_a_dropped_episode_is_not_stepped_any_more():
+    envs = []
+
+    class Kept(FaultyFamily):
+        def make_env(self, render_mode=None):
+            envs.append(super().make_env())
+            return envs[-1]
+
+    batch = checked_episodes(Kept(), 2, 6, on_bad_episode="drop")
+    observations, flags = np.zeros((2, 2)), np.zeros((2, 2), bool)
+    batch.reset(np.arange(2), [0, 1], observations)
+    for _ in range(6):
+        batch.step(np.zeros((2, 1)), observations, np.zeros(2), *flags)
+    assert list(batch.dropped) == [1]
+    assert [env.steps for env in envs] == [6, 3]
+
+
+@pytest.mark.parametrize("choice", [{"step_timeout": 1.0}, {"on_bad_episode": "drop"}])
+def test_what_stable_baselines_cannot_do_is_refused(choice):
+    with pytest.raises(UserError, match=f"{next(iter(choice))} is not for Stable-Baselines3's ppo"):
+        metarl.Config(env="navigation", algo="pretrain", baseline={"trainer": "ppo"}, **choice).resolve()
 
 
 def _options(run_dir):

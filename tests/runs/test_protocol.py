@@ -101,6 +101,7 @@ def test_stored_evaluations_of_older_versions_are_read(path):
     content = json.loads(path.read_text())
     evaluation = Evaluation.from_json(content)
     assert evaluation.to_json() == {
+        "dropped_episodes": 0,
         "modulated": None,
         "adapted_layers": [],
         "step_name": "gradient step",

@@ -200,7 +200,7 @@ def test_a_folder_that_was_deleted_and_given_to_another_run_is_left_to_it(tmp_pa
         RunFolder(path).lock.write_text(json.dumps(THEIRS))
 
     during_training(monkeypatch, {2: replace})
-    with pytest.raises(NotWritten, match="is in use: process 7 on elsewhere"):
+    with pytest.raises(UserError, match="run has been taken over by another process meanwhile"):
         train(tiny(path, iterations=4, seed=1))
     RunFolder(path).lock.unlink()
     assert everything_in(path) == everything_in(whole)
@@ -209,7 +209,7 @@ def test_a_folder_that_was_deleted_and_given_to_another_run_is_left_to_it(tmp_pa
 @fault(
     "Run folder",
     "a folder taken over by another process while training",
-    "nothing more is written into it; exit code 1",
+    "the run ends and writes nothing more into it, also after the other one has ended",
 )
 def test_a_folder_that_another_process_took_over_is_left_to_it(tmp_path, monkeypatch, capsys):
     path = tmp_path / "run"
@@ -218,13 +218,39 @@ def test_a_folder_that_another_process_took_over_is_left_to_it(tmp_path, monkeyp
         RunFolder(path).lock.write_text(json.dumps(THEIRS))
 
     during_training(monkeypatch, {2: take_over})
-    with pytest.raises(
-        NotWritten, match=r"run is in use: process 7 on elsewhere.*what was done after iteration 2 is not"
-    ):
+    with pytest.raises(UserError, match="run has been taken over by another process meanwhile; this run can write no"):
         train(tiny(path, iterations=4, checkpoint_every=1))
     assert stored_progress(path).iteration == 2
     assert json.loads(RunFolder(path).lock.read_text()) == THEIRS
-    assert "process 7 on elsewhere trains in it" in capsys.readouterr().err
+    assert "what was done after iteration 2 is not saved" in capsys.readouterr().err
+
+
+def test_a_folder_that_another_process_had_for_a_while_is_left_to_it(tmp_path, monkeypatch, whole):
+    path = tmp_path / "run"
+
+    def come_and_go():
+        shutil.rmtree(path)
+        shutil.copytree(whole, path)
+
+    during_training(monkeypatch, {2: come_and_go})
+    with pytest.raises(UserError, match="run has been taken over by another process meanwhile"):
+        train(tiny(path, iterations=4, seed=1, checkpoint_every=1))
+    assert {name: content for name, content in everything_in(path).items() if name != Path("lock")} == everything_in(
+        whole
+    )
+
+
+def test_progress_that_was_replaced_by_another_file_is_written_whole(tmp_path, monkeypatch, whole):
+    path = tmp_path / "run"
+
+    def save_in_an_editor():
+        copy = path / "progress.csv.new"
+        shutil.copy(path / "progress.csv", copy)
+        os.replace(copy, path / "progress.csv")
+
+    during_training(monkeypatch, {3: save_in_an_editor})
+    train(tiny(path, iterations=6))
+    assert_same_run(path, whole)
 
 
 @fault("Run folder", "a validation return that is not finite", "never becomes `best`")
@@ -233,9 +259,9 @@ def test_a_validation_return_that_is_not_finite_is_never_the_best(tmp_path, monk
     validate = Trainer._validate
 
     def broken(self, *arguments):
-        row = validate(self, *arguments)
+        row, dropped = validate(self, *arguments)
         calls.append(1)
-        return row if len(calls) == 2 else dict.fromkeys(row, value)
+        return row if len(calls) == 2 else dict.fromkeys(row, value), dropped
 
     calls = []
     monkeypatch.setattr(Trainer, "_validate", broken)
@@ -273,5 +299,4 @@ def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
 
 
 def test_a_finished_run_counts_the_episodes_that_were_dropped():
-    rows = [{"dropped_episodes": "2"}, {"dropped_episodes": ""}, {"dropped_episodes": "1"}]
-    assert FinishedRun(Path("run"), None, rows).remarks() == ["3 episodes were dropped"]
+    assert FinishedRun(Path("run"), None, [], 3).remarks() == ["3 episodes were dropped"]
