@@ -344,7 +344,8 @@ def test_help_may_be_read_in_part():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         process.stdout.close()
         shown = process.stderr.read()
-    assert (process.returncode, shown) == (141, "")
+    assert process.returncode in (0, 141)  # Older tyro does not notice.
+    assert shown == ""
 
 
 def test_help_shows_the_familys_defaults(capsys):

@@ -28,7 +28,7 @@ def written_by_metarl_0_1(folder, memory):
     """Makes a run's last checkpoint and progress what metarl 0.1 would have written, its memory being ``memory``."""
     path = RunFolder(folder).checkpoint("last")
     with safe_open(path, "pt") as file:
-        meta, metadata = file.get_tensor("meta"), file.metadata()
+        meta, metadata = file.get_tensor("meta").clone(), file.metadata()  # It may lie in the file, which is replaced.
     del metadata["sha256"]
     save_file({"meta": meta, "optimiser": memory}, path, {**metadata, "format": "metarl-2"})
     progress = RunFolder(folder).progress
