@@ -80,7 +80,7 @@ def _problems_of(check: Callable[[Any, int], Problems], family: Family, seed: in
     try:
         for problem in check(family, seed):
             problems.append(problem)
-    except Exception as error:  # Report any error to the author of the family.
+    except (Exception, SystemExit) as error:  # Report any error to the author of the family, also an exit.
         problems.append(f"{check.__name__.strip('_')} could not be checked: {_in_words(error)}")
     return problems
 
@@ -167,9 +167,9 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
 
 
 def _environment_problems(family: TaskFamily) -> Problems:
-    if family.make_env() is family.make_env():
-        yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
     env = family.make_env()
+    if env is family.make_env():
+        yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
     require_gymnasium(env, family.name)
     yield from _stateful_wrappers(env)
     _ = family.observation_space  # Raises UserError if it is not supported.
@@ -328,7 +328,7 @@ def _different(tasks: NDArray[Any]) -> dict[str, Any]:
     return {one_line(task): task for task in tasks}
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -155,6 +155,7 @@ def test_an_exception_of_the_family_gets_its_place(method):
         (FaultyFamily(), r"a number is not finite: task 1 gave nan in step 3 \(seed 0"),
         (FaultyFamily("nan reward"), "a number is not finite"),
         (FaultyFamily("4 values"), "step returned 4 values"),
+        (FaultyFamily("exits"), "SystemExit: 0"),
         (family_of(Old), "reset of Old, an environment of Family, cannot be called"),
         (family_of(lambda: NormalizeObservation(Faulty("raises", 0))), "NormalizeObservation, whose statistics differ"),
     ],
