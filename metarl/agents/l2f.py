@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl.agents.encoder import TrajectoryEncoder
 from metarl.config.algorithms import L2FConfig
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation, of_wrapped
+from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 
@@ -107,7 +107,7 @@ class L2F(WrappedAdaptation):
         )
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        stages = [of_wrapped(stage, self._rule) for stage in self._rule.stages(step_scales, iteration)]
+        stages = [self._stage_of_rule(stage) for stage in self._rule.stages(step_scales, iteration)]
         if not stages or self._constant:
             return stages
         if self._options.attenuation_rollouts == "reuse":
@@ -241,9 +241,6 @@ class L2F(WrappedAdaptation):
         size = self._embedding_size
         mean, variance = meta[-2 * size :].detach().split(size)
         return mean, variance
-
-    def _of_rule(self, meta: Tensor) -> Tensor:
-        return meta[: self._rule.num_meta]
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         return observed[:, : -self._embedding_size], observed[:, -self._embedding_size :]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, WrappedAdaptation, of_wrapped
+from metarl.inner.rule import Adaptation, Stage, WrappedAdaptation
 from metarl.policies.normaliser import Normaliser
 
 # Added to the variance: an entry that never changes is not scaled up to its rounding.
@@ -39,7 +39,7 @@ class NormalisedObservations(WrappedAdaptation):
         return self._rule.start(self._of_rule(meta), modes)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return [of_wrapped(stage, self._rule) for stage in self._rule.stages(step_scales, iteration)]
+        return [self._stage_of_rule(stage) for stage in self._rule.stages(step_scales, iteration)]
 
     def normaliser(self, meta: Tensor) -> Normaliser:
         """The normalisation of this iteration."""
@@ -84,9 +84,6 @@ class NormalisedObservations(WrappedAdaptation):
     def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         count, mean, variance = meta[self._rule.num_meta :].detach().split([1, self._size, self._size])
         return count, mean, variance
-
-    def _of_rule(self, meta: Tensor) -> Tensor:
-        return meta[: self._rule.num_meta]
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         size = 1 + 2 * self._size

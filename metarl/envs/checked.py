@@ -93,10 +93,9 @@ class CheckedEpisodes(EpisodeBatch):
             blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
-        for values in reported:
-            if not np.isfinite(values).all():
-                self._require_finite(actions)
-                self._refuse({"observation": observations, "reward": rewards, **self.terms})
+        if not all(np.isfinite(values).all() for values in reported):
+            self._require_finite(actions)
+            self._refuse({"observation": observations, "reward": rewards, **self.terms})
         if self.dropped:
             slots = list(self.dropped)
             for values in reported:
@@ -129,15 +128,14 @@ class CheckedEpisodes(EpisodeBatch):
 
     def _named(self, slot: int | None) -> str:
         """Names an episode at its present step; all of them if ``slot`` is None."""
-        if slot is None and self.num_envs == 1:
-            slot = 0
-        if slot is None:
+        if slot is None and self.num_envs > 1:
             return f"{self.num_envs} environments of {self._family.name}, step {self._steps - self._begun.min()}"
-        step = f"{self._family.name}, {{}}step {self._steps - self._begun[slot]}"
-        if not np.size(self._tasks[slot]):
-            return step.format("")
-        task = self._family.describe_task(self._tasks[slot])
-        return step.format(f"{task}, rollout {slot % self._rollouts}, ") + f", seed {self._seeds[slot]}"
+        slot, name = slot or 0, self._family.name
+        step, task = f"step {self._steps - self._begun[slot]}", self._tasks[slot]
+        if not np.size(task):  # An environment that the caller made and reset.
+            return f"{name}, {step}"
+        words = self._family.describe_task(task)
+        return f"{name}, {words}, rollout {slot % self._rollouts}, {step}, seed {self._seeds[slot]}"
 
 
 def checked_episodes(

@@ -187,7 +187,7 @@ class WrappedAdaptation(Adaptation):
         return self._rule.stages(step_scales, iteration)
 
     def normaliser(self, meta: Tensor) -> Normaliser | None:
-        return self._rule.normaliser(meta[: self._rule.num_meta])
+        return self._rule.normaliser(self._of_rule(meta))
 
     def observe(self, loop: InnerLoop) -> Tensor:
         return self._rule.observe(loop)
@@ -205,14 +205,17 @@ class WrappedAdaptation(Adaptation):
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         return self._rule.after_meta_step(meta, observed)
 
+    def _of_rule(self, meta: Tensor) -> Tensor:
+        """The other rule's meta-parameters, which come first."""
+        return meta[: self._rule.num_meta]
 
-def of_wrapped(stage: Stage, rule: Adaptation) -> Stage:
-    """A stage of a wrapped rule whose meta-parameters come first among the wrapper's."""
+    def _stage_of_rule(self, stage: Stage) -> Stage:
+        """A stage of the other rule that takes the meta-parameters of this one."""
 
-    def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
-        return stage.update(meta[: rule.num_meta], parameters, support)
+        def update(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
+            return stage.update(self._of_rule(meta), parameters, support)
 
-    return replace(stage, update=update)
+        return replace(stage, update=update)
 
 
 def evaluation_scales(num_steps: int, trained_steps: int) -> tuple[float, ...]:

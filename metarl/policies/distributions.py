@@ -157,24 +157,38 @@ class SquaredError(Distribution):
         return ((old_outputs - outputs) ** 2).mean(-1)
 
 
-class Categorical(Distribution):
-    """A choice among actions; outputs are the logits, and there are no extra parameters.
-
-    Args:
-        num_actions: Number of choices.
-    """
+class _Choices(Distribution):
+    """What `Categorical` and `Categoricals` have in common: outputs are logits, and there are no extra parameters."""
 
     num_extra = 0
-
-    def __init__(self, num_actions: int) -> None:
-        self.num_outputs = num_actions
 
     def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
         return generator.gumbel(size=(*shape, self.num_outputs)).astype(np.float32)
 
     def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
         # The Gumbel-max trick: the argmax of logits plus Gumbel noise is a sample from the softmax.
-        return (outputs + noise).argmax(-1)
+        return self.mode(outputs + noise)
+
+    def score_tangent(
+        self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # The Hessian of log p does not depend on the action: it is minus the Fisher information.
+        information, nothing = self.fisher(outputs, extra, d_outputs, d_extra)
+        return -information, nothing
+
+    def _nothing(self, outputs: Tensor) -> Tensor:
+        return outputs.new_zeros(*outputs.shape[:2], 0)
+
+
+class Categorical(_Choices):
+    """A choice among actions; outputs are the logits, and there are no extra parameters.
+
+    Args:
+        num_actions: Number of choices.
+    """
+
+    def __init__(self, num_actions: int) -> None:
+        self.num_outputs = num_actions
 
     def mode(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(-1)
@@ -184,13 +198,6 @@ class Categorical(Distribution):
 
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         return self.features(actions).to(outputs.dtype) - outputs.softmax(-1), self._nothing(outputs)
-
-    def score_tangent(
-        self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        # The Hessian of log p does not depend on the action: it is minus the Fisher information.
-        information, nothing = self.fisher(outputs, extra, d_outputs, d_extra)
-        return -information, nothing
 
     def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
         # The Fisher information of the logits is diag(p) - p p^T.
@@ -204,11 +211,8 @@ class Categorical(Distribution):
     def features(self, actions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(actions, self.num_outputs)
 
-    def _nothing(self, outputs: Tensor) -> Tensor:
-        return outputs.new_zeros(*outputs.shape[:2], 0)
 
-
-class Categoricals(Distribution):
+class Categoricals(_Choices):
     """Independent choices, one per component of an action, [task, row, component]; there are no extra parameters.
 
     The outputs are the logits of the first choice, then those of the second, ... Log-probabilities and divergences are
@@ -219,18 +223,10 @@ class Categoricals(Distribution):
         sizes: Number of options of each choice.
     """
 
-    num_extra = 0
-
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = list(sizes)
         self.num_outputs = sum(self.sizes)
         self._parts = [Categorical(size) for size in self.sizes]
-
-    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        return generator.gumbel(size=(*shape, self.num_outputs)).astype(np.float32)
-
-    def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
-        return self.mode(outputs + noise)  # The Gumbel-max trick, as for `Categorical`.
 
     def mode(self, outputs: Tensor) -> Tensor:
         return torch.stack([logits.argmax(-1) for logits in self._split(outputs)], dim=-1)
@@ -241,18 +237,12 @@ class Categoricals(Distribution):
 
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         probabilities = torch.cat([logits.softmax(-1) for logits in self._split(outputs)], dim=-1)
-        return self.features(actions).to(outputs.dtype) - probabilities, outputs.new_zeros(*outputs.shape[:2], 0)
-
-    def score_tangent(
-        self, outputs: Tensor, extra: Tensor, actions: Tensor, d_outputs: Tensor, d_extra: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        information, nothing = self.fisher(outputs, extra, d_outputs, d_extra)
-        return -information, nothing
+        return self.features(actions).to(outputs.dtype) - probabilities, self._nothing(outputs)
 
     def fisher(self, outputs: Tensor, extra: Tensor, d_outputs: Tensor, d_extra: Tensor) -> tuple[Tensor, Tensor]:
         of_parts = zip(self._parts, self._split(outputs), self._split(d_outputs), strict=True)
         blocks = [part.fisher(logits, extra, d_logits, d_extra)[0] for part, logits, d_logits in of_parts]
-        return torch.cat(blocks, dim=-1), outputs.new_zeros(*outputs.shape[:2], 0)
+        return torch.cat(blocks, dim=-1), self._nothing(outputs)
 
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
         of_parts = zip(self._parts, self._split(old_outputs), self._split(outputs), strict=True)
