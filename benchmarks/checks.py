@@ -44,7 +44,7 @@ def _row(name: str, family: TaskFamily, size: tuple[int, int, int], rounds: int)
     action_map = ActionMap(family.action_space)
     policy = MLPPolicy(family.observation_space.shape[0], action_map.distribution)
     with closing(episodes[0]), closing(CheckedEpisodes(episodes[1], family, rollouts)) as checked:
-        with_and_without = [Sampler(batch, policy, action_map, tasks, horizon) for batch in (checked, episodes[0])]
+        with_and_without = [Sampler(batch, action_map, tasks, horizon) for batch in (checked, episodes[0])]
         collect = _collection(policy, family.sample_tasks(tasks, np.random.default_rng(0)))
         logs = [np.log(_ratio(collect, with_and_without, swapped=bool(turn % 2))) for turn in range(-1, rounds)][1:]
     estimate = mean_and_interval(np.array(logs)[:, None])
@@ -62,7 +62,7 @@ def _collection(policy: MLPPolicy, tasks: np.ndarray) -> Callable[[Sampler], flo
 
     def seconds(sampler: Sampler) -> float:
         begin = time.thread_time()
-        sampler.collect(parameters, tasks, [np.random.default_rng(task) for task in range(len(tasks))])
+        sampler.collect(policy.begin, parameters, tasks, [np.random.default_rng(task) for task in range(len(tasks))])
         return time.thread_time() - begin
 
     return seconds

@@ -26,6 +26,7 @@ from metarl.config.config import Config
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.mujoco_core import MujocoCore
 from metarl.inner.runner import Runner
+from metarl.policies.base import with_derivatives
 from metarl.rollouts.sampler import with_advantages
 from metarl.runs.build import build
 
@@ -179,7 +180,8 @@ class Rollouts:
         self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
         self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
         generators = [stream(SEED, Purpose.INITIALISATION, task) for task in range(tasks)]
-        self._policies = torch.stack([rule.policy.initial(generator) for generator in generators])
+        policy = with_derivatives(rule.policy)
+        self._begin, self._policies = policy.begin, torch.stack([policy.initial(g) for g in generators])
         self._envs = tasks * rollouts
         self._steps, self._recordings = self._record()
         self.actions = np.stack([actions for actions, _ in self._recordings[0].moves])
@@ -206,7 +208,8 @@ class Rollouts:
         def of_shard(index: int) -> int:
             start, stop = self._shards[index]
             streams = [stream(SEED, Purpose.TRAIN_ROLLOUTS, task) for task in range(start, stop)]
-            rollouts = self._samplers[index].collect(self._policies[start:stop], self._tasks[start:stop], streams)
+            policies, tasks = self._policies[start:stop], self._tasks[start:stop]
+            rollouts = self._samplers[index].collect(self._begin, policies, tasks, streams)
             if advantages:
                 rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
             return rollouts.env_steps

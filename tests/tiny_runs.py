@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from metarl import Config
+from metarl.config.algorithms import get_algorithm
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
 
@@ -23,7 +24,9 @@ TINY = {
 
 def tiny(run_dir, **settings):
     """A configuration that trains an iteration in a fraction of a second."""
-    return Config(**{"algo": "maml", "iterations": 2, "run_dir": Path(run_dir), **TINY, **settings})
+    algo = settings.get("algo", "maml")
+    one = {"rollouts_per_task": 1} if isinstance(algo, str) and get_algorithm(algo).remembers else {}
+    return Config(**{"algo": algo, "iterations": 2, "run_dir": Path(run_dir), **TINY, **one, **settings})
 
 
 def arguments(settings):

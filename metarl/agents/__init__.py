@@ -9,12 +9,12 @@ from metarl.config.algorithms import L2FConfig, get_algorithm
 from metarl.config.checked import Checked
 from metarl.config.settings import InnerSettings
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.base import Policy
 
 
 def build_rule(
     name: str,
-    policy: DifferentiablePolicy,
+    policy: Policy,
     inner: InnerSettings,
     own: Checked | None = None,
     l2f: L2FConfig | None = None,
@@ -36,10 +36,12 @@ def build_rule(
         UserError: If there is no such algorithm, or if it does not accept this policy or these settings.
     """
     algorithm = get_algorithm(name)
-    arguments: list[object] = [own or algorithm.settings()] if algorithm.settings else []
+    arguments: list[object] = []
+    if not algorithm.remembers:
+        arguments = [inner, *([own or algorithm.settings()] if algorithm.settings else [])]
     if algorithm.knows_modes:
         arguments.append(num_modes)
-    rule: Adaptation = import_named(algorithm.rule, "algo")(policy, inner, *arguments)
+    rule: Adaptation = import_named(algorithm.rule, "algo")(policy, *arguments)
     if algorithm.attenuated or l2f:
         rule = L2F(rule, l2f or L2FConfig())
     return NormalisedObservations(rule) if normalise_observations else rule

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from metarl.agents import build_rule
 from metarl.common.errors import UserError, shown
-from metarl.common.importing import importable_name
+from metarl.common.importing import import_named, importable_name
 from metarl.config.algorithms import get_algorithm
 from metarl.config.checked import Checked, Seed, convert, partial
-from metarl.config.settings import InnerSettings
+from metarl.config.settings import InnerSettings, PolicySettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, adapt
 from metarl.inner.rule import Adaptation, StageKind
 from metarl.inner.support import Support
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Gaussian
 from metarl.policies.mlp import MLPPolicy
 
@@ -107,7 +107,10 @@ class _Trial:
 
     def __init__(self, name: str, own: Checked | None, seed: int) -> None:
         self._own, self._seed = own, seed
-        policy = MLPPolicy(_OBSERVATION, Gaussian(_ACTIONS), _HIDDEN, "tanh")
+        policy: Policy = MLPPolicy(_OBSERVATION, Gaussian(_ACTIONS), _HIDDEN, "tanh")
+        if (kind := get_algorithm(name).policy) is not None:
+            network = PolicySettings(hidden_sizes=_HIDDEN)
+            policy = import_named(kind, "policy")(_OBSERVATION, Gaussian(_ACTIONS), own, network)
         self._rule = build_rule(name, policy, InnerSettings(num_inner_steps=_STEPS), own, num_modes=2)
 
     def settings(self) -> Problems:
@@ -233,7 +236,8 @@ class _Trial:
         meta = torch.where(meta == 0, 0.1 * torch.rand(meta.shape, dtype=meta.dtype, generator=generator), meta)
 
         def collect(policies: Tensor, phase: int, episodes: int | None) -> Rollouts:
-            return _imaginary(self._rule.policy, policies, self._seed + phase, episodes or _EPISODES)
+            fallback = 1 if self._rule.remembers else _EPISODES
+            return _imaginary(self._rule.policy, policies, self._seed + phase, episodes or fallback)
 
         stages = [
             dataclasses.replace(stage, update=_keeping_shape(number, stage.update, self._rule.policy.layout.size))
@@ -268,7 +272,10 @@ def _imaginary(policy: Policy, parameters: Tensor, seed: int, episodes: int) -> 
     observations = draw(*shape, _OBSERVATION)
     rows = observations.flatten(1, 2)
     noise = torch.from_numpy(policy.distribution.noise(rng, tuple(rows.shape[:2]))).double()
-    outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
+    if isinstance(policy, DifferentiablePolicy):
+        outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
+    else:  # A memory may have made any outputs.
+        outputs, extra = draw(*rows.shape[:2], _ACTIONS), draw(len(rows), _ACTIONS)
     actions = policy.distribution.sample(outputs, extra, noise)
     log_probs = policy.distribution.log_prob(outputs, extra, actions).view(shape)
     lengths = torch.from_numpy(rng.integers(2, _TIME + 1, shape[:2]))

@@ -37,6 +37,8 @@ class ContextAdaptation(Adaptation):
     Source: Finn et al. 2017, appendix C.2 (after Rei 2015).
     """
 
+    policy: DifferentiablePolicy
+
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: ContextConfig) -> None:
         if not isinstance(policy, MLPPolicy):
             raise UserError("a context vector needs the built-in network: leave out policy_body.")

@@ -22,6 +22,8 @@ class MAML(Adaptation):
     Source: Finn et al. 2017, algorithm 3.
     """
 
+    policy: DifferentiablePolicy
+
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, first_order: bool = False) -> None:
         super().__init__(policy, policy.layout.size)
         self._inner, self._first_order, self.exact = inner, first_order, not first_order

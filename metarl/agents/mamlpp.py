@@ -40,6 +40,8 @@ class MAMLpp(Adaptation):
     annealing do not apply here.
     """
 
+    policy: DifferentiablePolicy
+
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: MAMLppConfig) -> None:
         self._shape = inner.num_inner_steps, len(policy.layout.names)
         super().__init__(policy, policy.layout.size + self._shape[0] * self._shape[1])

@@ -25,6 +25,8 @@ class MetaSGD(Adaptation):
     Source: Li et al. 2017, equation 5.
     """
 
+    policy: DifferentiablePolicy
+
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings) -> None:
         super().__init__(policy, 2 * policy.layout.size)
         self._inner = inner

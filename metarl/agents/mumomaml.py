@@ -46,6 +46,8 @@ class MuMoMAML(Adaptation):
     Source: Vuorio et al. 2019, algorithm 1, sections 3 and A.3.
     """
 
+    policy: DifferentiablePolicy
+
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: MuMoMAMLConfig) -> None:
         if not isinstance(policy, MLPPolicy) or len(policy.layout.names) < 4:
             raise UserError("mumomaml modulates hidden units: it needs the built-in network with a hidden layer.")

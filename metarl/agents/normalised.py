@@ -10,10 +10,7 @@ from torch import Tensor
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation, Stage, WrappedAdaptation
-from metarl.policies.normaliser import Normaliser
-
-# Added to the variance: an entry that never changes is not scaled up to its rounding.
-_LEAST_VARIANCE = 1e-8
+from metarl.policies.normaliser import Normaliser, RunningStatistics
 
 
 class NormalisedObservations(WrappedAdaptation):
@@ -29,11 +26,11 @@ class NormalisedObservations(WrappedAdaptation):
     """
 
     def __init__(self, rule: Adaptation) -> None:
-        self._size = rule.policy.observation_size
-        super().__init__(rule, rule.num_meta + 1 + 2 * self._size)
+        self._running = RunningStatistics(rule.policy.observation_size)
+        super().__init__(rule, rule.num_meta + self._running.size)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
-        return torch.cat([self._rule.initial(generator), torch.zeros(1 + self._size), torch.ones(self._size)])
+        return torch.cat([self._rule.initial(generator), self._running.initial()])
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         return self._rule.start(self._of_rule(meta), modes)
@@ -43,19 +40,20 @@ class NormalisedObservations(WrappedAdaptation):
 
     def normaliser(self, meta: Tensor) -> Normaliser:
         """The normalisation of this iteration."""
-        _, mean, variance = self._statistics(meta)
-        return Normaliser(mean, (variance + _LEAST_VARIANCE).sqrt())
+        return self._running.normaliser(meta[self._rule.num_meta :])
 
     def with_statistics(self, meta: Tensor, other: Tensor) -> Tensor:
         """Meta-parameters with the statistics of other ones, perhaps of another rule with the same observations."""
-        return torch.cat([self._of_rule(meta), other[-(1 + 2 * self._size) :].to(meta)])
+        return torch.cat([self._of_rule(meta), other[-self._running.size :].to(meta)])
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Features of the rule, then number, mean and variance of each task's raw observations."""
         normaliser = self.normaliser(loop.meta)
         fresh = [s.data for stage, s in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
-        moments = _moments([data for data in (*fresh, *loop.queries) if isinstance(data, Rollouts)])
-        count, mean, variance = moments.split([1, self._size, self._size], dim=1)
+        batches = [data for data in (*fresh, *loop.queries) if isinstance(data, Rollouts)]
+        observations = torch.cat([batch.observations.flatten(1, 2) for batch in batches], dim=1).double()
+        seen = self._running.of(observations, torch.cat([batch.mask.flatten(1) for batch in batches], dim=1))
+        count, mean, variance = seen.tensor_split([1, 1 + len(normaliser.mean)], dim=1)
         raw = torch.cat([count, mean * normaliser.std + normaliser.mean, variance * normaliser.std**2], dim=1)
         inner = self._rule.observe(replace(loop, rule=self._rule, meta=self._of_rule(loop.meta)))
         return torch.cat([inner, raw.to(inner)], dim=1)
@@ -70,32 +68,7 @@ class NormalisedObservations(WrappedAdaptation):
         """Adds the latest observations to the statistics."""
         inner, latest = self._split(observed)
         of_rule = self._rule.after_meta_step(self._of_rule(meta), inner)
-        statistics = torch.cat([meta[None, self._rule.num_meta :], latest]).double()
-        return torch.cat([of_rule, self._pooled(statistics).to(meta)])
-
-    def _pooled(self, statistics: Tensor) -> Tensor:
-        """Pools (count, mean, variance) of several sets [set, 1 + 2 observation] (Chan et al. 1983)."""
-        count, mean, variance = statistics.split([1, self._size, self._size], dim=1)
-        share = count / count.sum()
-        pooled = (share * mean).sum(0)
-        spread = (share * (variance + (mean - pooled) ** 2)).sum(0)
-        return torch.cat([count.sum(0), pooled, spread])
-
-    def _statistics(self, meta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        count, mean, variance = meta[self._rule.num_meta :].detach().split([1, self._size, self._size])
-        return count, mean, variance
+        return torch.cat([of_rule, self._running.pooled(meta[self._rule.num_meta :], latest)])
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
-        size = 1 + 2 * self._size
-        return observed[:, :-size], observed[:, -size:]
-
-
-def _moments(batches: Sequence[Rollouts]) -> Tensor:
-    """Number, mean and variance of the observations of each task, [task, 1 + 2 observation], float64."""
-    mask = torch.cat([batch.mask.flatten(1) for batch in batches], dim=1).double()
-    observations = torch.cat([batch.observations.flatten(1, 2) for batch in batches], dim=1).double()
-    count = mask.sum(1, keepdim=True)
-    weights = (mask / count)[..., None]
-    mean = (weights * observations).sum(1)
-    variance = (weights * (observations - mean[:, None]) ** 2).sum(1)
-    return torch.cat([count, mean, variance], dim=1)
+        return observed[:, : -self._running.size], observed[:, -self._running.size :]

@@ -6,7 +6,7 @@ A new rule needs one file in metarl/agents and one row here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from metarl.common.errors import UserError, nearest
@@ -131,6 +131,23 @@ class CAVIAConfig(Checked):
 
 
 @dataclass(frozen=True)
+class MemoryConfig(Checked):
+    """The recurrent layer of an agent with memory."""
+
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of the recurrent layer."""
+    units: Count = 64
+    """Units of the recurrent layer."""
+
+
+@dataclass(frozen=True)
+class RL2Config(MemoryConfig):
+    """RL^2 (Duan et al. 2016)."""
+
+    prefix = "rl2."
+
+
+@dataclass(frozen=True)
 class BaselineConfig(Checked):
     """Training of the baselines pretrain and oracle."""
 
@@ -157,6 +174,10 @@ class Algorithm:
             `BaselineConfig`), or not at all.
         sees_task: Whether the policy observes its task.
         knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
+        policy: Class of its policy, as package.module:name, if it adapts a memory instead of taking gradient steps. It
+            is called with (observation size, action distribution, own settings, settings of the network), and the rule
+            with the policy alone.
+        defaults: Training defaults that differ from the general ones, by the names of the configuration's fields.
     """
 
     title: str
@@ -168,6 +189,26 @@ class Algorithm:
     training: Literal["meta", "baseline", "none"] = "meta"
     sees_task: bool = False
     knows_modes: bool = False
+    policy: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it adapts a memory."""
+        return self.policy is not None
+
+
+_MEMORY_DEFAULTS: Mapping[str, Any] = {
+    "meta_optimiser": "ppo",
+    "meta_batch_size": 60,
+    "rollouts_per_task": 1,
+    "num_inner_steps": 2,
+    "hidden_sizes": (),
+    "activation": "tanh",
+    "normalise_observations": True,
+    "discount": 0.95,
+    "gae_lambda": 0.9,
+}
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -232,6 +273,15 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.context:cavia",
         settings=CAVIAConfig,
         option="cavia",
+    ),
+    "rl2": Algorithm(
+        "RL^2",
+        "A recurrent network that learns each task in its memory, from one episode to the next (Duan et al. 2016).",
+        "metarl.agents.rl2:RL2",
+        settings=RL2Config,
+        option="rl2",
+        policy="metarl.policies.memory:MemoryPolicy",
+        defaults=_MEMORY_DEFAULTS,
     ),
     "random": Algorithm(
         "random initialisation",

@@ -16,11 +16,13 @@ from metarl.config.algorithms import (
     L2FConfig,
     MAMLppConfig,
     MuMoMAMLConfig,
+    RL2Config,
     get_algorithm,
 )
 from metarl.config.checked import Checked, convert, hints, partial
-from metarl.config.optimisers import AdamConfig, ProMPConfig, TRPOConfig
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, TRPOConfig
 from metarl.config.resolved import (
+    GRADIENT_STEPS,
     GROUPS,
     OWN_OPTIONS,
     REINFORCEMENT,
@@ -86,12 +88,14 @@ class Config:
     trpo: TRPOConfig | Mapping[str, Any] | None = None
     promp: ProMPConfig | Mapping[str, Any] | None = None
     adam: AdamConfig | Mapping[str, Any] | None = None
+    ppo: PPOConfig | Mapping[str, Any] | None = None
     l2f: L2FConfig | Mapping[str, Any] | None = None
     adapted_layers: tuple[str, ...] | None = None
     mamlpp: MAMLppConfig | Mapping[str, Any] | None = None
     mumomaml: MuMoMAMLConfig | Mapping[str, Any] | None = None
     context_size: int | None = None
     cavia: CAVIAConfig | Mapping[str, Any] | None = None
+    rl2: RL2Config | Mapping[str, Any] | None = None
     baseline: BaselineConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
@@ -183,7 +187,8 @@ class _Resolution:
         self._config, self._algo = config, str(config.algo)
         self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
-        self._defaults, self._supervised = _checked_defaults(family), isinstance(family, SupervisedFamily)
+        self._supervised = isinstance(family, SupervisedFamily)
+        self._defaults = {**self._algorithm.defaults, **_checked_defaults(family, self._algorithm.remembers)}
         if isinstance(family, TaskFamily):
             self._defaults = {"horizon": family.horizon, **self._defaults}
         if self._algorithm.training == "none":
@@ -255,6 +260,28 @@ class _Resolution:
         if settings.l2f is not None and settings.l2f.attenuation_rollouts == "fresh":
             raise UserError("l2f.attenuation_rollouts fresh needs rollouts: supervised tasks have one support set.")
 
+    def _check_memory(self, settings: Settings) -> None:
+        """Raises UserError if an agent with memory, or any other one, has settings of the other kind."""
+        algo, remembers, optimiser = self._algo, self._algorithm.remembers, settings.meta.meta_optimiser
+        row = META_OPTIMISERS.get(optimiser)
+        if row is not None and row.for_memory != remembers:
+            kind, fitting = ("with", "ppo") if remembers else ("without", "trpo or promp")
+            raise UserError(f"{algo} is an agent {kind} memory: meta_optimiser must be {fitting}, got {optimiser}.")
+        if not remembers:
+            return
+        for name in GRADIENT_STEPS:
+            if name in self._config.chosen:
+                self._refuse(name, "agents that take gradient steps, and not for an agent with memory")
+        if settings.l2f is not None:
+            raise UserError(f"attenuate needs gradient steps, and {algo} is an agent with memory.")
+        if settings.rollouts.rollouts_per_task != 1:
+            raise UserError(
+                f"rollouts_per_task must be 1 with {algo}, whose memory reads one episode at a time, got "
+                f"{settings.rollouts.rollouts_per_task}; num_inner_steps is the number of episodes before the last."
+            )
+        if settings.rollouts.on_bad_episode == "drop":
+            raise UserError(f"on_bad_episode drop would leave gaps in what {algo} remembers; take stop.")
+
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
@@ -271,6 +298,7 @@ class _Resolution:
         if self._supervised:
             self._check_supervised(settings)
             return
+        self._check_memory(settings)
         if settings.baseline and settings.baseline.trainer == "ppo":
             rollouts, normalises = settings.rollouts, settings.policy.normalise_observations
             for name, is_on in (
@@ -295,19 +323,22 @@ class _Resolution:
             )
 
 
-def _checked_defaults(family: Family) -> dict[str, Any]:
+def _checked_defaults(family: Family, with_memory: bool) -> dict[str, Any]:
     """Returns a family's default settings, converted like a user's choices.
+
+    Args:
+        family: The family.
+        with_memory: Whether the agent has a memory.
 
     Raises:
         UserError: If a default names no setting, or its value is impossible.
     """
-    kinds = hints(Config)
-    for name in family.defaults:
+    kinds, which = hints(Config), "memory_defaults" if with_memory else "defaults"
+    defaults: Mapping[str, Any] = getattr(family, which)
+    for name in defaults:
         if name not in kinds:
-            raise UserError(f"{family.name}.defaults: there is no setting {name!r}.{nearest(name, kinds)}")
-    return {
-        name: convert(f"{family.name}.defaults: {name}", value, kinds[name]) for name, value in family.defaults.items()
-    }
+            raise UserError(f"{family.name}.{which}: there is no setting {name!r}.{nearest(name, kinds)}")
+    return {name: convert(f"{family.name}.{which}: {name}", value, kinds[name]) for name, value in defaults.items()}
 
 
 def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:

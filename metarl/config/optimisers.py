@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from metarl.common.errors import UserError, nearest
-from metarl.config.checked import Checked, Count, Fraction, NotNegative, Positive, Range
+from metarl.config.checked import Checked, Count, Fraction, Natural, NotNegative, Positive, Range
 from metarl.config.own import own_row, own_title
 
 
@@ -59,6 +59,32 @@ class AdamConfig(Checked):
 
 
 @dataclass(frozen=True)
+class PPOConfig(Checked):
+    """Proximal policy optimisation over whole trials, for agents with memory (Schulman et al. 2017)."""
+
+    prefix = "ppo."
+
+    lr: Positive = 1e-3
+    """Adam's step size."""
+    epochs: Count = 4
+    """Passes over the same trials."""
+    minibatches: Count = 4
+    """Parts of the tasks; each takes one step of Adam in a pass."""
+    clip: Positive = 0.2
+    """Likelihood ratios are clipped to 1 +- this."""
+    max_kl: Positive = 0.03
+    """Mean KL divergence from the policy that collected the trials, in nats per step, at which the passes end."""
+    value_weight: NotNegative = 0.5
+    """Weight of the critic's squared error, in units of the standard deviation of its targets."""
+    entropy_weight: NotNegative = 0.0
+    """Weight of the policy's entropy, in nats per step."""
+    max_gradient_norm: Positive = 1.0
+    """Longer gradients are shortened to this norm."""
+    anneal_updates: Natural = 0
+    """Steps of Adam over which its step size falls linearly to 0; 0 for a constant step size."""
+
+
+@dataclass(frozen=True)
 class MetaOptimiser:
     """A meta-optimiser that ``--meta-optimiser`` names.
 
@@ -68,6 +94,8 @@ class MetaOptimiser:
         step: Its class, as package.module:name; a `metarl.outer.optimiser.Optimiser`, constructed with its settings.
         settings: Class of its settings.
         option: The configuration's field that holds them.
+        for_memory: Whether it is for agents with memory, and not for the others; its class then takes the rollout
+            settings too.
     """
 
     title: str
@@ -75,6 +103,7 @@ class MetaOptimiser:
     step: str
     settings: type[Checked]
     option: str = "optimiser"
+    for_memory: bool = False
 
 
 META_OPTIMISERS: dict[str, MetaOptimiser] = {
@@ -98,6 +127,14 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.adam:Adam",
         settings=AdamConfig,
         option="adam",
+    ),
+    "ppo": MetaOptimiser(
+        "PPO",
+        "Clipped surrogate over whole trials, with a critic, for agents with memory (Schulman et al. 2017).",
+        "metarl.outer.ppo:PPO",
+        settings=PPOConfig,
+        option="ppo",
+        for_memory=True,
     ),
 }
 

@@ -41,6 +41,9 @@ GROUPS: dict[str, type[Checked]] = {
 REINFORCEMENT = ("inner_loss", "initial_std", "min_std", "normalise_observations", *hints(RolloutSettings))
 """Fields of the configuration that supervised families do not use."""
 
+GRADIENT_STEPS = ("inner_lr", "inner_loss", "policy_body")
+"""Fields of the configuration that agents with memory do not use."""
+
 OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}
 """The configuration's fields that hold the settings of a user's own algorithm or meta-optimiser."""
 
@@ -100,6 +103,8 @@ class Settings:
     def measured_on(self, size: int, shots: int | None = None) -> Settings:
         """The same settings with other data: ``size`` episodes of each task, or ``size`` query examples.
 
+        An agent with memory reads one episode at a time: it keeps one, and has as many `trials` instead.
+
         Args:
             size: Episodes, or examples.
             shots: Examples to adapt to; None keeps their number.
@@ -107,8 +112,12 @@ class Settings:
         examples = self.examples and dataclasses.replace(
             self.examples, queries=size, shots=self.examples.shots if shots is None else shots
         )
-        rollouts = dataclasses.replace(self.rollouts, rollouts_per_task=size)
+        rollouts = dataclasses.replace(self.rollouts, rollouts_per_task=size // self.trials(size))
         return dataclasses.replace(self, rollouts=rollouts, examples=examples)
+
+    def trials(self, size: int) -> int:
+        """How often each task is adapted to, to measure ``size`` episodes of it."""
+        return size if self.algorithm.remembers else 1
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""
@@ -119,6 +128,8 @@ class Settings:
         values |= dict.fromkeys(hints(ExampleSettings))
         if self.examples is not None:
             values |= {**dict.fromkeys(REINFORCEMENT), **dataclasses.asdict(self.examples)}
+        if self.algorithm.remembers:
+            values |= dict.fromkeys(GRADIENT_STEPS)
         optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
         parts = {optimiser: self.optimiser, "l2f": self.l2f, "baseline": self.baseline, self.algorithm.option: self.own}
         for option, part in parts.items():

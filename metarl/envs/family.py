@@ -58,6 +58,8 @@ class Family(ABC):
         measure: What an agent is measured by on a task: its "return", "error" or "accuracy".
         defaults: Training defaults that differ from those of `metarl.Config`: values by the names of its fields; nested
             settings are dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
+        memory_defaults: The same for agents with memory (`metarl.config.algorithms.Algorithm.remembers`), which train
+            in another way; ``defaults`` are not for them.
         spec: Arguments of the call of `metarl.get_family`; None if the family was made without it.
     """
 
@@ -66,6 +68,7 @@ class Family(ABC):
     num_modes: int = 1
     measure: Measure = "return"
     defaults: Mapping[str, Any] = {}
+    memory_defaults: Mapping[str, Any] = {}
     spec: FamilySpec | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

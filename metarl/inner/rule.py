@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.inner.support import Support
-from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.base import Acting, Policy, with_derivatives
 from metarl.policies.normaliser import Normaliser
 
 if TYPE_CHECKING:
@@ -74,14 +74,21 @@ class Adaptation(ABC):
 
     exact: bool = True
     """Whether the stages' derivatives are exact; False for first-order rules, which omit the Hessian on purpose."""
+    remembers: bool = False
+    """Whether what adapts is a memory, which a step reads one episode into, while all tasks share the weights."""
 
-    def __init__(self, policy: DifferentiablePolicy, num_meta: int) -> None:
+    def __init__(self, policy: Policy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
     @property
     def adapted(self) -> Sequence[str]:
         """Names of the policy's tensors that gradient steps change; by default all."""
         return self.policy.layout.names
+
+    @property
+    def core(self) -> Adaptation:
+        """The innermost rule, if rules are wrapped; its meta-parameters come first."""
+        return self
 
     @property
     def step_name(self) -> str:
@@ -115,6 +122,15 @@ class Adaptation(ABC):
             iteration: Number of meta-iterations done, for rules that change during training. None if no meta-step
                 follows: the stages then omit everything that only training needs.
         """
+
+    def begin(self, meta: Tensor, parameters: Tensor) -> Acting:
+        """Begins an episode, or several side by side, with each task's policy.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            parameters: The policies' parameters, [task, parameter].
+        """
+        return with_derivatives(self.policy).begin(parameters)
 
     def normaliser(self, meta: Tensor) -> Normaliser | None:
         """How the policies' observations are normalised; by default not at all."""
@@ -164,11 +180,15 @@ class WrappedAdaptation(Adaptation):
 
     def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
         super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
-        self._rule, self.exact = rule, rule.exact
+        self._rule, self.exact, self.remembers = rule, rule.exact, rule.remembers
 
     @property
     def adapted(self) -> Sequence[str]:
         return self._rule.adapted
+
+    @property
+    def core(self) -> Adaptation:
+        return self._rule.core
 
     @property
     def step_name(self) -> str:
@@ -185,6 +205,9 @@ class WrappedAdaptation(Adaptation):
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         return self._rule.stages(step_scales, iteration)
+
+    def begin(self, meta: Tensor, parameters: Tensor) -> Acting:
+        return self._rule.begin(self._of_rule(meta), parameters)
 
     def normaliser(self, meta: Tensor) -> Normaliser | None:
         return self._rule.normaliser(self._of_rule(meta))

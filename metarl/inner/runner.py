@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,8 @@ class Runner:
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         self._episodes: list[CheckedEpisodes] = []
         most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
+        # The last bits of an agent with memory do not depend on how many tasks are computed together, from four on.
+        most_shards = min(most_shards, num_tasks // 4) if rule.remembers else most_shards
         num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
         bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
         self._shards = list(itertools.pairwise(bounds))
@@ -95,7 +98,7 @@ class Runner:
         # A family with one mode does not say which of a rule's modes applies, if the rule was trained with several.
         unknown = np.full(len(tasks), UNKNOWN_MODE)
         modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
-        normaliser = self._rule.normaliser(meta)
+        normaliser, begin = self._rule.normaliser(meta), partial(self._rule.begin, meta)
 
         def run_shard(index: int) -> tuple[Adapted, Timing]:
             start, stop = self._shards[index]
@@ -103,21 +106,22 @@ class Runner:
 
             def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
                 nonlocal rollout_seconds
-                begin = time.perf_counter()
+                started = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
                     sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
-                    rollouts = sampler.collect(parameters.cpu(), tasks[start:stop], streams, normaliser)
+                    rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser)
                     dropped.extend(sampler.dropped)
-                    with timed("advantages"):
-                        rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
-                rollout_seconds += time.perf_counter() - begin
+                    if not self._rule.remembers:  # A critic gives an agent with memory its advantages.
+                        with timed("advantages"):
+                            rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
+                rollout_seconds += time.perf_counter() - started
                 return rollouts.to(self._device)
 
-            begin = time.perf_counter()
-            one_by_one, loss = self._device.type == "cpu", self._inner_loss
+            started = time.perf_counter()
+            one_by_one, loss = self._device.type == "cpu" and not self._rule.remembers, self._inner_loss
             adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
-            seconds = time.perf_counter() - begin
+            seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
         parts = self._workers.map(run_shard, range(len(self._shards)), self._watch())
@@ -147,7 +151,7 @@ class Runner:
         self._episodes.append(episodes)
         action_map = ActionMap(self._family.action_space, settings.action_scale)
         stopped = self._workers.stopping.is_set
-        return Sampler(episodes, self._rule.policy, action_map, num_tasks, settings.horizon, stopped)
+        return Sampler(episodes, action_map, num_tasks, settings.horizon, stopped)
 
 
 def make_runner(

@@ -14,7 +14,7 @@ from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
-from metarl.policies.base import Curvature, DifferentiablePolicy
+from metarl.policies.base import Curvature, Policy, with_derivatives
 from metarl.policies.losses import InnerLoss
 
 
@@ -93,7 +93,7 @@ class _LossSupport(Support):
             gradient's Jacobian (`metarl.data.Samples.largest_advantages`); a single product is exact.
     """
 
-    policy: DifferentiablePolicy
+    policy: Policy
     data: Any
     loss: InnerLoss
     adapted: Collection[str] | None = None
@@ -212,7 +212,8 @@ class _LossGradient:
 
     def value(self) -> Tensor:
         support = self.support
-        return support.policy.inner_gradient(self.parameters, support.samples, support.loss, support.adapted)
+        policy = with_derivatives(support.policy)
+        return policy.inner_gradient(self.parameters, support.samples, support.loss, support.adapted)
 
     def pullback(self, direction: Tensor) -> Tensor:
         # If repeated products use fewer rows, this exact Hessian serves once: its activations are freed afterwards.
@@ -235,7 +236,8 @@ class _LossGradient:
 
     def _hessian(self, samples: Samples) -> Curvature:
         support = self.support
-        return support.policy.inner_curvature(self.parameters, samples, support.loss, support.adapted)
+        policy = with_derivatives(support.policy)
+        return policy.inner_curvature(self.parameters, samples, support.loss, support.adapted)
 
 
 class _ProjectedGradient:

@@ -68,8 +68,9 @@ class MetaLearner:
         self._settings, self._family, self._rule = settings, family, rule
         self._workers, self._device = workers, device
         self._runner = make_runner(family, rule, settings.meta.meta_batch_size, settings, workers, device)
-        make_optimiser = import_named(get_meta_optimiser(settings.meta.meta_optimiser).step, "meta_optimiser")
-        self._optimiser: Optimiser = make_optimiser(settings.optimiser)
+        row = get_meta_optimiser(settings.meta.meta_optimiser)
+        rollouts = [settings.rollouts] if row.for_memory else []
+        self._optimiser: Optimiser = import_named(row.step, "meta_optimiser")(settings.optimiser, *rollouts)
 
     def close(self) -> None:
         self._runner.close()

@@ -19,7 +19,7 @@ from metarl.common.parallel import Workers
 from metarl.data import Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, over_pieces
-from metarl.policies.base import Linearised
+from metarl.policies.base import Linearised, with_derivatives
 from metarl.policies.losses import OutputDerivatives, inner_loss
 
 
@@ -90,7 +90,7 @@ class _Chunk:
     """The meta-objective summed over some of the tasks."""
 
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
-        self._loop, self._policy, self._weights = loop, loop.rule.policy, loop.query_weights
+        self._loop, self._policy, self._weights = loop, with_derivatives(loop.rule.policy), loop.query_weights
         self._queries, self._loss = [query.samples for query in loop.queries], loop.queries[-1].loss
         # Policies whose divergence counts beside that of the queried ones: their places in the replay, and weights.
         self._held = {i: stage.kl_weight for i, stage in enumerate(loop.stages) if stage.kl_weight}

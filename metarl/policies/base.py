@@ -1,8 +1,8 @@
 """Policies as values: the parameters of a batch of policies are one tensor ``[task, parameter]``.
 
-A `Policy` maps flat parameters to action distributions; acting needs no more. A `DifferentiablePolicy` adds the three
-derivatives that adaptation and meta-step use: the gradient of the inner loss, products with its Hessian, and the
-Jacobian of the outputs.
+A `Policy` says what its parameters and actions are. A `DifferentiablePolicy` is a function of the observation, with the
+three derivatives that adaptation by gradients needs: the gradient of the inner loss, products with its Hessian, and the
+Jacobian of the outputs. Policies that remember are in `metarl.policies.memory`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.data import Samples
 from metarl.policies.distributions import Distribution
 from metarl.policies.layout import Layout
@@ -51,8 +53,54 @@ class Linearised(Protocol):
         """Multiplies the Fisher information, a weighted sum over rows, by ``direction`` [task, parameter]."""
 
 
-class Policy(ABC):
-    """Maps flat parameters and observations to action distributions.
+class Acting(Protocol):
+    """A batch of policies in the course of their episodes, which run side by side.
+
+    Attributes:
+        extra: The state-independent parameters of the action distributions, [task, extra].
+    """
+
+    @property
+    def extra(self) -> Tensor: ...
+
+    def outputs(self, observations: Tensor) -> Tensor:
+        """The network's outputs [task, rollout, output] for the next observations [task, rollout, observation]."""
+
+    def receive(self, actions: Tensor, rewards: np.ndarray) -> None:
+        """Takes notice of what followed.
+
+        Args:
+            actions: The actions taken, as the distribution samples them, [task, rollout, ...].
+            rewards: [task * rollout].
+        """
+
+
+class Policy:
+    """What all policies have in common.
+
+    Args:
+        observation_size: Length of an observation.
+        distribution: The action distribution.
+        layout: Position of each tensor in the flat vector of a task.
+    """
+
+    def __init__(self, observation_size: int, distribution: Distribution, layout: Layout) -> None:
+        self.observation_size, self.distribution, self.layout = observation_size, distribution, layout
+
+
+@dataclass(frozen=True)
+class _Reacting:
+    """A batch of policies that are functions of the observation."""
+
+    outputs: Callable[[Tensor], Tensor]
+    extra: Tensor
+
+    def receive(self, actions: Tensor, rewards: np.ndarray) -> None:
+        """Does nothing: there is no memory."""
+
+
+class DifferentiablePolicy(Policy, ABC):
+    """A policy that adapts by gradients: a function of the observation, with the derivatives of inner loss and outputs.
 
     Args:
         observation_size: Length of an observation.
@@ -73,12 +121,9 @@ class Policy(ABC):
         initial_std: float,
         min_std: float,
     ) -> None:
-        self.observation_size = observation_size
-        self.distribution = distribution
-        self._initial_log_std = math.log(initial_std)
-        self._min_log_std = math.log(min_std)
+        self._initial_log_std, self._min_log_std = math.log(initial_std), math.log(min_std)
         extra = [("log_std", (distribution.num_extra,))] if distribution.num_extra else []
-        self.layout = Layout([*body, *extra])
+        super().__init__(observation_size, distribution, Layout([*body, *extra]))
 
     @abstractmethod
     def initial_body(self, generator: np.random.Generator) -> Tensor:
@@ -99,6 +144,10 @@ class Policy(ABC):
     def network(self, parameters: Tensor) -> Callable[[Tensor], Tensor]:
         """Returns `outputs` at these parameters as a function, for many calls with few rows."""
         return partial(self.outputs, parameters)
+
+    def begin(self, parameters: Tensor) -> Acting:
+        """Begins an episode, or several side by side, with each of the policies [task, parameter]."""
+        return _Reacting(self.network(parameters), self.extra(parameters))
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh parameters, float32 [parameter]."""
@@ -123,10 +172,6 @@ class Policy(ABC):
 
     def _raw_extra(self, parameters: Tensor) -> Tensor:
         return parameters[:, self.layout.size - self.distribution.num_extra :]
-
-
-class DifferentiablePolicy(Policy):
-    """A policy that can be adapted: it provides the derivatives of its inner loss and of its outputs."""
 
     @abstractmethod
     def activations(self, parameters: Tensor, observations: Tensor) -> dict[str, Tensor]:
@@ -171,3 +216,14 @@ class DifferentiablePolicy(Policy):
     def _extra_slope(self, parameters: Tensor) -> Tensor:
         # Derivative of `extra` with respect to the raw parameter: 0 below the floor, else 1.
         return (self._raw_extra(parameters) >= self._min_log_std).to(parameters.dtype)
+
+
+def with_derivatives(policy: Policy) -> DifferentiablePolicy:
+    """Returns the policy.
+
+    Raises:
+        UserError: If it has no derivatives.
+    """
+    if isinstance(policy, DifferentiablePolicy):
+        return policy
+    raise UserError("this needs an agent that adapts by gradient steps, and this one adapts by its memory.")

@@ -58,6 +58,10 @@ class Distribution(ABC):
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
         """KL(old || new) of each row, [task, row]."""
 
+    @abstractmethod
+    def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        """Entropy of each row's distribution, in nats, [task, row]."""
+
     def features(self, actions: Tensor) -> Tensor:
         """Actions as a network reads them: as they are, or one-hot if they are choices, [..., output]."""
         return actions
@@ -114,6 +118,10 @@ class Gaussian(Distribution):
         shift = (old_outputs - outputs) * torch.exp(-extra)[:, None]
         return spread[:, None] + 0.5 * (shift * shift).sum(-1)
 
+    def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        each = extra.sum(-1) + 0.5 * self.num_extra * math.log(2 * math.pi * math.e)
+        return each[:, None].expand(outputs.shape[:2])
+
 
 class SquaredError(Distribution):
     """A normal distribution whose minus log-density is the mean squared error over the outputs, less a constant.
@@ -155,6 +163,10 @@ class SquaredError(Distribution):
 
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
         return ((old_outputs - outputs) ** 2).mean(-1)
+
+    def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        each = 0.5 * self.num_outputs * math.log(math.pi * math.e * self.num_outputs)
+        return outputs.new_full(outputs.shape[:2], each)
 
 
 class _Choices(Distribution):
@@ -208,6 +220,10 @@ class Categorical(_Choices):
         old, new = old_outputs.log_softmax(-1), outputs.log_softmax(-1)
         return (old.exp() * (old - new)).sum(-1)
 
+    def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        log_p = outputs.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
     def features(self, actions: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(actions, self.num_outputs)
 
@@ -247,6 +263,10 @@ class Categoricals(_Choices):
     def kl(self, old_outputs: Tensor, old_extra: Tensor, outputs: Tensor, extra: Tensor) -> Tensor:
         of_parts = zip(self._parts, self._split(old_outputs), self._split(outputs), strict=True)
         return torch.stack([part.kl(old, old_extra, new, extra) for part, old, new in of_parts]).sum(0)
+
+    def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
+        of_parts = zip(self._parts, self._split(outputs), strict=True)
+        return torch.stack([part.entropy(logits, extra) for part, logits in of_parts]).sum(0)
 
     def features(self, actions: Tensor) -> Tensor:
         of_parts = zip(self._parts, actions.unbind(-1), strict=True)

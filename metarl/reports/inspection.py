@@ -16,7 +16,7 @@ from metarl.data import ExampleBatch, Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import DifferentiablePolicy
+from metarl.policies.base import DifferentiablePolicy, Policy, with_derivatives
 from metarl.policies.layout import Layout
 from metarl.policies.losses import inner_loss
 from metarl.reports.measures import (
@@ -110,7 +110,7 @@ class _Inspected:
 
 
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
-    policy, samples = loop.rule.policy, loop.queries[-1].samples
+    policy, samples = with_derivatives(loop.rule.policy), loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
     choices = [loop.queries, *([query.part(e) for query in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
@@ -143,7 +143,7 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts | Exampl
     Returns:
         [choice, meta parameter].
     """
-    policy, weights = loop.rule.policy, loop.query_weights
+    policy, weights = with_derivatives(loop.rule.policy), loop.query_weights
     with torch.enable_grad():
         meta = loop.meta.detach().clone().requires_grad_()
         adaptation = GraphJacobian(meta, loop.queried(loop.replay(meta)))
@@ -284,10 +284,11 @@ def _movement(inspected: Sequence[_Inspected], layout: Layout) -> Movement:
     return Movement(start=since("start"), gradient_steps=later)
 
 
-def layers(policy: DifferentiablePolicy) -> list[list[str]]:
+def layers(policy: Policy) -> list[list[str]]:
     """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
+    head = with_derivatives(policy).head
     by_module: dict[str, list[str]] = {}
     for name in policy.layout.names:
         module = name.rpartition(".")[0] or re.sub(r"\D", "", name)
-        by_module.setdefault("head" if name in policy.head else module, []).append(name)
+        by_module.setdefault("head" if name in head else module, []).append(name)
     return list(by_module.values())

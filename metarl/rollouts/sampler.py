@@ -16,7 +16,7 @@ from metarl.data import Rollouts
 from metarl.envs.checked import DIVERGED
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import Policy
+from metarl.policies.base import Acting
 from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.baseline import linear_baseline
 from metarl.rollouts.returns import above_noise, gae, standardise
@@ -31,7 +31,6 @@ class Sampler:
 
     Args:
         episodes: The environments, one for each (task, rollout), task-major.
-        policy: The policy.
         action_map: Maps the policy's actions to the environment's.
         num_tasks: Number of tasks.
         horizon: Maximum length of an episode, in steps.
@@ -44,13 +43,12 @@ class Sampler:
     def __init__(
         self,
         episodes: EpisodeBatch,
-        policy: Policy,
         action_map: ActionMap,
         num_tasks: int,
         horizon: int,
         stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._episodes, self._policy, self._action_map = episodes, policy, action_map
+        self._episodes, self._action_map = episodes, action_map
         self.dropped: Sequence[str] = ()
         self._num_tasks, self._horizon = num_tasks, horizon
         self._rollouts = episodes.num_envs // num_tasks
@@ -59,6 +57,7 @@ class Sampler:
     @torch.no_grad()
     def collect(
         self,
+        begin: Callable[[Tensor], Acting],
         parameters: Tensor,
         tasks: np.ndarray,
         streams: Sequence[np.random.Generator],
@@ -67,6 +66,7 @@ class Sampler:
         """Collects one episode for every (task, rollout). Advantages are still 0; `with_advantages` computes them.
 
         Args:
+            begin: Begins the episodes of policies [task, parameter].
             parameters: Parameters of each task's policy, on the CPU, [task, parameter].
             tasks: The tasks, [task, ...].
             streams: One random generator per task; the task's rollouts take consecutive segments of it.
@@ -75,7 +75,7 @@ class Sampler:
         Raises:
             UserError: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
         """
-        policy, distribution = self._policy, self._policy.distribution
+        distribution = self._action_map.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
         noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
@@ -85,7 +85,7 @@ class Sampler:
         device = observations.device
         parameters, noise = parameters.to(device), noise.to(device)
         outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
-        network, extra = policy.network(parameters), policy.extra(parameters)
+        acting = begin(parameters)
         normalise = normaliser.to(observations) if normaliser else _unchanged
         actions: list[Tensor] = []
 
@@ -98,13 +98,14 @@ class Sampler:
                 raise Stopped
             buffers.alive[t] = ~ended
             with timed("policy"):
-                output.copy_(network(normalise(observation)))
-                actions.append(distribution.sample(output, extra, z))
+                output.copy_(acting.outputs(normalise(observation)))
+                actions.append(distribution.sample(output, acting.extra, z))
                 env_actions = self._action_map(actions[-1].flatten(0, 1).numpy(force=True))
             with timed("simulation"):
                 self._episodes.step(
                     env_actions, buffers.observations[t + 1], buffers.rewards[t], buffers.terminated, buffers.truncated
                 )
+            acting.receive(actions[-1], buffers.rewards[t])
             for name, values in self._episodes.terms.items():
                 buffers.terms[name][t] = values
             ended = buffers.terminated | buffers.truncated
@@ -117,7 +118,7 @@ class Sampler:
             return _time_last(torch.as_tensor(values).unflatten(1, (task, rollout)))
 
         all_actions = _time_last(_padded(torch.stack(actions), time))
-        log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), extra, all_actions.flatten(1, 2))
+        log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), acting.extra, all_actions.flatten(1, 2))
         if not torch.isfinite(log_probs).all():
             raise UserError(f"a policy's probabilities are not finite: {DIVERGED}")
         rewards = of_tasks(buffers.rewards)

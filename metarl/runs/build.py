@@ -9,12 +9,11 @@ from metarl.common.importing import import_named
 from metarl.common.memory import require_memory
 from metarl.config.algorithms import get_algorithm
 from metarl.config.resolved import Settings
-from metarl.config.settings import PolicySettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import DifferentiablePolicy, Policy
+from metarl.policies.base import Policy
 from metarl.policies.distributions import Categorical, Distribution, SquaredError
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
@@ -40,7 +39,7 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     """
     experiment = settings.experiment
     family = family_of(experiment.algo, experiment.env, **experiment.env_kwargs)
-    policy = build_policy(family, settings.policy)
+    policy = build_policy(family, settings)
     tasks = max(settings.meta.meta_batch_size, settings.run.validation_tasks if settings.run.validate_every else 0)
     data = "shots or queries" if settings.examples else "rollouts_per_task or horizon"
     require_room(settings, policy, tasks, "meta_batch_size or validation_tasks", data)
@@ -66,19 +65,23 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
 
-def build_policy(family: Family, settings: PolicySettings) -> DifferentiablePolicy:
+def build_policy(family: Family, settings: Settings) -> Policy:
     """The policy for a family.
 
     Raises:
         UserError: If the family's spaces or the policy's body are not supported.
     """
     size, distribution = _inputs_and_distribution(family)
-    initial_std, min_std = settings.initial_std, settings.min_std
-    if settings.policy_body is None:
-        sizes, activation, gain = settings.hidden_sizes, settings.activation, settings.output_gain
-        return MLPPolicy(size, distribution, sizes, activation, initial_std, min_std, gain)
-    make_body = import_named(settings.policy_body, "policy_body")
-    return ModulePolicy(size, distribution, make_body, initial_std, min_std)
+    network, algorithm = settings.policy, settings.algorithm
+    if algorithm.policy is not None:
+        policy: Policy = import_named(algorithm.policy, "policy")(size, distribution, settings.own, network)
+        return policy
+    initial_std, min_std = network.initial_std, network.min_std
+    if network.policy_body is not None:
+        make_body = import_named(network.policy_body, "policy_body")
+        return ModulePolicy(size, distribution, make_body, initial_std, min_std)
+    sizes, activation, gain = network.hidden_sizes, network.activation, network.output_gain
+    return MLPPolicy(size, distribution, sizes, activation, initial_std, min_std, gain)
 
 
 def _inputs_and_distribution(family: Family) -> tuple[int, Distribution]:

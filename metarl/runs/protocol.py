@@ -33,8 +33,10 @@ from metarl.config.trust import Trust, code_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked
+from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
+from metarl.policies.base import with_derivatives
 from metarl.runs.build import family_of, require_room
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.evaluations import Evaluation, References
@@ -131,9 +133,12 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
 
 
 def _untrained(agent: Agent, config: EvaluationConfig) -> tuple[Adaptation, Tensor]:
-    """MAML from a random initialisation, with the agent's normalisation of observations."""
-    rule: Adaptation = MAML(agent.rule.policy, agent.settings.inner)
+    """MAML from a random initialisation, with the agent's normalisation of observations; with memory, no training."""
     generator = stream(config.seed, Purpose.INITIALISATION)
+    if isinstance(core := agent.rule.core, MemoryRule):
+        weights = core.initial_weights(generator)
+        return agent.rule, torch.cat([weights, agent.meta[len(weights) :]])
+    rule: Adaptation = MAML(with_derivatives(agent.rule.policy), agent.settings.inner)
     if not agent.settings.policy.normalise_observations:
         return _partial(rule, config), rule.initial(generator)
     normalised = NormalisedObservations(rule)
@@ -248,14 +253,15 @@ class _Protocol:
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
-        tasks = self._tasks[group * _GROUP : (group + 1) * _GROUP]
-        config = self._config
+        config, trials = self._config, self._run.trials(self._config.rollouts)
+        tasks = np.repeat(self._tasks[group * _GROUP : (group + 1) * _GROUP], trials, axis=0)
         stages = rule.stages(step_scales(self._family, self._run, config.gradient_steps))
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
-        return _Measured(adapted.returns.cpu(), modulated, adapted.env_steps, len(adapted.dropped))
+        returns = adapted.returns.cpu().unflatten(0, (-1, trials)).mean(1)
+        return _Measured(returns, modulated, adapted.env_steps, len(adapted.dropped))
 
 
 def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:

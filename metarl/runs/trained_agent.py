@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,11 @@ from metarl.envs.checked import CheckedEpisodes
 from metarl.envs.single import begin, take_step
 from metarl.envs.spaces import choices, flat_space, flatten
 from metarl.inner.loop import adapt
+from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import Policy
+from metarl.policies.base import DifferentiablePolicy, with_derivatives
 from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.build import build
@@ -50,7 +52,7 @@ class AdaptedPolicy:
         normaliser: Normalises the observations, if the policy was trained so.
     """
 
-    policy: Policy
+    policy: DifferentiablePolicy
     parameters: Tensor
     action_map: ActionMap
     observation_space: gymnasium.Space[Any]
@@ -74,7 +76,7 @@ class AdaptedPolicy:
         Raises:
             UserError: If the observation does not fit the space or is not finite, or ``rng`` is missing.
         """
-        flat = self._flat(observation)
+        flat = flat_observation(self.observation_space, observation)
         if not convert("deterministic", deterministic, bool) and not isinstance(rng, np.random.Generator):
             raise UserError(
                 "predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed), got "
@@ -92,12 +94,131 @@ class AdaptedPolicy:
         result: np.ndarray = self.action_map(action[0, 0].numpy())
         return result
 
-    def _flat(self, observation: Any) -> np.ndarray:
-        """An observation of the environment as the policy sees it, float32 [observation]."""
-        flat = flatten(self.observation_space, observation, "the observation").astype(np.float32)
-        if not np.isfinite(flat).all():
-            raise UserError(f"observation must be finite numbers, got {shown(observation)}.")
-        return flat
+
+def flat_observation(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
+    """An observation of an environment as a policy sees it, float32 [observation].
+
+    Raises:
+        UserError: If it does not fit the space or is not finite.
+    """
+    flat = flatten(space, observation, "the observation").astype(np.float32)
+    if not np.isfinite(flat).all():
+        raise UserError(f"observation must be finite numbers, got {shown(observation)}.")
+    return flat
+
+
+class AdaptedMemory:
+    """An agent with memory after some episodes in an environment. It remembers those that follow, too.
+
+    Between `start` and `finish` lies one episode:
+
+        agent.start()
+        action = agent.predict(observation)
+        observation, reward, terminated, truncated, info = env.step(action)
+        action = agent.predict(observation, reward)
+        ...
+        agent.finish(reward)
+
+    Args:
+        rule: The rule.
+        meta: Meta-parameters, [meta parameter].
+        memory: The memory, [memory].
+        action_map: Maps the policy's actions to the environment's.
+        observation_space: The environment's observations.
+        returns: Return in the environment after 0, 1, ... episodes, [episode]. The last is of an episode after those
+            that the memory holds.
+        normaliser: Normalises the observations, if the policy was trained so.
+        seed: Seed of the actions.
+    """
+
+    def __init__(
+        self,
+        rule: MemoryRule,
+        meta: Tensor,
+        memory: Tensor,
+        action_map: ActionMap,
+        observation_space: gymnasium.Space[Any],
+        returns: np.ndarray,
+        normaliser: Normaliser | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.memory, self.returns, self.observation_space = memory, returns, observation_space
+        self._rule, self._meta, self._action_map, self._normaliser = rule, meta, action_map, normaliser
+        self._rng = stream(seed, Purpose.DEPLOYMENT, len(returns))
+        self._running = False
+        self._action: Tensor | None = None
+
+    def start(self) -> None:
+        """Begins an episode.
+
+        Raises:
+            UserError: If the one before has not been finished.
+        """
+        if self._running:
+            raise UserError("the episode before has not ended: call finish(reward) with its last reward first.")
+        self._running = True
+
+    @torch.no_grad()
+    def predict(self, observation: Any, reward: float | None = None, deterministic: bool = False) -> np.ndarray:
+        """The next action.
+
+        Args:
+            observation: One observation of the environment.
+            reward: The reward of the action before; None for the first action of an episode, which has none.
+            deterministic: Take the mode of the distribution instead of a sample. An agent that explores by chance then
+                learns less about its task.
+
+        Returns:
+            An element of the environment's action space.
+
+        Raises:
+            UserError: If the observation does not fit the space, the reward is missing or not finite, or no episode has
+                been started.
+        """
+        if not self._running:
+            raise UserError("no episode is running: call start() first.")
+        rows = torch.from_numpy(flat_observation(self.observation_space, observation))[None]
+        first = torch.ones(1) if self._action is None else torch.zeros(1)
+        self._receive(reward)
+        policy, network = self._rule.policy, self._rule.network(self._meta)
+        seen = self._normaliser(rows) if self._normaliser else rows
+        outputs, memory = policy.act(network, self.memory[None], seen, first)
+        if convert("deterministic", deterministic, bool):
+            action = policy.distribution.mode(outputs[None])
+        else:
+            noise = torch.from_numpy(policy.distribution.noise(self._rng, (1, 1)))
+            action = policy.distribution.sample(outputs[None], policy.extra(network), noise)
+        self.memory, self._action = memory[0], action[0]
+        result: np.ndarray = self._action_map(self._action[0].numpy())
+        return result
+
+    def finish(self, reward: float) -> None:
+        """Ends an episode.
+
+        Args:
+            reward: The reward of its last action.
+
+        Raises:
+            UserError: If no episode with an action is running, or the reward is not finite.
+        """
+        if self._action is None:
+            raise UserError("no episode is running: call start() and predict(observation) first.")
+        self._receive(reward)
+        self._running, self._action = False, None
+
+    def _receive(self, reward: float | None) -> None:
+        """Remembers the reward of the action before."""
+        if self._action is None:
+            if reward is not None:
+                raise UserError("the first action of an episode has no reward before it: leave out reward.")
+            return
+        if reward is None:
+            raise UserError(
+                "predict needs the reward of the action before, for the memory: predict(observation, reward)."
+            )
+        received = torch.tensor([convert("reward", reward, Annotated[float, Range()])])
+        rewards = self._rule.rewards(self._meta)
+        self.memory = self._rule.policy.received(rewards, self.memory[None], self._action, received)[0]
 
 
 @dataclass(frozen=True)
@@ -109,7 +230,7 @@ class FittedFunction:
         parameters: Its parameters, [parameter].
     """
 
-    policy: Policy
+    policy: DifferentiablePolicy
     parameters: Tensor
 
     @torch.no_grad()
@@ -154,20 +275,24 @@ class Agent:
         horizon: int | None = None,
         seed: int = 0,
         mode: int = UNKNOWN_MODE,
-    ) -> AdaptedPolicy:
-        """Adapts to an environment by policy-gradient steps on its own episodes.
+    ) -> AdaptedPolicy | AdaptedMemory:
+        """Adapts to an environment by its own episodes: by policy-gradient steps, or by remembering them.
 
         Collects episodes for every step, and once more to measure the adapted policy. As many gradient steps as in
-        training have the training step size, later ones half of it (`metarl.inner.rule.evaluation_scales`).
+        training have the training step size, later ones half of it (`metarl.inner.rule.evaluation_scales`). A step of
+        an agent with memory is one episode.
 
         Args:
             env: An environment with the observation and action spaces of the run's family. Resets pass neither seed nor
                 options, so it keeps its task; seed it beforehand.
-            num_steps: Gradient steps; 0 gives the policy before adaptation.
-            num_rollouts: Episodes for each step; by default as in training.
+            num_steps: Gradient steps, or episodes to remember; 0 gives the policy before adaptation.
+            num_rollouts: Episodes for each step; by default as in training. 1 for an agent with memory.
             horizon: Longest episode; by default as in training.
             seed: Seed of the exploration.
             mode: Mode of the environment's task (`TaskFamily.modes`); only multi-maml needs it.
+
+        Returns:
+            The adapted policy, which `AdaptedMemory` is for an agent with memory.
 
         Raises:
             UserError: If the environment does not fit the agent, or a number is out of range.
@@ -176,6 +301,8 @@ class Agent:
         settings = self.settings.rollouts
         num_steps, seed = convert("num_steps", num_steps, Steps), convert("seed", seed, Seed)
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
+        if self.rule.remembers and num_rollouts != 1:
+            raise UserError(f"num_rollouts must be 1: {self.config.algo} reads one episode a step, got {num_rollouts}.")
         horizon = convert("horizon", horizon, Count | None) or settings.horizon
         mode = self._checked_mode(mode)
         rows = num_rollouts * horizon
@@ -183,24 +310,22 @@ class Agent:
         action_map = ActionMap(env.action_space, settings.action_scale)
         family = require_environments(self.family, "adapting in an environment")
         episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
-        sampler = Sampler(episodes, self.rule.policy, action_map, 1, horizon)
+        sampler, begin = Sampler(episodes, action_map, 1, horizon), partial(self.rule.begin, self.meta)
         no_task, normaliser = np.zeros((1, 0)), self.rule.normaliser(self.meta)
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
             streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
-            episodes = [sampler.collect(parameters, no_task, [generator], normaliser) for generator in streams]
+            episodes = [sampler.collect(begin, parameters, no_task, [generator], normaliser) for generator in streams]
+            if self.rule.remembers:
+                return episodes[0]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         stages = self.rule.stages(evaluation_scales(num_steps, self.settings.inner.num_inner_steps))
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
-        return AdaptedPolicy(
-            self.rule.policy,
-            adapted.parameters[0],
-            action_map,
-            env.observation_space,
-            adapted.returns[0].numpy(),
-            normaliser,
-        )
+        parameters, returns, space = adapted.parameters[0], adapted.returns[0].numpy(), env.observation_space
+        if isinstance(rule := self.rule.core, MemoryRule):
+            return AdaptedMemory(rule, self.meta, parameters, action_map, space, returns, normaliser, seed)
+        return AdaptedPolicy(with_derivatives(rule.policy), parameters, action_map, space, returns, normaliser)
 
     def fit(self, inputs: Any, targets: Any, num_steps: int = 1, mode: int = UNKNOWN_MODE) -> FittedFunction:
         """Adapts to the examples of one supervised task; every step has the training step size.
@@ -226,7 +351,7 @@ class Agent:
         batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
         stages = self.rule.stages((1.0,) * num_steps)
         adapted = fit(self.rule, self.meta, stages, torch.tensor([mode]), batch, batch)
-        return FittedFunction(self.rule.policy, adapted.parameters[0])
+        return FittedFunction(with_derivatives(self.rule.policy), adapted.parameters[0])
 
     def _checked_mode(self, mode: Any) -> int:
         """The mode as an int; raises UserError if the family has no such mode."""

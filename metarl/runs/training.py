@@ -171,7 +171,10 @@ class Trainer:
         self._workers = Workers(run.threads)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
-        self._num_validation_tasks = run.validation_tasks if finite is None else len(finite)
+        self._num_validation_tasks = run.validation_tasks
+        # An agent with memory measures one episode of each task, so it repeats those of a finite family.
+        if finite is not None and not self._rule.remembers:
+            self._num_validation_tasks = len(finite)
         self._validator: Runner | SupervisedRunner | None = None
         if run.validate_every:
             size = self._num_validation_tasks

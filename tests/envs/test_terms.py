@@ -120,8 +120,8 @@ def test_terms_reach_rollouts():
     action_map = ActionMap(family.action_space)
     policy = MLPPolicy(1, action_map.distribution, (4,))
     parameters = torch.stack([policy.initial(np.random.default_rng(0))] * 2)
-    sampler = Sampler(family.make_episodes(2 * rollouts, family.horizon), policy, action_map, 2, family.horizon)
-    collected = sampler.collect(parameters, tasks, [np.random.default_rng(task) for task in range(2)])
+    sampler = Sampler(family.make_episodes(2 * rollouts, family.horizon), action_map, 2, family.horizon)
+    collected = sampler.collect(policy.begin, parameters, tasks, [np.random.default_rng(task) for task in range(2)])
     success = collected.terms["success"]
     assert success.shape == collected.rewards.shape
     after = torch.arange(1, 7) * torch.tensor([[0.22], [0.9]])  # Actions of 0.01 change no success here.

@@ -68,7 +68,7 @@ def streams_of(tasks: Sequence[int]) -> list[np.random.Generator]:
 def make(space: spaces.Space = BOX, num_tasks: int = TASKS, **options: object) -> tuple[Sampler, MLPPolicy, Drift]:
     action_map, episodes = ActionMap(space), Drift(num_tasks * ROLLOUTS)
     policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
-    return Sampler(episodes, policy, action_map, num_tasks, HORIZON, **options), policy, episodes
+    return Sampler(episodes, action_map, num_tasks, HORIZON, **options), policy, episodes
 
 
 def parameters_of(policy: MLPPolicy) -> torch.Tensor:
@@ -78,7 +78,11 @@ def parameters_of(policy: MLPPolicy) -> torch.Tensor:
 def collect(tasks: Sequence[int] = range(TASKS), space: spaces.Space = BOX) -> tuple[Rollouts, MLPPolicy, Drift]:
     tasks = list(tasks)
     sampler, policy, episodes = make(space, len(tasks))
-    return sampler.collect(parameters_of(policy)[tasks], GOALS[tasks], streams_of(tasks)), policy, episodes
+    return (
+        sampler.collect(policy.begin, parameters_of(policy)[tasks], GOALS[tasks], streams_of(tasks)),
+        policy,
+        episodes,
+    )
 
 
 def assert_identical(one: Rollouts, other: Rollouts) -> None:
@@ -143,8 +147,8 @@ def test_a_limit_equal_to_the_horizon_is_the_horizon():
     # Rollout 3 of task 2 is cut off after 7 steps.
     action_map, episodes = ActionMap(BOX), Drift(TASKS * ROLLOUTS)
     policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
-    sampler = Sampler(episodes, policy, action_map, TASKS, 7)
-    rollouts = sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS)))
+    sampler = Sampler(episodes, action_map, TASKS, 7)
+    rollouts = sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS)))
     assert rollouts.truncated[2, 3]
     assert rollouts.mask[2, 3].all()
 
@@ -182,8 +186,8 @@ def test_a_shorter_time_limit_of_gymnasium_is_completed_up_to_the_horizon():
     policy = MLPPolicy(OBSERVATION, ActionMap(BOX).distribution, (16, 100))
 
     def first_return(limit: int) -> float:
-        sampler = Sampler(Limited(limit).make_episodes(4, HORIZON), policy, ActionMap(BOX), 1, HORIZON)
-        rollouts = sampler.collect(parameters_of(policy)[:1], GOALS[:1], streams_of([0]))
+        sampler = Sampler(Limited(limit).make_episodes(4, HORIZON), ActionMap(BOX), 1, HORIZON)
+        rollouts = sampler.collect(policy.begin, parameters_of(policy)[:1], GOALS[:1], streams_of([0]))
         assert rollouts.env_steps == 4 * limit
         _, returns = linear_baseline(rollouts.observations, rollouts.rewards, rollouts.mask, 0.9, rollouts.truncated)
         return float(returns[0, 0, 0])
@@ -220,7 +224,7 @@ def test_advantages_do_not_favour_an_escape_from_bad_rewards():
     horizon, episodes, action_map = 20, Escape(200), ActionMap(spaces.Discrete(2))
     policy = MLPPolicy(OBSERVATION, action_map.distribution, (8,))
     parameters = torch.zeros(1, policy.layout.size)  # escapes at half of the steps
-    rollouts = Sampler(episodes, policy, action_map, 1, horizon).collect(parameters, GOALS[:1], streams_of([0]))
+    rollouts = Sampler(episodes, action_map, 1, horizon).collect(policy.begin, parameters, GOALS[:1], streams_of([0]))
     escapes = (rollouts.actions == 1) & (rollouts.mask > 0)
 
     def mean_advantage(rollouts: Rollouts) -> float:
@@ -278,8 +282,10 @@ class TensorDrift(Drift):
 def test_a_batch_may_make_buffers_of_another_kind():
     action_map = ActionMap(BOX)
     policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
-    sampler = Sampler(TensorDrift(TASKS * ROLLOUTS), policy, action_map, TASKS, HORIZON)
-    assert_identical(sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS))), collect()[0])
+    sampler = Sampler(TensorDrift(TASKS * ROLLOUTS), action_map, TASKS, HORIZON)
+    assert_identical(
+        sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS))), collect()[0]
+    )
 
 
 def test_steps_that_no_episode_reached_are_zero():
@@ -302,13 +308,15 @@ def test_log_probs_are_those_of_the_stored_actions(space):
 def test_same_streams_give_the_same_rollouts_and_others_do_not():
     assert_identical(collect()[0], collect()[0])
     sampler, policy, _ = make()
-    other = sampler.collect(parameters_of(policy), GOALS, streams_of(range(10, 10 + TASKS)))
+    other = sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(10, 10 + TASKS)))
     assert not torch.equal(other.actions, collect()[0].actions)
 
 
 def test_sampler_can_be_used_again():
     sampler, policy, _ = make()
-    first, second = (sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS))) for _ in range(2))
+    first, second = (
+        sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS))) for _ in range(2)
+    )
     assert_identical(first, second)
 
 
@@ -350,5 +358,5 @@ def test_advantages_are_standardised_for_each_task_and_nothing_else_changes():
 def test_collection_is_given_up_when_asked_to_stop():
     sampler, policy, episodes = make(stopped=lambda: len(episodes.actions) == 3)
     with pytest.raises(Stopped):
-        sampler.collect(parameters_of(policy), GOALS, streams_of(range(TASKS)))
+        sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS)))
     assert len(episodes.actions) == 3

@@ -79,9 +79,9 @@ def test_results_are_the_same_for_any_number_of_shards(tmp_path, monkeypatch, en
     shards = []
 
     class RecordedSampler(runner.Sampler):
-        def __init__(self, episodes, policy, action_map, num_tasks, *rest):
+        def __init__(self, episodes, action_map, num_tasks, *rest):
             shards.append(num_tasks)
-            super().__init__(episodes, policy, action_map, num_tasks, *rest)
+            super().__init__(episodes, action_map, num_tasks, *rest)
 
     monkeypatch.setattr(runner, "Sampler", RecordedSampler)
     horizon = 20 if env == "navigation" else 5

@@ -1,0 +1,22 @@
+"""RL^2: an agent that learns a task in its memory (Duan et al. 2016; Wang et al. 2016)."""
+
+from torch import Tensor
+
+from metarl.inner.memory import Judged, MemoryRule
+from metarl.policies.memory import Trials
+
+
+class RL2(MemoryRule):
+    """The weights learn, by reinforcement learning over whole trials, how to use the memory.
+
+    A trial is several episodes in one task. The memory is kept from one episode to the next, so whatever the first ones
+    show serves the later ones: there is no other adaptation.
+
+    Source: Duan et al. 2016, section 2.2.
+    """
+
+    def judge(self, meta: Tensor, trials: Trials) -> Judged:
+        policy, network = self.policy, self.network(meta)
+        states = policy.states(network, self.rewards(meta), self.blank(len(trials.mask), meta), trials)
+        outputs = policy.outputs(network, states, trials.observations)
+        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
