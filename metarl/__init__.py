@@ -19,12 +19,13 @@ from metarl.config.algorithms import (
     L2FConfig,
     MAMLppConfig,
     MuMoMAMLConfig,
+    RL2Config,
 )
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.checked import Range
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
-from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, ProMPConfig, TRPOConfig
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, TRPOConfig
 from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
     EpisodeBatch,
@@ -64,7 +65,9 @@ __all__ = [
     "MAMLppConfig",
     "MuMoMAMLConfig",
     "NotWritten",
+    "PPOConfig",
     "ProMPConfig",
+    "RL2Config",
     "Range",
     "RuleSettings",
     "Stage",

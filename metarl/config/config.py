@@ -248,13 +248,14 @@ class _Resolution:
         raise UserError(f"{name} would do nothing: it is for {purpose}.")
 
     def _check_supervised(self, settings: Settings) -> None:
+        acts = self._algo in ("oracle", "standstill") or self._algorithm.remembers
+        if acts or (settings.baseline and settings.baseline.trainer == "ppo"):
+            raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
         optimiser = settings.meta.meta_optimiser
-        if optimiser in ("trpo", "promp"):
+        if optimiser in ("trpo", "promp", "ppo"):
             raise UserError(
                 f"{self._config.env} is supervised, and {optimiser} needs rollouts; take meta_optimiser adam."
             )
-        if self._algo in ("oracle", "standstill") or (settings.baseline and settings.baseline.trainer == "ppo"):
-            raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
         if settings.l2f is not None and settings.l2f.start_kl:
             raise UserError("l2f.start_kl is a part of TRPO's trust region: supervised families have none.")
         if settings.l2f is not None and settings.l2f.attenuation_rollouts == "fresh":

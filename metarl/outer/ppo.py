@@ -23,9 +23,9 @@ from metarl.policies.memory import Trials
 from metarl.policies.normaliser import RunningStatistics
 from metarl.rollouts.returns import gae, standardise
 
-# Tasks whose trials are computed at once. The size must not depend on the number of threads: otherwise the last bits of
-# the results would.
-_TASKS_AT_ONCE = 10
+# Most tasks whose trials are computed at once: a recurrent layer takes most of its time per step, not per task. The number
+# must not depend on that of threads: otherwise the last bits of the results would.
+_TASKS_AT_ONCE = 32
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -189,7 +189,7 @@ class _Data:
 
 def _pieces(tasks: np.ndarray) -> list[Tensor]:
     """Tasks in pieces that are computed at once."""
-    return list(torch.from_numpy(tasks).split(_TASKS_AT_ONCE))
+    return list(torch.from_numpy(tasks).tensor_split(-(-len(tasks) // _TASKS_AT_ONCE)))
 
 
 def _joined(parts: Sequence[Judged]) -> Judged:

@@ -1,0 +1,97 @@
+"""Agents with memory in Stable-Baselines3's tools."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector.utils import batch_space, iterate
+from numpy.typing import NDArray
+
+from metarl.common.errors import UserError
+from metarl.config.checked import expect
+from metarl.runs.trained_agent import AdaptedMemory
+
+
+class LastReward(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose observations also tell the last reward: {"observation": ..., "reward": [1]}.
+
+    An agent with memory needs it, and Stable-Baselines3's tools do not pass it on. At a reset it is 0.
+
+    Args:
+        env: The environment.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(expect("env", env, gymnasium.Env))
+        self.observation_space = Dict({"observation": env.observation_space, "reward": Box(-np.inf, np.inf, (1,))})
+
+    def reset(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Resets the environment."""
+        observation, info = self.env.reset(**arguments)
+        return _with_reward(observation, 0.0), info
+
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Steps the environment."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return _with_reward(observation, float(reward)), float(reward), terminated, truncated, info
+
+
+def _with_reward(observation: Any, reward: float) -> dict[str, Any]:
+    return {"observation": observation, "reward": np.array([reward], np.float32)}
+
+
+class MemoryModel:
+    """An agent with memory with the ``predict`` of a recurrent model, for ``evaluate_policy`` and other tools.
+
+    Its environments are wrapped in `LastReward`. Every episode begins with the memory that the agent was given with;
+    nothing is carried from one to the next, so that their order does not matter.
+
+    Args:
+        adapted: The agent after adaptation, from `metarl.runs.trained_agent.Agent.adapt`.
+    """
+
+    def __init__(self, adapted: AdaptedMemory) -> None:
+        self._adapted = expect("adapted", adapted, AdaptedMemory)
+
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
+        """Actions for the observations of several environments.
+
+        Args:
+            observation: Observations of `LastReward` environments, along a first axis.
+            state: What the last call returned; None at first.
+            episode_start: Whether an episode begins in each environment; by default in all if there is no state.
+            deterministic: Whether to take the mode of the distribution instead of a sample. An agent that explores by
+                chance then learns less about its task.
+
+        Returns:
+            One action for each observation, [observation, *action shape]; and the new state.
+
+        Raises:
+            UserError: If the observations are not those of `LastReward`.
+        """
+        if not isinstance(observation, dict) or set(observation) != {"observation", "reward"}:
+            raise UserError("observation must be of environments that are wrapped in metarl.sb3.LastReward.")
+        rewards = np.asarray(observation["reward"])[:, 0]
+        agents = np.empty(len(rewards), object) if state is None else state[0].copy()
+        begins = np.full(len(rewards), state is None) if episode_start is None else episode_start
+        each = iterate(batch_space(self._adapted.observation_space, len(rewards)), observation["observation"])
+        actions = []
+        for index, (one, reward, start) in enumerate(zip(each, rewards, begins, strict=True)):
+            if start:
+                agents[index] = copy.copy(self._adapted)
+                agents[index].start()
+            else:
+                agents[index] = copy.copy(agents[index])
+            before = None if start else float(reward)
+            actions.append(agents[index].predict(one, before, deterministic))
+        return np.stack(actions), (agents,)

@@ -1,0 +1,202 @@
+"""PPO over trials: advantages across episodes, the loss's gradient, its limits, and that it asks for a memory."""
+
+import dataclasses
+
+import gymnasium as gym
+import numpy as np
+import problems
+import pytest
+import torch
+from problems import initial, make_policy, make_rule
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from metarl import PPOConfig, UserError
+from metarl.agents.rl2 import RL2
+from metarl.common.parallel import Workers
+from metarl.config.algorithms import RL2Config
+from metarl.config.settings import PolicySettings, RolloutSettings
+from metarl.data import LearnerState, Rollouts
+from metarl.inner.loop import adapt
+from metarl.inner.memory import episodes, trials_of
+from metarl.outer import ppo as ppo_module
+from metarl.outer.ppo import PPO
+from metarl.policies.distributions import Categorical, Gaussian
+from metarl.policies.memory import MemoryPolicy
+
+OBSERVATION, TASKS, TIME, EPISODES = 3, 12, 6, 3
+DISCOUNT = RolloutSettings(discount=0.9, gae_lambda=0.8)
+
+
+@pytest.fixture
+def workers():
+    with Workers(2) as workers:
+        yield workers
+
+
+def make(kind="gaussian", cell="gru", lengths=None):
+    """A rule, and trials that it has lived through, in float64; ``lengths`` of the episodes are random by default."""
+    distribution = {"gaussian": Gaussian(2), "categorical": Categorical(3)}[kind]
+    rule = RL2(MemoryPolicy(OBSERVATION, distribution, RL2Config(cell, 5), PolicySettings(hidden_sizes=(4,))))
+    meta = rule.initial(np.random.default_rng(0)).double()
+
+    def collect(memory, phase, wanted):
+        assert wanted in (1, None)
+        rng = np.random.default_rng(phase)
+        acting = rule.begin(meta, memory)
+        noise = torch.from_numpy(distribution.noise(rng, (TASKS, 1, TIME))).double()
+        ends = lengths or rng.integers(2, TIME + 1, TASKS)
+        mask = (torch.arange(TIME) < torch.as_tensor(ends)[:, None])[:, None].double()
+        observations = torch.from_numpy(rng.standard_normal((TASKS, 1, TIME, OBSERVATION)))
+        rewards = torch.from_numpy(rng.standard_normal((TASKS, 1, TIME))) * mask
+        actions, log_probs = [], []
+        for step in range(TIME):
+            outputs = acting.outputs(observations[:, :, step])
+            actions.append(distribution.sample(outputs, acting.extra, noise[:, :, step]))
+            log_probs.append(distribution.log_prob(outputs, acting.extra, actions[-1]))
+            acting.receive(actions[-1], rewards[:, 0, step].numpy())
+        actions, log_probs = torch.stack(actions, dim=2), torch.stack(log_probs, dim=2)
+        return Rollouts(observations, actions, log_probs, rewards, mask, torch.zeros_like(rewards))
+
+    stages = rule.stages((1.0,) * (EPISODES - 1))
+    return rule, adapt(rule, meta, stages, torch.zeros(TASKS), collect, "ratio", each_task=False).loop
+
+
+def step(loop, workers, state=None, **settings):
+    ppo = PPO(PPOConfig(**settings), DISCOUNT)
+    return ppo.step(state or LearnerState(loop.meta, {}), loop, workers, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_recomputed_probabilities_are_those_of_acting(kind, cell):
+    rule, loop = make(kind, cell)
+    trials = trials_of(episodes(loop))
+    judged = rule.judge(loop.meta, trials)
+    again = rule.policy.distribution.log_prob(judged.outputs, judged.extra, trials.actions)
+    for task in range(TASKS):
+        acted = torch.cat([part.log_probs[task, 0][part.mask[task, 0] > 0] for part in episodes(loop)])
+        torch.testing.assert_close(again[task, : len(acted)], acted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_gradient_equals_finite_differences_away_from_the_old_parameters(workers):
+    rule, loop = make()
+    ppo = PPO(PPOConfig(clip=0.05, entropy_weight=0.1), DISCOUNT)
+    data = ppo._data(rule, LearnerState(loop.meta, {}), trials_of(episodes(loop)), workers)
+    generator = torch.Generator().manual_seed(0)
+    direction = torch.randn(loop.meta.shape, dtype=torch.float64, generator=generator)
+    direction[-3:] = 0  # Statistics of the rewards.
+    meta = loop.meta + 0.02 * direction
+    rows = torch.arange(TASKS)
+    gradient, _ = ppo._gradient(rule, meta, data, rows.numpy(), workers)
+    up, down = (float(ppo._loss(rule, meta + sign * 1e-5 * direction, data, rows)[0]) for sign in (1, -1))
+    expected = (up - down) / 2e-5 / float(data.trials.mask.sum())
+    assert float(gradient @ direction) == pytest.approx(expected, rel=1e-6)
+
+
+def test_advantages_go_on_across_episodes_as_in_stable_baselines3(workers):
+    rule, loop = make(lengths=[TIME] * TASKS)
+    data = PPO(PPOConfig(), DISCOUNT)._data(rule, LearnerState(loop.meta, {}), trials_of(episodes(loop)), workers)
+    # The whole trial is one episode of Stable-Baselines3's, which ends after its last step.
+    space = gym.spaces.Box(-1, 1, (1,))
+    buffer = RolloutBuffer(TIME * EPISODES, space, space, gae_lambda=0.8, gamma=0.9, n_envs=TASKS)
+    for now in range(TIME * EPISODES):
+        start, nothing = np.full(TASKS, now == 0), np.zeros((TASKS, 1), np.float32)
+        value, log_prob = data.before.values[:, now], data.log_probs[:, now]
+        buffer.add(nothing, nothing, data.trials.rewards[:, now].numpy(), start, value, log_prob)
+    buffer.compute_returns_and_advantage(torch.zeros(TASKS), np.ones(TASKS))
+    advantages = buffer.advantages.T
+    expected = (advantages - advantages.mean()) / advantages.std()
+    np.testing.assert_allclose(data.advantages.numpy(), expected, rtol=1e-4, atol=1e-5)
+    targets = buffer.returns.T
+    np.testing.assert_allclose(data.targets.numpy(), (targets - targets.mean()) / targets.std(), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing(workers):
+    rule, loop = make()
+    trials = trials_of(episodes(loop))
+    noise = torch.randn(trials.observations.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    other = dataclasses.replace(trials, observations=trials.observations + noise * (1 - trials.mask[..., None]))
+    ppo, state = PPO(PPOConfig(), DISCOUNT), LearnerState(loop.meta, {})
+    gradients = []
+    for part in (trials, other):
+        data = ppo._data(rule, state, part, workers)
+        gradients.append(ppo._gradient(rule, loop.meta + 0.01, data, np.arange(TASKS), workers)[0])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(ppo_module, "_TASKS_AT_ONCE", 4)
+    _, loop = make()
+    results = []
+    for threads in (1, 3):
+        with Workers(threads) as workers:
+            results.append(step(loop, workers)[0].meta)
+    assert torch.equal(*results)
+
+
+def test_it_remembers_adams_moments_and_the_targets(workers):
+    _, loop = make()
+    state, report = step(loop, workers, epochs=2, minibatches=3, max_kl=10.0)
+    assert report.outcome == "2 epochs"
+    assert report.numbers["updates"] == 6
+    assert set(state.memory) == {"step", "exp_avg", "exp_avg_sq", "values"}
+    again, _ = step(loop, workers, state, epochs=2, minibatches=3, max_kl=10.0)
+    assert float(again.memory["step"]) == 12
+    steps = sum(part.env_steps for part in episodes(loop))
+    assert (float(state.memory["values"][0]), float(again.memory["values"][0])) == (steps, 2 * steps)
+
+
+def test_the_statistics_of_rewards_are_not_moved_by_gradients(workers):
+    _, loop = make()
+    moved = step(loop, workers)[0].meta != loop.meta
+    assert moved[:-3].any()
+    assert not moved[-3:].any()
+
+
+def test_updates_end_at_the_divergence_allowed(workers):
+    _, loop = make()
+    _, free = step(loop, workers, lr=0.05, epochs=3, max_kl=1e3)
+    _, held = step(loop, workers, lr=0.05, epochs=3, max_kl=0.01)
+    assert free.outcome == "3 epochs"
+    assert held.outcome == "KL limit after 0 epochs"
+    assert free.numbers["updates"] == 12
+    assert 1 <= held.numbers["updates"] < 12
+    assert held.numbers["kl"] <= 0.01 < free.numbers["kl"]
+
+
+def test_the_step_size_falls_to_zero(workers):
+    _, loop = make()
+    settings = {"epochs": 1, "minibatches": 2, "anneal_updates": 4}
+    first, _ = step(loop, workers, **settings)
+    second, _ = step(loop, workers, first, **settings)
+    third, _ = step(loop, workers, second, **settings)
+    assert not torch.equal(first.meta, second.meta)
+    assert torch.equal(second.meta, third.meta)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_state(workers):
+    _, loop = make()
+    loop.queries[-1].rewards[0, 0, 0] = np.nan
+    state = LearnerState(loop.meta, {})
+    after, report = step(loop, workers, state)
+    assert after is state
+    assert report.outcome == "non-finite"
+
+
+def test_entropy_weight_raises_the_entropy(workers):
+    _, loop = make()
+    rule = loop.rule
+
+    def entropy(weight):
+        meta = step(loop, workers, entropy_weight=weight, max_kl=10.0, epochs=10)[0].meta
+        judged = rule.judge(meta, trials_of(episodes(loop)))
+        return float(rule.policy.distribution.entropy(judged.outputs, judged.extra).mean())
+
+    assert entropy(1.0) > entropy(0.0)
+
+
+def test_a_rule_without_memory_is_refused(workers):
+    rule = make_rule("maml", make_policy())
+    loop = problems.run(rule, initial(rule), 1)
+    with pytest.raises(UserError, match="ppo is for agents with memory; take trpo or promp"):
+        step(loop, workers)
