@@ -23,8 +23,8 @@ from metarl.policies.memory import Trials
 from metarl.policies.normaliser import RunningStatistics
 from metarl.rollouts.returns import gae, standardise
 
-# Most tasks whose trials are computed at once: a recurrent layer takes most of its time per step, not per task. The number
-# must not depend on that of threads: otherwise the last bits of the results would.
+# Most tasks whose trials are computed at once: a recurrent layer takes most of its time per step, not per task. This
+# must not depend on the number of threads: otherwise the last bits of the results would.
 _TASKS_AT_ONCE = 32
 _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
