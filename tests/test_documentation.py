@@ -59,10 +59,20 @@ def _shortened(module, options):
     if module == "metarl.train" and supervised:
         return [*options, "--iterations", "2"]
     if module == "metarl.train" and "--help" not in options:
-        return [*options, *arguments({**TINY, "horizon": 5}), "--iterations", "2" if "--resume" in options else "1"]
+        return [
+            *options,
+            *arguments({**_small(options), "horizon": 5}),
+            "--iterations",
+            "2" if "--resume" in options else "1",
+        ]
     if module == "metarl.evaluate" and "--help" not in options:
         return [*options, "--tasks", "2", "--rollouts", "2"]
     return options
+
+
+def _small(words):
+    """Sizes small enough for a test; agents with memory read one episode at a time."""
+    return {**TINY, **({"rollouts_per_task": 1} if "rl2" in words else {})}
 
 
 def _make_images_up(folder):
@@ -113,6 +123,7 @@ def test_every_documented_command_runs(page, folder, capsys):
 
 # What must hold after each page's program.
 HOLDS = {
+    "memory.md": lambda program: program.over and program.policy.returns.shape == (3,),
     "README.md": lambda program: program.env.action_space.contains(program.action) and len(program.result.mean) == 5,
     "stable-baselines3.md": lambda program: program.mean < 0,
     "supervised.md": lambda program: program.fitted.parameters.isfinite().all(),
@@ -122,7 +133,8 @@ HOLDS = {
 
 @_pages_with(_programs)
 def test_every_documented_program_runs(page, folder, monkeypatch):
-    small = {"hidden_sizes": (8,)} if page.name == "supervised.md" else {**TINY, "horizon": 5}
+    words = page.stem.replace("memory", "rl2")
+    small = {"hidden_sizes": (8,)} if page.name == "supervised.md" else {**_small([words]), "horizon": 5}
     monkeypatch.setattr(metarl, "Config", functools.partial(Config, **small, iterations=1))
     few = metarl.EvaluationConfig(tasks=2, rollouts=2)
     monkeypatch.setattr(metarl, "evaluate", functools.partial(metarl.evaluate, config=few))

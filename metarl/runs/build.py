@@ -15,6 +15,7 @@ from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.distributions import Categorical, Distribution, SquaredError
+from metarl.policies.memory import MemoryPolicy
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -61,6 +62,11 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     rollouts, examples = settings.rollouts, settings.examples
     rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
     numbers_in_row = policy.observation_size + 1
+    if isinstance(policy, MemoryPolicy):  # All episodes of a trial, and the states that training goes back through.
+        require_memory("the weights of the network", policy.weights.size, "units or hidden_sizes")
+        rows *= settings.inner.num_inner_steps + 1
+        numbers_in_row += policy.options.units
+        lower_data = "num_inner_steps, horizon or units"
     require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")
     require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 

@@ -40,6 +40,8 @@ def run(tmp_path_factory):
         ({"meta_batch_size": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
         ({"validation_tasks": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
         ({"hidden_sizes": (10**7, 10**7)}, "lower hidden_sizes, meta_batch_size"),
+        ({"algo": "rl2", "horizon": 10**7, "num_inner_steps": 9_999}, "lower .*num_inner_steps, horizon or units"),
+        ({"algo": "rl2", "rl2": {"units": 10**6}}, "the weights of the network take .* lower units or hidden_sizes"),
         ({"env": "sinusoid", "algo": "maml", "queries": 10 * HUGE}, "shots or queries"),
     ],
 )
