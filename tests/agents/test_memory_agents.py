@@ -11,16 +11,16 @@ from tiny_runs import assert_same_run, numbers, tiny
 
 import metarl
 from metarl import Config, EvaluationConfig, UserError
+from metarl.data import Rollouts
 from metarl.envs.bandit import BanditFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner.memory import trials_of
 from metarl.rollouts.sampler import Sampler
-from metarl.runs import trained_agent
 from metarl.sb3 import AdaptedModel, LastReward, MemoryModel
 
 
-def make_env(horizon=10, **task):
-    env = gym.make("metarl/Navigation-v0", max_episode_steps=horizon)
+def make_env():
+    env = gym.make("metarl/Navigation-v0", max_episode_steps=10)
     env.reset(seed=0, options={"task": [0.3, -0.2]})
     return env
 
@@ -79,7 +79,7 @@ def test_deployed_it_remembers_what_happened(agent):
     for steps in recorded:
         seen, actions, rewards = (torch.stack(part)[None, None] for part in zip(*steps, strict=True))
         ones = torch.ones_like(rewards)
-        episode = trained_agent.Rollouts(seen, actions, ones, rewards, ones, ones)
+        episode = Rollouts(seen, actions, ones, rewards, ones, ones)
         memory = rule.policy.read(rule.network(agent.meta), rule.rewards(agent.meta), memory, trials_of([episode]))
     torch.testing.assert_close(policy.memory, memory[0], rtol=1e-4, atol=1e-5)
 
