@@ -64,7 +64,7 @@ class PPOConfig(Checked):
 
     prefix = "ppo."
 
-    lr: Positive = 2e-3
+    lr: Positive = 1.5e-3
     """Adam's step size."""
     epochs: Count = 4
     """Passes over the same trials."""

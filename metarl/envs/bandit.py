@@ -108,6 +108,8 @@ class BanditFamily(NativeFamily):
 
     name = "bandit"
     horizon = 10
+    # One episode is a whole trial: there is nothing to carry over to another.
+    memory_defaults: Mapping[str, Any] = {"num_inner_steps": 0, "meta_batch_size": 400}
     env_class = BanditEnv
     core_class = BanditCore
 

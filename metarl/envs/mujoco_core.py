@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -180,6 +180,8 @@ class MujocoFamily(NativeFamily):
 
     horizon = 200
     min_envs_per_shard = 20
+    # A smaller initial standard deviation than 1 at this scale explores too little (docs/memory.md).
+    memory_defaults: Mapping[str, Any] = {"num_inner_steps": 1, "action_scale": 0.2, "iterations": 200}
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes a batch of slots in which episodes run side by side."""

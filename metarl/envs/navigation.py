@@ -206,6 +206,7 @@ class NavigationFamily(NativeFamily):
     name = "navigation"
     horizon = 100
     defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "meta_batch_size": 20}
+    memory_defaults: Mapping[str, Any] = {"initial_std": 0.6, "ppo": {"lr": 2e-3}, "iterations": 168}
     # Steps are so short that threads mostly wait for the interpreter's lock: up to 1600 slots, two threads are slower
     # than one.
     min_envs_per_shard = 800
