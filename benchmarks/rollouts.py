@@ -176,8 +176,8 @@ class Rollouts:
             task_family, rule, tasks, self._settings, settings.inner.inner_loss, workers, torch.device("cpu")
         )
         # Use the runner's own shards, so that the measurement follows training.
-        self._shards = self._runner._shards
-        self._samplers = [of_shard[rollouts] for of_shard in self._runner._samplers]
+        self._shards = [tasks for (tasks,) in self._runner._shards]
+        self._samplers = [sampler for of_shard in self._runner._samplers for sampler in of_shard.values()]
         self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
         generators = [stream(SEED, Purpose.INITIALISATION, task) for task in range(tasks)]
         policy = with_derivatives(rule.policy)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from metarl.common.group import Group
 from metarl.common.profiling import in_workers
 
 Item = TypeVar("Item")
@@ -37,15 +38,17 @@ class Workers:
     The pool exists inside the ``with`` block. There, torch is single-threaded in the calling thread too.
 
     Args:
-        num_threads: Size of the pool; by default one thread per core.
+        num_threads: Size of the pool; by default one thread per core that this process may use.
+        group: The processes that share the work; by default this one is alone.
 
     Attributes:
         stopping: Set while `map` waits for its threads to stop after an error; long pieces of work should poll it.
         abandoned: Whether a thread did not stop. It may still use its objects, so nobody should close them.
     """
 
-    def __init__(self, num_threads: int | None = None) -> None:
-        self.num_threads = num_threads or available_cores()
+    def __init__(self, num_threads: int | None = None, group: Group | None = None) -> None:
+        self.group = group or Group()
+        self.num_threads = num_threads or max(1, available_cores() // self.group.on_machine)
         self.stopping = threading.Event()
         self.abandoned = False
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()

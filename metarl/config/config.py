@@ -109,6 +109,8 @@ class Config:
     keep_checkpoints: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
+    processes: int | None = None
+    envs_per_process: int | None = None
     profile: bool = False
 
     def __post_init__(self) -> None:

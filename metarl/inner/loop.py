@@ -104,8 +104,14 @@ Result = TypeVar("Result")
 
 
 def over_pieces(workers: Workers, function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Result]:
-    """Applies ``function`` to every piece in parallel; a single one needs no other thread, which takes time to wake."""
-    return workers.map(function, pieces) if len(pieces) > 1 else [function(piece) for piece in pieces]
+    """Applies ``function`` to the pieces of every process, in parallel.
+
+    Returns:
+        The results of all processes, in the order of their pieces; on the CPU where there are several processes.
+    """
+    # A single piece needs no other thread, which takes time to wake.
+    results = workers.map(function, pieces) if len(pieces) > 1 else [function(piece) for piece in pieces]
+    return [result for part in workers.group.gather(results) for result in part]
 
 
 @torch.no_grad()

@@ -37,14 +37,21 @@ MOST_DROPPED = 0.1
 class Runner:
     """Runs inner loops for a fixed number of tasks; a shard owns some of the tasks, their environments and a thread.
 
+    A shard goes through its tasks in rounds, if there are not environments for all of them at once. Processes share the
+    tasks in the same way. The results do not depend on any of this.
+
     Args:
         family: The task family.
         rule: The adaptation rule.
-        num_tasks: Tasks in each inner loop.
+        num_tasks: Tasks in each inner loop, of all processes together; at least one for each.
         settings: Rollout settings; ``rollouts_per_task`` applies to stages that do not ask for another number.
         inner_loss: Inner loss, see `metarl.policies.losses.inner_loss`.
         workers: Threads; simulation checks at every environment step whether they are stopping.
         device: Where adaptation computes; simulation is on the CPU.
+        max_envs: Most environments of this process that exist at once for the usual number of episodes; 0 for all.
+
+    Raises:
+        UserError: If one task needs more environments than that.
     """
 
     def __init__(
@@ -56,19 +63,33 @@ class Runner:
         inner_loss: InnerLoss,
         workers: Workers,
         device: torch.device,
+        max_envs: int = 0,
     ) -> None:
         self._settings, self._inner_loss, self._family, self._rule = settings, inner_loss, family, rule
         self._workers, self._device = workers, device
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         self._episodes: list[CheckedEpisodes] = []
-        most_shards = num_tasks * rollouts_per_task // family.min_envs_per_shard
+        own = workers.group.share(num_tasks)
+        num_own = own.stop - own.start
+        most_shards = num_own * rollouts_per_task // family.min_envs_per_shard
         # The last bits of an agent with memory do not depend on how many tasks are computed together, from four on.
-        most_shards = min(most_shards, num_tasks // 4) if rule.remembers else most_shards
-        num_shards = max(1, min(workers.num_threads, num_tasks, most_shards))
-        bounds = np.linspace(0, num_tasks, num_shards + 1).astype(int).tolist()
-        self._shards = list(itertools.pairwise(bounds))
-        # One sampler per number of episodes. Build the default one now, so that errors surface early.
-        self._samplers = [{rollouts_per_task: self._sampler(*shard, rollouts_per_task)} for shard in self._shards]
+        most_shards = min(most_shards, num_own // 4) if rule.remembers else most_shards
+        num_shards = max(1, min(workers.num_threads, num_own, most_shards))
+        if max_envs:
+            if max_envs < rollouts_per_task:
+                raise UserError(
+                    f"envs_per_process must be at least rollouts_per_task, {rollouts_per_task}, the environments of one "
+                    f"task; got {max_envs}."
+                )
+            num_shards = min(num_shards, max_envs // rollouts_per_task)
+        bounds = np.linspace(own.start, own.stop, num_shards + 1).astype(int)
+        most_tasks = max_envs // (num_shards * rollouts_per_task) if max_envs else num_own
+        self._shards = [_rounds(*shard, most_tasks) for shard in itertools.pairwise(bounds.tolist())]
+        # One sampler for each number of tasks and episodes. Build the usual ones now, so that errors surface early.
+        self._samplers: list[dict[tuple[int, int], Sampler]] = [{} for _ in self._shards]
+        for index, rounds in enumerate(self._shards):
+            for start, stop in rounds:
+                self._sampler_of(index, stop - start, rollouts_per_task)
 
     def close(self) -> None:
         """Closes the environments; not if one of them still hangs in a thread."""
@@ -79,11 +100,11 @@ class Runner:
     def run(
         self, meta: Tensor, tasks: np.ndarray, stages: Sequence[Stage], seed: int, purpose: Purpose, *key: int
     ) -> tuple[Adapted, Timing]:
-        """Runs the inner loop for each task.
+        """Runs the inner loop for each of this process's tasks.
 
         Args:
             meta: Meta-parameters, [meta parameter].
-            tasks: [task, ...].
+            tasks: The tasks of all processes, [task, ...].
             stages: The inner loop, from the rule's ``stages``.
             seed: Seed of the random streams.
             purpose: Purpose of the random streams.
@@ -100,8 +121,7 @@ class Runner:
         modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
         normaliser, begin = self._rule.normaliser(meta), partial(self._rule.begin, meta)
 
-        def run_shard(index: int) -> tuple[Adapted, Timing]:
-            start, stop = self._shards[index]
+        def run_round(index: int, start: int, stop: int) -> tuple[Adapted, Timing]:
             rollout_seconds, dropped = 0.0, list[str]()
 
             def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
@@ -109,7 +129,8 @@ class Runner:
                 started = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
-                    sampler = self._sampler_of(index, rollouts_per_task or self._settings.rollouts_per_task)
+                    episodes = rollouts_per_task or self._settings.rollouts_per_task
+                    sampler = self._sampler_of(index, stop - start, episodes)
                     rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser)
                     dropped.extend(sampler.dropped)
                     if not self._rule.remembers:  # A critic gives an agent with memory its advantages.
@@ -124,8 +145,14 @@ class Runner:
             seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
-        parts = self._workers.map(run_shard, range(len(self._shards)), self._watch())
-        timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
+        def run_shard(index: int) -> list[tuple[Adapted, Timing]]:
+            return [run_round(index, *tasks) for tasks in self._shards[index]]
+
+        shards = self._workers.map(run_shard, range(len(self._shards)), self._watch())
+        parts = [part for shard in shards for part in shard]
+        timing = Timing(
+            *(sum(getattr(t, name) for _, t in parts) / len(shards) for name in ("rollout", "adaptation"))
+        )
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
         return joined, timing
@@ -137,21 +164,27 @@ class Runner:
         watch = Watch(self._settings.step_timeout)
         return lambda: watch.check(self._episodes)
 
-    def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
-        """A shard's sampler for this number of episodes per task; built at its first use."""
-        samplers = self._samplers[index]
-        if rollouts_per_task not in samplers:
-            samplers[rollouts_per_task] = self._sampler(*self._shards[index], rollouts_per_task)
-        return samplers[rollouts_per_task]
+    def _sampler_of(self, index: int, num_tasks: int, rollouts_per_task: int) -> Sampler:
+        """A shard's sampler for this number of tasks and of episodes per task; built at its first use."""
+        samplers, size = self._samplers[index], (num_tasks, rollouts_per_task)
+        if size not in samplers:
+            samplers[size] = self._sampler(*size)
+        return samplers[size]
 
-    def _sampler(self, start: int, stop: int, rollouts_per_task: int) -> Sampler:
-        num_tasks, settings = stop - start, self._settings
+    def _sampler(self, num_tasks: int, rollouts_per_task: int) -> Sampler:
+        settings = self._settings
         num_envs, on_bad_episode = num_tasks * rollouts_per_task, settings.on_bad_episode
         episodes = checked_episodes(self._family, num_envs, settings.horizon, rollouts_per_task, on_bad_episode)
         self._episodes.append(episodes)
         action_map = ActionMap(self._family.action_space, settings.action_scale)
         stopped = self._workers.stopping.is_set
         return Sampler(episodes, action_map, num_tasks, settings.horizon, stopped)
+
+
+def _rounds(start: int, stop: int, most: int) -> list[tuple[int, int]]:
+    """Tasks ``start`` to ``stop`` in as few rounds of at most ``most`` tasks as can be, of equal size where possible."""
+    bounds = np.linspace(start, stop, -(-(stop - start) // most) + 1).astype(int).tolist()
+    return list(itertools.pairwise(bounds))
 
 
 def make_runner(
@@ -170,7 +203,16 @@ def make_runner(
     if isinstance(family, SupervisedFamily) and settings.examples is not None:
         return SupervisedRunner(family, rule, settings.examples, device)
     in_environments = require_environments(family, "reinforcement learning")
-    return Runner(in_environments, rule, num_tasks, settings.rollouts, settings.inner.inner_loss, workers, device)
+    return Runner(
+        in_environments,
+        rule,
+        num_tasks,
+        settings.rollouts,
+        settings.inner.inner_loss,
+        workers,
+        device,
+        settings.run.envs_per_process,
+    )
 
 
 def _join(parts: Sequence[Adapted]) -> Adapted:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -49,6 +50,45 @@ class Learner(Protocol):
         """Closes the environments."""
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """What the rows of progress.csv tell of an inner loop; fields as of `Adapted`, on the CPU."""
+
+    returns: Tensor
+    modulated_returns: Tensor | None
+    env_steps: int
+    dropped: int
+    effective_sample_size: list[Tensor]
+    timing: Timing
+
+    @staticmethod
+    def of(adapted: Adapted, timing: Timing) -> _Measured:
+        """The same numbers of an inner loop."""
+        modulated = adapted.modulated_returns
+        return _Measured(
+            adapted.returns.cpu(),
+            None if modulated is None else modulated.cpu(),
+            adapted.env_steps,
+            len(adapted.dropped),
+            [size.cpu() for size in adapted.effective_sample_size],
+            timing,
+        )
+
+
+def _joined(parts: Sequence[_Measured]) -> _Measured:
+    """Joins the tasks of several processes, in their order."""
+    modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
+    times = [(part.timing.rollout, part.timing.adaptation) for part in parts]
+    return _Measured(
+        torch.cat([part.returns for part in parts]),
+        torch.cat(modulated) if modulated else None,
+        sum(part.env_steps for part in parts),
+        sum(part.dropped for part in parts),
+        [torch.cat(sizes) for sizes in zip(*(part.effective_sample_size for part in parts), strict=True)],
+        Timing(*(sum(values) / len(parts) for values in zip(*times, strict=True))),
+    )
+
+
 class MetaLearner:
     """Meta-training: each iteration takes one meta-step on fresh tasks.
 
@@ -81,21 +121,27 @@ class MetaLearner:
     def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
         with timed("inner loops"):
             adapted, timing = self.inner_loops(state.meta, index)
-        begin = time.perf_counter()
+        group, begin = self._workers.group, time.perf_counter()
         with timed("meta-step"):
             generator = stream(self._settings.run.seed, Purpose.CURVATURE_ROWS, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)
             observed = observe(adapted.loop, self._workers)
             described = self._rule.describe(state.meta, observed) if describe else {}
             new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
-        row = self._row(adapted, report, timing, time.perf_counter() - begin, described)
+            # Processors of different types differ in the last bits.
+            new = group.first(new)
+        measured = _joined(group.gather(_Measured.of(adapted, timing)))
+        row = self._row(measured, report, time.perf_counter() - begin, described)
         if self._settings.baseline:
             # Training does not adapt, so there is nothing after adaptation.
             row = {name: value for name, value in row.items() if not name.startswith("post_adaptation")}
         return new, row
 
     def inner_loops(self, meta: Tensor, index: int) -> tuple[Adapted, Timing]:
-        """Runs rollouts and adaptation of iteration ``index`` at any meta-parameters [meta parameter]."""
+        """Runs rollouts and adaptation of iteration ``index`` at any meta-parameters [meta parameter].
+
+        The result is of this process's tasks.
+        """
         settings, seed = self._settings, self._settings.run.seed
         generator = stream(seed, Purpose.TRAIN_TASKS, index)
         tasks = self._family.sample_tasks(settings.meta.meta_batch_size, generator, "train")
@@ -104,18 +150,17 @@ class MetaLearner:
 
     def _row(
         self,
-        adapted: Adapted,
+        measured: _Measured,
         report: StepReport,
-        timing: Timing,
         meta_step_seconds: float,
         described: dict[str, float],
     ) -> Row:
-        measure, returns, modulated = self._family.measure, adapted.returns, adapted.modulated_returns
-        sizes, in_environments = adapted.effective_sample_size, measure == "return"
+        measure, returns, modulated = self._family.measure, measured.returns, measured.modulated_returns
+        sizes, in_environments = measured.effective_sample_size, measure == "return"
         drops = in_environments and self._settings.rollouts.on_bad_episode == "drop"
         return {
-            **({"env_steps": adapted.env_steps} if in_environments else {}),
-            **({"dropped_episodes": len(adapted.dropped)} if drops else {}),
+            **({"env_steps": measured.env_steps} if in_environments else {}),
+            **({"dropped_episodes": measured.dropped} if drops else {}),
             f"pre_adaptation_{measure}": float(returns[:, 0].mean()),
             **({} if modulated is None else {f"modulated_{measure}": float(modulated.mean())}),
             f"post_adaptation_{measure}": float(returns[:, -1].mean()),
@@ -126,7 +171,7 @@ class MetaLearner:
                 {"effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0} if in_environments else {}
             ),
             **described,
-            "seconds_rollout": round(timing.rollout, 4),
-            "seconds_adaptation": round(timing.adaptation, 4),
+            "seconds_rollout": round(measured.timing.rollout, 4),
+            "seconds_adaptation": round(measured.timing.adaptation, 4),
             "seconds_meta_step": round(meta_step_seconds, 4),
         }

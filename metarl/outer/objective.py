@@ -43,7 +43,7 @@ class MetaObjective:
     def __init__(
         self, loop: InnerLoop, workers: Workers, hessian_fraction: float = 1.0, fisher_rows: Tensor | None = None
     ) -> None:
-        self._workers, self._num_tasks = workers, loop.num_tasks
+        self._workers, self._num_tasks = workers, sum(workers.group.gather(loop.num_tasks))
         loop = loop.with_curvature(hessian_fraction)
         self._chunks = [_Chunk(piece, fisher_rows) for piece in loop.pieces()]
 

@@ -14,7 +14,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.config.optimisers import PPOConfig
 from metarl.config.settings import RolloutSettings
-from metarl.data import LearnerState
+from metarl.data import LearnerState, Rollouts
 from metarl.inner.loop import InnerLoop, over_pieces
 from metarl.inner.memory import Judged, MemoryRule, episodes, trials_of
 from metarl.outer.adam import adam_of
@@ -65,12 +65,15 @@ class PPO:
         config, rule = self._config, loop.rule.core
         if not isinstance(rule, MemoryRule):
             raise UserError("the meta-optimiser ppo is for agents with memory; take trpo or promp.")
-        data = self._data(rule, state, trials_of(episodes(loop)), workers)
+        # Every process has the trials of all, which are small, and computes some of the pieces.
+        gathered = zip(*workers.group.gather(episodes(loop)), strict=True)
+        trials = trials_of([Rollouts.concatenate(parts) for parts in gathered])
+        data = self._data(rule, state, trials, workers)
         fresh = LearnerState(state.meta, {name: state.memory[name] for name in _ADAM if name in state.memory})
         parameter, adam = adam_of(fresh, self._learning_rate(state))
         done, stopped, reports, norms = 0, False, list[Tensor](), list[float]()
         for epoch in range(config.epochs):
-            for tasks in np.array_split(generator.permutation(loop.num_tasks), config.minibatches):
+            for tasks in np.array_split(generator.permutation(len(trials.mask)), config.minibatches):
                 with timed("proximal gradient"):
                     gradient, report = self._gradient(rule, parameter.detach(), data, tasks, workers)
                 if stopped := float(report[1]) > config.max_kl:
@@ -100,7 +103,7 @@ class PPO:
     @torch.no_grad()
     def _data(self, rule: MemoryRule, state: LearnerState, trials: Trials, workers: Workers) -> _Data:
         """The trials with what the updates need to know of the policy that lived through them."""
-        pieces = _pieces(np.arange(len(trials.mask)))
+        pieces = _pieces(np.arange(len(trials.mask)), workers)
         before = _joined(over_pieces(workers, lambda rows: rule.judge(state.meta, trials.tasks(rows)), pieces))
         statistics = state.memory.get("values", self._targets.initial()).to(state.meta)
         units = self._targets.normaliser(statistics)
@@ -136,7 +139,7 @@ class PPO:
                 (gradient,) = torch.autograd.grad(loss / steps, leaf)
             return gradient, report.detach() / steps
 
-        gradients, reports = zip(*over_pieces(workers, of_piece, _pieces(tasks)), strict=True)
+        gradients, reports = zip(*over_pieces(workers, of_piece, _pieces(tasks, workers)), strict=True)
         return _sum(gradients), _sum(reports)
 
     def _loss(self, rule: MemoryRule, meta: Tensor, data: _Data, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,9 +190,10 @@ class _Data:
     explained_variance: float
 
 
-def _pieces(tasks: np.ndarray) -> list[Tensor]:
-    """Tasks in pieces that are computed at once."""
-    return list(torch.from_numpy(tasks).tensor_split(-(-len(tasks) // _TASKS_AT_ONCE)))
+def _pieces(tasks: np.ndarray, workers: Workers) -> list[Tensor]:
+    """Tasks in pieces that are computed at once: those of this process."""
+    pieces = torch.from_numpy(tasks).tensor_split(-(-len(tasks) // _TASKS_AT_ONCE))
+    return list(pieces[workers.group.share(len(pieces))])
 
 
 def _joined(parts: Sequence[Judged]) -> Judged:

@@ -1,0 +1,47 @@
+"""Processes that share the tasks of a run, by torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+import torch.distributed as dist
+
+Value = TypeVar("Value")
+
+
+class Group:
+    """The processes that share the tasks of a run. A process that is alone is a group, too.
+
+    Values go through the processes' memory, so tensors should be on the CPU.
+
+    Attributes:
+        rank: The number of this process; the first, 0, alone writes.
+        size: Number of processes.
+        on_machine: Number of them on this machine.
+    """
+
+    def __init__(self) -> None:
+        joined = dist.is_available() and dist.is_initialized()
+        self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
+        self.on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if joined else 1
+
+    def share(self, count: int) -> slice:
+        """This process's part of ``count`` things in order; the parts are as equal as can be."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
+    def gather(self, value: Value) -> list[Value]:
+        """Every process's value, in the order of their numbers."""
+        if self.size == 1:
+            return [value]
+        values: list[Value] = [value] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def first(self, value: Value) -> Value:
+        """The first process's value."""
+        if self.size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, 0)
+        return values[0]
