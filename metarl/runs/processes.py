@@ -1,0 +1,77 @@
+"""Several processes that train one run, started by PyTorch's launcher: by `launched` here, or by torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from metarl.common.errors import Fault, Terminated
+from metarl.common.group import Group
+from metarl.config.config import Config
+
+# How long a process waits for the others, whose environments may be slow.
+_PATIENCE = timedelta(hours=2)
+
+
+def is_launched() -> bool:
+    """Whether PyTorch's launcher has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def joined() -> Iterator[Group]:
+    """The group that this process belongs to; a process that the launcher has not started is alone."""
+    if not is_launched():
+        yield Group()
+        return
+    dist.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield Group()
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(config: Config) -> None:
+    """Trains a run with its ``processes`` on this machine; returns when it is finished.
+
+    Raises:
+        Fault: If one of the processes fails. It has printed why; the others have ended.
+        KeyboardInterrupt: After Ctrl-C; each process has ended.
+        Terminated: After SIGTERM; each process has ended.
+    """
+    launcher = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=config.resolve().run.processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+        start_method="spawn",
+    )
+    try:
+        elastic_launch(launcher, _work)(config)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        raise Fault(f"process {rank} of {launcher.nproc_per_node} ended: {failure.message}") from None
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise Terminated(128 + error.sigval) from None
+
+
+def _work(config: Config) -> None:
+    """One of the processes."""
+    from metarl.runs.training import train
+
+    train(config)
