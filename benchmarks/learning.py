@@ -139,6 +139,19 @@ def _headroom(env: str, iterations: int, evaluation: str, oracle: str) -> Experi
     return Experiment(env, variants, evaluation, seeds=(0,), analysis=f"--gamma-sweep{oracle}", note=note)
 
 
+def _memory(
+    env: str, iterations: int, episodes: int, evaluation: str = "", seeds: tuple[int, ...] = (0, 1, 2)
+) -> Experiment:
+    """An agent with memory; the evaluation goes on for two episodes more than a trial of training has."""
+    return Experiment(
+        env,
+        {"rl2": f"--algo rl2 --iterations {iterations} --validate-every 0"},
+        f"{evaluation or '--tasks 100'} --rollouts 10 --gradient-steps {episodes + 1}",
+        seeds=seeds,
+        note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
+    )
+
+
 _MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
 
 EXPERIMENTS = {
@@ -202,6 +215,16 @@ EXPERIMENTS = {
         for modes, distance in _MODES
     },
     "conflict-cheetah-vel-signed": _conflict("cheetah-vel-signed", "", 50, 20),
+    "memory-navigation": _memory("navigation", 168, 3, "--task-file benchmarks/task_lists/navigation.json"),
+    "memory-navigation-bimodal": _memory(
+        "navigation-bimodal", 278, 3, "--task-file benchmarks/task_lists/navigation-bimodal.json"
+    ),
+    "memory-cheetah-dir": _memory("cheetah-dir", 160, 2, "--tasks 40"),
+    "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
+    "memory-ant-dir": _memory("ant-dir", 400, 2, "--tasks 40", seeds=(0,)),
+    "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
+    "memory-bandit": _memory("bandit", 1250, 1, "--tasks 1000"),
+    "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400"),
     "algorithms-navigation": Experiment(
         "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
     ),
