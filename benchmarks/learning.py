@@ -223,7 +223,7 @@ EXPERIMENTS = {
     "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
     "memory-ant-dir": _memory("ant-dir", 400, 2, "--tasks 40", seeds=(0,)),
     "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
-    "memory-bandit": _memory("bandit", 1250, 1, "--tasks 1000"),
+    "memory-bandit": _memory("bandit", 500, 1, "--tasks 1000"),
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400"),
     "algorithms-navigation": Experiment(
         "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
