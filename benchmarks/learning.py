@@ -152,6 +152,33 @@ def _memory(
     )
 
 
+def _sinusoids(shots: int, steps: int, algorithms: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:
+    """L2F's sinusoids, with a number of points and of inner steps in training."""
+    return Experiment(
+        "sinusoid-l2f",
+        {name: f"--algo {name} --shots {shots} --num-inner-steps {steps}" for name in algorithms},
+        "--tasks 1000 --gradient-steps 10",
+        seeds=seeds,
+        note=f"Regression of sinusoids from {shots} points, as in L2F's table 7; inner steps in training: {steps}.",
+    )
+
+
+def _kinds(number: int) -> Experiment:
+    """MuMoMAML's functions of several kinds."""
+    options = {"maml": "", "multi-maml": "", "mumomaml": " --mumomaml.embedding-size 40"}
+    return Experiment(
+        f"regression-{number}",
+        {
+            name: f"--algo {name} --hidden-sizes 100 100 100 --shots 5 --queries 10 --meta-batch-size 25 "
+            f"--iterations 70000{option}"
+            for name, option in options.items()
+        },
+        "--tasks 1000 --gradient-steps 10",
+        seeds=(0, 1),
+        note="Functions of several kinds from 5 points, as in MuMoMAML's table 1; the noise's variance is 0.09.",
+    )
+
+
 _MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
 
 EXPERIMENTS = {
@@ -240,13 +267,19 @@ EXPERIMENTS = {
         seeds=(0,),
         note="What modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
-    "sinusoid-l2f": Experiment(
-        "sinusoid-l2f",
-        {name: f"--algo {name} --shots 5 --num-inner-steps 2" for name in ("maml", "l2f", "mamlpp")},
-        "--tasks 1000 --gradient-steps 10",
-        seeds=(0, 1, 2, 3, 4),
-        note="Regression of sinusoids from 5 points, as in L2F's table 7, trained with two inner steps.",
+    "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
+    "sinusoid-l2f-1-step": _sinusoids(5, 1, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), (0, 1, 2)),
+    "sinusoid-l2f-10-shot": _sinusoids(10, 2, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-20-shot": _sinusoids(20, 2, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid": Experiment(
+        "sinusoid",
+        {name: f"--algo {name} --shots 10 --iterations 70000 --meta-batch-size 25" for name in ("maml", "pretrain")},
+        "--shots 5 --tasks 1000 --gradient-steps 10",
+        note="Sinusoids as in MAML's table 2: trained on 10 points with one inner step, tested on 5.",
     ),
+    "regression-2": _kinds(2),
+    "regression-3": _kinds(3),
     "navigation": Experiment(
         "navigation",
         {
