@@ -139,6 +139,46 @@ def _headroom(env: str, iterations: int, evaluation: str, oracle: str) -> Experi
     return Experiment(env, variants, evaluation, seeds=(0,), analysis=f"--gamma-sweep{oracle}", note=note)
 
 
+def _memory(
+    env: str, iterations: int, episodes: int, evaluation: str = "", seeds: tuple[int, ...] = (0, 1, 2)
+) -> Experiment:
+    """An agent with memory; the evaluation goes on for two episodes more than a trial of training has."""
+    return Experiment(
+        env,
+        {"rl2": f"--algo rl2 --iterations {iterations} --validate-every 0"},
+        f"{evaluation or '--tasks 100'} --rollouts 10 --gradient-steps {episodes + 1}",
+        seeds=seeds,
+        note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
+    )
+
+
+def _sinusoids(shots: int, steps: int, algorithms: tuple[str, ...], seeds: tuple[int, ...]) -> Experiment:
+    """L2F's sinusoids, with a number of points and of inner steps in training."""
+    return Experiment(
+        "sinusoid-l2f",
+        {name: f"--algo {name} --shots {shots} --num-inner-steps {steps}" for name in algorithms},
+        "--tasks 1000 --gradient-steps 10",
+        seeds=seeds,
+        note=f"Regression of sinusoids from {shots} points, as in L2F's table 7; inner steps in training: {steps}.",
+    )
+
+
+def _kinds(number: int) -> Experiment:
+    """MuMoMAML's functions of several kinds."""
+    options = {"maml": "", "multi-maml": "", "mumomaml": " --mumomaml.embedding-size 40"}
+    return Experiment(
+        f"regression-{number}",
+        {
+            name: f"--algo {name} --hidden-sizes 100 100 100 --shots 5 --queries 10 --meta-batch-size 25 "
+            f"--iterations 70000{option}"
+            for name, option in options.items()
+        },
+        "--tasks 1000 --gradient-steps 10",
+        seeds=(0, 1),
+        note="Functions of several kinds from 5 points, as in MuMoMAML's table 1; the noise's variance is 0.09.",
+    )
+
+
 _MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
 
 EXPERIMENTS = {
@@ -202,6 +242,16 @@ EXPERIMENTS = {
         for modes, distance in _MODES
     },
     "conflict-cheetah-vel-signed": _conflict("cheetah-vel-signed", "", 50, 20),
+    "memory-navigation": _memory("navigation", 168, 3, "--task-file benchmarks/task_lists/navigation.json"),
+    "memory-navigation-bimodal": _memory(
+        "navigation-bimodal", 278, 3, "--task-file benchmarks/task_lists/navigation-bimodal.json"
+    ),
+    "memory-cheetah-dir": _memory("cheetah-dir", 160, 2, "--tasks 40"),
+    "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
+    "memory-ant-dir": _memory("ant-dir", 400, 2, "--tasks 40", seeds=(0,)),
+    "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
+    "memory-bandit": _memory("bandit", 500, 1, "--tasks 1000"),
+    "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400"),
     "algorithms-navigation": Experiment(
         "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
     ),
@@ -217,13 +267,19 @@ EXPERIMENTS = {
         seeds=(0,),
         note="What modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
-    "sinusoid-l2f": Experiment(
-        "sinusoid-l2f",
-        {name: f"--algo {name} --shots 5 --num-inner-steps 2" for name in ("maml", "l2f", "mamlpp")},
-        "--tasks 1000 --gradient-steps 10",
-        seeds=(0, 1, 2, 3, 4),
-        note="Regression of sinusoids from 5 points, as in L2F's table 7, trained with two inner steps.",
+    "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
+    "sinusoid-l2f-1-step": _sinusoids(5, 1, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), (0, 1, 2)),
+    "sinusoid-l2f-10-shot": _sinusoids(10, 2, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-20-shot": _sinusoids(20, 2, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid": Experiment(
+        "sinusoid",
+        {name: f"--algo {name} --shots 10 --iterations 70000 --meta-batch-size 25" for name in ("maml", "pretrain")},
+        "--shots 5 --tasks 1000 --gradient-steps 10",
+        note="Sinusoids as in MAML's table 2: trained on 10 points with one inner step, tested on 5.",
     ),
+    "regression-2": _kinds(2),
+    "regression-3": _kinds(3),
     "navigation": Experiment(
         "navigation",
         {
