@@ -285,9 +285,23 @@ class _Resolution:
         if settings.rollouts.on_bad_episode == "drop":
             raise UserError(f"on_bad_episode drop would leave gaps in what {algo} remembers; take stop.")
 
+    def _check_processes(self, settings: Settings) -> None:
+        """Raises UserError if several processes cannot share the tasks."""
+        number, tasks = settings.run.processes, settings.meta.meta_batch_size
+        if number == 1:
+            return
+        if number > tasks:
+            raise UserError(f"processes must be at most meta_batch_size, {tasks}, because they share it, got {number}.")
+        if settings.run.device == "cuda":
+            raise UserError("processes share tasks on CPUs only; take device cpu, or one process.")
+        if self._supervised or (settings.baseline and settings.baseline.trainer == "ppo"):
+            what = "supervised tasks" if self._supervised else "Stable-Baselines3's ppo"
+            raise UserError(f"processes must be 1 with {what}, got {number}: there are no episodes to share.")
+
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
+        self._check_processes(settings)
         unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
         for name in unused:
             if name in self._config.chosen:

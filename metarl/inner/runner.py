@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
@@ -71,6 +71,11 @@ class Runner:
         self._episodes: list[CheckedEpisodes] = []
         own = workers.group.share(num_tasks)
         num_own = own.stop - own.start
+        if not num_own:
+            raise UserError(
+                f"{workers.group.size} processes share {num_tasks} tasks, so that some have none; start fewer processes, "
+                "or raise meta_batch_size."
+            )
         most_shards = num_own * rollouts_per_task // family.min_envs_per_shard
         # The last bits of an agent with memory do not depend on how many tasks are computed together, from four on.
         most_shards = min(most_shards, num_own // 4) if rule.remembers else most_shards
@@ -78,8 +83,8 @@ class Runner:
         if max_envs:
             if max_envs < rollouts_per_task:
                 raise UserError(
-                    f"envs_per_process must be at least rollouts_per_task, {rollouts_per_task}, the environments of one "
-                    f"task; got {max_envs}."
+                    f"envs_per_process must be at least {rollouts_per_task}, the environments of one task "
+                    f"(rollouts_per_task), got {max_envs}."
                 )
             num_shards = min(num_shards, max_envs // rollouts_per_task)
         bounds = np.linspace(own.start, own.stop, num_shards + 1).astype(int)
@@ -112,7 +117,7 @@ class Runner:
 
         Raises:
             ValueError: If the number of tasks differs from the runner's.
-            UserError: If an environment does not return in time, or if too many of its episodes are bad.
+            Fault: If an environment does not return in time, or if too many of its episodes are bad.
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
@@ -148,21 +153,19 @@ class Runner:
         def run_shard(index: int) -> list[tuple[Adapted, Timing]]:
             return [run_round(index, *tasks) for tasks in self._shards[index]]
 
-        shards = self._workers.map(run_shard, range(len(self._shards)), self._watch())
+        shards = self._workers.map(run_shard, range(len(self._shards)), *self._watch())
         parts = [part for shard in shards for part in shard]
-        timing = Timing(
-            *(sum(getattr(t, name) for _, t in parts) / len(shards) for name in ("rollout", "adaptation"))
-        )
+        timing = Timing(*(sum(getattr(t, name) for _, t in parts) / len(shards) for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
         return joined, timing
 
-    def _watch(self) -> Callable[[], None]:
-        """What to call again and again while environments are stepped."""
+    def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
+        """What to call again and again while environments are stepped, and the seconds between the calls, if any."""
         if not self._settings.step_timeout:
-            return lambda: None
+            return ()
         watch = Watch(self._settings.step_timeout)
-        return lambda: watch.check(self._episodes)
+        return lambda: watch.check(self._episodes), watch.interval
 
     def _sampler_of(self, index: int, num_tasks: int, rollouts_per_task: int) -> Sampler:
         """A shard's sampler for this number of tasks and of episodes per task; built at its first use."""
@@ -182,7 +185,7 @@ class Runner:
 
 
 def _rounds(start: int, stop: int, most: int) -> list[tuple[int, int]]:
-    """Tasks ``start`` to ``stop`` in as few rounds of at most ``most`` tasks as can be, of equal size where possible."""
+    """Divides tasks ``start`` to ``stop`` into the fewest rounds of at most ``most`` tasks, as equal as can be."""
     bounds = np.linspace(start, stop, -(-(stop - start) // most) + 1).astype(int).tolist()
     return list(itertools.pairwise(bounds))
 
@@ -236,12 +239,12 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
 
 
 def _check_dropped(adapted: Adapted) -> None:
-    """Raises UserError if too many episodes were dropped."""
+    """Raises Fault if too many episodes were dropped."""
     loop = adapted.loop
     rollouts = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
     episodes = sum(batch.num_tasks * batch.num_parts for batch in (*rollouts, *loop.queries))
     if len(adapted.dropped) > MOST_DROPPED * episodes:
-        raise UserError(
+        raise Fault(
             f"{len(adapted.dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
             f"environment. In one of them {adapted.dropped[0]}."
         )

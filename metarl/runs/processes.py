@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,10 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from metarl.common.errors import Fault, Terminated
+from metarl.common.errors import Fault, Terminated, UserError
 from metarl.common.group import Group
+from metarl.common.importing import import_named
+from metarl.common.output import say
 from metarl.config.config import Config
 
 # How long a process waits for the others, whose environments may be slow.
@@ -72,6 +75,9 @@ def launch(config: Config) -> None:
 
 def _work(config: Config) -> None:
     """One of the processes."""
-    from metarl.runs.training import train
-
-    train(config)
+    train = import_named("metarl.runs.training:train", "train")
+    try:
+        train(config)
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(1 if isinstance(error, Fault) else 2)

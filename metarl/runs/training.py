@@ -17,8 +17,9 @@ from typing import NoReturn
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import Terminated, UserError
+from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming
 from metarl.common.files import NotWritten
+from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.output import say_on_stdout
 from metarl.common.parallel import Workers
@@ -34,6 +35,7 @@ from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
 from metarl.outer.optimiser import NOT_ACCEPTED
 from metarl.runs.build import build
+from metarl.runs.processes import is_launched, joined, launch
 from metarl.runs.trained_agent import Agent
 from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
@@ -41,7 +43,7 @@ from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
 from metarl.store.progress import read_progress
 from metarl.store.provenance import provenance
-from metarl.store.writer import RunWriter
+from metarl.store.writer import RunWriter, SilentWriter
 
 # Settings that may change when a run is resumed: its length and how it is executed. All others must stay the same.
 _CHANGEABLE = (
@@ -53,6 +55,8 @@ _CHANGEABLE = (
     "keep_checkpoints",
     "device",
     "threads",
+    "processes",
+    "envs_per_process",
     "profile",
     "on_bad_episode",
     "step_timeout",
@@ -87,7 +91,8 @@ class FinishedRun:
         remarks = []
         if counts:
             kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-            advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
+            remedy = NOT_ACCEPTED[counts[0][0]].format(step_sizes=self.agent.settings.step_sizes)
+            advice = f": try {remedy}" if 5 * total > len(outcomes) else ""
             remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
         if self.dropped_episodes:
             remarks.append(f"{self.dropped_episodes} episodes were dropped")
@@ -107,37 +112,62 @@ def train(config: Config) -> FinishedRun:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
             something that the configuration names does not exist. Nothing is overwritten. Also if another process
             trains in the folder, or the folder cannot be written at the start.
+        Fault: If something went wrong in an iteration; the folder holds what was done before.
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = expect("config", config, Config).resolve()
-    device, folder = resolve_device(settings.run.device), RunFolder(settings.folder)
-    _check_folder(config)
-    with _sigterm_raises(), Trainer(config, device) as trainer, locked(folder, settings.run.take_over) as lock:
-        _check_folder(config)  # Again, because another process may have had the folder meanwhile.
-        new = folder.is_empty()
+    if settings.run.processes > 1 and not is_launched():
+        _begins_anew(config)  # Before any process is started.
+        with _sigterm_raises():
+            launch(config)
+        return _finished(config, load_checkpoint(config, "last"))
+    with _sigterm_raises(), joined() as group, Trainer(config, resolve_device(settings.run.device), group) as trainer:
+        return _first(config, trainer, group) if group.rank == 0 else _other(config, trainer, group)
+
+
+def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
+    """Trains as the first process, which owns the run's folder."""
+    settings, device = config.resolve(), trainer.device
+    folder = RunFolder(settings.folder)
+    _begins_anew(config)
+    with locked(folder, settings.run.take_over) as lock:
+        new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
         state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
-        agent = Agent(config, state.learner.meta)
+        Agent(config, state.learner.meta)  # Refuses a checkpoint that does not fit.
+        group.first(state)
         if not new and state.iteration >= settings.run.iterations:
             more = "; raise --iterations for more" if state.iteration else ""
             say_on_stdout(f"{folder.path} has done its {state.iteration} iterations{more}")
-            return FinishedRun(folder.path, agent, read_progress(folder.path), state.dropped_episodes)
+            return _finished(config, state)
         with RunWriter(config, provenance(device), lock, state) as writer:
             writer.begin(new)
             state = trainer.train(state, writer)
-    agent = Agent(config, state.learner.meta)
-    run = FinishedRun(folder.path, agent, read_progress(folder.path), state.dropped_episodes)
+    run = _finished(config, state)
     if lost := writer.unsaved():
         raise NotWritten(lost, run)
     return run
 
 
-def _check_folder(config: Config) -> None:
-    """Raises UserError unless the run may begin, or go on, in its folder."""
+def _other(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
+    """Trains as another process, which writes nothing and has no progress of its own."""
+    state = trainer.train(group.first(RunState(trainer.learner.initial())), SilentWriter())
+    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), [], state.dropped_episodes)
+
+
+def _finished(config: Config, state: RunState) -> FinishedRun:
+    path = RunFolder(config.folder).path
+    return FinishedRun(path, Agent(config, state.learner.meta), read_progress(path), state.dropped_episodes)
+
+
+def _begins_anew(config: Config) -> bool:
+    """Whether the run begins in its folder; else it goes on there. Raises UserError if it may do neither."""
     folder, resume = RunFolder(config.folder), config.resolve().run.resume
-    if not resume:
-        folder.check_free()
-    if folder.config.is_file() or (resume and not folder.is_empty()):
+    new = folder.is_empty() or not (resume or folder.path.exists())
+    if not (new or resume):
+        raise folder.taken()
+    if folder.config.is_file() or not new:
         _check_same_run(config)
+    return new
 
 
 def _check_same_run(config: Config) -> None:
@@ -157,18 +187,20 @@ class Trainer:
     Args:
         config: The settings.
         device: Device of adaptation and meta-step.
+        group: The processes that share the tasks.
 
     Attributes:
         learner: Runs one iteration.
+        device: As given.
     """
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        self._config, self._settings, self._device = config, config.resolve(), device
+    def __init__(self, config: Config, device: torch.device, group: Group) -> None:
+        self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
         self._family, self._rule = build(self._settings)
         # Here, so that a wrong task space is told before anything is written.
         check_parts(self._family.task_space, f"the tasks of {self._family.name}")
         run = self._settings.run
-        self._workers = Workers(run.threads)
+        self._workers = Workers(run.threads, group)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
         self._num_validation_tasks = run.validation_tasks
@@ -176,12 +208,14 @@ class Trainer:
         if finite is not None and not self._rule.remembers:
             self._num_validation_tasks = len(finite)
         self._validator: Runner | SupervisedRunner | None = None
-        if run.validate_every:
+        own = group.share(self._num_validation_tasks)
+        if run.validate_every and own.stop > own.start:
             size = self._num_validation_tasks
             self._validator = make_runner(self._family, self._rule, size, self._settings, self._workers, device)
         measure = self._family.measure
         self._validation_columns = f"validation_pre_adaptation_{measure}", f"validation_post_adaptation_{measure}"
-        self._profile = Profile(RunFolder(self._settings.folder).trace, device) if run.profile else None
+        profiles = run.profile and group.rank == 0
+        self._profile = Profile(RunFolder(self._settings.folder).trace, device) if profiles else None
 
     def __enter__(self) -> Trainer:
         self._workers.__enter__()
@@ -195,10 +229,10 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
-    def train(self, state: RunState, writer: RunWriter) -> RunState:
+    def train(self, state: RunState, writer: SilentWriter) -> RunState:
         """Runs the remaining iterations; returns the run's state at the end."""
         run, first = self._settings.run, state.iteration + 1
-        state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self._device)))
+        state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self.device)))
         try:
             while state.iteration < run.iterations:
                 number = state.iteration + 1
@@ -215,23 +249,24 @@ class Trainer:
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(self, state: RunState, writer: RunWriter) -> RunState:
+    def _advance(self, state: RunState, writer: SilentWriter) -> RunState:
         """One iteration with validation and logging; returns the run's state after it."""
         validate_every, begin = self._settings.run.validate_every, time.perf_counter()
         done, run = state.iteration + 1, self._settings.run
-        validates = self._validator is not None and done % validate_every == 0
+        validates = validate_every > 0 and done % validate_every == 0
         logs = done % run.log_every == 0 or validates or done == run.iterations
-        learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
+        with blaming(lambda: f"in iteration {done}"), self._advising():
+            learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
         row = dict(numbers)
-        _check_finite(learner, done)
+        self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
-        if self._validator and validates:
-            with timed("validation"):
-                validated, dropped = self._validate(self._validator, learner.meta)
+        if validates:
+            with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"), self._advising():
+                validated, dropped = self._validate(learner.meta)
             row |= validated
             if "dropped_episodes" in row:
                 row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
-        elif self._validator:
+        elif validate_every:
             row |= dict.fromkeys(self._validation_columns, "")
         seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
         dropped = state.dropped_episodes + int(row.get("dropped_episodes", 0))
@@ -248,18 +283,37 @@ class Trainer:
                 writer.best(new)
         return new
 
-    def _validate(
-        self, validator: Runner | SupervisedRunner, meta: torch.Tensor
-    ) -> tuple[dict[str, float | int | str], int]:
+    def _check_finite(self, learner: LearnerState, iteration: int) -> None:
+        """Raises Fault unless the learner's numbers are finite."""
+        tensors = (learner.meta, *learner.memory.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise Fault(
+                f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
+                f"checkpoint after iteration {iteration - 1}. Train again with a smaller {self._settings.step_sizes}."
+            )
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Names the settings behind steps that were too large."""
+        try:
+            yield
+        except Diverged as error:
+            raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
+
+    def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int]:
         """Returns on the validation tasks, and dropped episodes; tasks and random streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
-        adapted, _ = validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
-        returns = adapted.returns.mean(0).tolist()
-        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True)), len(adapted.dropped)
+        measured: list[tuple[torch.Tensor, int]] = []
+        if self._validator:  # Where there are fewer tasks than processes, some have none.
+            adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
+            measured = [(adapted.returns.cpu(), len(adapted.dropped))]
+        parts, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
+        returns = torch.cat(parts).mean(0).tolist()
+        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True)), sum(dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline
@@ -268,16 +322,7 @@ class Trainer:
             make_learner = import_named("metarl.sb3.ppo:PPOLearner", "learner")
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
-        return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
-
-
-def _check_finite(learner: LearnerState, iteration: int) -> None:
-    tensors = (learner.meta, *learner.memory.values())
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise UserError(
-            f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
-            f"checkpoint after iteration {iteration - 1}. Train again with smaller steps, such as a smaller inner_lr."
-        )
+        return MetaLearner(self._settings, self._family, self._rule, self._workers, self.device)
 
 
 @contextmanager
