@@ -1,0 +1,185 @@
+"""Processes that share the tasks: the same numbers as one, whole checkpoints however they end, and clear refusals."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from tiny_runs import ROOT, arguments, assert_same_run, tiny
+
+from metarl import Config, UserError
+from metarl.envs.navigation import NavigationFamily
+from metarl.runs.training import train
+from metarl.store.checkpoints import load_checkpoint
+from metarl.store.config_file import load_config
+
+RUN = {"iterations": 2, "meta_batch_size": 5, "horizon": 15, "rollouts_per_task": 4, "hidden_sizes": (8,), "threads": 1}
+COMMAND = [sys.executable, "-m", "metarl.train"]
+
+
+def started(run_dir, processes, **settings):
+    """A training with several processes, in the background."""
+    options = {**RUN, "algo": "maml", **settings, "processes": processes, "run_dir": str(run_dir)}
+    options = [*arguments(options), "--validate-every", "1"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    return subprocess.Popen(
+        [*COMMAND, *options], env=environment, stderr=subprocess.PIPE, text=True, cwd=run_dir.parent
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algo": "maml"},
+        {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh", "normalise_embedding": True}},
+        {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True},
+        {"algo": "rl2", "rollouts_per_task": 1, "rl2": {"units": 8}, "validation_tasks": 7},
+    ],
+    ids=["maml", "l2f", "promp", "rl2"],
+)
+def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
+    for processes in (1, 2):
+        train(tiny(tmp_path / str(processes), **{**RUN, "validate_every": 1, **settings, "processes": processes}))
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_four_processes_whose_shares_differ_give_the_numbers_of_one(tmp_path):
+    for processes in (1, 4):
+        train(tiny(tmp_path / str(processes), **{**RUN, "env": "cheetah-dir", "horizon": 5, "processes": processes}))
+    assert_same_run(tmp_path / "1", tmp_path / "4")
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
+    train(tiny(tmp_path / "whole", **{**RUN, "iterations": 3}))
+    train(tiny(tmp_path / "parts", **{**RUN, "iterations": 1, "processes": 2}))
+    train(tiny(tmp_path / "parts", **{**RUN, "iterations": 3, "processes": 3, "resume": True}))
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_torchrun_starts_the_same(tmp_path):
+    train(tiny(tmp_path / "one", **RUN))
+    options = arguments(
+        {**RUN, "algo": "maml", "run_dir": str(tmp_path / "two"), "validate_every": 2, "validation_tasks": 3}
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*launcher, "-m", "metarl.train", *options], check=True, env=environment, cwd=tmp_path)
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+class Faulty(NavigationFamily):
+    """Navigation that fails in the tasks of the last process, in the second iteration."""
+
+    def make_episodes(self, num_envs, horizon):
+        episodes = super().make_episodes(num_envs, horizon)
+        reset, calls = episodes.reset, []
+
+        def failing(*arguments, **options):
+            calls.append(1)
+            if os.environ.get("RANK") == "1" and len(calls) > 2:
+                raise ArithmeticError("the wheels came off")
+            reset(*arguments, **options)
+
+        episodes.reset = failing
+        return episodes
+
+
+def test_a_process_that_raises_ends_all_with_its_traceback_and_a_whole_checkpoint(tmp_path):
+    process = started(tmp_path / "run", 2, env="test_processes:Faulty", iterations=3)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "ArithmeticError: the wheels came off" in told
+    assert re.search(r"error: process 1 of 2 ended", told)
+    config = load_config(tmp_path / "run", trust=True)
+    assert load_checkpoint(config, "last").iteration == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stopped_run_is_saved_and_goes_on(tmp_path, number):
+    process = started(tmp_path / "run", 2, iterations=500)
+    _until(lambda: _rows(tmp_path / "run") > 2, process)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert "to continue: python -m metarl.train" in told
+    done = load_checkpoint(load_config(tmp_path / "run"), "last").iteration
+    assert done == _rows(tmp_path / "run") > 2
+
+
+def test_a_killed_process_ends_all_with_a_whole_checkpoint(tmp_path):
+    process = started(tmp_path / "run", 2, iterations=500)
+    _until(lambda: _rows(tmp_path / "run") > 1, process)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    of_launcher = [int(pid) for pid in children if _has(pid, b"RANK=1\0")]
+    assert len(of_launcher) == 1
+    os.kill(of_launcher[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: process 1 of 2 ended" in told
+    assert load_checkpoint(load_config(tmp_path / "run"), "last").iteration == _rows(tmp_path / "run")
+
+
+def _has(pid, variable):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return variable in file.read()
+    except OSError:
+        return False
+
+
+def _rows(run_dir):
+    path = run_dir / "progress.csv"
+    return max(0, path.read_text().count("\n") - 1) if path.exists() else 0
+
+
+def _until(condition, process):
+    """Waits for a file of the run to say so; the run's end ends the waiting too."""
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"processes": 6}, "processes must be at most meta_batch_size, 5, because they share it, got 6"),
+        ({"processes": 2, "device": "cuda"}, "processes share tasks on CPUs only"),
+        ({"processes": 2, "env": "sinusoid"}, "processes must be 1 with supervised tasks, got 2"),
+        (
+            {"processes": 2, "algo": "oracle", "baseline": {"trainer": "ppo"}},
+            "processes must be 1 with Stable-Baselines3",
+        ),
+        ({"processes": 0}, "processes must be at least 1, got 0"),
+    ],
+)
+def test_what_processes_cannot_share_is_refused(settings, told):
+    with pytest.raises(UserError, match=told):
+        Config(**{"algo": "maml", "meta_batch_size": 5, **settings})
+
+
+@pytest.mark.parametrize("envs", [4, 9, 12])
+@pytest.mark.parametrize("settings", [{"algo": "maml"}, {"algo": "mumomaml"}], ids=["maml", "mumomaml"])
+def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs, settings):
+    made = []
+    make_episodes = NavigationFamily.make_episodes
+
+    def counted(self, num_envs, horizon):
+        made.append(num_envs)
+        return make_episodes(self, num_envs, horizon)
+
+    train(tiny(tmp_path / "all", **{**RUN, **settings}))
+    monkeypatch.setattr(NavigationFamily, "make_episodes", counted)
+    train(tiny(tmp_path / "turns", **{**RUN, **settings, "envs_per_process": envs}))
+    assert_same_run(tmp_path / "all", tmp_path / "turns")
+    assert max(made) <= envs
+
+
+def test_a_task_needs_its_environments_at_once(tmp_path):
+    with pytest.raises(UserError, match="envs_per_process must be at least 4, the environments of one task"):
+        train(tiny(tmp_path, **{**RUN, "envs_per_process": 3}))
