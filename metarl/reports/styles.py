@@ -53,7 +53,7 @@ def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
     on_top = algorithm is not None and title == f"{algorithm.title} + L2F"
     variant += on_top
     colours, markers = ((_REFERENCE_COLOUR,), _REFERENCE_MARKERS) if reference else (COLOURS, MARKERS)
-    colour = _shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])
+    colour = shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])
     return {
         "color": colour,
         "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)]
@@ -68,7 +68,8 @@ def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
     }
 
 
-def _shaded(colour: str, share: float) -> str:
+def shaded(colour: str, share: float) -> str:
+    """A colour with a share of white, or of black if it is negative, mixed in."""
     from matplotlib.colors import to_hex, to_rgb
 
     red, green, blue = (part + abs(share) * ((share > 0) - part) for part in to_rgb(colour))

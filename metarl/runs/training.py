@@ -217,7 +217,7 @@ class Trainer:
 
     def _advance(self, state: RunState, writer: RunWriter) -> RunState:
         """One iteration with validation and logging; returns the run's state after it."""
-        validate_every, begin = self._settings.run.validate_every, time.perf_counter()
+        validate_every, begin, cpu_begin = self._settings.run.validate_every, time.perf_counter(), time.process_time()
         done, run = state.iteration + 1, self._settings.run
         validates = self._validator is not None and done % validate_every == 0
         logs = done % run.log_every == 0 or validates or done == run.iterations
@@ -233,14 +233,22 @@ class Trainer:
                 row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
         elif self._validator:
             row |= dict.fromkeys(self._validation_columns, "")
-        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
-        dropped = state.dropped_episodes + int(row.get("dropped_episodes", 0))
-        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return, dropped)
+        steps = int(row.pop("env_steps", 0))
+        new = replace(
+            state,
+            learner=learner,
+            iteration=done,
+            env_steps=state.env_steps + steps,
+            seconds=state.seconds + time.perf_counter() - begin,
+            cpu_seconds=state.cpu_seconds + time.process_time() - cpu_begin,
+            dropped_episodes=state.dropped_episodes + int(row.get("dropped_episodes", 0)),
+        )
         validation = row.get(self._validation_columns[1], "")
         in_environments = {"env_steps": new.env_steps} if steps else {}
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
         with timed("logging"):
-            full = {"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row}
+            times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
+            full = {"iteration": done, **in_environments, **times, **speed, **row}
             writer.row(full if logs else None)
         if isinstance(validation, float) and state.best_return < self._family.sign * validation < math.inf:
             new = replace(new, best_return=self._family.sign * validation)
