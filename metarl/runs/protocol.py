@@ -97,7 +97,7 @@ def sweep_rollouts(
         The evaluations, in ascending order of episodes.
 
     Raises:
-        UserError: As `evaluate`; also if ``rollouts`` is empty, or if the family is supervised.
+        UserError: As `evaluate`; also if ``rollouts`` is empty, if the family is supervised, or if the agent remembers.
         NotWritten: If the file cannot be written; its ``result`` is the list.
     """
     sizes = sorted(set(convert("rollouts", rollouts, tuple[Count, ...])), reverse=True)
@@ -107,6 +107,8 @@ def sweep_rollouts(
     if agent.settings.examples is not None:
         name = agent.settings.experiment.env
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
+    if agent.rule.core.remembers:
+        raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
     path = RunFolder(agent.config.folder).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.

@@ -5,12 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from metarl import L2FConfig, ProMPConfig
+from metarl import ALGORITHMS, L2FConfig, ProMPConfig
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
 from metarl.reports.curves import draw_adaptation, draw_gradient_steps, draw_training, plot_runs
 from metarl.reports.labels import group_runs
+from metarl.reports.styles import COLOURS, MARKERS
 from metarl.store.runs import read_run
 
 NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]
@@ -93,6 +94,7 @@ EVERYTHING = {
     "multi-maml": {"algo": "multi-maml"},
     "context": {"algo": "context"},
     "cavia": {"algo": "cavia"},
+    "rl2": {"algo": "rl2"},
     "random": {"algo": "random"},
     "pretrain": {"algo": "pretrain"},
     "oracle": {"algo": "oracle"},
@@ -236,18 +238,24 @@ def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_i
     assert len(draw_training(groups_of(*folders), "env-steps").axes) == 4
 
 
+def test_every_algorithm_is_among_those_that_look_different():
+    assert {settings["algo"] for settings in EVERYTHING.values()} == set(ALGORITHMS)
+    trained = [algorithm for algorithm in ALGORITHMS.values() if algorithm.training == "meta"]
+    assert len(trained) <= min(len(set(COLOURS)), len(set(MARKERS)))
+
+
 @pytest.mark.parametrize("draw", [draw_gradient_steps, partial(draw_training, x="env-steps")])
-def test_sixteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
+def test_all_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
     for name, settings in EVERYTHING.items():
         make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
     figure = draw(groups_of(*(tmp_path / name for name in EVERYTHING)))
     for ax in figure.axes:
         lines = bold(ax)
-        assert len(lines) == 16
-        assert len({looks(line) for line in lines}) == 16
+        assert len(lines) == len(EVERYTHING)
+        assert len({looks(line) for line in lines}) == len(EVERYTHING)
         # Without their markers too, but for the baselines' dashes, and without any colour.
         trained = {looks(line)[:2] for name, line in zip(EVERYTHING, lines, strict=True) if name not in BASELINES}
-        assert len(trained) == 16 - len(BASELINES)
+        assert len(trained) == len(EVERYTHING) - len(BASELINES)
         assert len({line.get_marker() for line in lines}) >= 13
     assert [name for name in legend(figure) if "(" in name] == [
         "MAML (meta optimiser promp)", "pretrained (TRPO)", "oracle (TRPO)",

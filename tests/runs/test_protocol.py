@@ -226,6 +226,14 @@ def test_supervised_runs_have_no_episodes_to_sweep(tmp_path):
         sweep_rollouts(run, (1, 2))
 
 
+def test_agents_with_memory_read_one_episode_at_each_step(tmp_path):
+    run = train(tiny(tmp_path, algo="rl2", iterations=0)).path
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert result.adaptation_episodes.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="rollouts cannot be swept for an agent with memory, whose every step reads"):
+        sweep_rollouts(run, (1, 2))
+
+
 def test_a_sweep_that_cannot_be_written_is_not_lost(run, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
