@@ -212,7 +212,7 @@ def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     for size in sizes:
         style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
-        axes[0].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
+        axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
     runs = runs_of(lines)
     _label(axes, [family for family, _ in panels])
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
@@ -370,6 +370,7 @@ def _scale_logarithmically(ax: Axes, amounts: Floats) -> None:
     factors = [1, 2, 5] if last / first <= _WIDEST_WITH_FIVES else [1]
     ticks = np.outer(decades, factors).ravel()
     ax.set_xscale("symlog", linthresh=first, linscale=0.4)
+    ax.set_xlim(-0.25 * first, 1.2 * last)
     ax.set_xticks([0.0, *ticks[(ticks >= first) & (ticks <= last)]])
     ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     ax.minorticks_off()

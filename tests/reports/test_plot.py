@@ -425,6 +425,16 @@ def test_return_is_drawn_against_what_adaptation_had_read(tmp_path, x, factor):
     assert (np.diff(places) > 20).all()
 
 
+def test_every_panel_begins_shortly_before_none_and_ends_after_the_last_point(tmp_path):
+    point = make_swept_run(tmp_path / "p")
+    tasks, evaluated = [[-1.0], [1.0]], {"task_names": ["backward", "forward"], "finite": True}
+    cheetah = make_run(tmp_path / "c", env="cheetah-dir", tasks=tasks, evaluated=evaluated | read_by_adaptation(20))
+    figure = draw_adaptation(groups_of(point, cheetah), "adaptation-episodes")
+    assert [ax.get_xlim() for ax in figure.axes] == [(-0.25, 12), (-5, 48), (-5, 48)]
+    # Sizes come last in the legend, after the references of all panels.
+    assert legend(figure)[-3:] == ["1 episode a step", "5 episodes a step", "20 episodes a step"]
+
+
 def test_axis_over_many_decades_has_a_tick_for_each(tmp_path):
     evaluated = read_by_adaptation(1000, per_step=0.5)
     evaluated["adaptation_episodes"][1] = 1.0
