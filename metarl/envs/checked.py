@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.common.errors import UserError, blame, blaming
+from metarl.common.errors import Fault, blame, blaming
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
@@ -25,7 +25,7 @@ class CheckedEpisodes(EpisodeBatch):
         episodes: The batch; owned from now on.
         family: The task family.
         rollouts_per_task: Slots of each task, task-major.
-        on_bad_episode: After a number that is not finite, "stop" raises UserError, and "drop" ends the episode instead.
+        on_bad_episode: After a number that is not finite, "stop" raises `Fault`, and "drop" ends the episode instead.
             None stops where there is no choice.
 
     Attributes:
@@ -106,11 +106,11 @@ class CheckedEpisodes(EpisodeBatch):
         self._episodes.close()
 
     def _require_finite(self, actions: NDArray[Any]) -> None:
-        """Raises UserError if it is the policy that was not finite."""
+        """Raises Fault if it is the policy that was not finite."""
         bad = ~np.isfinite(actions).reshape(self.num_envs, -1).all(1)
         if bad.any():
             slot = int(np.flatnonzero(bad)[0])
-            raise UserError(f"the policy's action is not finite in {self._named(slot)}: {DIVERGED}")
+            raise Fault(f"the policy's action is not finite in {self._named(slot)}: {DIVERGED}")
 
     def _refuse(self, values: dict[str, Any]) -> None:
         """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""
@@ -122,7 +122,7 @@ class CheckedEpisodes(EpisodeBatch):
                 told = f"the {name}{place} is {number} in {self._named(slot)}"
                 if self._on_bad_episode != "drop":
                     choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
-                    raise UserError(f"{told}; mend the environment{choice}.")
+                    raise Fault(f"{told}; mend the environment{choice}.")
                 self.dropped.setdefault(slot, told)
         self._episodes.end(np.array(list(self.dropped)))
 
@@ -177,7 +177,7 @@ class Watch:
         """Call it again and again while the batches are stepped.
 
         Raises:
-            UserError: If a call has lasted longer since it was first seen.
+            Fault: If a call has lasted longer since it was first seen.
         """
         now = monotonic()
         for index, batch in enumerate(batches):
@@ -185,4 +185,4 @@ class Watch:
             if place is None or place != seen:
                 self._since[index] = place, now
             elif now - since > self.seconds:
-                raise UserError(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")
+                raise Fault(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")

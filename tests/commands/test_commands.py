@@ -154,7 +154,10 @@ def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, caps
         _, shown = process.communicate()
     assert told == "three iterations\n", shown
     assert process.returncode == code
-    assert "stopped; to continue: python -m metarl.train --run-dir run --resume\n" in shown
+    assert re.search(
+        r"stopped; run holds the run up to iteration \d+; to continue: python -m metarl.train --run-dir run --resume\n",
+        shown,
+    )
     assert "Traceback" not in shown
     done = stored_progress(folder / "run").iteration
     assert done >= 2

@@ -18,7 +18,9 @@ from metarl.commands import train as command
 from metarl.common.errors import Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
 from metarl.envs.checked import checked_episodes
+from metarl.inner.runner import make_runner
 from metarl.reports.tables import evaluation_table
+from metarl.runs.training import Trainer
 
 ENV = "faulty:FaultyFamily"
 WHERE = "Environments"
@@ -80,6 +82,46 @@ def test_too_many_dropped_episodes_stop_the_run(tmp_path):
 def test_a_task_without_episodes_stops_the_run(tmp_path):
     with pytest.raises(UserError, match="no episode of a task is left: the observation"):
         metarl.train(seldom(tmp_path, on_bad_episode="drop"))
+
+
+@fault(
+    WHERE,
+    "any of these while training from the command line",
+    "exit code 1; the iteration is named, the last one that is kept, and the command that continues from it",
+)
+@pytest.mark.parametrize("name", ["nan observation", "4 values"])
+def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name, tmp_path, capsys):
+    command_line = ["--env", ENV, "--env-kwargs", "fault", name, "chance", "0.01", *_options(tmp_path)]
+    assert command.main(command_line) == 1
+    shown = capsys.readouterr().err.splitlines()
+    done = assert_iterations_are_kept(tmp_path)
+    resume = f"python -m metarl.train --run-dir {tmp_path} --resume --trust {ENV}"
+    assert shown[-2] == f"stopped; {tmp_path} holds the run up to iteration {done}; to continue: {resume}"
+    assert shown[-1].startswith("error: ")
+    assert shown[-1].endswith(f" It happened in iteration {done + 1}.")
+
+
+@fault(WHERE, "any of these while validating", "the same; the validation is named")
+@pytest.mark.parametrize("name", ["nan observation", "raises"])
+def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, monkeypatch):
+    kwargs = {"fault": name, "chance": 0.0}
+    validate = Trainer._validate
+
+    def fail(self, *arguments):
+        if len(numbers(tmp_path)) == 3:
+            self._family.chance = 1.0
+            self._validator = make_runner(
+                self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self._device
+            )
+            return validate(self, self._validator, *arguments[1:])
+        return validate(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_validate", fail)
+    with pytest.raises((UserError, KeyError)) as caught:
+        metarl.train(seldom(tmp_path, env_kwargs=kwargs, validate_every=2))
+    told = str(caught.value) if name == "nan observation" else caught.value.__notes__[-1]
+    assert told.endswith("It happened in the validation after iteration 4.")
+    assert assert_iterations_are_kept(tmp_path) == 3
 
 
 def test_a_run_that_stopped_goes_on_with_drop(tmp_path):
