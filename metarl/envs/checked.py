@@ -13,6 +13,7 @@ from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
+_LARGEST = np.finfo(np.float32).max
 DIVERGED = "the adaptation diverged; try a smaller inner_lr, or look for huge rewards or observations."
 
 
@@ -55,7 +56,7 @@ class CheckedEpisodes(EpisodeBatch):
 
     def where(self) -> str:
         """Names the call that has not returned yet."""
-        return f"in {self._inside or 'a call'} of {self._named(self._episodes.current)}"
+        return f"in {self._episodes.calling or self._inside or 'a call'} of {self._named(self._episodes.current)}"
 
     def buffers(self, num_steps: int) -> Buffers:
         return self._episodes.buffers(num_steps)
@@ -119,7 +120,9 @@ class CheckedEpisodes(EpisodeBatch):
             for slot in np.flatnonzero(bad.any(1)).tolist():
                 number = np.ravel(of_slots[slot])[bad[slot]][0]
                 place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
-                told = f"the {name}{place} is {number} in {self._named(slot)}"
+                # A batch writes single precision, in which larger numbers have become infinite.
+                more = f", or does not fit single precision (at most {_LARGEST:.1e})," if np.isinf(number) else ""
+                told = f"the {name}{place} is {number}{more} in {self._named(slot)}"
                 if self._on_bad_episode != "drop":
                     choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
                     raise Fault(f"{told}; mend the environment{choice}.")

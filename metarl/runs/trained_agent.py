@@ -24,7 +24,7 @@ from metarl.config.trust import Trust
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
-from metarl.envs.single import begin, take_step
+from metarl.envs.single import begin, put, take_step
 from metarl.envs.spaces import choices, flat_space, flatten
 from metarl.inner.loop import adapt
 from metarl.inner.memory import MemoryRule
@@ -421,7 +421,8 @@ class _OneEnvironment(EpisodeBatch):
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
     ) -> None:
         self._steps = 0
-        observations[0] = flatten(self._env.observation_space, begin(self._env, None, None)[0], "an observation")
+        observation, _ = begin(self._env, None, None)
+        put(observations, 0, flatten(self._env.observation_space, observation, "an observation"))
 
     def step(
         self,
@@ -432,8 +433,9 @@ class _OneEnvironment(EpisodeBatch):
         truncated: np.ndarray,
     ) -> None:
         self._steps += 1
-        observation, rewards[0], terminated[0], cut_off, _ = take_step(self._env, actions[0])
-        observations[0] = flatten(self._env.observation_space, observation, "an observation")
+        observation, reward, terminated[0], cut_off, _ = take_step(self._env, actions[0])
+        put(observations, 0, flatten(self._env.observation_space, observation, "an observation"))
+        put(rewards, 0, reward)
         truncated[0] = cut_off or self._steps >= self._horizon
 
     def close(self) -> None:
