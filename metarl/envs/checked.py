@@ -170,10 +170,13 @@ class Watch:
 
     Args:
         seconds: The longest time of one call; of one environment, or of a batch that steps all of its slots at once.
+
+    Attributes:
+        interval: Seconds between two checks; a call that hangs is noticed at most two of them late.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self.interval = seconds, min(1.0, seconds / 4)
         self._since: dict[int, tuple[Any, float]] = {}
 
     def check(self, batches: Iterable[CheckedEpisodes]) -> None:

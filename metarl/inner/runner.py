@@ -124,18 +124,18 @@ class Runner:
             seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
-        parts = self._workers.map(run_shard, range(len(self._shards)), self._watch())
+        parts = self._workers.map(run_shard, range(len(self._shards)), *self._watch())
         timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
         return joined, timing
 
-    def _watch(self) -> Callable[[], None]:
-        """What to call again and again while environments are stepped."""
+    def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
+        """What to call again and again while environments are stepped, and the seconds between the calls, if any."""
         if not self._settings.step_timeout:
-            return lambda: None
+            return ()
         watch = Watch(self._settings.step_timeout)
-        return lambda: watch.check(self._episodes)
+        return lambda: watch.check(self._episodes), watch.interval
 
     def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
         """A shard's sampler for this number of episodes per task; built at its first use."""

@@ -259,6 +259,8 @@ def test_a_watch_names_what_does_not_move_and_nothing_else(monkeypatch):
     monkeypatch.setattr("metarl.envs.checked.monotonic", lambda: now[0])
     still, moving = Silent(), Silent()
     watch = Watch(10)
+    assert watch.interval == 1
+    assert Watch(0.1).interval == 0.025
     for now[0] in range(0, 11):
         moving.place = (now[0], None)
         watch.check([moving, still])

@@ -34,6 +34,7 @@ def rare(run_dir, name, **settings):
 
 def assert_iterations_are_kept(run_dir):
     """Returns the number of finished iterations; the checkpoint holds them all, and the run can be loaded."""
+    metarl.get_family(ENV)  # To name it is the word for it.
     done = len(numbers(run_dir))
     assert 0 < done < 40
     assert stored_progress(run_dir).iteration == done
@@ -207,11 +208,15 @@ def test_a_diverged_adaptation_is_told(tmp_path):
 @fault(WHERE, "`step` does not return", "`--step-timeout` names the environment and ends the run with its checkpoint")
 def test_a_step_that_hangs_is_named_after_the_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr("metarl.common.parallel.SECONDS_TO_STOP", 0.01)
-    monkeypatch.setattr("metarl.common.parallel._POLL_SECONDS", 0.01)
     place = "in step of faulty:FaultyFamily, task 1, rollout"
     with pytest.raises(UserError, match=rf"nothing has come back for 0\.2 seconds \(step_timeout\) {place}"):
         metarl.train(rare(tmp_path, "hangs", step_timeout=0.2))
     assert_iterations_are_kept(tmp_path)
+
+
+def test_a_timeout_too_short_to_be_kept_is_refused():
+    with pytest.raises(UserError, match=r"step_timeout must be 0, for never, or at least 0\.1 seconds, got 0\.05\."):
+        metarl.Config(step_timeout=0.05)
 
 
 HANGING = """
