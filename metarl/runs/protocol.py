@@ -38,7 +38,7 @@ from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
 from metarl.policies.base import with_derivatives
 from metarl.runs.build import family_of, require_room
-from metarl.runs.trained_agent import Agent, load
+from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
@@ -74,7 +74,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     device = resolve_device(config.device)
     # To name the family here is the word for it.
     words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
-    agent = load(run_dir, config.checkpoint, words)
+    agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
     if config.env == agent.config.env:
         config = replace(config, env=None)
     family = agent.family if config.env is None else _other_family(agent, config.env)
@@ -104,6 +104,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         config=agent.config.to_dict(),
         env=family.name,
         checkpoint=config.checkpoint,
+        iteration=iteration,
         seed=config.seed,
         rollouts=size,
         measure=family.measure,

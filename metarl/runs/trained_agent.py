@@ -457,6 +457,12 @@ def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = Fa
         UserError: If the folder holds no run, the checkpoint is missing, damaged or from another run, or the run names
             code that is not trusted.
     """
+    return load_with_iteration(run_dir, checkpoint, trust)[0]
+
+
+def load_with_iteration(run_dir: str | Path, checkpoint: Checkpoint, trust: Trust) -> tuple[Agent, int]:
+    """Loads a trained agent as `load` does, and says after which iteration its checkpoint was written."""
     which = convert("checkpoint", checkpoint, Checkpoint)
     config = load_config(convert("run_dir", run_dir, Path), trust)
-    return Agent(config, load_checkpoint(config, which).learner.meta)
+    state = load_checkpoint(config, which)
+    return Agent(config, state.learner.meta), state.iteration
