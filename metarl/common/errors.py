@@ -14,6 +14,13 @@ class Fault(UserError):
     """Something went wrong at work, in an environment, with numbers or on a disk. Commands exit with code 1."""
 
 
+class Diverged(Fault):
+    """A policy acts with numbers that are not finite, because steps to its parameters were too large."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: its parameters diverged; take smaller steps, or look for huge rewards.")
+
+
 _LONGEST_SHOWN = 80  # characters
 
 

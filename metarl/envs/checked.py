@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.common.errors import Fault, blame, blaming
+from metarl.common.errors import Diverged, Fault, blame, blaming
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
 _LARGEST = np.finfo(np.float32).max
-DIVERGED = "the adaptation diverged; try a smaller inner_lr, or look for huge rewards or observations."
 
 
 class CheckedEpisodes(EpisodeBatch):
@@ -107,11 +106,11 @@ class CheckedEpisodes(EpisodeBatch):
         self._episodes.close()
 
     def _require_finite(self, actions: NDArray[Any]) -> None:
-        """Raises Fault if it is the policy that was not finite."""
+        """Raises Diverged if it is the policy that was not finite."""
         bad = ~np.isfinite(actions).reshape(self.num_envs, -1).all(1)
         if bad.any():
             slot = int(np.flatnonzero(bad)[0])
-            raise Fault(f"the policy's action is not finite in {self._named(slot)}: {DIVERGED}")
+            raise Diverged(f"the policy's action is not finite in {self._named(slot)}")
 
     def _refuse(self, values: dict[str, Any]) -> None:
         """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.common.errors import Fault
+from metarl.common.errors import Diverged, Fault
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
-from metarl.envs.checked import DIVERGED
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Acting
@@ -120,7 +119,7 @@ class Sampler:
         all_actions = _time_last(_padded(torch.stack(actions), time))
         log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), acting.extra, all_actions.flatten(1, 2))
         if not torch.isfinite(log_probs).all():
-            raise Fault(f"a policy's probabilities are not finite: {DIVERGED}")
+            raise Diverged("the policy's probabilities are not finite")
         rewards = of_tasks(buffers.rewards)
         return Rollouts(
             observations=normalise(of_tasks(observations[:-1])),

@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import Fault, Terminated, UserError, blaming
+from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming
 from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
 from metarl.common.output import say_on_stdout
@@ -87,7 +87,8 @@ class FinishedRun:
         remarks = []
         if counts:
             kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-            advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
+            remedy = NOT_ACCEPTED[counts[0][0]].format(step_sizes=self.agent.settings.step_sizes)
+            advice = f": try {remedy}" if 5 * total > len(outcomes) else ""
             remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
         if self.dropped_episodes:
             remarks.append(f"{self.dropped_episodes} episodes were dropped")
@@ -223,13 +224,13 @@ class Trainer:
         done, run = state.iteration + 1, self._settings.run
         validates = self._validator is not None and done % validate_every == 0
         logs = done % run.log_every == 0 or validates or done == run.iterations
-        with blaming(lambda: f"in iteration {done}"):
+        with blaming(lambda: f"in iteration {done}"), self._advising():
             learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
         row = dict(numbers)
-        _check_finite(learner, done)
+        self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
         if self._validator and validates:
-            with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"):
+            with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"), self._advising():
                 validated, dropped = self._validate(self._validator, learner.meta)
             row |= validated
             if "dropped_episodes" in row:
@@ -250,6 +251,23 @@ class Trainer:
             with timed("checkpoint"):
                 writer.best(new)
         return new
+
+    def _check_finite(self, learner: LearnerState, iteration: int) -> None:
+        """Raises Fault unless the learner's numbers are finite."""
+        tensors = (learner.meta, *learner.memory.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise Fault(
+                f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
+                f"checkpoint after iteration {iteration - 1}. Train again with a smaller {self._settings.step_sizes}."
+            )
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Names the settings behind steps that were too large."""
+        try:
+            yield
+        except Diverged as error:
+            raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
 
     def _validate(
         self, validator: Runner | SupervisedRunner, meta: torch.Tensor
@@ -272,15 +290,6 @@ class Trainer:
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
-
-
-def _check_finite(learner: LearnerState, iteration: int) -> None:
-    tensors = (learner.meta, *learner.memory.values())
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise Fault(
-            f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
-            f"checkpoint after iteration {iteration - 1}. Train again with smaller steps, such as a smaller inner_lr."
-        )
 
 
 @contextmanager

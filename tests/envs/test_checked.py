@@ -7,6 +7,7 @@ from typing import ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
+from fault_table import fault as row
 from faulty import FAULTS, Faulty, FaultyFamily
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation
@@ -161,6 +162,7 @@ def test_an_exception_of_the_family_gets_its_place(method):
     assert place[method] in caught.value.__notes__[0]
 
 
+@row("Environments", "`make_env` returns None, or another thing than an environment", "refused; the sentence names it")
 @pytest.mark.parametrize("made", [None, "an environment"])
 def test_what_make_env_must_not_return_is_said(made):
     family = family_of(lambda: made)
@@ -198,6 +200,7 @@ def test_the_check_finds_them(family, told):
         check_task_family(family)
 
 
+@row("Environments", "any of these in `metarl.check_task_family`", "told once, with the line of the family's author")
 @pytest.mark.parametrize("fault", [name for name in FAULTS if name != "hangs"])
 def test_the_check_tells_one_fault_once(fault):
     with pytest.raises(UserError, match=r"has 1 problem\(s\):"):

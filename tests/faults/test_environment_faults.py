@@ -87,7 +87,7 @@ def test_a_task_without_episodes_stops_the_run(tmp_path):
 
 @fault(
     WHERE,
-    "any of these while training from the command line",
+    "any fault while training from the command line",
     "exit code 1; the iteration is named, the last one that is kept, and the command that continues from it",
 )
 @pytest.mark.parametrize("name", ["nan observation", "4 values"])
@@ -102,7 +102,7 @@ def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name, tmp_path, capsys
     assert shown[-1].endswith(f" It happened in iteration {done + 1}.")
 
 
-@fault(WHERE, "any of these while validating", "the same; the validation is named")
+@fault(WHERE, "any fault while validating", "the same; the validation is named instead of the iteration")
 @pytest.mark.parametrize("name", ["nan observation", "raises"])
 def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, monkeypatch):
     kwargs = {"fault": name, "chance": 0.0}
@@ -196,13 +196,25 @@ def test_an_evaluation_leaves_out_what_training_left_out(tmp_path):
     assert f"{result.dropped_episodes} episodes were dropped" in evaluation_table(result)
 
 
-@fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
+@fault(WHERE, "a policy that is not finite", "the run stops and names the settings that make steps smaller")
 def test_a_diverged_adaptation_is_told(tmp_path):
     explosive = {"inner_lr": 1e12, "hidden_sizes": (16, 16, 16), "activation": "relu"}
-    with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller inner_lr"):
+    with pytest.raises(
+        UserError, match=r"the policy's action is not finite in .* step 1, .* smaller trpo.max_kl or inner_lr"
+    ):
         metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, **explosive))
-    with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller inner_lr"):
+    with pytest.raises(
+        UserError, match=r"the policy's probabilities are not finite: .* smaller trpo.max_kl or inner_lr"
+    ):
         metarl.train(tiny(tmp_path / "discrete", env="bandit", **explosive))
+
+
+def test_a_diverged_meta_step_names_the_meta_optimisers_setting(tmp_path):
+    config = tiny(tmp_path, meta_optimiser="promp", promp={"lr": 1e3}, iterations=4, validate_every=0, horizon=10)
+    with pytest.raises(
+        UserError, match=r"are not finite: .* Smaller steps are a smaller promp.lr or inner_lr\. It happ"
+    ):
+        metarl.train(config)
 
 
 @fault(WHERE, "`step` does not return", "`--step-timeout` names the environment and ends the run with its checkpoint")
