@@ -23,8 +23,8 @@ LEARNERS = [
     {"algo": "pretrain", "baseline.trainer": "ppo"},
     {"env": "sinusoid", "algo": "maml"},
 ]
-# The child dies within an iteration (12.3: after the 12th checkpoint, by 0.3 of the mean time of an iteration), or at the
-# n-th call after its first checkpoint that touches checkpoints.
+# The child dies within an iteration (12.3: after the 12th checkpoint, by 0.3 of the mean time of an iteration), or at
+# the n-th call after its first checkpoint that touches checkpoints.
 CHILD = """
 import os, signal, sys, threading, time
 
