@@ -72,7 +72,7 @@ class CheckedEpisodes(EpisodeBatch):
         with blaming(self.where):
             self._episodes.reset(tasks, seeds, observations, slots)
         self._inside = ""
-        if not np.isfinite(observations).all():
+        if _bad(observations).any():
             self._refuse({"observation": observations})
             observations[list(self.dropped)] = 0
 
@@ -93,7 +93,7 @@ class CheckedEpisodes(EpisodeBatch):
             blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
-        if not all(np.isfinite(values).all() for values in reported):
+        if any(_bad(values).any() for values in reported):
             self._require_finite(actions)
             self._refuse({"observation": observations, "reward": rewards, **self.terms})
         if self.dropped:
@@ -115,13 +115,11 @@ class CheckedEpisodes(EpisodeBatch):
     def _refuse(self, values: dict[str, Any]) -> None:
         """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""
         for name, of_slots in values.items():
-            bad = ~np.isfinite(of_slots).reshape(self.num_envs, -1)
+            bad = _bad(of_slots).reshape(self.num_envs, -1)
             for slot in np.flatnonzero(bad.any(1)).tolist():
                 number = np.ravel(of_slots[slot])[bad[slot]][0]
                 place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
-                # A batch writes single precision, in which larger numbers have become infinite.
-                more = f", or does not fit single precision (at most {_LARGEST:.1e})," if np.isinf(number) else ""
-                told = f"the {name}{place} is {number}{more} in {self._named(slot)}"
+                told = f"the {name}{place} is {_in_words(number)} in {self._named(slot)}"
                 if self._on_bad_episode != "drop":
                     choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
                     raise Fault(f"{told}; mend the environment{choice}.")
@@ -138,6 +136,18 @@ class CheckedEpisodes(EpisodeBatch):
             return f"{name}, {step}"
         words = self._family.describe_task(task)
         return f"{name}, {words}, rollout {slot % self._rollouts}, {step}, seed {self._seeds[slot]}"
+
+
+def _bad(values: NDArray[Any]) -> BoolArray:
+    """Where values are not finite in single precision."""
+    return ~(np.isfinite(values) if values.dtype == np.float32 else np.abs(values) <= _LARGEST)
+
+
+def _in_words(number: float) -> str:
+    limit = f"does not fit single precision (at most {_LARGEST:.1e}),"
+    if np.isinf(number):  # Perhaps only since it was written into an array of single precision.
+        return f"{number}, or {limit}"
+    return str(number) if np.isnan(number) else f"{number}, which {limit}"
 
 
 def checked_episodes(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.interface import EpisodeBatch, reported
-from metarl.envs.single import begin, new_env, put, require_gymnasium, take_step
+from metarl.envs.single import begin, new_env, require_gymnasium, take_step
 from metarl.envs.spaces import FlatObservation, flat_space, observed
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ class LoopedEpisodes(EpisodeBatch):
             options = self._family.set_task(env, copy.deepcopy(task))
             self.calling = None
             observation, self.infos[slot] = begin(env, int(seed), options)
-            put(observations, slot, observed(self._space, observation, "reset"))
+            with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
+                observations[slot] = observed(self._space, observation, "reset")
         self.current = None
         self._elapsed[slots] = 0
         self._terminated[slots] = False
@@ -76,10 +77,11 @@ class LoopedEpisodes(EpisodeBatch):
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
             self.current = int(slot)
             observation, reward, self._terminated[slot], cut, info = take_step(self._envs[slot], actions[slot])
-            put(observations, slot, observed(self._space, observation, "step"))
-            put(rewards, slot, reward)
-            for name, values in self.terms.items():
-                put(values, slot, reported(info, name))
+            with np.errstate(over="ignore"):
+                observations[slot] = observed(self._space, observation, "step")
+                rewards[slot] = reward
+            for name, values in self.terms.items():  # In double precision.
+                values[slot] = reported(info, name)
             self.infos[slot] = info
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon

@@ -65,20 +65,6 @@ def _scalar(name: str, value: Any, wanted: str) -> float:
     return float(array)
 
 
-def put(values: Any, place: Any, value: Any) -> None:
-    """Writes a number or an observation into an array; what does not fit its precision becomes infinite, in silence.
-
-    The door (`metarl.envs.checked`) refuses it.
-
-    Args:
-        values: The array.
-        place: Index of its first axis.
-        value: What is written.
-    """
-    with np.errstate(over="ignore"):
-        values[place] = value
-
-
 def _kinds(result: Any) -> str:
     """Says what a call returned."""
     if isinstance(result, tuple):

@@ -24,7 +24,7 @@ from metarl.config.trust import Trust
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
-from metarl.envs.single import begin, put, take_step
+from metarl.envs.single import begin, take_step
 from metarl.envs.spaces import choices, flat_space, flatten
 from metarl.inner.loop import adapt
 from metarl.inner.memory import MemoryRule
@@ -422,7 +422,8 @@ class _OneEnvironment(EpisodeBatch):
     ) -> None:
         self._steps = 0
         observation, _ = begin(self._env, None, None)
-        put(observations, 0, flatten(self._env.observation_space, observation, "an observation"))
+        with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
+            observations[0] = flatten(self._env.observation_space, observation, "an observation")
 
     def step(
         self,
@@ -434,8 +435,9 @@ class _OneEnvironment(EpisodeBatch):
     ) -> None:
         self._steps += 1
         observation, reward, terminated[0], cut_off, _ = take_step(self._env, actions[0])
-        put(observations, 0, flatten(self._env.observation_space, observation, "an observation"))
-        put(rewards, 0, reward)
+        with np.errstate(over="ignore"):
+            observations[0] = flatten(self._env.observation_space, observation, "an observation")
+            rewards[0] = reward
         truncated[0] = cut_off or self._steps >= self._horizon
 
     def close(self) -> None:

@@ -41,6 +41,11 @@ def run(family, on_bad_episode="stop", slots=SLOTS, steps=6):
         ("nan reward", "the reward is nan in .* step 3, seed 72"),
         ("reset", r"the observation \(entry 1\) is nan in .* step 0, seed 72"),
         ("huge reward", r"the reward is inf, or does not fit single precision \(at most 3\.4e\+38\), in .* step 3"),
+        (
+            "term beyond float32",
+            r"the steps is 1e\+308, which does not fit single precision \(at most 3\.4e\+38\), in .* 3",
+        ),
+        ("nan term", "the steps is nan in .* step 3"),
         ("observation beyond float32", r"the observation \(entry 0\) is inf, or does not fit single precision"),
     ],
 )
