@@ -323,8 +323,8 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     lines = evaluation_table(result).splitlines()
     assert (result.finite, result.interval) == (True, None)
     assert result.task_names == tuple("forward" if task > 0 else "backward" for task in tasks)
-    tasks = "2 tasks (none held out), 2 repeats each, 2 episodes"
-    assert lines[0] == f"MAML on cheetah-dir: {tasks}, checkpoint last (iteration 1), seed 10000"
+    measured = "2 tasks (none held out), 2 repeats each, 2 episodes"
+    assert lines[0] == f"MAML on cheetah-dir: {measured}, checkpoint last (iteration 1), seed 10000"
     assert lines[1].endswith("backward       forward")
     for step in (0, 1):
         assert lines[2 + step].split()[2] == "-"
