@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metarl._version import __version__
 from metarl.common import mkl
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
 from metarl.config.algorithms import (
@@ -61,6 +61,7 @@ __all__ = [
     "Config",
     "EpisodeBatch",
     "EvaluationConfig",
+    "Fault",
     "L2FConfig",
     "MAMLppConfig",
     "MuMoMAMLConfig",

@@ -32,7 +32,7 @@ class Faulty(gym.Env):
     def step(self, action):
         self.steps += 1
         self.place[0] += float(action[0])
-        result = (self.place.copy(), -abs(float(self.place[0]) - self.task), False, False, {})
+        result = (self.place.copy(), -abs(float(self.place[0]) - self.task), False, False, {"steps": self.steps})
         if self.fails and self.steps == 3 and self.fault != "reset":
             return FAULTS[self.fault](*result)
         return result
@@ -67,6 +67,11 @@ FAULTS = {
     "reward of text": lambda o, r, *rest: (o, "1", *rest),
     "reward of None": lambda o, r, *rest: (o, None, *rest),
     "terminated of None": lambda o, r, terminated, *rest: (o, r, None, *rest),
+    "observation of None": lambda o, *rest: (None, *rest),
+    "observation of text": lambda o, *rest: ("left", *rest),
+    "observation beyond float32": lambda o, *rest: (np.array([1e308, 0.0]), *rest),
+    "term beyond float32": lambda *rest: (*rest[:4], {"steps": 1e308}),
+    "nan term": lambda *rest: (*rest[:4], {"steps": NAN}),
     "4 values": lambda o, r, terminated, truncated, info: (o, r, terminated, info),
     "info of None": lambda o, r, terminated, truncated, info: (o, r, terminated, truncated, None),
     "shape": lambda o, *rest: (np.zeros(3), *rest),
@@ -87,6 +92,7 @@ class FaultyFamily(TaskFamily):
 
     horizon = 6
     task_space = spaces.Discrete(2)
+    terms = ("steps",)
 
     def __init__(self, fault="nan observation", chance=1.0):
         self.fault, self.chance = fault, chance

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import OwnCodeAndFamily, parse, print_table, run_command, show
+from metarl.commands.cli import OwnCodeAndFamily, parse, print_table, run_command, show, trusted
 from metarl.common.errors import UserError
 from metarl.config.measuring import AnalysisConfig
-from metarl.config.trust import code_in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.analysis_figures import draw
         from metarl.reports.tables import analysis_table
 
-        trust = code_in(vars(own)).values()
+        trust = trusted(own, [run])
         result = print_table(lambda: analyze(run, config, trust), analysis_table)
         figures = draw(result, config.folder(run))
         show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")

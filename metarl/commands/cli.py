@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.files import NotWritten
 from metarl.common.memory import lacks_memory
 from metarl.common.output import close_standard_streams, open_standard_streams, say
+from metarl.config.trust import code_in
+from metarl.store.config_file import read_values
+from metarl.store.folder import RunFolder
 
 Result = TypeVar("Result")
 
@@ -24,10 +28,15 @@ _NO_MEMORY = (
 )
 
 
+Trusted = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE:NAME")]
+
+
 @dataclass(frozen=True)
 class OwnCode:
     """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
 
+    trust: Trusted = ()
+    """Anything that the run names: --trust MODULE:FAMILY --trust MODULE:RULE."""
     algo: str | None = None
     """The run's algorithm."""
     meta_optimiser: str | None = None
@@ -42,6 +51,29 @@ class OwnCodeAndFamily(OwnCode):
 
     env: str | None = None
     """The run's task family."""
+
+
+def trusted(own: OwnCode, runs: Sequence[Path]) -> list[str]:
+    """The names that the user trusts.
+
+    Args:
+        own: The options.
+        runs: Folders of the runs that the command reads.
+
+    Raises:
+        UserError: If an option for one setting names what none of the runs has.
+    """
+    named = {setting: name for setting, name in vars(own).items() if setting != "trust" and name is not None}
+    stored = [read_values(RunFolder(run).config) for run in runs] if named else []
+    for setting, name in named.items():
+        theirs = dict.fromkeys(str(values.get(setting)) for values in stored)
+        if name not in theirs:
+            option = f"--{setting.replace('_', '-')}"
+            raise UserError(
+                f"{option} names the run's own {setting}, which is {' or '.join(theirs)}, not {name}; leave it out, or "
+                "name code that the run may import with --trust."
+            )
+    return [*own.trust, *code_in(named).values()]
 
 
 class Unprintable(Exception):
@@ -115,15 +147,16 @@ def run_command(command: Callable[[], None]) -> int:
         command: The body.
 
     Returns:
-        The exit code: 0; 1 if a result could not be written or printed; 2 after a user's mistake, printed as one
-        sentence; 130 after Ctrl-C; 141 if the reader of stdout has stopped reading (``--help | head``).
+        The exit code: 0; 1 after a fault at work, or if a result could not be printed; 2 after a user's mistake, such
+        as an impossible setting; 130 after Ctrl-C; 141 if the reader of stdout has stopped reading (``--help | head``).
+        Faults and mistakes are printed as one sentence.
     """
     open_standard_streams()
     try:
         command()
     except UserError as error:
         say(f"error: {error}")
-        return 1 if isinstance(error, NotWritten) else 2
+        return 1 if isinstance(error, Fault) else 2
     except Unprintable as error:
         if isinstance(error.__cause__, BrokenPipeError):
             return 141

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import OwnCode, parse, print_table, run_command
+from metarl.commands.cli import OwnCode, parse, print_table, run_command, trusted
 from metarl.config.measuring import EvaluationConfig
-from metarl.config.trust import code_in
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.tables import evaluation_table, sweep_table
         from metarl.runs.protocol import evaluate, sweep_rollouts
 
-        trust = code_in(vars(own)).values()
+        trust = trusted(own, [run])
         if rollouts:
             print_table(lambda: sweep_rollouts(run, rollouts, config, trust), sweep_table)
         else:

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show
+from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show, trusted
 from metarl.config.measuring import Checkpoint
-from metarl.config.trust import code_in
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # After parsing, so that --help answers at once.
         from metarl.reports.curves import plot_runs
 
-        trust = code_in(vars(options.own)).values()
+        trust = trusted(options.own, options.runs)
         show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint, trust)))
 
     return run_command(command)

@@ -12,15 +12,15 @@ from typing import Annotated, Any
 
 import tyro
 
-from metarl.commands.cli import parse, run_command, show
+from metarl.commands.cli import Trusted, parse, run_command, show
 from metarl.common.errors import UserError
-from metarl.common.output import say, say_on_stdout
+from metarl.common.output import say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
-from metarl.config.trust import code_in, code_options
+from metarl.config.trust import code_in, trust_options
 from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 from metarl.store.folder import RunFolder
@@ -34,6 +34,8 @@ class Start:
     """Start from the settings of this config.json; other options on the command line override them."""
     preset: str | None = None
     """Start from the settings of a paper's experiment, which --list names; other options override them."""
+    trust: Trusted = ()
+    """Code from outside metarl that --config or the run's folder may name, as package.module:name."""
     list: bool = False
     """List all task families, algorithms, meta-optimisers and presets, and exit."""
 
@@ -68,6 +70,7 @@ def _start(arguments: Sequence[str]) -> Config:
     for option in ("--run-dir", "--config"):
         first.add_argument(option, type=Path)
     first.add_argument("--resume", action="store_true")
+    first.add_argument("--trust", action="append", default=[])
     # Ignore mistakes here: the full parser reports them.
     first.exit_on_error = False
     try:
@@ -79,7 +82,7 @@ def _start(arguments: Sequence[str]) -> Config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
     start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
     # Naming code here is the user's word that a stored configuration may name it too.
-    trust = code_in(vars(choice)).values()
+    trust = [*code_in(vars(choice)).values(), *choice.trust]
     if choice.resume:
         folder = RunFolder(dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder)
         if folder.config.is_file() or not folder.is_empty():
@@ -157,15 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(listing())
             return
         config = parse_config(arguments)
-        own = code_options(config.to_dict())
+        own = trust_options(config.to_dict())
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
-        try:
-            run = train(config)
-        except (KeyboardInterrupt, SystemExit):
-            words = [f"--run-dir {config.folder}", "--resume", *own]
-            say(f"\nstopped; to continue: python -m metarl.train {' '.join(words)}")
-            raise
+        run = train(config)
         follows = f"next: python -m metarl.evaluate {' '.join([str(config.folder), *own])}"
         say_on_stdout("; ".join(["done", *run.remarks(), follows]))
 

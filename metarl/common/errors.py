@@ -10,6 +10,17 @@ class UserError(ValueError):
     """The user asked for something impossible. Commands print the message and exit with code 2."""
 
 
+class Fault(UserError):
+    """Something went wrong at work, in an environment, with numbers or on a disk. Commands exit with code 1."""
+
+
+class Diverged(Fault):
+    """A policy acts with numbers that are not finite, because steps to its parameters were too large."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: its parameters diverged; take smaller steps, or look for huge rewards.")
+
+
 _LONGEST_SHOWN = 80  # characters
 
 
@@ -49,15 +60,16 @@ def blaming(where: Callable[[], str]) -> Iterator[None]:
 def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
     """Raises an exception of somebody else's code again, with its place.
 
-    A UserError gets the place in its sentence. Other exceptions keep their traceback and get a note. What would pass
-    for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C and SIGTERM stay as they are.
+    A UserError becomes a `Fault` with the place in its sentence. Other exceptions keep their traceback and get a note.
+    What would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C and SIGTERM
+    stay as they are.
 
     Args:
         error: The exception.
         where: Returns the place, such as "in step of ...".
     """
     if isinstance(error, UserError):
-        raise UserError(f"{error} It happened {where()}.") from error
+        raise Fault(f"{error} It happened {where()}.") from error
     if isinstance(error, SystemExit | BrokenPipeError) and not isinstance(error, Terminated):
         raise RuntimeError(f"{error!r} was raised {where()}") from error
     if isinstance(error, Exception):

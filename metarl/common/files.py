@@ -11,15 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault
 from metarl.common.output import say
 
 WRITING = ".writing"
 """Suffix of a file that is not complete yet; one that stays behind is of no use."""
 
 
-class NotWritten(UserError):
-    """The work was done, but its result could not be written. Commands print the message and exit with code 1.
+class NotWritten(Fault):
+    """The work was done, but its result could not be written.
 
     Attributes:
         result: The result.

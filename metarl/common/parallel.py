@@ -51,7 +51,11 @@ class Workers:
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
 
     def map(
-        self, function: Callable[[Item], Result], items: Iterable[Item], watch: Callable[[], None] = lambda: None
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        watch: Callable[[], None] = lambda: None,
+        watch_seconds: float = _POLL_SECONDS,
     ) -> list[Result]:
         """Applies ``function`` to ``items`` in parallel and returns the results in the order of ``items``.
 
@@ -63,6 +67,7 @@ class Workers:
             function: The work.
             items: Its arguments.
             watch: Called again and again while threads work; what it raises is raised here.
+            watch_seconds: Time between its calls.
         """
         items = list(items)
         measured = in_workers(function, min(self.num_threads, len(items)))
@@ -70,7 +75,7 @@ class Workers:
         try:
             for future, item in zip(futures, items, strict=True):
                 self._jobs.put(partial(_run, future, measured, item))
-            while wait(futures, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION).not_done:
+            while wait(futures, timeout=watch_seconds, return_when=FIRST_EXCEPTION).not_done:
                 if any(future.done() and future.exception() for future in futures):
                     break
                 watch()

@@ -26,7 +26,7 @@ class EvaluationConfig(Checked):
     evaluation.json of another run works too."""
     env: str | None = None
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
-    evaluation-ENV.json. The run's own family, as package.module:Family, is imported only if you name it here."""
+    evaluation-ENV.json. To name the run's own family here is the word that it may be imported."""
     rollouts: Count = 20
     """Episodes of each task at each gradient step. mumomaml reads the task from, and measures the return before
     adaptation on, as many as its own setting says."""

@@ -94,6 +94,7 @@ class MetaOptimiser:
         step: Its class, as package.module:name; a `metarl.outer.optimiser.Optimiser`, constructed with its settings.
         settings: Class of its settings.
         option: The configuration's field that holds them.
+        step_size: The setting that makes its steps smaller; None if it is not known.
         for_memory: Whether it is for agents with memory, and not for the others; its class then takes the rollout
             settings too.
     """
@@ -103,6 +104,7 @@ class MetaOptimiser:
     step: str
     settings: type[Checked]
     option: str = "optimiser"
+    step_size: str | None = None
     for_memory: bool = False
 
 
@@ -113,6 +115,7 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.trpo:TRPO",
         settings=TRPOConfig,
         option="trpo",
+        step_size="trpo.max_kl",
     ),
     "promp": MetaOptimiser(
         "ProMP",
@@ -120,6 +123,7 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.promp:ProMP",
         settings=ProMPConfig,
         option="promp",
+        step_size="promp.lr",
     ),
     "adam": MetaOptimiser(
         "Adam",
@@ -127,6 +131,7 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.adam:Adam",
         settings=AdamConfig,
         option="adam",
+        step_size="adam.lr",
     ),
     "ppo": MetaOptimiser(
         "PPO",
@@ -134,6 +139,7 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         "metarl.outer.ppo:PPO",
         settings=PPOConfig,
         option="ppo",
+        step_size="ppo.lr",
         for_memory=True,
     ),
 }

@@ -89,6 +89,13 @@ class Settings:
         return 0 if self.baseline else self.inner.num_inner_steps
 
     @property
+    def step_sizes(self) -> str:
+        """Names of the settings that make the steps of training smaller, such as "promp.lr or inner_lr"."""
+        of_meta = get_meta_optimiser(self.meta.meta_optimiser).step_size if self.optimiser else None
+        of_inner = None if self.algorithm.remembers else "inner_lr"
+        return " or ".join(filter(None, (of_meta, of_inner)))
+
+    @property
     def algorithm_name(self) -> str:
         """Name of the algorithm, with a suffix if L2F is added on top."""
         on_top = self.l2f is not None and not self.algorithm.attenuated

@@ -70,6 +70,9 @@ class RunSettings(Checked):
             raise UserError(f"iterations must be at least 1 with profile, to measure one, got {self.iterations}.")
 
 
+_SHORTEST_TIMEOUT = 0.1
+
+
 @dataclass(frozen=True)
 class RolloutSettings(Checked):
     """Episodes and advantages."""
@@ -88,7 +91,14 @@ class RolloutSettings(Checked):
     """If an environment returns a number that is not finite: stop the run, or leave the episode out; more than a tenth
     of an iteration's episodes stop it."""
     step_timeout: NotNegative = 0.0
-    """Seconds after which an environment that has not returned from a step or reset ends the run; 0 for never."""
+    """Seconds, at least 0.1, after which an environment that has not returned from a step or reset ends the run; 0 for
+    never."""
+
+    def check(self) -> None:
+        if 0 < self.step_timeout < _SHORTEST_TIMEOUT:
+            raise UserError(
+                f"step_timeout must be 0, for never, or at least {_SHORTEST_TIMEOUT} seconds, got {self.step_timeout}."
+            )
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,9 @@ def code_in(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def code_options(values: Mapping[str, Any]) -> list[str]:
-    """The options of a command line that name the same code from outside metarl as the settings ``values``."""
-    return [f"--{setting.replace('_', '-')} {name}" for setting, name in code_in(values).items()]
+def trust_options(values: Mapping[str, Any]) -> list[str]:
+    """The options of a command line that are the word for the code from outside metarl in the settings ``values``."""
+    return [f"--trust {name}" for name in dict.fromkeys(code_in(values).values())]
 
 
 def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
@@ -66,7 +66,7 @@ def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
         named = " and ".join(f"{setting} {shown(name)}" for setting, name in foreign.items())
         raise UserError(
             f"the run names code from outside metarl, {named}, and loading the run would execute it; if you trust it, "
-            f"add {' '.join(code_options(foreign))} (in Python trust=True)."
+            f"add {' '.join(trust_options(foreign))} (in Python trust=True)."
         )
 
 

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.common.errors import UserError, blame, blaming
+from metarl.common.errors import Diverged, Fault, blame, blaming
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
-DIVERGED = "the adaptation diverged; try a smaller inner_lr, or look for huge rewards or observations."
+_LARGEST = np.finfo(np.float32).max
 
 
 class CheckedEpisodes(EpisodeBatch):
@@ -25,7 +25,7 @@ class CheckedEpisodes(EpisodeBatch):
         episodes: The batch; owned from now on.
         family: The task family.
         rollouts_per_task: Slots of each task, task-major.
-        on_bad_episode: After a number that is not finite, "stop" raises UserError, and "drop" ends the episode instead.
+        on_bad_episode: After a number that is not finite, "stop" raises `Fault`, and "drop" ends the episode instead.
             None stops where there is no choice.
 
     Attributes:
@@ -55,7 +55,7 @@ class CheckedEpisodes(EpisodeBatch):
 
     def where(self) -> str:
         """Names the call that has not returned yet."""
-        return f"in {self._inside or 'a call'} of {self._named(self._episodes.current)}"
+        return f"in {self._episodes.calling or self._inside or 'a call'} of {self._named(self._episodes.current)}"
 
     def buffers(self, num_steps: int) -> Buffers:
         return self._episodes.buffers(num_steps)
@@ -72,7 +72,7 @@ class CheckedEpisodes(EpisodeBatch):
         with blaming(self.where):
             self._episodes.reset(tasks, seeds, observations, slots)
         self._inside = ""
-        if not np.isfinite(observations).all():
+        if _bad(observations).any():
             self._refuse({"observation": observations})
             observations[list(self.dropped)] = 0
 
@@ -93,7 +93,7 @@ class CheckedEpisodes(EpisodeBatch):
             blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
-        if not all(np.isfinite(values).all() for values in reported):
+        if any(_bad(values).any() for values in reported):
             self._require_finite(actions)
             self._refuse({"observation": observations, "reward": rewards, **self.terms})
         if self.dropped:
@@ -106,23 +106,23 @@ class CheckedEpisodes(EpisodeBatch):
         self._episodes.close()
 
     def _require_finite(self, actions: NDArray[Any]) -> None:
-        """Raises UserError if it is the policy that was not finite."""
+        """Raises Diverged if it is the policy that was not finite."""
         bad = ~np.isfinite(actions).reshape(self.num_envs, -1).all(1)
         if bad.any():
             slot = int(np.flatnonzero(bad)[0])
-            raise UserError(f"the policy's action is not finite in {self._named(slot)}: {DIVERGED}")
+            raise Diverged(f"the policy's action is not finite in {self._named(slot)}")
 
     def _refuse(self, values: dict[str, Any]) -> None:
         """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""
         for name, of_slots in values.items():
-            bad = ~np.isfinite(of_slots).reshape(self.num_envs, -1)
+            bad = _bad(of_slots).reshape(self.num_envs, -1)
             for slot in np.flatnonzero(bad.any(1)).tolist():
                 number = np.ravel(of_slots[slot])[bad[slot]][0]
                 place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
-                told = f"the {name}{place} is {number} in {self._named(slot)}"
+                told = f"the {name}{place} is {_in_words(number)} in {self._named(slot)}"
                 if self._on_bad_episode != "drop":
                     choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
-                    raise UserError(f"{told}; mend the environment{choice}.")
+                    raise Fault(f"{told}; mend the environment{choice}.")
                 self.dropped.setdefault(slot, told)
         self._episodes.end(np.array(list(self.dropped)))
 
@@ -136,6 +136,18 @@ class CheckedEpisodes(EpisodeBatch):
             return f"{name}, {step}"
         words = self._family.describe_task(task)
         return f"{name}, {words}, rollout {slot % self._rollouts}, {step}, seed {self._seeds[slot]}"
+
+
+def _bad(values: NDArray[Any]) -> BoolArray:
+    """Where values are not finite in single precision."""
+    return ~(np.isfinite(values) if values.dtype == np.float32 else np.abs(values) <= _LARGEST)
+
+
+def _in_words(number: float) -> str:
+    limit = f"does not fit single precision (at most {_LARGEST:.1e}),"
+    if np.isinf(number):  # Perhaps only since it was written into an array of single precision.
+        return f"{number}, or {limit}"
+    return str(number) if np.isnan(number) else f"{number}, which {limit}"
 
 
 def checked_episodes(
@@ -167,17 +179,20 @@ class Watch:
 
     Args:
         seconds: The longest time of one call; of one environment, or of a batch that steps all of its slots at once.
+
+    Attributes:
+        interval: Seconds between two checks; a call that hangs is noticed at most two of them late.
     """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+        self.seconds, self.interval = seconds, min(1.0, seconds / 4)
         self._since: dict[int, tuple[Any, float]] = {}
 
     def check(self, batches: Iterable[CheckedEpisodes]) -> None:
         """Call it again and again while the batches are stepped.
 
         Raises:
-            UserError: If a call has lasted longer since it was first seen.
+            Fault: If a call has lasted longer since it was first seen.
         """
         now = monotonic()
         for index, batch in enumerate(batches):
@@ -185,4 +200,4 @@ class Watch:
             if place is None or place != seen:
                 self._since[index] = place, now
             elif now - since > self.seconds:
-                raise UserError(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")
+                raise Fault(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")

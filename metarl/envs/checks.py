@@ -1,7 +1,10 @@
 """Checks a task family and tells its author what is wrong."""
 
 import pickle
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from traceback import FrameSummary, extract_tb
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -11,20 +14,21 @@ from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, blaming
 from metarl.common.strict_json import one_line
 from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
-from metarl.envs.single import begin, require_gymnasium, take_step
-from metarl.envs.spaces import all_elements, check_actions, element, stacked
+from metarl.envs.single import begin, new_env, require_gymnasium, take_step
+from metarl.envs.spaces import all_elements, check_actions, element, observed, sampled, stacked
 from metarl.envs.supervised import SupervisedFamily
 
+_NOT_THEIRS = {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1])}
 _TASKS = 16  # Number of tasks per split.
 _STEPS = 50  # Maximum number of steps of a trajectory.
 
 Trajectory = list[NDArray[Any]]
-Problems = Iterator[str]
+Problems = Iterator[str | BaseException]
 _SecondReset = Literal["given", "plain"] | None
 
 
@@ -65,24 +69,70 @@ def check_task_family(family: Family, seed: int = 0) -> None:
             "a task family must be an instance of a subclass of metarl.TaskFamily or metarl.SupervisedFamily, got "
             f"{family!r}."
         )
-    problems = _problems_of(first, family, seed)
+    found = _Found()
+    found.by(first, family, seed)
     # If tasks or spaces are broken, trajectories would only repeat the same problems.
-    if not problems:
+    if not found.problems:
         for check in checks:
-            problems += _problems_of(check, family, seed)
-    if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems)
-        raise UserError(f"the task family {family.name} has {len(problems)} problem(s):{listed}")
+            found.by(check, family, seed)
+    if found.problems:
+        listed = "".join(f"\n- {problem}" for problem in found.problems)
+        what = f"the task family {family.name} has {len(found.problems)} problem(s):{listed}"
+        raise UserError(what) from found.first_error
 
 
-def _problems_of(check: Callable[[Any, int], Problems], family: Family, seed: int) -> list[str]:
-    problems = []
-    try:
-        for problem in check(family, seed):
-            problems.append(problem)
-    except (Exception, SystemExit) as error:  # Report any error to the author of the family, also an exit.
-        problems.append(f"{check.__name__.strip('_')} could not be checked: {_in_words(error)}")
-    return problems
+class _Found:
+    """The problems that were found. An error of the family's code is one problem, however many checks meet it.
+
+    Attributes:
+        problems: One text each.
+        first_error: The first error; its traceback leads to the family's code.
+    """
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.first_error: BaseException | None = None
+        self._places: set[tuple[str, int | None]] = set()
+
+    def by(self, check: Callable[[Any, int], Problems], family: Family, seed: int) -> None:
+        """Adds what a check finds, and what it stumbles over."""
+        try:
+            for problem in check(family, seed):
+                if isinstance(problem, str):
+                    self.problems.append(problem)
+                else:
+                    self._add(problem)
+        except (Exception, SystemExit) as error:  # Report any error to the author of the family, also an exit.
+            self._add(error)
+
+    def _add(self, error: BaseException) -> None:
+        line = _line(error)
+        place = (line.filename, line.lineno)
+        if place not in self._places:
+            self._places.add(place)
+            self.first_error = self.first_error or error
+            self.problems.append(_in_words(error, line))
+
+
+def _line(error: BaseException) -> FrameSummary:
+    """The line of the family's author that an error came from; else the last line of all."""
+    frames = list(extract_tb(error.__traceback__))
+    if error.__cause__ is not None:  # Its place was added by `blame`.
+        frames += extract_tb(error.__cause__.__traceback__)
+    return next(filter(_is_theirs, reversed(frames)), frames[-1])
+
+
+def _is_theirs(frame: FrameSummary) -> bool:
+    """Whether a line is neither metarl's nor of an installed package."""
+    return not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THEIRS)
+
+
+def _in_words(error: BaseException, line: FrameSummary) -> str:
+    """An error with its line, and with the place that `blame` has added."""
+    if isinstance(error, UserError):
+        return str(error)
+    notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    return f"{type(error).__name__}: {error} ({line.filename}:{line.lineno}, in {line.name}).{notes}"
 
 
 def _basics(family: TaskFamily, seed: int) -> Problems:
@@ -127,30 +177,40 @@ def _pickling(family: Family) -> Problems:
 
 def _task_problems(family: Family, seed: int) -> Problems:
     splits: dict[str, NDArray[Any]] = {}
+    wrong: dict[str, str] = {}  # By kind: what is wrong in several splits is one problem.
     for split in SPLITS:
         try:
-            splits[split] = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
+            tasks, again = (_drawn(family, seed, split) for _ in range(2))
         except Exception as error:
-            yield f"tasks of the split {split!r} cannot be drawn: {_in_words(error)}"
-    for split, tasks in splits.items():
+            yield error
+            continue
+        splits[split] = tasks
         if len(tasks) != _TASKS:
-            yield f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them."
+            told = f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them."
+            wrong.setdefault("number", told)
         outside = [task for task in tasks if not _contains(family.task_space, task)]
         if outside:
-            yield (
+            told = (
                 f"sample_tasks gives tasks outside the task space, such as {outside[0]} in {family.task_space} "
                 f"(split {split!r}); widen task_space, or draw inside it."
             )
-        again = family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
+            wrong.setdefault("outside", told)
         if [one_line(task) for task in tasks] != [one_line(task) for task in again]:
-            yield (
+            told = (
                 f"sample_tasks is not reproducible (split {split!r}): the same generator state gave other tasks; "
                 "draw from the generator that is passed in only."
             )
+            wrong.setdefault("reproducible", told)
+    yield from wrong.values()
     if "train" in splits and len(_different(splits["train"])) < 2:
         yield "all tasks are the same; draw them from the generator that is passed in."
     elif family.finite_tasks is None and all_elements(family.task_space) is None:
         yield from _leaks(splits)
+
+
+def _drawn(family: Family, seed: int, split: str) -> NDArray[Any]:
+    with blaming(lambda: f"while tasks of the split {split!r} were drawn"):
+        return family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
 
 
 def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
@@ -167,8 +227,9 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
 
 
 def _environment_problems(family: TaskFamily) -> Problems:
-    env = family.make_env()
-    if env is family.make_env():
+    with blaming(lambda: f"in make_env of {family.name}"):
+        env, other = new_env(family), new_env(family)
+    if env is other:
         yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
     require_gymnasium(env, family.name)
     yield from _stateful_wrappers(env)
@@ -192,10 +253,13 @@ def _stateful_wrappers(env: gym.Env[Any, Any]) -> Problems:
 def _numbers(family: TaskFamily, seed: int) -> Problems:
     for task in _tasks(family, seed):
         for step, values in enumerate(_trajectory(family, task, seed)):
-            if not np.isfinite(values).all():
+            with np.errstate(over="ignore"):
+                bad = values[~np.isfinite(values.astype(np.float32))]
+            if len(bad):
+                what = "does not fit single precision" if np.isfinite(bad[0]) else "is not finite"
                 yield (
-                    f"a number is not finite: {family.describe_task(task)} gave {values[~np.isfinite(values)][0]} in "
-                    f"step {step} (seed {seed}; 0 is the reset); mend observations, rewards and terms."
+                    f"a number {what}: {family.describe_task(task)} gave {bad[0]} in step {step} (seed {seed}; 0 is "
+                    "the reset); mend observations, rewards and terms."
                 )
                 return
 
@@ -241,7 +305,8 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
     expected, actions = [_trajectory(family, task, seed) for task in tasks], _actions(family, seed, horizon)
     half = horizon // 2
-    batch = require_episode_batch(family.make_episodes(2, horizon))
+    with blaming(lambda: f"in make_episodes of {family.name}"):
+        batch = require_episode_batch(family.make_episodes(2, horizon))
     if set(batch.terms) != set(family.terms):
         yield (
             f"make_episodes reports the terms {sorted(batch.terms)}, and the family names {sorted(family.terms)}; give "
@@ -249,12 +314,13 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
         )
         return
     observations = np.zeros((2, *family.observation_space.shape))
-    batch.reset(stacked(tasks), [seed, seed], observations)
-    first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
-    batch.reset(stacked(tasks[:1]), [seed], observations, np.array([1]))
-    # Slot 0 goes on, while slot 1 has begun another episode.
-    second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
-    batch.close()
+    with blaming(lambda: f"in a batch that make_episodes of {family.name} made"):
+        batch.reset(stacked(tasks), [seed, seed], observations)
+        first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
+        batch.reset(stacked(tasks[:1]), [seed], observations, np.array([1]))
+        # Slot 0 goes on, while slot 1 has begun another episode.
+        second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
+        batch.close()
     whole = first[0] + second[0][1:] if len(expected[0]) > half + 1 else first[0]
     pairs = (
         (0, whole, expected[0]),
@@ -296,26 +362,36 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
         second_reset: None, or a second reset without a seed: "given" passes the task again; "plain" does not, like an
             agent that adapts in a user's environment.
     """
-    env = make_flat_env(family)
-    observation, _ = begin(env, seed, family.set_task(env, task))
-    if second_reset == "given":
-        observation, _ = begin(env, None, family.set_task(env, task))
-    if second_reset == "plain":
-        observation, _ = begin(env, None, None)
-    trajectory = [_flat(observation)]
-    for action in _actions(family, seed, min(family.horizon, _STEPS)):
-        observation, reward, terminated, truncated, info = take_step(env, action)
-        trajectory.append(_flat(observation, reward, *(reported(info, name) for name in sorted(family.terms))))
-        if terminated or truncated:
-            break
-    env.close()
+    call = "make_env"
+    resets: dict[_SecondReset, list[tuple[int | None, bool]]] = {
+        None: [(seed, True)],
+        "given": [(seed, True), (None, True)],
+        "plain": [(seed, True), (None, False)],
+    }
+    with blaming(lambda: f"in {call} of {family.name}, {family.describe_task(task)}, seed {seed}"):
+        env = make_flat_env(family)
+        for given_seed, gives_task in resets[second_reset]:
+            call = "set_task"
+            options = family.set_task(env, task) if gives_task else None
+            call = "reset"
+            observation, _ = begin(env, given_seed, options)
+            trajectory = [_flat(observed(env.observation_space, observation, "reset"))]
+        for number, action in enumerate(_actions(family, seed, min(family.horizon, _STEPS)), 1):
+            call = f"step {number}"
+            observation, reward, terminated, truncated, info = take_step(env, action)
+            numbers = observed(env.observation_space, observation, "step"), reward
+            trajectory.append(_flat(*numbers, *(reported(info, name) for name in sorted(family.terms))))
+            if terminated or truncated:
+                break
+        call = "close"
+        env.close()
     return trajectory
 
 
 def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
     space = pickle.loads(pickle.dumps(family.action_space))
     space.seed(seed)
-    return [space.sample() for _ in range(n)]
+    return [sampled(space) for _ in range(n)]
 
 
 def _tasks(family: Family, seed: int) -> list[Any]:
@@ -326,10 +402,6 @@ def _tasks(family: Family, seed: int) -> list[Any]:
 def _different(tasks: NDArray[Any]) -> dict[str, Any]:
     """The tasks that differ, by their text."""
     return {one_line(task): task for task in tasks}
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _flat(*parts: Any) -> NDArray[Any]:

@@ -15,10 +15,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import IntArray
-from metarl.common.errors import UserError, blaming, nearest
+from metarl.common.errors import UserError, blaming, nearest, shown
 from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.parameters import positive_whole
+from metarl.envs.single import new_env
 from metarl.envs.spaces import (
     MOST_FINITE,
     all_elements,
@@ -27,6 +29,7 @@ from metarl.envs.spaces import (
     in_words,
     is_countable,
     num_elements,
+    sampled,
     stacked,
 )
 
@@ -114,12 +117,14 @@ class Family(ABC):
             Tasks, [n, *task shape]; of a ``Dict`` or ``Tuple`` task space, an array of objects, [n].
 
         Raises:
-            UserError: If the split is unknown, n is less than 1, or the task space is not supported.
+            UserError: If n is no whole number of at least 1, ``rng`` no generator, the split unknown, or the task space
+                not supported.
         """
+        n = positive_whole("n, the number of tasks,", n)
+        if not isinstance(rng, np.random.Generator):
+            raise UserError(f"rng must be a generator, numpy.random.default_rng(seed), got {shown(rng)}.")
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
-        if n < 1:
-            raise UserError(f"the number of tasks must be at least 1, got {n}.")
         check_parts(self.task_space, f"the tasks of {self.name}")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
         if self.finite_tasks is not None:
@@ -154,7 +159,7 @@ class Family(ABC):
         apart = MOST_FINITE < count < math.inf
         tasks: list[Any] = []
         while len(tasks) < n:
-            task = space.sample()
+            task = sampled(space)
             if not apart or _split_of(task) == split:
                 tasks.append(task)
         return stacked(tasks)
@@ -244,7 +249,7 @@ class TaskFamily(Family):
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
         with blaming(lambda: f"while an environment of {self.name} was made"):
-            env = self.make_env()
+            env = new_env(self)
             env.close()
         return env.observation_space, env.action_space
 

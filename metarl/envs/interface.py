@@ -48,11 +48,13 @@ class EpisodeBatch(ABC):
         terms: Numbers that the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended
             before it.
         current: The slot that is at work inside a call; None between calls, or if all slots work at once.
+        calling: The family's method that is at work inside a call of another name, such as "set_task"; else None.
         dropped: Slots whose episode is to be left out, each with the reason.
     """
 
     terms: Mapping[str, Any]
     current: int | None = None
+    calling: str | None = None
     dropped: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, num_envs: int, observation_size: int, terms: Sequence[str] = ()) -> None:

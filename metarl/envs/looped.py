@@ -1,7 +1,7 @@
 """Batches of episodes around any Gymnasium environment."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -10,10 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch, reported
-from metarl.envs.single import begin, require_gymnasium, take_step
-from metarl.envs.spaces import FlatObservation, flat_space
+from metarl.envs.single import begin, new_env, require_gymnasium, take_step
+from metarl.envs.spaces import FlatObservation, flat_space, observed
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     """Makes an environment of the family with flat observations; wraps it only if necessary."""
-    env = family.make_env()
+    env = new_env(family)
     flat = flat_space(env.observation_space, f"the observations of {family.name}")
     return env if flat is env.observation_space else FlatObservation(env, family.name)
 
@@ -33,13 +32,18 @@ class LoopedEpisodes(EpisodeBatch):
         family: The task family; its ``make_env`` is called once per slot.
         num_envs: Number of slots.
         horizon: Steps after which an episode is truncated.
+
+    Attributes:
+        infos: The info of each slot's last reset or step.
     """
 
     def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
         self._family, self._horizon = family, horizon
         self._envs = [make_flat_env(family) for _ in range(num_envs)]
         require_gymnasium(self._envs[0], family.name)
-        super().__init__(num_envs, spaces.flatdim(self._envs[0].observation_space), family.terms)
+        self._space = self._envs[0].observation_space
+        super().__init__(num_envs, spaces.flatdim(self._space), family.terms)
+        self.infos: list[Mapping[str, Any]] = [{}] * num_envs
         self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
@@ -49,8 +53,12 @@ class LoopedEpisodes(EpisodeBatch):
     ) -> None:
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
-            self.current, env = int(slot), self._envs[slot]
-            self._put(observations, slot, begin(env, int(seed), self._family.set_task(env, copy.deepcopy(task)))[0])
+            self.current, env, self.calling = int(slot), self._envs[slot], "set_task"
+            options = self._family.set_task(env, copy.deepcopy(task))
+            self.calling = None
+            observation, self.infos[slot] = begin(env, int(seed), options)
+            with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
+                observations[slot] = observed(self._space, observation, "reset")
         self.current = None
         self._elapsed[slots] = 0
         self._terminated[slots] = False
@@ -68,23 +76,18 @@ class LoopedEpisodes(EpisodeBatch):
             values[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
             self.current = int(slot)
-            observation, rewards[slot], self._terminated[slot], cut, info = take_step(self._envs[slot], actions[slot])
-            self._put(observations, slot, observation)
-            for name, values in self.terms.items():
+            observation, reward, self._terminated[slot], cut, info = take_step(self._envs[slot], actions[slot])
+            with np.errstate(over="ignore"):
+                observations[slot] = observed(self._space, observation, "step")
+                rewards[slot] = reward
+            for name, values in self.terms.items():  # In double precision.
                 values[slot] = reported(info, name)
+            self.infos[slot] = info
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon
         self.current = None
         terminated[...] = self._terminated
         truncated[...] = self._truncated
-
-    def _put(self, observations: FloatArray, slot: np.intp, observation: Any) -> None:
-        if np.shape(observation) != observations.shape[1:]:
-            raise UserError(
-                f"an environment of {self._family.name} returned an observation of shape {np.shape(observation)}, but "
-                f"its observation space says {observations.shape[1:]}."
-            )
-        observations[slot] = observation
 
     def end(self, slots: IntArray) -> None:
         self._terminated[slots] = True

@@ -84,6 +84,11 @@ class OracleEpisodes(EpisodeBatch):
         """The slot that is at work inside a call."""
         return self._episodes.current
 
+    @property
+    def calling(self) -> str | None:  # type: ignore[override]
+        """The family's method that is at work inside a call of another name."""
+        return self._episodes.calling
+
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:

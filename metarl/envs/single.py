@@ -2,12 +2,23 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from metarl.envs.family import TaskFamily
+
+
+def new_env(family: "TaskFamily") -> gym.Env[Any, Any]:
+    """Makes an environment of a family; raises UserError if ``make_env`` returns something else."""
+    env = family.make_env()
+    if not isinstance(env, gym.Env):
+        raise UserError(f"make_env of {family.name} returned {shown(env)}, and it must return a gymnasium.Env.")
+    return env
 
 
 def begin(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Mapping[str, Any]]:
@@ -36,19 +47,21 @@ def take_step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, float, bool, bo
         )
     observation, reward, terminated, truncated, info = result
     if not isinstance(reward, float):
-        reward = _scalar("reward", reward)
+        reward = _scalar("reward", reward, "one number")
     if not (isinstance(terminated, _BOOLS) and isinstance(truncated, _BOOLS)):
-        terminated, truncated = bool(_scalar("terminated", terminated)), bool(_scalar("truncated", truncated))
+        terminated, truncated = (
+            bool(_scalar(name, end, "a bool")) for name, end in (("terminated", terminated), ("truncated", truncated))
+        )
     return observation, reward, terminated, truncated, info
 
 
 _BOOLS = (bool, np.bool_)
 
 
-def _scalar(name: str, value: Any) -> float:
+def _scalar(name: str, value: Any, wanted: str) -> float:
     array = np.asarray(value)
     if array.shape != () or array.dtype.kind not in "biuf":
-        raise UserError(f"step returned {value!r} as {name}; Gymnasium asks for one number, or a bool for an end.")
+        raise UserError(f"step returned {shown(value)} as {name}; Gymnasium asks for {wanted}.")
     return float(array)
 
 

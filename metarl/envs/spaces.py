@@ -15,7 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import array_of_objects
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
 from metarl.envs.single import begin, take_step
 
 Space = spaces.Space[Any]
@@ -194,10 +194,26 @@ def _numbers(space: Space, value: Any, what: str) -> NDArray[Any]:
     except ValueError:  # Lists of different lengths.
         numbers = np.asarray(None)
     if numbers.dtype.kind not in "biuf":
-        raise UserError(f"{what} must be numbers of shape {space.shape}, got {value!r}.")
+        raise UserError(f"{what} must be numbers of shape {space.shape}, got {shown(value)}.")
     if numbers.shape != space.shape:
         raise UserError(f"{what} must have shape {space.shape}, got {numbers.shape}.")
     return numbers
+
+
+def observed(space: Space, observation: Any, method: str) -> NDArray[Any]:
+    """An observation of a flat ``Box`` as an array.
+
+    Args:
+        space: The box.
+        observation: The observation; it may lie outside the bounds.
+        method: What returned it, for the message: "step".
+
+    Raises:
+        UserError: If it is not numbers of the box's shape.
+    """
+    if isinstance(observation, np.ndarray) and observation.shape == space.shape and observation.dtype.kind in "biuf":
+        return observation
+    return _numbers(space, observation, f"the observation that {method} returned")
 
 
 class FlatObservation(gym.Wrapper[NDArray[np.float64], Any, Any, Any]):
@@ -231,6 +247,17 @@ class FlatObservation(gym.Wrapper[NDArray[np.float64], Any, Any, Any]):
 
 
 # Elements
+
+
+def sampled(space: Space) -> Any:
+    """An element drawn by the space's own generator, also of a ``Box`` whose width exceeds double precision."""
+    if not (isinstance(space, spaces.Box) and space.dtype.kind == "f" and space.is_bounded()):
+        return space.sample()
+    low, high = space.low.astype(float), space.high.astype(float)
+    if (high / 2 - low / 2 < np.finfo(float).max / 2).all():
+        return space.sample()
+    share = space.np_random.uniform(size=space.shape)
+    return ((1 - share) * low + share * high).astype(space.dtype)
 
 
 def element(space: Space, value: Any, what: str) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
@@ -91,7 +91,7 @@ class Runner:
 
         Raises:
             ValueError: If the number of tasks differs from the runner's.
-            UserError: If an environment does not return in time, or if too many of its episodes are bad.
+            Fault: If an environment does not return in time, or if too many of its episodes are bad.
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
@@ -124,18 +124,18 @@ class Runner:
             seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
-        parts = self._workers.map(run_shard, range(len(self._shards)), self._watch())
+        parts = self._workers.map(run_shard, range(len(self._shards)), *self._watch())
         timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
         return joined, timing
 
-    def _watch(self) -> Callable[[], None]:
-        """What to call again and again while environments are stepped."""
+    def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
+        """What to call again and again while environments are stepped, and the seconds between the calls, if any."""
         if not self._settings.step_timeout:
-            return lambda: None
+            return ()
         watch = Watch(self._settings.step_timeout)
-        return lambda: watch.check(self._episodes)
+        return lambda: watch.check(self._episodes), watch.interval
 
     def _sampler_of(self, index: int, rollouts_per_task: int) -> Sampler:
         """A shard's sampler for this number of episodes per task; built at its first use."""
@@ -194,12 +194,12 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
 
 
 def _check_dropped(adapted: Adapted) -> None:
-    """Raises UserError if too many episodes were dropped."""
+    """Raises Fault if too many episodes were dropped."""
     loop = adapted.loop
     rollouts = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
     episodes = sum(batch.num_tasks * batch.num_parts for batch in (*rollouts, *loop.queries))
     if len(adapted.dropped) > MOST_DROPPED * episodes:
-        raise UserError(
+        raise Fault(
             f"{len(adapted.dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
             f"environment. In one of them {adapted.dropped[0]}."
         )

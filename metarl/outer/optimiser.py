@@ -17,9 +17,12 @@ NOT_ACCEPTED: Mapping[str, str] = {
     "normalise_observations",
     "zero gradient": "a reward that depends on the actions, a longer horizon, or, if observations are far from 0, "
     "normalise_observations",
-    "non-finite": "a smaller inner_lr, normalise_observations, or smaller rewards",
+    "non-finite": "a smaller {step_sizes}, normalise_observations, or smaller rewards",
 }
-"""Outcomes of a meta-step that leaves the meta-parameters as they were, and what to try against each."""
+"""Outcomes of a meta-step that leaves the meta-parameters as they were, and what to try against each.
+
+``{step_sizes}`` stands for the settings of `metarl.config.resolved.Settings.step_sizes`.
+"""
 
 
 @dataclass(frozen=True)

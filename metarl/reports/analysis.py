@@ -43,7 +43,7 @@ from metarl.reports.measures import (
 from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, GammaSweep, Gap, Inspection, Projected
 from metarl.runs.build import require_room
 from metarl.runs.protocol import standing_still
-from metarl.runs.trained_agent import Agent, load
+from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
@@ -81,7 +81,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     folder: Path = convert("run_dir", run_dir, Path)
     config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
     config = replace(config, output=config.folder(folder))
-    agent = load(folder, config.checkpoint, trust)
+    agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
     project = _projection(config)
     path = config.folder(folder) / ANALYSIS_FILE
     warn_if_unwritable(path)
@@ -93,7 +93,6 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
         gap = _gap(loops, agent, tasks)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
         inspection = inspect(adapted.loop, loops.workers, loops.independent)
-        iteration = load_checkpoint(agent.config, config.checkpoint).iteration
         analysed = _at_checkpoint(iteration, adapted, inspection)
         # These return a result, and by name the reasons for the parts that they leave out.
         freezing, no_freezing = _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), inspection)

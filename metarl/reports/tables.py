@@ -26,11 +26,12 @@ def evaluation_table(result: Evaluation) -> str:
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
     groups, adapted = result.returns_by_name(), _adaptation_data(result)
+    at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
         f"{tasks_in_words(result.tasks, result.finite)}, {_data(result)}, "
-        f"checkpoint {result.checkpoint}, seed {result.seed}",
+        f"checkpoint {result.checkpoint}{at}, seed {result.seed}",
         f"step{result.measure:>10}  +-95% tasks  made worse  random init"
         + "".join(f"  {name:>9}" for name in adapted)
         + "".join(f"  {name:>12}" for name in groups),

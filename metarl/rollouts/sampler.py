@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Diverged, Fault
 from metarl.common.profiling import timed
 from metarl.data import Rollouts
-from metarl.envs.checked import DIVERGED
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Acting
@@ -73,7 +72,7 @@ class Sampler:
             normaliser: Applied to the observations: the policies see, and the rollouts hold, normalised ones.
 
         Raises:
-            UserError: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
+            Fault: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
         """
         distribution = self._action_map.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
@@ -120,7 +119,7 @@ class Sampler:
         all_actions = _time_last(_padded(torch.stack(actions), time))
         log_probs = distribution.log_prob(_time_last(outputs).flatten(1, 2), acting.extra, all_actions.flatten(1, 2))
         if not torch.isfinite(log_probs).all():
-            raise UserError(f"a policy's probabilities are not finite: {DIVERGED}")
+            raise Diverged("the policy's probabilities are not finite")
         rewards = of_tasks(buffers.rewards)
         return Rollouts(
             observations=normalise(of_tasks(observations[:-1])),
@@ -141,7 +140,7 @@ class Sampler:
             values[:, slots] = 0
         left = self._rollouts - np.bincount(np.array(slots, int) // self._rollouts, minlength=self._num_tasks)
         if not left.all():
-            raise UserError(f"no episode of a task is left: {self.dropped[0]}; mend the environment.")
+            raise Fault(f"no episode of a task is left: {self.dropped[0]}; mend the environment.")
 
 
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:

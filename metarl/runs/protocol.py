@@ -39,7 +39,7 @@ from metarl.inner.rule import Adaptation, evaluation_scales
 from metarl.inner.runner import make_runner
 from metarl.policies.base import with_derivatives
 from metarl.runs.build import family_of, require_room
-from metarl.runs.trained_agent import Agent, load
+from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
@@ -71,10 +71,10 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         NotWritten: If the file cannot be written; its ``result`` is the evaluation. A folder that cannot be written is
             said on stderr at once.
     """
-    agent, config = _prepared(run_dir, config, trust)
+    agent, iteration, config = _prepared(run_dir, config, trust)
     path = RunFolder(agent.config.folder).evaluation(config)
     warn_if_unwritable(path)
-    result = _measured(agent, config)
+    result = _measured(agent, iteration, config)
     _write(path, result, result)
     return result
 
@@ -103,7 +103,7 @@ def sweep_rollouts(
     sizes = sorted(set(convert("rollouts", rollouts, tuple[Count, ...])), reverse=True)
     if not sizes:
         raise UserError("rollouts must hold at least one number of episodes, got none.")
-    agent, config = _prepared(run_dir, config, trust)
+    agent, iteration, config = _prepared(run_dir, config, trust)
     if agent.settings.examples is not None:
         name = agent.settings.experiment.env
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
@@ -112,7 +112,7 @@ def sweep_rollouts(
     path = RunFolder(agent.config.folder).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
-    results = [_measured(agent, replace(config, rollouts=size)) for size in sizes][::-1]
+    results = [_measured(agent, iteration, replace(config, rollouts=size)) for size in sizes][::-1]
     _write(path, {"evaluations": results}, results)
     return results
 
@@ -124,18 +124,20 @@ def _write(path: Path, content: object, result: object) -> None:
         raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
 
 
-def _prepared(run_dir: str | Path, config: EvaluationConfig | None, trust: Trust) -> tuple[Agent, EvaluationConfig]:
-    """The agent, and the configuration without the run's own family."""
+def _prepared(
+    run_dir: str | Path, config: EvaluationConfig | None, trust: Trust
+) -> tuple[Agent, int, EvaluationConfig]:
+    """The agent, the iterations behind it, and the configuration without the run's own family."""
     config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
     resolve_device(config.device)  # Refuse a device that is missing before the run is read.
     # To name the family here is the word for it.
     words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
-    agent = load(run_dir, config.checkpoint, words)
-    return agent, replace(config, env=None) if config.env == agent.config.env else config
+    agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
+    return agent, iteration, replace(config, env=None) if config.env == agent.config.env else config
 
 
-def _measured(agent: Agent, config: EvaluationConfig) -> Evaluation:
-    """Measures an agent and the references."""
+def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluation:
+    """Measures an agent, as it was after some iteration, and the references."""
     device = resolve_device(config.device)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
@@ -162,6 +164,7 @@ def _measured(agent: Agent, config: EvaluationConfig) -> Evaluation:
         config=agent.config.to_dict(),
         env=family.name,
         checkpoint=config.checkpoint,
+        iteration=iteration,
         seed=config.seed,
         rollouts=size,
         measure=family.measure,

@@ -421,7 +421,9 @@ class _OneEnvironment(EpisodeBatch):
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
     ) -> None:
         self._steps = 0
-        observations[0] = flatten(self._env.observation_space, begin(self._env, None, None)[0], "an observation")
+        observation, _ = begin(self._env, None, None)
+        with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
+            observations[0] = flatten(self._env.observation_space, observation, "an observation")
 
     def step(
         self,
@@ -432,8 +434,10 @@ class _OneEnvironment(EpisodeBatch):
         truncated: np.ndarray,
     ) -> None:
         self._steps += 1
-        observation, rewards[0], terminated[0], cut_off, _ = take_step(self._env, actions[0])
-        observations[0] = flatten(self._env.observation_space, observation, "an observation")
+        observation, reward, terminated[0], cut_off, _ = take_step(self._env, actions[0])
+        with np.errstate(over="ignore"):
+            observations[0] = flatten(self._env.observation_space, observation, "an observation")
+            rewards[0] = reward
         truncated[0] = cut_off or self._steps >= self._horizon
 
     def close(self) -> None:
@@ -455,6 +459,12 @@ def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = Fa
         UserError: If the folder holds no run, the checkpoint is missing, damaged or from another run, or the run names
             code that is not trusted.
     """
+    return load_with_iteration(run_dir, checkpoint, trust)[0]
+
+
+def load_with_iteration(run_dir: str | Path, checkpoint: Checkpoint, trust: Trust) -> tuple[Agent, int]:
+    """Loads a trained agent as `load` does, and says after which iteration its checkpoint was written."""
     which = convert("checkpoint", checkpoint, Checkpoint)
     config = load_config(convert("run_dir", run_dir, Path), trust)
-    return Agent(config, load_checkpoint(config, which).learner.meta)
+    state = load_checkpoint(config, which)
+    return Agent(config, state.learner.meta), state.iteration

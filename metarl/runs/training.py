@@ -17,7 +17,7 @@ from typing import NoReturn
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import Terminated, UserError
+from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming
 from metarl.common.files import NotWritten
 from metarl.common.importing import import_named
 from metarl.common.output import say_on_stdout
@@ -87,7 +87,8 @@ class FinishedRun:
         remarks = []
         if counts:
             kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-            advice = f": try {NOT_ACCEPTED[counts[0][0]]}" if 5 * total > len(outcomes) else ""
+            remedy = NOT_ACCEPTED[counts[0][0]].format(step_sizes=self.agent.settings.step_sizes)
+            advice = f": try {remedy}" if 5 * total > len(outcomes) else ""
             remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
         if self.dropped_episodes:
             remarks.append(f"{self.dropped_episodes} episodes were dropped")
@@ -107,14 +108,14 @@ def train(config: Config) -> FinishedRun:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
             something that the configuration names does not exist. Nothing is overwritten. Also if another process
             trains in the folder, or the folder cannot be written at the start.
+        Fault: If something went wrong in an iteration; the folder holds what was done before.
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = expect("config", config, Config).resolve()
     device, folder = resolve_device(settings.run.device), RunFolder(settings.folder)
-    _check_folder(config)
+    _begins_anew(config)
     with _sigterm_raises(), Trainer(config, device) as trainer, locked(folder, settings.run.take_over) as lock:
-        _check_folder(config)  # Again, because another process may have had the folder meanwhile.
-        new = folder.is_empty()
+        new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
         state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
         agent = Agent(config, state.learner.meta)
         if not new and state.iteration >= settings.run.iterations:
@@ -131,13 +132,15 @@ def train(config: Config) -> FinishedRun:
     return run
 
 
-def _check_folder(config: Config) -> None:
-    """Raises UserError unless the run may begin, or go on, in its folder."""
+def _begins_anew(config: Config) -> bool:
+    """Whether the run begins in its folder; else it goes on there. Raises UserError if it may do neither."""
     folder, resume = RunFolder(config.folder), config.resolve().run.resume
-    if not resume:
-        folder.check_free()
-    if folder.config.is_file() or (resume and not folder.is_empty()):
+    new = folder.is_empty() or not (resume or folder.path.exists())
+    if not (new or resume):
+        raise folder.taken()
+    if folder.config.is_file() or not new:
         _check_same_run(config)
+    return new
 
 
 def _check_same_run(config: Config) -> None:
@@ -221,12 +224,13 @@ class Trainer:
         done, run = state.iteration + 1, self._settings.run
         validates = self._validator is not None and done % validate_every == 0
         logs = done % run.log_every == 0 or validates or done == run.iterations
-        learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
+        with blaming(lambda: f"in iteration {done}"), self._advising():
+            learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
         row = dict(numbers)
-        _check_finite(learner, done)
+        self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
         if self._validator and validates:
-            with timed("validation"):
+            with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"), self._advising():
                 validated, dropped = self._validate(self._validator, learner.meta)
             row |= validated
             if "dropped_episodes" in row:
@@ -256,6 +260,23 @@ class Trainer:
                 writer.best(new)
         return new
 
+    def _check_finite(self, learner: LearnerState, iteration: int) -> None:
+        """Raises Fault unless the learner's numbers are finite."""
+        tensors = (learner.meta, *learner.memory.values())
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
+            raise Fault(
+                f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
+                f"checkpoint after iteration {iteration - 1}. Train again with a smaller {self._settings.step_sizes}."
+            )
+
+    @contextmanager
+    def _advising(self) -> Iterator[None]:
+        """Names the settings behind steps that were too large."""
+        try:
+            yield
+        except Diverged as error:
+            raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
+
     def _validate(
         self, validator: Runner | SupervisedRunner, meta: torch.Tensor
     ) -> tuple[dict[str, float | int | str], int]:
@@ -277,15 +298,6 @@ class Trainer:
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self._device)
-
-
-def _check_finite(learner: LearnerState, iteration: int) -> None:
-    tensors = (learner.meta, *learner.memory.values())
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
-        raise UserError(
-            f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
-            f"checkpoint after iteration {iteration - 1}. Train again with smaller steps, such as a smaller inner_lr."
-        )
 
 
 @contextmanager

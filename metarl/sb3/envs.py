@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from metarl.common.errors import UserError, blaming
+from metarl.common.errors import UserError
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
-from metarl.envs.checked import checked_episodes
-from metarl.envs.looped import make_flat_env
+from metarl.envs.checked import CheckedEpisodes, checked_episodes
+from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.parameters import positive, positive_whole
-from metarl.envs.single import begin, take_step
-from metarl.envs.spaces import copied
+from metarl.envs.spaces import copied, stacked
 from metarl.envs.tasks import task_option
 from metarl.policies.action_map import ActionMap
 from metarl.policies.distributions import Categoricals, Gaussian
@@ -60,7 +59,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, self._tasks, self._next = split, tasks, 0
-        self._env, self._horizon = make_flat_env(self._family), steps
+        self._batch = LoopedEpisodes(self._family, 1, steps)
+        self._episodes = CheckedEpisodes(self._batch, self._family)
         self.observation_space = _policy_observations(self._family)
         self.action_space = policy_actions(self._family, action_scale)
         self._action_map = ActionMap(self._family.action_space, action_scale)
@@ -83,27 +83,21 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         given = task_option(options)
         task = self._choose_task() if given is None else given
         episode_seed = int(self.np_random.integers(2**31))
-        self._steps = 0
-        self._place = f"of {self._family.name}, {self._family.describe_task(task)}, seed {episode_seed}"
-        with blaming(lambda: f"in reset {self._place}"):
-            observation, info = begin(self._env, episode_seed, self._family.set_task(self._env, task))
-        self._require_finite("observation", observation)
-        return self._narrow(observation), {**info, "task": copied(task)}
+        self._observation = np.zeros((1, self._batch.observation_size), np.float32)
+        self._episodes.reset(stacked([task]), [episode_seed], self._observation)
+        return self._observation[0].copy(), {**self._batch.infos[0], "task": copied(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Takes one step with an action in the policy's units, [action]."""
-        with blaming(lambda: f"in step {self._place}"):
-            result = take_step(self._env, self._action_map(np.asarray(action)))
-        observation, reward, terminated, truncated, info = result
-        self._require_finite("observation", observation)
-        self._require_finite("reward", reward)
-        self._steps += 1
-        cut = bool(truncated) or self._steps >= self._horizon
-        return self._narrow(observation), reward, bool(terminated), cut, dict(info)
+        reward, (terminated, truncated) = np.zeros(1), np.zeros((2, 1), bool)
+        actions = self._action_map(np.asarray(action))[None]
+        self._episodes.step(actions, self._observation, reward, terminated, truncated)
+        info = dict(self._batch.infos[0])
+        return self._observation[0].copy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def close(self) -> None:
         """Closes the environment."""
-        self._env.close()
+        self._episodes.close()
 
     def _choose_task(self) -> Any:
         if self._tasks is None:
@@ -111,16 +105,6 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         task = self._tasks[self._next % len(self._tasks)]
         self._next += 1
         return task
-
-    def _narrow(self, observation: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(observation, np.float32)
-
-    def _require_finite(self, name: str, value: Any) -> None:
-        shape = self.observation_space.shape if name == "observation" else ()
-        if np.shape(value) != shape:
-            raise UserError(f"the {name} has shape {np.shape(value)} instead of {shape} in an episode {self._place}.")
-        if not np.isfinite(value).all():
-            raise UserError(f"the {name} is {value} in an episode {self._place}; mend the environment.")
 
 
 class TaskVecEnv(VecEnv):

@@ -43,6 +43,8 @@ class Evaluation:
         config: The run's settings, as in its ``config.json``.
         env: The family of the tasks.
         checkpoint: Which checkpoint of the run was evaluated.
+        iteration: Meta-iterations done at that checkpoint. Where the last one was damaged, that of the one before.
+            None in files of earlier versions.
         seed: Seed of tasks and episodes.
         rollouts: Episodes of each task at each step.
         step_scales: Factor on the step size of each step.
@@ -88,6 +90,7 @@ class Evaluation:
     env_steps: int
     references: References
     metarl: Mapping[str, str]
+    iteration: Natural | None = None
     dropped_episodes: Natural = 0
     modulated: float | None = None
     adapted_layers: tuple[str, ...] = ()

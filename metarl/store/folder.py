@@ -83,15 +83,13 @@ class RunFolder:
         files = (path for path in self.path.rglob("*") if not path.is_dir())
         return self.path.is_dir() and all(path in (self.lock, self.config) or path.suffix == WRITING for path in files)
 
-    def check_free(self) -> None:
-        """Raises UserError if the folder holds anything that a run must not touch."""
-        if not self.path.exists() or self.is_empty():
-            return
+    def taken(self) -> UserError:
+        """The error to raise if the folder holds what a new run must not touch."""
         if self.config.is_file():
-            raise UserError(
+            return UserError(
                 f"{self.path} holds a run; continue it with resume (--resume), or choose another run_dir (--run-dir)."
             )
-        raise UserError(f"{self.path} exists and is not an empty folder; choose another run_dir (--run-dir).")
+        return UserError(f"{self.path} exists and is not an empty folder; choose another run_dir (--run-dir).")
 
     def tidy(self) -> None:
         """Removes files that were not complete when an earlier process was stopped."""

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.files import is_at
+from metarl.common.output import say
 from metarl.store.folder import RunFolder
 
 
@@ -40,6 +41,11 @@ class Owner:
     def is_near(self, other: Owner) -> bool:
         """Whether the processes see each other."""
         return (self.host, self.namespace) == (other.host, other.namespace)
+
+    def was_before(self, other: Owner) -> bool:
+        """Whether this process belongs to another start of the system than ``other``, or to another system."""
+        starts = [owner.started.partition(" ")[0] for owner in (self, other)]
+        return all(starts) and starts[0] != starts[1]
 
     def has_ended(self) -> bool:
         """Whether this process, near to us, has ended. One that is stopped for a while has not."""
@@ -93,7 +99,8 @@ class Lock:
             take_over: Whether to take it from a process on another machine.
 
         Raises:
-            UserError: If another process trains in the folder, or may do so; or if it did since this object took it.
+            UserError: If another process trains in the folder, or may do so.
+            Fault: If another process did so since this object took the lock.
             OSError: If the lock cannot be written.
         """
         self._folder.path.mkdir(parents=True, exist_ok=True)
@@ -101,14 +108,17 @@ class Lock:
             owner = _read(file)
             if owner == self._me:
                 return
-            if self._held and (owner is not None or self._folder.config.is_file()):
-                raise UserError(
-                    f"{self._folder.path} has been taken over by another process meanwhile; this run can write no more."
-                )
-            if owner is not None:
+            void = owner is None
+            try:
                 self._judge(owner, take_over)
-            file.truncate(0)
-            json.dump(asdict(self._me), file)
+                void = True
+                file.truncate(0)
+                json.dump(asdict(self._me), file)
+                file.flush()
+            except BaseException:
+                if void:  # Leave no file that names nobody.
+                    self._folder.lock.unlink(missing_ok=True)
+                raise
             self._held = True
 
     def release(self) -> None:
@@ -119,13 +129,24 @@ class Lock:
                     if _read(file) == self._me:
                         self._folder.lock.unlink()
 
-    def _judge(self, owner: Owner, take_over: bool) -> None:
+    def _judge(self, owner: Owner | None, take_over: bool) -> None:
+        if self._held and (owner is not None or self._folder.config.is_file()):
+            raise Fault(
+                f"{self._folder.path} has been taken over by another process meanwhile; this run can write no more."
+            )
+        if owner is None:
+            return
         what = f"{self._folder.path} is in use: process {owner.process} on {owner.host} trains in it"
         if not owner.is_near(self._me):
             if not take_over:
                 raise UserError(f"{what}. If it has ended, take the folder over with take_over (--take-over).")
         elif not owner.has_ended():
             raise UserError(f"{what}. Wait for it or stop it, or choose another run_dir (--run-dir).")
+        if owner.was_before(self._me):
+            say(
+                f"{self._folder.path} was in use by process {owner.process} on {owner.host} before the system was "
+                "started again; it is taken over. If that is another machine of the same name, stop one of the two."
+            )
 
 
 @contextmanager

@@ -37,11 +37,13 @@ class Table:
         columns: Names of the columns; the first holds the iteration. Columns of metarl 0.1 have their new names.
         rows: Cells of the rows, in ascending order of iterations.
         unreadable: Number of lines that are damaged.
+        cut_off: Whether the file ends in the middle of a line that comes after the last iteration to read.
     """
 
     columns: list[str]
     rows: list[list[str]]
     unreadable: int = 0
+    cut_off: bool = False
 
     @property
     def iteration(self) -> int:
@@ -67,7 +69,7 @@ def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ())
     if not path.exists():
         return Table([], [])
     header, *lines = path.read_bytes().split(b"\n")
-    torn = bool(lines.pop()) if lines else bool(header)  # A whole file ends with the end of a line.
+    torn, cut_off = bool(lines.pop()) if lines else bool(header), False  # A whole file ends with the end of a line.
     found = [_RENAMED.get(name, name) for name in _cells(header)]
     cells = [_cells(line) for line in lines]
     names = _mended(found, cells, columns)
@@ -78,14 +80,14 @@ def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ())
     for row in fitting:
         last = int(rows[-1][0]) if rows else 0
         if last >= until:
-            torn = False
+            torn, cut_off = False, torn
             break
         if _is_row(row, last, words):
             rows.append(row)
         else:
             unreadable += 1
     rows = [row for row in rows if int(row[0]) <= until]
-    return Table(names, rows, unreadable + torn)
+    return Table(names, rows, unreadable + torn, cut_off)
 
 
 def _cells(line: bytes) -> list[str]:
@@ -237,6 +239,11 @@ class ProgressLog:
             self.say(
                 f"{path} is damaged: {old.unreadable} of its lines cannot be read. The {len(old.rows)} good rows are "
                 f"kept, and the damaged file is now {aside(path).name}."
+            )
+        elif old.cut_off:
+            self.say(
+                f"{path} ends in the middle of a line, written when the run was stopped; that iteration came after the "
+                f"checkpoint, after {self._iteration}, and is computed again."
             )
         elif old.iteration < expected:
             self.say(

@@ -9,6 +9,7 @@ from metarl.common.errors import UserError
 from metarl.common.files import reason
 from metarl.common.output import say
 from metarl.config.config import Config
+from metarl.config.trust import trust_options
 from metarl.store.checkpoints import RunState, save_checkpoint
 from metarl.store.config_file import save_config
 from metarl.store.folder import RunFolder
@@ -18,6 +19,8 @@ from metarl.store.progress import ProgressLog, Row
 
 class RunWriter:
     """Writes rows and checkpoints. What cannot be written waits, and is tried again at the next checkpoint.
+
+    A run that is stopped, by a fault or a signal, is told on stderr how it goes on, or what is lost.
 
     Args:
         config: The run's configuration.
@@ -33,6 +36,7 @@ class RunWriter:
         self._newest = {"last": state}
         self._waiting: dict[str, RunState] = {}
         self._saved = state.iteration
+        self._begun = False
         self._failure: str | None = None
 
     def begin(self, new: bool) -> None:
@@ -48,6 +52,7 @@ class RunWriter:
                 self._save()
         except OSError as error:
             raise self._folder.refusal(error) from error
+        self._begun = True
 
     def row(self, row: Row | None) -> None:
         """Writes the numbers of an iteration, or counts it if there are none."""
@@ -86,8 +91,15 @@ class RunWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self._log.__exit__()
-        if kind and (lost := self.unsaved()):
-            say(lost)
+        if kind and self._begun:
+            say(self.unsaved() or self._how_to_continue())
+
+    def _how_to_continue(self) -> str:
+        path = self._folder.path
+        command = " ".join(
+            [f"python -m metarl.train --run-dir {path} --resume", *trust_options(self._config.to_dict())]
+        )
+        return f"stopped; {path} holds the run up to iteration {self._saved}; to continue: {command}"
 
     def _add_checkpoint(self, state: RunState) -> None:
         self._add("last", state)

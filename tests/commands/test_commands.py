@@ -79,7 +79,9 @@ def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
     assert printed == "done; next: python -m metarl.evaluate runs/navigation-maml-seed0\n"
     code, printed, _ = answer(evaluate.main, [*shlex.split(printed)[5:], "--tasks", "2", "--rollouts", "2"], capsys)
     assert code == 0
-    assert printed.startswith("MAML on navigation: 2 held-out tasks, 2 episodes, checkpoint last, seed 10000\n")
+    assert printed.startswith(
+        "MAML on navigation: 2 held-out tasks, 2 episodes, checkpoint last (iteration 1), seed 10000\n"
+    )
     code, printed, _ = answer(plot.main, ["runs/navigation-maml-seed0", "--output", "curve.png"], capsys)
     assert (code, printed) == (0, "curve.png\n")
     assert (folder / "curve.png").stat().st_size > 0
@@ -154,7 +156,10 @@ def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, caps
         _, shown = process.communicate()
     assert told == "three iterations\n", shown
     assert process.returncode == code
-    assert "stopped; to continue: python -m metarl.train --run-dir run --resume\n" in shown
+    assert re.search(
+        r"stopped; run holds the run up to iteration \d+; to continue: python -m metarl.train --run-dir run --resume\n",
+        shown,
+    )
     assert "Traceback" not in shown
     done = stored_progress(folder / "run").iteration
     assert done >= 2

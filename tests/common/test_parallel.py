@@ -83,7 +83,7 @@ def test_a_thread_that_does_not_stop_is_abandoned(monkeypatch):
             raise KeyboardInterrupt
 
     with Workers(1) as workers, pytest.raises(KeyboardInterrupt):
-        workers.map(hang, [None], watch=give_up)
+        workers.map(hang, [None], give_up, 0.001)
     assert workers.abandoned
     released.set()
 

@@ -11,7 +11,7 @@ import metarl
 from metarl import Config, EvaluationConfig, UserError
 from metarl.commands import analyze, evaluate, plot
 from metarl.commands import train as train_command
-from metarl.config.trust import code_options, require_trust
+from metarl.config.trust import require_trust, trust_options
 from metarl.runs.training import train
 from metarl.store.config_file import load_config, save_config
 
@@ -79,7 +79,7 @@ def test_code_that_a_run_names_is_not_imported_without_a_word(tmp_path, module, 
     with pytest.raises(UserError) as error:
         READERS[reader](run)
     assert f"code from outside metarl, {setting} '{module}:Thing'," in str(error.value)
-    assert f"add --{setting.replace('_', '-')} {module}:Thing (in Python trust=True)." in str(error.value)
+    assert f"add --trust {module}:Thing (in Python trust=True)." in str(error.value)
     assert module not in sys.modules
 
 
@@ -134,7 +134,7 @@ def test_what_the_caller_has_named_or_registered_in_this_process_is_trusted(tmp_
         require_trust(names, False)
     metarl.register(f"{module}:Family", "mine")
     require_trust(names, False)
-    assert code_options(names) == []
+    assert trust_options(names) == []
 
 
 def test_what_belongs_to_metarl_needs_no_word():
@@ -149,11 +149,13 @@ def test_what_belongs_to_metarl_needs_no_word():
         require_trust({setting: name}, False)
 
 
-def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monkeypatch, capsys):
+@pytest.mark.parametrize("by_setting", [False, True])
+def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monkeypatch, capsys, by_setting):
     own = ["--env", f"{module}:Family", "--algo", f"{module}:Rule", "--policy-body", f"{module}:body"]
+    word = ["--trust", own[1], "--trust", own[3], "--trust", own[5]]
     line = ["--run-dir", "run", *own, "--iterations", "1", *arguments({**TINY, "horizon": 5})]
     assert train_command.main(line) == 0
-    assert capsys.readouterr().out == f"done; next: python -m metarl.evaluate run {' '.join(own)}\n"
+    assert capsys.readouterr().out == f"done; next: python -m metarl.evaluate run {' '.join(word)}\n"
     for main, options in (
         (evaluate.main, ["run", *SMALL]),
         (analyze.main, ["run", *SMALL]),
@@ -162,9 +164,51 @@ def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monke
     ):
         new_process(monkeypatch, module)
         assert main(options) == 2
-        assert f"add {' '.join(own)} (in Python" in capsys.readouterr().err
+        assert f"add {' '.join(word)} (in Python" in capsys.readouterr().err
         assert module not in sys.modules
-        assert main([*options, *own]) == 0, capsys.readouterr().err
+        assert main([*options, *(own if by_setting else word)]) == 0, capsys.readouterr().err
+
+
+def test_a_run_on_a_family_of_ones_own_is_evaluated_and_begun_anew_on_another(tmp_path, module, monkeypatch, capsys):
+    own = f"{module}:Family"
+    run = train(tiny(tmp_path / "run", env=own, horizon=5, iterations=1)).path
+    other = ["--env", "navigation-b"]
+    for main, options in (
+        (evaluate.main, [str(run), *SMALL, *other]),
+        (train_command.main, ["--config", str(run / "config.json"), "--run-dir", str(tmp_path / "next"), *other]),
+    ):
+        new_process(monkeypatch, module)
+        assert main(options) == 2
+        assert f"add --trust {own} (in Python" in capsys.readouterr().err
+        assert main([*options, "--trust", own]) == 0, capsys.readouterr().err
+    assert (run / "evaluation-navigation-b.json").is_file()
+    assert load_config(tmp_path / "next").env == "navigation-b"
+
+
+@fault(
+    "Settings and Python",
+    "`--env` or `--algo` of `analyze` or `plot`, or `--algo` of `evaluate`, that is not the run's",
+    "refused; the sentence says what the run has",
+)
+@pytest.mark.parametrize(
+    ("main", "option", "theirs"),
+    [
+        (evaluate.main, "--algo", "maml"),
+        (analyze.main, "--env", "navigation"),
+        (analyze.main, "--policy-body", "None"),
+        (plot.main, "--env", "navigation"),
+        (plot.main, "--algo", "maml or l2f"),
+    ],
+)
+def test_an_option_that_names_what_the_run_has_not_is_refused(tmp_path, capsys, main, option, theirs):
+    runs = [tmp_path / "run", tmp_path / "other"][: 2 if main is plot.main else 1]
+    for run, algo in zip(runs, ("maml", "l2f"), strict=False):
+        save_config(tiny(run, algo=algo), {})
+    output = ["--output", "curve.png"] if main is plot.main else []
+    assert main([*map(str, runs), option, "bandit", *output]) == 2
+    setting = option[2:].replace("-", "_")
+    told = f"error: {option} names the run's own {setting}, which is {theirs}, not bandit; leave it out"
+    assert told in capsys.readouterr().err
 
 
 def test_a_run_on_a_family_of_ones_own_is_evaluated_on_itself(tmp_path, module, monkeypatch):

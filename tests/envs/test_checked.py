@@ -1,9 +1,14 @@
 """The environment's door: what must not pass, and whether one is told where it happened."""
 
+import re
+from traceback import extract_tb
+from typing import ClassVar
+
 import gymnasium as gym
 import numpy as np
 import pytest
-from faulty import Faulty, FaultyFamily
+from fault_table import fault as row
+from faulty import FAULTS, Faulty, FaultyFamily
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation
 
@@ -18,8 +23,8 @@ SLOTS = 4  # Tasks 0, 0, 1, 1: two rollouts each.
 def run(family, on_bad_episode="stop", slots=SLOTS, steps=6):
     """The batch, and its observations, rewards and ends after every step."""
     batch = checked_episodes(family, slots, steps, rollouts_per_task=2, on_bad_episode=on_bad_episode)
-    observations = np.zeros((slots, batch.observation_size))
-    rewards, terminated, truncated = np.zeros(slots), np.zeros(slots, bool), np.zeros(slots, bool)
+    observations = np.zeros((slots, batch.observation_size), np.float32)
+    rewards, (terminated, truncated) = np.zeros(slots, np.float32), np.zeros((2, slots), bool)
     batch.reset(np.arange(slots) // 2, [70 + slot for slot in range(slots)], observations)
     seen = [(observations.copy(), rewards.copy(), terminated.copy())]
     for _ in range(steps):
@@ -32,11 +37,19 @@ def run(family, on_bad_episode="stop", slots=SLOTS, steps=6):
     ("fault", "told"),
     [
         ("nan observation", r"the observation \(entry 0\) is nan in FaultyFamily, task 1, rollout 0, step 3, seed 72"),
-        ("infinite observation", r"the observation \(entry 1\) is -inf in .* step 3"),
+        ("infinite observation", r"the observation \(entry 1\) is -inf, or .* step 3"),
         ("nan reward", "the reward is nan in .* step 3, seed 72"),
         ("reset", r"the observation \(entry 1\) is nan in .* step 0, seed 72"),
+        ("huge reward", r"the reward is inf, or does not fit single precision \(at most 3\.4e\+38\), in .* step 3"),
+        (
+            "term beyond float32",
+            r"the steps is 1e\+308, which does not fit single precision \(at most 3\.4e\+38\), in .* 3",
+        ),
+        ("nan term", "the steps is nan in .* step 3"),
+        ("observation beyond float32", r"the observation \(entry 0\) is inf, or does not fit single precision"),
     ],
 )
+@pytest.mark.filterwarnings("error")
 def test_a_number_that_is_not_finite_stops_and_is_named(fault, told):
     with pytest.raises(UserError, match=f"^{told}.*; mend the environment, or leave .* out .on_bad_episode drop"):
         run(FaultyFamily(fault))
@@ -69,16 +82,18 @@ def test_the_next_reset_begins_without_dropped_episodes():
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
-        ("reward of shape (1,)", r"step returned array\(\[-1.*\]\) as reward; Gymnasium asks for one number"),
+        ("reward of shape (1,)", r"step returned array\(\[-1.*\]\) as reward; Gymnasium asks for one number\."),
         ("reward of text", "step returned '1' as reward"),
         ("reward of None", "step returned None as reward"),
-        ("terminated of None", "step returned None as terminated"),
+        ("terminated of None", r"step returned None as terminated; Gymnasium asks for a bool\."),
+        ("observation of None", r"the observation that step returned must be numbers of shape \(2,\), got None\."),
+        ("observation of text", "the observation that step returned must be numbers of shape .*, got 'left'"),
         (
             "4 values",
             r"step returned 4 values \(ndarray, float, bool, dict\); Gymnasium asks for \(observation, reward",
         ),
         ("info of None", r"step returned 5 values \(.*, NoneType\); .* info a dictionary"),
-        ("shape", r"returned an observation of shape \(3,\), but its observation space says \(2,\)"),
+        ("shape", r"the observation that step returned must have shape \(2,\), got \(3,\)"),
     ],
 )
 def test_what_gymnasium_does_not_ask_for_is_refused_with_its_place(fault, told):
@@ -144,9 +159,26 @@ def test_an_exception_of_the_family_gets_its_place(method):
         run(family)
     place = {
         "make_env": "while 4 environments of Broken were made",
-        "set_task": "in reset of Broken, task 0, rollout 0",
+        "set_task": "in set_task of Broken, task 0, rollout 0",
     }
     assert place[method] in caught.value.__notes__[0]
+    with pytest.raises(LookupError) as caught:
+        run(OracleFamily(family) if method == "set_task" else family)
+    assert place[method] in caught.value.__notes__[0]
+
+
+@row("Environments", "`make_env` returns None, or another thing than an environment", "refused; the sentence names it")
+@pytest.mark.parametrize("made", [None, "an environment"])
+def test_what_make_env_must_not_return_is_said(made):
+    family = family_of(lambda: made)
+    with pytest.raises(
+        UserError, match=f"make_env of Family returned {made!r}, and it must return a gymnasium.Env. It"
+    ):
+        run(family)
+    with pytest.raises(
+        UserError, match=f"make_env of Family returned {made!r}, and it must return a gymnasium.Env. It"
+    ):
+        _ = family.observation_space
 
 
 @pytest.mark.parametrize(
@@ -155,7 +187,15 @@ def test_an_exception_of_the_family_gets_its_place(method):
         (FaultyFamily(), r"a number is not finite: task 1 gave nan in step 3 \(seed 0"),
         (FaultyFamily("nan reward"), "a number is not finite"),
         (FaultyFamily("4 values"), "step returned 4 values"),
-        (FaultyFamily("exits"), "SystemExit: 0"),
+        (
+            FaultyFamily("exits"),
+            r"SystemExit\(0\) was raised in step 3 of FaultyFamily, task 1, seed 0 \(.*faulty.py:\d+",
+        ),
+        (
+            FaultyFamily("observation of None"),
+            r"the observation that step returned must be numbers .* in step 3 of Faul",
+        ),
+        (FaultyFamily("observation beyond float32"), r"a number does not fit single precision: task 1 gave 1e\+308"),
         (family_of(Old), "reset of Old, an environment of Family, cannot be called"),
         (family_of(lambda: NormalizeObservation(Faulty("raises", 0))), "NormalizeObservation, whose statistics differ"),
     ],
@@ -163,6 +203,53 @@ def test_an_exception_of_the_family_gets_its_place(method):
 def test_the_check_finds_them(family, told):
     with pytest.raises(UserError, match=told):
         check_task_family(family)
+
+
+@row("Environments", "any of these in `metarl.check_task_family`", "told once, with the line of the family's author")
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name != "hangs"])
+def test_the_check_tells_one_fault_once(fault):
+    with pytest.raises(UserError, match=r"has 1 problem\(s\):"):
+        check_task_family(FaultyFamily(fault))
+
+
+def test_the_check_names_the_line_of_the_families_author_and_keeps_the_traceback():
+    with pytest.raises(UserError) as caught:
+        check_task_family(FaultyFamily("raises"))
+    line = (
+        r"- KeyError: 'lost' \(.*/faulty\.py:\d+, in _raises\)\. It happened in step 3 of FaultyFamily, task 1, seed 0"
+    )
+    assert re.search(line, str(caught.value))
+    assert "_raises" in [frame.name for frame in extract_tb(caught.value.__cause__.__traceback__)]
+
+
+class Wide(Faulty):
+    action_space = spaces.Box(-1.7e308, 1.7e308, (1,), np.float64)
+    seen: ClassVar = []
+
+    def step(self, action):
+        self.seen.append(float(action[0]))
+        return super().step(np.sign(action))
+
+
+class WideFamily(FaultyFamily):
+    def make_env(self, render_mode=None):
+        return Wide(self.fault, self.chance)
+
+
+def test_actions_between_the_largest_numbers_are_checked_too():
+    check_task_family(WideFamily(chance=0.0))
+    assert min(Wide.seen) < -1e307
+    assert max(Wide.seen) > 1e307
+
+
+def test_tasks_between_the_largest_numbers_are_drawn_too():
+    class Wide(FaultyFamily):
+        task_space = spaces.Box(-1.7e308, 1.7e308, (2,), np.float64)
+
+    tasks = Wide().sample_tasks(100, np.random.default_rng(0))
+    assert np.isfinite(tasks).all()
+    assert tasks.min() < -1e308
+    assert tasks.max() > 1e308
 
 
 class Silent:
@@ -180,6 +267,8 @@ def test_a_watch_names_what_does_not_move_and_nothing_else(monkeypatch):
     monkeypatch.setattr("metarl.envs.checked.monotonic", lambda: now[0])
     still, moving = Silent(), Silent()
     watch = Watch(10)
+    assert watch.interval == 1
+    assert Watch(0.1).interval == 0.025
     for now[0] in range(0, 11):
         moving.place = (now[0], None)
         watch.check([moving, still])

@@ -281,12 +281,16 @@ def test_tasks_of_several_parts_are_described_part_by_part():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((2, "tests"), "no split 'tests'.* Did you mean 'test'"), ((0, "train"), "must be at least 1, got 0")],
+    [
+        ((2, np.random.default_rng(0), "tests"), "no split 'tests'.* Did you mean 'test'"),
+        ((0, np.random.default_rng(0), "train"), "n, the number of tasks, must be a positive whole number, got 0"),
+        ((1.5, np.random.default_rng(0), "train"), "n, the number of tasks, must be a positive whole number, got 1.5"),
+        ((2, 0, "train"), r"rng must be a generator, numpy.random.default_rng\(seed\), got 0"),
+    ],
 )
 def test_wrong_draws_are_told(arguments, message):
-    n, split = arguments
     with pytest.raises(UserError, match=message):
-        get_family("navigation").sample_tasks(n, np.random.default_rng(0), split)
+        get_family("navigation").sample_tasks(*arguments)
 
 
 def test_variants_differ_in_their_task_spaces():

@@ -18,7 +18,9 @@ from metarl.commands import train as command
 from metarl.common.errors import Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
 from metarl.envs.checked import checked_episodes
+from metarl.inner.runner import make_runner
 from metarl.reports.tables import evaluation_table
+from metarl.runs.training import Trainer
 
 ENV = "faulty:FaultyFamily"
 WHERE = "Environments"
@@ -32,6 +34,7 @@ def rare(run_dir, name, **settings):
 
 def assert_iterations_are_kept(run_dir):
     """Returns the number of finished iterations; the checkpoint holds them all, and the run can be loaded."""
+    metarl.get_family(ENV)  # To name it is the word for it.
     done = len(numbers(run_dir))
     assert 0 < done < 40
     assert stored_progress(run_dir).iteration == done
@@ -41,14 +44,14 @@ def assert_iterations_are_kept(run_dir):
 
 @fault(
     WHERE,
-    "an observation or reward that is not a number, or infinite",
+    "an observation or reward that is not a number, infinite, or beyond single precision",
     "the run stops with its checkpoint; one sentence names family, task, rollout, step, seed and number",
 )
-@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("name", ["nan observation", "infinite observation", "nan reward", "huge reward", "reset"])
 def test_a_bad_number_stops_the_run(name, tmp_path):
     with pytest.raises(
-        UserError, match=r"^the (observation \(entry \d\)|reward) is -?(nan|inf) in faulty:FaultyFamily, task 1, r"
+        UserError,
+        match=r"^the (observation \(entry \d\)|reward) is -?(nan|inf, or .*) in faulty:FaultyFamily, task 1, r",
     ):
         metarl.train(rare(tmp_path, name))
     assert_iterations_are_kept(tmp_path)
@@ -80,6 +83,46 @@ def test_too_many_dropped_episodes_stop_the_run(tmp_path):
 def test_a_task_without_episodes_stops_the_run(tmp_path):
     with pytest.raises(UserError, match="no episode of a task is left: the observation"):
         metarl.train(seldom(tmp_path, on_bad_episode="drop"))
+
+
+@fault(
+    WHERE,
+    "any fault while training from the command line",
+    "exit code 1; the iteration is named, the last one that is kept, and the command that continues from it",
+)
+@pytest.mark.parametrize("name", ["nan observation", "4 values"])
+def test_a_stopped_run_says_what_is_kept_and_how_to_go_on(name, tmp_path, capsys):
+    command_line = ["--env", ENV, "--env-kwargs", "fault", name, "chance", "0.01", *_options(tmp_path)]
+    assert command.main(command_line) == 1
+    shown = capsys.readouterr().err.splitlines()
+    done = assert_iterations_are_kept(tmp_path)
+    resume = f"python -m metarl.train --run-dir {tmp_path} --resume --trust {ENV}"
+    assert shown[-2] == f"stopped; {tmp_path} holds the run up to iteration {done}; to continue: {resume}"
+    assert shown[-1].startswith("error: ")
+    assert shown[-1].endswith(f" It happened in iteration {done + 1}.")
+
+
+@fault(WHERE, "any fault while validating", "the same; the validation is named instead of the iteration")
+@pytest.mark.parametrize("name", ["nan observation", "raises"])
+def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, monkeypatch):
+    kwargs = {"fault": name, "chance": 0.0}
+    validate = Trainer._validate
+
+    def fail(self, *arguments):
+        if len(numbers(tmp_path)) == 3:
+            self._family.chance = 1.0
+            self._validator = make_runner(
+                self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self._device
+            )
+            return validate(self, self._validator, *arguments[1:])
+        return validate(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_validate", fail)
+    with pytest.raises((UserError, KeyError)) as caught:
+        metarl.train(seldom(tmp_path, env_kwargs=kwargs, validate_every=2))
+    told = str(caught.value) if name == "nan observation" else caught.value.__notes__[-1]
+    assert told.endswith("It happened in the validation after iteration 4.")
+    assert assert_iterations_are_kept(tmp_path) == 3
 
 
 def test_a_run_that_stopped_goes_on_with_drop(tmp_path):
@@ -117,16 +160,15 @@ def test_an_exit_inside_an_environment_is_no_finished_run(name, tmp_path):
 
 @fault(
     WHERE,
-    "`step` returns what Gymnasium does not ask for (4 values, a reward of shape (1,), text, None)",
+    "`step` returns what Gymnasium does not ask for (4 values, a reward of shape (1,), text or None)",
     "the run stops; the sentence names the method and what Gymnasium asks for",
 )
 @pytest.mark.parametrize(
-    "name", ["4 values", "reward of shape (1,)", "reward of text", "reward of None", "info of None"]
+    "name",
+    ["4 values", "reward of shape (1,)", "reward of text", "reward of None", "info of None", "observation of None"],
 )
 def test_a_step_that_is_not_gymnasiums_stops_the_run(name, tmp_path):
-    with pytest.raises(
-        UserError, match=r"step returned .*; Gymnasium asks for .* It happened in step of faulty:FaultyFamily, ta"
-    ):
+    with pytest.raises(UserError, match=r"step returned .* It happened in step of faulty:FaultyFamily, ta"):
         metarl.train(rare(tmp_path, name))
     assert_iterations_are_kept(tmp_path)
 
@@ -154,23 +196,39 @@ def test_an_evaluation_leaves_out_what_training_left_out(tmp_path):
     assert f"{result.dropped_episodes} episodes were dropped" in evaluation_table(result)
 
 
-@fault(WHERE, "an adapted policy that is not finite", "the run stops and names the likely settings")
+@fault(WHERE, "a policy that is not finite", "the run stops and names the settings that make steps smaller")
 def test_a_diverged_adaptation_is_told(tmp_path):
     explosive = {"inner_lr": 1e12, "hidden_sizes": (16, 16, 16), "activation": "relu"}
-    with pytest.raises(UserError, match=r"the policy's action is not finite in .* step 1, .* smaller inner_lr"):
+    with pytest.raises(
+        UserError, match=r"the policy's action is not finite in .* step 1, .* smaller trpo.max_kl or inner_lr"
+    ):
         metarl.train(tiny(tmp_path, env=ENV, horizon=6, env_kwargs={"chance": 0.0}, **explosive))
-    with pytest.raises(UserError, match=r"a policy's probabilities are not finite: .* smaller inner_lr"):
+    with pytest.raises(
+        UserError, match=r"the policy's probabilities are not finite: .* smaller trpo.max_kl or inner_lr"
+    ):
         metarl.train(tiny(tmp_path / "discrete", env="bandit", **explosive))
+
+
+def test_a_diverged_meta_step_names_the_meta_optimisers_setting(tmp_path):
+    config = tiny(tmp_path, meta_optimiser="promp", promp={"lr": 1e3}, iterations=4, validate_every=0, horizon=10)
+    with pytest.raises(
+        UserError, match=r"are not finite: .* Smaller steps are a smaller promp.lr or inner_lr\. It happ"
+    ):
+        metarl.train(config)
 
 
 @fault(WHERE, "`step` does not return", "`--step-timeout` names the environment and ends the run with its checkpoint")
 def test_a_step_that_hangs_is_named_after_the_timeout(tmp_path, monkeypatch):
     monkeypatch.setattr("metarl.common.parallel.SECONDS_TO_STOP", 0.01)
-    monkeypatch.setattr("metarl.common.parallel._POLL_SECONDS", 0.01)
     place = "in step of faulty:FaultyFamily, task 1, rollout"
     with pytest.raises(UserError, match=rf"nothing has come back for 0\.2 seconds \(step_timeout\) {place}"):
         metarl.train(rare(tmp_path, "hangs", step_timeout=0.2))
     assert_iterations_are_kept(tmp_path)
+
+
+def test_a_timeout_too_short_to_be_kept_is_refused():
+    with pytest.raises(UserError, match=r"step_timeout must be 0, for never, or at least 0\.1 seconds, got 0\.05\."):
+        metarl.Config(step_timeout=0.05)
 
 
 HANGING = """

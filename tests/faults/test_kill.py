@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 from fault_table import fault
-from tiny_runs import ROOT, arguments, assert_same_run
+from tiny_runs import ROOT, arguments, assert_same_run, stored_progress
 
 import metarl
 
@@ -23,9 +23,10 @@ LEARNERS = [
     {"algo": "pretrain", "baseline.trainer": "ppo"},
     {"env": "sinusoid", "algo": "maml"},
 ]
-# The child dies some seconds after its first checkpoint, or at the n-th call from then on that touches checkpoints.
+# The child dies within an iteration (12.3: after the 12th checkpoint, by 0.3 of the mean time of an iteration), or at
+# the n-th call after its first checkpoint that touches checkpoints.
 CHILD = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 
 how, number, *options = sys.argv[1:]
 number, calls = float(number), 0
@@ -48,9 +49,9 @@ def counted_sync(descriptor, sync=os.fsync):
     sync(descriptor)
 
 def begin():
-    if how == "seconds":
-        threading.Timer(number, die).start()
-    else:
+    global begun
+    begun = time.monotonic()
+    if how == "call":
         sys.addaudithook(hook)
         os.fsync = counted_sync
 
@@ -61,6 +62,8 @@ def saved(config, which, state, save=writer.save_checkpoint):
     save(config, which, state)
     if state.iteration == 0:
         begin()
+    elif (how, which, state.iteration) == ("iteration", "last", int(number)):
+        threading.Timer(number % 1 * (time.monotonic() - begun) / state.iteration, die).start()
 
 writer.save_checkpoint = saved
 sys.exit(main(options))
@@ -101,6 +104,13 @@ def config_of(learner, run_dir, **settings):
     return metarl.Config(run_dir=run_dir, **nested, **settings)
 
 
+def assert_goes_on_from_anywhere(seed, learner, run_dir, whole):
+    """Kills a run at a random moment of a random iteration but the last ones, and continues it."""
+    assert killed(learner, run_dir, "iteration", np.random.default_rng(seed).uniform(1, ITERATIONS - 5))
+    assert 0 < stored_progress(run_dir).iteration < ITERATIONS
+    assert_goes_on(learner, run_dir, whole)
+
+
 def assert_goes_on(learner, run_dir, whole):
     metarl.train(config_of(learner, run_dir, resume=True))
     assert_same_run(run_dir, whole)
@@ -120,20 +130,21 @@ def whole(tmp_path_factory):
     return run
 
 
-@fault(WHERE, "SIGKILL at a random moment", "`--resume` goes on; the run is bit for bit the undisturbed one")
+@fault(
+    WHERE,
+    "SIGKILL at a random moment of an iteration",
+    "`--resume` goes on; the run is bit for bit the undisturbed one",
+)
 @pytest.mark.parametrize("index", range(3))
 def test_a_run_that_is_killed_at_a_random_moment_goes_on(index, whole, tmp_path):
-    seconds = np.random.default_rng(index).uniform(0, 1)
-    killed(LEARNERS[index], tmp_path / "run", "seconds", seconds)
-    assert_goes_on(LEARNERS[index], tmp_path / "run", whole(index))
+    assert_goes_on_from_anywhere(index, LEARNERS[index], tmp_path / "run", whole(index))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kill", range(50))
 def test_runs_of_every_learner_that_are_killed_at_random_moments_go_on(kill, whole, tmp_path):
     index = kill % len(LEARNERS)
-    killed(LEARNERS[index], tmp_path / "run", "seconds", np.random.default_rng(kill).uniform(0, 2))
-    assert_goes_on(LEARNERS[index], tmp_path / "run", whole(index))
+    assert_goes_on_from_anywhere(kill, LEARNERS[index], tmp_path / "run", whole(index))
 
 
 def assert_survives(call, whole, tmp_path):

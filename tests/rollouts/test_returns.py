@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarl.data import Rollouts
 from metarl.rollouts.returns import above_noise, discounted_sum, gae, standardise
+from metarl.rollouts.sampler import with_advantages
 
 TASKS, ROLLOUTS, TIME = 3, 4, 6
 SHAPE = (TASKS, ROLLOUTS, TIME)
@@ -125,3 +127,32 @@ def test_each_task_has_its_own_noise():
     mask, returns = torch.ones(SHAPE).double(), draw(*SHAPE)
     returns[1] = 5
     assert above_noise(draw(*SHAPE, seed=1), returns, mask).tolist() == [True, False, True]
+
+
+def advantages_with(constant: float, discount: float) -> Tensor:
+    """Advantages of 20 rollouts of 100 steps, whose rewards vary by about 0.5 around a constant."""
+    places = draw(1, 20, 100, 2).cumsum(2) / 10
+    rewards = (draw(1, 20, 100, seed=1) / 10 - places.norm(dim=-1) + constant).float()
+    nothing = torch.zeros_like(rewards)
+    rollouts = Rollouts(
+        observations=places.float(),
+        actions=torch.zeros_like(places).float(),
+        log_probs=nothing,
+        rewards=rewards,
+        mask=torch.ones_like(rewards),
+        advantages=nothing,
+        terms={},
+        truncated=torch.zeros(1, 20, dtype=torch.bool),
+    )
+    return with_advantages(rollouts, discount, 1.0).advantages.flatten()
+
+
+# As docs/algorithms.md has it.
+@pytest.mark.parametrize(
+    ("discount", "correlations"),
+    [(1.0, [1.00, 1.00, 1.00, 1.00]), (0.99, [1.00, 1.00, 1.00, 0.78]), (0.95, [1.00, 0.87, 0.09, -0.08])],
+)
+def test_a_large_constant_reward_is_in_the_advantages_unless_the_discount_is_1(discount, correlations):
+    plain = advantages_with(0.0, discount)
+    found = [torch.stack([plain, advantages_with(c, discount)]).corrcoef()[0, 1].item() for c in (1, 10, 100, 1000)]
+    assert found == pytest.approx(correlations, abs=0.05)

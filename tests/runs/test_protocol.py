@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_table import fault
 from tiny_runs import ROOT, everything_in, tiny
 
-from metarl import Config, EvaluationConfig, NotWritten, UserError
+import metarl
+from metarl import AnalysisConfig, Config, EvaluationConfig, NotWritten, UserError
 from metarl.common.statistics import mean_and_interval
 from metarl.inner import runner
 from metarl.inner.runner import Runner
@@ -96,11 +98,32 @@ def test_a_return_that_is_no_number_is_null_in_strict_json_and_nan_when_read_bac
     assert "nan" in evaluation_table(again)
 
 
+@fault(
+    "Run folder",
+    "`evaluate` or `analyze` of a run whose last checkpoint is damaged",
+    "the previous one is used, which is said once; the result holds its iteration",
+)
+@pytest.mark.parametrize("measure", [metarl.evaluate, metarl.analyze])
+def test_a_result_says_after_which_iteration_its_checkpoint_was_written(tmp_path, measure, capsys):
+    sizes = EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1)
+    if measure is metarl.analyze:
+        sizes = AnalysisConfig(tasks=2, rollouts=2, embedding_tasks=2)
+    run = train(tiny(tmp_path / "run", iterations=2, checkpoint_every=1, validate_every=0)).path
+    assert measure(run, sizes).iteration == 2
+    last = RunFolder(run).checkpoint("last")
+    last.write_bytes(last.read_bytes()[:-1])
+    capsys.readouterr()
+    result = measure(run, sizes)
+    assert result.iteration == result.to_json()["iteration"] == 1
+    assert capsys.readouterr().err.count("Took the previous one, after iteration 1.") == 1
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*/*/evaluation.json"))[::20], ids=str)
 def test_stored_evaluations_of_older_versions_are_read(path):
     content = json.loads(path.read_text())
     evaluation = Evaluation.from_json(content)
     assert evaluation.to_json() == {
+        "iteration": None,
         "dropped_episodes": 0,
         "modulated": None,
         "adapted_layers": [],
@@ -384,8 +407,8 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     lines = evaluation_table(result).splitlines()
     assert (result.finite, result.interval) == (True, None)
     assert result.task_names == tuple("forward" if task > 0 else "backward" for task in tasks)
-    expected = "MAML on cheetah-dir: 2 tasks (none held out), 2 repeats each, 2 episodes, checkpoint last, seed 10000"
-    assert lines[0] == expected
+    measured = "2 tasks (none held out), 2 repeats each, 2 episodes"
+    assert lines[0] == f"MAML on cheetah-dir: {measured}, checkpoint last (iteration 1), seed 10000"
     assert lines[1].endswith("backward       forward")
     for step in (0, 1):
         assert lines[2 + step].split()[2] == "-"

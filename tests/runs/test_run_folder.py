@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from disks import Disk, during_training, full_disk
 from fault_table import fault
 from tiny_runs import assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
-from metarl import UserError
+from metarl import Config, UserError
 from metarl.common.files import NotWritten
 from metarl.data import LearnerState
 from metarl.outer.learners import MetaLearner
@@ -235,9 +236,7 @@ def test_a_folder_that_another_process_had_for_a_while_is_left_to_it(tmp_path, m
     during_training(monkeypatch, {2: come_and_go})
     with pytest.raises(UserError, match="run has been taken over by another process meanwhile"):
         train(tiny(path, iterations=4, seed=1, checkpoint_every=1))
-    assert {name: content for name, content in everything_in(path).items() if name != Path("lock")} == everything_in(
-        whole
-    )
+    assert everything_in(path) == everything_in(whole)
 
 
 def test_progress_that_was_replaced_by_another_file_is_written_whole(tmp_path, monkeypatch, whole):
@@ -290,11 +289,16 @@ def test_parameters_that_are_not_finite_are_not_saved_and_end_the_run(tmp_path, 
 def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
     def words(**counts):
         rows = [{"outcome": name.replace("_", " ")} for name, count in counts.items() for _ in range(count)]
-        return FinishedRun(Path("run"), None, rows).remarks()
+        agent = SimpleNamespace(settings=Config(algo="maml", meta_optimiser="promp").resolve())
+        return FinishedRun(Path("run"), agent, rows).remarks()
 
     assert words() == words(updated=3) == []
     assert words(accepted=8, rejected=2) == ["2 of 10 meta-steps in progress.csv were not accepted (2 rejected)"]
     (more,) = words(accepted=7, rejected=1, zero_gradient=2)
+    assert words(**{"non-finite": 1}) == [
+        "1 of 1 meta-steps in progress.csv were not accepted (1 non-finite): try a smaller promp.lr or inner_lr, "
+        "normalise_observations, or smaller rewards"
+    ]
     assert more.startswith("3 of 10 meta-steps in progress.csv were not accepted (2 zero gradient, 1 rejected): try a ")
 
 

@@ -574,9 +574,17 @@ def test_start_from_gives_every_modes_policy_the_actor(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "error", "told"),
     [
-        ("nan observation", UserError, "the observation is .*nan.* in an episode of FaultyFamily, task 1, seed"),
+        (
+            "nan observation",
+            UserError,
+            r"the observation \(entry 0\) is nan in FaultyFamily, task 1, rollout 0, step 3, seed",
+        ),
         ("nan reward", UserError, "the reward is nan"),
-        ("4 values", UserError, "step returned 4 values .* It happened in step of FaultyFamily, task 1, seed"),
+        (
+            "4 values",
+            UserError,
+            "step returned 4 values .* It happened in step of FaultyFamily, task 1, rollout 0, step 3, seed",
+        ),
         ("raises", KeyError, "lost"),
     ],
 )
@@ -587,4 +595,7 @@ def test_faults_of_an_environment_are_told_with_their_place(fault, error, told):
         env.step(np.zeros(1))
     with pytest.raises(error, match=told) as caught:
         env.step(np.zeros(1))
-    assert error is UserError or "It happened in step of FaultyFamily, task 1, seed" in caught.value.__notes__[0]
+    assert (
+        error is UserError
+        or "It happened in step of FaultyFamily, task 1, rollout 0, step 3" in caught.value.__notes__[0]
+    )

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from disks import full_disk
 from fault_table import fault
 
 from metarl import UserError
@@ -80,11 +81,42 @@ def test_a_lock_is_kept_while_its_process_is_paused_and_void_once_it_is_dead(sta
     assert not RunFolder(tmp_path / "run").lock.exists()
 
 
-def test_another_process_with_the_same_number_does_not_keep_a_lock(tmp_path):
+def test_another_process_with_the_same_number_does_not_keep_a_lock(tmp_path, capsys):
     folder = RunFolder(tmp_path)
     Lock(folder).hold()
-    named(folder.lock, started="another boot 12")
+    boot = json.loads(folder.lock.read_text())["started"].split()[0]
+    named(folder.lock, started=f"{boot} 12")
     Lock(folder).hold()
+    assert capsys.readouterr().err == ""
+
+
+@fault(
+    "Run folder",
+    "a lock from before the system was started again, or from another machine of the same name",
+    "it is taken over, which is said",
+)
+def test_a_lock_of_another_boot_is_taken_over_aloud(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    Lock(folder).hold()
+    named(folder.lock, started="another-boot 12", process=7)
+    Lock(folder).hold()
+    said = (
+        f"{tmp_path} was in use by process 7 on {socket.gethostname()} before the system was started again; it is taken"
+    )
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("content", [None, "", "a dead process's"])
+def test_a_lock_that_cannot_be_written_leaves_no_file(tmp_path, content):
+    folder = RunFolder(tmp_path)
+    if content:
+        Lock(folder).hold()
+        named(folder.lock, started="another-boot 12")
+    elif content is not None:
+        folder.lock.write_text(content)
+    with full_disk(), pytest.raises(UserError, match="cannot write into"), locked(folder, False):
+        pass
+    assert not folder.lock.exists()
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"namespace": "pid:[1]"}])

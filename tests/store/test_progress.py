@@ -98,11 +98,18 @@ def test_no_flipped_bytes_keep_rows_from_being_written(tmp_path, seed):
     assert written(tmp_path, ROWS[4:], 4)[-2:] == [5, 6]
 
 
+@fault(
+    "Run folder",
+    "a last line of `progress.csv` that was cut off after the checkpoint",
+    "`--resume` says so and computes the iteration again",
+)
 def test_a_row_that_was_being_written_for_an_iteration_to_repeat_is_no_damage(tmp_path, capsys):
     written(tmp_path, ROWS[:4])
     (tmp_path / "progress.csv").write_bytes(b"".join(lines_of(tmp_path)) + b"5,-0.6")
     assert written(tmp_path, ROWS[2:], 2) == [1, 2, 3, 4, 5, 6]
-    assert "damaged" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "damaged" not in said
+    assert f"{tmp_path}/progress.csv ends in the middle of a line, written when the run was stopped; that iter" in said
     assert not (tmp_path / "progress.csv.damaged").exists()
 
 
