@@ -30,7 +30,7 @@ from metarl.store.runs import StoredRun, read_run
 
 RESULTS = Path(__file__).parent / "results"
 _GAP = "share_of_the_gap_after_one_step"
-KEPT = ("config.json", "progress.csv", "evaluation.json", "analysis/analysis.json")
+KEPT = ("config.json", "progress.csv", "evaluation.json", "evaluation-sweep.json", "analysis/analysis.json")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
-    from metarl.runs.protocol import evaluate
+    from metarl.runs.protocol import evaluate, sweep_rollouts
     from metarl.runs.trained_agent import load
     from metarl.runs.training import train
 
@@ -92,6 +92,7 @@ __all__ = [
     "plot",
     "preset",
     "register",
+    "sweep_rollouts",
     "train",
 ]
 
@@ -109,6 +110,7 @@ _HEAVY = {
     "evaluate": "metarl.runs.protocol:evaluate",
     "load": "metarl.runs.trained_agent:load",
     "plot": "metarl.reports.curves:plot_runs",
+    "sweep_rollouts": "metarl.runs.protocol:sweep_rollouts",
     "train": "metarl.runs.training:train",
 }
 

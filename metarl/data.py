@@ -170,6 +170,12 @@ class Rollouts:
         """Mean undiscounted return of each task's episodes, [task]; dropped ones do not count."""
         return self.rewards.sum(2, dtype=torch.float64).sum(1) / self._begun.sum(1)
 
+    def amounts(self) -> Tensor:
+        """Episodes and environment steps of each task, float64 [task, 2]; dropped episodes do not count."""
+        return torch.stack(
+            [part.sum((1, 2), dtype=torch.float64) for part in (self._begun[:, :, None], self.mask)], dim=1
+        )
+
     @property
     def _begun(self) -> Tensor:
         """1 for an episode, 0 for one that was dropped, [task, rollout]."""
@@ -244,6 +250,10 @@ class ExampleBatch:
             (one / num_rows).expand(shape),
             episode_length=1,
         )
+
+    def amounts(self) -> Tensor:
+        """Examples and environment steps (0) of each task, float64 [task, 2]; see `Rollouts.amounts`."""
+        return torch.tensor([float(self.num_rows), 0.0], dtype=torch.float64).expand(self.num_tasks, 2)
 
     def tasks(self, start: int, stop: int) -> ExampleBatch:
         """The examples of tasks ``start`` to ``stop``."""

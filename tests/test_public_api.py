@@ -67,7 +67,8 @@ FUNCTIONS = [
     (lambda: metarl.plot("run", None), f"output {PATH} None."),
     (
         lambda: metarl.plot("run", "curve.png", x="steps"),
-        "x must be one of gradient-step, env-steps, iteration, input; got 'steps'. Did you mean 'env-steps'",
+        "x must be one of gradient-step, adaptation-episodes, adaptation-steps, env-steps, cpu-seconds, iteration, "
+        "input; got 'steps'. Did you mean 'env-steps'",
     ),
     (
         lambda: metarl.plot("run", "curve.png", checkpoint=["last"]),

@@ -16,29 +16,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
 
     def command() -> None:
-        run, config, own = parse(_options, prog="python -m metarl.evaluate", args=arguments)
+        run, rollouts, config, own = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
-        from metarl.reports.tables import evaluation_table
-        from metarl.runs.protocol import evaluate
+        from metarl.reports.tables import evaluation_table, sweep_table
+        from metarl.runs.protocol import evaluate, sweep_rollouts
 
         trust = trusted(own, [run])
-        print_table(lambda: evaluate(run, config, trust), evaluation_table)
+        if rollouts:
+            print_table(lambda: sweep_rollouts(run, rollouts, config, trust), sweep_table)
+        else:
+            print_table(lambda: evaluate(run, config, trust), evaluation_table)
 
     return run_command(command)
 
 
 def _options(
     run: Annotated[Path, tyro.conf.Positional],
+    rollouts_sweep: tuple[int, ...] = (),
     config: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
     own: Annotated[OwnCode, tyro.conf.OmitArgPrefixes] = OwnCode(),  # noqa: B008
-) -> tuple[Path, EvaluationConfig, OwnCode]:
+) -> tuple[Path, tuple[int, ...], EvaluationConfig, OwnCode]:
     """Evaluates a trained agent on held-out tasks and writes evaluation.json into its run folder.
 
     A family with finitely many tasks has none to hold out: it is evaluated on all of them.
 
     Args:
         run: The run's folder.
+        rollouts_sweep: Evaluates with each of these numbers of episodes in place of ROLLOUTS, such as 1 2 5 10 20 40,
+            on the same tasks; writes evaluation-sweep.json.
         config: Settings of the evaluation.
         own: Code from outside metarl that the run names, as package.module:name; imported only if you name it here.
     """
-    return run, config, own
+    return run, rollouts_sweep, config, own

@@ -22,9 +22,13 @@ class PlotOptions:
     settings that differ both from the default and from most lines of this algorithm. Each task family has a panel."""
     output: Path
     """The picture file; its suffix chooses PNG, SVG or PDF."""
-    x: Literal["gradient-step", "env-steps", "iteration", "input"] = "gradient-step"
-    """Horizontal axis: gradient steps of adaptation to held-out tasks; environment steps or iterations of meta-training
-    (without runs that were not trained); or the input of the functions that one supervised run fits."""
+    x: Literal[
+        "gradient-step", "adaptation-episodes", "adaptation-steps", "env-steps", "cpu-seconds", "iteration", "input"
+    ] = "gradient-step"
+    """Horizontal axis: gradient steps of adaptation to held-out tasks; episodes or environment steps of the task that
+    adaptation had read (logarithmic; evaluate --rollouts-sweep adds lines); environment steps, CPU-seconds or
+    iterations of meta-training (without runs that were not trained); or the input of the functions that one supervised
+    run fits."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
     own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()

@@ -51,6 +51,21 @@ class InnerLoop:
         earlier = [stage.query_weight for stage in self.stages if stage.query_weight]
         return [*earlier, 1 - sum(earlier)]
 
+    def consumed(self) -> Tensor:
+        """What adaptation had read of each task before its policy after 0, 1, ... steps, float64 [task, step, 2].
+
+        The last axis is episodes (of supervised tasks, examples) and environment steps. Preparation counts, a support
+        that several stages share counts once, and queries do not count.
+        """
+        total = torch.zeros(self.num_tasks, 2, dtype=torch.float64)
+        totals, seen = [total], None
+        for stage, support in zip(self.stages, self.supports, strict=True):
+            if support is not seen:
+                total, seen = total + support.data.amounts().cpu(), support
+            if stage.is_step:
+                totals.append(total)
+        return torch.stack(totals, dim=1)
+
     def tasks(self, start: int, stop: int) -> InnerLoop:
         """The inner loop of tasks ``start`` to ``stop``."""
         supports = [support.tasks(start, stop) for support in self.supports]

@@ -73,7 +73,7 @@ class Runner:
         num_own = own.stop - own.start
         if not num_own:
             raise UserError(
-                f"{workers.group.size} processes share {num_tasks} tasks, so that some have none; start fewer processes, "
+                f"{workers.group.size} processes share {num_tasks} tasks, so that some have none; start fewer of them, "
                 "or raise meta_batch_size."
             )
         most_shards = num_own * rollouts_per_task // family.min_envs_per_shard

@@ -1,4 +1,4 @@
-"""Figures of runs: return against gradient step, and against environment steps.
+"""Figures of runs: return against gradient step, against the data of adaptation, and against environment steps.
 
 One line for each algorithm or variant: seeds thin, their mean bold, an interval if there are at least five seeds. An
 algorithm looks the same in every figure.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,9 +26,10 @@ from metarl.config.trust import Trust
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
-from metarl.reports.styles import GREY, style_of, styles_of
+from metarl.reports.styles import GREY, MARKERS, shaded, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
+    amounts_text,
     count_text,
     engineering,
     provenance_text,
@@ -44,7 +46,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Axis = Literal["gradient-step", "env-steps", "iteration", "input"]
+Axis = Literal[
+    "gradient-step", "adaptation-episodes", "adaptation-steps", "env-steps", "cpu-seconds", "iteration", "input"
+]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -61,8 +65,15 @@ _LEGEND_LINE_INCHES = 0.15
 _LEGEND_GAP_INCHES = 0.065
 _CAPTION_INCHES = 0.5
 _COLUMNS = {"before": "pre_adaptation_{}", "after": "post_adaptation_{}"}
+_UNITS: dict[str, Literal["episodes", "steps"]] = {"adaptation-episodes": "episodes", "adaptation-steps": "steps"}
+# Share of white in the lines of a sweep, from the fewest episodes per step to the most.
+_PALEST, _DARKEST = 0.55, -0.25
+_WIDEST_WITH_FIVES = (
+    300  # Up to this ratio of its ends, a logarithmic axis has the ticks 1, 2, 5, 10; beyond, 1, 10, 100.
+)
 _AXES = {
     "env-steps": ("env_steps", "environment steps of meta-training"),
+    "cpu-seconds": ("cpu_seconds", "CPU-seconds of meta-training"),
     "iteration": ("iteration", "meta-iterations"),
 }
 
@@ -82,10 +93,13 @@ def plot_runs(
     Args:
         runs: Folders of one or several runs; every family has panels of its own.
         output: The picture: PNG, SVG or PDF by its suffix. An existing picture is replaced.
-        x: The horizontal axis: ``gradient-step``, steps of adaptation to held-out tasks; ``env-steps`` or
-            ``iteration``, environment steps or iterations of meta-training, which leave out runs that were not trained
-            and say so; or ``input``, for one supervised run: the functions that it fits to held-out tasks.
-        checkpoint: The checkpoint whose evaluation is drawn against gradient steps: ``last`` or ``best``.
+        x: The horizontal axis: ``gradient-step``, steps of adaptation to held-out tasks; ``adaptation-episodes`` or
+            ``adaptation-steps``, the episodes or environment steps of a task that adaptation had read, logarithmic, on
+            which agents are comparable whatever their steps read, with a line for each evaluation of
+            `metarl.sweep_rollouts`; ``env-steps``, ``cpu-seconds`` or ``iteration`` of meta-training, which leave out
+            runs that were not trained and say so; or ``input``, for one supervised run: the functions that it fits to
+            held-out tasks.
+        checkpoint: The checkpoint whose evaluations are drawn: ``last`` or ``best``.
         trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. Only ``input``
             needs it; elsewhere labels then leave out what a family of your own has as its default.
 
@@ -111,6 +125,8 @@ def plot_runs(
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
         if x == "gradient-step":
             figure = draw_gradient_steps(group_runs(stored))
+        elif x in _UNITS:
+            figure = draw_adaptation(group_runs(stored), x)
         else:
             figure = draw_training(group_runs(_with_progress(stored, x)), x)
     try:
@@ -144,11 +160,60 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
             per_seed = _returns_per_seed(group, task)
             steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(family) - 1) / 2)
             _draw_group(ax, steps, per_seed, {**styles[group.label], "label": group.label})
-        _draw_references(ax, runs, averaged=task is not None)
+        _draw_references(ax, runs, _REFERENCE_ALGORITHMS, averaged=task is not None)
         ax.set_xlabel(steps_text(runs))
         ax.set_xticks(range(max(run.evaluated().returns.shape[1] for run in runs)))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
+    _label(axes, [family for family, _ in panels])
+    _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
+    return figure
+
+
+def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
+    """Draws return against what adaptation had read of the task: panels as in `draw_gradient_steps`.
+
+    Runs that were swept (`metarl.sweep_rollouts`) have a line for each number of episodes per step, the paler the
+    fewer, without single seeds. In a figure with a sweep, every marker says how many episodes the line's steps read.
+    The axis is logarithmic from the smallest amount on; 0 is one tick to its left.
+
+    Args:
+        groups: Lines of the figure; every run must have been evaluated.
+        x: ``adaptation-episodes`` or ``adaptation-steps``.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: If a run was not evaluated, by an older version, or otherwise than the other seeds of its line.
+    """
+    unit, styles = _UNITS[x], styles_of(groups)
+    swept = {group.label for group in groups if any(run.sweep for run in group.runs)}
+    lines = [line for group in groups for line in _by_rollouts(group)]
+    sizes = sorted({_episodes_a_step(line) for line in lines} - {0}) if swept else []
+    families = by_family(lines)
+    tasks = [_two_tasks(runs_of(family)) for family in families]
+    figure, axes = _new_figure([len(of_family) for of_family in tasks])
+    panels = [(family, task) for family, of_family in zip(families, tasks, strict=True) for task in of_family]
+    for group in groups:  # For the legend.
+        marker = {"marker": ""} if sizes and _episodes_a_step(group) else {}
+        axes[0].plot([], [], **{**styles[group.label], **marker, "label": group.label})
+    for ax, (family, task) in zip(axes, panels, strict=True):
+        runs, drawn = runs_of(family), list[Floats]()
+        for line in family:
+            drawn.append(np.mean([run.adaptation_data(unit) for run in line.runs], axis=0))
+            per_seed, style = _returns_per_seed(line, task), styles[line.label]
+            if (size := _episodes_a_step(line)) in sizes:
+                style = _style_of_size(style, sizes, size, shade=line.label in swept)
+            _draw_group(ax, drawn[-1], per_seed.mean(0, keepdims=True) if line.label in swept else per_seed, style)
+        _draw_references(ax, runs, ["standstill"], averaged=task is not None)
+        _scale_logarithmically(ax, np.concatenate(drawn))
+        ax.set_xlabel(amounts_text(runs, unit))
+        ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
+    for size in sizes:
+        style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
+        axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
+    runs = runs_of(lines)
     _label(axes, [family for family, _ in panels])
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
     return figure
@@ -239,6 +304,30 @@ def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
 # Numbers of a line
 
 
+def _by_rollouts(group: Group) -> list[Group]:
+    """A line for each number of episodes per step, in ascending order."""
+    lines: dict[int, list[StoredRun]] = {}
+    for run in group.runs:
+        for evaluation in run.evaluations():
+            lines.setdefault(evaluation.rollouts, []).append(replace(run, evaluation=evaluation, sweep=()))
+    if any(len(runs) != len(group.runs) for runs in lines.values()):
+        raise UserError(
+            f"seeds of {group.label} were evaluated with different numbers of episodes: evaluate them again with the "
+            "same --rollouts or --rollouts-sweep."
+        )
+    return [Group(group.label, tuple(lines[size])) for size in sorted(lines)]
+
+
+def _episodes_a_step(line: Group) -> int:
+    """Episodes that the last step of adaptation read; 0 if it read none that no earlier one had."""
+    run = line.runs[0]
+    evaluation = run.evaluations()[0]
+    if evaluation.shots is not None or len(evaluation.mean) == 1:
+        return 0
+    episodes = replace(run, evaluation=evaluation).adaptation_data("episodes")
+    return round(episodes[-1] - episodes[-2])
+
+
 def _returns_per_seed(group: Group, task: Floats | None) -> Floats:
     rows = []
     for run in group.runs:
@@ -262,6 +351,29 @@ def _column_per_seed(runs: Sequence[StoredRun], name: str, x: str) -> Floats:
 
 
 # Drawing
+
+
+def _style_of_size(style: dict[str, Any], sizes: Sequence[int], size: int, *, shade: bool) -> dict[str, Any]:
+    """The style of an algorithm's line whose steps read ``size`` episodes, one of ``sizes``; shaded if it was swept."""
+    place = sizes.index(size)
+    share = _PALEST + (_DARKEST - _PALEST) * place / max(1, len(sizes) - 1)
+    colour = shaded(style["color"], share) if shade else style["color"]
+    edge = {"markerfacecolor": colour, "markeredgecolor": "white", "markeredgewidth": 0.5}
+    return {**style, "color": colour, "marker": MARKERS[place % len(MARKERS)], **edge}
+
+
+def _scale_logarithmically(ax: Axes, amounts: Floats) -> None:
+    """Scales the horizontal axis logarithmically, from 0 over the smallest amount on."""
+    positive = amounts[amounts > 0]
+    first, last = (positive.min(), positive.max()) if len(positive) else (1.0, 1.0)
+    decades = 10.0 ** np.arange(np.floor(np.log10(first)), np.ceil(np.log10(last)) + 1)
+    factors = [1, 2, 5] if last / first <= _WIDEST_WITH_FIVES else [1]
+    ticks = np.outer(decades, factors).ravel()
+    ax.set_xscale("symlog", linthresh=first, linscale=0.4)
+    ax.set_xlim(-0.25 * first, 1.2 * last)
+    ax.set_xticks([0.0, *ticks[(ticks >= first) & (ticks <= last)]])
+    ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
+    ax.minorticks_off()
 
 
 def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
@@ -304,9 +416,10 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
     ax.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.18, linewidth=0)  # type: ignore[arg-type]
 
 
-def _draw_references(ax: Axes, runs: Sequence[StoredRun], *, averaged: bool) -> None:
-    """Draws the references of the runs' evaluations, except those that are themselves among the runs."""
-    for name, algo in _REFERENCE_ALGORITHMS.items():
+def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], *, averaged: bool) -> None:
+    """Draws references of the runs' evaluations, except those that are themselves among the runs."""
+    for name in names:
+        algo = _REFERENCE_ALGORITHMS[name]
         returns = [getattr(run.evaluated().references, name) for run in runs]
         rows = [np.atleast_1d(values) for values in returns if values is not None]
         if not rows or any(run.config["algo"] == algo for run in runs):

@@ -9,10 +9,13 @@ from typing import Any
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group
 
-# Okabe and Ito's colours without yellow, and three more; colour-blind readers can distinguish them. Markers distinguish
-# the lines without colour. Every algorithm has a marker of its own too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000", "#8A8A00")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*")
+# Okabe and Ito's colours without yellow, and more; colour-blind readers can distinguish the first ten. Markers
+# distinguish the lines without colour. Every algorithm has a colour and a marker of its own.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5D3A9B", "#8C510A", "#000000", "#8A8A00"),
+    *("#B0003A", "#12A5A0", "#6BBF1A"),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">", "h", "d")
 GREY = "#6b6b6b"
 # The variants of an algorithm change dash and shade together; 4 dashes and 3 shades give 12 pairs. A shade is the share
 # of white, or of black if negative, that is mixed into the algorithm's colour.
@@ -53,7 +56,7 @@ def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
     on_top = algorithm is not None and title == f"{algorithm.title} + L2F"
     variant += on_top
     colours, markers = ((_REFERENCE_COLOUR,), _REFERENCE_MARKERS) if reference else (COLOURS, MARKERS)
-    colour = _shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])
+    colour = shaded(colours[place % len(colours)], _SHADES[variant % len(_SHADES)])
     return {
         "color": colour,
         "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)]
@@ -68,7 +71,8 @@ def style_of(title: str, algo: str, variant: int = 0) -> dict[str, Any]:
     }
 
 
-def _shaded(colour: str, share: float) -> str:
+def shaded(colour: str, share: float) -> str:
+    """A colour with a share of white, or of black if it is negative, mixed in."""
     from matplotlib.colors import to_hex, to_rgb
 
     red, green, blue = (part + abs(share) * ((share > 0) - part) for part in to_rgb(colour))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
-from metarl.reports.measures import Difference
+from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
 from metarl.store.evaluations import Evaluation
 
@@ -25,19 +25,22 @@ def evaluation_table(result: Evaluation) -> str:
     interval = _column(none if result.interval is None else result.interval, decimals)
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
-    groups = result.returns_by_name()
+    groups, adapted = result.returns_by_name(), _adaptation_data(result)
     at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
         f"{tasks_in_words(result.tasks, result.finite)}, {_data(result)}, "
         f"checkpoint {result.checkpoint}{at}, seed {result.seed}",
-        f"step{result.measure:>10}  +-95% tasks  made worse  random init" + "".join(f"  {name:>12}" for name in groups),
+        f"step{result.measure:>10}  +-95% tasks  made worse  random init"
+        + "".join(f"  {name:>9}" for name in adapted)
+        + "".join(f"  {name:>12}" for name in groups),
     ]
     for step, mean in enumerate(result.mean):
         lines.append(
             f"{step:4d}{mean:10.{decimals}f}{interval[step]:>13}{worse[step]:>11} "
             f"{result.references.random_initialisation[step]:12.{decimals}f}"
+            + "".join(f"{_amount(values[step]):>11}" for values in adapted.values())
             + "".join(f"{values[step]:14.{decimals}f}" for values in groups.values())
         )
     if result.modulated is not None:
@@ -47,6 +50,36 @@ def evaluation_table(result: Evaluation) -> str:
     if result.dropped_episodes:
         lines.append(f"{result.dropped_episodes} episodes were dropped (on_bad_episode)")
     return "\n".join(lines)
+
+
+def sweep_table(results: Sequence[Evaluation]) -> str:
+    """Evaluations of `metarl.sweep_rollouts` as text: a row for each number of episodes per step."""
+    first = results[0]
+    lines = [
+        f"{run_title(first.config)} on {first.env}: {tasks_in_words(first.tasks, first.finite)}, "
+        f"checkpoint {first.checkpoint}, seed {first.seed}",
+        f"{first.measure} after 0, 1, ... steps, and the data of a task that adaptation had read before the last",
+    ]
+    names = [*map(str, range(len(first.mean))), *_adaptation_data(first)]
+    lines.append(f"episodes a {first.step_name}" + "".join(f"{name:>11}" for name in names))
+    width = len(lines[-1]) - 11 * len(names)
+    for result in results:
+        means = [f"{mean:.{_decimals(result)}f}" for mean in result.mean]
+        amounts = [_amount(values[-1]) for values in _adaptation_data(result).values()]
+        lines.append(f"{result.rollouts:>{width}}" + "".join(f"{cell:>11}" for cell in [*means, *amounts]))
+    return "\n".join(lines)
+
+
+def _adaptation_data(result: Evaluation) -> dict[str, Floats]:
+    """What adaptation had read before each return, [step] by its unit; empty for files of older versions."""
+    unit = "episodes" if result.shots is None else "examples"
+    amounts = {unit: result.adaptation_episodes, "env steps": result.adaptation_steps}
+    return {name: values for name, values in amounts.items() if values is not None}
+
+
+def _amount(value: float) -> str:
+    """A mean number of episodes or steps, without decimals if it is whole."""
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _decimals(result: Evaluation | Analysis) -> int:

@@ -58,6 +58,14 @@ def steps_text(runs: Sequence[StoredRun]) -> str:
     return f"{names.pop()}s on the task" if len(names) == 1 else "steps of adaptation"
 
 
+def amounts_text(runs: Sequence[StoredRun], unit: str) -> str:
+    """The label of the axis of what adaptation had read: ``episodes`` (of supervised tasks, examples) or ``steps``."""
+    if unit == "steps":
+        return "environment steps of adaptation to the task"
+    kinds = dict.fromkeys("episodes" if run.evaluated().shots is None else "examples" for run in runs)
+    return f"{' or '.join(kinds)} of adaptation to the task"
+
+
 def seeds_text(runs: Sequence[StoredRun]) -> str:
     """The seeds of the runs."""
     seeds = {run.seed for run in runs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import plain, read_json, write_json
-from metarl.config.checked import expect
+from metarl.config.checked import Count, convert, expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
@@ -70,13 +71,74 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         NotWritten: If the file cannot be written; its ``result`` is the evaluation. A folder that cannot be written is
             said on stderr at once.
     """
+    agent, iteration, config = _prepared(run_dir, config, trust)
+    path = RunFolder(agent.config.folder).evaluation(config)
+    warn_if_unwritable(path)
+    result = _measured(agent, iteration, config)
+    _write(path, result, result)
+    return result
+
+
+def sweep_rollouts(
+    run_dir: str | Path, rollouts: Sequence[int], config: EvaluationConfig | None = None, trust: Trust = False
+) -> list[Evaluation]:
+    """Evaluates a run once for each number of episodes per step, on the same tasks; writes ``evaluation-sweep.json``.
+
+    It says what a rule makes of less data. The file's name contains what that of `evaluate` does; its key
+    ``evaluations`` holds the evaluations as ``evaluation.json`` does, and `metarl.plot` draws them.
+
+    Args:
+        run_dir: The run's folder.
+        rollouts: Numbers of episodes of each task at each step, in place of the configuration's ``rollouts``.
+        config: Other settings of the evaluations; by default `EvaluationConfig` ().
+        trust: As for `evaluate`.
+
+    Returns:
+        The evaluations, in ascending order of episodes.
+
+    Raises:
+        UserError: As `evaluate`; also if ``rollouts`` is empty, if the family is supervised, or if the agent remembers.
+        NotWritten: If the file cannot be written; its ``result`` is the list.
+    """
+    sizes = sorted(set(convert("rollouts", rollouts, tuple[Count, ...])), reverse=True)
+    if not sizes:
+        raise UserError("rollouts must hold at least one number of episodes, got none.")
+    agent, iteration, config = _prepared(run_dir, config, trust)
+    if agent.settings.examples is not None:
+        name = agent.settings.experiment.env
+        raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
+    if agent.rule.core.remembers:
+        raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
+    path = RunFolder(agent.config.folder).evaluation(config, sweep=True)
+    warn_if_unwritable(path)
+    # The largest first: what does not fit into memory should fail early.
+    results = [_measured(agent, iteration, replace(config, rollouts=size)) for size in sizes][::-1]
+    _write(path, {"evaluations": results}, results)
+    return results
+
+
+def _write(path: Path, content: object, result: object) -> None:
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
+
+
+def _prepared(
+    run_dir: str | Path, config: EvaluationConfig | None, trust: Trust
+) -> tuple[Agent, int, EvaluationConfig]:
+    """The agent, the iterations behind it, and the configuration without the run's own family."""
     config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
-    device = resolve_device(config.device)
+    resolve_device(config.device)  # Refuse a device that is missing before the run is read.
     # To name the family here is the word for it.
     words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
     agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
-    if config.env == agent.config.env:
-        config = replace(config, env=None)
+    return agent, iteration, replace(config, env=None) if config.env == agent.config.env else config
+
+
+def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluation:
+    """Measures an agent, as it was after some iteration, and the references."""
+    device = resolve_device(config.device)
     family = agent.family if config.env is None else _other_family(agent, config.env)
     require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
@@ -90,8 +152,6 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
     settings = agent.settings.measured_on(size, config.shots)
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
-    path = RunFolder(agent.config.folder).evaluation(config)
-    warn_if_unwritable(path)
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
@@ -99,8 +159,8 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
-    estimate = mean_and_interval(returns)
-    result = Evaluation(
+    estimate, (episodes, steps) = mean_and_interval(returns), measured.consumed.mean(0).numpy().T
+    return Evaluation(
         config=agent.config.to_dict(),
         env=family.name,
         checkpoint=config.checkpoint,
@@ -125,12 +185,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         dropped_episodes=measured.dropped,
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
+        adaptation_episodes=episodes,
+        adaptation_steps=steps if isinstance(family, TaskFamily) else None,
     )
-    try:
-        write_json(path, result)
-    except OSError as error:
-        raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
-    return result
 
 
 def _untrained(agent: Agent, config: EvaluationConfig) -> tuple[Adaptation, Tensor]:
@@ -204,12 +261,14 @@ class _Measured:
         returns: Mean return of each task after each gradient step, [task, step].
         modulated: Mean return of each task between preparation and first gradient step, [task]; None without
             preparation, see `metarl.inner.loop.Adapted`.
+        consumed: What adaptation had read before each return, [task, step, 2], see `metarl.inner.loop.InnerLoop`.
         env_steps: Environment steps taken.
         dropped: Number of episodes that were dropped.
     """
 
     returns: Tensor
     modulated: Tensor | None
+    consumed: Tensor
     env_steps: int
     dropped: int
 
@@ -248,6 +307,7 @@ class _Protocol:
         return _Measured(
             torch.cat([part.returns for part in measured]),
             torch.cat(modulated) if modulated else None,
+            torch.cat([part.consumed for part in measured]),
             sum(part.env_steps for part in measured),
             sum(part.dropped for part in measured),
         )
@@ -262,7 +322,7 @@ class _Protocol:
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
         returns = adapted.returns.cpu().unflatten(0, (-1, trials)).mean(1)
-        return _Measured(returns, modulated, adapted.env_steps, len(adapted.dropped))
+        return _Measured(returns, modulated, adapted.loop.consumed(), adapted.env_steps, len(adapted.dropped))
 
 
 def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:

@@ -116,11 +116,12 @@ def train(config: Config) -> FinishedRun:
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = expect("config", config, Config).resolve()
-    if settings.run.processes > 1 and not is_launched():
-        _begins_anew(config)  # Before any process is started.
-        with _sigterm_raises():
-            launch(config)
-        return _finished(config, load_checkpoint(config, "last"))
+    if not is_launched():
+        _begins_anew(config)  # Before anything is built, or any process started.
+        if settings.run.processes > 1:
+            with _sigterm_raises():
+                launch(config)
+            return _finished(config, load_checkpoint(config, "last"))
     with _sigterm_raises(), joined() as group, Trainer(config, resolve_device(settings.run.device), group) as trainer:
         return _first(config, trainer, group) if group.rank == 0 else _other(config, trainer, group)
 
@@ -129,7 +130,6 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     """Trains as the first process, which owns the run's folder."""
     settings, device = config.resolve(), trainer.device
     folder = RunFolder(settings.folder)
-    _begins_anew(config)
     with locked(folder, settings.run.take_over) as lock:
         new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
         state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
@@ -251,7 +251,7 @@ class Trainer:
 
     def _advance(self, state: RunState, writer: SilentWriter) -> RunState:
         """One iteration with validation and logging; returns the run's state after it."""
-        validate_every, begin = self._settings.run.validate_every, time.perf_counter()
+        validate_every, begin, cpu_begin = self._settings.run.validate_every, time.perf_counter(), time.process_time()
         done, run = state.iteration + 1, self._settings.run
         validates = validate_every > 0 and done % validate_every == 0
         logs = done % run.log_every == 0 or validates or done == run.iterations
@@ -268,14 +268,22 @@ class Trainer:
                 row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
         elif validate_every:
             row |= dict.fromkeys(self._validation_columns, "")
-        seconds, steps = time.perf_counter() - begin, int(row.pop("env_steps", 0))
-        dropped = state.dropped_episodes + int(row.get("dropped_episodes", 0))
-        new = RunState(learner, done, state.env_steps + steps, state.seconds + seconds, state.best_return, dropped)
+        steps = int(row.pop("env_steps", 0))
+        new = replace(
+            state,
+            learner=learner,
+            iteration=done,
+            env_steps=state.env_steps + steps,
+            seconds=state.seconds + time.perf_counter() - begin,
+            cpu_seconds=state.cpu_seconds + time.process_time() - cpu_begin,
+            dropped_episodes=state.dropped_episodes + int(row.get("dropped_episodes", 0)),
+        )
         validation = row.get(self._validation_columns[1], "")
         in_environments = {"env_steps": new.env_steps} if steps else {}
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
         with timed("logging"):
-            full = {"iteration": done, **in_environments, "seconds": round(new.seconds, 3), **speed, **row}
+            times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
+            full = {"iteration": done, **in_environments, **times, **speed, **row}
             writer.row(full if logs else None)
         if isinstance(validation, float) and state.best_return < self._family.sign * validation < math.inf:
             new = replace(new, best_return=self._family.sign * validation)

@@ -44,6 +44,8 @@ class RunState:
         iteration: Meta-iterations done.
         env_steps: Environment steps taken in them, adaptation included.
         seconds: Wall time spent on them.
+        cpu_seconds: CPU time of the process spent on them, all threads together; 0 before the first resumption in
+            checkpoints of older versions.
         best_return: Best post-adaptation return on the validation tasks so far.
         dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
@@ -54,9 +56,11 @@ class RunState:
     seconds: float = 0.0
     best_return: float = -float("inf")
     dropped_episodes: int = 0
+    cpu_seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        kinds = {"iteration": int, "env_steps": int, "seconds": int | float, "dropped_episodes": int}
+        kinds: dict[str, Any] = dict.fromkeys(("iteration", "env_steps", "dropped_episodes"), int)
+        kinds |= dict.fromkeys(("seconds", "cpu_seconds"), int | float)
         for name, kind in kinds.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or not 0 <= value < math.inf:

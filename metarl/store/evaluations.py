@@ -67,6 +67,11 @@ class Evaluation:
         measure: What ``returns``, ``mean`` and ``references`` hold: "return", or, of supervised tasks, "error" (squared
             error) or "accuracy".
         shots: Supervised tasks: examples of each task that were adapted to; ``rollouts`` then counts query examples.
+        adaptation_episodes: Episodes of a task that adaptation had read before each return was measured, mean over
+            tasks, [step]; of supervised tasks, examples. Episodes that only measure do not count, dropped ones neither.
+            None in files of older versions.
+        adaptation_steps: The environment steps of these episodes, mean over tasks, [step]; None in files of older
+            versions, and for supervised tasks.
     """
 
     config: Mapping[str, Any]
@@ -92,6 +97,8 @@ class Evaluation:
     step_name: str = "gradient step"
     measure: Measure = "return"
     shots: int | None = None
+    adaptation_episodes: Floats | None = None
+    adaptation_steps: Floats | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: arrays as nested lists, NaN as None."""
@@ -128,7 +135,7 @@ class Evaluation:
         """Raises UserError unless the arrays fit together."""
         if self.returns.ndim != 2 or self.tasks.shape[:1] != self.returns.shape[:1] or not self.returns.size:
             raise UserError("'returns' must be a table with a row for each of 'tasks'.")
-        for name in ("mean", "interval", "share_made_worse"):
+        for name in ("mean", "interval", "share_made_worse", "adaptation_episodes", "adaptation_steps"):
             numbers = getattr(self, name)
             if numbers is not None and numbers.shape != self.returns.shape[1:]:
                 raise UserError(f"{name!r} must have a number for each column of 'returns'.")

@@ -59,8 +59,11 @@ class RunFolder:
         names = [path.stem for path in (self.path / "checkpoints").glob("iteration*.safetensors")]
         return sorted(int(match[1]) for name in names if (match := re.fullmatch(r"iteration(\d+)", name)))
 
-    def evaluation(self, config: EvaluationConfig) -> Path:
-        """The evaluation; its name contains the checkpoint, the family and the layers if they are not the default."""
+    def evaluation(self, config: EvaluationConfig, sweep: bool = False) -> Path:
+        """The evaluation, or the ``sweep`` of evaluations with several numbers of episodes.
+
+        The name contains the checkpoint, the family and the layers if they are not the default.
+        """
         parts = ["evaluation"]
         if config.checkpoint != "last":
             parts.append(config.checkpoint)
@@ -68,6 +71,8 @@ class RunFolder:
             parts.append(config.env.replace(":", "."))
         if config.adapted_layers:
             parts += ["adapting", *config.adapted_layers]
+        if sweep:
+            parts.append("sweep")
         return self.path / ("-".join(parts) + ".json")
 
     def is_empty(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ class StoredRun:
         checkpoint: The checkpoint that ``evaluation`` belongs to.
         evaluation: The evaluation, or None if there is none yet.
         trust: Whether code from outside metarl that ``config`` names may be imported.
+        sweep: The evaluations with several numbers of episodes per step (`metarl.sweep_rollouts`); empty without.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class StoredRun:
     checkpoint: Checkpoint
     evaluation: Evaluation | None
     trust: Trust = False
+    sweep: tuple[Evaluation, ...] = ()
 
     @property
     def env(self) -> str:
@@ -76,6 +78,34 @@ class StoredRun:
             raise UserError(f"{what}run '{self.path}' was not evaluated yet: run `{command}` first.")
         return self.evaluation
 
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """The sweep's evaluations; without a sweep, the evaluation alone.
+
+        Raises:
+            UserError: If there is neither, see `evaluated`.
+        """
+        return self.sweep or (self.evaluated(),)
+
+    def adaptation_data(self, unit: Literal["episodes", "steps"]) -> Floats:
+        """What adaptation had read of a task before each return of the evaluation, mean over tasks, [step].
+
+        Args:
+            unit: Episodes (of supervised tasks, examples), or environment steps.
+
+        Raises:
+            UserError: If the evaluation does not say; the message says what to do.
+        """
+        evaluation = self.evaluated()
+        amounts = evaluation.adaptation_episodes if unit == "episodes" else evaluation.adaptation_steps
+        if amounts is None and evaluation.adaptation_episodes is not None:
+            raise UserError(f"'{self.path}' has examples, no environment steps: draw against adaptation-episodes.")
+        if amounts is None:
+            raise UserError(
+                f"the evaluation of '{self.path}' is of an older version and does not say what adaptation had read: "
+                f"run `{_command(self.path, self.checkpoint)}` again."
+            )
+        return amounts
+
 
 def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust = False) -> StoredRun:
     """Reads the configuration, the progress and the evaluation of a run.
@@ -100,19 +130,24 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
     config = read_values(files.config)
     if not {"env", "algo", "seed"} <= config.keys():
         raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
-    evaluation = _read_evaluation(files, checkpoint)
-    return StoredRun(path, config, _read_progress(files.progress), checkpoint, evaluation, trust)
+    evaluation, *_ = _read_evaluations(files, checkpoint) or (None,)
+    sweep = _read_evaluations(files, checkpoint, sweep=True)
+    return StoredRun(path, config, _read_progress(files.progress), checkpoint, evaluation, trust, sweep)
 
 
-def _read_evaluation(files: RunFolder, checkpoint: Checkpoint) -> Evaluation | None:
-    path = files.evaluation(EvaluationConfig(checkpoint=checkpoint))
+def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = False) -> tuple[Evaluation, ...]:
+    """The evaluation, or those of the sweep; none if there is no such file."""
+    path = files.evaluation(EvaluationConfig(checkpoint=checkpoint), sweep)
     if not os.path.exists(path):
-        return None
+        return ()
     content = read_json(path)
     try:
-        return Evaluation.from_json(content)
+        parts = content.get("evaluations") if sweep else [content]
+        if not isinstance(parts, list) or not parts:
+            raise UserError("it has no list 'evaluations'.")
+        return tuple(map(Evaluation.from_json, parts))
     except ValueError as error:
-        command = _command(files.path, checkpoint)
+        command = _command(files.path, checkpoint) + (" --rollouts-sweep ..." if sweep else "")
         raise UserError(f"'{path}' is no evaluation: {str(error).rstrip('.')}; run `{command}` again.") from error
 
 

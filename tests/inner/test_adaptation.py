@@ -159,6 +159,37 @@ def test_returns_after_each_gradient_step_and_environment_steps_are_counted(algo
 
 
 @pytest.mark.parametrize(
+    ("algo", "options", "num_steps", "read"),
+    # The phases whose rollouts had been read before the policy after 0, 1, ... gradient steps.
+    [
+        ("maml", {}, 0, [[]]),
+        ("maml", {}, 2, [[], [0], [0, 1]]),
+        ("l2f", {}, 2, [[], [0], [0, 1]]),
+        ("l2f", FRESH, 2, [[], [0, 1], [0, 1, 2]]),
+        ("mumomaml", {}, 1, [[], [0, 1]]),
+    ],
+)
+def test_data_of_the_task_that_adaptation_has_read_is_counted(algo, options, num_steps, read):
+    adapted, collector, *_ = run(algo, options, num_steps)
+    for step, phases in enumerate(read):
+        masks = [collector.handed_out[phase].mask for phase in phases]
+        episodes = float(sum(mask.shape[1] for mask in masks))
+        assert adapted.loop.consumed()[:, step, 0].tolist() == [episodes] * TASKS
+        steps = sum((mask.sum((1, 2)) for mask in masks), torch.zeros(TASKS).double())
+        assert torch.equal(adapted.loop.consumed()[:, step, 1], steps)
+    assert adapted.loop.consumed().shape == (TASKS, num_steps + 1, 2)
+
+
+def test_dropped_episodes_are_no_data():
+    rollouts = problems.collect(make_policy(), torch.zeros(TASKS, make_policy().layout.size).double(), 0)
+    mask = rollouts.mask.clone()
+    mask[1, 0] = 0
+    episodes, steps = replace(rollouts, mask=mask).amounts().T
+    assert episodes.tolist() == [4, 3, 4]
+    assert torch.equal(rollouts.amounts()[:, 1] - steps, torch.tensor([0, rollouts.mask[1, 0].sum(), 0]).double())
+
+
+@pytest.mark.parametrize(
     ("algo", "options", "phase"),
     # The phase whose rollouts show the attenuated or modulated policy before its first gradient step.
     [

@@ -121,6 +121,8 @@ def test_every_step_is_measured_on_the_query_set(classes):
         torch.testing.assert_close(adapted.returns[:, step], expected.detach(), rtol=1e-11, atol=0)
     assert adapted.modulated_returns is None
     assert adapted.env_steps == 0
+    # Every step reads the same examples.
+    assert adapted.loop.consumed().tolist() == [[[0, 0], [EXAMPLES, 0], [EXAMPLES, 0]]] * TASKS
 
 
 def test_attenuated_error_is_measured_before_the_first_step():

@@ -5,12 +5,13 @@ from functools import partial
 import numpy as np
 import pytest
 
-from metarl import L2FConfig, ProMPConfig
+from metarl import ALGORITHMS, L2FConfig, ProMPConfig
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
-from metarl.reports.curves import draw_gradient_steps, draw_training, plot_runs
+from metarl.reports.curves import draw_adaptation, draw_gradient_steps, draw_training, plot_runs
 from metarl.reports.labels import group_runs
+from metarl.reports.styles import COLOURS, MARKERS
 from metarl.store.runs import read_run
 
 NAVIGATION_TASKS = [[0.1, 0.2], [0.3, -0.4], [-0.5, 0.0]]
@@ -93,6 +94,7 @@ EVERYTHING = {
     "multi-maml": {"algo": "multi-maml"},
     "context": {"algo": "context"},
     "cavia": {"algo": "cavia"},
+    "rl2": {"algo": "rl2"},
     "random": {"algo": "random"},
     "pretrain": {"algo": "pretrain"},
     "oracle": {"algo": "oracle"},
@@ -236,18 +238,24 @@ def test_each_family_has_panels_and_a_scale_of_its_own_and_lines_look_the_same_i
     assert len(draw_training(groups_of(*folders), "env-steps").axes) == 4
 
 
+def test_every_algorithm_is_among_those_that_look_different():
+    assert {settings["algo"] for settings in EVERYTHING.values()} == set(ALGORITHMS)
+    trained = [algorithm for algorithm in ALGORITHMS.values() if algorithm.training == "meta"]
+    assert len(trained) <= min(len(set(COLOURS)), len(set(MARKERS)))
+
+
 @pytest.mark.parametrize("draw", [draw_gradient_steps, partial(draw_training, x="env-steps")])
-def test_sixteen_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
+def test_all_algorithms_look_different_and_names_stay_bare(tmp_path, draw):
     for name, settings in EVERYTHING.items():
         make_real_run(tmp_path / name, env="navigation-bimodal", **settings)
     figure = draw(groups_of(*(tmp_path / name for name in EVERYTHING)))
     for ax in figure.axes:
         lines = bold(ax)
-        assert len(lines) == 16
-        assert len({looks(line) for line in lines}) == 16
+        assert len(lines) == len(EVERYTHING)
+        assert len({looks(line) for line in lines}) == len(EVERYTHING)
         # Without their markers too, but for the baselines' dashes, and without any colour.
         trained = {looks(line)[:2] for name, line in zip(EVERYTHING, lines, strict=True) if name not in BASELINES}
-        assert len(trained) == 16 - len(BASELINES)
+        assert len(trained) == len(EVERYTHING) - len(BASELINES)
         assert len({line.get_marker() for line in lines}) >= 13
     assert [name for name in legend(figure) if "(" in name] == [
         "MAML (meta optimiser promp)", "pretrained (TRPO)", "oracle (TRPO)",
@@ -371,6 +379,140 @@ def test_env_steps_curve_shows_what_was_measured(tmp_path):
     np.testing.assert_allclose(mean.get_xdata(), [1000, 3000])  # the empty cell is left out, not invented
     np.testing.assert_allclose(mean.get_ydata(), [-19.5, -9.5])
     np.testing.assert_allclose(bold(before)[0].get_ydata(), [-40, -41, -42])
+
+
+def read_by_adaptation(size, per_step=10.0):
+    """What an evaluation says of adaptation that reads ``size`` episodes in each of two steps."""
+    episodes = [0.0, 1.0 * size, 2.0 * size]
+    return {"rollouts": size, "adaptation_episodes": episodes, "adaptation_steps": [per_step * n for n in episodes]}
+
+
+def make_swept_run(folder, sizes=(1, 5), **settings):
+    """A run with a sweep; the returns after both steps are the number of episodes a step, plus the seed."""
+    make_run(folder, evaluated=read_by_adaptation(2), **settings)
+    content, seed = json.loads((folder / "evaluation.json").read_text()), settings.get("seed", 0)
+    of_size = {n: [[-40.0, n + seed, n + seed]] * len(content["tasks"]) for n in sizes}
+    parts = [{**content, **read_by_adaptation(n), "returns": returns} for n, returns in of_size.items()]
+    (folder / "evaluation-sweep.json").write_text(json.dumps({"evaluations": parts}))
+    return folder
+
+
+def measured(ax):
+    """Points of the lines with markers, without the legend's: lists of (x, y)."""
+    return [
+        list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+        for line in ax.lines
+        if len(line.get_xdata()) and line.get_marker() not in ("", "None")
+    ]
+
+
+@pytest.mark.parametrize(("x", "factor"), [("adaptation-episodes", 1), ("adaptation-steps", 10)])
+def test_return_is_drawn_against_what_adaptation_had_read(tmp_path, x, factor):
+    maml = [make_run(tmp_path / f"m{n}", seed=n, evaluated=read_by_adaptation(20)) for n in (0, 1)]
+    other = make_run(tmp_path / "o", algo="anil", evaluated=read_by_adaptation(1))
+    figure = draw_adaptation(groups_of(*maml, other), x)
+    (ax,) = figure.axes
+    assert measured(ax) == [
+        [(0, -40), (20 * factor, -19.5), (40 * factor, -10)],
+        [(0, -40), (1 * factor, -20), (2 * factor, -10)],
+    ]
+    assert legend(figure) == ["MAML 2 seeds, no interval", "ANIL 1 seed, no interval", "standing still"]
+    assert ax.get_xlabel() == f"{'episodes' if factor == 1 else 'environment steps'} of adaptation to the task"
+    assert ax.get_xscale() == "symlog"
+    assert ax.get_xticks().tolist() == [tick * factor for tick in (0, 1, 2, 5, 10, 20)]
+    # One episode is as far from none as can be told apart: no tick stands on another.
+    places = ax.transData.transform([(tick, 0) for tick in ax.get_xticks()])[:, 0]
+    assert (np.diff(places) > 20).all()
+
+
+def test_every_panel_begins_shortly_before_none_and_ends_after_the_last_point(tmp_path):
+    point = make_swept_run(tmp_path / "p")
+    tasks, evaluated = [[-1.0], [1.0]], {"task_names": ["backward", "forward"], "finite": True}
+    cheetah = make_run(tmp_path / "c", env="cheetah-dir", tasks=tasks, evaluated=evaluated | read_by_adaptation(20))
+    figure = draw_adaptation(groups_of(point, cheetah), "adaptation-episodes")
+    assert [ax.get_xlim() for ax in figure.axes] == [(-0.25, 12), (-5, 48), (-5, 48)]
+    # Sizes come last in the legend, after the references of all panels.
+    assert legend(figure)[-3:] == ["1 episode a step", "5 episodes a step", "20 episodes a step"]
+
+
+def test_axis_over_many_decades_has_a_tick_for_each(tmp_path):
+    evaluated = read_by_adaptation(1000, per_step=0.5)
+    evaluated["adaptation_episodes"][1] = 1.0
+    (ax,) = draw_adaptation(groups_of(make_run(tmp_path / "a", evaluated=evaluated)), "adaptation-episodes").axes
+    assert ax.get_xticks().tolist() == [0, 1, 10, 100, 1000]
+
+
+def test_without_steps_the_only_point_is_at_none(tmp_path):
+    evaluated = {"adaptation_episodes": [0.0], "adaptation_steps": [0.0]}
+    folder = make_run(tmp_path / "a", returns=[[-3.0]] * 3, evaluated=evaluated)
+    (ax,) = draw_adaptation(groups_of(folder), "adaptation-episodes").axes
+    assert measured(ax) == [[(0, -3)]]
+    plot_runs([folder], tmp_path / "a.png", x="adaptation-steps")
+
+
+def test_a_sweep_has_a_line_for_each_number_of_episodes_and_markers_say_which(tmp_path):
+    maml = [make_swept_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    memory = make_run(tmp_path / "memory", algo="anil", evaluated=read_by_adaptation(1))
+    figure = draw_adaptation(groups_of(*maml, memory), "adaptation-episodes")
+    (ax,) = figure.axes
+    one, five, other = measured(ax)
+    assert one == [(0, -40), (1, 1.5), (2, 1.5)]
+    assert five == [(0, -40), (5, 5.5), (10, 5.5)]
+    assert other == [(0, -40), (1, -20), (2, -10)]
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 3]
+    assert [line.get_marker() for line in lines] == ["o", "s", "o"]
+    assert len({line.get_color() for line in lines}) == 3
+    assert legend(figure) == [
+        "MAML 2 seeds, no interval", "ANIL 1 seed, no interval", "standing still",
+        "1 episode a step", "5 episodes a step",
+    ]  # fmt: skip
+    # Elsewhere the sweep does not count.
+    assert len(bold(draw_gradient_steps(groups_of(*maml)).axes[0])) == 1
+
+
+def test_supervised_runs_are_drawn_against_examples(tmp_path):
+    evaluated = {"measure": "error", "shots": 10, "adaptation_episodes": [0.0, 10.0, 10.0]}
+    folder = make_run(tmp_path / "a", env="sinusoid", evaluated=evaluated)
+    (ax,) = draw_adaptation(groups_of(folder), "adaptation-episodes").axes
+    assert ax.get_xlabel() == "examples of adaptation to the task"
+    with pytest.raises(UserError, match="has examples, no environment steps: draw against adaptation-episodes"):
+        plot_runs([folder], tmp_path / "a.png", x="adaptation-steps")
+
+
+def test_an_evaluation_that_does_not_say_what_adaptation_read_is_refused(tmp_path):
+    folder = make_run(tmp_path / "a")
+    message = f"of an older version and does not say .*: run `python -m metarl.evaluate {folder}` again"
+    with pytest.raises(UserError, match=message):
+        plot_runs([folder], tmp_path / "a.png", x="adaptation-episodes")
+
+
+def test_seeds_of_different_sweeps_are_refused(tmp_path):
+    folders = [make_swept_run(tmp_path / "a"), make_swept_run(tmp_path / "b", sizes=(1, 2), seed=1)]
+    with pytest.raises(UserError, match="seeds of MAML were evaluated with different numbers of episodes"):
+        plot_runs(folders, tmp_path / "a.png", x="adaptation-episodes")
+
+
+@pytest.mark.parametrize("content", ["{}", '{"evaluations": []}', '{"evaluations": [{"tasks": 3}]}'])
+def test_a_sweep_that_is_none_is_refused(tmp_path, content):
+    folder = make_swept_run(tmp_path / "a")
+    (folder / "evaluation-sweep.json").write_text(content)
+    message = "evaluation-sweep.json' is no evaluation: it has no .*; run `python .* --rollouts-sweep ...` again"
+    with pytest.raises(UserError, match=message):
+        plot_runs([folder], tmp_path / "a.png", x="adaptation-episodes")
+
+
+def test_cpu_seconds_are_drawn_where_they_were_measured(tmp_path):
+    folder = make_run(tmp_path / "a")
+    with pytest.raises(UserError, match="holds no 'cpu_seconds': nothing to draw against cpu-seconds"):
+        plot_runs([folder], tmp_path / "a.png", x="cpu-seconds")
+    header, *rows = (folder / "progress.csv").read_text().splitlines()
+    # The run was resumed by a version that measures them.
+    cells = [f"{header},cpu_seconds", *(f"{row},{cell}" for row, cell in zip(rows, ("", "1.5", "3.0"), strict=True))]
+    (folder / "progress.csv").write_text("\n".join(cells) + "\n")
+    before, after = draw_training(groups_of(folder), "cpu-seconds").axes
+    np.testing.assert_allclose(bold(before)[0].get_xydata(), [[1.5, -41], [3, -42]])
+    np.testing.assert_allclose(bold(after)[0].get_xydata(), [[3, -10]])
+    assert before.get_xlabel() == "CPU-seconds of meta-training"
 
 
 def test_seeds_of_different_length_are_averaged_as_far_as_all_go(tmp_path):

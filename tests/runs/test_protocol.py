@@ -13,13 +13,13 @@ from fault_table import fault
 from tiny_runs import ROOT, everything_in, tiny
 
 import metarl
-from metarl import AnalysisConfig, EvaluationConfig, UserError
+from metarl import AnalysisConfig, Config, EvaluationConfig, NotWritten, UserError
 from metarl.common.statistics import mean_and_interval
 from metarl.inner import runner
 from metarl.inner.runner import Runner
-from metarl.reports.tables import evaluation_table
+from metarl.reports.tables import evaluation_table, sweep_table
 from metarl.runs import protocol
-from metarl.runs.protocol import evaluate
+from metarl.runs.protocol import evaluate, sweep_rollouts
 from metarl.runs.training import train
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
@@ -69,7 +69,7 @@ def test_the_file_holds_what_is_returned(result, stored):
 def test_the_file_is_read_back_as_it_was(result, stored):
     again = Evaluation.from_json(stored)
     assert again.to_json() == result.to_json()
-    for name in ("returns", "mean", "interval", "share_made_worse", "tasks"):
+    for name in ("returns", "mean", "interval", "share_made_worse", "tasks", "adaptation_episodes", "adaptation_steps"):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
     assert (again.step_scales, again.adapted_layers, again.task_names) == ((1.0, 0.5), (), None)
 
@@ -130,6 +130,8 @@ def test_stored_evaluations_of_older_versions_are_read(path):
         "step_name": "gradient step",
         "measure": "return",
         "shots": None,
+        "adaptation_episodes": None,
+        "adaptation_steps": None,
         **content,
     }
     assert evaluation_table(evaluation).count("\n") >= len(content["mean"])
@@ -143,6 +145,8 @@ def test_stored_evaluations_of_older_versions_are_read(path):
         ({"returns": [1.0] * 3}, "'returns' must be a table"),
         ({"returns": [[1.0, 2.0], [1.0], [1.0]]}, "'returns' must be a list of numbers, or of lists of equal length"),
         ({"references": {}}, "'references' must hold 'standstill' and"),
+        ({"adaptation_episodes": [0.0, 2.0]}, "'adaptation_episodes' must have a number for each column of 'returns'"),
+        ({"adaptation_steps": [0.0, "a", 2.0]}, "'adaptation_steps' must be a list of numbers"),
     ],
 )
 def test_what_is_no_evaluation_is_refused(result, change, message):
@@ -183,6 +187,84 @@ def test_environment_steps_of_the_agent_are_counted(tmp_path):
     run = train(tiny(tmp_path, env="cheetah-vel", horizon=5, iterations=1, validate_every=0)).path
     result = evaluate(run, EvaluationConfig(**SMALL))
     assert result.env_steps == 3 * 2 * (2 + 1) * 5  # tasks, rollouts, steps and the query, horizon
+
+
+def test_what_adaptation_read_before_each_return_is_said(tmp_path, monkeypatch):
+    run = train(tiny(tmp_path, env="cheetah-vel", algo="mumomaml", horizon=5, iterations=0, validate_every=0)).path
+    monkeypatch.setattr(protocol, "_GROUP", 2)
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    # The embedding reads one episode, each step two; the last two episodes only measure.
+    assert result.adaptation_episodes.tolist() == [0, 1 + 2, 1 + 2 + 2]
+    assert result.adaptation_steps.tolist() == [0, 3 * 5, 5 * 5]
+    lines = evaluation_table(result).splitlines()
+    assert lines[1].endswith("episodes  env steps")
+    assert [line.split()[-2:] for line in lines[2:5]] == [["0", "0"], ["3", "15"], ["5", "25"]]
+
+
+@pytest.fixture(scope="module")
+def sweep(run, evaluated):
+    """Evaluations of the run with one and with two episodes at each step."""
+    return sweep_rollouts(run, (2, 1, 2), EvaluationConfig(**SMALL))
+
+
+def test_a_sweep_holds_an_evaluation_for_each_number_of_episodes(run, sweep, result):
+    assert [each.rollouts for each in sweep] == [1, 2]
+    assert [each.adaptation_episodes.tolist() for each in sweep] == [[0, 1, 2], [0, 2, 4]]
+    np.testing.assert_array_equal(sweep[0].tasks, sweep[1].tasks)
+    # That of two episodes is the evaluation with two episodes, references included.
+    again, expected = sweep[1].to_json(), result.to_json()
+    assert {**again, "metarl": None} == {**expected, "metarl": None}
+    stored = json.loads((run / "evaluation-sweep.json").read_text())
+    assert stored == {"evaluations": [each.to_json() for each in sweep]}
+
+
+def test_a_sweeps_table_has_a_row_for_each_number_of_episodes(sweep):
+    lines = sweep_table(sweep).splitlines()
+    assert lines[2].split() == ["episodes", "a", "gradient", "step", "0", "1", "2", "episodes", "env", "steps"]
+    for line, each in zip(lines[3:], sweep, strict=True):
+        size, *means, episodes, steps = map(float, line.split())
+        assert (size, episodes) == (each.rollouts, 2 * each.rollouts)
+        np.testing.assert_allclose(means, each.mean, atol=0.005)
+        np.testing.assert_allclose(steps, each.adaptation_steps[-1], atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "message"),
+    [
+        ((), "rollouts must hold at least one number of episodes, got none"),
+        ((1, 0), r"rollouts\[1\] must be at least 1, got 0"),
+        ("many", "rollouts must be"),
+    ],
+)
+def test_impossible_sweeps_are_refused(run, rollouts, message):
+    before = everything_in(run)
+    with pytest.raises(UserError, match=message):
+        sweep_rollouts(run, rollouts, EvaluationConfig(**SMALL))
+    assert everything_in(run) == before
+
+
+def test_supervised_runs_have_no_episodes_to_sweep(tmp_path):
+    run = train(Config(env="sinusoid", algo="maml", iterations=1, hidden_sizes=(4,), run_dir=tmp_path)).path
+    with pytest.raises(UserError, match="rollouts cannot be swept on sinusoid, which has no episodes"):
+        sweep_rollouts(run, (1, 2))
+
+
+def test_agents_with_memory_read_one_episode_at_each_step(tmp_path):
+    run = train(tiny(tmp_path, algo="rl2", iterations=0)).path
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    assert result.adaptation_episodes.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="rollouts cannot be swept for an agent with memory, whose every step reads"):
+        sweep_rollouts(run, (1, 2))
+
+
+def test_a_sweep_that_cannot_be_written_is_not_lost(run, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(protocol, "write_json", refuse)
+    with pytest.raises(NotWritten, match=r"cannot write .*evaluation-sweep.json: Permission denied\.") as refusal:
+        sweep_rollouts(run, (1,), EvaluationConfig(**SMALL))
+    assert [each.rollouts for each in refusal.value.result] == [1]
 
 
 def test_standing_still_returns_minus_the_distance_at_every_step(result):
@@ -268,7 +350,9 @@ def test_the_best_checkpoint_is_evaluated_beside_the_last(run, result):
     ],
 )
 def test_each_checkpoint_and_family_has_a_file_of_its_own(settings, name):
-    assert RunFolder(Path("run")).evaluation(EvaluationConfig(**settings)) == Path("run") / name
+    config, folder = EvaluationConfig(**settings), RunFolder(Path("run"))
+    assert folder.evaluation(config) == Path("run") / name
+    assert folder.evaluation(config, sweep=True) == Path("run") / name.replace(".json", "-sweep.json")
 
 
 def test_a_run_on_a_family_of_ones_own_is_evaluated_into_the_usual_file(tmp_path):
@@ -337,12 +421,14 @@ def test_the_table_has_a_row_for_each_step_and_the_references(result):
     assert len(lines) == 2 + 3 + 1
     assert "task" not in lines[1].replace("95% tasks", "")
     for step in range(3):
-        number, mean, interval, worse, random = lines[2 + step].split()
+        number, mean, interval, worse, random, episodes, env_steps = lines[2 + step].split()
         assert int(number) == step
         np.testing.assert_allclose(float(mean), result.mean[step], atol=0.005)
         np.testing.assert_allclose(float(interval), result.interval[step], atol=0.005)
         assert worse == f"{result.share_made_worse[step]:.0%}"
         np.testing.assert_allclose(float(random), result.references.random_initialisation[step], atol=0.005)
+        assert float(episodes) == result.adaptation_episodes[step]
+        np.testing.assert_allclose(float(env_steps), result.adaptation_steps[step], atol=0.05)
     assert lines[-1] == f"standing still: {result.references.standstill:.2f}"
 
 

@@ -71,7 +71,10 @@ def test_evaluation_measures_the_error_with_any_number_of_shots(run):
     assert result.mean[3] < result.mean[0]
     assert result.references.standstill is None
     assert (result.share_made_worse[1] < 0.5).all()
+    assert result.adaptation_episodes.tolist() == [0, 20, 20, 20]
+    assert result.adaptation_steps is None
     table = evaluation_table(result)
+    assert "examples" in table.splitlines()[1]
     assert "20 shots, measured on 30 examples" in table
     assert "step     error" in table
 

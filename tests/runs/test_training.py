@@ -1,5 +1,6 @@
 """Training: resuming, sharding, learning, and what it accepts and refuses."""
 
+import itertools
 import shutil
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from metarl.outer.learners import MetaLearner
 from metarl.runs.protocol import evaluate
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
+from metarl.store.runs import read_run
 
 FRESH_L2F = {
     "algo": "l2f",
@@ -197,6 +199,15 @@ def test_without_validation_there_is_no_best_checkpoint_and_no_column(tmp_path):
     train(tiny(tmp_path, validate_every=0))
     assert not RunFolder(tmp_path).checkpoint("best").exists()
     assert not [name for name in numbers(tmp_path)[0] if name.startswith("validation")]
+
+
+def test_cpu_time_is_summed_over_iterations_and_resumptions(tmp_path, monkeypatch):
+    clock = itertools.count()  # Read before and after each iteration.
+    monkeypatch.setattr("metarl.runs.training.time.process_time", lambda: 1.5 * next(clock))
+    train(tiny(tmp_path, iterations=2))
+    train(tiny(tmp_path, iterations=4, resume=True))
+    assert read_run(tmp_path).progress["cpu_seconds"].tolist() == [1.5, 3.0, 4.5, 6.0]
+    assert stored_progress(tmp_path).cpu_seconds == 6.0
 
 
 def test_environment_steps_are_counted_with_adaptation(tmp_path):

@@ -159,6 +159,7 @@ def test_a_checkpoint_of_before_checksums_loads(tmp_path):
         {"iteration": "3"},
         {"iteration": -1},
         {"iteration": 3, "seconds": float("nan")},
+        {"iteration": 3, "cpu_seconds": -1.0},
         {"iteration": 3, "best_return": None},
         {"iteration": 3, "x": 1},
         [],
