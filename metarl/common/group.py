@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch.distributed as dist
 
+from metarl.common.errors import Fault
+
 Value = TypeVar("Value")
+
+
+class Abandoned(Fault):
+    """Another process of the group has ended."""
 
 
 class Group:
@@ -31,17 +39,36 @@ class Group:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather(self, value: Value) -> list[Value]:
-        """Every process's value, in the order of their numbers."""
+        """Every process's value, in the order of their numbers.
+
+        Raises:
+            Abandoned: If another process has ended.
+        """
         if self.size == 1:
             return [value]
         values: list[Value] = [value] * self.size
-        dist.all_gather_object(values, value)
+        with _together():
+            dist.all_gather_object(values, value)
         return values
 
     def first(self, value: Value) -> Value:
-        """The first process's value."""
+        """The first process's value.
+
+        Raises:
+            Abandoned: If another process has ended.
+        """
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, 0)
+        with _together():
+            dist.broadcast_object_list(values, 0)
         return values[0]
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Says what a broken connection to another process means."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise Abandoned("another process that shares the tasks has ended; its own message says why.") from error

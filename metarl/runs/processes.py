@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
+import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,15 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from metarl.common.errors import Fault, Terminated, UserError
-from metarl.common.group import Group
+from metarl.common.group import Abandoned, Group
 from metarl.common.importing import import_named
 from metarl.common.output import say
 from metarl.config.config import Config
 
 # How long a process waits for the others, whose environments may be slow.
 _PATIENCE = timedelta(hours=2)
+# The exit code of a process that ends because another one has.
+_ABANDONED = 75
 
 
 def is_launched() -> bool:
@@ -62,11 +66,15 @@ def launch(config: Config) -> None:
         monitor_interval=0.2,
         start_method="spawn",
     )
+    # Its reports of failures are pages long. The processes have said in their own words what went wrong.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         elastic_launch(launcher, _work)(config)
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        raise Fault(f"process {rank} of {launcher.nproc_per_node} ended: {failure.message}") from None
+        own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != _ABANDONED}
+        rank, failure = min((own or error.failures).items(), key=lambda item: item[1].timestamp)
+        killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "has failed"
+        raise Fault(f"process {rank} of {launcher.nproc_per_node} {killed}; the others have ended, too.") from None
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from None
@@ -78,6 +86,11 @@ def _work(config: Config) -> None:
     train = import_named("metarl.runs.training:train", "train")
     try:
         train(config)
+    except Abandoned:
+        sys.exit(_ABANDONED)  # The process that ended first has something to say.
     except UserError as error:
         say(f"error: {error}")
-        sys.exit(1 if isinstance(error, Fault) else 2)
+        sys.exit(1)
+    except Exception:
+        say(f"process {os.environ['RANK']}: {traceback.format_exc()}")
+        sys.exit(1)
