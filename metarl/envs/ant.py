@@ -13,13 +13,13 @@ from metarl.common.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     DirectionFamily,
     MujocoCore,
-    MujocoFamily,
     MujocoTask,
+    SimulatedFamily,
     VelocityFamily,
     check_not_diverged,
     diverged_counts,
 )
-from metarl.envs.native import SAMPLED_CURVATURE, Slots
+from metarl.envs.native import SAMPLED_CURVATURE, NativeFamily, Slots
 from metarl.envs.parameters import Check, interval, not_negative, number, one_of, positive, positive_whole
 from metarl.envs.tasks import Directions, Disc, Uniform
 
@@ -348,7 +348,7 @@ class AntVelFamily(VelocityFamily):
     core_class = AntCore
 
 
-class AntGoalFamily(MujocoFamily):
+class AntGoalFamily(SimulatedFamily, NativeFamily):
     """Ants that go to a goal.
 
     Args:
