@@ -95,7 +95,7 @@ class ParametersFamily(LocomotionFamily):
         for name, base in self.scaled.items():
             values = getattr(model, name)
             scaled = values != 0
-            count = np.count_nonzero(scaled)
+            count = int(np.count_nonzero(scaled))
             values[scaled] *= base ** task[used : used + count]
             used += count
 

@@ -19,7 +19,7 @@ from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import ALL, CoreFamily, NativeCore, NativeFamily, Slots
-from metarl.envs.tasks import TaskEnvironment
+from metarl.envs.tasks import TaskKeeper
 
 # MuJoCo silently resets a simulation that runs into one of the first three, and silently zeroes bad controls.
 _BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
@@ -82,7 +82,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
         )
 
 
-class MujocoTask(TaskEnvironment):
+class MujocoTask(TaskKeeper):
     """Mixin for Gymnasium's MuJoCo environments: reset with a task, first states, rendering without a display."""
 
     @abstractmethod

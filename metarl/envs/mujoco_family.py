@@ -257,9 +257,10 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
     def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
         """Seeds the environment, chooses its task and takes over the task's model."""
         info = super().seed_and_choose_task(seed, options)
-        if not np.array_equal(self._modelled, self.task):
-            self._modelled = np.array(self.task)
-            self.model = self.mujoco_renderer.model = self.family.task_model(self.task)
+        task = info["task"]
+        if not np.array_equal(self._modelled, task):
+            self._modelled = task.copy()
+            self.model = self.mujoco_renderer.model = self.family.task_model(task.copy())
             for viewer in self.mujoco_renderer._viewers.values():
                 viewer.model = self.model
         return info
