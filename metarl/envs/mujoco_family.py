@@ -26,7 +26,7 @@ from metarl.envs.mujoco_core import (
     compile_model,
     diverged_counts,
 )
-from metarl.envs.native import NativeVectorEnv, Slots
+from metarl.envs.native import ALL, NativeVectorEnv, Slots, rows
 from metarl.envs.registry import get_family
 from metarl.envs.spaces import element
 from metarl.envs.tasks import TaskDistribution
@@ -34,7 +34,7 @@ from metarl.envs.tasks import TaskDistribution
 
 @dataclass(frozen=True)
 class MujocoState:
-    """The states of k environments at one moment; all arrays are copies.
+    """The states of k environments at one moment; the arrays are read-only.
 
     Attributes:
         tasks: Their tasks, [k, *task shape].
@@ -138,7 +138,7 @@ class MujocoFamily(SimulatedFamily):
         positions = self.model.qpos0 + rng.uniform(-self.reset_noise, self.reset_noise, self.model.nq)
         return positions, rng.uniform(-self.reset_noise, self.reset_noise, self.model.nv)
 
-    @property
+    @cached_property
     def model(self) -> Any:
         """The compiled ``mujoco.MjModel`` of ``model_file``, shared; not to be modified.
 
@@ -190,7 +190,7 @@ class MujocoFamily(SimulatedFamily):
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what can be made again."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("_env", "_spaces")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("model", "_env", "_spaces")}
 
 
 @cache
@@ -239,7 +239,7 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with controls ``action``, [action]."""
-        before = self._state()
+        before = _kept(self._state())
         self.do_simulation(action, self.frame_skip)
         check_not_diverged(diverged_counts(self))
         step = MujocoStep(before, self._state(), np.asarray(action, np.float64)[None], self.dt)
@@ -266,11 +266,13 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         return info
 
     def _get_obs(self) -> NDArray[np.float64]:
-        return _observations(self.family, self._state())[0]
+        return _observations(self.family, self._state())[0].copy()
 
     def _state(self) -> MujocoState:
-        data = {name: np.array(getattr(self.data, name))[None] for name in self.family.data_fields}
-        return MujocoState(np.array(self.task)[None], self.data.qpos[None].copy(), self.data.qvel[None].copy(), data)
+        """The present state, of one environment; it changes with the next step."""
+        data = {name: _read_only(getattr(self.data, name)[None]) for name in self.family.data_fields}
+        positions, velocities = self.data.qpos[None], self.data.qvel[None]
+        return MujocoState(np.array(self.task)[None], _read_only(positions), _read_only(velocities), data)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
         return self.family.model, mujoco.MjData(self.family.model)
@@ -334,7 +336,7 @@ class ModelCore(MujocoCore):
 
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
         """Simulates some slots; see `MujocoCore.move`."""
-        before = self._state(slots)
+        before = _kept(self._state(slots))
         self.simulate(slots)
         step = MujocoStep(before, self._state(slots), actions, self.env.dt)
         self.record_terms(slots, _terms(self._family, step), rewards)
@@ -342,17 +344,32 @@ class ModelCore(MujocoCore):
 
     def observe(self, observations: FloatArray) -> None:
         """Writes the observations of all slots."""
-        observations[...] = _observations(self._family, self._state(slice(None)))
+        observations[...] = _observations(self._family, self._state(ALL))
 
     def _state(self, slots: Slots) -> MujocoState:
-        def copied(values: NDArray[Any]) -> NDArray[Any]:
-            return values[slots].copy() if isinstance(slots, slice) else values.take(slots, axis=0)
+        """The present states of some slots; they may change with the next step."""
 
-        data = {name: copied(values) for name, values in self._data.items()}
-        return MujocoState(copied(self.tasks), copied(self.positions), copied(self.velocities), data)
+        def part(values: NDArray[Any]) -> NDArray[Any]:
+            return _read_only(rows(values, slots))
+
+        data = {name: part(values) for name, values in self._data.items()}
+        return MujocoState(part(self.tasks), part(self.positions), part(self.velocities), data)
 
 
 MujocoFamily.core_class = ModelCore
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """The values, which are protected from a family's functions: they may be the simulator's own."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def _kept(state: MujocoState) -> MujocoState:
+    """A state that the next step does not change."""
+    data = {name: _read_only(values.copy()) for name, values in state.data.items()}
+    return MujocoState(state.tasks, _read_only(state.positions.copy()), _read_only(state.velocities.copy()), data)
 
 
 def _terms(family: MujocoFamily, step: MujocoStep) -> dict[str, FloatArray]:

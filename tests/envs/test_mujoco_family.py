@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from pathlib import Path
 
 import gymnasium as gym
 import mujoco
@@ -170,6 +171,28 @@ def test_slots_of_one_task_share_its_model_and_models_of_past_tasks_are_dropped(
     np.testing.assert_array_equal(second[1].body("bob").mass, tasks[2, 0])
 
 
+class Plain(PendulumFamily):
+    """It hands on what it is given, without a copy."""
+
+    def reward(self, step):
+        return {"reward": step.after.velocities[:, 0] + step.before.positions[:, 0]}
+
+    def observation(self, state):
+        return state.positions
+
+
+def test_functions_may_hand_on_what_they_are_given_but_not_change_it():
+    metarl.check_task_family(Plain())
+    env = Plain().make_env()
+    first, _ = env.reset(seed=0)
+    kept = first.copy()
+    env.step(np.ones(1, np.float32))
+    np.testing.assert_array_equal(first, kept)
+    for name in ("positions", "velocities"):
+        with pytest.raises(ValueError, match="read-only"):
+            step(faulty(observation=lambda self, s, name=name: np.negative(getattr(s, name), out=getattr(s, name))))
+
+
 @needs_mujoco_batch
 def test_the_shared_model_stays_as_it_is():
     family = PendulumFamily()
@@ -232,7 +255,10 @@ def faulty(**attributes):
 FAULTS = [
     (lambda: faulty(model_file="none.xml").make_env(), "has the model_file 'none.xml', which does not exist; write"),
     (lambda: type("Bare", (metarl.MujocoFamily,), {})().model, "Bare has no model_file; set it to the path"),
-    (lambda: faulty(data_fields=("xposs",)).make_env(), "no array 'xposs', one of the data_fields .* Did you mean 'xpos'"),
+    (
+        lambda: faulty(data_fields=("xposs",)).make_env(),
+        "no array 'xposs', one of the data_fields .* Did you mean 'xpos'",
+    ),
     (lambda: faulty(task_space=spaces.Dict(a=spaces.Discrete(2))).make_env(), "must be arrays, got Dict"),
     (lambda: step(faulty(reward=lambda self, s: s.forward_velocity)), "must return the terms of the reward by name"),
     (lambda: step(faulty(reward=lambda self, s: {})), "must return the terms of the reward by name"),
@@ -266,7 +292,7 @@ def test_faults_of_a_definition_are_told(call, message):
 
 def test_a_motor_without_bounds_is_told(tmp_path):
     path = tmp_path / "pendulum.xml"
-    text = open(PendulumFamily.model_file).read()
+    text = Path(PendulumFamily.model_file).read_text()
     path.write_text(text.replace(' ctrllimited="true" ctrlrange="-1 1"', ""))
     with pytest.raises(UserError, match=r"actuator 'motor' in .* has no ctrlrange, so its actions are unbounded; give"):
         faulty(model_file=str(path)).make_env()
