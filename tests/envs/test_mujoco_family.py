@@ -85,7 +85,8 @@ def test_the_task_that_changes_nothing_is_gymnasiums_environment(name, gymnasium
             action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
             observation, reward, terminated, *_ = env.step(action)
             expected, expected_reward, expected_end, *_ = reference.step(action)
-            np.testing.assert_array_equal(observation, expected[:size])
+            # In older MuJoCo, mj_setConst rounds differently from the compiler.
+            np.testing.assert_allclose(observation, expected[:size], rtol=0, atol=1e-8)
             assert reward == pytest.approx(expected_reward, abs=1e-6)  # Gymnasium squares actions in float32.
             assert terminated == expected_end
             if terminated:
