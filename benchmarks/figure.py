@@ -76,9 +76,11 @@ def main() -> int:
 
 
 def rollout_panels(rows: Iterable[Row]) -> list[Panel]:
-    """Steps per second by subject, one panel per environment."""
+    """Steps per second by subject, one panel per environment that was measured beside others."""
     panels = []
     for env, of_env in groupby(rows, lambda row: row["environment"]):
+        if env not in TITLES:
+            continue
         bars = {f"{row['subject']}{_remark(row)}": float(row["steps/s"]) for row in of_env}  # type: ignore[arg-type]
         panels.append(Panel(f"{TITLES.get(str(env), env)}: rollouts", "environment steps a second", bars))
     return panels

@@ -44,13 +44,13 @@ class Problem:
 
     Attributes:
         family: Name of the task family.
-        env_id: Id of its environment in Gymnasium.
+        env_id: Id of its environment in Gymnasium; None to measure no vector environments.
         envpool_id: Id of the envpool environment with the same physics; None if there is none.
         size: (tasks, rollouts per task, steps per rollout).
     """
 
     family: str
-    env_id: str
+    env_id: str | None
     envpool_id: str | None
     size: tuple[int, int, int]
 
@@ -59,6 +59,17 @@ PROBLEMS = (
     Problem("navigation", "Navigation", None, (20, 20, 100)),
     Problem("cheetah-dir", "CheetahDir", "HalfCheetah-v5", (40, 20, 200)),
     Problem("ant-dir", "AntDir", "Ant-v5", (40, 20, 200)),
+    *(
+        Problem(family, None, None, (40, 20, 200))
+        for family in (
+            "walker-params",
+            "hopper-params",
+            "cheetah-params",
+            "cheetah-crippled",
+            "ant-crippled",
+            "humanoid-dir",
+        )
+    ),
 )
 
 
@@ -291,6 +302,8 @@ Make = Callable[[int], Any]
 
 def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tuple[int, ...], Make]]:
     """Vector environments: their names, the sizes to try, and functions that make one of a given size."""
+    if problem.env_id is None:
+        return []
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
     # The id names the module that registers it, for other processes.

@@ -41,6 +41,7 @@ from metarl.envs import (
 
 if TYPE_CHECKING:
     from metarl.agents.checks import check_rule
+    from metarl.envs.mujoco_family import MujocoFamily, MujocoState, MujocoStep
     from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
@@ -65,6 +66,9 @@ __all__ = [
     "L2FConfig",
     "MAMLppConfig",
     "MuMoMAMLConfig",
+    "MujocoFamily",
+    "MujocoState",
+    "MujocoStep",
     "NotWritten",
     "PPOConfig",
     "ProMPConfig",
@@ -98,9 +102,12 @@ __all__ = [
 
 del mkl  # Imported for what it does.
 
-# Imported when first asked for, because they need PyTorch.
+# Imported when first asked for, because they need PyTorch or MuJoCo.
 _HEAVY = {
     "Adaptation": "metarl.inner.rule:Adaptation",
+    "MujocoFamily": "metarl.envs.mujoco_family:MujocoFamily",
+    "MujocoState": "metarl.envs.mujoco_family:MujocoState",
+    "MujocoStep": "metarl.envs.mujoco_family:MujocoStep",
     "Stage": "metarl.inner.rule:Stage",
     "StageKind": "metarl.inner.rule:StageKind",
     "Support": "metarl.inner.support:Support",

@@ -13,20 +13,20 @@ from metarl.common.arrays import BoolArray, FloatArray
 from metarl.envs.mujoco_core import (
     DirectionFamily,
     MujocoCore,
-    MujocoFamily,
     MujocoTask,
+    SimulatedFamily,
     VelocityFamily,
     check_not_diverged,
     diverged_counts,
 )
-from metarl.envs.native import SAMPLED_CURVATURE, Slots
+from metarl.envs.native import SAMPLED_CURVATURE, NativeFamily, Slots
 from metarl.envs.parameters import Check, interval, not_negative, number, one_of, positive, positive_whole
-from metarl.envs.tasks import Directions, Disc, Uniform
+from metarl.envs.tasks import Directions, Disc, TaskEnvironment, Uniform
 
 _TORSO = 1  # MuJoCo's index of this body.
 
 
-class AntEnv(MujocoTask, GymnasiumAntEnv):
+class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
     """Gymnasium's ant with a task, without contact forces.
 
     Contact forces are neither observed nor penalised. Batched stepping does not refresh them, and code bases differ in
@@ -348,7 +348,7 @@ class AntVelFamily(VelocityFamily):
     core_class = AntCore
 
 
-class AntGoalFamily(MujocoFamily):
+class AntGoalFamily(SimulatedFamily, NativeFamily):
     """Ants that go to a goal.
 
     Args:

@@ -19,12 +19,12 @@ class Environment:
 
     Attributes:
         name: NAME in its id, ``metarl/NAME-v0``.
-        spec: The single environment, "package.module:Class".
+        spec: The single environment, "package.module:Class"; None if the family, a `metarl.MujocoFamily`, makes it.
         max_episode_steps: Steps after which an episode is truncated.
     """
 
     name: str
-    spec: str
+    spec: str | None
     max_episode_steps: int
 
 
@@ -146,6 +146,42 @@ BUILT_IN = (
         "An ant runs to a goal.",
         Environment("AntGoal", "metarl.envs.ant:AntGoalEnv", 200),
     ),
+    BuiltIn(
+        "walker-params",
+        "metarl.envs.locomotion:WalkerParamsFamily",
+        "A walker with random masses, inertias, damping and friction walks forward.",
+        Environment("WalkerParams", None, 200),
+    ),
+    BuiltIn(
+        "hopper-params",
+        "metarl.envs.locomotion:HopperParamsFamily",
+        "A hopper with random masses, inertias, damping and friction hops forward.",
+        Environment("HopperParams", None, 200),
+    ),
+    BuiltIn(
+        "cheetah-params",
+        "metarl.envs.locomotion:CheetahParamsFamily",
+        "A half-cheetah with random masses, inertias, damping and friction runs forward.",
+        Environment("CheetahParams", None, 200),
+    ),
+    BuiltIn(
+        "cheetah-crippled",
+        "metarl.envs.locomotion:CheetahCrippledFamily",
+        "A half-cheetah with one motor disabled runs forward.",
+        Environment("CheetahCrippled", None, 200),
+    ),
+    BuiltIn(
+        "ant-crippled",
+        "metarl.envs.locomotion:AntCrippledFamily",
+        "An ant with one leg disabled runs forward.",
+        Environment("AntCrippled", None, 200),
+    ),
+    BuiltIn(
+        "humanoid-dir",
+        "metarl.envs.locomotion:HumanoidDirFamily",
+        "A humanoid runs in a direction of the plane.",
+        Environment("HumanoidDir", None, 200),
+    ),
     BuiltIn("sinusoid", _SINUSOID, "Supervised: sinusoids of different amplitude and phase."),
     BuiltIn(
         "sinusoid-l2f",
@@ -168,10 +204,17 @@ def register_built_in() -> None:
     """Registers the families by name and their environments with Gymnasium, without importing their modules."""
     for row in BUILT_IN:
         register(row.family, row.name, row.summary, **row.kwargs)
-        if row.environment is not None:
+        if row.environment is None:
+            continue
+        name, spec, steps = f"metarl/{row.environment.name}-v0", row.environment.spec, row.environment.max_episode_steps
+        if spec is None:
             gym.register(
-                f"metarl/{row.environment.name}-v0",
-                entry_point=row.environment.spec,
-                vector_entry_point=f"metarl.envs.vector:{row.environment.name}",
-                max_episode_steps=row.environment.max_episode_steps,
+                name,
+                entry_point="metarl.envs.mujoco_family:make_env",
+                vector_entry_point="metarl.envs.mujoco_family:make_vector_env",
+                max_episode_steps=steps,
+                kwargs={"family": row.name},
             )
+        else:
+            vector = f"metarl.envs.vector:{row.environment.name}"
+            gym.register(name, entry_point=spec, vector_entry_point=vector, max_episode_steps=steps)

@@ -22,7 +22,7 @@ from metarl.envs.mujoco_core import (
 )
 from metarl.envs.native import SAMPLED_CURVATURE, Slots
 from metarl.envs.parameters import Check, flag, interval, not_negative, number, one_of, positive_whole
-from metarl.envs.tasks import Directions, Uniform
+from metarl.envs.tasks import Directions, TaskEnvironment, Uniform
 
 # From our own experiments, not from a paper (docs/results.md). Half-cheetahs need a policy that starts near zero
 # action: a ReLU network with Glorot's initialisation saturates the torques, and thereby the likelihood ratios of L2F's
@@ -43,7 +43,7 @@ _RLLAB_TIMING: Mapping[str, Any] = {
 }
 
 
-class CheetahEnv(MujocoTask, HalfCheetahEnv):
+class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
     """Gymnasium's half-cheetah with a task.
 
     Observation, ``Box(-inf, inf, (17,), float64)``:

@@ -18,8 +18,8 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
-from metarl.envs.native import ALL, NativeCore, NativeFamily, Slots
-from metarl.envs.tasks import TaskEnvironment
+from metarl.envs.native import ALL, CoreFamily, NativeCore, NativeFamily, Slots
+from metarl.envs.tasks import TaskKeeper
 
 # MuJoCo silently resets a simulation that runs into one of the first three, and silently zeroes bad controls.
 _BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
@@ -82,7 +82,7 @@ def check_not_diverged(counts: NDArray[Any]) -> None:
         )
 
 
-class MujocoTask(TaskEnvironment):
+class MujocoTask(TaskKeeper):
     """Mixin for Gymnasium's MuJoCo environments: reset with a task, first states, rendering without a display."""
 
     @abstractmethod
@@ -175,8 +175,8 @@ class MujocoCore(NativeCore):
         observations[:, width:] = self.velocities
 
 
-class MujocoFamily(NativeFamily):
-    """A native family that falls back to a loop over single environments where MuJoCo has no batch."""
+class SimulatedFamily(CoreFamily):
+    """A family on `MujocoCore` that falls back to a loop over single environments where MuJoCo has no batch."""
 
     horizon = 200
     min_envs_per_shard = 20
@@ -191,7 +191,7 @@ class MujocoFamily(NativeFamily):
         return LoopedEpisodes(self, num_envs, horizon)
 
 
-class DirectionFamily(MujocoFamily):
+class DirectionFamily(SimulatedFamily, NativeFamily):
     """A MuJoCo family whose two tasks are the directions +1 and -1."""
 
     def describe_task(self, task: Any) -> str:
@@ -199,7 +199,7 @@ class DirectionFamily(MujocoFamily):
         return "forward" if task > 0 else "backward"
 
 
-class VelocityFamily(MujocoFamily):
+class VelocityFamily(SimulatedFamily, NativeFamily):
     """A MuJoCo family whose tasks are target velocities."""
 
     def describe_task(self, task: Any) -> str:

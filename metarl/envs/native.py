@@ -304,10 +304,35 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         return observations
 
 
-class NativeFamily(TaskFamily):
-    """A built-in family: a single environment and a native core that equals it.
+class CoreFamily(TaskFamily):
+    """A family whose batch is a native core.
 
     It makes no environment until rollouts or the spaces need one.
+
+    Attributes:
+        core_class: The native core; made from a single environment and the number of slots.
+    """
+
+    core_class: ClassVar[type[Any]]
+
+    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
+        """Makes a native batch of slots in which episodes run side by side."""
+        core = self.core_class(self._rules(), num_envs)
+        (size,) = self.observation_space.shape
+        return NativeEpisodes(core, size, horizon, self.terms)
+
+    @cached_property
+    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
+        env = self._rules()
+        return env.observation_space, env.action_space
+
+    @abstractmethod
+    def _rules(self) -> Any:
+        """An environment whose rules, spaces and compiled model hold for a whole batch; never stepped."""
+
+
+class NativeFamily(CoreFamily):
+    """A built-in family: the class of its single environment, with parameters, and a native core that equals it.
 
     Args:
         horizon: Default length of an episode, in environment steps; None for the family's own.
@@ -315,7 +340,6 @@ class NativeFamily(TaskFamily):
 
     Attributes:
         env_class: The single environment.
-        core_class: Its native core; made from a single environment and the number of slots.
         preset: The family's parameters that differ from the environment's defaults.
 
     Raises:
@@ -323,7 +347,6 @@ class NativeFamily(TaskFamily):
     """
 
     env_class: ClassVar[type[TaskEnvironment]]
-    core_class: ClassVar[type[Any]]
     preset: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
@@ -344,12 +367,6 @@ class NativeFamily(TaskFamily):
         """Makes one environment, without a limit on the episode's length."""
         make: Any = self.env_class
         return make(**self._parameters, render_mode=render_mode)
-
-    def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
-        """Makes a native batch of slots in which episodes run side by side."""
-        core = self.core_class(self._rules(), num_envs)
-        (size,) = self.observation_space.shape
-        return NativeEpisodes(core, size, horizon, self.terms)
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> FloatArray:
         """Draws tasks from the environment's distribution, the same for every split, [n, *task shape]."""
@@ -374,13 +391,7 @@ class NativeFamily(TaskFamily):
         """All tasks if there are finitely many (both directions), else None."""
         return getattr(self._distribution, "all_tasks", None)
 
-    @cached_property
-    def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:
-        env = self._rules()
-        return env.observation_space, env.action_space
-
     def _rules(self) -> Any:
-        """An environment whose rules, spaces and compiled model hold for a whole batch; never stepped."""
         if type(self).make_env is NativeFamily.make_env:
             env_class: Any = self.env_class
             return _shared_env(env_class, *self._parameters.items())

@@ -178,38 +178,19 @@ class Probabilities(TaskDistribution):
         return checked
 
 
-class TaskEnvironment:
-    """Mixin for built-in environments: checks of the parameters, the distribution of tasks and the current task.
+class TaskKeeper:
+    """Mixin for environments: the distribution of tasks and the current task.
 
     A task given at reset lasts until another is given, or until a reset with a seed and without a task. That reset
     draws a task with the new seed.
 
     Attributes:
-        checks: The check of each parameter, by name; Gymnasium checks ``render_mode``.
         tasks: The distribution of the environment's tasks.
         task: The current task, [*task shape].
     """
 
-    checks: ClassVar[Mapping[str, Check]]
     tasks: TaskDistribution
     task: FloatArray | None = None
-
-    @classmethod
-    def checked(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Checks all parameters of the environment, by name, without making one.
-
-        Returns:
-            The parameters as the environment uses them, 50.0 as 50 where a whole number is meant.
-
-        Raises:
-            UserError: If one of them has a wrong value.
-        """
-        return {name: check(name, parameters[name]) for name, check in cls.checks.items()}
-
-    @staticmethod
-    @abstractmethod
-    def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
-        """The distribution of tasks under checked parameters; raises UserError if they contradict each other."""
 
     def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
         """Seeds the environment and chooses its task; a reset calls it first.
@@ -232,6 +213,33 @@ class TaskEnvironment:
         elif seed is not None or self.task is None:
             self.task = self.tasks.draw(1, self.np_random)[0]
         return {"task": np.array(self.task)}
+
+
+class TaskEnvironment(TaskKeeper):
+    """Mixin for built-in environments with parameters, which decide what their tasks are.
+
+    Attributes:
+        checks: The check of each parameter, by name; Gymnasium checks ``render_mode``.
+    """
+
+    checks: ClassVar[Mapping[str, Check]]
+
+    @classmethod
+    def checked(cls, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Checks all parameters of the environment, by name, without making one.
+
+        Returns:
+            The parameters as the environment uses them, 50.0 as 50 where a whole number is meant.
+
+        Raises:
+            UserError: If one of them has a wrong value.
+        """
+        return {name: check(name, parameters[name]) for name, check in cls.checks.items()}
+
+    @staticmethod
+    @abstractmethod
+    def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
+        """The distribution of tasks under checked parameters; raises UserError if they contradict each other."""
 
 
 def task_option(options: dict[str, Any] | None) -> Any:

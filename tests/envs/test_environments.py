@@ -35,7 +35,22 @@ CLASSES = [
     AntVelEnv,
     AntGoalEnv,
 ]
-IDS = ["Navigation", "Bandit", "TabularMDP", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
+IDS = [
+    "Navigation",
+    "Bandit",
+    "TabularMDP",
+    "CheetahDir",
+    "CheetahVel",
+    "AntDir",
+    "AntVel",
+    "AntGoal",
+    "WalkerParams",
+    "HopperParams",
+    "CheetahParams",
+    "CheetahCrippled",
+    "AntCrippled",
+    "HumanoidDir",
+]
 
 
 @pytest.mark.parametrize("env_id", IDS)
@@ -48,11 +63,11 @@ def test_gymnasiums_checker_warns_of_unbounded_observations_only(env_id, recwarn
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_stable_baselines3s_checker_warns_of_navigations_action_bounds_only(env_id, recwarn):
+def test_stable_baselines3s_checker_warns_of_action_bounds_other_than_1_only(env_id, recwarn):
     sb3_check(gym.make(f"metarl/{env_id}-v0"))
     messages = [str(warning.message) for warning in recwarn]
     assert ["symmetric and normalized Box action space" in message for message in messages] == (
-        [True] if env_id == "Navigation" else []
+        [True] if env_id in ("Navigation", "HumanoidDir") else []
     )
 
 

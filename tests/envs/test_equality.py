@@ -28,8 +28,29 @@ FAMILIES = [
     "ant-dir",
     "ant-vel",
     "ant-goal",
+    "walker-params",
+    "hopper-params",
+    "cheetah-params",
+    "cheetah-crippled",
+    "ant-crippled",
+    "humanoid-dir",
 ]
-IDS = ["Navigation", "Bandit", "TabularMDP", "CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal"]
+IDS = [
+    "Navigation",
+    "Bandit",
+    "TabularMDP",
+    "CheetahDir",
+    "CheetahVel",
+    "AntDir",
+    "AntVel",
+    "AntGoal",
+    "WalkerParams",
+    "HopperParams",
+    "CheetahParams",
+    "CheetahCrippled",
+    "AntCrippled",
+    "HumanoidDir",
+]
 SLOTS = 3
 
 

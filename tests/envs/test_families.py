@@ -150,6 +150,8 @@ NEAR_ZERO = {"activation": "tanh", "output_gain": 0.1}
         ("ant-dir", {**SAMPLED, "rollouts_per_task": 40}),
         ("ant-vel", SAMPLED),
         ("ant-goal", SAMPLED),
+        ("walker-params", {**SAMPLED, **NEAR_ZERO}),
+        ("cheetah-crippled", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
         ("tests.envs.test_families:CountingFamily", {}),
     ],
 )
@@ -316,6 +318,10 @@ def test_variants_differ_in_their_task_spaces():
         ("bandit", [0.25, 0.5, 0.75, 0.5, 0.0], "best of 5 arms: number 2 with mean 0.75"),
         ("cheetah-dir", -1.0, "backward"),
         ("ant-vel", 1.5, "velocity 1.50 m/s"),
+        ("hopper-params", np.zeros(34), "15.8 kg, damping x 1.00, friction x 1.00"),
+        ("cheetah-crippled", 0, "bthigh disabled"),
+        ("ant-crippled", 2, "back left leg disabled"),
+        ("humanoid-dir", np.pi / 2, "direction 90 degrees"),
     ],
 )
 def test_tasks_are_described_in_words(name, task, words):
@@ -547,6 +553,8 @@ def test_ant_goals_are_uniform_in_a_disc():
         ("cheetah-vel", {"highest": 0}, "highest must be greater than lowest, got lowest=0.0 and highest=0.0"),
         ("ant-dir", {"survive_bonus": "yes"}, "survive_bonus must be a finite number, got 'yes'"),
         ("ant-goal", {"goal_radius": float("inf")}, "goal_radius must be a positive number, got inf"),
+        ("walker-params", {"log_scale": 0}, "log_scale must be a positive number, got 0"),
+        ("humanoid-dir", {"horizon": 0}, "horizon must be a positive whole number, got 0"),
         ("ant-goal", {"render_mode": "human"}, "ant-goal has no parameter 'render_mode'"),
     ],
 )

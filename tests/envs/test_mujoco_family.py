@@ -1,0 +1,312 @@
+"""Families around MuJoCo models: what the task changes, what Gymnasium's environments say, and faults that are told."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+import pytest
+from gymnasium import spaces
+from marks import needs_mujoco_batch
+
+import metarl
+from examples.pendulum_family import PendulumFamily
+from metarl.common.errors import UserError
+from metarl.envs import get_family, mujoco_core
+from metarl.envs.looped import LoopedEpisodes
+
+BUILT_IN = ["walker-params", "hopper-params", "cheetah-params", "cheetah-crippled", "ant-crippled", "humanoid-dir"]
+
+
+def some_task(family, seed=0):
+    return family.sample_tasks(1, np.random.default_rng(seed))[0]
+
+
+def test_the_worked_example_passes_the_check():
+    metarl.check_task_family(PendulumFamily())
+
+
+@pytest.mark.filterwarnings("ignore:.*has no mujoco.batch")
+def test_without_a_mujoco_batch_the_example_falls_back_and_passes_the_check(monkeypatch):
+    monkeypatch.setattr(mujoco_core, "batch_module", lambda: None)
+    assert isinstance(PendulumFamily().make_episodes(2, 5), LoopedEpisodes)
+    metarl.check_task_family(PendulumFamily())
+
+
+class Mixing(PendulumFamily):
+    """Its reward depends on the other environments of a batch."""
+
+    def reward(self, step):
+        return {"reward": step.after.velocities[:, 0] - step.after.velocities.mean()}
+
+
+class ContactForces(metarl.MujocoFamily):
+    """It observes what the batch does not refresh."""
+
+    model_file = "ant.xml"
+    data_fields = ("cfrc_ext",)
+    task_space = spaces.Box(0.5, 1.5, (), np.float64)
+
+    def set_model(self, model, task):
+        model.opt.gravity[2] *= task
+
+    def reward(self, step):
+        return {"reward": np.abs(step.after.data["cfrc_ext"]).sum(axis=(1, 2)) + step.forward_velocity}
+
+
+@needs_mujoco_batch
+@pytest.mark.parametrize("family", [Mixing, ContactForces])
+def test_the_check_tells_a_batch_that_differs_from_single_environments(family):
+    with pytest.raises(UserError, match="make_episodes differs from a single environment"):
+        metarl.check_task_family(family())
+
+
+GYMNASIUM = [
+    ("walker-params", "Walker2d-v5", {}),
+    ("hopper-params", "Hopper-v5", {}),
+    ("cheetah-params", "HalfCheetah-v5", {"ctrl_cost_weight": 0.05}),
+    ("humanoid-dir", "Humanoid-v5", {"contact_cost_weight": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("name", "gymnasium_id", "parameters"), GYMNASIUM)
+def test_the_task_that_changes_nothing_is_gymnasiums_environment(name, gymnasium_id, parameters):
+    env = get_family(name).make_env()
+    task, rng = np.zeros(env.tasks.space.shape), np.random.default_rng(0)
+    reference = gym.make(gymnasium_id, **parameters).unwrapped
+    for seed in range(3):
+        first, _ = env.reset(seed=seed, options={"task": task})
+        size = len(first)
+        reference.reset(seed=seed)
+        reference.set_state(env.data.qpos, env.data.qvel)
+        for _ in range(30):
+            action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+            observation, reward, terminated, *_ = env.step(action)
+            expected, expected_reward, expected_end, *_ = reference.step(action)
+            # In older MuJoCo, mj_setConst rounds differently from the compiler.
+            np.testing.assert_allclose(observation, expected[:size], rtol=0, atol=1e-8)
+            assert reward == pytest.approx(expected_reward, abs=1e-6)  # Gymnasium squares actions in float32.
+            assert terminated == expected_end
+            if terminated:
+                break
+
+
+def test_the_humanoids_reward_is_for_its_own_direction():
+    rewards = []
+    for task in (0.0, np.pi):
+        env = get_family("humanoid-dir").make_env()
+        env.reset(seed=0, options={"task": task})
+        rewards.append(env.step(np.full(17, 0.3, np.float32))[4]["reward_run"])
+    assert rewards[0] == pytest.approx(-rewards[1]) != 0
+
+
+def test_each_number_of_the_model_has_its_own_factor():
+    family = get_family("walker-params", log_scale=2.0)
+    task = some_task(family)
+    original, changed = family.model, family.task_model(task)
+    factors = []
+    for name in ("body_mass", "body_inertia", "dof_damping", "geom_friction"):
+        old, new = getattr(original, name), getattr(changed, name)
+        np.testing.assert_array_equal(new[old == 0], 0)
+        factors.append(new[old != 0] / old[old != 0])
+    masses, inertias, damping, friction = factors
+    expected = np.concatenate([masses, inertias, damping, friction])
+    bases = np.repeat([1.5, 1.5, 1.3, 1.5], [len(part) for part in factors])
+    np.testing.assert_allclose(bases**task, expected)
+    assert np.abs(task).max() <= 2.0
+    # What MuJoCo derives from masses follows.
+    assert changed.body_subtreemass[0] == pytest.approx(changed.body_mass.sum())
+    assert original.body_subtreemass[0] == pytest.approx(original.body_mass.sum())
+
+
+@pytest.mark.parametrize(("name", "task", "motors"), [("cheetah-crippled", 4, [4]), ("ant-crippled", 0, [2, 3])])
+def test_a_disabled_motor_does_nothing_and_the_others_do_something(name, task, motors):
+    states = []
+    for actions in (np.zeros, np.ones):
+        env = get_family(name).make_env()
+        env.reset(seed=0, options={"task": task})
+        action = np.full(env.action_space.shape, 0.25, np.float32)
+        action[motors] = actions(len(motors))
+        states.append(env.step(action)[0])
+        env.reset(seed=0, options={"task": (task + 1) % 4})
+        states.append(env.step(action)[0])
+    np.testing.assert_array_equal(states[0], states[2])
+    assert not np.array_equal(states[1], states[3])
+
+
+def test_the_disabled_motor_costs_nothing():
+    env = get_family("cheetah-crippled").make_env()
+    env.reset(seed=0, options={"task": 4})
+    action = np.zeros(6, np.float32)
+    action[[2, 4]] = 0.5, 1.0
+    assert env.step(action)[4]["reward_ctrl"] == pytest.approx(-0.05 * 0.25)
+
+
+def test_the_crippled_leg_is_the_one_that_is_named():
+    family = get_family("ant-crippled")
+    corners = {"front left": (1, 1), "front right": (-1, 1), "back left": (-1, -1), "back right": (1, -1)}
+    for task in range(4):
+        joints = {family.model.actuator(motor).trnid[0] for motor in family.motors[task]}
+        bodies = [family.model.jnt_bodyid[joint] for joint in sorted(joints)]
+        hip = family.model.body_pos[bodies[0]]
+        leg = family.describe_task(task).removesuffix(" leg disabled")
+        assert tuple(np.sign(hip[:2])) == corners[leg]
+
+
+@needs_mujoco_batch
+def test_slots_of_one_task_share_its_model_and_models_of_past_tasks_are_dropped():
+    family = PendulumFamily()
+    core = family.core_class(family.make_env(), 4)
+    tasks = family.sample_tasks(3, np.random.default_rng(0))
+    core.tasks[:] = tasks[[0, 0, 1, 1]]
+    generators = [np.random.default_rng(slot) for slot in range(4)]
+    core.start(np.arange(4), generators)
+    first = list(core.batch.models)
+    assert first[0] is first[1] is not first[2] is first[3]
+    core.tasks[1] = tasks[2]
+    core.start(np.array([1]), generators[:1])
+    second = list(core.batch.models)
+    assert [new is old for new, old in zip(second, first, strict=True)] == [True, False, True, True]
+    np.testing.assert_array_equal(second[1].body("bob").mass, tasks[2, 0])
+
+
+class Plain(PendulumFamily):
+    """It hands on what it is given, without a copy."""
+
+    def reward(self, step):
+        return {"reward": step.after.velocities[:, 0] + step.before.positions[:, 0]}
+
+    def observation(self, state):
+        return state.positions
+
+
+def test_functions_may_hand_on_what_they_are_given_but_not_change_it():
+    metarl.check_task_family(Plain())
+    env = Plain().make_env()
+    first, _ = env.reset(seed=0)
+    kept = first.copy()
+    env.step(np.ones(1, np.float32))
+    np.testing.assert_array_equal(first, kept)
+    for name in ("positions", "velocities"):
+        with pytest.raises(ValueError, match="read-only"):
+            step(faulty(observation=lambda self, s, name=name: np.negative(getattr(s, name), out=getattr(s, name))))
+
+
+@needs_mujoco_batch
+def test_the_shared_model_stays_as_it_is():
+    family = PendulumFamily()
+    before = copy.copy(family.model)
+    metarl.check_task_family(family)
+    assert family.model.body("bob").mass == before.body("bob").mass
+    np.testing.assert_array_equal(family.model.opt.gravity, before.opt.gravity)
+    assert PendulumFamily().model is family.model
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_environments_can_be_pickled(name):
+    env = gym.make(f"metarl/{name.title().replace('-', '')}-v0").unwrapped
+    copied = pickle.loads(pickle.dumps(env))
+    action = env.action_space.high
+    for one in (env, copied):
+        one.reset(seed=3)
+    np.testing.assert_array_equal(env.step(action)[0], copied.step(action)[0])
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_given_task_lasts_until_another_or_a_new_seed(name):
+    family = get_family(name)
+    env, given = family.make_env(), some_task(family, 3)
+    drawn = env.reset(seed=1)[1]["task"]
+    np.testing.assert_array_equal(env.reset()[1]["task"], drawn)
+    np.testing.assert_array_equal(env.reset(options={"task": given})[1]["task"], given)
+    env.step(env.action_space.sample())
+    np.testing.assert_array_equal(env.reset()[1]["task"], given)
+    np.testing.assert_array_equal(env.reset(seed=1)[1]["task"], drawn)
+
+
+def test_gymnasium_makes_environments_with_parameters():
+    env = gym.make("metarl/HopperParams-v0", log_scale=1.5)
+    assert env.unwrapped.tasks.space.high.max() == 1.5
+    assert env.spec.max_episode_steps == 200
+
+
+def test_a_picture_shows_the_model_of_the_task():
+    class Bobs(PendulumFamily):
+        def set_model(self, model, task):
+            model.geom_size[-1] = task[0] / 4
+
+    env = Bobs().make_env(render_mode="rgb_array")
+    pictures = []
+    try:
+        for mass in (0.5, 2.0):
+            env.reset(seed=0, options={"task": [mass, 9.81]})
+            pictures.append(env.render())
+    except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as error:
+        pytest.skip(f"no renderer here: {error}")
+    assert pictures[0].shape == (480, 480, 3)
+    assert not np.array_equal(*pictures)
+
+
+def faulty(**attributes):
+    return type("Faulty", (PendulumFamily,), attributes)()
+
+
+FAULTS = [
+    (lambda: faulty(model_file="none.xml").make_env(), "has the model_file 'none.xml', which does not exist; write"),
+    (lambda: type("Bare", (metarl.MujocoFamily,), {})().model, "Bare has no model_file; set it to the path"),
+    (
+        lambda: faulty(data_fields=("xposs",)).make_env(),
+        "no array 'xposs', one of the data_fields .* Did you mean 'xpos'",
+    ),
+    (lambda: faulty(task_space=spaces.Dict(a=spaces.Discrete(2))).make_env(), "must be arrays, got Dict"),
+    (lambda: step(faulty(reward=lambda self, s: s.forward_velocity)), "must return the terms of the reward by name"),
+    (lambda: step(faulty(reward=lambda self, s: {})), "must return the terms of the reward by name"),
+    (
+        lambda: step(faulty(reward=lambda self, s: {"r": s.actions})),
+        r"the term 'r' of Faulty must have shape \(1,\), a number for each environment, got \(1, 1\); reduce over",
+    ),
+    (lambda: step(faulty(terminated=lambda self, s: s.actions > 0)), r"terminated of Faulty must have shape \(1,\)"),
+    (
+        lambda: faulty(observation=lambda self, s: s.positions[:, 0]).make_env(),
+        r"observation of Faulty must have shape \(1, observation\), a row for each environment, got \(1,\)",
+    ),
+    (
+        lambda: faulty(set_model=lambda self, m, t: setattr(m.opt, "timestep", 0.001)).task_model(None),
+        "set_model of Faulty changes the time step from 0.01 to 0.001 s; all tasks must have the same",
+    ),
+]
+
+
+def step(family):
+    env = family.make_env()
+    env.reset(seed=0)
+    return env.step(np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize(("call", "message"), FAULTS)
+def test_faults_of_a_definition_are_told(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_a_motor_without_bounds_is_told(tmp_path):
+    path = tmp_path / "pendulum.xml"
+    text = Path(PendulumFamily.model_file).read_text()
+    path.write_text(text.replace(' ctrllimited="true" ctrlrange="-1 1"', ""))
+    with pytest.raises(UserError, match=r"actuator 'motor' in .* has no ctrlrange, so its actions are unbounded; give"):
+        faulty(model_file=str(path)).make_env()
+    path.write_text(text)
+    assert faulty(model_file=str(path)).action_space.high == 1.0
+
+
+@pytest.mark.parametrize(("task", "message"), [([1.0], "shape"), ([1.0, np.nan], "finite")])
+def test_a_wrong_task_is_refused(task, message):
+    with pytest.raises(UserError, match=message):
+        PendulumFamily().make_env().reset(options={"task": task})
+
+
+def test_a_task_of_whole_numbers_stays_whole():
+    with pytest.raises(UserError, match="whole numbers"):
+        get_family("ant-crippled").make_env().reset(options={"task": 1.5})
