@@ -25,7 +25,7 @@ from metarl.common.errors import UserError
 from metarl.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "speed"
-Part = Literal["rollouts", "checks", "meta-step", "iteration", "scaling", "start-up"]
+Part = Literal["rollouts", "checks", "meta-step", "iteration", "scaling", "processes", "start-up"]
 
 
 @dataclass(frozen=True)
