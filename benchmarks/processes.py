@@ -43,8 +43,8 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
         "these.",
     )
     note = (
-        "Counted in one iteration of MAML by one process: messages that it sends, and their size. Of two processes, each "
-        "sends as many messages, half as large."
+        "Counted in one iteration of MAML by one process: messages that it sends, and their size. Of two processes, "
+        "each sends as many messages, half as large."
     )
     return [times, Table("Messages of an iteration", [_messages(env, quick) for env in SIZES], note)]
 
