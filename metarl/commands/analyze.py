@@ -42,7 +42,8 @@ def _options(
 
     It measures the degree of conflict between the tasks' meta-gradients in each layer, attenuation, smoothness of the
     inner loop, similarity of representations before and after it, returns with frozen layers, embeddings of tasks and,
-    if asked for, returns with the initialisation attenuated by hand.
+    if asked for, returns with the initialisation attenuated by hand. Of an agent with memory it shows the states of the
+    memory, and how well the task can be read from them after each step.
 
     Args:
         run: The run's folder.

@@ -28,7 +28,7 @@ class EvaluationConfig(Checked):
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
     evaluation-ENV.json. To name the run's own family here is the word that it may be imported."""
     rollouts: Count = 20
-    """Episodes of each task at each gradient step. mumomaml reads the task from, and measures the return before
+    """Episodes of each task at each gradient step; of an agent with memory, trials of each task. mumomaml reads the task from, and measures the return before
     adaptation on, as many as its own setting says."""
     shots: Count | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
@@ -36,7 +36,8 @@ class EvaluationConfig(Checked):
     """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
     and in few-shot classification as in training."""
     gradient_steps: Steps = 4
-    """Gradient steps; as many as in training use the training step size, later ones half of it."""
+    """Gradient steps; as many as in training use the training step size, later ones half of it. Of an agent with memory,
+    episodes that it remembers before the last one is measured."""
     seed: Seed = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()
@@ -57,16 +58,17 @@ class AnalysisConfig(Checked):
     tasks: _AtLeastTwo = 20
     """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many tasks repeats them."""
     rollouts: _AtLeastTwo = 20
-    """Episodes of each task before and after adaptation."""
+    """Episodes of each task before and after adaptation; of an agent with memory, trials of each task."""
     seed: Seed = 10_000
     """Seed of tasks and episodes."""
     checkpoint: Checkpoint = "last"
     """Which checkpoint: the last, or the best on the validation tasks. The checkpoints that the run kept during
     training are analysed too, to show its course."""
     embedding_tasks: _AtLeastTwo = 200
-    """Number of tasks whose embeddings are shown."""
+    """Number of tasks whose embeddings, or states of the memory, are shown."""
     projection: Literal["pca", "tsne"] = "pca"
-    """Projection of embeddings to two dimensions: principal components, or t-SNE (needs scikit-learn)."""
+    """Projection of embeddings to two dimensions: principal components, or t-SNE (needs scikit-learn). States of a
+    memory are shown by principal components."""
     gamma_sweep: bool = False
     """Attenuate the initialisation by hand, each layer and the whole network by factors from 0 to 1.2, before the inner
     loop: what attenuation could gain without training. Takes the environment steps of about 65 inner loops."""

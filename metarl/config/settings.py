@@ -84,7 +84,7 @@ class RolloutSettings(Checked):
     """Episodes and advantages."""
 
     rollouts_per_task: Count = 20
-    """Episodes collected with each task's policy, before and after adaptation."""
+    """Episodes collected with each task's policy, before and after adaptation; 1 for an agent with memory."""
     horizon: Count = 200
     """Maximum length of an episode, in environment steps."""
     action_scale: Positive = 1.0
@@ -122,7 +122,7 @@ class PolicySettings(Checked):
     """The policy's network and its exploration."""
 
     hidden_sizes: tuple[Count, ...] = (100, 100)
-    """Width of each hidden layer of the policy."""
+    """Width of each hidden layer of the policy; of an agent with memory, of those after its recurrent layer."""
     activation: Literal["relu", "tanh"] = "relu"
     """Activation of the hidden layers."""
     output_gain: NotNegative = 1.0
@@ -142,7 +142,7 @@ class InnerSettings(Checked):
     """The inner loop, for every adaptation rule."""
 
     num_inner_steps: Steps = 1
-    """Policy-gradient steps of the inner loop."""
+    """Policy-gradient steps of the inner loop. Of an agent with memory, episodes of a trial before its last one."""
     inner_lr: Positive = 0.1
     """Step size of the inner loop. Learned step sizes start from it."""
     inner_loss: Literal["ratio", "score", "dice"] = "ratio"
@@ -156,4 +156,5 @@ class MetaSettings(Checked):
     meta_batch_size: Count = 40
     """Tasks in a meta-iteration."""
     meta_optimiser: str = "trpo"
-    """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp), or, for supervised families, adam."""
+    """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp); adam for supervised families, ppo for
+    agents with memory."""

@@ -76,6 +76,11 @@ class MemoryRule(Adaptation):
             trials: The trials.
         """
 
+    def states(self, meta: Tensor, trials: Trials) -> Tensor:
+        """The recurrent layer's states in trials that begin with a blank memory, [task, step, unit]."""
+        memory = self.blank(len(trials.mask), meta)
+        return self.policy.states(self.network(meta), self.rewards(meta), memory, trials)
+
     def initialisation(self, modes: Tensor) -> Tensor:
         raise UserError("an agent with memory has no initial policy of its own to start from: take algo maml.")
 

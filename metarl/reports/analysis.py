@@ -1,4 +1,4 @@
-"""Analyses what an agent learned: conflict, attenuation, smoothness, reuse of representations, embeddings of tasks."""
+"""Analyses what an agent learned: conflict, attenuation, smoothness, representations, embeddings of tasks, memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
-from metarl.common.arrays import rows_of_numbers
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
 from metarl.common.output import Unbreakable
@@ -30,17 +29,28 @@ from metarl.config.trust import Trust
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.runner import make_runner
-from metarl.reports.inspection import inspect, layers
+from metarl.reports.inspection import inspect, layers, states_of
 from metarl.reports.measures import (
     Difference,
     Floats,
+    PrincipalAxes,
     best_on_the_other_half,
     difference_over_tasks,
-    leave_one_out_r2,
     over_tasks,
     principal_components,
+    task_r2,
 )
-from metarl.reports.results import Analysis, AtCheckpoint, Embedding, Freezing, GammaSweep, Gap, Inspection, Projected
+from metarl.reports.results import (
+    Analysis,
+    AtCheckpoint,
+    Embedding,
+    Freezing,
+    GammaSweep,
+    Gap,
+    Inspection,
+    Memory,
+    Projected,
+)
 from metarl.runs.build import require_room
 from metarl.runs.protocol import standing_still
 from metarl.runs.trained_agent import Agent, load_with_iteration
@@ -86,7 +96,8 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     path = config.folder(folder) / ANALYSIS_FILE
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
-    require_room(measured, agent.rule.policy, max(config.tasks, config.embedding_tasks), "tasks", "rollouts")
+    most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)
+    require_room(measured, agent.rule.policy, most_tasks, "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
         loops = _InnerLoops(agent, config, workers)
@@ -98,8 +109,9 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
         freezing, no_freezing = _freezing(loops, agent, tasks, adapted.returns[:, -1].numpy(), inspection)
         sweep, no_sweep = _gamma_sweep(loops, agent, tasks, adapted, inspection, gap)
         embedding, no_embedding = _embedding(loops, agent, project)
+        memory, no_memory = _memory(loops, agent)
         through_training, no_course = _through_training(loops, agent, tasks, analysed)
-        left_out = {**inspection.left_out, **no_freezing, **no_sweep, **no_embedding, **no_course}
+        left_out = {**inspection.left_out, **no_freezing, **no_sweep, **no_embedding, **no_memory, **no_course}
         result = Analysis(
             config=agent.config.to_dict(),
             settings=config,
@@ -109,13 +121,14 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
             tasks=tasks,
             modes=agent.family.modes(tasks),
             finite=not loops.independent,
-            tensors=agent.rule.policy.layout.names,
-            layers=layers(agent.rule.policy),
+            tensors=() if agent.rule.remembers else agent.rule.policy.layout.names,
+            layers=() if agent.rule.remembers else layers(agent.rule.policy),
             returns=adapted.returns.double().numpy(),
             measure=agent.family.measure,
             freezing=freezing,
             gamma_sweep=sweep,
             embedding=embedding,
+            memory=memory,
             through_training=through_training,
             env_steps=loops.env_steps,
             **{**vars(inspection), "left_out": left_out},
@@ -157,14 +170,18 @@ class _InnerLoops:
         rollouts: int,
         repeat: int = 0,
     ) -> Adapted:
-        """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`; each repeat has other streams."""
-        agent = self._agent
-        settings = agent.settings.measured_on(rollouts)
-        runner = make_runner(agent.family, rule, len(tasks), settings, self.workers, torch.device("cpu"))
+        """Runs the inner loop for some tasks, see `metarl.inner.runner.Runner.run`; each repeat has other streams.
+
+        An agent with memory lives through ``rollouts`` trials of each task: returns are their means, and everything
+        else is by trial.
+        """
+        agent, trials = self._agent, self._agent.settings.trials(rollouts)
+        settings, repeated = agent.settings.measured_on(rollouts), np.repeat(tasks, trials, axis=0)
+        runner = make_runner(agent.family, rule, len(repeated), settings, self.workers, torch.device("cpu"))
         with closing(runner):
-            adapted, _ = runner.run(meta, tasks, stages, self.config.seed, Purpose.TEST_ROLLOUTS, repeat)
+            adapted, _ = runner.run(meta, repeated, stages, self.config.seed, Purpose.TEST_ROLLOUTS, repeat)
         self.env_steps += adapted.env_steps
-        return adapted
+        return replace(adapted, returns=adapted.returns.unflatten(0, (-1, trials)).mean(1))
 
 
 # Freezing
@@ -220,10 +237,10 @@ def _gamma_sweep(
     gap: tuple[float, float] | None,
 ) -> tuple[GammaSweep | None, dict[str, str]]:
     """Returns after an inner loop from an attenuated initialisation; the same random streams for every gamma."""
-    if not loops.config.gamma_sweep:
-        return None, {"gamma_sweep": "not asked for; see --gamma-sweep"}
     if inspection.movement is None:
         return None, {"gamma_sweep": inspection.left_out["movement"]}
+    if not loops.config.gamma_sweep:
+        return None, {"gamma_sweep": "not asked for; see --gamma-sweep"}
     if inspection.attenuation is not None:
         return None, {"gamma_sweep": "the rule attenuates its initialisation by itself"}
     by_layer = [[name for name in layer if name != "log_std"] for layer in layers(agent.rule.policy)]
@@ -292,7 +309,7 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
     stages = loops.stages(rule)
     first_step = next((i for i, stage in enumerate(stages) if stage.is_step), 0)
     if not first_step:
-        return None, {"embedding": "the rule looks at no task before its first gradient step"}
+        return None, {"embedding": f"the rule looks at no task before its first {rule.step_name}"}
     tasks = agent.family.sample_tasks(config.embedding_tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     # Some rules read only one trajectory per task.
     rollouts = config.rollouts if any(stage.rollouts is None for stage in stages[:first_step]) else 1
@@ -305,23 +322,37 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
     same = "what it sees is the same for every task"
     if not varying:
         return None, {"embedding": same}
-    seen = {name: Projected(values, *project(values), _task_r2(values, tasks)) for name, values in varying.items()}
+    seen = {name: Projected(values, *project(values), task_r2(values, tasks)) for name, values in varying.items()}
     embedding = Embedding(config.projection, rollouts, tasks, agent.family.modes(tasks), agent.family.num_modes, seen)
     return embedding, {f"embedding of {name}": same for name in features if name not in varying}
 
 
-def _task_r2(features: Floats, tasks: NDArray[Any]) -> dict[str, float]:
-    """R2 of the task's numbers and, if there are several, of its direction and length, by name."""
-    numbers = rows_of_numbers(tasks)
-    size = numbers.shape[1]
-    if size == 1:
-        return {"task": float(leave_one_out_r2(features, numbers)[0])}
-    lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
-    # A task of length 0 has no direction; the R2 of directions is then NaN.
-    directions = np.divide(numbers, lengths, out=np.full_like(numbers, np.nan), where=lengths > 0)
-    names = [f"{what}[{index}]" for what in ("task", "direction") for index in range(size)]
-    r2 = leave_one_out_r2(features, np.concatenate([numbers, directions, lengths], axis=1))
-    return dict(zip([*names, "length"], r2.tolist(), strict=True))
+# Memory
+
+
+def _memory(loops: _InnerLoops, agent: Agent) -> tuple[Memory | None, dict[str, str]]:
+    """The states of an agent with memory in one trial of each task, and what they tell of the task."""
+    if not agent.rule.remembers:
+        return None, {"memory": "the agent has no memory"}
+    config, family = loops.config, agent.family
+    tasks = family.sample_tasks(config.embedding_tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
+    adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, 1)
+    states, lengths = states_of(adapted.loop)
+    ends = states[:, :, -1]
+    axes = PrincipalAxes.of(ends.reshape(-1, ends.shape[2]))
+    by_step = [task_r2(at, tasks) for at in np.moveaxis(states.reshape(len(tasks), -1, ends.shape[2]), 1, 0)]
+    memory = Memory(
+        tasks,
+        family.modes(tasks),
+        family.num_modes,
+        lengths,
+        ends,
+        axes.coordinates(ends),
+        axes.shares,
+        axes.coordinates(states[: config.tasks]),
+        {name: np.reshape([r2[name] for r2 in by_step], states.shape[1:3]) for name in by_step[0]},
+    )
+    return memory, {}
 
 
 # Through training
@@ -331,6 +362,8 @@ def _through_training(
     loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint
 ) -> tuple[list[AtCheckpoint] | None, dict[str, str]]:
     """Inspects the kept checkpoints, in order; the analysed one is among them."""
+    if agent.rule.remembers:
+        return None, {"through_training": analysed.left_out["movement"]}
     kept = RunFolder(agent.config.folder).kept_iterations()
     others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:

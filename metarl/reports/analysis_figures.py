@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -33,6 +36,7 @@ from metarl.reports.results import (
     Freezing,
     GammaSweep,
     Landscape,
+    Memory,
     Movement,
     Projected,
     Representations,
@@ -47,6 +51,9 @@ _SPREAD = 0.25
 _LEAST_RANGE = 0.1
 # Least range of the second principal component's axis, relative to the first's.
 _LEAST_ASPECT = 0.05
+# Most episodes of a trial that get panels of their own.
+_EPISODES = 4
+_COLOURS_OF_NUMBERS = "viridis"
 _CHARACTERS_PER_INCH = 16
 _THIN: dict[str, Any] = {"linewidth": 0.7, "alpha": 0.35}
 _DOTS = "Dots: tasks; hollow markers: their mean."
@@ -106,6 +113,9 @@ def _figures(result: Analysis) -> dict[str, Callable[[], tuple[Figure, str]]]:
         figures["gamma_sweep"] = partial(_draw_gamma_sweep, result.gamma_sweep, result.measure)
     if result.embedding is not None:
         figures["embedding"] = partial(_draw_embedding, result.embedding)
+    if result.memory is not None:
+        figures["memory"] = partial(_draw_memory, result.memory)
+        figures["memory_r2"] = partial(_draw_memory_r2, result.memory)
     if result.through_training is not None:
         figures["through_training"] = partial(_draw_training, result.through_training, result.tensors)
     return figures
@@ -264,14 +274,11 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
                 _scatter_modes(ax, points, embedding.modes)
             else:
                 values = ax.scatter(
-                    points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap="viridis", linewidths=0
+                    points[:, 0], points[:, 1], c=tasks[:, dimension], s=14, cmap=_COLOURS_OF_NUMBERS, linewidths=0
                 )
                 figure.colorbar(values, ax=ax, ticks=MaxNLocator(5))
-                r2 = projected.r2[names[dimension]]
-                title = f"coloured by {names[dimension]}" + (
-                    f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else ""
-                )
-                ax.set_title(title, loc="left", fontsize=9)
+                r2 = _r2_text(projected.r2[names[dimension]])
+                ax.set_title(f"coloured by {names[dimension]}{r2}", loc="left", fontsize=9)
             ax.locator_params(nbins=4)
         if projected.variance_shares is not None:
             _share_range(row, _LEAST_ASPECT * float(np.ptp(points[:, 0])))
@@ -287,13 +294,95 @@ def _r2_in_words(seen: Mapping[str, Projected], numbers: Sequence[str]) -> str:
     """What the features predict of the task: its numbers, its direction (mean over components) and its length."""
     sentences = []
     for kind, projected in seen.items():
-        values = {name: projected.r2[name] for name in numbers}
-        if "length" in projected.r2:
-            of_direction = [value for name, value in projected.r2.items() if name.startswith("direction")]
-            values |= {"direction": float(np.mean(of_direction)), "length": projected.r2["length"]}
+        values = _shown_r2(projected.r2, numbers)
         words = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if math.isfinite(value))
         sentences.append(f" R\N{SUPERSCRIPT TWO} of the task from {kind}, leave-one-out: {words or 'undefined'}.")
     return "".join(sentences)
+
+
+def _shown_r2(r2: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
+    """What is shown of `metarl.reports.measures.task_r2`, numbers or arrays of them by name.
+
+    These are the R2 of the task's ``numbers`` and, if there are several, of its direction (mean over components) and of
+    its length.
+    """
+    values = {name: r2[name] for name in numbers}
+    if "length" in r2:
+        of_direction = [value for name, value in r2.items() if name.startswith("direction")]
+        values |= {"direction": np.mean(of_direction, axis=0), "length": r2["length"]}
+    return values
+
+
+def _r2_text(r2: float) -> str:
+    """An R2 as the end of a title, if it is defined."""
+    return f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else ""
+
+
+def _draw_memory(memory: Memory) -> tuple[Figure, str]:
+    """A row for each number of the task, or one for its mode; a column for each episode's end, and one for paths."""
+    by_mode, num_episodes = memory.num_modes > 1, memory.lengths.shape[1]
+    numbers, names, selection = _task_numbers(memory.tasks)
+    shown = np.unique(np.linspace(0, num_episodes - 1, _EPISODES).round().astype(int))
+    if by_mode:
+        numbers, names, selection = np.asarray(memory.modes)[:, None], ["mode"], ""
+    width, height = 1.4 + 2.9 * (len(shown) + 1), 1.1 + 2.8 * len(names)
+    figure, rows = _new_figure(len(names), len(shown) + 1, width, height, sharex=True, sharey=True)
+    for name, values, row in zip(names, numbers.T, rows, strict=True):
+        colours = _colours_of(values, by_mode)
+        for ax, episode in zip(row, shown, strict=False):
+            points = memory.coordinates[:, episode]
+            if by_mode:
+                _scatter_modes(ax, points, memory.modes)
+            else:
+                ax.scatter(points[:, 0], points[:, 1], c=colours, s=14, linewidths=0)
+            r2 = "" if by_mode else _r2_text(memory.r2[name][episode, -1])
+            ax.set_title(f"end of episode {episode + 1}{r2}", loc="left", fontsize=9)
+        for path, colour in zip(memory.paths, colours, strict=False):
+            x, y = path.reshape(-1, 2).T
+            row[-1].plot(x, y, color=colour, linewidth=0.6, alpha=0.7)
+            row[-1].plot(x[-1], y[-1], "o", color=colour, markersize=4)
+        row[-1].set_title(f"along the trial, {len(memory.paths)} tasks", loc="left", fontsize=9)
+        if not by_mode:
+            scale = ScalarMappable(Normalize(values.min(), values.max()), _COLOURS_OF_NUMBERS)
+            figure.colorbar(scale, ax=row, ticks=MaxNLocator(5))
+    for name, row in zip(names, rows, strict=True):
+        _name_components(row, f"coloured by {name}", "pca", memory.variance_shares)
+    for ax in (ax for row in rows[:-1] for ax in row):
+        ax.set_xlabel("")
+    figure.suptitle("tasks as the memory holds them", x=0.01, horizontalalignment="left")
+    if by_mode:
+        figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
+    reading = "Dots: state of the memory in each task, on the same two principal axes everywhere. Lines: its way there."
+    return figure, reading + selection
+
+
+def _colours_of(values: NDArray[Any], by_mode: bool) -> list[Any]:
+    """A colour for each task by its mode, or by a number of it."""
+    if by_mode:
+        return [COLOURS[index % len(COLOURS)] for index in np.unique(values, return_inverse=True)[1]]
+    return list(colormaps[_COLOURS_OF_NUMBERS](Normalize(values.min(), values.max())(values)))
+
+
+def _draw_memory_r2(memory: Memory) -> tuple[Figure, str]:
+    _, names, selection = _task_numbers(memory.tasks)
+    num_episodes, length = next(iter(memory.r2.values())).shape
+    figure, ((ax,),) = _new_figure(1, 1, 7.2, 4.0)
+    steps = 1 + np.arange(num_episodes * length)
+    for index, (name, values) in enumerate(_shown_r2(memory.r2, names).items()):
+        ax.plot(steps, values.ravel(), label=name, **{**_style(index), "marker": ""})
+    for episode in range(1, num_episodes):
+        ax.axvline(episode * length + 0.5, linestyle=":", color=GREY, linewidth=1.2)
+    ax.set_xlabel("steps in the task")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylabel("R², leave-one-out")
+    ax.set_ylim(top=1.02)
+    ax.set_title("the task, read from the memory", loc="left")
+    _add_legend(figure, *_entries(ax), columns=4)
+    reading = f"Ridge regression of the task from the state of each step, over {len(memory.tasks)} tasks."
+    reading += " Dotted: the next episode begins." if num_episodes > 1 else ""
+    if (memory.lengths < length).any():
+        reading += " An episode that has ended keeps its last state."
+    return figure, reading + selection
 
 
 def _draw_training(course: Sequence[AtCheckpoint], tensors: Sequence[str]) -> tuple[Figure, str]:
@@ -508,6 +597,8 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     tasks, rollouts = result.tasks, result.settings.rollouts
     if figure == "embedding" and result.embedding is not None:
         tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
+    if figure.startswith("memory") and result.memory is not None:
+        tasks, rollouts = result.memory.tasks, result.memory.lengths.shape[1]
     which = "" if figure == "through_training" else f", iteration {result.iteration} ({result.checkpoint})"
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",

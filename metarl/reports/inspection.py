@@ -9,12 +9,14 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.common.parallel import Workers
 from metarl.data import ExampleBatch, Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
+from metarl.inner.memory import MemoryRule, episodes, trials_of
 from metarl.inner.rule import Adaptation
 from metarl.policies.base import DifferentiablePolicy, Policy, with_derivatives
 from metarl.policies.layout import Layout
@@ -57,6 +59,10 @@ def inspect(loop: InnerLoop, workers: Workers, independent: bool = True) -> Insp
         independent: Whether the tasks are independent draws, so that intervals over tasks make sense.
     """
     rule, layout = loop.rule, loop.rule.policy.layout
+    if rule.remembers:
+        parts = ("conflict", "attenuation", "landscape", "representations", "movement")
+        none = dict.fromkeys(parts)
+        return Inspection(**none, left_out=dict.fromkeys(parts, "the agent has a memory and takes no gradient steps"))
     groups = _tasks_by_start(rule, loop.modes)
     num_episodes = min(loop.queries[-1].num_parts, min(map(len, groups), default=0))
     tasks = [loop.tasks(i, i + 1) for i in range(loop.num_tasks)]
@@ -282,6 +288,34 @@ def _movement(inspected: Sequence[_Inspected], layout: Layout) -> Movement:
 
     later = since("gradient_steps") if "gradient_steps" in inspected[0].similarity else None
     return Movement(start=since("start"), gradient_steps=later)
+
+
+# Memory
+
+
+def states_of(loop: InnerLoop) -> tuple[Floats, NDArray[np.intp]]:
+    """The states of an agent with memory in the course of a trial.
+
+    Args:
+        loop: The inner loop of all tasks.
+
+    Returns:
+        The recurrent layer's state at each step, [task, episode, step, unit], where an episode that has ended keeps its
+        last state; and the length of each episode, [task, episode].
+    """
+    rule, data = loop.rule.core, episodes(loop)
+    assert isinstance(rule, MemoryRule)
+    with torch.no_grad():
+        states = rule.states(loop.meta, trials_of(data))
+    lengths = torch.stack([episode.mask[:, 0].sum(1).long() for episode in data], dim=1)
+    # Trials hold the steps that took place, one episode after the other.
+    first, last = lengths.cumsum(1) - lengths, lengths - 1
+    steps = first[..., None] + torch.minimum(torch.arange(int(lengths.max())), last[..., None])
+    held = states[torch.arange(len(states))[:, None, None], steps]
+    return held.double().numpy(), lengths.numpy()
+
+
+# Layers
 
 
 def layers(policy: Policy) -> list[list[str]]:

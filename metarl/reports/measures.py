@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from metarl.common.arrays import rows_of_numbers
 from metarl.common.statistics import mean_and_interval
 
 Floats = NDArray[np.float64]
@@ -163,26 +164,43 @@ def along_step(
     return Line(np.array([loss(point) - loss_here for point in points]), changes, smoothness)
 
 
-def principal_components(rows: ArrayLike, count: int = 2) -> tuple[Floats, Floats]:
-    """Coordinates along the directions of largest variance.
+@dataclass(frozen=True, eq=False)
+class PrincipalAxes:
+    """The directions of largest variance of some rows.
 
-    Args:
-        rows: [row, feature].
-        count: Number of directions.
-
-    Returns:
-        Coordinates, [row, count], and each direction's share of the variance, [count]; both are 0 for directions that
-        do not exist. Signs are chosen such that the coordinate of largest magnitude is positive.
+    Attributes:
+        mean: Mean of the rows, [feature].
+        directions: Orthonormal, [direction, feature]; 0 for directions that do not exist.
+        shares: Each direction's share of the variance, [direction]; 0 for directions that do not exist.
     """
-    values = np.asarray(rows, dtype=np.float64)
-    left, sizes, _ = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
-    coordinates, shares = np.zeros((len(values), count)), np.zeros(count)
-    existing = min(count, len(sizes))
-    coordinates[:, :existing] = left[:, :existing] * sizes[:existing]
-    if sizes.any():
+
+    mean: Floats
+    directions: Floats
+    shares: Floats
+
+    @staticmethod
+    def of(rows: ArrayLike, count: int = 2) -> PrincipalAxes:
+        """The first ``count`` directions of rows [row, feature]; the coordinate of largest magnitude is positive."""
+        values = np.asarray(rows, dtype=np.float64)
+        mean = values.mean(axis=0)
+        _, sizes, right = np.linalg.svd(values - mean, full_matrices=False)
+        directions, shares = np.zeros((count, values.shape[1])), np.zeros(count)
+        existing = min(count, int((sizes > 0).sum()))
+        directions[:existing] = right[:existing]
         shares[:existing] = sizes[:existing] ** 2 / (sizes**2).sum()
-    largest = coordinates[np.abs(coordinates).argmax(axis=0), range(count)]
-    return coordinates * np.where(largest < 0, -1, 1), shares
+        coordinates = (values - mean) @ directions.T
+        largest = coordinates[np.abs(coordinates).argmax(axis=0), range(count)]
+        return PrincipalAxes(mean, directions * np.where(largest < 0, -1, 1)[:, None], shares)
+
+    def coordinates(self, rows: ArrayLike) -> Floats:
+        """Coordinates [..., direction] of any rows [..., feature]."""
+        return np.asarray((np.asarray(rows, dtype=np.float64) - self.mean) @ self.directions.T)
+
+
+def principal_components(rows: ArrayLike) -> tuple[Floats, Floats]:
+    """Coordinates of rows [row, feature] along their `PrincipalAxes` [row, 2], and the shares of the variance [2]."""
+    axes = PrincipalAxes.of(rows)
+    return axes.coordinates(rows), axes.shares
 
 
 def mean_of_finite(values: ArrayLike) -> float:
@@ -315,6 +333,20 @@ def leave_one_out_r2(features: ArrayLike, targets: ArrayLike) -> Floats:
     error = np.take_along_axis(np.array(errors), chosen[None], axis=0)[0]
     defined = np.isfinite(total) & (total > 0)
     return np.where(defined, 1 - error / np.where(defined, total, 1), np.nan)
+
+
+def task_r2(features: Floats, tasks: NDArray[Any]) -> dict[str, float]:
+    """R2 of the task's numbers and, if there are several, of its direction and length, by name."""
+    numbers = rows_of_numbers(tasks)
+    size = numbers.shape[1]
+    if size == 1:
+        return {"task": float(leave_one_out_r2(features, numbers)[0])}
+    lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
+    # A task of length 0 has no direction; the R2 of directions is then NaN.
+    directions = np.divide(numbers, lengths, out=np.full_like(numbers, np.nan), where=lengths > 0)
+    names = [f"{what}[{index}]" for what in ("task", "direction") for index in range(size)]
+    r2 = leave_one_out_r2(features, np.concatenate([numbers, directions, lengths], axis=1))
+    return dict(zip([*names, "length"], r2.tolist(), strict=True))
 
 
 def _centred_pair(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:

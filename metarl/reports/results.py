@@ -233,9 +233,9 @@ class Projected:
         features: The features, [task, feature].
         coordinates: The features' projection, [task, 2].
         variance_shares: Share of the variance along each coordinate, [2]; None for t-SNE.
-        r2: How well the features predict the task, `metarl.reports.measures.leave_one_out_r2`: of each number of the
-            task, and for tasks of several numbers of the components of its direction (the unit vector) and of its
-            length, by name; NaN if constant.
+        r2: How well the features predict the task, `metarl.reports.measures.task_r2`: of each number of the task, and
+            for tasks of several numbers of the components of its direction (the unit vector) and of its length, by
+            name; NaN if constant.
     """
 
     features: Floats
@@ -270,6 +270,36 @@ class Embedding:
         return {**{name: value for name, value in vars(self).items() if name != "seen"}, **self.seen}
 
 
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What an agent with memory holds of its task in the course of a trial.
+
+    The state of a step is the recurrent layer's, from which the action is chosen: it has read the observation and
+    everything before it. An episode that has ended keeps its last state until the next one begins.
+
+    Attributes:
+        tasks: The tasks, [task, ...]; each has one trial, with as many episodes as in training.
+        modes: Mode of the family that each task comes from, [task].
+        num_modes: Number of modes of the family.
+        lengths: Steps of each episode, [task, episode].
+        ends: State at the last step of each episode, [task, episode, unit].
+        coordinates: ``ends`` along their two principal axes, which all episodes share, [task, episode, 2].
+        variance_shares: Share of the variance of ``ends`` along each axis, [2].
+        paths: The states of some tasks, the first ones, at each step along the same axes, [task, episode, step, 2].
+        r2: How well the state of each step predicts the task, [episode, step], by name as in `Projected`.
+    """
+
+    tasks: NDArray[Any]
+    modes: NDArray[Any]
+    num_modes: int
+    lengths: NDArray[Any]
+    ends: Floats
+    coordinates: Floats
+    variance_shares: Floats
+    paths: Floats
+    r2: Mapping[str, Floats]
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inspection:
     """The inspection of a rule's meta-parameters by one inner loop per task; None for parts that do not apply.
@@ -298,7 +328,7 @@ class AtCheckpoint(Inspection):
 
     Attributes:
         iteration: Meta-iterations done at the checkpoint.
-        returns: Return after 0, 1, ... gradient steps, mean over tasks, [step].
+        returns: Return after 0, 1, ... steps of adaptation, mean over tasks, [step].
     """
 
     iteration: int
@@ -322,14 +352,16 @@ class Analysis(Inspection):
         tasks: The tasks, [task, ...].
         modes: Mode of the family that each task comes from, [task].
         finite: Whether the family has finitely many tasks: then none is held out, and ``tasks`` repeats them.
-        tensors: Names of the policy's tensors.
+        tensors: Names of the policy's tensors; empty for an agent with memory, whose tasks share all of them.
         layers: The same names, grouped by layer.
-        returns: Mean return of an episode, [task, gradient step]; of supervised tasks, the error or accuracy.
+        returns: Mean return of an episode after 0, 1, ... steps of adaptation, [task, step]; of supervised tasks, the
+            error or accuracy.
         measure: What returns are: "return", or of supervised tasks "error" or "accuracy".
         freezing: Returns with layers frozen in the inner loop; None if no step changes the policy.
         gamma_sweep: Returns with the initialisation attenuated by hand; None unless asked for, if no step changes the
             policy, or if the rule attenuates by itself.
         embedding: Tasks, represented by the rule's features; None if it has no features, or equal ones for all tasks.
+        memory: The memory of the task along a trial; None if the agent has none.
         through_training: The kept checkpoints, in order, including the analysed one; None if there is no other one, or
             if no measure is defined at every checkpoint.
         env_steps: Environment steps of the whole analysis.
@@ -350,6 +382,7 @@ class Analysis(Inspection):
     freezing: Freezing | None
     gamma_sweep: GammaSweep | None
     embedding: Embedding | None
+    memory: Memory | None
     through_training: Sequence[AtCheckpoint] | None
     env_steps: int
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,8 @@ from metarl.store.evaluations import Evaluation
 
 # Numbers of a task that get a row of their own; the file has all of them.
 _SHOWN_NUMBERS = 12
+# Episodes of a trial that get a column of their own.
+_SHOWN_EPISODES = 5
 
 
 def evaluation_table(result: Evaluation) -> str:
@@ -95,23 +97,37 @@ def _data(result: Evaluation) -> str:
 
 def analysis_table(result: Analysis) -> str:
     """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
-    run, settings, returns = result.config, result.settings, result.returns.mean(axis=0)
-    decimals = _decimals(result)
+    run, settings = result.config, result.settings
     head = [
         f"{run_title(run)} on {run['env']}: "
         f"{tasks_in_words(result.tasks, result.finite)}, "
         f"{settings.rollouts} {'episodes' if result.measure == 'return' else 'query examples'}, "
         f"checkpoint {result.checkpoint} (iteration {result.iteration}), "
         f"seed {settings.seed}",
-        f"{result.measure} before the inner loop {returns[0]:.{decimals}f}, after it {returns[-1]:.{decimals}f}",
+        _before_and_after(result),
     ]
-    tables = (_table_of_tensors, _table_of_representations, _table_of_freezing, _table_of_gammas, _table_of_features)
+    tables = (
+        _table_of_tensors,
+        _table_of_representations,
+        _table_of_freezing,
+        _table_of_gammas,
+        _table_of_features,
+        _table_of_memory,
+    )
     sections = [table(result) for table in tables]
     reasons: dict[str, list[str]] = {}
     for name, why in result.left_out.items():
         reasons.setdefault(why, []).append(name)
     sections += [["", *(f"left out: {', '.join(names)} ({why})" for why, names in reasons.items())]] if reasons else []
     return "\n".join("\n".join(lines) for lines in [head, *sections] if lines)
+
+
+def _before_and_after(result: Analysis) -> str:
+    first, *_, last = [f"{value:.{_decimals(result)}f}" for value in (result.returns.mean(axis=0)[[0, -1]])]
+    if result.memory is None:
+        return f"{result.measure} before the inner loop {first}, after it {last}"
+    episodes = result.returns.shape[1]
+    return f"return of the first episode {first}" + (f", of episode {episodes} {last}" if episodes > 1 else "")
 
 
 def _table_of_tensors(result: Analysis) -> list[str]:
@@ -200,12 +216,26 @@ def _table_of_gammas(result: Analysis) -> list[str]:
 def _table_of_features(result: Analysis) -> list[str]:
     if result.embedding is None:
         return []
-    seen = result.embedding.seen
-    names = list(next(iter(seen.values())).r2)
+    columns = {kind: projected.r2 for kind, projected in result.embedding.seen.items()}
+    return _table_of_r2("what the rule sees", len(result.embedding.tasks), columns)
+
+
+def _table_of_memory(result: Analysis) -> list[str]:
+    memory = result.memory
+    if memory is None:
+        return []
+    columns = {
+        f"episode {episode + 1}": {name: values[episode, -1] for name, values in memory.r2.items()}
+        for episode in range(memory.lengths.shape[1])[:_SHOWN_EPISODES]
+    }
+    return _table_of_r2("the memory at the end of an episode", len(memory.tasks), columns)
+
+
+def _table_of_r2(source: str, num_tasks: int, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = list(next(iter(columns.values())))
     shown = [name for name in names if name not in names[_SHOWN_NUMBERS:-1]]
-    lines = ["", f"R2 of the task from what the rule sees, leave-one-out over {len(result.embedding.tasks)} tasks"]
-    lines += [_row("predicted", seen)]
-    lines += _rows(shown, [_column([projected.r2[name] for name in shown], 2) for projected in seen.values()])
+    lines = ["", f"R2 of the task from {source}, leave-one-out over {num_tasks} tasks", _row("predicted", columns)]
+    lines += _rows(shown, [_column([r2[name] for name in shown], 2) for r2 in columns.values()])
     left = len(names) - len(shown)
     return [*lines, f"and {left} more in the file"] if left else lines
 

@@ -5,13 +5,14 @@ import math
 import sys
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from problems import MODES, initial, make_policy, make_rule, run
 from tiny_runs import tiny
 
-from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
+from metarl import AnalysisConfig, EvaluationConfig, L2FConfig, TaskFamily
 from metarl.agents.anil import PartialAdaptation
 from metarl.commands import analyze as command
 from metarl.common.errors import UserError
@@ -21,29 +22,39 @@ from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import ALGORITHMS
 from metarl.envs.spaces import stacked
-from metarl.inner.runner import Runner
+from metarl.inner.runner import Runner, make_runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
-from metarl.reports.analysis import GAMMAS, _task_r2, analyze
+from metarl.policies.memory import MemoryPolicy
+from metarl.reports.analysis import GAMMAS, analyze
 from metarl.reports.analysis_figures import (
     _draw_attenuation,
     _draw_conflict,
     _draw_embedding,
     _draw_gamma_sweep,
     _draw_landscape,
+    _draw_memory,
+    _draw_memory_r2,
     _draw_training,
     _origin,
     draw,
 )
-from metarl.reports.inspection import conflict, inspect, layers, meta_gradients
-from metarl.reports.measures import leave_one_out_r2, over_tasks, principal_components, unrelated_angle
+from metarl.reports.inspection import conflict, inspect, layers, meta_gradients, states_of
+from metarl.reports.measures import (
+    PrincipalAxes,
+    leave_one_out_r2,
+    over_tasks,
+    principal_components,
+    task_r2,
+    unrelated_angle,
+)
 from metarl.reports.tables import _column, analysis_table
 from metarl.runs.protocol import evaluate
 from metarl.runs.trained_agent import load
 from metarl.runs.training import train
 
 SMALL = {"tasks": 4, "rollouts": 3, "embedding_tasks": 6, "threads": 1}
-SECTIONS = ("conflict", "attenuation", "landscape", "representations", "movement", "freezing", "embedding")
+SECTIONS = ("conflict", "attenuation", "landscape", "representations", "movement", "freezing", "embedding", "memory")
 # Parts that are left out unless they are asked for.
 OTHERS = {"through_training", "gamma_sweep"}
 RULES = [
@@ -62,7 +73,7 @@ RULES = [
 def analysed(folder, small=SMALL, **settings):
     """A run without training and its analysis; the untrained agent is as good as any for what is tested here."""
     train(tiny(folder, **{"iterations": 0, "validate_every": 0, **settings}))
-    return analyze(folder, AnalysisConfig(**small))
+    return analyze(folder, AnalysisConfig(**small), trust=True)
 
 
 @pytest.fixture(scope="module")
@@ -216,12 +227,12 @@ def test_layers_are_a_weight_with_its_bias_and_the_last_one_has_the_log_std():
 # Every rule
 
 
-@pytest.mark.parametrize("algo", sorted(name for name, row in ALGORITHMS.items() if not row.remembers))
+@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
 def test_every_algorithm_is_analysed(tmp_path, algo):
     result = analysed(tmp_path, algo=algo, env="navigation-bimodal")
     assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == result.to_json()
     assert {name for name in SECTIONS if getattr(result, name) is None} == set(result.left_out) - OTHERS
-    assert result.conflict is not None
+    assert (result.memory if ALGORITHMS[algo].remembers else result.conflict) is not None
     assert all(name in analysis_table(result) for name in [*result.tensors, *result.left_out])
 
 
@@ -266,7 +277,7 @@ def test_without_inner_steps_only_the_conflict_is_left(tmp_path):
     assert [name for name in SECTIONS if getattr(result, name)] == ["conflict"]
     assert [path.name for path in draw(result, tmp_path)] == ["conflict.png"]
     reason = "(no gradient step changes the policy)"
-    assert f"left out: landscape, representations, movement, freezing {reason}" in analysis_table(result)
+    assert f"left out: landscape, representations, movement, freezing, gamma_sweep {reason}" in analysis_table(result)
 
 
 def test_of_standing_still_only_the_conflict_is_left(tmp_path):
@@ -357,12 +368,12 @@ def test_what_the_rule_sees_predicts_the_tasks_numbers_direction_and_length(tmp_
 def test_what_cannot_be_predicted_is_not_defined():
     features = np.random.default_rng(0).normal(size=(8, 2))
     tasks = features @ np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 0.0]])
-    known = _task_r2(features, tasks)
+    known = task_r2(features, tasks)
     assert known["task[0]"] > 0.99
     assert math.isnan(known["task[2]"])
     assert math.isnan(known["direction[2]"])
     tasks[3] = 0
-    found = _task_r2(features, tasks)
+    found = task_r2(features, tasks)
     assert all(math.isnan(found[f"direction[{index}]"]) for index in range(3))
     assert math.isfinite(found["length"])
 
@@ -370,7 +381,7 @@ def test_what_cannot_be_predicted_is_not_defined():
 def test_the_numbers_of_tasks_of_several_parts_are_predicted_one_by_one():
     features = np.random.default_rng(0).normal(size=(8, 2))
     tasks = stacked([{"kind": 2, "where": (np.array([x]), y)} for x, y in features])
-    known = _task_r2(features, tasks)
+    known = task_r2(features, tasks)
     assert min(known["task[1]"], known["task[2]"]) > 0.99
     assert math.isnan(known["task[0]"])
 
@@ -381,6 +392,171 @@ def test_tasks_of_many_numbers_are_told_in_a_few_rows(tmp_path):
     assert "task[12]" not in printed
     assert "\nlength " in printed
     assert "more in the file" in printed
+
+
+# Memory
+
+
+@pytest.fixture(scope="module", params=["gru", "lstm"])
+def rl2(request, tmp_path_factory):
+    """An agent whose episodes end early."""
+    settings = {"rl2": {"units": 8, "cell": request.param}, "num_inner_steps": 2, "iterations": 1}
+    return analysed(tmp_path_factory.mktemp(request.param), algo="rl2", env=Countdown, horizon=5, **settings)
+
+
+class Countdown(TaskFamily):
+    """Rewards equal to the task, until a number of steps that no task fixes."""
+
+    horizon = 5
+    task_space = gym.spaces.Box(-1.0, 1.0, (), np.float64)
+
+    class Env(gym.Env):
+        observation_space = gym.spaces.Dict({"left": gym.spaces.Discrete(6), "noise": gym.spaces.Box(-1, 1, (1,))})
+        action_space = gym.spaces.Discrete(3)
+        task = 0.0
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            self.left = int(self.np_random.integers(1, 6))
+            return self.seen(), {}
+
+        def seen(self):
+            return {"left": self.left, "noise": self.np_random.uniform(-1, 1, 1).astype(np.float32)}
+
+        def step(self, action):
+            self.left -= 1
+            return self.seen(), self.task, self.left == 0, False, {}
+
+    def make_env(self, render_mode=None):
+        return self.Env()
+
+    def set_task(self, env, task):
+        env.unwrapped.task = float(task)
+
+
+def trial_of(result, tasks):
+    """The inner loop of one trial of each task, with the analysis's random streams."""
+    agent = load(result.config["run_dir"], trust=True)
+    stages = agent.rule.stages((1.0,) * agent.settings.inner.num_inner_steps)
+    with Workers(1) as workers:
+        runner = make_runner(
+            agent.family, agent.rule, len(tasks), agent.settings.measured_on(1), workers, torch.device("cpu")
+        )
+        adapted, _ = runner.run(agent.meta, tasks, stages, result.settings.seed, Purpose.TEST_ROLLOUTS, 0)
+        runner.close()
+    return agent, adapted
+
+
+def test_states_are_those_that_the_agent_acted_from(rl2, monkeypatch):
+    """Recorded while it acts, one step after the other."""
+    acted, act = [], MemoryPolicy.act
+
+    def recorded(self, *arguments):
+        outputs, memory = act(self, *arguments)
+        acted.append(memory[:, :8])
+        return outputs, memory
+
+    monkeypatch.setattr(MemoryPolicy, "act", recorded)
+    _, adapted = trial_of(rl2, rl2.memory.tasks)
+    states, lengths = states_of(adapted.loop)
+    assert (lengths < 5).any()
+    first = 0
+    for episode, longest in enumerate(lengths.max(0)):
+        for task, length in enumerate(lengths[:, episode]):
+            lived = torch.stack([acted[first + step][task] for step in range(length)]).numpy()
+            np.testing.assert_allclose(states[task, episode, :length], lived, atol=1e-5)
+            held = states[task, episode, length - 1 :]
+            np.testing.assert_array_equal(held, np.broadcast_to(held[:1], held.shape))
+        first += longest
+    assert first == len(acted)
+
+
+def test_memory_is_stored_as_states_and_what_they_tell_of_the_task(rl2):
+    memory, (_, adapted) = rl2.memory, trial_of(rl2, rl2.memory.tasks)
+    states, lengths = states_of(adapted.loop)
+    assert states.shape == (6, 3, lengths.max(), 8)
+    np.testing.assert_array_equal(memory.lengths, lengths)
+    np.testing.assert_array_equal(memory.ends, states[:, :, -1])
+    axes = PrincipalAxes.of(memory.ends.reshape(-1, 8))
+    np.testing.assert_allclose(memory.coordinates, axes.coordinates(memory.ends))
+    np.testing.assert_allclose(memory.paths, axes.coordinates(states[:4]))
+    np.testing.assert_array_equal(memory.paths[:, :, -1], memory.coordinates[:4])
+    np.testing.assert_allclose(memory.variance_shares, axes.shares)
+    assert list(memory.r2) == ["task"]
+    for episode, step in ((0, 0), (1, 2), (2, lengths.max() - 1)):
+        expected = task_r2(states[:, episode, step], memory.tasks)["task"]
+        np.testing.assert_allclose(memory.r2["task"][episode, step], expected)
+    stored = rl2.to_json()["memory"]
+    assert np.shape(stored["r2"]["task"]) == (3, lengths.max())
+
+
+def test_a_task_is_read_from_the_memory_once_its_rewards_were_seen(tmp_path):
+    small = {**SMALL, "embedding_tasks": 60}
+    settings = {"rl2": {"units": 16}, "num_inner_steps": 1, "iterations": 1, "horizon": 5}
+    result = analysed(tmp_path, small, algo="rl2", env=Countdown, **settings)
+    r2 = result.memory.r2["task"]
+    # No state has read the last reward of its own episode, which for some is the only one.
+    assert r2[0, 0] < 0.2 < 0.5 < r2[0, -1] < 0.9 < r2[1, 0]
+
+
+def test_returns_of_an_agent_with_memory_are_those_of_an_evaluation(rl2):
+    config = EvaluationConfig(tasks=4, rollouts=3, gradient_steps=2)
+    expected = evaluate(rl2.config["run_dir"], config, trust=True)
+    np.testing.assert_array_equal(rl2.tasks, expected.tasks)
+    np.testing.assert_array_equal(rl2.returns, expected.returns)
+
+
+def test_memory_is_drawn_and_told(rl2, tmp_path):
+    assert {path.stem for path in draw(rl2, tmp_path)} == {"memory", "memory_r2"}
+    printed, value = analysis_table(rl2), rl2.memory.r2["task"][1, -1]
+    first, last = rl2.returns.mean(0)[[0, 2]]
+    assert f"return of the first episode {first:.2f}, of episode 3 {last:.2f}\n" in printed
+    assert "left out: embedding (the rule looks at no task before its first episode)" in printed
+    assert printed.split("\npredicted")[1].split()[:6] == ["episode", "1", "episode", "2", "episode", "3"]
+    assert printed.split("\ntask ")[1].split()[1] == f"{value:.2f}"
+    figure, _ = _draw_memory(rl2.memory)
+    titles = [ax.get_title("left") for ax in figure.axes[:4]]
+    assert titles[1] == f"end of episode 2, R\N{SUPERSCRIPT TWO} {value:.2f}"
+    assert titles[3] == "along the trial, 4 tasks"
+    assert _origin(rl2, "memory")[1].startswith("6 held-out tasks, episodes of each: 3 ")
+    figure, reading = _draw_memory_r2(rl2.memory)
+    (ax,) = figure.axes
+    line, *boundaries = ax.get_lines()
+    np.testing.assert_array_equal(line.get_ydata(), rl2.memory.r2["task"].ravel())
+    length = rl2.memory.r2["task"].shape[1]
+    assert [boundary.get_xdata()[0] for boundary in boundaries] == [length + 0.5, 2 * length + 0.5]
+    assert "keeps its last state" in reading
+
+
+def test_memories_of_modes_and_of_many_episodes_are_drawn(tmp_path):
+    settings = {"algo": "rl2", "env": "navigation-bimodal", "horizon": 3, "rl2": {"units": 4}, "num_inner_steps": 8}
+    result = analysed(tmp_path, **settings)
+    figure, _ = _draw_memory(result.memory)
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert titles == [*(f"end of episode {k}" for k in (1, 4, 6, 9)), "along the trial, 4 tasks"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["mode 0", "mode 1"]
+    names = [text.get_text() for text in _draw_memory_r2(result.memory)[0].legends[0].get_texts()]
+    assert names == ["task[0]", "task[1]", "task[2]", "direction", "length"]
+    assert "episode 5" in analysis_table(result)
+    assert "episode 6" not in analysis_table(result)
+
+
+def test_a_trial_of_one_episode_has_no_boundaries(tmp_path):
+    result = analysed(tmp_path, algo="rl2", env="bandit", horizon=4, rl2={"units": 4}, num_inner_steps=0)
+    figure, reading = _draw_memory_r2(result.memory)
+    assert len(figure.axes[0].get_lines()) == 6  # Four arms, direction and length.
+    assert "Dotted" not in reading
+    assert f"return of the first episode {result.returns.mean():.2f}\n" in analysis_table(result)
+
+
+def test_options_for_gradient_steps_say_that_they_do_not_apply(tmp_path):
+    kept = {"iterations": 1, "checkpoint_every": 1, "keep_checkpoints": True}
+    result = analysed(tmp_path, {**SMALL, "gamma_sweep": True}, algo="rl2", **kept)
+    reason = "the agent has a memory and takes no gradient steps"
+    assert {name for name, why in result.left_out.items() if why == reason} == {
+        "conflict", "attenuation", "landscape", "representations", "movement", "freezing", "gamma_sweep",
+        "through_training",
+    }  # fmt: skip
 
 
 # Attenuation by hand
