@@ -69,7 +69,7 @@ class PPOConfig(Checked):
     epochs: Count = 4
     """Passes over the same trials."""
     minibatches: Count = 4
-    """Parts of the tasks; each takes one step of Adam in a pass."""
+    """Parts of the tasks, at most as many as there are tasks; each takes one step of Adam in a pass."""
     clip: Positive = 0.2
     """Likelihood ratios are clipped to 1 +- this."""
     max_kl: Positive = 0.03

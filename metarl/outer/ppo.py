@@ -68,12 +68,12 @@ class PPO:
         # Every process has the trials of all, which are small, and computes some of the pieces.
         gathered = zip(*workers.group.gather(episodes(loop)), strict=True)
         trials = trials_of([Rollouts.concatenate(parts) for parts in gathered])
-        data = self._data(rule, state, trials, workers)
+        num_tasks, data = len(trials.mask), self._data(rule, state, trials, workers)
         fresh = LearnerState(state.meta, {name: state.memory[name] for name in _ADAM if name in state.memory})
         parameter, adam = adam_of(fresh, self._learning_rate(state))
         done, stopped, reports, norms = 0, False, list[Tensor](), list[float]()
         for epoch in range(config.epochs):
-            for tasks in np.array_split(generator.permutation(len(trials.mask)), config.minibatches):
+            for tasks in np.array_split(generator.permutation(num_tasks), min(config.minibatches, num_tasks)):
                 with timed("proximal gradient"):
                     gradient, report = self._gradient(rule, parameter.detach(), data, tasks, workers)
                 if stopped := float(report[1]) > config.max_kl:

@@ -146,6 +146,12 @@ def test_it_remembers_adams_moments_and_the_targets(workers):
     assert (float(state.memory["values"][0]), float(again.memory["values"][0])) == (steps, 2 * steps)
 
 
+def test_there_are_no_more_minibatches_than_tasks(workers):
+    _, loop = make()
+    state, report = step(loop.tasks(0, 2), workers, epochs=1, minibatches=4, max_kl=10.0)
+    assert report.numbers["updates"] == float(state.memory["step"]) == 2
+
+
 def test_the_statistics_of_rewards_are_not_moved_by_gradients(workers):
     _, loop = make()
     moved = step(loop, workers)[0].meta != loop.meta
