@@ -106,3 +106,34 @@ class LeverFamily(TaskFamily):
 
     def make_env(self):
         return Lever()
+
+
+class Countdown(gym.Env):
+    """Rewards equal to the task, until a number of steps that is drawn at each reset."""
+
+    action_space = spaces.Discrete(3)
+    observation_space = spaces.Dict({"left": spaces.Discrete(6), "noise": spaces.Box(-1, 1, (1,), np.float32)})
+    task = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.task, self.left = float((options or {"task": self.task})["task"]), int(self.np_random.integers(1, 6))
+        return self._observation(), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        self.left -= 1
+        return self._observation(), self.task, self.left == 0, False, {}
+
+    def _observation(self):
+        return {"left": self.left, "noise": self.np_random.uniform(-1, 1, 1).astype(np.float32)}
+
+
+class CountdownFamily(TaskFamily):
+    """Its episodes end early."""
+
+    horizon = 5
+    task_space = spaces.Box(-1, 1, (), np.float64)
+
+    def make_env(self):
+        return Countdown()

@@ -14,6 +14,7 @@ from benchmarks.meta_step import InlineWorkers
 from benchmarks.problem import on_device
 from metarl import Config
 from metarl.outer.objective import MetaObjective, _Chunk
+from metarl.outer.ppo import PPO
 from metarl.outer.trpo import TRPO, conjugate_gradients
 from metarl.runs.training import Trainer, train
 
@@ -97,7 +98,29 @@ def test_meta_step_on_a_gpu_equals_the_cpus_on_the_same_rollouts(algo):
 
 
 @needs_gpu
-@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_first_update_of_an_agent_with_memory_on_a_gpu_equals_the_cpus_on_the_same_trials():
+    once = {"epochs": 1, "minibatches": 1}
+    config = Config(env="cheetah-dir", algo="rl2", meta_batch_size=8, horizon=20, validate_every=0, ppo=once)
+    settings, found = config.resolve(), []
+    with Trainer(config, torch.device("cpu")) as trainer:
+        state = trainer.learner.initial()
+        adapted, _ = trainer.learner.inner_loops(state.meta, 0)
+        for device in (torch.device("cpu"), torch.device("cuda")):
+            moved, loop = replace(state, meta=state.meta.to(device)), on_device(adapted.loop, device)
+            optimiser = PPO(settings.optimiser, settings.rollouts)
+            found.append(optimiser.step(moved, loop, InlineWorkers(), np.random.default_rng(0)))
+    (expected, of_cpu), (after, report) = found
+    assert report.outcome == of_cpu.outcome == "1 epochs"
+    for name in ("entropy", "explained_variance", "meta_gradient_norm"):
+        np.testing.assert_allclose(report.numbers[name], of_cpu.numbers[name], rtol=1e-3, atol=1e-5)
+    # Adam's first step is as long for any gradient: compare the gradient, which its first moment is a share of.
+    scale = float(expected.memory["exp_avg"].abs().max())
+    torch.testing.assert_close(after.memory["exp_avg"].cpu(), expected.memory["exp_avg"], rtol=1e-2, atol=1e-4 * scale)
+    torch.testing.assert_close(after.memory["values"].cpu(), expected.memory["values"], rtol=1e-3, atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("algo", [*ALGORITHMS, "rl2"])
 def test_run_on_a_gpu_starts_like_the_cpus(algo, tmp_path):
     for device in ("cpu", "cuda"):
         train(tiny(tmp_path / device, algo=algo, device=device))

@@ -57,6 +57,13 @@ def test_a_bad_number_stops_the_run(name, tmp_path):
     assert_iterations_are_kept(tmp_path)
 
 
+def test_a_bad_number_stops_the_run_of_an_agent_with_memory(tmp_path):
+    settings = {"algo": "rl2", "env_kwargs": {"fault": "nan reward", "chance": 0.05}}
+    with pytest.raises(UserError, match=r"^the reward is nan in faulty:FaultyFamily, task 1, r"):
+        metarl.train(seldom(tmp_path, **settings))
+    assert_iterations_are_kept(tmp_path)
+
+
 @fault(WHERE, "the same with `--on-bad-episode drop`", "the episode is left out and counted in `dropped_episodes`")
 def test_dropped_episodes_are_left_out_and_counted(tmp_path):
     run = metarl.train(rare(tmp_path, "nan observation", on_bad_episode="drop"))

@@ -18,6 +18,7 @@ LEARNERS = [
     {"algo": "maml"},
     {"algo": "l2f", "l2f.normalise_embedding": True, "l2f.attenuation_rollouts": "fresh"},
     {"algo": "mamlpp", "num_inner_steps": 2},
+    {"algo": "rl2", "rollouts_per_task": 1, "env": "machines:CountdownFamily", "rl2.units": 8},
     {"algo": "anil", "meta_optimiser": "promp"},
     {"algo": "mumomaml", "normalise_observations": True},
     {"algo": "pretrain", "baseline.trainer": "ppo"},
@@ -73,7 +74,7 @@ sys.exit(main(options))
 def settings_of(learner, iterations=ITERATIONS):
     """Settings of a run for the command line, by name."""
     sizes = {"meta_batch_size": 2, "hidden_sizes": (8,), "iterations": iterations, "checkpoint_every": 1}
-    episodes = {} if "env" in learner else {"rollouts_per_task": 2, "horizon": 8}
+    episodes = {} if learner.get("env") == "sinusoid" else {"rollouts_per_task": 2, "horizon": 8}
     return {**sizes, **episodes, "validate_every": 5, "validation_tasks": 2, "threads": 1, **learner}
 
 
@@ -86,9 +87,8 @@ def options_of(learner, run_dir):
 def killed(learner, run_dir, how, number):
     """Starts a run that kills itself; returns whether it got so far."""
     command = [sys.executable, "-c", CHILD, how, str(number), *options_of(learner, run_dir)]
-    done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode in (-signal.SIGKILL, 0), done.stderr
     return done.returncode != 0
 
@@ -135,7 +135,7 @@ def whole(tmp_path_factory):
     "SIGKILL at a random moment of an iteration",
     "`--resume` goes on; the run is bit for bit the undisturbed one",
 )
-@pytest.mark.parametrize("index", range(3))
+@pytest.mark.parametrize("index", range(4))
 def test_a_run_that_is_killed_at_a_random_moment_goes_on(index, whole, tmp_path):
     assert_goes_on_from_anywhere(index, LEARNERS[index], tmp_path / "run", whole(index))
 

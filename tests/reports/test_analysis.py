@@ -5,14 +5,13 @@ import math
 import sys
 from dataclasses import replace
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from problems import MODES, initial, make_policy, make_rule, run
 from tiny_runs import tiny
 
-from metarl import AnalysisConfig, EvaluationConfig, L2FConfig, TaskFamily
+from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.agents.anil import PartialAdaptation
 from metarl.commands import analyze as command
 from metarl.common.errors import UserError
@@ -73,7 +72,7 @@ RULES = [
 def analysed(folder, small=SMALL, **settings):
     """A run without training and its analysis; the untrained agent is as good as any for what is tested here."""
     train(tiny(folder, **{"iterations": 0, "validate_every": 0, **settings}))
-    return analyze(folder, AnalysisConfig(**small), trust=True)
+    return analyze(folder, AnalysisConfig(**small))
 
 
 @pytest.fixture(scope="module")
@@ -401,42 +400,14 @@ def test_tasks_of_many_numbers_are_told_in_a_few_rows(tmp_path):
 def rl2(request, tmp_path_factory):
     """An agent whose episodes end early."""
     settings = {"rl2": {"units": 8, "cell": request.param}, "num_inner_steps": 2, "iterations": 1}
-    return analysed(tmp_path_factory.mktemp(request.param), algo="rl2", env=Countdown, horizon=5, **settings)
-
-
-class Countdown(TaskFamily):
-    """Rewards equal to the task, until a number of steps that no task fixes."""
-
-    horizon = 5
-    task_space = gym.spaces.Box(-1.0, 1.0, (), np.float64)
-
-    class Env(gym.Env):
-        observation_space = gym.spaces.Dict({"left": gym.spaces.Discrete(6), "noise": gym.spaces.Box(-1, 1, (1,))})
-        action_space = gym.spaces.Discrete(3)
-        task = 0.0
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.left = int(self.np_random.integers(1, 6))
-            return self.seen(), {}
-
-        def seen(self):
-            return {"left": self.left, "noise": self.np_random.uniform(-1, 1, 1).astype(np.float32)}
-
-        def step(self, action):
-            self.left -= 1
-            return self.seen(), self.task, self.left == 0, False, {}
-
-    def make_env(self, render_mode=None):
-        return self.Env()
-
-    def set_task(self, env, task):
-        env.unwrapped.task = float(task)
+    return analysed(
+        tmp_path_factory.mktemp(request.param), algo="rl2", env="machines:CountdownFamily", horizon=5, **settings
+    )
 
 
 def trial_of(result, tasks):
     """The inner loop of one trial of each task, with the analysis's random streams."""
-    agent = load(result.config["run_dir"], trust=True)
+    agent = load(result.config["run_dir"])
     stages = agent.rule.stages((1.0,) * agent.settings.inner.num_inner_steps)
     with Workers(1) as workers:
         runner = make_runner(
@@ -493,7 +464,7 @@ def test_memory_is_stored_as_states_and_what_they_tell_of_the_task(rl2):
 def test_a_task_is_read_from_the_memory_once_its_rewards_were_seen(tmp_path):
     small = {**SMALL, "embedding_tasks": 60}
     settings = {"rl2": {"units": 16}, "num_inner_steps": 1, "iterations": 1, "horizon": 5}
-    result = analysed(tmp_path, small, algo="rl2", env=Countdown, **settings)
+    result = analysed(tmp_path, small, algo="rl2", env="machines:CountdownFamily", **settings)
     r2 = result.memory.r2["task"]
     # No state has read the last reward of its own episode, which for some is the only one.
     assert r2[0, 0] < 0.2 < 0.5 < r2[0, -1] < 0.9 < r2[1, 0]
@@ -501,7 +472,7 @@ def test_a_task_is_read_from_the_memory_once_its_rewards_were_seen(tmp_path):
 
 def test_returns_of_an_agent_with_memory_are_those_of_an_evaluation(rl2):
     config = EvaluationConfig(tasks=4, rollouts=3, gradient_steps=2)
-    expected = evaluate(rl2.config["run_dir"], config, trust=True)
+    expected = evaluate(rl2.config["run_dir"], config)
     np.testing.assert_array_equal(rl2.tasks, expected.tasks)
     np.testing.assert_array_equal(rl2.returns, expected.returns)
 

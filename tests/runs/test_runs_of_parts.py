@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from gymnasium import spaces
-from machines import Lever, Machine, Switches
+from machines import Countdown, Lever, Machine, Switches
 from tiny_runs import assert_same_run, numbers, tiny
 
 from metarl import EvaluationConfig, UserError, analyze, evaluate, load, plot, train
@@ -62,10 +62,24 @@ def test_figures_and_analyses_are_made(run, tmp_path):
     assert len(plain(result.tasks)) == 4
 
 
-@pytest.mark.parametrize("algo", ["maml", "mumomaml", "mamlpp", "oracle", "pretrain"])
+@pytest.mark.parametrize("algo", ["maml", "mumomaml", "mamlpp", "rl2", "oracle", "pretrain"])
 def test_other_algorithms_train_and_are_evaluated(algo, tmp_path):
     train(small(tmp_path, "MachineFamily", algo=algo, iterations=1))
     assert np.isfinite(evaluate(tmp_path, EvaluationConfig(**SMALL)).returns).all()
+
+
+@pytest.mark.parametrize("family", ["MachineFamily", "SwitchesFamily", "LeverFamily", "CountdownFamily"])
+def test_an_agent_with_memory_is_trained_measured_and_deployed_on_parts(family, tmp_path):
+    train(small(tmp_path, family, algo="rl2", rl2={"units": 4}))
+    assert np.isfinite(evaluate(tmp_path, EvaluationConfig(**SMALL)).returns).all()
+    assert analyze(tmp_path, AnalysisConfig(tasks=4, rollouts=2, embedding_tasks=4, threads=1)).memory is not None
+    env = {**FAMILIES, "CountdownFamily": Countdown}[family]()
+    policy = load(tmp_path).adapt(env, num_steps=1)
+    policy.start()
+    observation, _ = env.reset(seed=0)
+    action = policy.predict(observation)
+    assert action in env.action_space
+    policy.finish(env.step(action)[1])
 
 
 def test_other_networks_train(tmp_path):
@@ -73,10 +87,13 @@ def test_other_networks_train(tmp_path):
     assert len(numbers(tmp_path)) == 1
 
 
-def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path):
-    train(small(tmp_path / "whole", "SwitchesFamily"))
-    train(small(tmp_path / "parts", "SwitchesFamily", iterations=1))
-    train(small(tmp_path / "parts", "SwitchesFamily", resume=True))
+@pytest.mark.parametrize(
+    ("family", "algo"), [("SwitchesFamily", "maml"), ("SwitchesFamily", "rl2"), ("CountdownFamily", "rl2")]
+)
+def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(family, algo, tmp_path):
+    train(small(tmp_path / "whole", family, algo=algo))
+    train(small(tmp_path / "parts", family, algo=algo, iterations=1))
+    train(small(tmp_path / "parts", family, algo=algo, resume=True))
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 

@@ -155,7 +155,7 @@ def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("algo", ["maml", "l2f"])
+@pytest.mark.parametrize("algo", ["maml", "l2f", "rl2"])
 def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
     rows = train(tiny(tmp_path, algo=algo, iterations=1, validate_every=0, num_inner_steps=0)).progress
     assert rows[0]["pre_adaptation_return"] == rows[0]["post_adaptation_return"]
