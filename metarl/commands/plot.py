@@ -25,10 +25,10 @@ class PlotOptions:
     x: Literal[
         "gradient-step", "adaptation-episodes", "adaptation-steps", "env-steps", "cpu-seconds", "iteration", "input"
     ] = "gradient-step"
-    """Horizontal axis: gradient steps of adaptation to held-out tasks; episodes or environment steps of the task that
-    adaptation had read (logarithmic; evaluate --rollouts-sweep adds lines); environment steps, CPU-seconds or
-    iterations of meta-training (without runs that were not trained); or the input of the functions that one supervised
-    run fits."""
+    """Horizontal axis: gradient steps of adaptation to held-out tasks, or episodes of an agent with memory; episodes or
+    environment steps of the task that adaptation had read (logarithmic; evaluate --rollouts-sweep adds lines);
+    environment steps, CPU-seconds or iterations of meta-training (without runs that were not trained); or the input of
+    the functions that one supervised run fits."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
     own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()

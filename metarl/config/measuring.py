@@ -28,16 +28,16 @@ class EvaluationConfig(Checked):
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
     evaluation-ENV.json. To name the run's own family here is the word that it may be imported."""
     rollouts: Count = 20
-    """Episodes of each task at each gradient step; of an agent with memory, trials of each task. mumomaml reads the task from, and measures the return before
-    adaptation on, as many as its own setting says."""
+    """Episodes of each task at each gradient step; of an agent with memory, trials of each task. mumomaml reads the
+    task from, and measures the return before adaptation on, as many as its own setting says."""
     shots: Count | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
     queries: Count | None = None
     """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
     and in few-shot classification as in training."""
     gradient_steps: Steps = 4
-    """Gradient steps; as many as in training use the training step size, later ones half of it. Of an agent with memory,
-    episodes that it remembers before the last one is measured."""
+    """Gradient steps; as many as in training use the training step size, later ones half of it. Of an agent with
+    memory, episodes that it remembers before the last one is measured."""
     seed: Seed = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()

@@ -38,6 +38,7 @@ from metarl.reports.wording import (
     steps_text,
     task_name,
     tasks_text,
+    training_text,
 )
 from metarl.runs.trained_agent import load
 from metarl.store.runs import StoredRun, read_run
@@ -258,7 +259,7 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
             style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
             _draw_group(ax, places_on_axis[measured], per_seed[:, measured], style)
-        ax.set_title(f"{family[0].env}, {when} adaptation", loc="left")
+        ax.set_title(f"{family[0].env}, {training_text(runs_of(family), when)}", loc="left")
         ax.set_xlabel(words)
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
@@ -336,7 +337,8 @@ def _returns_per_seed(group: Group, task: Floats | None) -> Floats:
     lengths = {len(row) - 1 for row in rows}
     if len(lengths) > 1:
         raise UserError(
-            f"seeds of {group.label} were evaluated for {' and '.join(map(str, sorted(lengths)))} gradient steps: "
+            f"seeds of {group.label} were evaluated for {' and '.join(map(str, sorted(lengths)))} "
+            f"{group.runs[0].evaluated().step_name}s: "
             "evaluate them again with the same --gradient-steps."
         )
     return np.array(rows)

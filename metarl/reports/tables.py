@@ -27,20 +27,22 @@ def evaluation_table(result: Evaluation) -> str:
     interval = _column(none if result.interval is None else result.interval, decimals)
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
-    groups, adapted = result.returns_by_name(), _adaptation_data(result)
+    groups, steps = result.returns_by_name(), f"{result.step_name.split()[-1]}s"
+    # Where a step is an episode, the first column counts them already.
+    adapted = {unit: amounts for unit, amounts in _adaptation_data(result).items() if unit != steps}
     at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
         f"{tasks_in_words(result.tasks, result.finite)}, {_data(result)}, "
         f"checkpoint {result.checkpoint}{at}, seed {result.seed}",
-        f"step{result.measure:>10}  +-95% tasks  made worse  random init"
+        f"{steps}{result.measure:>10}  +-95% tasks  made worse  random init"
         + "".join(f"  {name:>9}" for name in adapted)
         + "".join(f"  {name:>12}" for name in groups),
     ]
     for step, mean in enumerate(result.mean):
         lines.append(
-            f"{step:4d}{mean:10.{decimals}f}{interval[step]:>13}{worse[step]:>11} "
+            f"{step:{len(steps)}d}{mean:10.{decimals}f}{interval[step]:>13}{worse[step]:>11} "
             f"{result.references.random_initialisation[step]:12.{decimals}f}"
             + "".join(f"{_amount(values[step]):>11}" for values in adapted.values())
             + "".join(f"{values[step]:14.{decimals}f}" for values in groups.values())

@@ -9,6 +9,7 @@ import numpy as np
 
 from metarl.common.arrays import rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
+from metarl.config.algorithms import ALGORITHMS
 from metarl.reports.labels import Group, runs_of
 from metarl.reports.measures import Floats
 from metarl.store.runs import StoredRun
@@ -54,8 +55,16 @@ def tasks_text(families: Sequence[Sequence[Group]]) -> str:
 
 def steps_text(runs: Sequence[StoredRun]) -> str:
     """The label of the adaptation axis."""
-    names = {run.evaluated().step_name for run in runs}
-    return f"{names.pop()}s on the task" if len(names) == 1 else "steps of adaptation"
+    names = dict.fromkeys(run.evaluated().step_name for run in runs)
+    return f"{' or '.join(f'{name}s' for name in names)} on the task"
+
+
+def training_text(runs: Sequence[StoredRun], when: str) -> str:
+    """When the returns of training are measured: ``before`` or ``after`` adaptation."""
+    algorithms = [ALGORITHMS.get(run.config["algo"]) for run in runs]
+    if all(algorithm is not None and algorithm.remembers for algorithm in algorithms):
+        return f"{'first' if when == 'before' else 'last'} episode of a trial"
+    return f"{when} adaptation"
 
 
 def amounts_text(runs: Sequence[StoredRun], unit: str) -> str:

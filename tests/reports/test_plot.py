@@ -208,7 +208,7 @@ def test_names_of_lines_need_no_environment(tmp_path, monkeypatch):
     [
         ((None, "gradient step"), "gradient steps on the task"),
         (("posterior update",) * 2, "posterior updates on the task"),
-        ((None, "posterior update"), "steps of adaptation"),
+        ((None, "episode"), "gradient steps or episodes on the task"),
     ],
 )
 def test_axis_counts_what_the_rules_call_a_step(tmp_path, names, label):
@@ -367,6 +367,29 @@ def test_caption_tells_a_changed_checkout_and_invents_no_commit(tmp_path, commit
     (folder / "config.json").write_text(json.dumps({**config, "metarl": {"version": "0.1.0", "commit": commit}}))
     caption = draw_gradient_steps(group_runs([read_run(folder)])).get_supxlabel().replace("\n", " ")
     assert caption.endswith(f"metarl 0.1.0{shown}")
+
+
+@pytest.mark.parametrize(
+    ("algos", "titles"),
+    [
+        (("rl2",), ["first episode of a trial", "last episode of a trial"]),
+        (("rl2", "maml"), ["before adaptation", "after adaptation"]),
+    ],
+)
+def test_training_of_agents_with_memory_is_told_by_episodes(tmp_path, algos, titles):
+    folders = [make_run(tmp_path / algo, algo=algo) for algo in algos]
+    axes = draw_training(groups_of(*folders), "env-steps").axes
+    assert [ax.get_title(loc="left") for ax in axes] == [f"navigation, {title}" for title in titles]
+
+
+def test_seeds_of_an_agent_with_memory_need_equally_many_episodes(tmp_path):
+    evaluated = {"step_name": "episode"}
+    folders = [
+        make_run(tmp_path / str(seed), algo="rl2", seed=seed, returns=[[0.0] * (2 + seed)] * 3, evaluated=evaluated)
+        for seed in range(2)
+    ]
+    with pytest.raises(UserError, match="were evaluated for 1 and 2 episodes: evaluate them again"):
+        draw_gradient_steps(groups_of(*folders))
 
 
 def test_env_steps_curve_shows_what_was_measured(tmp_path):

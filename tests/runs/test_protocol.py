@@ -160,7 +160,9 @@ def test_a_step_is_called_what_the_rule_calls_it(tmp_path, monkeypatch):
     monkeypatch.setattr("metarl.agents.mumomaml.MuMoMAML.step_name", "posterior update")
     result = evaluate(run, EvaluationConfig(**SMALL))
     assert result.step_name == json.loads((run / "evaluation.json").read_text())["step_name"] == "posterior update"
-    assert "before the first posterior update: " in evaluation_table(result)
+    printed = evaluation_table(result)
+    assert "before the first posterior update: " in printed
+    assert [line.split()[0] for line in printed.splitlines()[1:5]] == ["updates", "0", "1", "2"]
 
 
 def test_a_folder_that_cannot_be_written_is_told(run, monkeypatch):

@@ -76,7 +76,7 @@ def test_evaluation_measures_the_error_with_any_number_of_shots(run):
     table = evaluation_table(result)
     assert "examples" in table.splitlines()[1]
     assert "20 shots, measured on 30 examples" in table
-    assert "step     error" in table
+    assert "steps     error" in table
 
 
 def test_classification_is_measured_by_accuracy_with_an_interval(tmp_path):
