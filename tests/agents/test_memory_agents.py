@@ -15,6 +15,7 @@ from metarl.data import Rollouts
 from metarl.envs.bandit import BanditFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner.memory import trials_of
+from metarl.reports.tables import evaluation_table
 from metarl.rollouts.sampler import Sampler
 from metarl.sb3 import AdaptedModel, LastReward, MemoryModel
 
@@ -56,6 +57,9 @@ def test_tasks_are_repeated_to_measure_several_episodes(tmp_path):
     assert result.returns.shape == (2, 3)
     assert result.env_steps == 2 * 3 * 3 * 5
     assert result.step_name == "episode"
+    header, *rows = [line.split() for line in evaluation_table(result).splitlines()[1:5]]
+    assert (header[0], header.count("episodes")) == ("episodes", 1)
+    assert [row[0] for row in rows] == ["0", "1", "2"]
 
 
 def test_deployed_it_remembers_what_happened(agent):
