@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.meta_step import InlineWorkers
 from benchmarks.problem import on_device
 from metarl import Config
+from metarl.common.parallel import Workers
 from metarl.outer.objective import MetaObjective, _Chunk
 from metarl.outer.ppo import PPO
 from metarl.outer.trpo import TRPO, conjugate_gradients
@@ -102,13 +103,13 @@ def test_first_update_of_an_agent_with_memory_on_a_gpu_equals_the_cpus_on_the_sa
     once = {"epochs": 1, "minibatches": 1}
     config = Config(env="cheetah-dir", algo="rl2", meta_batch_size=8, horizon=20, validate_every=0, ppo=once)
     settings, found = config.resolve(), []
-    with Trainer(config, torch.device("cpu")) as trainer:
+    with Trainer(config, torch.device("cpu")) as trainer, Workers(1) as workers:
         state = trainer.learner.initial()
         adapted, _ = trainer.learner.inner_loops(state.meta, 0)
         for device in (torch.device("cpu"), torch.device("cuda")):
             moved, loop = replace(state, meta=state.meta.to(device)), on_device(adapted.loop, device)
             optimiser = PPO(settings.optimiser, settings.rollouts)
-            found.append(optimiser.step(moved, loop, InlineWorkers(), np.random.default_rng(0)))
+            found.append(optimiser.step(moved, loop, workers, np.random.default_rng(0)))
     (expected, of_cpu), (after, report) = found
     assert report.outcome == of_cpu.outcome == "1 epochs"
     for name in ("entropy", "explained_variance", "meta_gradient_norm"):
