@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Cell, Table, interleaved, median_ratio
 from benchmarks.problem import Problem, make_problem
+from metarl.common.group import Group
 from metarl.common.parallel import Workers, available_cores
 from metarl.config.config import Config
 from metarl.config.optimisers import TRPOConfig
@@ -148,6 +149,9 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
 
 class InlineWorkers:
     """Works in the calling thread, because PyTorch's dispatch modes see only that thread."""
+
+    def __init__(self) -> None:
+        self.group = Group()
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Results of ``function`` in the order of ``items``."""
