@@ -66,6 +66,10 @@ class MemoryRule(Adaptation):
         """Fresh weights, [weight]."""
         return self.policy.initial(generator)
 
+    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
+        """The trials, with everything that reinforcement learning does not change, to `judge` them many times."""
+        return trials
+
     @abstractmethod
     def judge(self, meta: Tensor, trials: Trials) -> Judged:
         """Goes through trials from a blank memory on.
@@ -75,6 +79,17 @@ class MemoryRule(Adaptation):
                 differentiable with respect to them.
             trials: The trials.
         """
+
+    def states(self, meta: Tensor, trials: Trials) -> Tensor:
+        """The recurrent layer's states in trials that begin with a blank memory, [task, step, unit]."""
+        memory = self.blank(len(trials.mask), meta)
+        return self.policy.states(self.network(meta), self.rewards(meta), memory, trials)
+
+    def judged(self, meta: Tensor, states: Tensor, trials: Trials) -> Judged:
+        """What policy and critic make of trials with these states, [task, step, unit]."""
+        policy, network = self.policy, self.network(meta)
+        outputs = policy.outputs(network, states, trials.observations)
+        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
 
     def initialisation(self, modes: Tensor) -> Tensor:
         raise UserError("an agent with memory has no initial policy of its own to start from: take algo maml.")
@@ -125,15 +140,15 @@ def trials_of(episodes: Sequence[Rollouts]) -> Trials:
     """Joins the episodes of each task to one trial.
 
     Args:
-        episodes: One episode of each task in every element, in the order in which they took place.
+        episodes: The episodes of each task in the order in which they took place, some of them in every element.
     """
 
     def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part[:, 0] for part in parts], dim=1)
+        return torch.cat([part.flatten(1, 2) for part in parts], dim=1)
 
-    like = episodes[0].rewards
+    like, following = episodes[0].rewards, [part.next_observations for part in episodes]
     horizon = like.shape[2]
-    time = torch.arange(len(episodes) * horizon, device=like.device)
+    time = torch.arange(sum(part.num_parts for part in episodes) * horizon, device=like.device)
     elapsed = torch.stack([time % horizon / horizon, time / len(time)], dim=1).to(like.dtype)
     trials = Trials(
         joined([part.observations for part in episodes]),
@@ -142,5 +157,6 @@ def trials_of(episodes: Sequence[Rollouts]) -> Trials:
         (time % horizon == 0).to(like.dtype).expand(len(like), -1),
         elapsed.expand(len(like), -1, -1),
         joined([part.mask for part in episodes]),
+        joined([part for part in following if part is not None]) if None not in following else None,
     )
     return trials if bool(trials.mask.all()) else trials.living()

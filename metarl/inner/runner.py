@@ -128,6 +128,9 @@ class Runner:
         timing = Timing(*(float(np.mean([getattr(t, name) for _, t in parts])) for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
+        if self._rule.sees_tasks:
+            identities = torch.from_numpy(self._family.flat_tasks(tasks)).to(meta)
+            joined.loop = replace(joined.loop, identities=identities)
         return joined, timing
 
     def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
