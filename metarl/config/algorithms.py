@@ -336,7 +336,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         option="varibad",
         learns_tasks=True,
         policy="metarl.policies.belief:BeliefPolicy",
-        defaults={**_MEMORY_DEFAULTS, "hidden_sizes": (64, 64)},
+        defaults={
+            **_MEMORY_DEFAULTS,
+            "meta_batch_size": 40,
+            "hidden_sizes": (64, 64),
+            "ppo": {"lr": 1e-3, "minibatches": 8},
+        },
     ),
     "random": Algorithm(
         "random initialisation",
