@@ -97,11 +97,13 @@ class VariBAD(MemoryRule):
 
             1/2 E_{m ~ q_t} mean_s |y_s - decoder(m, x_s)|^2  +  KL_WEIGHT * KL(q_t || q_{t-1}),
 
-        where q_{-1} is standard normal, and s runs through all steps of the trial, those before and those after t. Per
-        step, y is the reward, x observation, action and next observation; or y is the next observation, x observation
-        and action. If the task is decoded, there is one term instead of a mean, y = task. The mean over s is estimated
-        from the decoded steps. With the sum over s in its place, this would be the bound of decoders with a standard
-        deviation of 1: a KL_WEIGHT of 1 / length of the trial.
+        where q_{-1} is standard normal, and s runs through all steps of the trial, those before and those after t; the
+        mean over s is estimated from the decoded steps. Per step, y is the reward, x observation, action and next
+        observation. A decoder of states adds such a term in which y is the next observation, with the mean of its
+        squares, and x observation and action. A decoder of tasks has y = task, once.
+
+        With a sum over s this would be the bound of decoders with a standard deviation of 1: here, a KL_WEIGHT of 1 /
+        length of the trial.
 
         Args:
             meta: Meta-parameters, [meta parameter]; the result is differentiable with respect to them.
@@ -116,14 +118,10 @@ class VariBAD(MemoryRule):
         Source: Zintgraf et al. 2020, equations 4 to 8.
         """
         latents, divergence = self._beliefs(meta, trials, draws)
-        length = trials.mask.sum(1)
         squares = self._squares(meta, trials, tasks, draws.steps, latents)
-        total, error = length.new_zeros(()), length.new_zeros(())
-        for square in squares.values():
-            total = total + square.sum(-1).flatten(1).mean(1) / 2
-            error = error + square.flatten(1).mean(1) / len(squares)
-        report = torch.stack([error, divergence * length], dim=1)
-        return total + self.options.kl_weight * divergence, report.detach()
+        errors = torch.stack([square.flatten(1).mean(1) for square in squares])
+        report = torch.stack([errors.mean(0), divergence * trials.mask.sum(1)], dim=1)
+        return errors.sum(0) / 2 + self.options.kl_weight * divergence, report.detach()
 
     def _beliefs(self, meta: Tensor, trials: Trials, draws: Draws) -> tuple[Tensor, Tensor]:
         """Samples of the latent variable [trial, prefix, latent], and the mean divergence at the prefixes [trial]."""
@@ -135,22 +133,22 @@ class VariBAD(MemoryRule):
 
     def _squares(
         self, meta: Tensor, trials: Trials, tasks: Tensor | None, steps: Tensor, latents: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> list[Tensor]:
         """Squared errors of each decoder, [trial, prefix, step, number]; of tasks, [trial, prefix, number]."""
         views = [view[0] for view in self._layout.views(meta[None, self.policy.weights.size : self._num_weights])]
         tensors = iter(views)
-        squares = {}
+        squares = []
         for name, decoder in self._decoders.items():
             own = [next(tensors) for _ in decoder.shapes]
             if name == "task":
                 assert tasks is not None
-                squares[name] = (decoder(own, latents) - tasks[:, None]) ** 2
+                squares.append((decoder(own, latents) - tasks[:, None]) ** 2)
                 continue
             inputs, targets = self._decoded(name, meta, trials)
             inputs, targets = _at(steps, inputs)[:, None], _at(steps, targets)[:, None]
             pairs = latents.shape[1], steps.shape[1]
             seen = [latents[:, :, None].expand(-1, *pairs, -1), inputs.expand(-1, *pairs, -1)]
-            squares[name] = (decoder(own, torch.cat(seen, dim=3)) - targets) ** 2
+            squares.append((decoder(own, torch.cat(seen, dim=3)) - targets) ** 2)
         return squares
 
     def _decoded(self, name: str, meta: Tensor, trials: Trials) -> tuple[Tensor, Tensor]:

@@ -97,7 +97,7 @@ def test_the_bound_is_the_papers(decoder, distribution):
             if decoder == "task":
                 square = (perceptron(tensors, "task", latent) - tasks[trial]) ** 2
                 squares.append(square)
-                error = square.sum() / 2
+                error = square.mean() / 2
             else:
                 for step in draws.steps[trial]:
                     seen = torch.cat([latent, trials.observations[trial, step], actions[trial, step]])
@@ -105,11 +105,11 @@ def test_the_bound_is_the_papers(decoder, distribution):
                     reward = (trials.rewards[trial, step] - 0.5) / math.sqrt(4 + 1e-8)
                     square = (perceptron(tensors, "reward", torch.cat([seen, following])) - reward) ** 2
                     squares.append(square)
-                    error = error + square.sum() / 2 / 2  # Half the square, and the mean of 2 steps.
+                    error = error + square.mean() / 2 / 2  # Half the square, and the mean of 2 steps.
                     if decoder == "reward-and-state":
                         square = (perceptron(tensors, "state", seen) - following) ** 2
                         squares.append(square)
-                        error = error + square.sum() / 2 / 2
+                        error = error + square.mean() / 2 / 2
             terms.append(error + 0.3 * divergences[-1])
         torch.testing.assert_close(bound[trial], torch.stack(terms).mean(), rtol=1e-10, atol=1e-10)
         by_decoder = [torch.stack(squares[k :: len(decoder.split("-and-"))]).mean() for k in range(2)]
