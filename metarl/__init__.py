@@ -20,6 +20,7 @@ from metarl.config.algorithms import (
     MAMLppConfig,
     MuMoMAMLConfig,
     RL2Config,
+    VariBADConfig,
 )
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.checked import Range
@@ -82,6 +83,7 @@ __all__ = [
     "TRPOConfig",
     "TaskFamily",
     "UserError",
+    "VariBADConfig",
     "WrappedAdaptation",
     "__version__",
     "analyze",

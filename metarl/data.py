@@ -112,6 +112,8 @@ class Rollouts:
         advantages: Standardised per task, [task, rollout, time].
         terms: Numbers that the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time];
             0 after an episode's end.
+        last_observations: The observation after the last step of the time axis, [task, rollout, observation]; None if
+            it was not kept.
         truncated: Whether each episode was cut off and had not terminated, by the environment or at the horizon, which
             is the length of the time axis, [task, rollout]; None if the environment never did.
         loss: The loss, of `metarl.policies.losses.inner_loss`, by which the meta-objective measures policies on them.
@@ -126,12 +128,20 @@ class Rollouts:
     mask: Tensor
     advantages: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    last_observations: Tensor | None = None
     truncated: Tensor | None = None
 
     @property
     def num_tasks(self) -> int:
         """Number of tasks."""
         return self.rewards.shape[0]
+
+    @property
+    def next_observations(self) -> Tensor | None:
+        """The observation after each step, [task, rollout, time, observation]; None if the last was not kept."""
+        if self.last_observations is None:
+            return None
+        return torch.cat([self.observations[:, :, 1:], self.last_observations[:, :, None]], dim=2)
 
     @property
     def env_steps(self) -> int:

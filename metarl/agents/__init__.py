@@ -19,6 +19,7 @@ def build_rule(
     own: Checked | None = None,
     l2f: L2FConfig | None = None,
     num_modes: int = 1,
+    task_size: int = 0,
     normalise_observations: bool = False,
 ) -> Adaptation:
     """Builds the adaptation rule called ``name``.
@@ -30,6 +31,7 @@ def build_rule(
         own: Settings of the algorithm itself; by default its defaults.
         l2f: Learn-to-Forget's settings. If given, L2F wraps the rule; an attenuated algorithm has them by default.
         num_modes: Modes of the task distribution.
+        task_size: Length of a task (`metarl.envs.Family.flat_tasks`), if training is shown the tasks.
         normalise_observations: Whether the policies see observations normalised by running statistics.
 
     Raises:
@@ -39,6 +41,8 @@ def build_rule(
     arguments: list[object] = []
     if not algorithm.remembers:
         arguments = [inner, *([own or algorithm.settings()] if algorithm.settings else [])]
+    if algorithm.learns_tasks:
+        arguments.append(task_size)
     if algorithm.knows_modes:
         arguments.append(num_modes)
     rule: Adaptation = import_named(algorithm.rule, "algo")(policy, *arguments)

@@ -16,7 +16,4 @@ class RL2(MemoryRule):
     """
 
     def judge(self, meta: Tensor, trials: Trials) -> Judged:
-        policy, network = self.policy, self.network(meta)
-        states = self.states(meta, trials)
-        outputs = policy.outputs(network, states, trials.observations)
-        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
+        return self.judged(meta, self.states(meta, trials), trials)

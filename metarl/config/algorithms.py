@@ -148,6 +148,47 @@ class RL2Config(MemoryConfig):
 
 
 @dataclass(frozen=True)
+class VariBADConfig(MemoryConfig):
+    """VariBAD (Zintgraf et al. 2020)."""
+
+    prefix = "varibad."
+
+    latent_size: Count = 5
+    """Numbers in the latent variable that stands for the task."""
+    decoder: Literal["reward", "reward-and-state", "task"] = "reward"
+    """What is decoded from the latent variable: rewards, rewards and next observations, or the task itself, which
+    training then must know (Humplik et al. 2019)."""
+    decoder_sizes: tuple[Count, ...] = (64, 32)
+    """Width of each hidden layer of a decoder."""
+    kl_weight: NotNegative = 0.1
+    """Weight of the KL divergence of a belief from the one before it, in nats, beside half the mean squared error of
+    what is decoded."""
+    lr: Positive = 5e-3
+    """Step size of the Adam that trains encoder and decoder."""
+    updates: Count = 10
+    """Steps of this Adam in a meta-iteration."""
+    max_gradient_norm: Positive = 1.0
+    """Longer gradients of the bound are shortened to this norm."""
+    batch: Count = 20
+    """Trials in such a step."""
+    buffer: Count = 240
+    """Latest trials, from which they are drawn. Every checkpoint holds them."""
+    prefixes: Count = 25
+    """Steps of a trial, at random, at which its belief is decoded."""
+    decoded_steps: Count = 25
+    """Steps of a trial, at random, whose reward is decoded from each of these beliefs."""
+
+    def check(self) -> None:
+        if self.buffer < self.batch:
+            raise UserError(
+                f"varibad.buffer must be at least varibad.batch, {self.batch}, which is drawn from it; got "
+                f"{self.buffer}."
+            )
+        if self.decoder == "task" and self.decoded_steps != VariBADConfig.decoded_steps:
+            raise UserError("varibad.decoded_steps is for rewards: varibad.decoder task decodes no steps.")
+
+
+@dataclass(frozen=True)
 class BaselineConfig(Checked):
     """Training of the baselines pretrain and oracle."""
 
@@ -173,6 +214,8 @@ class Algorithm:
         training: How its meta-parameters are trained: by the meta-step, on all tasks at once without inner steps (see
             `BaselineConfig`), or not at all.
         sees_task: Whether the policy observes its task.
+        learns_tasks: Whether its training may be shown the tasks; the rule is then also called with the length of a
+            task, or 0 if they are not shown.
         knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
         policy: Class of its policy, as package.module:name, if it adapts a memory instead of taking gradient steps. It
             is called with (observation size, action distribution, own settings, settings of the network), and the rule
@@ -188,6 +231,7 @@ class Algorithm:
     attenuated: bool = False
     training: Literal["meta", "baseline", "none"] = "meta"
     sees_task: bool = False
+    learns_tasks: bool = False
     knows_modes: bool = False
     policy: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -283,6 +327,21 @@ ALGORITHMS: dict[str, Algorithm] = {
         option="rl2",
         policy="metarl.policies.memory:MemoryPolicy",
         defaults=_MEMORY_DEFAULTS,
+    ),
+    "varibad": Algorithm(
+        "VariBAD",
+        "A recurrent network learns to infer its task; the policy acts on the belief (Zintgraf et al. 2020).",
+        "metarl.agents.varibad:VariBAD",
+        settings=VariBADConfig,
+        option="varibad",
+        learns_tasks=True,
+        policy="metarl.policies.belief:BeliefPolicy",
+        defaults={
+            **_MEMORY_DEFAULTS,
+            "meta_batch_size": 40,
+            "hidden_sizes": (64, 64),
+            "ppo": {"lr": 1e-3, "minibatches": 8},
+        },
     ),
     "random": Algorithm(
         "random initialisation",

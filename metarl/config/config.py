@@ -17,6 +17,7 @@ from metarl.config.algorithms import (
     MAMLppConfig,
     MuMoMAMLConfig,
     RL2Config,
+    VariBADConfig,
     get_algorithm,
 )
 from metarl.config.checked import Checked, convert, hints, partial
@@ -96,6 +97,7 @@ class Config:
     context_size: int | None = None
     cavia: CAVIAConfig | Mapping[str, Any] | None = None
     rl2: RL2Config | Mapping[str, Any] | None = None
+    varibad: VariBADConfig | Mapping[str, Any] | None = None
     baseline: BaselineConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
@@ -190,7 +192,7 @@ class _Resolution:
         self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
         self._supervised = isinstance(family, SupervisedFamily)
-        self._defaults = {**self._algorithm.defaults, **_checked_defaults(family, self._algorithm.remembers)}
+        self._defaults = _joined(self._algorithm.defaults, _checked_defaults(family, self._algorithm.remembers))
         if isinstance(family, TaskFamily):
             self._defaults = {"horizon": family.horizon, **self._defaults}
         if self._algorithm.training == "none":
@@ -338,6 +340,16 @@ class _Resolution:
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
                 "ratio or l2f.attenuation_rollouts fresh."
             )
+
+
+def _joined(defaults: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults, with others that override them; dictionaries of nested settings are joined."""
+
+    def of(name: str) -> Any:
+        mine, other = defaults.get(name), others.get(name, defaults.get(name))
+        return {**mine, **other} if isinstance(mine, Mapping) and isinstance(other, Mapping) else other
+
+    return {name: of(name) for name in (*defaults, *others)}
 
 
 def _checked_defaults(family: Family, with_memory: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from metarl.common.arrays import IntArray
+from metarl.common.arrays import FloatArray, IntArray
 from metarl.common.errors import UserError, blaming, nearest, shown
 from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
@@ -26,6 +26,7 @@ from metarl.envs.spaces import (
     all_elements,
     check_parts,
     flat_space,
+    flatten,
     in_words,
     is_countable,
     num_elements,
@@ -179,6 +180,15 @@ class Family(ABC):
             Numbers from 0 to ``num_modes`` - 1, [task].
         """
         return np.zeros(len(tasks), int)
+
+    @property
+    def task_size(self) -> int:
+        """How many numbers a task has in `flat_tasks`; raises UserError if the task space is not supported."""
+        return flat_space(self.task_space, f"the tasks of {self.name}").shape[0]
+
+    def flat_tasks(self, tasks: Sequence[Any] | NDArray[Any]) -> FloatArray:
+        """Tasks as numbers (`metarl.envs.spaces.flatten`), [task, number]."""
+        return np.array([flatten(self.task_space, task, f"a task of {self.name}") for task in tasks])
 
     def describe_task(self, task: Any) -> str:
         """Says in a few words what a task is."""

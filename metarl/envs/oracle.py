@@ -61,7 +61,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
 
     def _with_task(self, observation: Any) -> FloatArray:
         flat = flatten(self.env.observation_space, observation, f"an observation of {self._family.name}")
-        return np.concatenate([flat, _flat_task(self._family, self.known_task)])
+        return np.concatenate([flat, self._family.flat_tasks([self.known_task])[0]])
 
 
 class OracleEpisodes(EpisodeBatch):
@@ -73,11 +73,10 @@ class OracleEpisodes(EpisodeBatch):
     """
 
     def __init__(self, episodes: EpisodeBatch, family: TaskFamily) -> None:
-        task_size = _task_size(family)
-        super().__init__(episodes.num_envs, episodes.observation_size + task_size)
+        super().__init__(episodes.num_envs, episodes.observation_size + family.task_size)
         self.terms = episodes.terms
         self._episodes, self._family = episodes, family
-        self._tasks = np.zeros((episodes.num_envs, task_size))
+        self._tasks = np.zeros((episodes.num_envs, family.task_size))
 
     @property
     def current(self) -> int | None:  # type: ignore[override]
@@ -92,7 +91,7 @@ class OracleEpisodes(EpisodeBatch):
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
-        self._tasks[... if slots is None else slots] = [_flat_task(self._family, task) for task in tasks]
+        self._tasks[... if slots is None else slots] = self._family.flat_tasks(tasks)
         self._episodes.reset(tasks, seeds, self._without_task(observations), slots)
 
     def step(
@@ -142,7 +141,7 @@ class OracleFamily(TaskFamily):
         self.num_modes = family.num_modes
         self.terms = family.terms
         self.defaults = family.defaults
-        _task_size(family)  # A wrong task space should fail here, not at the first episode.
+        _ = family.task_size  # A wrong task space should fail here, not at the first episode.
 
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
@@ -198,16 +197,6 @@ class OracleFamily(TaskFamily):
 def _space_with_task(observations: spaces.Box, family: TaskFamily) -> spaces.Box:
     """The space of a family's flat observations with the task appended."""
     # Unbounded, because an evaluation may give tasks outside the task space's bounds.
-    unbounded = np.full(_task_size(family), np.inf)
+    unbounded = np.full(family.task_size, np.inf)
     low, high = np.concatenate([observations.low, -unbounded]), np.concatenate([observations.high, unbounded])
     return spaces.Box(low, high, dtype=np.float64)
-
-
-def _task_size(family: TaskFamily) -> int:
-    """How many numbers a flat task has; raises UserError if the task space is not supported."""
-    return flat_space(family.task_space, f"the tasks of {family.name}").shape[0]
-
-
-def _flat_task(family: TaskFamily, task: Any) -> FloatArray:
-    """A task as numbers, [number]."""
-    return flatten(family.task_space, task, f"a task of {family.name}")

@@ -29,6 +29,7 @@ class InnerLoop:
         modes: Mode of each task, [task].
         supports: Support data of each stage; a stage that reuses rollouts shares its predecessor's.
         queries: Query data of each policy in the meta-objective; the last entry is of the adapted policies.
+        identities: Each task as numbers, [task, number]; None if the rule does not see tasks.
         traced: The result of `trace`, if the inner loop was run with its graph; None if not.
     """
 
@@ -38,6 +39,7 @@ class InnerLoop:
     modes: Tensor
     supports: Sequence[PolicyGradientSupport | SupervisedSupport]
     queries: Sequence[Rollouts | ExampleBatch]
+    identities: Tensor | None = None
     traced: tuple[Tensor, Sequence[Tensor]] | None = None
 
     @property
@@ -70,7 +72,8 @@ class InnerLoop:
         """The inner loop of tasks ``start`` to ``stop``."""
         supports = [support.tasks(start, stop) for support in self.supports]
         queries = [query.tasks(start, stop) for query in self.queries]
-        return replace(self, modes=self.modes[start:stop], supports=supports, queries=queries, traced=None)
+        modes, identities = self.modes[start:stop], None if self.identities is None else self.identities[start:stop]
+        return replace(self, modes=modes, supports=supports, queries=queries, identities=identities, traced=None)
 
     def pieces(self) -> list[InnerLoop]:
         """The inner loop in pieces that are computed at once: on a CPU single tasks, whose data fit the cache.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.common.errors import UserError
+from metarl.common.group import Group
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation, Stage, StageKind
@@ -66,6 +67,10 @@ class MemoryRule(Adaptation):
         """Fresh weights, [weight]."""
         return self.policy.initial(generator)
 
+    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
+        """The trials, with everything that reinforcement learning does not change, to `judge` them many times."""
+        return trials
+
     @abstractmethod
     def judge(self, meta: Tensor, trials: Trials) -> Judged:
         """Goes through trials from a blank memory on.
@@ -80,6 +85,12 @@ class MemoryRule(Adaptation):
         """The recurrent layer's states in trials that begin with a blank memory, [task, step, unit]."""
         memory = self.blank(len(trials.mask), meta)
         return self.policy.states(self.network(meta), self.rewards(meta), memory, trials)
+
+    def judged(self, meta: Tensor, states: Tensor, trials: Trials) -> Judged:
+        """What policy and critic make of trials with these states, [task, step, unit]."""
+        policy, network = self.policy, self.network(meta)
+        outputs = policy.outputs(network, states, trials.observations)
+        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
 
     def initialisation(self, modes: Tensor) -> Tensor:
         raise UserError("an agent with memory has no initial policy of its own to start from: take algo maml.")
@@ -126,19 +137,36 @@ def episodes(loop: InnerLoop) -> list[Rollouts]:
     return [data for data in (*(s.data for s in loop.supports), *loop.queries) if isinstance(data, Rollouts)]
 
 
+def of_all_processes(loop: InnerLoop, group: Group) -> InnerLoop:
+    """The inner loop of the tasks of all processes, in their order."""
+    if group.size == 1:
+        return loop
+    supports = [support.data for support in loop.supports]
+    gathered = group.gather((loop.modes, supports, loop.queries, loop.identities))
+    modes, data, queries, identities = zip(*gathered, strict=True)
+    joined = [Rollouts.concatenate(parts) for parts in zip(*data, strict=True)]
+    return replace(
+        loop,
+        modes=torch.cat(modes),
+        supports=[replace(support, data=part) for support, part in zip(loop.supports, joined, strict=True)],
+        queries=[Rollouts.concatenate(parts) for parts in zip(*queries, strict=True)],
+        identities=None if loop.identities is None else torch.cat(identities),
+    )
+
+
 def trials_of(episodes: Sequence[Rollouts]) -> Trials:
     """Joins the episodes of each task to one trial.
 
     Args:
-        episodes: One episode of each task in every element, in the order in which they took place.
+        episodes: The episodes of each task in the order in which they took place, some of them in every element.
     """
 
     def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part[:, 0] for part in parts], dim=1)
+        return torch.cat([part.flatten(1, 2) for part in parts], dim=1)
 
-    like = episodes[0].rewards
+    like, following = episodes[0].rewards, [part.next_observations for part in episodes]
     horizon = like.shape[2]
-    time = torch.arange(len(episodes) * horizon, device=like.device)
+    time = torch.arange(sum(part.num_parts for part in episodes) * horizon, device=like.device)
     elapsed = torch.stack([time % horizon / horizon, time / len(time)], dim=1).to(like.dtype)
     trials = Trials(
         joined([part.observations for part in episodes]),
@@ -147,5 +175,6 @@ def trials_of(episodes: Sequence[Rollouts]) -> Trials:
         (time % horizon == 0).to(like.dtype).expand(len(like), -1),
         elapsed.expand(len(like), -1, -1),
         joined([part.mask for part in episodes]),
+        joined([part for part in following if part is not None]) if None not in following else None,
     )
     return trials if bool(trials.mask.all()) else trials.living()

@@ -77,6 +77,9 @@ class Adaptation(ABC):
     remembers: bool = False
     """Whether what adapts is a memory, which a step reads one episode into, while all tasks share the weights."""
 
+    sees_tasks: bool = False
+    """Whether training, and nothing else, shows it the tasks as numbers (`metarl.envs.Family.flat_tasks`)."""
+
     def __init__(self, policy: Policy, num_meta: int) -> None:
         self.policy, self.num_meta = policy, num_meta
 
@@ -181,6 +184,7 @@ class WrappedAdaptation(Adaptation):
     def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
         super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
         self._rule, self.exact, self.remembers = rule, rule.exact, rule.remembers
+        self.sees_tasks = rule.sees_tasks
 
     @property
     def adapted(self) -> Sequence[str]:

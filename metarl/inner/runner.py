@@ -69,7 +69,7 @@ class Runner:
         self._workers, self._device = workers, device
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
         self._episodes: list[CheckedEpisodes] = []
-        own = workers.group.share(num_tasks)
+        self._own = own = workers.group.share(num_tasks)
         num_own = own.stop - own.start
         if not num_own:
             raise UserError(
@@ -158,6 +158,9 @@ class Runner:
         timing = Timing(*(sum(getattr(t, name) for _, t in parts) / len(shards) for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
+        if self._rule.sees_tasks:
+            identities = torch.from_numpy(self._family.flat_tasks(tasks[self._own])).to(meta)
+            joined.loop = replace(joined.loop, identities=identities)
         return joined, timing
 
     def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:

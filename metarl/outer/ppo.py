@@ -9,15 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.agents.varibad import VariBAD
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.config.optimisers import PPOConfig
 from metarl.config.settings import RolloutSettings
-from metarl.data import LearnerState, Rollouts
+from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop, over_pieces
-from metarl.inner.memory import Judged, MemoryRule, episodes, trials_of
+from metarl.inner.memory import Judged, MemoryRule, episodes, of_all_processes, trials_of
 from metarl.outer.adam import adam_of
+from metarl.outer.belief import train_belief
 from metarl.outer.optimiser import StepReport
 from metarl.policies.memory import Trials
 from metarl.policies.normaliser import RunningStatistics
@@ -55,7 +57,7 @@ class PPO:
         gradient; the state stays). Numbers are ``updates``, the steps of Adam; ``surrogate_gain``, the increase of the
         surrogate that the last update saw, in standardised advantages per step; ``kl``, the largest divergence that an
         update saw, in nats per step; ``entropy``, in nats; ``explained_variance`` of the value targets, before the
-        updates; and the first ``meta_gradient_norm``.
+        updates; and the first ``meta_gradient_norm``. If the agent acts on a belief, `train_belief` follows.
 
         Raises:
             UserError: If the rule has no memory.
@@ -66,9 +68,9 @@ class PPO:
         if not isinstance(rule, MemoryRule):
             raise UserError("the meta-optimiser ppo is for agents with memory; take trpo or promp.")
         # Every process has the trials of all, which are small, and computes some of the pieces.
-        gathered = zip(*workers.group.gather(episodes(loop)), strict=True)
-        trials = trials_of([Rollouts.concatenate(parts) for parts in gathered])
-        num_tasks, data = len(trials.mask), self._data(rule, state, trials, workers)
+        loop = of_all_processes(loop, workers.group)
+        trials = rule.prepared(state.meta, trials_of(episodes(loop)))
+        num_tasks, data = loop.num_tasks, self._data(rule, state, trials, workers)
         fresh = LearnerState(state.meta, {name: state.memory[name] for name in _ADAM if name in state.memory})
         parameter, adam = adam_of(fresh, self._learning_rate(state))
         done, stopped, reports, norms = 0, False, list[Tensor](), list[float]()
@@ -88,9 +90,16 @@ class PPO:
             if stopped:
                 break
             done = epoch + 1
-        memory = {**adam.state[parameter], "values": data.statistics}
+        new = LearnerState(parameter.detach(), {**state.memory, **adam.state[parameter], "values": data.statistics})
         outcome = f"KL limit after {done} epochs" if stopped else f"{done} epochs"
-        return LearnerState(parameter.detach(), memory), StepReport(outcome, self._numbers(reports, norms, data))
+        numbers = self._numbers(reports, norms, data)
+        if isinstance(rule, VariBAD):
+            learned, of_belief = train_belief(rule, new, loop, generator)
+            numbers |= of_belief
+            if learned is None:
+                return state, StepReport("non-finite", numbers)
+            new = learned
+        return new, StepReport(outcome, numbers)
 
     def _learning_rate(self, state: LearnerState) -> float:
         """The step size, which may fall linearly to 0 over the updates."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from metarl.config.algorithms import MemoryConfig
@@ -20,10 +18,10 @@ from metarl.policies.base import Policy
 from metarl.policies.distributions import Distribution
 from metarl.policies.layout import Layout
 from metarl.policies.normaliser import Normaliser
+from metarl.policies.perceptron import Perceptron
 
 # Blocks of rows in a recurrent layer's weights: one for each gate, and one for the new content.
 _BLOCKS: dict[str, int] = {"gru": 3, "lstm": 4}
-_ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class Trials:
         elapsed: Share of the episode and of the trial, by their longest possible lengths, that lies behind each step,
             [task, step, 2].
         mask: 1 for steps that took place, [task, step].
+        following: Observation after each step, [task, step, observation]; None if not known.
+        states: The recurrent layer's states, if learning leaves them as they are, [task, step, unit].
     """
 
     observations: Tensor
@@ -48,6 +48,8 @@ class Trials:
     first: Tensor
     elapsed: Tensor
     mask: Tensor
+    following: Tensor | None = None
+    states: Tensor | None = None
 
     def tasks(self, rows: Tensor) -> Trials:
         """The trials of the tasks with these indices."""
@@ -60,7 +62,8 @@ class Trials:
         return self._each(lambda values: values[task, order])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Trials:
-        return Trials(*(change(getattr(self, part.name)) for part in fields(self)))
+        parts: dict[str, Tensor | None] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{name: change(values) for name, values in parts.items() if values is not None})
 
 
 Network = list[Tensor]
@@ -80,6 +83,7 @@ class MemoryPolicy(Policy):
         distribution: The action distribution.
         options: The recurrent layer.
         network: The layers between state and outputs, and between state and value, and the exploration.
+        summary: Maps the state to what the policy and the critic see of it; None if they see the state itself.
 
     Attributes:
         options: As given.
@@ -95,6 +99,7 @@ class MemoryPolicy(Policy):
         distribution: Distribution,
         options: MemoryConfig,
         network: PolicySettings,
+        summary: Perceptron | None = None,
     ) -> None:
         units, cell, hidden_sizes = options.units, options.cell, network.hidden_sizes
         actions = distribution.num_outputs  # An action is as long as the outputs, see `Distribution.features`.
@@ -103,7 +108,6 @@ class MemoryPolicy(Policy):
         super().__init__(observation_size, distribution, Layout(memory))
         self.options = options
         self._num_states = len(states)
-        self._activation, self._gain = _ACTIVATIONS[network.activation], network.output_gain
         self._initial_log_std, self._min_log_std = math.log(network.initial_std), math.log(network.min_std)
         rows, inputs = _BLOCKS[cell] * units, observation_size + actions + 2
         shapes: list[tuple[str, tuple[int, ...]]] = [
@@ -111,30 +115,28 @@ class MemoryPolicy(Policy):
             ("input_bias", (rows,)), ("memory_bias", (rows,)),
         ]  # fmt: skip
         self._num_recurrent = len(shapes)
-        seen = units + observation_size
-        shapes += _perceptron("policy", [seen, *hidden_sizes, actions])
-        self._num_policy = len(shapes)
-        shapes += _perceptron("value", [seen + 2, *hidden_sizes, 1])
-        self._num_network = len(shapes)
+        self._summary = summary
+        if summary is not None:
+            shapes += summary.shapes
+        self._num_memory = len(shapes)
+        seen = observation_size + (units if summary is None else summary.num_outputs)
+        activation, gain = network.activation, network.output_gain
+        self._policy = Perceptron("policy", [seen, *hidden_sizes, actions], activation, gain)
+        self._value = Perceptron("value", [seen + 2, *hidden_sizes, 1], activation, gain)
+        self._num_policy = self._num_memory + len(self._policy.shapes)
+        self._num_network = self._num_policy + len(self._value.shapes)
+        shapes += [*self._policy.shapes, *self._value.shapes]
         if distribution.num_extra:
             shapes.append(("log_std", (distribution.num_extra,)))
         self.weights = Layout(shapes)
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh weights, float32 [weight]: those of the recurrent layer as PyTorch's, the others Glorot-uniform."""
-        parts: list[np.ndarray] = []
-        last = (self._num_policy - 2, self._num_network - 2)
-        for index, (name, shape) in enumerate(zip(self.weights.names, self.weights.shapes, strict=True)):
-            if index < self._num_recurrent:
-                limit = 1 / math.sqrt(self.options.units)
-                parts.append(generator.uniform(-limit, limit, shape))
-            elif name == "log_std":
-                parts.append(np.full(shape, self._initial_log_std))
-            elif len(shape) == 1:
-                parts.append(np.zeros(shape))
-            else:
-                limit = math.sqrt(6 / sum(shape)) * (self._gain if index in last else 1)
-                parts.append(generator.uniform(-limit, limit, shape))
+        limit = 1 / math.sqrt(self.options.units)
+        parts = [generator.uniform(-limit, limit, shape) for shape in self.weights.shapes[: self._num_recurrent]]
+        for perceptron in (self._summary, self._policy, self._value):
+            parts += perceptron.initial(generator) if perceptron else []
+        parts.append(np.full(self.distribution.num_extra, self._initial_log_std))
         return torch.from_numpy(np.concatenate([part.ravel() for part in parts]).astype(np.float32))
 
     def network(self, weights: Tensor) -> Network:
@@ -198,13 +200,17 @@ class MemoryPolicy(Policy):
 
     def outputs(self, network: Network, states: Tensor, observations: Tensor) -> Tensor:
         """The outputs, [..., output], at states [..., unit] and observations [..., observation]."""
-        seen = torch.cat([states, observations], dim=-1)
-        return self._perceive(network[self._num_recurrent : self._num_policy], seen)
+        seen = torch.cat([self.summary(network, states), observations], dim=-1)
+        return self._policy(network[self._num_memory : self._num_policy], seen)
 
     def values(self, network: Network, states: Tensor, trials: Trials) -> Tensor:
         """The value of each step, in the critic's units, [task, step]."""
-        seen = torch.cat([states, trials.observations, trials.elapsed], dim=-1)
-        return self._perceive(network[self._num_policy : self._num_network], seen)[..., 0]
+        seen = torch.cat([self.summary(network, states), trials.observations, trials.elapsed], dim=-1)
+        return self._value(network[self._num_policy : self._num_network], seen)[..., 0]
+
+    def summary(self, network: Network, states: Tensor) -> Tensor:
+        """What the policy and the critic see of states [..., unit]; by default all of it."""
+        return states
 
     def extra(self, network: Network) -> Tensor:
         """The log standard deviations of a Gaussian, with their floor, [1, extra]; [1, 0] without any."""
@@ -240,11 +246,6 @@ class MemoryPolicy(Policy):
         result: tuple[Tensor, ...] = layer(*sequences, network[: self._num_recurrent], True, 1, 0.0, True, False, *axes)
         return result
 
-    def _perceive(self, layers: Sequence[Tensor], seen: Tensor) -> Tensor:
-        for weight, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-            seen = self._activation(linear(seen, weight, bias))
-        return linear(seen, *layers[-2:])
-
 
 class Remembering:
     """Tasks in the course of their episodes, each with its memory.
@@ -277,12 +278,3 @@ class Remembering:
         """Remembers them until the next step."""
         received = torch.as_tensor(rewards).to(self._memory)
         self._memory = self._policy.received(self._rewards, self._memory, actions.flatten(0, 1), received)
-
-
-def _perceptron(name: str, sizes: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the tensors of a multilayer perceptron."""
-    return [
-        (f"{name}_{kind}{index}", shape)
-        for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes), start=1)
-        for kind, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,)))
-    ]

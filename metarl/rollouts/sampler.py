@@ -128,6 +128,7 @@ class Sampler:
             rewards=rewards,
             mask=of_tasks(buffers.alive),
             advantages=torch.zeros_like(rewards),
+            last_observations=normalise(observations[-1].unflatten(0, (task, rollout)).clone()),
             terms={name: of_tasks(values) for name, values in buffers.terms.items()},
             truncated=torch.as_tensor(buffers.truncated & ~buffers.terminated).view(task, rollout),
         )

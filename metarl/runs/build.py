@@ -7,7 +7,7 @@ from typing import Any
 from metarl.agents import build_rule
 from metarl.common.importing import import_named
 from metarl.common.memory import require_memory
-from metarl.config.algorithms import get_algorithm
+from metarl.config.algorithms import VariBADConfig, get_algorithm
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
@@ -44,9 +44,32 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     tasks = max(settings.meta.meta_batch_size, settings.run.validation_tasks if settings.run.validate_every else 0)
     data = "shots or queries" if settings.examples else "rollouts_per_task or horizon"
     require_room(settings, policy, tasks, "meta_batch_size or validation_tasks", data)
-    normalise = settings.policy.normalise_observations
-    rule = build_rule(experiment.algo, policy, settings.inner, settings.own, settings.l2f, family.num_modes, normalise)
+    shown = isinstance(settings.own, VariBADConfig) and settings.own.decoder == "task"
+    rule = build_rule(
+        experiment.algo,
+        policy,
+        settings.inner,
+        settings.own,
+        settings.l2f,
+        num_modes=family.num_modes,
+        task_size=family.task_size if shown else 0,
+        normalise_observations=settings.policy.normalise_observations,
+    )
+    if isinstance(settings.own, VariBADConfig):
+        _require_room_for_belief(settings, settings.own, rule)
     return family, rule
+
+
+def _require_room_for_belief(settings: Settings, options: VariBADConfig, rule: Adaptation) -> None:
+    """Raises UserError if what the belief is trained with cannot fit into this machine's memory."""
+    steps = (settings.inner.num_inner_steps + 1) * settings.rollouts.horizon
+    decoded = options.prefixes * (1 if rule.sees_tasks else options.decoded_steps)
+    width = max(options.latent_size, *options.decoder_sizes)
+    require_memory("the decoders", rule.num_meta, "varibad.latent_size or varibad.decoder_sizes")
+    numbers = options.buffer * steps * (rule.policy.observation_size + 2)
+    require_memory("the trials of the buffer", numbers, "varibad.buffer, num_inner_steps or horizon")
+    numbers = options.batch * decoded * width
+    require_memory("what the decoders see", numbers, "varibad.batch, varibad.prefixes or varibad.decoded_steps")
 
 
 def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: str, lower_data: str) -> None:

@@ -1,5 +1,6 @@
 """Rollout collection from a small imaginary environment."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -104,6 +105,22 @@ def test_axes_are_task_rollout_time_feature_up_to_the_horizon(space, action):
     for name in ("log_probs", "rewards", "mask", "advantages"):
         assert getattr(rollouts, name).shape == shape
     assert all(getattr(rollouts, name).is_contiguous() for name in FIELDS)
+
+
+def test_next_observations_are_those_that_followed_the_last_step_of_an_episode_too():
+    rollouts, *_ = collect()
+    moved = (rollouts.next_observations - rollouts.observations)[rollouts.mask > 0]
+    effort = rollouts.terms["effort"][rollouts.mask > 0]
+    torch.testing.assert_close(moved, torch.stack([0 * effort, 1 + 0 * effort, effort], dim=1), rtol=0, atol=1e-5)
+    assert dataclasses.replace(rollouts, last_observations=None).next_observations is None
+
+
+def test_an_episode_as_long_as_the_horizon_has_a_last_observation():
+    action_map, episodes = ActionMap(BOX), Drift(TASKS * ROLLOUTS)
+    policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
+    sampler = Sampler(episodes, action_map, TASKS, 2)
+    rollouts = sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS)))
+    assert (rollouts.next_observations[..., 1] == torch.tensor([1.0, 2.0])).all()
 
 
 def test_mask_covers_every_step_up_to_and_including_the_last():

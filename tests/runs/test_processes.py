@@ -44,8 +44,15 @@ def started(run_dir, processes, **settings):
         {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True},
         # The last bits of an agent with memory need four tasks in each process.
         {"algo": "rl2", "rollouts_per_task": 1, "rl2": {"units": 8}, "meta_batch_size": 9, "validation_tasks": 8},
+        {
+            "algo": "varibad",
+            "rollouts_per_task": 1,
+            "varibad": {"units": 8, "batch": 4, "decoder": "task"},
+            "meta_batch_size": 9,
+            "validation_tasks": 8,
+        },
     ],
-    ids=["maml", "l2f", "promp", "rl2"],
+    ids=["maml", "l2f", "promp", "rl2", "varibad"],
 )
 def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
     for processes in (1, 2):

@@ -42,6 +42,12 @@ def run(tmp_path_factory):
         ({"hidden_sizes": (10**7, 10**7)}, "lower hidden_sizes, meta_batch_size"),
         ({"algo": "rl2", "horizon": 10**7, "num_inner_steps": 9_999}, "lower .*num_inner_steps, horizon or units"),
         ({"algo": "rl2", "rl2": {"units": 10**6}}, "the weights of the network take .* lower units or hidden_sizes"),
+        (
+            {"algo": "varibad", "varibad": {"decoder_sizes": (10**6, 10**6)}},
+            "lower varibad.latent_size or varibad.deco",
+        ),
+        ({"algo": "varibad", "varibad": {"buffer": HUGE}}, "lower varibad.buffer, num_inner_steps or horizon"),
+        ({"algo": "varibad", "varibad": {"prefixes": HUGE}}, "lower varibad.batch, varibad.prefixes or varibad.deco"),
         ({"env": "sinusoid", "algo": "maml", "queries": 10 * HUGE}, "shots or queries"),
     ],
 )
