@@ -187,14 +187,15 @@ class Trainer:
     Args:
         config: The settings.
         device: Device of adaptation and meta-step.
-        group: The processes that share the tasks.
+        group: The processes that share the tasks; by default this one is alone.
 
     Attributes:
         learner: Runs one iteration.
         device: As given.
     """
 
-    def __init__(self, config: Config, device: torch.device, group: Group) -> None:
+    def __init__(self, config: Config, device: torch.device, group: Group | None = None) -> None:
+        group = group or Group()
         self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
         self._family, self._rule = build(self._settings)
         # Here, so that a wrong task space is told before anything is written.
