@@ -246,12 +246,12 @@ EXPERIMENTS = {
     "memory-navigation-bimodal": _memory(
         "navigation-bimodal", 278, 3, "--task-file benchmarks/task_lists/navigation-bimodal.json"
     ),
-    "memory-cheetah-dir": _memory("cheetah-dir", 160, 2, "--tasks 40"),
+    "memory-cheetah-dir": _memory("cheetah-dir", 100, 2, "--tasks 40"),
     "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
-    "memory-ant-dir": _memory("ant-dir", 400, 2, "--tasks 40", seeds=(0,)),
-    "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
-    "memory-bandit": _memory("bandit", 500, 1, "--tasks 1000"),
-    "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400"),
+    "memory-ant-dir": _memory("ant-dir", 120, 2, "--tasks 40", seeds=(0,)),
+    "memory-ant-goal": _memory("ant-goal", 120, 2, seeds=(0,)),
+    "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
+    "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),
     "algorithms-navigation": Experiment(
         "navigation", _ALGORITHMS, "--task-file benchmarks/task_lists/navigation.json --rollouts 40"
     ),
