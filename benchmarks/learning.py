@@ -453,7 +453,8 @@ def _add_evaluations(summary: dict[str, Any], evaluations: dict[str, list[Evalua
     """Adds returns after each gradient step, and differences from the first variant, paired by seed and task."""
     returns = {name: np.array([seed.returns for seed in of_name]) for name, of_name in evaluations.items()}
     reference = next(iter(returns))
-    summary["measure"] = evaluations[reference][0].measure
+    first = evaluations[reference][0]
+    summary["measure"], summary["step_name"] = first.measure, first.step_name
     sign, decimals = (-1, 5) if summary["measure"] == "error" else (1, 3)
     for name, values in returns.items():
         entry, estimate = summary["variants"][name], aggregate(values)
@@ -530,7 +531,8 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
             for k in steps
         )
 
-    what = "Return after k gradient steps, on fresh episodes" if in_environments else "Error after k gradient steps"
+    measured, step = summary["measure"], summary["step_name"]
+    what = f"{measured.capitalize()} after k {step}s" + (", on fresh episodes" if in_environments else "")
     interval = any("interval" in entry for entry in summary["variants"].values())
     lines = [f"{what}: mean over seeds{' ± 95 % t interval over seeds' if interval else ''} (every seed).", ""]
     lines += [f"| variant | seeds | {header}"]
