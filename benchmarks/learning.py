@@ -248,6 +248,13 @@ EXPERIMENTS = {
     ),
     "memory-cheetah-dir": _memory("cheetah-dir", 100, 2, "--tasks 40"),
     "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
+    "memory-cheetah-vel-varibad": Experiment(
+        "cheetah-vel",
+        {"varibad": "--algo varibad --iterations 125 --validate-every 0"},
+        "--tasks 100 --rollouts 10 --gradient-steps 3",
+        seeds=(0,),
+        note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
+    ),
     "memory-ant-dir": _memory("ant-dir", 120, 2, "--tasks 40", seeds=(0,)),
     "memory-ant-goal": _memory("ant-goal", 120, 2, seeds=(0,)),
     "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
