@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.common.lazy import lazy
+from metarl.common.statistics import Aggregate
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Rollouts:
         rewards: [task, rollout, time]; 0 after an episode's end.
         mask: 1 while the episode ran, 0 after its end, [task, rollout, time].
         advantages: Standardised per task, [task, rollout, time].
-        terms: Numbers that the family reports beside the reward (`TaskFamily.terms`), by name, [task, rollout, time];
+        terms: Numbers that the family reports beside the reward (`TaskFamily.metrics`), by name, [task, rollout, time];
             0 after an episode's end.
         last_observations: The observation after the last step of the time axis, [task, rollout, observation]; None if
             it was not kept.
@@ -180,6 +181,16 @@ class Rollouts:
         """Mean undiscounted return of each task's episodes, [task]; dropped ones do not count."""
         return self.rewards.sum(2, dtype=torch.float64).sum(1) / self._begun.sum(1)
 
+    def mean_metrics(self, metrics: Mapping[str, Aggregate]) -> dict[str, Tensor]:
+        """Mean metrics of each task's episodes, by name, float64 [task]; dropped episodes do not count.
+
+        Args:
+            metrics: How each of the ``terms`` that they name is aggregated over an episode.
+        """
+        begun = self._begun
+        of_episodes = {name: over_episodes(how, self.terms[name], self.mask) for name, how in metrics.items()}
+        return {name: torch.where(begun > 0, values, 0).sum(1) / begun.sum(1) for name, values in of_episodes.items()}
+
     def amounts(self) -> Tensor:
         """Episodes and environment steps of each task, float64 [task, 2]; dropped episodes do not count."""
         return torch.stack(
@@ -214,8 +225,8 @@ class Rollouts:
     @staticmethod
     def concatenate(parts: Sequence[Rollouts], axis: int = 0) -> Rollouts:
         """Joins ``parts`` in order along the tasks, or along the rollouts if ``axis`` is 1."""
-        joined: dict[str, Any] = _joined([part.tensors() for part in parts], axis)
-        return replace(parts[0], **joined, terms=_joined([part.terms for part in parts], axis))
+        joined: dict[str, Any] = joined_by_name([part.tensors() for part in parts], axis)
+        return replace(parts[0], **joined, terms=joined_by_name([part.terms for part in parts], axis))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Rollouts:
         """Applies ``change`` to every tensor, including the terms."""
@@ -223,7 +234,30 @@ class Rollouts:
         return replace(self, **changed, terms={name: change(values) for name, values in self.terms.items()})
 
 
-def _joined(parts: Sequence[Mapping[str, Tensor]], axis: int) -> dict[str, Tensor]:
+def over_episodes(how: Aggregate, values: Tensor, mask: Tensor) -> Tensor:
+    """One number of each episode from a number of each of its steps.
+
+    Args:
+        how: The aggregate.
+        values: [..., time].
+        mask: 1 while the episode ran, 0 after its end, [..., time].
+
+    Returns:
+        Float64, [...]; of episodes without a step, a number without meaning.
+    """
+    values, ran = values.double(), mask > 0
+    if how == "any":
+        return ((values != 0) & ran).any(-1).double()
+    if how == "last":
+        return values.gather(-1, (ran.sum(-1, keepdim=True) - 1).clamp(min=0)).squeeze(-1)
+    if how == "max":
+        return values.masked_fill(~ran, -torch.inf).amax(-1)
+    total = (values * ran).sum(-1)
+    return total / ran.sum(-1).clamp(min=1) if how == "mean" else total
+
+
+def joined_by_name(parts: Sequence[Mapping[str, Tensor]], axis: int = 0) -> dict[str, Any]:
+    """Tensors by name, joined in order along an axis."""
     return {name: torch.cat([part[name] for part in parts], axis) for name in parts[0]}
 
 

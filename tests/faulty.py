@@ -92,7 +92,7 @@ class FaultyFamily(TaskFamily):
 
     horizon = 6
     task_space = spaces.Discrete(2)
-    terms = ("steps",)
+    metrics = {"steps": "last"}  # noqa: RUF012
 
     def __init__(self, fault="nan observation", chance=1.0):
         self.fault, self.chance = fault, chance

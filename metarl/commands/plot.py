@@ -29,6 +29,8 @@ class PlotOptions:
     environment steps of the task that adaptation had read (logarithmic; evaluate --rollouts-sweep adds lines);
     environment steps, CPU-seconds or iterations of meta-training (without runs that were not trained); or the input of
     the functions that one supervised run fits."""
+    y: str | None = None
+    """What to draw: a metric of the family, such as success, in place of the return (error, accuracy)."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
     own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()
@@ -43,6 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.curves import plot_runs
 
         trust = trusted(options.own, options.runs)
-        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint, trust)))
+        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint, trust, options.y)))
 
     return run_command(command)

@@ -7,12 +7,15 @@ and take intervals over seeds only.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from metarl.common.strict_json import one_line
+
+Aggregate = Literal["any", "last", "mean", "sum", "max"]
+"""How a number of each step becomes one of the episode; "any" is 1 if a step's number is not 0, else 0."""
 
 MIN_SEEDS_FOR_INTERVAL = 5
 """Below this many seeds, reports show every seed and no interval."""

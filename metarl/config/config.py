@@ -107,6 +107,7 @@ class Config:
     log_every: int | None = None
     validate_every: int | None = None
     validation_tasks: int | None = None
+    best_by: str | None = None
     checkpoint_every: int | None = None
     keep_checkpoints: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -191,7 +192,7 @@ class _Resolution:
         self._config, self._algo = config, str(config.algo)
         self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
-        self._supervised = isinstance(family, SupervisedFamily)
+        self._family, self._supervised = family, isinstance(family, SupervisedFamily)
         self._defaults = _joined(self._algorithm.defaults, _checked_defaults(family, self._algorithm.remembers))
         if isinstance(family, TaskFamily):
             self._defaults = {"horizon": family.horizon, **self._defaults}
@@ -300,10 +301,20 @@ class _Resolution:
             what = "supervised tasks" if self._supervised else "Stable-Baselines3's ppo"
             raise UserError(f"processes must be 1 with {what}, got {number}: there are no episodes to share.")
 
+    def _check_best_by(self, best_by: str | None) -> None:
+        """Raises UserError unless validation measures what chooses the best checkpoint."""
+        measured = (self._family.measure, *self._family.metrics)
+        if best_by is not None and best_by not in measured:
+            raise UserError(
+                f"best_by must be one of what is measured on {self._config.env}, {', '.join(measured)}; got "
+                f"{best_by!r}.{nearest(best_by, measured)}"
+            )
+
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
         self._check_processes(settings)
+        self._check_best_by(settings.run.best_by)
         unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
         for name in unused:
             if name in self._config.chosen:

@@ -10,6 +10,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray
+from metarl.common.statistics import Aggregate
 from metarl.envs.mujoco_core import (
     DirectionFamily,
     MujocoCore,
@@ -24,6 +25,7 @@ from metarl.envs.parameters import Check, interval, not_negative, number, one_of
 from metarl.envs.tasks import Directions, Disc, TaskEnvironment, Uniform
 
 _TORSO = 1  # MuJoCo's index of this body.
+_METRICS: Mapping[str, Aggregate] = {"x_velocity": "mean", "reward_without_survive": "sum"}
 
 
 class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
@@ -49,6 +51,10 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
     Reset: Gymnasium's rest pose plus noise on positions (uniform within +-``reset_noise``, in m and rad) and on
     velocities (normal with deviation ``reset_noise``, in m/s and rad/s). The episode is truncated after 200 steps if
     made by ``gymnasium.make``.
+
+    Info, after the step: the reward's terms, their sum without the bonus, ``reward_without_survive``, x and y of the
+    torso (m) and its velocity along them (m/s), and, if the task has one, ``velocity_error``, the absolute difference
+    from the target (m/s), or ``distance``, that from the goal, as in the reward (m).
 
     Args:
         frame_skip: Physics steps of 0.01 s in one environment step.
@@ -96,7 +102,8 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
         state = self.state_vector()
         healthy = self.healthy(state)
         terms = self.reward_terms(np.asarray(self.task), place, velocity, np.asarray(action, np.float64), healthy)
-        info = {"x_position": state[0], "y_position": state[1], "x_velocity": velocity[0], "y_velocity": velocity[1]}
+        info = {"x_position": state[0], "y_position": state[1], "y_velocity": velocity[1]}
+        info |= self.numbers(np.asarray(self.task), place, velocity, terms)
         if self.render_mode == "human":
             self.render()
         reward = np.float64(sum(terms.values()))
@@ -128,6 +135,15 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
             "reward_task": self.task_reward(tasks, places, velocities),
             "reward_survive": self._healthy_reward * healthy,
             "reward_ctrl": -cost,
+        }
+
+    def numbers(
+        self, tasks: FloatArray, places: FloatArray, velocities: FloatArray, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What ``info`` holds beside ``terms``, the reward's, and y, [...]; other arguments as for `reward_terms`."""
+        return {
+            "x_velocity": velocities[..., 0],
+            "reward_without_survive": terms["reward_task"] + terms["reward_ctrl"],
         }
 
     @abstractmethod
@@ -235,6 +251,13 @@ class AntVelEnv(AntEnv):
         """Minus the distance from the target velocity."""
         return -np.abs(velocities[..., 0] - tasks)
 
+    def numbers(
+        self, tasks: FloatArray, places: FloatArray, velocities: FloatArray, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The same as of other ants, and the distance from the target velocity."""
+        error = np.abs(velocities[..., 0] - tasks)
+        return {**super().numbers(tasks, places, velocities, terms), "velocity_error": error}
+
 
 class AntGoalEnv(AntEnv):
     """An ant that should go to a goal.
@@ -299,6 +322,12 @@ class AntGoalEnv(AntEnv):
         dx, dy = np.abs(places[..., 0] - tasks[..., 0]), np.abs(places[..., 1] - tasks[..., 1])
         return -(dx + dy) if self._distance == "l1" else -np.sqrt(dx * dx + dy * dy)
 
+    def numbers(
+        self, tasks: FloatArray, places: FloatArray, velocities: FloatArray, terms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The same as of other ants, and the distance from the goal."""
+        return {**super().numbers(tasks, places, velocities, terms), "distance": -terms["reward_task"]}
+
 
 class AntCore(MujocoCore):
     """Many ants at once; arguments as for `MujocoCore`."""
@@ -317,6 +346,7 @@ class AntCore(MujocoCore):
         healthy = self.env.healthy(np.concatenate([self.positions[slots], self.velocities[slots]], axis=-1))
         terms = self.env.reward_terms(self.tasks[slots], places, velocities, actions, healthy)
         self.record_terms(slots, terms, rewards)
+        self.record(slots, self.env.numbers(self.tasks[slots], places, velocities, terms))
         terminated[slots] = self.env.terminates & ~healthy
 
 
@@ -329,6 +359,7 @@ class AntDirFamily(DirectionFamily):
     """
 
     name = "ant-dir"
+    metrics = _METRICS
     defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "rollouts_per_task": 40}
     env_class = AntDirEnv
     core_class = AntCore
@@ -343,6 +374,8 @@ class AntVelFamily(VelocityFamily):
     """
 
     name = "ant-vel"
+    metrics: Mapping[str, Aggregate] = {**_METRICS, "velocity_error": "mean"}
+    costs = ("velocity_error",)
     defaults = SAMPLED_CURVATURE
     env_class = AntVelEnv
     core_class = AntCore
@@ -357,6 +390,8 @@ class AntGoalFamily(SimulatedFamily, NativeFamily):
     """
 
     name = "ant-goal"
+    metrics: Mapping[str, Aggregate] = {"reward_without_survive": "sum", "distance": "last"}
+    costs = ("distance",)
     defaults = SAMPLED_CURVATURE
     env_class = AntGoalEnv
     core_class = AntCore

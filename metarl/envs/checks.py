@@ -38,6 +38,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     It checks that
 
     - the family can be pickled and its spaces are supported;
+    - ``metrics`` have known aggregates;
     - tasks of every split lie inside the task space, are reproducible, and are not shared between splits (unless the
       task space or ``finite_tasks`` says that there are finitely many);
     - each ``make_env`` makes a new environment;
@@ -45,7 +46,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
     - the same seed gives the same trajectory;
     - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
-    - ``make_episodes`` equals single environments, including the family's ``terms``.
+    - ``make_episodes`` equals single environments, including the terms of the family's ``metrics``.
 
     Of a supervised family it checks, beside the first two, that examples have the family's shapes, that they are
     reproducible and differ from task to task, and that two draws differ.
@@ -136,6 +137,10 @@ def _in_words(error: BaseException, line: FrameSummary) -> str:
 
 
 def _basics(family: TaskFamily, seed: int) -> Problems:
+    try:
+        family.check_metrics()
+    except UserError as error:
+        yield error
     yield from _task_basics(family, seed)
     if isinstance(getattr(family, "task_space", None), gym.Space):
         yield from _environment_problems(family)
@@ -307,10 +312,10 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     half = horizon // 2
     with blaming(lambda: f"in make_episodes of {family.name}"):
         batch = require_episode_batch(family.make_episodes(2, horizon))
-    if set(batch.terms) != set(family.terms):
+    if set(batch.terms) != set(family.metrics):
         yield (
-            f"make_episodes reports the terms {sorted(batch.terms)}, and the family names {sorted(family.terms)}; give "
-            "the batch the family's terms."
+            f"make_episodes reports the terms {sorted(batch.terms)}, and the family's metrics name "
+            f"{sorted(family.metrics)}; give the batch the family's metrics."
         )
         return
     observations = np.zeros((2, *family.observation_space.shape))
@@ -380,7 +385,7 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
             call = f"step {number}"
             observation, reward, terminated, truncated, info = take_step(env, action)
             numbers = observed(env.observation_space, observation, "step"), reward
-            trajectory.append(_flat(*numbers, *(reported(info, name) for name in sorted(family.terms))))
+            trajectory.append(_flat(*numbers, *(reported(info, name) for name in sorted(family.metrics))))
             if terminated or truncated:
                 break
         call = "close"

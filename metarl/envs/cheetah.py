@@ -11,6 +11,7 @@ from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray
+from metarl.common.statistics import Aggregate
 from metarl.envs.mujoco_core import (
     DirectionFamily,
     MujocoCore,
@@ -70,6 +71,9 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
     if ``normal_qpos_noise``) and on velocities (normal with deviation ``qvel_noise``); in m, rad, m/s, rad/s.
     The episode never terminates; it is truncated after 200 steps if made by ``gymnasium.make``.
 
+    Info, after the step: the reward's terms, ``x_position`` (m), ``x_velocity``, the forward velocity (m/s), and, with
+    a target velocity, ``velocity_error``, the absolute difference (m/s).
+
     Args:
         frame_skip: Physics steps of 0.01 s in one environment step; 5, as in Gymnasium, gives 20 control steps per
             second.
@@ -113,7 +117,7 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
         check_not_diverged(diverged_counts(self))
         velocity = self._velocity_since(before)
         terms = self.reward_terms(np.asarray(self.task), velocity, np.asarray(action, np.float64))
-        info = {"x_position": self.data.qpos[0], "x_velocity": velocity, **terms}
+        info = {"x_position": self.data.qpos[0], **self.numbers(np.asarray(self.task), velocity), **terms}
         if self.render_mode == "human":
             self.render()
         return self._get_obs(), np.float64(sum(terms.values())), False, False, info
@@ -131,6 +135,10 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
         """
         cost = self._ctrl_cost_weight * np.sum(np.square(actions), axis=-1)
         return {"reward_run": self.run_reward(tasks, velocities), "reward_ctrl": -cost}
+
+    def numbers(self, tasks: FloatArray, velocities: Any) -> dict[str, Any]:
+        """What ``info`` holds beside the reward's terms and the position, [...]; arguments as for `reward_terms`."""
+        return {"x_velocity": velocities}
 
     @abstractmethod
     def run_reward(self, tasks: FloatArray, velocities: Any) -> Any:
@@ -256,6 +264,10 @@ class CheetahVelEnv(CheetahEnv):
         """Minus the distance from the target velocity."""
         return -np.abs(velocities - tasks)
 
+    def numbers(self, tasks: FloatArray, velocities: Any) -> dict[str, Any]:
+        """Forward velocity, and its distance from the target."""
+        return {**super().numbers(tasks, velocities), "velocity_error": np.abs(velocities - tasks)}
+
 
 class CheetahCore(MujocoCore):
     """Many half-cheetahs at once; arguments as for `MujocoCore`."""
@@ -269,6 +281,7 @@ class CheetahCore(MujocoCore):
         """Simulates some slots; a half-cheetah's episode never terminates; see `MujocoCore.move`."""
         velocities = self._simulate_and_measure(slots)
         self.record_terms(slots, self.env.reward_terms(self.tasks[slots], velocities, actions), rewards)
+        self.record(slots, self.env.numbers(self.tasks[slots], velocities))
         terminated[slots] = False
 
     def _simulate_and_measure(self, slots: Slots) -> FloatArray:
@@ -291,6 +304,7 @@ class CheetahDirFamily(DirectionFamily):
     """
 
     name = "cheetah-dir"
+    metrics: Mapping[str, Aggregate] = {"x_velocity": "mean"}
     defaults = _GYMNASIUM_DEFAULTS
     env_class = CheetahDirEnv
     core_class = CheetahCore
@@ -305,6 +319,8 @@ class CheetahVelFamily(VelocityFamily):
     """
 
     name = "cheetah-vel"
+    metrics: Mapping[str, Aggregate] = {"x_velocity": "mean", "velocity_error": "mean"}
+    costs = ("velocity_error",)
     defaults = _GYMNASIUM_DEFAULTS
     env_class = CheetahVelEnv
     core_class = CheetahCore

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray, IntArray
 from metarl.common.errors import UserError, blaming, nearest, shown
+from metarl.common.statistics import Aggregate
 from metarl.common.strict_json import one_line
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
@@ -38,6 +39,8 @@ SPLITS = ("train", "validation", "test")
 # Splits of the elements of a countable task space with many elements, in equal parts.
 _PARTS = ("train", "train", "train", "validation", "test")
 Measure = Literal["return", "error", "accuracy"]
+# Columns of progress.csv have these names after "post_adaptation_".
+_TAKEN = ("return", "return_std", "error", "error_std", "accuracy", "accuracy_std")
 
 
 class FamilySpec(NamedTuple):
@@ -60,6 +63,10 @@ class Family(ABC):
         task_space: The space that tasks are elements of.
         num_modes: Number of modes of the distribution of tasks; see `modes`.
         measure: What an agent is measured by on a task: its "return", "error" or "accuracy".
+        metrics: What is told of an episode beside its return, such as {"success": "any", "distance": "last"}: names of
+            numbers in a step's info, and how they are aggregated over the episode's steps, by "any", "last", "mean",
+            "sum" or "max". Rollouts keep these numbers. Supervised families have none.
+        costs: Names of the metrics of which less is better.
         defaults: Training defaults that differ from those of `metarl.Config`: values by the names of its fields; nested
             settings are dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
         memory_defaults: The same for agents with memory (`metarl.config.algorithms.Algorithm.remembers`), which train
@@ -71,6 +78,8 @@ class Family(ABC):
     task_space: spaces.Space[Any]
     num_modes: int = 1
     measure: Measure = "return"
+    metrics: Mapping[str, Aggregate] = {}
+    costs: Sequence[str] = ()
     defaults: Mapping[str, Any] = {}
     memory_defaults: Mapping[str, Any] = {}
     spec: FamilySpec | None = None
@@ -90,7 +99,29 @@ class Family(ABC):
     @property
     def sign(self) -> int:
         """1 if a larger ``measure`` is better, -1 if a smaller one is."""
-        return -1 if self.measure == "error" else 1
+        return self.sign_of(self.measure)
+
+    def sign_of(self, name: str) -> int:
+        """1 if more of the measure or metric ``name`` is better, -1 if less is."""
+        return -1 if name == "error" or name in self.costs else 1
+
+    def check_metrics(self) -> None:
+        """Raises UserError unless ``metrics`` have known aggregates and names of their own, and name all ``costs``."""
+        if not isinstance(self.metrics, Mapping):
+            raise UserError(
+                f"{self.name}.metrics must be a dictionary such as {{'success': 'any'}}, got {shown(self.metrics)}."
+            )
+        for name, how in self.metrics.items():
+            if how not in get_args(Aggregate):
+                known = ", ".join(get_args(Aggregate))
+                raise UserError(
+                    f"{self.name}.metrics: {name!r} must be aggregated by one of {known}; got {shown(how)}."
+                )
+            if name in _TAKEN:
+                raise UserError(f"{self.name}.metrics: {name!r} is the name of something else; take another name.")
+        for name in self.costs:
+            if name not in self.metrics:
+                raise UserError(f"{self.name}.costs: there is no metric {name!r}.{nearest(name, self.metrics)}")
 
     @property
     def finite_tasks(self) -> NDArray[Any] | None:
@@ -204,13 +235,11 @@ class TaskFamily(Family):
     Attributes:
         horizon: Default length of an episode, in environment steps.
         min_envs_per_shard: With fewer environments than this, one thread is faster than several.
-        terms: Names of the numbers in a step's info that rollouts keep beside the reward, such as ("success",).
     """
 
     horizon: int = 200
     # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
     min_envs_per_shard: int = 10**9
-    terms: Sequence[str] = ()
 
     @abstractmethod
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:

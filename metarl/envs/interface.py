@@ -1,7 +1,7 @@
 """Batches of episodes: the only interface for collecting rollouts."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -42,7 +42,7 @@ class EpisodeBatch(ABC):
     Args:
         num_envs: Number of slots.
         observation_size: Length of an observation.
-        terms: Names of the numbers that steps report beside the reward, `TaskFamily.terms`.
+        terms: Names of the numbers that steps report beside the reward, those of `TaskFamily.metrics`.
 
     Attributes:
         terms: Numbers that the last step reported beside the reward, by name, [num_envs]; 0 in slots that had ended
@@ -57,7 +57,7 @@ class EpisodeBatch(ABC):
     calling: str | None = None
     dropped: Mapping[int, str] = MappingProxyType({})
 
-    def __init__(self, num_envs: int, observation_size: int, terms: Sequence[str] = ()) -> None:
+    def __init__(self, num_envs: int, observation_size: int, terms: Iterable[str] = ()) -> None:
         self.num_envs, self.observation_size = num_envs, observation_size
         self.terms = {name: np.zeros(num_envs) for name in terms}
 
@@ -117,7 +117,7 @@ class EpisodeBatch(ABC):
 
 
 def reported(step: Mapping[str, Any], term: str) -> Any:
-    """Returns a step's value of a term that `TaskFamily.terms` names; raises UserError if the step lacks it.
+    """Returns a step's value of a term that `TaskFamily.metrics` names; raises UserError if the step lacks it.
 
     Args:
         step: Numbers that the step reports, by name.
@@ -125,7 +125,7 @@ def reported(step: Mapping[str, Any], term: str) -> Any:
     """
     if term not in step:
         known = ", ".join(step) or "nothing"
-        raise UserError(f"the family's terms name {term!r}, which its steps do not report; they report {known}.")
+        raise UserError(f"the family's metrics name {term!r}, which its steps do not report; they report {known}.")
     return step[term]
 
 

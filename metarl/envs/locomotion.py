@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from metarl.common.arrays import BoolArray, FloatArray
+from metarl.common.statistics import Aggregate
 from metarl.envs.mujoco_family import MujocoFamily, MujocoState, MujocoStep
 from metarl.envs.native import SAMPLED_CURVATURE
 from metarl.envs.parameters import positive, positive_whole
@@ -28,6 +29,7 @@ class LocomotionFamily(MujocoFamily):
         survive_bonus: Reward of a step if the body is healthy at its end.
     """
 
+    metrics: Mapping[str, Aggregate] = {"x_velocity": "mean", "reward_without_survive": "sum"}
     defaults = _DEFAULTS
     ctrl_cost_weight: float
     survive_bonus: float = 0.0
@@ -40,7 +42,18 @@ class LocomotionFamily(MujocoFamily):
         return {
             "reward_run": self.run_reward(step),
             "reward_survive": self.survive_bonus * self.healthy(step.after),
-            "reward_ctrl": -self.ctrl_cost_weight * np.sum(np.square(self.applied(step)), axis=-1),
+            "reward_ctrl": -self.cost(step),
+        }
+
+    def cost(self, step: MujocoStep) -> FloatArray:
+        """The cost of the action, [k]."""
+        return self.ctrl_cost_weight * np.sum(np.square(self.applied(step)), axis=-1)
+
+    def info(self, step: MujocoStep) -> Mapping[str, Any]:
+        """Forward velocity, and the reward without the bonus for health."""
+        return {
+            "x_velocity": step.forward_velocity,
+            "reward_without_survive": self.run_reward(step) - self.cost(step),
         }
 
     def run_reward(self, step: MujocoStep) -> FloatArray:
@@ -206,6 +219,7 @@ class HopperParamsFamily(ParametersFamily):
 class _Cheetah(LocomotionFamily):
     """Gymnasium's HalfCheetah-v5, which never terminates."""
 
+    metrics: Mapping[str, Aggregate] = {"x_velocity": "mean"}
     defaults = _CHEETAH_DEFAULTS
     model_file = "half_cheetah.xml"
     unobserved_positions = 1
@@ -346,6 +360,7 @@ class HumanoidDirFamily(LocomotionFamily):
     """
 
     name = "humanoid-dir"
+    metrics: Mapping[str, Aggregate] = {"reward_run": "mean", "reward_without_survive": "sum"}
     model_file = "humanoid.xml"
     unobserved_positions = 2
     data_fields = ("subtree_com",)

@@ -42,7 +42,7 @@ class LoopedEpisodes(EpisodeBatch):
         self._envs = [make_flat_env(family) for _ in range(num_envs)]
         require_gymnasium(self._envs[0], family.name)
         self._space = self._envs[0].observation_space
-        super().__init__(num_envs, spaces.flatdim(self._space), family.terms)
+        super().__init__(num_envs, spaces.flatdim(self._space), family.metrics)
         self.infos: list[Mapping[str, Any]] = [{}] * num_envs
         self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)

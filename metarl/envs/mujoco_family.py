@@ -125,6 +125,10 @@ class MujocoFamily(SimulatedFamily):
         """The terms whose sum is the reward, by name, [k] each; they are also in the environment's ``info``."""
         raise NotImplementedError(f"{self.name} must define reward(self, step).")
 
+    def info(self, step: MujocoStep) -> Mapping[str, Any]:
+        """Other numbers for the environment's ``info``, by name, [k] each, for ``metrics``; by default none."""
+        return {}
+
     def terminated(self, step: MujocoStep) -> Any:
         """Whether the episodes end in a terminal state, [k]; by default never."""
         return False
@@ -247,7 +251,7 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         if self.render_mode == "human":
             self.render()
         reward: np.float64 = sum(terms.values(), np.zeros(1))[0]
-        info = {name: values[0] for name, values in terms.items()}
+        info = {name: values[0] for name, values in (terms | _info(self.family, step)).items()}
         return self._get_obs(), reward, bool(_ends(self.family, step)[0]), False, info
 
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -340,6 +344,7 @@ class ModelCore(MujocoCore):
         self.simulate(slots)
         step = MujocoStep(before, self._state(slots), actions, self.env.dt)
         self.record_terms(slots, _terms(self._family, step), rewards)
+        self.record(slots, _info(self._family, step))
         terminated[slots] = _ends(self._family, step)
 
     def observe(self, observations: FloatArray) -> None:
@@ -380,6 +385,15 @@ def _terms(family: MujocoFamily, step: MujocoStep) -> dict[str, FloatArray]:
             f"reward of {family.name} must return the terms of the reward by name, such as "
             f"{{'reward_run': step.forward_velocity}}, got {shown(terms)}."
         )
+    return _columns(family, step, terms)
+
+
+def _info(family: MujocoFamily, step: MujocoStep) -> dict[str, FloatArray]:
+    """Other numbers of a step by name, [k] each."""
+    return _columns(family, step, family.info(step))
+
+
+def _columns(family: MujocoFamily, step: MujocoStep, terms: Mapping[str, Any]) -> dict[str, FloatArray]:
     k = len(step.actions)
     return {name: _column(values, k, f"the term {name!r} of {family.name}") for name, values in terms.items()}
 

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -51,7 +51,8 @@ class NativeCore(ABC):
     Attributes:
         num_envs: Number of slots.
         tasks: Each slot's task, [num_envs, *task shape]; written by the owner before ``start``.
-        terms: The last step's reward terms by name, [num_envs] each, as the single environment's info has them.
+        terms: The last step's reward terms and other numbers by name, [num_envs] each, as in the single environment's
+            info.
         draws: Whether it uses the generators that it is started with, at the start or at later steps.
     """
 
@@ -97,7 +98,11 @@ class NativeCore(ABC):
             rewards: Receives the sums of these slots, [num_envs].
         """
         rewards[slots] = sum(terms.values())
-        for name, values in terms.items():
+        self.record(slots, terms)
+
+    def record(self, slots: Slots, numbers: Mapping[str, FloatArray]) -> None:
+        """Keeps numbers of some slots that are not part of the reward, by name, [k] each."""
+        for name, values in numbers.items():
             self.terms.setdefault(name, np.zeros(self.num_envs))[slots] = values
 
 
@@ -133,7 +138,7 @@ class NativeEpisodes(EpisodeBatch):
         terms: Names of the core's terms to report.
     """
 
-    def __init__(self, core: NativeCore, observation_size: int, horizon: int, terms: Sequence[str] = ()) -> None:
+    def __init__(self, core: NativeCore, observation_size: int, horizon: int, terms: Iterable[str] = ()) -> None:
         super().__init__(core.num_envs, observation_size, terms)
         self._core = core
         self._horizon = horizon
@@ -242,7 +247,7 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
             actions: [num_envs, action].
 
         Returns:
-            Observations [num_envs, observation], rewards, terminated and truncated [num_envs], and the reward terms.
+            Observations [num_envs, observation], rewards, terminated and truncated [num_envs], and the core's terms.
         """
         if self._generators is None:
             raise gym.error.ResetNeeded("call reset before step.")
@@ -319,7 +324,7 @@ class CoreFamily(TaskFamily):
         """Makes a native batch of slots in which episodes run side by side."""
         core = self.core_class(self._rules(), num_envs)
         (size,) = self.observation_space.shape
-        return NativeEpisodes(core, size, horizon, self.terms)
+        return NativeEpisodes(core, size, horizon, self.metrics)
 
     @cached_property
     def _spaces(self) -> tuple[spaces.Space[Any], spaces.Space[Any]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
+from metarl.common.statistics import Aggregate
 from metarl.envs.drawing import Canvas
 from metarl.envs.native import SAMPLED_CURVATURE, NativeCore, NativeFamily, Slots, rows
 from metarl.envs.parameters import Check, between, flag, not_negative, one_of, optional, positive, whole_between
@@ -31,6 +32,9 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     Reward, after the step: minus the distance to the goal (coefficient 1, unit length); the squared distance (unit
     length squared) if ``squared_distance``. The published figures use the plain distance; the papers print the squared
     one.
+
+    Info, after the step: ``distance``, the Euclidean distance to the goal, and ``success``, 1 if the episode terminates
+    there, else 0.
 
     Episode: it starts at the origin, without noise, and terminates where ``|dx| < end_distance`` and
     ``|dy| < end_distance`` (``end_norm="max"``) or where the Euclidean distance is below ``end_distance``
@@ -130,8 +134,9 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         position = self.move(self._trail[-1], np.asarray(action))
         self._trail.append(position)
         offset = position - np.asarray(self.task)[:2]
-        reward = self.reward(offset)
-        return position.copy(), float(reward), bool(self.arrived(offset)), False, {"reward_distance": float(reward)}
+        reward, arrived = self.reward(offset), self.arrived(offset)
+        info = {name: float(values) for name, values in self.numbers(offset, arrived).items()}
+        return position.copy(), float(reward), bool(arrived), False, {"reward_distance": float(reward), **info}
 
     def move(self, positions: FloatArray, actions: NDArray[Any]) -> FloatArray:
         """Positions after the actions, [..., 2]."""
@@ -141,6 +146,10 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         """Rewards at these offsets from the goal, [..., 2] to [...]."""
         squared = _squared_length(offsets)
         return -squared if self._squared_distance else -np.sqrt(squared)
+
+    def numbers(self, offsets: FloatArray, arrived: BoolArray) -> dict[str, FloatArray]:
+        """What ``info`` holds beside the reward, at these offsets from the goal: [..., 2] and [...] to [...]."""
+        return {"distance": np.sqrt(_squared_length(offsets)), "success": np.asarray(arrived, np.float64)}
 
     def arrived(self, offsets: FloatArray) -> BoolArray:
         """Whether the episode ends at these offsets from the goal, [..., 2] to [...]."""
@@ -188,7 +197,8 @@ class NavigationCore(NativeCore):
         offsets = positions - rows(self.tasks, slots)[:, :2]
         self._positions[slots] = positions
         self.record_terms(slots, {"reward_distance": self._env.reward(offsets)}, rewards)
-        terminated[slots] = self._env.arrived(offsets)
+        terminated[slots] = arrived = self._env.arrived(offsets)
+        self.record(slots, self._env.numbers(offsets, arrived))
 
     def observe(self, observations: FloatArray) -> None:
         """Writes all positions, [num_envs, 2]."""
@@ -205,6 +215,8 @@ class NavigationFamily(NativeFamily):
 
     name = "navigation"
     horizon = 100
+    metrics: Mapping[str, Aggregate] = {"success": "any", "distance": "last"}
+    costs = ("distance",)
     defaults: Mapping[str, Any] = {**SAMPLED_CURVATURE, "meta_batch_size": 20}
     memory_defaults: Mapping[str, Any] = {"initial_std": 0.6, "ppo": {"lr": 2e-3}, "iterations": 168}
     # Steps are so short that threads mostly wait for the interpreter's lock: up to 1600 slots, two threads are slower

@@ -139,7 +139,8 @@ class OracleFamily(TaskFamily):
         self.min_envs_per_shard = family.min_envs_per_shard
         self.task_space = family.task_space
         self.num_modes = family.num_modes
-        self.terms = family.terms
+        self.metrics = family.metrics
+        self.costs = family.costs
         self.defaults = family.defaults
         _ = family.task_size  # A wrong task space should fail here, not at the first episode.
 

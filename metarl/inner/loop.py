@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
+from metarl.common.statistics import Aggregate
 from metarl.data import ExampleBatch, Rollouts
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
@@ -153,6 +155,7 @@ class Adapted:
         effective_sample_size: Effective sample size of the likelihood ratios as a share of the number of samples; one
             [task] for every reuse of rollouts.
         dropped: What was wrong with each episode that was dropped.
+        metrics: Mean metrics of each task's episodes by name, as of ``returns``, [task, step].
     """
 
     loop: InnerLoop
@@ -162,6 +165,7 @@ class Adapted:
     env_steps: int
     effective_sample_size: list[Tensor]
     dropped: Sequence[str] = ()
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,7 @@ def adapt(
     collect: Callable[[Tensor, int, int | None], Rollouts],
     loss: InnerLoss,
     each_task: bool = True,
+    metrics: Mapping[str, Aggregate] = MappingProxyType({}),
 ) -> Adapted:
     """Runs the inner loop; collects rollouts for its stages and, at the end, with the adapted policies.
 
@@ -198,11 +203,13 @@ def adapt(
             task (None for the run's setting); returns rollouts of all tasks.
         loss: Inner loss, see `metarl.policies.losses.inner_loss`.
         each_task: Update the tasks one by one instead of all at once: on a CPU, one task's data fit the core's cache.
+        metrics: The family's metrics.
     """
     parameters = rule.start(meta, modes).contiguous()
     supports: list[PolicyGradientSupport] = []
     queries: list[Rollouts] = []
     returns: list[Tensor] = []
+    measured: list[dict[str, Tensor]] = []
     sizes: list[Tensor] = []
     modulated: Tensor | None = None
     phase = num_steps = env_steps = 0
@@ -218,6 +225,7 @@ def adapt(
         # Only the first rollouts after a step measure it, not further rollouts of the same policies.
         if len(returns) == num_steps:
             returns.append(rollouts.mean_returns())
+            measured.append(rollouts.mean_metrics(metrics))
         return rollouts
 
     for stage in stages:
@@ -237,7 +245,8 @@ def adapt(
             queries.append(collect_next())
     queries.append(collect_next())
     loop = InnerLoop(rule, stages, meta, modes, supports, queries)
-    return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes)
+    by_name = {name: torch.stack([step[name] for step in measured], dim=1) for name in metrics}
+    return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes, metrics=by_name)
 
 
 def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradientSupport, each_task: bool) -> Tensor:

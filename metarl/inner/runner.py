@@ -19,7 +19,7 @@ from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
-from metarl.data import Rollouts
+from metarl.data import Rollouts, joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Timing, adapt
@@ -68,6 +68,7 @@ class Runner:
         self._settings, self._inner_loss, self._family, self._rule = settings, inner_loss, family, rule
         self._workers, self._device = workers, device
         self._num_tasks, rollouts_per_task = num_tasks, settings.rollouts_per_task
+        family.check_metrics()
         self._episodes: list[CheckedEpisodes] = []
         self._own = own = workers.group.share(num_tasks)
         num_own = own.stop - own.start
@@ -146,7 +147,8 @@ class Runner:
 
             started = time.perf_counter()
             one_by_one, loss = self._device.type == "cpu" and not self._rule.remembers, self._inner_loss
-            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, each_task=one_by_one)
+            metrics = self._family.metrics
+            adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, one_by_one, metrics)
             seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
@@ -238,6 +240,7 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         sum(part.env_steps for part in parts),
         [torch.cat(of_shards) for of_shards in sizes],
         [told for part in parts for told in part.dropped],
+        joined_by_name([part.metrics for part in parts]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.optimisers import get_meta_optimiser
 from metarl.config.resolved import Settings
-from metarl.data import LearnerState
+from metarl.data import LearnerState, joined_by_name
 from metarl.envs import Family
 from metarl.inner.loop import Adapted, Timing, observe
 from metarl.inner.rule import Adaptation
@@ -60,6 +60,7 @@ class _Measured:
     dropped: int
     effective_sample_size: list[Tensor]
     timing: Timing
+    metrics: Mapping[str, Tensor]
 
     @staticmethod
     def of(adapted: Adapted, timing: Timing) -> _Measured:
@@ -72,6 +73,7 @@ class _Measured:
             len(adapted.dropped),
             [size.cpu() for size in adapted.effective_sample_size],
             timing,
+            {name: values.cpu() for name, values in adapted.metrics.items()},
         )
 
 
@@ -86,7 +88,18 @@ def _joined(parts: Sequence[_Measured]) -> _Measured:
         sum(part.dropped for part in parts),
         [torch.cat(sizes) for sizes in zip(*(part.effective_sample_size for part in parts), strict=True)],
         Timing(*(sum(values) / len(parts) for values in zip(*times, strict=True))),
+        joined_by_name([part.metrics for part in parts]),
     )
+
+
+def before_and_after(measured: Mapping[str, Tensor]) -> dict[str, float]:
+    """Columns of progress.csv for what was measured after 0, 1, ... steps, [task, step] by name: means over tasks."""
+    ends = {"pre": 0, "post": -1}
+    return {
+        f"{when}_adaptation_{name}": float(values[:, step].mean())
+        for name, values in measured.items()
+        for when, step in ends.items()
+    }
 
 
 class MetaLearner:
@@ -165,6 +178,7 @@ class MetaLearner:
             **({} if modulated is None else {f"modulated_{measure}": float(modulated.mean())}),
             f"post_adaptation_{measure}": float(returns[:, -1].mean()),
             f"post_adaptation_{measure}_std": float(returns[:, -1].std(correction=0)),
+            **before_and_after(measured.metrics),
             "outcome": report.outcome,
             **report.numbers,
             **(

@@ -85,6 +85,7 @@ def plot_runs(
     x: Axis = "gradient-step",
     checkpoint: Checkpoint = "last",
     trust: Trust = False,
+    y: str | None = None,
 ) -> Path:
     """Draws the figure of some runs into a file.
 
@@ -103,6 +104,7 @@ def plot_runs(
         checkpoint: The checkpoint whose evaluations are drawn: ``last`` or ``best``.
         trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. Only ``input``
             needs it; elsewhere labels then leave out what a family of your own has as its default.
+        y: What is drawn: a metric of the family, such as "success"; None for what it is measured by, the return.
 
     Returns:
         Path of the picture.
@@ -117,19 +119,22 @@ def plot_runs(
         raise UserError(f"cannot write '{picture}': the picture's name must end in {', '.join(SUFFIXES)}.")
     if why := unwritable(picture):
         raise UserError(f"cannot write '{picture}': {why}.")
+    y = convert("y", y, str | None)
     folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     if x == "input":
         if len(folders) != 1:
             raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
+        if y is not None:
+            raise UserError("--y names a metric, and --x input draws functions; leave --y out.")
         figure = draw_functions(load(folders[0], checkpoint, trust))
     else:
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
         if x == "gradient-step":
-            figure = draw_gradient_steps(group_runs(stored))
+            figure = draw_gradient_steps(group_runs(stored), y)
         elif x in _UNITS:
-            figure = draw_adaptation(group_runs(stored), x)
+            figure = draw_adaptation(group_runs(stored), x, y)
         else:
-            figure = draw_training(group_runs(_with_progress(stored, x)), x)
+            figure = draw_training(group_runs(_with_progress(stored, x)), x, y)
     try:
         picture.parent.mkdir(parents=True, exist_ok=True)
         with replacing(picture) as file:
@@ -139,11 +144,12 @@ def plot_runs(
     return picture
 
 
-def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
+def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure:
     """Draws return against gradient step: a panel for each family, or for each task of a family with two tasks.
 
     Args:
         groups: Lines of the figure; every run must have been evaluated.
+        y: A metric to draw in place of the return, without references.
 
     Returns:
         The figure.
@@ -158,20 +164,21 @@ def draw_gradient_steps(groups: Sequence[Group]) -> Figure:
     for ax, (family, task) in zip(axes, panels, strict=True):
         runs, spacing = runs_of(family), min(_DODGE, 2 * _LARGEST_DODGE / max(1, len(family) - 1))
         for index, group in enumerate(family):
-            per_seed = _returns_per_seed(group, task)
+            per_seed = _returns_per_seed(group, task, y)
             steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(family) - 1) / 2)
             _draw_group(ax, steps, per_seed, {**styles[group.label], "label": group.label})
-        _draw_references(ax, runs, _REFERENCE_ALGORITHMS, averaged=task is not None)
+        if y is None:
+            _draw_references(ax, runs, _REFERENCE_ALGORITHMS, averaged=task is not None)
         ax.set_xlabel(steps_text(runs))
         ax.set_xticks(range(max(run.evaluated().returns.shape[1] for run in runs)))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
-    _label(axes, [family for family, _ in panels])
+    _label(axes, [family for family, _ in panels], y)
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
     return figure
 
 
-def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
+def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     """Draws return against what adaptation had read of the task: panels as in `draw_gradient_steps`.
 
     Runs that were swept (`metarl.sweep_rollouts`) have a line for each number of episodes per step, the paler the
@@ -181,6 +188,7 @@ def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
     Args:
         groups: Lines of the figure; every run must have been evaluated.
         x: ``adaptation-episodes`` or ``adaptation-steps``.
+        y: As for `draw_gradient_steps`.
 
     Returns:
         The figure.
@@ -203,11 +211,12 @@ def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
         runs, drawn = runs_of(family), list[Floats]()
         for line in family:
             drawn.append(np.mean([run.adaptation_data(unit) for run in line.runs], axis=0))
-            per_seed, style = _returns_per_seed(line, task), styles[line.label]
+            per_seed, style = _returns_per_seed(line, task, y), styles[line.label]
             if (size := _episodes_a_step(line)) in sizes:
                 style = _style_of_size(style, sizes, size, shade=line.label in swept)
             _draw_group(ax, drawn[-1], per_seed.mean(0, keepdims=True) if line.label in swept else per_seed, style)
-        _draw_references(ax, runs, ["standstill"], averaged=task is not None)
+        if y is None:
+            _draw_references(ax, runs, ["standstill"], averaged=task is not None)
         _scale_logarithmically(ax, np.concatenate(drawn))
         ax.set_xlabel(amounts_text(runs, unit))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
@@ -215,12 +224,12 @@ def draw_adaptation(groups: Sequence[Group], x: str) -> Figure:
         style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
         axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
     runs = runs_of(lines)
-    _label(axes, [family for family, _ in panels])
+    _label(axes, [family for family, _ in panels], y)
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
     return figure
 
 
-def draw_training(groups: Sequence[Group], x: str) -> Figure:
+def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     """Draws training before and after adaptation against environment steps or iterations, unsmoothed.
 
     Every family has two panels. Of supervised families, the validation is drawn.
@@ -231,6 +240,7 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
         x: ``env-steps`` or ``iteration``.
+        y: A metric to draw in place of the return.
 
     Returns:
         The figure.
@@ -239,7 +249,7 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
         UserError: If a run has no progress to show.
     """
     families, styles = by_family(groups), styles_of(groups)
-    adapting = [any(_column(run, "after") in run.progress for run in runs_of(family)) for family in families]
+    adapting = [any(_column(run, "after", y) in run.progress for run in runs_of(family)) for family in families]
     horizontal, words = _AXES[x]
     figure, axes = _new_figure([1 + adapts for adapts in adapting])
     panels = [
@@ -249,10 +259,10 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
     ]
     for ax, (family, when) in zip(axes, panels, strict=True):
         for index, group in enumerate(family):
-            runs = [run for run in group.runs if when == "before" or _column(run, when) in run.progress]
+            runs = [run for run in group.runs if when == "before" or _column(run, when, y) in run.progress]
             if not runs:
                 continue
-            per_seed = _column_per_seed(runs, _column(runs[0], when), x)
+            per_seed = _column_per_seed(runs, _column(runs[0], when, y), x)
             places_on_axis = _column_per_seed(runs, horizontal, x).mean(axis=0)
             measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places_on_axis)
             # Markers start at different places, so that those of close lines do not cover each other.
@@ -264,29 +274,30 @@ def draw_training(groups: Sequence[Group], x: str) -> Figure:
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
-    _label(axes, [family for family, _ in panels])
-    kinds = dict.fromkeys("validation" if _column(run, "before").startswith("valid") else "training" for run in runs)
+    _label(axes, [family for family, _ in panels], y)
+    kinds = dict.fromkeys("validation" if _column(run, "before", y).startswith("valid") else "training" for run in runs)
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {' and '.join(kinds)} tasks · {provenance_text(runs)}")
     return figure
 
 
-def _column(run: StoredRun, when: str) -> str:
-    """The column of progress.csv that holds the measure ``before`` or ``after`` adaptation.
+def _column(run: StoredRun, when: str, y: str | None) -> str:
+    """The column of progress.csv that holds the measure, or the metric ``y``, ``before`` or ``after`` adaptation.
 
     Supervised runs log few iterations, of few tasks: their validation says more.
     """
-    column = _COLUMNS[when].format(run.measure)
+    column = _COLUMNS[when].format(y or run.measure)
     validation = f"validation_{column}"
     return validation if run.measure != "return" and validation in run.progress else column
 
 
-def _label(axes: Sequence[Axes], families: Sequence[Sequence[Group]]) -> None:
+def _label(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | None) -> None:
     """Names the vertical axes: the first one, and those of families that are measured by something else."""
     measured = None
     for ax, family in zip(axes, families, strict=True):
-        if family[0].runs[0].measure != measured:
-            measured = family[0].runs[0].measure
-            ax.set_ylabel(MEASURES[measured])
+        name = y or family[0].runs[0].measure
+        if name != measured:
+            measured = name
+            ax.set_ylabel(MEASURES.get(name, f"{name} of an episode"))
 
 
 def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
@@ -329,11 +340,11 @@ def _episodes_a_step(line: Group) -> int:
     return round(episodes[-1] - episodes[-2])
 
 
-def _returns_per_seed(group: Group, task: Floats | None) -> Floats:
+def _returns_per_seed(group: Group, task: Floats | None, y: str | None) -> Floats:
     rows = []
     for run in group.runs:
         shown = slice(None) if task is None else np.all(rows_of_tasks(run) == task, axis=1)
-        rows.append(run.evaluated().returns[shown].mean(axis=0))
+        rows.append(run.per_task(y)[shown].mean(axis=0))
     lengths = {len(row) - 1 for row in rows}
     if len(lengths) > 1:
         raise UserError(

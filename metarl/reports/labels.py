@@ -32,6 +32,7 @@ _BOOKKEEPING = frozenset(
         "checkpoint_every",
         "validate_every",
         "validation_tasks",
+        "best_by",
         "keep_checkpoints",
         "profile",
     }

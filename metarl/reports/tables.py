@@ -12,12 +12,14 @@ from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
-from metarl.store.evaluations import Evaluation
+from metarl.store.evaluations import Evaluation, MetricResult
 
 # Numbers of a task that get a row of their own; the file has all of them.
 _SHOWN_NUMBERS = 12
 # Episodes of a trial that get a column of their own.
 _SHOWN_EPISODES = 5
+# From here on, metrics have two decimals instead of three.
+_LARGE = 10
 
 
 def evaluation_table(result: Evaluation) -> str:
@@ -30,6 +32,8 @@ def evaluation_table(result: Evaluation) -> str:
     groups, steps = result.returns_by_name(), f"{result.step_name.split()[-1]}s"
     # Where a step is an episode, the first column counts them already.
     adapted = {unit: amounts for unit, amounts in _adaptation_data(result).items() if unit != steps}
+    metrics = {name: _with_interval(metric) for name, metric in result.metrics.items()}
+    widths = {name: max(len(name), *map(len, cells)) for name, cells in metrics.items()}
     at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
     lines = [
@@ -38,7 +42,8 @@ def evaluation_table(result: Evaluation) -> str:
         f"checkpoint {result.checkpoint}{at}, seed {result.seed}",
         f"{steps}{result.measure:>10}  +-95% tasks  made worse  random init"
         + "".join(f"  {name:>9}" for name in adapted)
-        + "".join(f"  {name:>12}" for name in groups),
+        + "".join(f"  {name:>12}" for name in groups)
+        + "".join(f"  {name:>{width}}" for name, width in widths.items()),
     ]
     for step, mean in enumerate(result.mean):
         lines.append(
@@ -46,6 +51,7 @@ def evaluation_table(result: Evaluation) -> str:
             f"{result.references.random_initialisation[step]:12.{decimals}f}"
             + "".join(f"{_amount(values[step]):>11}" for values in adapted.values())
             + "".join(f"{values[step]:14.{decimals}f}" for values in groups.values())
+            + "".join(f"  {cells[step]:>{widths[name]}}" for name, cells in metrics.items())
         )
     if result.modulated is not None:
         lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.{decimals}f}")
@@ -79,6 +85,15 @@ def _adaptation_data(result: Evaluation) -> dict[str, Floats]:
     unit = "episodes" if result.shots is None else "examples"
     amounts = {unit: result.adaptation_episodes, "env steps": result.adaptation_steps}
     return {name: values for name, values in amounts.items() if values is not None}
+
+
+def _with_interval(metric: MetricResult) -> list[str]:
+    """A metric after each step, with its interval if it has one."""
+    decimals = 2 if np.nanmax(np.abs(metric.mean)) >= _LARGE else 3
+    means = _column(metric.mean, decimals)
+    if metric.interval is None:
+        return means
+    return [f"{mean} +-{width}" for mean, width in zip(means, _column(metric.interval, decimals), strict=True)]
 
 
 def _amount(value: float) -> str:

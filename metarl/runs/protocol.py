@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -31,6 +32,7 @@ from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.config.trust import Trust, code_in
+from metarl.data import joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked
@@ -40,7 +42,7 @@ from metarl.inner.runner import make_runner
 from metarl.policies.base import with_derivatives
 from metarl.runs.build import family_of, require_room
 from metarl.runs.trained_agent import Agent, load_with_iteration
-from metarl.store.evaluations import Evaluation, References
+from metarl.store.evaluations import Evaluation, MetricResult, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
@@ -187,7 +189,14 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         metarl=provenance(device),
         adaptation_episodes=episodes,
         adaptation_steps=steps if isinstance(family, TaskFamily) else None,
+        metrics={name: _metric(values.numpy(), finite is None) for name, values in measured.metrics.items()},
     )
+
+
+def _metric(per_task: NDArray[np.float64], independent: bool) -> MetricResult:
+    """A metric, [task, step], with an interval if the tasks are independent."""
+    estimate = mean_and_interval(per_task)
+    return MetricResult(per_task, estimate.mean, estimate.half_width if independent else None)
 
 
 def _untrained(agent: Agent, config: EvaluationConfig) -> tuple[Adaptation, Tensor]:
@@ -264,6 +273,7 @@ class _Measured:
         consumed: What adaptation had read before each return, [task, step, 2], see `metarl.inner.loop.InnerLoop`.
         env_steps: Environment steps taken.
         dropped: Number of episodes that were dropped.
+        metrics: The family's metrics by name, as of ``returns``, [task, step].
     """
 
     returns: Tensor
@@ -271,6 +281,7 @@ class _Measured:
     consumed: Tensor
     env_steps: int
     dropped: int
+    metrics: Mapping[str, Tensor]
 
 
 class _Protocol:
@@ -310,6 +321,7 @@ class _Protocol:
             torch.cat([part.consumed for part in measured]),
             sum(part.env_steps for part in measured),
             sum(part.dropped for part in measured),
+            joined_by_name([part.metrics for part in measured]),
         )
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
@@ -321,8 +333,18 @@ class _Protocol:
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
-        returns = adapted.returns.cpu().unflatten(0, (-1, trials)).mean(1)
-        return _Measured(returns, modulated, adapted.loop.consumed(), adapted.env_steps, len(adapted.dropped))
+
+        def of_tasks(values: Tensor) -> Tensor:
+            return values.cpu().unflatten(0, (-1, trials)).mean(1)
+
+        return _Measured(
+            of_tasks(adapted.returns),
+            modulated,
+            adapted.loop.consumed(),
+            adapted.env_steps,
+            len(adapted.dropped),
+            {name: of_tasks(values) for name, values in adapted.metrics.items()},
+        )
 
 
 def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,11 +28,11 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.checked import expect
 from metarl.config.config import Config
 from metarl.config.trust import code_in
-from metarl.data import LearnerState
+from metarl.data import LearnerState, joined_by_name
 from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
-from metarl.outer.learners import Learner, MetaLearner
+from metarl.outer.learners import Learner, MetaLearner, before_and_after
 from metarl.outer.optimiser import NOT_ACCEPTED
 from metarl.runs.build import build
 from metarl.runs.processes import is_launched, joined, launch
@@ -213,8 +213,8 @@ class Trainer:
         if run.validate_every and own.stop > own.start:
             size = self._num_validation_tasks
             self._validator = make_runner(self._family, self._rule, size, self._settings, self._workers, device)
-        measure = self._family.measure
-        self._validation_columns = f"validation_pre_adaptation_{measure}", f"validation_post_adaptation_{measure}"
+        self._measured = (self._family.measure, *self._family.metrics)
+        self._best_by = run.best_by or self._family.measure
         profiles = run.profile and group.rank == 0
         self._profile = Profile(RunFolder(self._settings.folder).trace, device) if profiles else None
 
@@ -268,7 +268,8 @@ class Trainer:
             if "dropped_episodes" in row:
                 row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
         elif validate_every:
-            row |= dict.fromkeys(self._validation_columns, "")
+            nothing = dict.fromkeys(self._measured, torch.full((1, 1), math.nan))
+            row |= dict.fromkeys(_validation_columns(nothing), "")
         steps = int(row.pop("env_steps", 0))
         new = replace(
             state,
@@ -279,15 +280,16 @@ class Trainer:
             cpu_seconds=state.cpu_seconds + time.process_time() - cpu_begin,
             dropped_episodes=state.dropped_episodes + int(row.get("dropped_episodes", 0)),
         )
-        validation = row.get(self._validation_columns[1], "")
+        validation = row.get(f"validation_post_adaptation_{self._best_by}", "")
         in_environments = {"env_steps": new.env_steps} if steps else {}
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
         with timed("logging"):
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
             full = {"iteration": done, **in_environments, **times, **speed, **row}
             writer.row(full if logs else None)
-        if isinstance(validation, float) and state.best_return < self._family.sign * validation < math.inf:
-            new = replace(new, best_return=self._family.sign * validation)
+        sign = self._family.sign_of(self._best_by)
+        if isinstance(validation, float) and state.best_return < sign * validation < math.inf:
+            new = replace(new, best_return=sign * validation)
             with timed("checkpoint"):
                 writer.best(new)
         return new
@@ -310,19 +312,19 @@ class Trainer:
             raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
 
     def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int]:
-        """Returns on the validation tasks, and dropped episodes; tasks and random streams are the same every time."""
+        """Columns of the validation, and dropped episodes; tasks and random streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
-        measured: list[tuple[torch.Tensor, int]] = []
+        measured: list[tuple[dict[str, torch.Tensor], int]] = []
         if self._validator:  # Where there are fewer tasks than processes, some have none.
             adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
-            measured = [(adapted.returns.cpu(), len(adapted.dropped))]
+            numbers = {self._family.measure: adapted.returns, **adapted.metrics}
+            measured = [({name: values.cpu() for name, values in numbers.items()}, len(adapted.dropped))]
         parts, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
-        returns = torch.cat(parts).mean(0).tolist()
-        return dict(zip(self._validation_columns, (returns[0], returns[-1]), strict=True)), sum(dropped)
+        return _validation_columns(joined_by_name(parts)), sum(dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline
@@ -332,6 +334,10 @@ class Trainer:
             learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
             return learner
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self.device)
+
+
+def _validation_columns(measured: Mapping[str, torch.Tensor]) -> dict[str, float | int | str]:
+    return {f"validation_{name}": value for name, value in before_and_after(measured).items()}
 
 
 @contextmanager

@@ -46,7 +46,8 @@ class RunState:
         seconds: Wall time spent on them.
         cpu_seconds: CPU time of the process spent on them, all threads together; 0 before the first resumption in
             checkpoints of older versions.
-        best_return: Best post-adaptation return on the validation tasks so far.
+        best_return: Best post-adaptation return on the validation tasks so far, or what ``best_by`` names in its place;
+            negated where less is better.
         dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -33,6 +33,21 @@ class References:
 
     standstill: float | None
     random_initialisation: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class MetricResult:
+    """A metric of the family after 0, 1, ... steps of adaptation, as the return is measured.
+
+    Attributes:
+        per_task: Mean over the episodes of each task, [task, step].
+        mean: Mean over tasks, [step].
+        interval: Half-width of the 95 % t interval over tasks, [step]; None where the return has none.
+    """
+
+    per_task: Floats
+    mean: Floats
+    interval: Floats | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +87,7 @@ class Evaluation:
             None in files of older versions.
         adaptation_steps: The environment steps of these episodes, mean over tasks, [step]; None in files of older
             versions, and for supervised tasks.
+        metrics: The family's metrics (`metarl.TaskFamily.metrics`) by name.
     """
 
     config: Mapping[str, Any]
@@ -99,6 +115,7 @@ class Evaluation:
     shots: int | None = None
     adaptation_episodes: Floats | None = None
     adaptation_steps: Floats | None = None
+    metrics: Mapping[str, MetricResult] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: arrays as nested lists, NaN as None."""
@@ -119,11 +136,11 @@ class Evaluation:
         """
         if not isinstance(content, Mapping):
             raise UserError(f"it must be a dictionary, got {shown(content)}.")
-        for field in fields(Evaluation):
-            if field.default is MISSING and field.name not in content:
-                raise UserError(f"it has no {field.name!r}.")
+        for part in fields(Evaluation):
+            if part.default is MISSING and part.default_factory is MISSING and part.name not in content:
+                raise UserError(f"it has no {part.name!r}.")
         kinds = get_type_hints(Evaluation)
-        names = [field.name for field in fields(Evaluation) if field.name in content]
+        names = [part.name for part in fields(Evaluation) if part.name in content]
         evaluation = Evaluation(**{name: _read(name, content[name], kinds[name]) for name in names})
         evaluation._check_shapes()
         if "algo" not in evaluation.config:
@@ -139,11 +156,22 @@ class Evaluation:
             numbers = getattr(self, name)
             if numbers is not None and numbers.shape != self.returns.shape[1:]:
                 raise UserError(f"{name!r} must have a number for each column of 'returns'.")
+        for name, metric in self.metrics.items():
+            intervals = [] if metric.interval is None else [metric.interval]
+            shapes = [metric.per_task[:1].shape, *(numbers[None].shape for numbers in (metric.mean, *intervals))]
+            if len(metric.per_task) != len(self.returns) or set(shapes) != {self.returns[:1].shape}:
+                raise UserError(f"the metric {name!r} must have the numbers of 'returns' and 'mean'.")
         random = self.references.random_initialisation
         if random.ndim != 1 or len(random) < len(self.mean):
             raise UserError("'random_initialisation' must have a number for each column of 'returns'.")
         if self.task_names is not None and len(self.task_names) != len(self.tasks):
             raise UserError("'task_names' must have a name for each of 'tasks'.")
+
+    def per_task(self, name: str) -> Floats | None:
+        """The measure or metric ``name`` of each task after each step, [task, step]; None if it was not measured."""
+        if name == self.measure:
+            return self.returns
+        return self.metrics[name].per_task if name in self.metrics else None
 
     def returns_by_name(self) -> dict[str, Floats]:
         """Mean returns of each of a family's two tasks, [step] by the task's name; empty for other families."""
@@ -160,9 +188,26 @@ def _read(name: str, value: Any, kind: Any) -> Any:
         return References(standstill, _floats("random_initialisation", value["random_initialisation"]))
     if name == "tasks":
         return _tasks(value)
+    if name == "metrics":
+        return _metrics(value)
     if kind in (Floats, Floats | None):
         return None if value is None and kind != Floats else _floats(name, value)
     return convert(name, value, kind)
+
+
+def _metrics(value: Any) -> dict[str, MetricResult]:
+    """Metrics by name."""
+    parts = {part.name for part in fields(MetricResult)}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(of, Mapping) and parts <= of.keys() for of in value.values()
+    ):
+        raise UserError(f"'metrics' must hold {', '.join(sorted(parts))} of each metric, got {shown(value)}.")
+
+    def of(name: str, metric: Mapping[str, Any]) -> MetricResult:
+        interval = None if metric["interval"] is None else _floats(f"interval of {name}", metric["interval"])
+        return MetricResult(_floats(name, metric["per_task"]), _floats(f"mean of {name}", metric["mean"]), interval)
+
+    return {name: of(name, metric) for name, metric in value.items()}
 
 
 def _floats(name: str, value: Any) -> Floats:

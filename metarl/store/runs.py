@@ -86,6 +86,22 @@ class StoredRun:
         """
         return self.sweep or (self.evaluated(),)
 
+    def per_task(self, name: str | None) -> Floats:
+        """What the evaluation measured of each task after each step, [task, step].
+
+        Args:
+            name: A metric of the family; None, or the family's measure, for the returns.
+
+        Raises:
+            UserError: If there is no evaluation, or no such metric in it.
+        """
+        evaluation = self.evaluated()
+        values = evaluation.per_task(name or evaluation.measure)
+        if values is None:
+            known = ", ".join((evaluation.measure, *evaluation.metrics))
+            raise UserError(f"the evaluation of '{self.path}' holds no {name!r}; it holds {known}.")
+        return values
+
     def adaptation_data(self, unit: Literal["episodes", "steps"]) -> Floats:
         """What adaptation had read of a task before each return of the evaluation, mean over tasks, [step].
 

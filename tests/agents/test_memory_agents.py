@@ -57,6 +57,7 @@ def test_tasks_are_repeated_to_measure_several_episodes(tmp_path):
     assert result.returns.shape == (2, 3)
     assert result.env_steps == 2 * 3 * 3 * 5
     assert result.step_name == "episode"
+    assert result.metrics["x_velocity"].per_task.shape == (2, 3)
     header, *rows = [line.split() for line in evaluation_table(result).splitlines()[1:5]]
     assert (header[0], header.count("episodes")) == ("episodes", 1)
     assert [row[0] for row in rows] == ["0", "1", "2"]

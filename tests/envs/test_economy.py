@@ -43,7 +43,7 @@ def test_a_family_makes_no_environment_for_what_needs_none(name, made):
             family.check_task(np.asarray(task))
             family.describe_task(task)
         assert family.horizon > 0
-        _ = family.defaults, family.terms, family.finite_tasks, family.num_modes, family.task_space
+        _ = family.defaults, family.metrics, family.finite_tasks, family.num_modes, family.task_space
         family.modes(tasks)
     Config(env=name)
     assert counts == []

@@ -149,7 +149,7 @@ def test_everything_but_the_observations_is_the_familys_own(family):
     assert oracle.describe_task(tasks[0]) == family.describe_task(tasks[0])
     for attribute in ("name", "horizon", "task_space", "action_space", "num_modes", "min_envs_per_shard"):
         assert getattr(oracle, attribute) == getattr(family, attribute)
-    assert (oracle.terms, oracle.defaults) == (family.terms, family.defaults)
+    assert (oracle.metrics, oracle.costs, oracle.defaults) == (family.metrics, family.costs, family.defaults)
     np.testing.assert_array_equal(oracle.finite_tasks, family.finite_tasks)
 
 

@@ -23,6 +23,16 @@ TERMS = {
     "ant-vel": ("reward_survive", "reward_task", "reward_ctrl"),
 }
 SLOTS = 3
+FAMILIES = {  # Metrics and costs.
+    "navigation": (("success", "distance"), ("distance",)),
+    "cheetah-dir": (("x_velocity",), ()),
+    "cheetah-vel": (("x_velocity", "velocity_error"), ("velocity_error",)),
+    "ant-dir": (("x_velocity", "reward_without_survive"), ()),
+    "ant-vel": (("x_velocity", "reward_without_survive", "velocity_error"), ("velocity_error",)),
+    "ant-goal": (("reward_without_survive", "distance"), ("distance",)),
+    "walker-params": (("x_velocity", "reward_without_survive"), ()),
+    "humanoid-dir": (("reward_run", "reward_without_survive"), ()),
+}
 
 
 class Step(gym.Env):
@@ -47,7 +57,7 @@ class Step(gym.Env):
 class Steps(TaskFamily):
     horizon = 6
     task_space = spaces.Box(0.1, 1.0, (), np.float64)
-    terms = ("success",)
+    metrics = {"success": "any"}  # noqa: RUF012
 
     def make_env(self, render_mode=None):
         return Step()
@@ -56,7 +66,8 @@ class Steps(TaskFamily):
 def reporting(name, terms=None):
     """A built-in family that reports terms."""
     family = get_family(name)
-    family.terms = TERMS[name] if terms is None else terms
+    family.costs = ()
+    family.metrics = dict.fromkeys(TERMS[name] if terms is None else terms, "sum")
     return family
 
 
@@ -100,18 +111,63 @@ def test_a_family_that_reports_terms_in_a_loop_passes_the_check():
     check_task_family(Steps())
 
 
-def test_built_in_families_report_nothing_unless_they_are_asked_to():
-    batch = get_family("navigation").make_episodes(1, 5)
-    assert isinstance(batch, NativeEpisodes)
-    assert batch.terms == batch.buffers(5).terms == {}
+@pytest.mark.parametrize("name", native_batches([*FAMILIES]))
+def test_built_in_families_report_what_their_metrics_name(name):
+    family = get_family(name)
+    native = family.make_episodes(SLOTS, 20)
+    assert isinstance(native, NativeEpisodes)
+    terms, _ = run(family, native, 20)
+    looped, _ = run(family, LoopedEpisodes(family, SLOTS, 20), 20)
+    assert (tuple(terms), family.costs) == FAMILIES[name]
+    for term, values in terms.items():
+        np.testing.assert_array_equal(values, looped[term])
+
+
+def test_navigation_succeeds_where_the_episode_terminates():
+    env = get_family("navigation", end_distance=0.06).make_env()
+    env.reset(options={"task": [0.2, 0.0]})
+    steps = [env.step(np.array([0.05, 0.03])) for _ in range(3)]
+    infos = [info for *_, info in steps]
+    assert [info["distance"] for info in infos] == pytest.approx([0.15297, 0.11662, 0.10296], abs=1e-5)
+    assert [info["success"] for info in infos] == [0, 0, 0]
+    _, _, terminated, _, info = env.step(np.array([0.05, -0.08]))
+    assert (terminated, info["success"]) == (True, 1)
+
+
+@pytest.mark.parametrize("name", ["ant-vel", "cheetah-vel"])
+def test_the_velocity_error_is_the_distance_from_the_target(name):
+    env = get_family(name).make_env()
+    env.reset(seed=0, options={"task": 1.3})
+    *_, info = env.step(env.action_space.sample())
+    assert info["velocity_error"] == abs(info["x_velocity"] - 1.3)
+    if name == "ant-vel":
+        assert info["reward_without_survive"] == info["reward_task"] + info["reward_ctrl"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "costs", "problem"),
+    [
+        (("success",), (), r"Steps\.metrics must be a dictionary such as {'success': 'any'}, got "),
+        ({"success": "first"}, (), "'success' must be aggregated by one of any, last, mean, sum, max; got 'first'"),
+        ({"return": "sum"}, (), "'return' is the name of something else; take another name"),
+        ({"success": "any"}, ("sucess",), "there is no metric 'sucess'. Did you mean 'success'"),
+    ],
+)
+def test_wrong_metrics_are_refused(metrics, costs, problem):
+    family = Steps()
+    family.metrics, family.costs = metrics, costs
+    with pytest.raises(UserError, match=problem):
+        family.check_metrics()
+    with pytest.raises(UserError, match=problem):
+        check_task_family(family)
 
 
 @pytest.mark.parametrize(
     ("family", "known"), [(reporting("navigation", ("success",)), "reward_distance"), (Steps(), "success, TimeLimit")]
 )
 def test_a_term_that_no_step_reports_is_refused(family, known):
-    family.terms = ("wins",)
-    with pytest.raises(UserError, match=f"terms name 'wins', which its steps do not report; they report {known}"):
+    family.metrics = {"wins": "any"}
+    with pytest.raises(UserError, match=f"metrics name 'wins', which its steps do not report; they report {known}"):
         run(family, family.make_episodes(SLOTS, 5), 1)
 
 
@@ -138,7 +194,7 @@ class Forgetful(Steps):
 
 
 class Unreporting(Steps):
-    terms = ()
+    metrics = {}  # noqa: RUF012
 
 
 class Duck:
@@ -167,7 +223,7 @@ class Swapped(Steps):
 @pytest.mark.parametrize(
     ("family", "problem"),
     [
-        (Forgetful, r"make_episodes reports the terms \[\], and the family names \['success'\]"),
+        (Forgetful, r"make_episodes reports the terms \[\], and the family's metrics name \['success'\]"),
         (Loose, "make_episodes made a Duck, which is no batch of episodes; derive it from EpisodeBatch"),
         (Swapped, "make_episodes differs from a single environment in slot 0"),
     ],

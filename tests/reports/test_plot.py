@@ -54,6 +54,40 @@ def make_run(
     return folder
 
 
+def measured(per_task):
+    """A metric in evaluation.json; ``per_task`` is [task][step]."""
+    return {"per_task": per_task, "mean": np.mean(per_task, axis=0).tolist(), "interval": None}
+
+
+def test_a_metric_is_drawn_in_place_of_the_return(tmp_path):
+    rates = [[0.0, 0.5, 1.0], [0.0, 0.25, 0.5], [0.0, 0.0, 0.0]]
+    run = make_run(tmp_path / "run", evaluated={"metrics": {"success": measured(rates)}})
+    progress = (run / "progress.csv").read_text().replace("\r\n", "\n").splitlines()
+    new = ["pre_adaptation_success,post_adaptation_success", "0,0.25", "0,0.5", "0.125,0.75"]
+    (run / "progress.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(progress, new, strict=True)))
+    ax = draw_gradient_steps(groups_of(run), "success").axes[0]
+    assert ax.get_ylabel() == "success of an episode"
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0, 0.25, 0.5]]  # No references.
+    before, after = draw_training(groups_of(run), "iteration", "success").axes
+    assert before.get_ylabel() == "success of an episode"
+    assert [ax.lines[0].get_ydata().tolist() for ax in (before, after)] == [[0, 0, 0.125], [0.25, 0.5, 0.75]]
+    assert main([str(run), "--y", "success", "--output", str(tmp_path / "success.svg")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "problem"),
+    [
+        ("gradient-step", r"the evaluation of '.*run' holds no 'success'; it holds return\."),
+        ("iteration", "holds no 'pre_adaptation_success': nothing to draw against iteration"),
+        ("input", "--y names a metric, and --x input draws functions"),
+    ],
+)
+def test_a_metric_that_was_not_measured_is_refused(tmp_path, x, problem):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(UserError, match=problem):
+        plot_runs(run, tmp_path / "picture.png", x, y="success")
+
+
 def groups_of(*folders):
     return group_runs([read_run(folder) for folder in folders])
 

@@ -23,6 +23,7 @@ from metarl.runs.protocol import evaluate, sweep_rollouts
 from metarl.runs.training import train
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
+from metarl.store.runs import read_run
 
 SMALL = {"tasks": 3, "rollouts": 2, "gradient_steps": 2}
 
@@ -66,11 +67,39 @@ def test_the_file_holds_what_is_returned(result, stored):
     assert {"commit", "torch", "mujoco", "hardware"} <= result.metarl.keys()
 
 
+@pytest.mark.parametrize("algo", ["maml", "l2f", "rl2"])
+def test_metrics_are_measured_in_the_episodes_of_the_returns(tmp_path, algo):
+    """Of episodes with one step, the return is minus the last distance."""
+    run = train(tiny(tmp_path, algo=algo, horizon=1)).path
+    for when in ("pre", "post"):
+        for kind in ("", "validation_"):
+            columns = read_run(run).progress
+            returns, distances = (columns[f"{kind}{when}_adaptation_{name}"] for name in ("return", "distance"))
+            np.testing.assert_allclose(returns, -distances, rtol=1e-6)
+            assert np.isfinite(returns).any()
+    result = evaluate(run, EvaluationConfig(**SMALL))
+    distance = result.metrics["distance"]
+    np.testing.assert_allclose(distance.per_task, -result.returns, rtol=1e-6)
+    np.testing.assert_allclose(distance.mean, -result.mean, rtol=1e-6)
+    np.testing.assert_allclose(distance.interval, result.interval, rtol=1e-5)
+
+
+def test_success_is_the_share_of_episodes_that_reach_the_goal(tmp_path):
+    easy = {"end_distance": 0.3, "goal_bound": 0.3}
+    run = train(tiny(tmp_path, env_kwargs=easy, horizon=3)).path
+    success = evaluate(run, EvaluationConfig(**{**SMALL, "rollouts": 4})).metrics["success"]
+    assert 0 < success.mean.mean() < 1
+    assert set(np.ravel(4 * success.per_task)) <= {0, 1, 2, 3, 4}
+
+
 def test_the_file_is_read_back_as_it_was(result, stored):
     again = Evaluation.from_json(stored)
     assert again.to_json() == result.to_json()
     for name in ("returns", "mean", "interval", "share_made_worse", "tasks", "adaptation_episodes", "adaptation_steps"):
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
+    for name, metric in result.metrics.items():
+        for part, numbers in vars(metric).items():
+            np.testing.assert_array_equal(getattr(again.metrics[name], part), numbers)
     assert (again.step_scales, again.adapted_layers, again.task_names) == ((1.0, 0.5), (), None)
 
 
@@ -132,6 +161,7 @@ def test_stored_evaluations_of_older_versions_are_read(path):
         "shots": None,
         "adaptation_episodes": None,
         "adaptation_steps": None,
+        "metrics": {},
         **content,
     }
     assert evaluation_table(evaluation).count("\n") >= len(content["mean"])
@@ -147,6 +177,11 @@ def test_stored_evaluations_of_older_versions_are_read(path):
         ({"references": {}}, "'references' must hold 'standstill' and"),
         ({"adaptation_episodes": [0.0, 2.0]}, "'adaptation_episodes' must have a number for each column of 'returns'"),
         ({"adaptation_steps": [0.0, "a", 2.0]}, "'adaptation_steps' must be a list of numbers"),
+        ({"metrics": {"success": 1.0}}, "'metrics' must hold interval, mean, per_task of each metric"),
+        (
+            {"metrics": {"success": {"per_task": [[0.0] * 3] * 3, "mean": [0.0] * 3, "interval": [0.0]}}},
+            "the metric 'success' must have the numbers of 'returns' and 'mean'",
+        ),
     ],
 )
 def test_what_is_no_evaluation_is_refused(result, change, message):
@@ -411,10 +446,11 @@ def test_a_family_of_two_tasks_is_shown_task_by_task(tmp_path):
     assert result.task_names == tuple("forward" if task > 0 else "backward" for task in tasks)
     measured = "2 tasks (none held out), 2 repeats each, 2 episodes"
     assert lines[0] == f"MAML on cheetah-dir: {measured}, checkpoint last (iteration 1), seed 10000"
-    assert lines[1].endswith("backward       forward")
+    assert lines[1].endswith("backward       forward  x_velocity")
+    assert result.metrics["x_velocity"].interval is None
     for step in (0, 1):
         assert lines[2 + step].split()[2] == "-"
-        shown = [float(number) for number in lines[2 + step].split()[-2:]]
+        shown = [float(number) for number in lines[2 + step].split()[-3:-1]]
         np.testing.assert_allclose(shown, [returns[tasks == task, step].mean() for task in (-1, 1)], atol=0.005)
 
 
@@ -422,8 +458,9 @@ def test_the_table_has_a_row_for_each_step_and_the_references(result):
     lines = evaluation_table(result).splitlines()
     assert len(lines) == 2 + 3 + 1
     assert "task" not in lines[1].replace("95% tasks", "")
+    assert lines[1].split()[-2:] == ["success", "distance"]
     for step in range(3):
-        number, mean, interval, worse, random, episodes, env_steps = lines[2 + step].split()
+        number, mean, interval, worse, random, episodes, env_steps, *metrics = lines[2 + step].split()
         assert int(number) == step
         np.testing.assert_allclose(float(mean), result.mean[step], atol=0.005)
         np.testing.assert_allclose(float(interval), result.interval[step], atol=0.005)
@@ -431,6 +468,10 @@ def test_the_table_has_a_row_for_each_step_and_the_references(result):
         np.testing.assert_allclose(float(random), result.references.random_initialisation[step], atol=0.005)
         assert float(episodes) == result.adaptation_episodes[step]
         np.testing.assert_allclose(float(env_steps), result.adaptation_steps[step], atol=0.05)
+        shown = [float(number.removeprefix("+-")) for number in metrics]
+        success, distance = result.metrics["success"], result.metrics["distance"]
+        expected = [success.mean[step], success.interval[step], distance.mean[step], distance.interval[step]]
+        np.testing.assert_allclose(shown, expected, atol=0.0005)
     assert lines[-1] == f"standing still: {result.references.standstill:.2f}"
 
 

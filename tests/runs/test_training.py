@@ -187,6 +187,33 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
     assert progress.iteration == 1 + int(np.argmax(returns))
 
 
+def test_a_metric_may_choose_the_best_checkpoint(tmp_path):
+    train(tiny(tmp_path, iterations=5, validate_every=1, best_by="distance"))
+    columns = [f"validation_post_adaptation_{name}" for name in ("distance", "return")]
+    distances, returns = np.array([[float(row[name]) for row in numbers(tmp_path)] for name in columns])
+    progress = stored_progress(tmp_path, "best")
+    assert np.argmin(distances) != np.argmax(returns)
+    assert (progress.best_return, progress.iteration) == (-distances.min(), 1 + np.argmin(distances))
+
+
+@pytest.mark.parametrize(
+    ("settings", "measured"),
+    [({"best_by": "succes"}, "return, success, distance; .* Did you mean 'success'"), ({"env": "bandit"}, "return; ")],
+)
+def test_what_is_not_measured_cannot_choose_the_best_checkpoint(tmp_path, settings, measured):
+    with pytest.raises(UserError, match=f"best_by must be one of what is measured on .*, {measured}"):
+        tiny(tmp_path, **{"best_by": "distance", **settings})
+
+
+def test_a_run_without_metrics_goes_on_with_them(tmp_path, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(NavigationFamily, "metrics", {})
+        train(tiny(tmp_path, iterations=2))
+    train(tiny(tmp_path, iterations=3, resume=True))
+    assert [bool(row["post_adaptation_success"]) for row in numbers(tmp_path)] == [False, False, True]
+    assert [step for step, _ in tensorboard_steps(tmp_path, "post_adaptation_success")] == [3]
+
+
 def test_every_checkpoint_is_kept_on_request(tmp_path):
     train(tiny(tmp_path / "run", iterations=5, checkpoint_every=2, keep_checkpoints=True))
     kept = {path.stem for path in RunFolder(tmp_path / "run").checkpoint("last").parent.iterdir()}
