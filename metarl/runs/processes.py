@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -47,14 +49,26 @@ def joined() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def launch(config: Config) -> None:
+def launch(config: Config, callback: Any = None) -> None:
     """Trains a run with its ``processes`` on this machine; returns when it is finished.
 
+    Args:
+        config: The settings.
+        callback: As of `metarl.train`.
+
     Raises:
+        UserError: If the callback cannot be pickled.
         Fault: If one of the processes fails. It has printed why; the others have ended.
         KeyboardInterrupt: After Ctrl-C; each process has ended.
         Terminated: After SIGTERM; each process has ended.
     """
+    try:
+        pickle.dumps(callback)
+    except Exception as error:
+        raise UserError(
+            f"callback cannot be sent to other processes ({error}); take a function or an object of a class that a "
+            "module defines, not a lambda or a local function."
+        ) from error
     launcher = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -69,7 +83,7 @@ def launch(config: Config) -> None:
     # Its reports of failures are pages long. The processes have said in their own words what went wrong.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        elastic_launch(launcher, _work)(config)
+        elastic_launch(launcher, _work)(config, callback)
     except ChildFailedError as error:
         own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != _ABANDONED}
         rank, failure = min((own or error.failures).items(), key=lambda item: item[1].timestamp)
@@ -81,11 +95,11 @@ def launch(config: Config) -> None:
         raise Terminated(128 + error.sigval) from None
 
 
-def _work(config: Config) -> None:
+def _work(config: Config, callback: Any) -> None:
     """One of the processes."""
     train = import_named("metarl.runs.training:train", "train")
     try:
-        train(config)
+        train(config, callback)
     except Abandoned:
         sys.exit(_ABANDONED)  # The process that ended first has something to say.
     except UserError as error:

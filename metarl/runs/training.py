@@ -14,10 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming
+from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming, shown
 from metarl.common.files import NotWritten
 from metarl.common.group import Group
 from metarl.common.importing import import_named
@@ -41,7 +42,7 @@ from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
-from metarl.store.progress import read_progress
+from metarl.store.progress import Row, read_progress
 from metarl.store.provenance import provenance
 from metarl.store.writer import RunWriter, SilentWriter
 
@@ -99,7 +100,11 @@ class FinishedRun:
         return remarks
 
 
-def train(config: Config) -> FinishedRun:
+Callback = Callable[[int, Row, Agent], bool | None]
+"""Called with the number of iterations done, their last row of progress.csv and the agent; True stops the run."""
+
+
+def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
 
     Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
@@ -107,6 +112,10 @@ def train(config: Config) -> FinishedRun:
 
     Args:
         config: The settings.
+        callback: Called after each logged iteration, when its row and checkpoints are written, with the number of
+            iterations done, the row and the agent. If it returns True, the run is finished early, with its checkpoint;
+            ``Config(resume=True)`` would continue it. What it raises ends the run likewise. Its time does not count.
+            Of several processes, the first one calls it; ``Config(processes=N)`` sends it there, by pickle.
 
     Raises:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
@@ -120,9 +129,10 @@ def train(config: Config) -> FinishedRun:
         _begins_anew(config)  # Before anything is built, or any process started.
         if settings.run.processes > 1:
             with _sigterm_raises():
-                launch(config)
+                launch(config, callback)
             return _finished(config, load_checkpoint(config, "last"))
-    with _sigterm_raises(), joined() as group, Trainer(config, resolve_device(settings.run.device), group) as trainer:
+    device = resolve_device(settings.run.device)
+    with _sigterm_raises(), joined() as group, Trainer(config, device, group, callback) as trainer:
         return _first(config, trainer, group) if group.rank == 0 else _other(config, trainer, group)
 
 
@@ -188,14 +198,17 @@ class Trainer:
         config: The settings.
         device: Device of adaptation and meta-step.
         group: The processes that share the tasks; by default this one is alone.
+        callback: As of `train`.
 
     Attributes:
         learner: Runs one iteration.
         device: As given.
     """
 
-    def __init__(self, config: Config, device: torch.device, group: Group | None = None) -> None:
-        group = group or Group()
+    def __init__(
+        self, config: Config, device: torch.device, group: Group | None = None, callback: Callback | None = None
+    ) -> None:
+        group, self._callback = group or Group(), callback
         self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
         self._family, self._rule = build(self._settings)
         # Here, so that a wrong task space is told before anything is written.
@@ -231,27 +244,39 @@ class Trainer:
             self._profile.close()
 
     def train(self, state: RunState, writer: SilentWriter) -> RunState:
-        """Runs the remaining iterations; returns the run's state at the end."""
+        """Runs the remaining iterations, unless the callback stops them; returns the run's state at the end."""
         run, first = self._settings.run, state.iteration + 1
         state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self.device)))
         try:
             while state.iteration < run.iterations:
                 number = state.iteration + 1
                 with self._profiled(number, first):
-                    state = self._advance(state, writer)
+                    state, row = self._advance(state, writer)
                     if number % run.checkpoint_every == 0:
                         with timed("checkpoint"):
                             writer.checkpoint(state)
+                # All processes stop together.
+                if row is not None and self._group.first(self._stops(state, row)):
+                    break
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
             writer.finish(state)
         return state
 
+    def _stops(self, state: RunState, row: Row) -> bool:
+        """Calls the callback, in the first process; returns whether it stops the run."""
+        if self._callback is None or self._group.rank != 0:
+            return False
+        answer = self._callback(state.iteration, row, Agent(self._config, state.learner.meta))
+        if not (answer is None or isinstance(answer, bool | np.bool_)):
+            raise UserError(f"callback must return True, to stop the run, or False or None, got {shown(answer)}.")
+        return bool(answer)
+
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(self, state: RunState, writer: SilentWriter) -> RunState:
-        """One iteration with validation and logging; returns the run's state after it."""
+    def _advance(self, state: RunState, writer: SilentWriter) -> tuple[RunState, Row | None]:
+        """One iteration with validation and logging; returns the run's state after it, and its row if it is logged."""
         validate_every, begin, cpu_begin = self._settings.run.validate_every, time.perf_counter(), time.process_time()
         done, run = state.iteration + 1, self._settings.run
         validates = validate_every > 0 and done % validate_every == 0
@@ -285,14 +310,14 @@ class Trainer:
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
         with timed("logging"):
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
-            full = {"iteration": done, **in_environments, **times, **speed, **row}
-            writer.row(full if logs else None)
+            full = {"iteration": done, **in_environments, **times, **speed, **row} if logs else None
+            writer.row(full)
         sign = self._family.sign_of(self._best_by)
         if isinstance(validation, float) and state.best_return < sign * validation < math.inf:
             new = replace(new, best_return=sign * validation)
             with timed("checkpoint"):
                 writer.best(new)
-        return new
+        return new, full
 
     def _check_finite(self, learner: LearnerState, iteration: int) -> None:
         """Raises Fault unless the learner's numbers are finite."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
 from metarl.common.errors import UserError
+from metarl.data import over_episodes
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.checked import CheckedEpisodes, checked_episodes
 from metarl.envs.looped import LoopedEpisodes
@@ -23,6 +25,44 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.distributions import Categoricals, Gaussian
 
 
+class _Metrics:
+    """Metrics of the episodes in some slots, for the infos with which they end.
+
+    Args:
+        family: The task family.
+        num_envs: Number of slots.
+        horizon: Most steps of an episode.
+    """
+
+    def __init__(self, family: TaskFamily, num_envs: int, horizon: int) -> None:
+        family.check_metrics()
+        self._metrics = family.metrics
+        self._terms = {name: np.zeros((num_envs, horizon)) for name in family.metrics}
+        self._elapsed = np.zeros(num_envs, int)
+
+    def begin(self, slots: NDArray[np.intp]) -> None:
+        """Forgets the steps of some slots, [k]."""
+        self._elapsed[slots] = 0
+
+    def add(self, terms: Mapping[str, NDArray[Any]]) -> None:
+        """Adds a step of every slot; ``terms`` are [num_envs] by name."""
+        for name, steps in self._terms.items():
+            steps[np.arange(len(steps)), self._elapsed] = terms[name]
+        self._elapsed += 1
+
+    def info(self, slot: int) -> dict[str, Any]:
+        """The part of a slot's info that tells of its episode so far; empty without metrics."""
+        if not self._metrics:
+            return {}
+        ran = torch.ones(int(self._elapsed[slot]))
+        of_episode = {
+            name: float(over_episodes(how, torch.from_numpy(self._terms[name][slot, : len(ran)]), ran))
+            for name, how in self._metrics.items()
+        }
+        success = {"is_success": bool(of_episode["success"])} if "success" in of_episode else {}
+        return {"metrics": of_episode, **success}
+
+
 class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     """A task family as one environment whose task changes from episode to episode.
 
@@ -31,7 +71,11 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
     in metarl (`metarl.policies.action_map.ActionMap`). For ``Box`` actions the space is
     ``Box(-1 / action_scale, 1 / action_scale)``, where 1 means ``action_scale`` half-widths of the family's bounds; for
     ``Discrete`` actions it is ``Discrete``, for ``MultiDiscrete`` and ``MultiBinary`` ones ``MultiDiscrete`` with one
-    axis, all counted from 0. The info of a reset holds the episode's task under ``"task"``.
+    axis, all counted from 0.
+
+    The info of a reset holds the episode's task under ``"task"``. That of an episode's last step holds the family's
+    metrics, by name, under ``"metrics"``; if one of them is called ``"success"``, ``"is_success"`` says whether it is
+    not 0, for Stable-Baselines3's ``EvalCallback``.
 
     Args:
         family: A task family, or an argument for `metarl.get_family`.
@@ -61,6 +105,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         self._split, self._tasks, self._next = split, tasks, 0
         self._batch = LoopedEpisodes(self._family, 1, steps)
         self._episodes = CheckedEpisodes(self._batch, self._family)
+        self._metrics = _Metrics(self._family, 1, steps)
         self.observation_space = _policy_observations(self._family)
         self.action_space = policy_actions(self._family, action_scale)
         self._action_map = ActionMap(self._family.action_space, action_scale)
@@ -85,6 +130,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         episode_seed = int(self.np_random.integers(2**31))
         self._observation = np.zeros((1, self._batch.observation_size), np.float32)
         self._episodes.reset(stacked([task]), [episode_seed], self._observation)
+        self._metrics.begin(np.arange(1))
         return self._observation[0].copy(), {**self._batch.infos[0], "task": copied(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
@@ -92,7 +138,10 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         reward, (terminated, truncated) = np.zeros(1), np.zeros((2, 1), bool)
         actions = self._action_map(np.asarray(action))[None]
         self._episodes.step(actions, self._observation, reward, terminated, truncated)
+        self._metrics.add(self._episodes.terms)
         info = dict(self._batch.infos[0])
+        if terminated[0] or truncated[0]:
+            info |= self._metrics.info(0)
         return self._observation[0].copy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def close(self) -> None:
@@ -138,6 +187,7 @@ class TaskVecEnv(VecEnv):
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, num_envs = split, positive_whole("num_envs", num_envs)
         self._episodes = checked_episodes(self._family, num_envs, steps)
+        self._metrics = _Metrics(self._family, num_envs, steps)
         self._action_map = ActionMap(self._family.action_space, action_scale)
         self._rng = np.random.default_rng()
         observation_space = _policy_observations(self._family)
@@ -167,20 +217,22 @@ class TaskVecEnv(VecEnv):
         """Takes one step in every slot; a slot whose episode ends begins another one at once.
 
         Returns:
-            Observations [slot, observation], rewards [slot], ends [slot] and infos, which hold the family's terms. If
-            an episode has ended, its info also holds ``"terminal_observation"``, ``"task"`` and
-            ``"TimeLimit.truncated"``.
+            Observations [slot, observation], rewards [slot], ends [slot] and infos, which hold the terms of the
+            family's metrics. If an episode has ended, its info also holds ``"terminal_observation"``, ``"task"``,
+            ``"TimeLimit.truncated"``, and the metrics, as that of `TaskEnv`.
         """
         rewards = np.zeros(self.num_envs, np.float32)
         terminated, truncated = self._flags
         self._episodes.step(self._actions, self._observations, rewards, terminated, truncated)
         ended = terminated | truncated
         terms = self._episodes.terms
+        self._metrics.add(terms)
         infos: list[dict[str, Any]] = [{name: terms[name][slot] for name in terms} for slot in range(self.num_envs)]
         slots = np.flatnonzero(ended)
         for slot in slots:
             infos[slot] |= {
                 **self.reset_infos[slot],
+                **self._metrics.info(int(slot)),
                 "terminal_observation": self._observations[slot].copy(),
                 "TimeLimit.truncated": bool(truncated[slot] and not terminated[slot]),
             }
@@ -212,6 +264,7 @@ class TaskVecEnv(VecEnv):
         tasks = self._family.sample_tasks(len(slots), self._rng, self._split)
         seeds = self._rng.integers(2**31, size=len(slots)).tolist()
         self._episodes.reset(tasks, seeds, self._observations, slots)
+        self._metrics.begin(slots)
         for slot, task in zip(slots, tasks, strict=True):
             self.reset_infos[slot] = {"task": copied(task)}
 

@@ -64,6 +64,7 @@ class PPOLearner:
         slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
         if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
+        self._metrics = tuple(family.metrics)
         self._env = VecMonitor(TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale))
         # On one thread, because the critic's orthogonal initialisation depends on the number of threads.
         with Workers(1), _seeded(stream(self._seed, Purpose.INITIALISATION, 1)):
@@ -81,9 +82,11 @@ class PPOLearner:
         _remember(self.model, state.memory)
         before = self.model.num_timesteps
         returns: list[float] = []
+        metrics: list[Mapping[str, float]] = []
 
         def note(variables: dict[str, Any], _: dict[str, Any]) -> bool:
             returns.extend(info["episode"]["r"] for info in variables["infos"] if "episode" in info)
+            metrics.extend(info["metrics"] for info in variables["infos"] if "metrics" in info)
             return True
 
         self._env.seed(int(generator.integers(2**31)))
@@ -94,6 +97,7 @@ class PPOLearner:
         row = {
             "env_steps": self.model.num_timesteps - before,
             "pre_adaptation_return": float(np.mean(returns)),
+            **{f"pre_adaptation_{name}": float(np.mean([of[name] for of in metrics])) for name in self._metrics},
             "seconds_ppo": round(time.perf_counter() - begin, 4),
         }
         meta = policy_parameters(self.model, self._policy).to(state.meta)

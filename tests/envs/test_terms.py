@@ -6,6 +6,9 @@ import pytest
 import torch
 from gymnasium import spaces
 from marks import native_batches
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.vec_env import VecMonitor
 
 from metarl.common.errors import UserError
 from metarl.envs import EpisodeBatch, OracleFamily, TaskFamily, check_task_family, get_family
@@ -197,6 +200,26 @@ class Unreporting(Steps):
     metrics = {}  # noqa: RUF012
 
 
+class Counted(Steps):
+    metrics = {"success": "any", "place": "last", "sum": "sum"}  # noqa: RUF012
+
+    def make_env(self, render_mode=None):
+        return Places()
+
+
+class Places(Step):
+    """It also tells its place, twice."""
+
+    def step(self, action):
+        *results, info = super().step(action)
+        place = float(self.place[0])
+        return *results, {**info, "place": place, "sum": place}
+
+
+class Always(Steps):
+    task_space = spaces.Box(0.9, 1.0, (), np.float64)
+
+
 class Duck:
     num_envs = 2
 
@@ -251,6 +274,37 @@ def test_an_incomplete_batch_cannot_be_made():
 
     with pytest.raises(TypeError, match="abstract"):
         Incomplete(1, 1)
+
+
+@pytest.mark.parametrize("horizon", [4, 6])
+def test_stable_baselines3_is_told_the_metrics_at_the_end_of_an_episode(horizon):
+    batch, tasks = TaskVecEnv(Counted(), 3, horizon=horizon), []
+    batch.reset()
+    told = []
+    for _ in range(3 * horizon):
+        tasks = [info["task"] for info in batch.reset_infos]
+        _, _, ended, infos = batch.step(np.zeros((3, 1), np.float32))
+        told += [(float(task), info) for task, info, end in zip(tasks, infos, ended, strict=True) if end]
+        assert not any({"metrics", "is_success"} & set(info) for info, end in zip(infos, ended, strict=True) if not end)
+    assert len(told) >= 9
+    for task, info in told:
+        steps = min(horizon, int(2 / task) + 1)
+        expected = {"success": float(task * steps > 1), "place": task * steps, "sum": task * steps * (steps + 1) / 2}
+        assert info["metrics"] == pytest.approx(expected)
+        assert info["is_success"] is bool(expected["success"])
+        single = TaskEnv(Counted(), tasks=[task], horizon=horizon)
+        single.reset()
+        *_, last = [single.step(np.zeros(1))[4] for _ in range(steps)]
+        assert (last["metrics"], last["is_success"]) == (info["metrics"], info["is_success"])
+    # The two episodes of a slot are told apart.
+    assert len({info["metrics"]["place"] for _, info in told}) > 3
+
+
+def test_eval_callback_sees_the_success_rate(tmp_path):
+    model = PPO("MlpPolicy", VecMonitor(TaskVecEnv(Steps(), 2, horizon=4)), n_steps=4, batch_size=8, device="cpu")
+    callback = EvalCallback(VecMonitor(TaskVecEnv(Always(), 2, horizon=4)), eval_freq=4, log_path=str(tmp_path))
+    model.learn(8, callback)
+    assert np.load(tmp_path / "evaluations.npz")["successes"].all()
 
 
 def test_an_algorithm_of_stable_baselines3_is_told_the_terms():

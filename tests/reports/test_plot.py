@@ -54,14 +54,14 @@ def make_run(
     return folder
 
 
-def measured(per_task):
+def metric(per_task):
     """A metric in evaluation.json; ``per_task`` is [task][step]."""
     return {"per_task": per_task, "mean": np.mean(per_task, axis=0).tolist(), "interval": None}
 
 
 def test_a_metric_is_drawn_in_place_of_the_return(tmp_path):
     rates = [[0.0, 0.5, 1.0], [0.0, 0.25, 0.5], [0.0, 0.0, 0.0]]
-    run = make_run(tmp_path / "run", evaluated={"metrics": {"success": measured(rates)}})
+    run = make_run(tmp_path / "run", evaluated={"metrics": {"success": metric(rates)}})
     progress = (run / "progress.csv").read_text().replace("\r\n", "\n").splitlines()
     new = ["pre_adaptation_success,post_adaptation_success", "0,0.25", "0,0.5", "0.125,0.75"]
     (run / "progress.csv").write_text("".join(f"{a},{b}\n" for a, b in zip(progress, new, strict=True)))

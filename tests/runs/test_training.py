@@ -188,7 +188,7 @@ def test_best_checkpoint_is_the_one_of_the_best_validation_return(tmp_path):
 
 
 def test_a_metric_may_choose_the_best_checkpoint(tmp_path):
-    train(tiny(tmp_path, iterations=5, validate_every=1, best_by="distance"))
+    train(tiny(tmp_path, iterations=5, validate_every=1, seed=2, best_by="distance"))
     columns = [f"validation_post_adaptation_{name}" for name in ("distance", "return")]
     distances, returns = np.array([[float(row[name]) for row in numbers(tmp_path)] for name in columns])
     progress = stored_progress(tmp_path, "best")
@@ -208,6 +208,7 @@ def test_what_is_not_measured_cannot_choose_the_best_checkpoint(tmp_path, settin
 def test_a_run_without_metrics_goes_on_with_them(tmp_path, monkeypatch):
     with monkeypatch.context() as before:
         before.setattr(NavigationFamily, "metrics", {})
+        before.setattr(NavigationFamily, "costs", ())
         train(tiny(tmp_path, iterations=2))
     train(tiny(tmp_path, iterations=3, resume=True))
     assert [bool(row["post_adaptation_success"]) for row in numbers(tmp_path)] == [False, False, True]
