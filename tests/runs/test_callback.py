@@ -1,0 +1,187 @@
+"""A callback sees every logged iteration and may stop the run; the examples of callbacks."""
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_runs import ROOT, TINY, assert_same_run, final_parameters, numbers, stored_progress, tiny
+
+import metarl
+from metarl import UserError
+from metarl.runs.training import train
+from metarl.store.checkpoints import load_checkpoint
+
+
+def test_a_callback_sees_every_logged_row_and_the_agent(tmp_path):
+    seen = []
+
+    def note(iteration, row, agent):
+        # The row has been written.
+        assert numbers(tmp_path)[-1]["post_adaptation_return"] == str(row["post_adaptation_return"])
+        seen.append((iteration, row["iteration"], agent.meta.numpy().copy()))
+
+    train(tiny(tmp_path, iterations=5, log_every=2, validate_every=0, checkpoint_every=1, keep_checkpoints=True), note)
+    assert [(iteration, logged) for iteration, logged, _ in seen] == [(2, 2), (4, 4), (5, 5)]
+    for iteration, _, meta in seen:
+        np.testing.assert_array_equal(meta, final_parameters(tmp_path, f"iteration{iteration}"))
+
+
+@pytest.mark.parametrize("yes", [True, np.True_])
+def test_a_callback_that_returns_true_stops_the_run_with_its_checkpoint(tmp_path, yes):
+    run = train(tiny(tmp_path / "parts", iterations=5), lambda iteration, row, agent: iteration == 3 and yes)
+    assert [row["iteration"] for row in run.progress] == ["1", "2", "3"]
+    assert stored_progress(tmp_path / "parts").iteration == 3
+    np.testing.assert_array_equal(run.agent.meta.numpy(), final_parameters(tmp_path / "parts"))
+    train(tiny(tmp_path / "parts", iterations=5, resume=True))
+    train(tiny(tmp_path / "whole", iterations=5))
+    assert_same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_what_a_callback_raises_ends_the_run_with_its_checkpoint(tmp_path):
+    def fail(iteration, row, agent):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(tiny(tmp_path, iterations=5), fail)
+    assert stored_progress(tmp_path).iteration == 1
+
+
+def test_an_answer_that_is_neither_yes_nor_no_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"callback must return True, to stop the run, or False or None, got 0\.5\."):
+        train(tiny(tmp_path), lambda iteration, row, agent: 0.5)
+
+
+class Second:
+    """Stops after the second iteration; only the first process may ask it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __call__(self, iteration, row, agent):
+        with self.path.open("a") as file:
+            file.write(f"{iteration} {row['iteration']}\n")
+        return iteration == 2
+
+
+def test_a_callback_stops_all_processes(tmp_path):
+    config = tiny(tmp_path / "run", iterations=4, processes=2)
+    run = train(config, Second(tmp_path / "calls"))
+    assert (tmp_path / "calls").read_text() == "1 1\n2 2\n"
+    assert [row["iteration"] for row in run.progress] == ["1", "2"]
+    assert load_checkpoint(config, "last").iteration == 2
+
+
+def test_a_callback_that_cannot_be_sent_to_processes_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"callback cannot be sent to other processes .*; take a function or an object"):
+        train(tiny(tmp_path, processes=2), lambda iteration, row, agent: None)
+
+
+# The examples
+
+
+@pytest.fixture
+def examples(monkeypatch, tmp_path):
+    """Examples can be imported, and what they need; a stand-in takes the place of a package that is missing."""
+    missing = [name for name in ("optuna", "wandb") if importlib.util.find_spec(name) is None]
+    if missing:
+        monkeypatch.syspath_prepend(ROOT / "tests/stand_ins")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    yield set(missing)
+    for name in missing:
+        sys.modules.pop(name, None)
+
+
+def test_early_stopping_waits_for_an_improvement(examples):
+    from examples.early_stopping import EarlyStopping
+
+    def stops(values, **settings):
+        stop, column = EarlyStopping(patience=2, **settings), "validation_post_adaptation_return"
+        return [stop(index, {column: value}, None) for index, value in enumerate(values)]
+
+    assert stops([1.0, 3.0, "", 2.0, 4.0, 4.0, "", 3.0]) == [False] * 7 + [True]
+    assert stops([3.0, 2.0, 1.0, 1.5, 1.0], sign=-1) == [False, False, False, False, True]
+
+
+def test_early_stopping_ends_a_run(examples, tmp_path):
+    from examples.early_stopping import EarlyStopping
+
+    stop = EarlyStopping("distance", patience=1, sign=1)  # Distances shrink: the wrong sign stops soon.
+    run = metarl.train(tiny(tmp_path / "run", iterations=12, validate_every=1), stop)
+    assert int(run.progress[-1]["iteration"]) < 12
+
+
+def test_numbers_go_to_weights_and_biases(examples):
+    from examples.wandb_logging import WandbLogger
+
+    logged = []
+    run = SimpleNamespace(log=lambda numbers, step: logged.append((step, numbers)))
+    train(tiny("run"), WandbLogger(run))
+    assert [step for step, _ in logged] == [1, 2]
+    for row, (_, sent) in zip(numbers("run"), logged, strict=True):
+        assert sent["post_adaptation_return"] == float(row["post_adaptation_return"])
+        assert "outcome" not in sent  # A word.
+        assert ("validation_post_adaptation_return" in sent) == bool(row["validation_post_adaptation_return"])
+
+
+def test_the_example_of_weights_and_biases_runs(examples):
+    from examples.wandb_logging import main
+
+    main(iterations=1)
+    if "wandb" in examples:
+        (run,) = sys.modules["wandb"].runs
+        assert (run.options["project"], run.options["config"]["algo"], run.finished) == ("metarl", "maml", True)
+        assert [step for step, _ in run.logged] == [1]
+
+
+SHORT = {**TINY, "iterations": 3, "validate_every": 1}
+
+
+class Trial:
+    """An Optuna trial that is pruned at its second report."""
+
+    number = 7
+
+    def __init__(self):
+        self.reports = []
+
+    def suggest_float(self, name, low, high, log=False):
+        return (low + high) / 2
+
+    def report(self, value, step):
+        self.reports.append((step, value))
+
+    def should_prune(self):
+        return len(self.reports) == 2
+
+
+def test_optuna_prunes_a_run(examples, tmp_path):
+    from examples.optuna_pruning import objective, require_optuna
+
+    trial = Trial()
+    with pytest.raises(require_optuna().TrialPruned):
+        objective(trial, tmp_path, **SHORT)
+    rows = numbers(tmp_path / "trial7")
+    assert trial.reports == [(int(row["iteration"]), float(row["validation_post_adaptation_return"])) for row in rows]
+    assert len(rows) == 2
+
+
+def test_a_sweep_shares_a_study_among_processes(examples, tmp_path):
+    from examples.sweep import main
+
+    study = main(tmp_path, processes=2, trials=3, **SHORT)
+    assert sorted(trial.number for trial in study.trials) == [0, 1, 2]
+    assert {path.name for path in tmp_path.glob("trial*")} == {"trial0", "trial1", "trial2"}
+    assert np.isfinite(study.best_value)
+    if "optuna" in examples:
+        assert sorted(trial.number for trial in study.trials if trial.value is None) == [1, 2]
+
+
+def test_without_optuna_an_example_says_what_to_install(examples, monkeypatch):
+    from examples.optuna_pruning import require_optuna
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match="this example needs Optuna: pip install optuna"):
+        require_optuna()
