@@ -55,6 +55,11 @@ PATH = r"must be a path (names of at most 255 bytes, together at most 4095), got
 FUNCTIONS = [
     (lambda: metarl.train("navigation"), "config must be a metarl.Config, got 'navigation'."),
     (lambda: metarl.train(None), "config must be a metarl.Config, got None."),
+    (
+        lambda: metarl.train(Config(algo="maml"), 3),
+        "callback must be a function of (iteration, row, agent), got 3.",
+    ),
+    (lambda: metarl.plot("run", "curve.png", y=3), "y must be a text, got 3."),
     (lambda: metarl.evaluate("run", {"tasks": 3}), "config must be a metarl.EvaluationConfig, got {'tasks': 3}."),
     (lambda: metarl.evaluate(3), f"run_dir {PATH} 3."),
     (lambda: metarl.analyze("run", 3), "config must be a metarl.AnalysisConfig, got 3."),

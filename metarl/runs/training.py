@@ -125,6 +125,8 @@ def train(config: Config, callback: Callback | None = None) -> FinishedRun:
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = expect("config", config, Config).resolve()
+    if not (callback is None or callable(callback)):
+        raise UserError(f"callback must be a function of (iteration, row, agent), got {shown(callback)}.")
     if not is_launched():
         _begins_anew(config)  # Before anything is built, or any process started.
         if settings.run.processes > 1:

@@ -119,7 +119,7 @@ def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, mo
         if len(numbers(tmp_path)) == 3:
             self._family.chance = 1.0
             self._validator = make_runner(
-                self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self._device
+                self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self.device
             )
             return validate(self, self._validator, *arguments[1:])
         return validate(self, *arguments)
