@@ -267,6 +267,10 @@ class Agent:
                 f"{self.rule.num_meta}; it belongs to another run or version of metarl."
             )
 
+    def __repr__(self) -> str:
+        experiment = self.settings.experiment
+        return f"<agent {self.settings.algorithm_name} on {experiment.env}, {self.meta.numel()} meta-parameters>"
+
     def adapt(
         self,
         env: gymnasium.Env[Any, Any],

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+import numpy as np
 import torch
 
 from metarl.common.device import resolve_device
@@ -41,7 +42,7 @@ from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
-from metarl.store.progress import read_progress
+from metarl.store.progress import Column, read_progress
 from metarl.store.provenance import provenance
 from metarl.store.writer import RunWriter, SilentWriter
 
@@ -63,21 +64,26 @@ _CHANGEABLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FinishedRun:
     """A finished training run.
 
     Attributes:
         path: Folder of the run.
         agent: The agent after the last iteration.
-        progress: The numbers of each iteration, as in progress.csv.
+        progress: The columns of progress.csv by name, [row]: numbers, NaN where a cell is empty, or texts. Without rows
+            there are none.
         dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 
     path: Path
     agent: Agent
-    progress: list[dict[str, str]]
+    progress: dict[str, Column]
     dropped_episodes: int = 0
+
+    def __repr__(self) -> str:
+        number = len(self.progress.get("iteration", ()))
+        return f"FinishedRun({str(self.path)!r}, {self.agent!r}, {number} rows of progress)"
 
     def remarks(self) -> list[str]:
         """What to know of the run beside its returns, by its progress: parts of sentences.
@@ -85,7 +91,7 @@ class FinishedRun:
         How many meta-steps left the meta-parameters as they were, and what to try if that is more than a fifth; how
         many episodes were dropped.
         """
-        outcomes = [row["outcome"] for row in self.progress if "outcome" in row]
+        outcomes = self.progress.get("outcome", np.array([], dtype=np.str_)).tolist()
         counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
         total = sum(count for _, count in counts)
         remarks = []
@@ -151,7 +157,7 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
 def _other(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     """Trains as another process, which writes nothing and has no progress of its own."""
     state = trainer.train(group.first(RunState(trainer.learner.initial())), SilentWriter())
-    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), [], state.dropped_episodes)
+    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), {}, state.dropped_episodes)
 
 
 def _finished(config: Config, state: RunState) -> FinishedRun:
