@@ -134,7 +134,8 @@ class PolicySettings(Checked):
     normalise_observations: bool = False
     """Shift and scale observations by their running mean and standard deviation over training."""
     policy_body: str | None = None
-    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
+    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs),
+    and with the shape of an observation if it has a parameter "shape"."""
 
 
 @dataclass(frozen=True)

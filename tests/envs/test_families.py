@@ -594,3 +594,25 @@ def test_frame_skip_from_the_command_line_is_a_whole_number(name):
     assert rewards.all()
     with pytest.raises(UserError, match=r"frame_skip must be a positive whole number, got 0\.5"):
         get_family(name, frame_skip=0.5).make_env()
+
+
+class Pictures(TaskFamily):
+    """Observes a space that was given."""
+
+    task_space = spaces.Box(0.0, 1.0, (1,))
+
+    def __init__(self, space):
+        self.space = space
+
+    def make_env(self, render_mode=None):
+        env = gym.Env()
+        env.observation_space, env.action_space = self.space, spaces.Discrete(2)
+        return env
+
+
+def test_the_shape_of_an_observation_is_told_if_it_has_one():
+    image = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+    assert Pictures(image).input_shape == (4, 5, 3)
+    assert Pictures(spaces.Dict({"image": image, "speed": spaces.Discrete(2)})).input_shape == (62,)
+    assert Pictures(spaces.Discrete(7)).input_shape == (7,)
+    assert OracleFamily(Pictures(image)).input_shape == (61,)
