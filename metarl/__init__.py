@@ -38,6 +38,7 @@ from metarl.envs import (
     family_summaries,
     get_family,
     register,
+    unregister,
 )
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ __all__ = [
     "register",
     "sweep_rollouts",
     "train",
+    "unregister",
 ]
 
 del mkl  # Imported for what it does.

@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
 
+import metarl
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
 from metarl.common.strict_json import one_line
@@ -348,8 +349,23 @@ def test_a_registered_family_is_found_by_its_name_and_arguments_reach_it(registe
     assert (get_family("Mine").name, get_family("Mine").horizon) == ("Mine", 7)
     assert (get_family("long").name, get_family("long").horizon) == ("long", 70)
     assert get_family("long", horizon=5).horizon == 5
-    with pytest.raises(UserError, match="'long' is registered already"):
+    with pytest.raises(UserError, match=r"'long' is registered already; replace it \(replace=True\)"):
         register(Mine, "long")
+
+
+def test_a_name_may_be_replaced_and_forgotten(registered):
+    register(CountingFamily, "mine")
+    register(CartPoleFamily, "mine", "Poles.", replace=True)
+    assert isinstance(get_family("mine"), CartPoleFamily)
+    assert metarl.family_summaries()["mine"] == "Poles."
+    metarl.unregister("mine")
+    with pytest.raises(UserError, match="there is no task family named 'mine'"):
+        get_family("mine")
+    for name in ("mine", "navigation", ["mine"]):
+        with pytest.raises(UserError, match=r"a family that you have registered \(none so far\), got"):
+            metarl.unregister(name)
+    with pytest.raises(UserError, match="'navigation' is registered already; register yours under another name"):
+        register(CountingFamily, "navigation", replace=True)
 
 
 def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from metarl import TaskFamily, UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.settings import PolicySettings
 from metarl.envs import get_family
+from metarl.envs.mujoco_core import batch_module
 from metarl.policies.action_map import ActionMap
 from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, Categoricals, Gaussian
@@ -602,3 +603,18 @@ def test_faults_of_an_environment_are_told_with_their_place(fault, error, told):
         error is UserError
         or "It happened in step of FaultyFamily, task 1, rollout 0, step 3" in caught.value.__notes__[0]
     )
+
+
+@pytest.mark.skipif(batch_module() is None, reason="needs mujoco.batch")
+def test_threads_change_no_number(monkeypatch):
+    monkeypatch.setattr("metarl.envs.native.available_cores", lambda: 3)
+    envs = [TaskVecEnv("cheetah-dir", 5, horizon=4, num_threads=number) for number in (1, None)]
+    assert [env._episodes._episodes._core.batch.nthread for env in envs] == [1, 3]
+    for env in envs:
+        env.seed(0)
+        env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        actions = rng.uniform(-1, 1, (5, 6))
+        for one, other in zip(*(env.step(actions)[:3] for env in envs), strict=True):
+            np.testing.assert_array_equal(one, other)
