@@ -41,6 +41,9 @@ class RunSettings(Checked):
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
     resume: bool = False
     """Continue the run in RUN_DIR from its last checkpoint."""
+    init_from: Path | None = None
+    """Start from the meta-parameters of another run's last checkpoint: of the same algorithm and network, on any family
+    of the same sizes. Nothing else is taken over."""
     take_over: bool = False
     """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
     seed: Seed = 0

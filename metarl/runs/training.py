@@ -6,7 +6,6 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -34,10 +33,11 @@ from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner
-from metarl.outer.optimiser import NOT_ACCEPTED
+from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build
 from metarl.runs.processes import is_launched, joined, launch
 from metarl.runs.trained_agent import Agent
+from metarl.runs.warm_start import meta_from
 from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
@@ -92,14 +92,11 @@ class FinishedRun:
         many episodes were dropped.
         """
         outcomes = self.progress.get("outcome", np.array([], dtype=np.str_)).tolist()
-        counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
-        total = sum(count for _, count in counts)
         remarks = []
-        if counts:
-            kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-            remedy = NOT_ACCEPTED[counts[0][0]].format(step_sizes=self.agent.settings.step_sizes)
-            advice = f": try {remedy}" if 5 * total > len(outcomes) else ""
-            remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
+        if found := not_accepted(outcomes):
+            advice = f": try {found.remedy(self.agent.settings)}" if found.are_many else ""
+            steps = f"{found.count} of {found.total} meta-steps in progress.csv"
+            remarks.append(f"{steps} were not accepted ({found.kinds}){advice}")
         if self.dropped_episodes:
             remarks.append(f"{self.dropped_episodes} episodes were dropped")
         return remarks
@@ -138,7 +135,7 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     folder = RunFolder(settings.folder)
     with locked(folder, settings.run.take_over) as lock:
         new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
-        state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
+        state = trainer.initial() if new else load_checkpoint(config, "last", to_resume=True)
         Agent(config, state.learner.meta)  # Refuses a checkpoint that does not fit.
         group.first(state)
         if not new and state.iteration >= settings.run.iterations:
@@ -207,6 +204,7 @@ class Trainer:
         check_parts(self._family.task_space, f"the tasks of {self._family.name}")
         run = self._settings.run
         self._workers = Workers(run.threads, group)
+        self._advice = Advice(self._settings)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
         self._num_validation_tasks = run.validation_tasks
@@ -234,6 +232,13 @@ class Trainer:
             self._validator.close()
         if self._profile:
             self._profile.close()
+
+    def initial(self) -> RunState:
+        """The state of a new run; raises UserError if it should start from a run that does not fit."""
+        learner, source = self.learner.initial(), self._settings.run.init_from
+        if source is not None:
+            learner = replace(learner, meta=meta_from(source, self._config, len(learner.meta)))
+        return RunState(learner)
 
     def train(self, state: RunState, writer: SilentWriter) -> RunState:
         """Runs the remaining iterations; returns the run's state at the end."""
@@ -291,6 +296,8 @@ class Trainer:
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
             full = {"iteration": done, **in_environments, **times, **speed, **row}
             writer.row(full if logs else None)
+            for remark in self._advice.after(row):
+                writer.say(remark)
         if isinstance(validation, float) and state.best_return < self._family.sign * validation < math.inf:
             new = replace(new, best_return=self._family.sign * validation)
             with timed("checkpoint"):

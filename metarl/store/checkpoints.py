@@ -114,6 +114,15 @@ def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunS
         return state
 
 
+def load_meta(run_dir: Path) -> Tensor:
+    """The meta-parameters of a run's last checkpoint, [meta parameter], whatever its configuration is.
+
+    Raises:
+        UserError: If there is none, or it is damaged or not metarl's.
+    """
+    return _parts(RunFolder(run_dir).checkpoint("last"))[1]["meta"]
+
+
 def _load_previous(config: Config, damage: DamagedCheckpoint, to_resume: bool) -> RunState:
     try:
         return _load(config, "previous", to_resume)
@@ -142,22 +151,28 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
             every = config.resolve().run.validate_every
             hint = f"there is one from the first validation on (validate_every is {every}); take the last."
         raise DamagedCheckpoint(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
+    metadata, tensors = _parts(path)
+    if metadata.get("run") != _identity(config):
+        raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
+    try:
+        progress = json.loads(metadata["progress"])
+        return tensors, {"iteration": progress["iteration"], **progress}
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f": it does not say where the run stood ({error!r})") from error
+
+
+def _parts(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a file that is a checkpoint."""
     metadata, tensors = _content(path)
     form = metadata.get("format", "")
     if form.startswith("metarl-") and form not in (_FORMAT, _OLD_FORMAT):
         raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
     if not form.startswith("metarl-") or not _complete(tensors, form):
         raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
-    if metadata.get("run") != _identity(config):
-        raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
     meta = tensors["meta"]
     if meta.ndim != 1 or not meta.is_floating_point() or not bool(torch.isfinite(meta).all()):
         raise _damaged(path, ": its meta-parameters are not a vector of finite numbers")
-    try:
-        progress = json.loads(metadata["progress"])
-        return tensors, {"iteration": progress["iteration"], **progress}
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f": it does not say where the run stood ({error!r})") from error
+    return metadata, tensors
 
 
 def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
