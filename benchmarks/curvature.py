@@ -201,7 +201,7 @@ def _curves() -> list[Table]:
 
 def _areas(name: str) -> np.ndarray:
     runs = [read_progress(folder) for folder in sorted(CURVES.glob(f"{name}-seed*"))]
-    return np.array([np.mean([float(row["post_adaptation_return"]) for row in rows]) for rows in runs])
+    return np.array([run["post_adaptation_return"].mean() for run in runs])
 
 
 if __name__ == "__main__":

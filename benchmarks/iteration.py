@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
 from benchmarks.rollouts import PHYSICS, Rollouts
-from metarl.common.parallel import Workers, available_cores
+from metarl.common.cores import available_cores
+from metarl.common.parallel import Workers
 from metarl.config.config import Config
 from metarl.config.resolved import Settings
 from metarl.envs.mujoco_core import batch_module

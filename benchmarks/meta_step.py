@@ -14,8 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Cell, Table, interleaved, median_ratio
 from benchmarks.problem import Problem, make_problem
+from metarl.common.cores import available_cores
 from metarl.common.group import Group
-from metarl.common.parallel import Workers, available_cores
+from metarl.common.parallel import Workers
 from metarl.config.config import Config
 from metarl.config.optimisers import TRPOConfig
 from metarl.config.resolved import Settings

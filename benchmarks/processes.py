@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Cell, Table
+from metarl.common.cores import available_cores
 from metarl.common.group import Group
-from metarl.common.parallel import Workers, available_cores
+from metarl.common.parallel import Workers
 from metarl.config.config import Config
 from metarl.outer.learners import MetaLearner
 from metarl.runs.build import build

@@ -20,7 +20,8 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from benchmarks.measure import Cell, Table, interleaved, median_ratio, seconds
-from metarl.common.parallel import Workers, available_cores
+from metarl.common.cores import available_cores
+from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
 from metarl.envs.interface import EpisodeBatch

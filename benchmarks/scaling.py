@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.iteration import measured
 from benchmarks.measure import Cell, Table, fitted_exponent
-from metarl.common.parallel import available_cores
+from metarl.common.cores import available_cores
 
 BASE: dict[str, Any] = {"env": "cheetah-dir", "algo": "maml"}
 # Each setting doubles three times, up to the size of the papers or beyond; all other settings keep that size.

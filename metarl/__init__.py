@@ -38,6 +38,7 @@ from metarl.envs import (
     family_summaries,
     get_family,
     register,
+    unregister,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
+    from metarl.runs.adapted import load_policy
     from metarl.runs.protocol import evaluate, sweep_rollouts
     from metarl.runs.trained_agent import load
     from metarl.runs.training import train
@@ -95,11 +97,13 @@ __all__ = [
     "family_summaries",
     "get_family",
     "load",
+    "load_policy",
     "plot",
     "preset",
     "register",
     "sweep_rollouts",
     "train",
+    "unregister",
 ]
 
 del mkl  # Imported for what it does.
@@ -118,6 +122,7 @@ _HEAVY = {
     "check_rule": "metarl.agents.checks:check_rule",
     "evaluate": "metarl.runs.protocol:evaluate",
     "load": "metarl.runs.trained_agent:load",
+    "load_policy": "metarl.runs.adapted:load_policy",
     "plot": "metarl.reports.curves:plot_runs",
     "sweep_rollouts": "metarl.runs.protocol:sweep_rollouts",
     "train": "metarl.runs.training:train",

@@ -1,12 +1,20 @@
 """``python -m metarl`` says what there is."""
 
 from metarl import __version__
+from metarl.common.output import say_on_stdout
 
-print(f"""metarl {__version__}: meta-reinforcement learning on Gymnasium and PyTorch
+say_on_stdout(f"""metarl {__version__}: meta-reinforcement learning on Gymnasium and PyTorch
 
 python -m metarl.train     meta-trains an agent and writes its run into a folder
 python -m metarl.evaluate  measures it on held-out tasks: return after 0, 1, ... gradient steps, or episodes
 python -m metarl.plot      draws these returns, or those of training, of one run or several
 python -m metarl.analyze   shows what it learned: conflict between tasks, attenuation, embeddings, ...
 
-Each of them has --help. python -m metarl.train --list shows all task families and algorithms.""")
+Start with a few minutes on 2D navigation:
+
+  python -m metarl.train --env navigation --algo maml --iterations 60 --run-dir runs/first
+  python -m metarl.evaluate runs/first
+  python -m metarl.plot runs/first --output first.png
+
+python -m metarl.train --list shows all task families, algorithms, meta-optimisers and presets.
+Every command has --help. In Python: import metarl; help(metarl.train).""")

@@ -167,5 +167,15 @@ main(["--help"])
     assert "heavy: []" in result.stdout
 
 
+def test_the_overview_answers_without_heavy_imports():
+    result = _run(f"""
+import runpy, sys
+runpy.run_module("metarl", run_name="__main__")
+print("heavy:", [name for name in {HEAVY} if name in sys.modules])
+""")
+    assert result.returncode == 0, result.stderr
+    assert "heavy: []" in result.stdout
+
+
 def test_ci_script_is_executable():
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

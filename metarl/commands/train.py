@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 
 from metarl.commands.cli import Trusted, parse, run_command, show
+from metarl.commands.seeds import split_seeds, train_seeds
 from metarl.common.errors import UserError
 from metarl.common.output import say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
@@ -36,6 +37,9 @@ class Start:
     """Start from the settings of a paper's experiment, which --list names; other options override them."""
     trust: Trusted = ()
     """Code from outside metarl that --config or the run's folder may name, as package.module:name."""
+    seeds: tuple[str, ...] = ()
+    """Train several seeds side by side, 0-4 or 0 2 5: each in a process with one thread, as many at a time as there are
+    cores. A --run-dir gets the seed as a suffix."""
     list: bool = False
     """List all task families, algorithms, meta-optimisers and presets, and exit."""
 
@@ -158,6 +162,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         if "--list" in arguments:
             show(listing())
+            return
+        seeds, others = split_seeds(arguments)
+        if seeds and not {"--help", "-h"} & set(others):
+            train_seeds(seeds, others, parse_config)
             return
         config = parse_config(arguments)
         own = trust_options(config.to_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from metarl.common.cores import available_cores
 from metarl.common.group import Group
 from metarl.common.profiling import in_workers
 
@@ -22,11 +22,6 @@ Result = TypeVar("Result")
 SECONDS_TO_STOP = 5.0
 # Ctrl-C does not wake a thread that is just about to sleep, so wake up again and again.
 _POLL_SECONDS = 1.0
-
-
-def available_cores() -> int:
-    """Returns the number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:

@@ -59,6 +59,7 @@ class Config:
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None
     resume: bool = False
+    init_from: Path | str | None = None
     take_over: bool = False
     seed: int = 0
     iterations: int | None = None
@@ -125,10 +126,11 @@ class Config:
             self, "env_kwargs", {**parameters, **convert("env_kwargs", self.env_kwargs, Mapping[str, Any])}
         )
         for name, kind in hints(Config).items():
-            if name not in ("env", "env_kwargs", "algo", "run_dir", "rule", "optimiser"):
+            if name not in ("env", "env_kwargs", "algo", "run_dir", "init_from", "rule", "optimiser"):
                 object.__setattr__(self, name, convert(name, getattr(self, name), kind))
-        if self.run_dir is not None:
-            object.__setattr__(self, "run_dir", convert("run_dir", self.run_dir, Path))
+        for name in ("run_dir", "init_from"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, convert(name, getattr(self, name), Path))
         self.resolve()
 
     @property
@@ -323,6 +325,8 @@ class _Resolution:
             raise UserError(
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
             )
+        if algorithm.training == "none" and settings.run.init_from is not None:
+            self._refuse("init_from", "an algorithm that is trained")
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
         if self._supervised:
@@ -332,6 +336,7 @@ class _Resolution:
         if settings.baseline and settings.baseline.trainer == "ppo":
             rollouts, normalises = settings.rollouts, settings.policy.normalise_observations
             for name, is_on in (
+                ("init_from", settings.run.init_from),
                 ("normalise_observations", normalises),
                 ("on_bad_episode", rollouts.on_bad_episode != "stop"),
                 ("step_timeout", rollouts.step_timeout),

@@ -145,7 +145,8 @@ class Settings:
                 values |= of_part if option is None else {option: of_part}
         if self.optimiser is None:
             values["meta_optimiser"] = None
-        return {**values, "run_dir": str(self.folder), "attenuate": self.l2f is not None}
+        init_from = None if self.run.init_from is None else str(self.run.init_from)
+        return {**values, "run_dir": str(self.folder), "init_from": init_from, "attenuate": self.l2f is not None}
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class RunSettings(Checked):
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
     resume: bool = False
     """Continue the run in RUN_DIR from its last checkpoint."""
+    init_from: Path | None = None
+    """Start from the meta-parameters of another run's last checkpoint: of the same algorithm and network, on any family
+    of the same sizes. Nothing else is taken over."""
     take_over: bool = False
     """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
     seed: Seed = 0
@@ -137,7 +140,8 @@ class PolicySettings(Checked):
     normalise_observations: bool = False
     """Shift and scale observations by their running mean and standard deviation over training."""
     policy_body: str | None = None
-    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs)."""
+    """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs),
+    and with the shape of an observation if it has a parameter "shape"."""
 
 
 @dataclass(frozen=True)

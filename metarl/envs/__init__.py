@@ -5,7 +5,15 @@ from metarl.envs.checks import check_task_family
 from metarl.envs.family import Family, FamilySpec, TaskFamily, require_environments
 from metarl.envs.interface import Buffers, EpisodeBatch
 from metarl.envs.oracle import OracleFamily
-from metarl.envs.registry import FamilyLike, family_names, family_spec, family_summaries, get_family, register
+from metarl.envs.registry import (
+    FamilyLike,
+    family_names,
+    family_spec,
+    family_summaries,
+    get_family,
+    register,
+    unregister,
+)
 from metarl.envs.supervised import SupervisedFamily
 
 register_built_in()
@@ -26,4 +34,5 @@ __all__ = [
     "get_family",
     "register",
     "require_environments",
+    "unregister",
 ]

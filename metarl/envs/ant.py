@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
+from gymnasium.envs.mujoco.mujoco_env import DEFAULT_SIZE
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
@@ -62,6 +63,8 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
         survive_bonus: Reward of a step if the ant is healthy at its end: finite state, height within [0.2, 1.0] m.
         reset_noise: Noise of the first state.
         render_mode: As in Gymnasium's environment.
+        width: Pixels of a frame in a row.
+        height: Pixels of a frame in a column.
 
     Attributes:
         num_skipped: Number of leading positions that are not observed.
@@ -77,7 +80,7 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
         "reset_noise": not_negative,
     }
 
-    def __init__(self, render_mode: str | None, **parameters: Any) -> None:
+    def __init__(self, render_mode: str | None, width: int, height: int, **parameters: Any) -> None:
         chosen = self.checked(parameters)
         self.tasks = self.distribution(chosen)
         GymnasiumAntEnv.__init__(
@@ -89,8 +92,10 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
             exclude_current_positions_from_observation=self.num_skipped == 2,
             include_cfrc_ext_in_observation=False,
             render_mode=render_mode,
+            width=width,
+            height=height,
         )
-        EzPickle.__init__(self, **parameters, render_mode=render_mode)
+        EzPickle.__init__(self, **parameters, render_mode=render_mode, width=width, height=height)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with torques ``action``, [8]."""
@@ -183,9 +188,13 @@ class AntDirEnv(AntEnv):
         survive_bonus: float = 1.0,
         reset_noise: float = 0.1,
         render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
     ) -> None:
         super().__init__(
             render_mode,
+            width,
+            height,
             frame_skip=frame_skip,
             ctrl_cost_weight=ctrl_cost_weight,
             survive_bonus=survive_bonus,
@@ -232,9 +241,13 @@ class AntVelEnv(AntEnv):
         survive_bonus: float = 1.0,
         reset_noise: float = 0.1,
         render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
     ) -> None:
         super().__init__(
             render_mode,
+            width,
+            height,
             lowest=lowest,
             highest=highest,
             frame_skip=frame_skip,
@@ -301,9 +314,13 @@ class AntGoalEnv(AntEnv):
         survive_bonus: float = 0.0,
         reset_noise: float = 0.1,
         render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
     ) -> None:
         super().__init__(
             render_mode,
+            width,
+            height,
             goal_radius=goal_radius,
             distance=distance,
             frame_skip=frame_skip,
@@ -332,8 +349,9 @@ class AntGoalEnv(AntEnv):
 class AntCore(MujocoCore):
     """Many ants at once; arguments as for `MujocoCore`."""
 
-    def __init__(self, env: AntEnv, num_envs: int) -> None:
-        super().__init__(env, num_envs)
+    def bind(self) -> None:
+        """Finds the state's arrays, see `MujocoCore.bind`."""
+        super().bind()
         # Positions of the bodies as the last Runge-Kutta stage left them; the single environment reads the same.
         self._places: FloatArray = self.batch.bind("xpos")
 

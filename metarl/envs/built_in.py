@@ -10,7 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.envs.registry import register
+from metarl.envs import registry
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ BUILT_IN = (
 def register_built_in() -> None:
     """Registers the families by name and their environments with Gymnasium, without importing their modules."""
     for row in BUILT_IN:
-        register(row.family, row.name, row.summary, **row.kwargs)
+        registry.register_built_in(row.family, row.name, row.summary, row.kwargs)
         if row.environment is None:
             continue
         name, spec, steps = f"metarl/{row.environment.name}-v0", row.environment.spec, row.environment.max_episode_steps

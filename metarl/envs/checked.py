@@ -102,6 +102,9 @@ class CheckedEpisodes(EpisodeBatch):
                 values[slots] = 0
             terminated[slots] = True
 
+    def use_threads(self, num_threads: int) -> None:
+        self._episodes.use_threads(num_threads)
+
     def close(self) -> None:
         self._episodes.close()
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import mujoco
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+from gymnasium.envs.mujoco.mujoco_env import DEFAULT_SIZE
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
@@ -83,6 +84,8 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
         qvel_noise: Noise of the first velocities, m/s and rad/s.
         normal_qpos_noise: Whether the noise of the positions is normal.
         render_mode: As in Gymnasium's environment.
+        width: Pixels of a frame in a row.
+        height: Pixels of a frame in a column.
     """
 
     num_skipped = 1  # The forward position is not observed.
@@ -95,7 +98,7 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
         "normal_qpos_noise": flag,
     }
 
-    def __init__(self, render_mode: str | None, **parameters: Any) -> None:
+    def __init__(self, render_mode: str | None, width: int, height: int, **parameters: Any) -> None:
         chosen = self.checked(parameters)
         self.tasks = self.distribution(chosen)
         self.of_centre_of_mass = chosen["velocity_of"] == "centre-of-mass"
@@ -107,8 +110,10 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
             frame_skip=chosen["frame_skip"],
             ctrl_cost_weight=chosen["ctrl_cost_weight"],
             render_mode=render_mode,
+            width=width,
+            height=height,
         )
-        EzPickle.__init__(self, **parameters, render_mode=render_mode)
+        EzPickle.__init__(self, **parameters, render_mode=render_mode, width=width, height=height)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with torques ``action``, [6]."""
@@ -192,9 +197,13 @@ class CheetahDirEnv(CheetahEnv):
         qvel_noise: float = 0.1,
         normal_qpos_noise: bool = False,
         render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
     ) -> None:
         super().__init__(
             render_mode,
+            width,
+            height,
             frame_skip=frame_skip,
             ctrl_cost_weight=ctrl_cost_weight,
             velocity_of=velocity_of,
@@ -243,9 +252,13 @@ class CheetahVelEnv(CheetahEnv):
         qvel_noise: float = 0.1,
         normal_qpos_noise: bool = False,
         render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
     ) -> None:
         super().__init__(
             render_mode,
+            width,
+            height,
             lowest=lowest,
             highest=highest,
             frame_skip=frame_skip,
@@ -272,9 +285,10 @@ class CheetahVelEnv(CheetahEnv):
 class CheetahCore(MujocoCore):
     """Many half-cheetahs at once; arguments as for `MujocoCore`."""
 
-    def __init__(self, env: CheetahEnv, num_envs: int) -> None:
-        super().__init__(env, num_envs)
-        if env.of_centre_of_mass:
+    def bind(self) -> None:
+        """Finds the state's arrays, see `MujocoCore.bind`."""
+        super().bind()
+        if self.env.of_centre_of_mass:
             self._sensors: FloatArray = self.batch.bind("sensordata")
 
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:

@@ -213,6 +213,11 @@ class Family(ABC):
         return np.zeros(len(tasks), int)
 
     @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an observation or input before it is flattened."""
+
+    @property
     def task_size(self) -> int:
         """How many numbers a task has in `flat_tasks`; raises UserError if the task space is not supported."""
         return flat_space(self.task_space, f"the tasks of {self.name}").shape[0]
@@ -279,6 +284,12 @@ class TaskFamily(Family):
     def observation_space(self) -> spaces.Box:
         """What the policy observes: the environment's observation space, flattened to one axis."""
         return flat_space(self._spaces[0], f"the observations of {self.name}")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an observation before it is flattened, such as an image's; of one with several parts, (numbers,)."""
+        flat, shape = self.observation_space.shape, self._spaces[0].shape
+        return shape if shape and math.prod(shape) == flat[0] else flat
 
     @cached_property
     def action_space(self) -> spaces.Space[Any]:

@@ -90,6 +90,11 @@ class FewShotFamily(SupervisedFamily):
         self.num_outputs, self.num_inputs = self._ways, self._channels * self._size**2
         self._pixels: dict[int, Pixels] = {}
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Channels, height and width of an image."""
+        return (self._channels, self._size, self._size)
+
     @cached_property
     def task_space(self) -> spaces.MultiDiscrete:  # type: ignore[override]
         """Numbers of the classes, [ways]; with rotations, class c turned k times by 90 degrees has the number 4 c + k.

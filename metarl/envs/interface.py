@@ -111,6 +111,9 @@ class EpisodeBatch(ABC):
     def end(self, slots: IntArray) -> None:  # noqa: B027 (a batch need not be able to)
         """Ends the episodes in some slots, [k], so that later steps leave them alone. By default they go on unseen."""
 
+    def use_threads(self, num_threads: int) -> None:  # noqa: B027 (a batch need not be able to)
+        """Steps with several threads, if it can. Numbers do not depend on it. To be called before the first reset."""
+
     @abstractmethod
     def close(self) -> None:
         """Releases what the batch holds."""

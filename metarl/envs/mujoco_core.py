@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import mujoco
@@ -114,7 +114,7 @@ class MujocoTask(TaskKeeper):
 
 
 class MujocoCore(NativeCore):
-    """Many copies of one MuJoCo environment on ``mujoco.batch``, in one thread.
+    """Many copies of one MuJoCo environment on ``mujoco.batch``, in one thread unless told otherwise.
 
     Args:
         env: A single environment, whose model and rules hold for all slots.
@@ -133,7 +133,16 @@ class MujocoCore(NativeCore):
                 "or use vectorization_mode='sync'."
             )
         self.env = env
-        self.batch = module.Batch(env.model, num_envs, nthread=1)
+        self._make_batch = partial(module.Batch, env.model, num_envs)
+        self.use_threads(1)
+
+    def use_threads(self, num_threads: int) -> None:
+        """Steps with several threads, each of which runs some of the simulations; see `NativeCore.use_threads`."""
+        self.batch = self._make_batch(nthread=num_threads)
+        self.bind()
+
+    def bind(self) -> None:
+        """Finds the arrays that hold the state of the simulations; called whenever they are new."""
         self.positions: FloatArray = self.batch.bind("qpos")
         self.velocities: FloatArray = self.batch.bind("qvel")
         self._controls: FloatArray = self.batch.bind("ctrl")

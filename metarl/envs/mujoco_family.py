@@ -169,9 +169,11 @@ class MujocoFamily(SimulatedFamily):
         mujoco.mj_setConst(model, mujoco.MjData(model))
         return model
 
-    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Makes one environment, without a limit on the episode's length."""
-        return ModelEnv(self, render_mode)
+    def make_env(
+        self, render_mode: str | None = None, width: int = DEFAULT_SIZE, height: int = DEFAULT_SIZE
+    ) -> gym.Env[Any, Any]:
+        """Makes one environment, without a limit on the episode's length; frames are ``height`` x ``width`` pixels."""
+        return ModelEnv(self, render_mode, width, height)
 
     @property
     def _path(self) -> str:
@@ -207,8 +209,6 @@ def _compiled(path: str, modified: int) -> Any:
             f"actuator {model.actuator(unlimited[0]).name!r} in {path} has no ctrlrange, so its actions are unbounded; "
             "give it one."
         )
-    model.vis.global_.offwidth = max(model.vis.global_.offwidth, DEFAULT_SIZE)
-    model.vis.global_.offheight = max(model.vis.global_.offheight, DEFAULT_SIZE)
     return model
 
 
@@ -218,17 +218,25 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
     Args:
         family: The family.
         render_mode: As in Gymnasium's environments.
+        width: Pixels of a frame in a row.
+        height: Pixels of a frame in a column.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"]}  # noqa: RUF012
 
-    def __init__(self, family: MujocoFamily, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        family: MujocoFamily,
+        render_mode: str | None = None,
+        width: int = DEFAULT_SIZE,
+        height: int = DEFAULT_SIZE,
+    ) -> None:
         self.family = family
         self.tasks = _FamilyTasks(family)
         self._modelled: Any = None  # The task of the present model.
         camera = dict(family.camera)
         MujocoEnv.__init__(
-            self, family._path, family.frame_skip, None, render_mode=render_mode, default_camera_config=camera
+            self, family._path, family.frame_skip, None, render_mode, width, height, default_camera_config=camera
         )
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
         for name in family.data_fields:
@@ -239,7 +247,7 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         self.task = self.tasks.draw(1, np.random.default_rng(0))[0]
         self.observation_space = spaces.Box(-np.inf, np.inf, self._get_obs().shape, np.float64)
         self.task = None
-        EzPickle.__init__(self, family, render_mode)
+        EzPickle.__init__(self, family, render_mode, width, height)
 
     def step(self, action: NDArray[Any]) -> tuple[NDArray[np.float64], np.float64, bool, bool, dict[str, Any]]:
         """Takes one step with controls ``action``, [action]."""
@@ -264,7 +272,7 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         task = info["task"]
         if not np.array_equal(self._modelled, task):
             self._modelled = task.copy()
-            self.model = self.mujoco_renderer.model = self.family.task_model(task.copy())
+            self.model = self.mujoco_renderer.model = self._with_room(self.family.task_model(task.copy()))
             for viewer in self.mujoco_renderer._viewers.values():
                 viewer.model = self.model
         return info
@@ -279,7 +287,14 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         return MujocoState(np.array(self.task)[None], _read_only(positions), _read_only(velocities), data)
 
     def _initialize_simulation(self) -> tuple[Any, Any]:
-        return self.family.model, mujoco.MjData(self.family.model)
+        model = self._with_room(self.family.model)
+        return model, mujoco.MjData(model)
+
+    def _with_room(self, model: Any) -> Any:
+        """The model, which others may share, with room for this environment's frames."""
+        model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
+        model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
+        return model
 
 
 class _FamilyTasks(TaskDistribution):
@@ -319,12 +334,16 @@ class ModelCore(MujocoCore):
     """
 
     def __init__(self, env: ModelEnv, num_envs: int) -> None:
-        super().__init__(env, num_envs)
         self._family = env.family
+        super().__init__(env, num_envs)
         self.tasks = np.zeros(self.tasks.shape, env.tasks.space.dtype)
-        self._data: dict[str, FloatArray] = {name: self.batch.bind(name) for name in self._family.data_fields}
         self._models: list[Any] = [self._family.model] * num_envs
         self._modelled: list[bytes] = [b""] * num_envs  # The task of each slot's model.
+
+    def bind(self) -> None:
+        """Finds the state's arrays and the family's, see `MujocoCore.bind`."""
+        super().bind()
+        self._data: dict[str, FloatArray] = {name: self.batch.bind(name) for name in self._family.data_fields}
 
     def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
         """Gives simulations the models of their tasks and resets them; see `NativeCore.start`."""
@@ -426,15 +445,31 @@ def _observations(family: MujocoFamily, state: MujocoState) -> FloatArray:
     return observations
 
 
-def make_env(family: str, render_mode: str | None = None, **parameters: Any) -> gym.Env[Any, Any]:
+def make_env(
+    family: str,
+    render_mode: str | None = None,
+    width: int = DEFAULT_SIZE,
+    height: int = DEFAULT_SIZE,
+    **parameters: Any,
+) -> gym.Env[Any, Any]:
     """Makes the single environment of a registered family, for Gymnasium's registry; parameters as for the family."""
-    return _get(family, parameters).make_env(render_mode)
+    return _get(family, parameters).make_env(render_mode, width, height)
 
 
-def make_vector_env(family: str, num_envs: int, max_episode_steps: int, **parameters: Any) -> NativeVectorEnv:
-    """Makes the native vector environment of a registered family; parameters as for the family."""
+def make_vector_env(
+    family: str, num_envs: int, max_episode_steps: int, num_threads: int | None = None, **parameters: Any
+) -> NativeVectorEnv:
+    """Makes the native vector environment of a registered family.
+
+    Args:
+        family: The family's name.
+        num_envs: Number of slots.
+        max_episode_steps: Steps after which an episode is truncated.
+        num_threads: Threads that step them; by default as many as there are cores. It changes no number.
+        **parameters: Parameters of the family.
+    """
     env = ModelEnv(_get(family, parameters))
-    return NativeVectorEnv(ModelCore(env, num_envs), env, max_episode_steps)
+    return NativeVectorEnv(ModelCore(env, num_envs), env, max_episode_steps, num_threads)
 
 
 def _get(family: str, parameters: dict[str, Any]) -> MujocoFamily:

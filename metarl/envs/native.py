@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.cores import available_cores
 from metarl.common.errors import UserError, nearest
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported
@@ -64,6 +65,9 @@ class NativeCore(ABC):
         self.num_envs = num_envs
         self.tasks = np.zeros((num_envs, *task_shape))
         self.terms: dict[str, FloatArray] = {}
+
+    def use_threads(self, num_threads: int) -> None:  # noqa: B027 (most cores need no more than one)
+        """Steps with several threads, if it can. Numbers do not depend on it. To be called before the first start."""
 
     @abstractmethod
     def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
@@ -185,6 +189,9 @@ class NativeEpisodes(EpisodeBatch):
         self._terminated[slots] = True
         self._find_living()
 
+    def use_threads(self, num_threads: int) -> None:
+        self._core.use_threads(num_threads)
+
     def close(self) -> None:
         """Nothing to release."""
 
@@ -203,11 +210,13 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         core: The core; owned from now on.
         env: A single environment, which has the spaces and the distribution of tasks.
         max_episode_steps: Steps after which an episode is truncated.
+        num_threads: Threads that step the core; by default as many as there are cores. It changes no number.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
-    def __init__(self, core: NativeCore, env: Any, max_episode_steps: int) -> None:
+    def __init__(self, core: NativeCore, env: Any, max_episode_steps: int, num_threads: int | None = None) -> None:
+        core.use_threads(threads_for(core.num_envs, num_threads))
         self.num_envs = core.num_envs
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
@@ -411,9 +420,27 @@ def _shared_env(env_class: Any, *parameters: tuple[str, Any]) -> Any:
 
 
 def make_vector_env(
-    family: type[NativeFamily], num_envs: int, max_episode_steps: int, **parameters: Any
+    family: type[NativeFamily],
+    num_envs: int,
+    max_episode_steps: int,
+    num_threads: int | None = None,
+    **parameters: Any,
 ) -> NativeVectorEnv:
-    """Makes the native vector environment of a family; parameters as for its ``env_class``."""
+    """Makes the native vector environment of a family.
+
+    Args:
+        family: The family.
+        num_envs: Number of slots.
+        max_episode_steps: Steps after which an episode is truncated.
+        num_threads: Threads that step them; by default as many as there are cores. It changes no number.
+        **parameters: Parameters of the family's ``env_class``.
+    """
     make: Any = family.env_class
     env = make(**parameters)
-    return NativeVectorEnv(family.core_class(env, num_envs), env, max_episode_steps)
+    return NativeVectorEnv(family.core_class(env, num_envs), env, max_episode_steps, num_threads)
+
+
+def threads_for(num_envs: int, num_threads: int | None) -> int:
+    """How many threads step some environments: as many as wanted, or else as there are cores; not more than these."""
+    wanted = available_cores() if num_threads is None else positive_whole("num_threads", num_threads)
+    return min(wanted, num_envs)

@@ -105,6 +105,9 @@ class OracleEpisodes(EpisodeBatch):
         self._episodes.step(actions, self._without_task(observations), rewards, terminated, truncated)
         self.terms = self._episodes.terms
 
+    def use_threads(self, num_threads: int) -> None:
+        self._episodes.use_threads(num_threads)
+
     def end(self, slots: IntArray) -> None:
         self._episodes.end(slots)
 

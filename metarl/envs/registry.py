@@ -1,7 +1,7 @@
 """Looks up task families by name, both built-in and a user's own, and finds the name of a family."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +20,15 @@ class _Entry:
     factory: Factory | str
     summary: str | None
     kwargs: dict[str, Any]
+    built_in: bool = False
 
 
 _registered: dict[str, _Entry] = {}
 
 
-def register(family: Factory | str, name: str | None = None, summary: str | None = None, **kwargs: Any) -> None:
+def register(
+    family: Factory | str, name: str | None = None, summary: str | None = None, *, replace: bool = False, **kwargs: Any
+) -> None:
     """Registers a task family under a name.
 
     Args:
@@ -33,10 +36,11 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
             "package.module:Class", which is imported at its first use.
         name: The name; by default the family's own.
         summary: Description in one sentence; by default the first line of the family's docstring.
+        replace: Whether a family that has this name is replaced, as when a notebook's cell runs again.
         **kwargs: Arguments for ``family``, which those of `get_family` override.
 
     Raises:
-        UserError: If the name is taken.
+        UserError: If the name is taken, without ``replace``, or is that of a built-in family.
     """
     if not callable(family) and not (isinstance(family, str) and ":" in family):
         raise UserError(f"register takes {_EXPECTED}, a function, or the text package.module:Class, got {family!r}.")
@@ -45,9 +49,34 @@ def register(family: Factory | str, name: str | None = None, summary: str | None
     if name is None:
         own = family.rpartition(":")[2] if isinstance(family, str) else getattr(family, "__name__", "")
         name = str(getattr(family, "name", own))
-    if name in _registered:
-        raise UserError(f"a task family named {name!r} is registered already; register yours under another name.")
+    taken = _registered.get(name)
+    if taken is not None and (taken.built_in or not replace):
+        choice = "" if taken.built_in else "replace it (replace=True), or "
+        raise UserError(
+            f"a task family named {name!r} is registered already; {choice}register yours under another name."
+        )
     _registered[name] = _Entry(family, summary, kwargs)
+
+
+def register_built_in(family: str, name: str, summary: str, kwargs: Mapping[str, Any]) -> None:
+    """Registers a family of metarl's; arguments as for `register`. It cannot be replaced."""
+    _registered[name] = _Entry(family, summary, dict(kwargs), built_in=True)
+
+
+def unregister(name: str) -> None:
+    """Forgets the family that `register` has put under a name.
+
+    Raises:
+        UserError: If there is none, or it is a built-in family.
+    """
+    entry = _registered.get(name) if isinstance(name, str) else None
+    if entry is None or entry.built_in:
+        own = [known for known, entry in _registered.items() if not entry.built_in]
+        raise UserError(
+            f"unregister takes the name of a family that you have registered ({', '.join(own) or 'none so far'}), got "
+            f"{name!r}."
+        )
+    del _registered[name]
 
 
 def is_registered(name: str) -> bool:

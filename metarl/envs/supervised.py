@@ -98,6 +98,11 @@ class SupervisedFamily(Family):
         support, query = (Examples(*(part[rows] for part in examples)) for rows in (slice(shots), slice(shots, None)))
         return support, query
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of an input before it is flattened, such as an image's; by default (``num_inputs``,)."""
+        return (self.num_inputs,)
+
     def checked(self, inputs: Any, targets: Any, n: int) -> Examples:
         """Converts ``n`` examples to the family's types.
 

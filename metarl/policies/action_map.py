@@ -26,6 +26,11 @@ class ActionMap:
         space: The environment's action space.
         scale: Factor on the half-width; below 1, a policy action of 1 reaches only part of the way to the bound.
 
+    Attributes:
+        space: As given.
+        scale: As given.
+        distribution: The distribution of the policy's actions.
+
     Raises:
         UserError: If the space is not supported (`metarl.envs.spaces.check_actions`), or the scaled half-width is not a
             finite number.
@@ -34,11 +39,12 @@ class ActionMap:
     def __init__(self, space: gymnasium.Space[Any], scale: float = 1.0) -> None:
         check_actions(space)
         self.distribution: Distribution
+        self.space, self.scale = space, float(scale)
         self._dtype, self._shape = space.dtype, space.shape or ()
         self._start: Any = None  # Added to choices; None if actions are numbers.
         if isinstance(space, Box):
             self.distribution = Gaussian(space.shape[0])
-            self._scale_to(space, float(scale))
+            self._scale_to(space, self.scale)
         elif isinstance(space, Discrete):
             self.distribution, self._start = Categorical(int(space.n)), int(space.start)
         else:

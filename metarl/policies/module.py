@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -30,10 +31,12 @@ class ModulePolicy(DifferentiablePolicy):
     Args:
         observation_size: Length of an observation.
         distribution: The action distribution.
-        make_body: Called with (observation_size, outputs); returns a module that maps [row, observation] to
-            [row, output]. The module draws its own initial parameters.
+        make_body: Called with (observation_size, outputs), and with ``shape``, the observation's shape, if it has a
+            parameter of this name; returns a module that maps [row, observation] to [row, output]. The module draws its
+            own initial parameters.
         initial_std: Gaussian only: initial standard deviation.
         min_std: Gaussian only: floor of the standard deviation.
+        input_shape: Shape of an observation before it is flattened, such as an image's; by default it is flat.
 
     Buffers, and parameters with ``requires_grad=False``, are constants: they are neither adapted nor stored, so
     ``make_body`` must give them the same values each time.
@@ -47,11 +50,12 @@ class ModulePolicy(DifferentiablePolicy):
         self,
         observation_size: int,
         distribution: Distribution,
-        make_body: Callable[[int, int], nn.Module],
+        make_body: Callable[..., nn.Module],
         initial_std: float = 1.0,
         min_std: float = 1e-6,
+        input_shape: tuple[int, ...] | None = None,
     ) -> None:
-        self._make_body = make_body
+        self._make_body = _with_shape(make_body, input_shape or (observation_size,))
         self._module = self._build(observation_size, distribution.num_outputs)
         self._constants = _constants(self._module)
         trained = _trained(self._module)
@@ -223,6 +227,15 @@ class _AutogradLinearised:
         """(u, J^T u) with its graph."""
         cotangents = tuple(torch.zeros_like(value, requires_grad=True) for value in self._primal)
         return cotangents, torch.autograd.grad(self._primal, self._leaf, cotangents, create_graph=True)[0]
+
+
+def _with_shape(make_body: Callable[..., nn.Module], shape: tuple[int, ...]) -> Callable[[int, int], nn.Module]:
+    """The same function of (inputs, outputs), told the observation's shape if it asks for it."""
+    try:
+        asks = "shape" in inspect.signature(make_body).parameters
+    except (TypeError, ValueError):  # Something built in, whose parameters nobody knows.
+        asks = False
+    return partial(make_body, shape=shape) if asks else make_body
 
 
 def _require_stateless(module: nn.Module) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from metarl.agents import build_rule
-from metarl.common.importing import import_named
 from metarl.common.memory import require_memory
 from metarl.config.algorithms import VariBADConfig, get_algorithm
 from metarl.config.resolved import Settings
@@ -14,10 +13,9 @@ from metarl.envs.oracle import OracleFamily
 from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
+from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, Distribution, SquaredError
 from metarl.policies.memory import MemoryPolicy
-from metarl.policies.mlp import MLPPolicy
-from metarl.policies.module import ModulePolicy
 
 
 def family_of(algo: str, env: str, **parameters: Any) -> Family:
@@ -94,23 +92,19 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
 
+def blueprint(family: Family, settings: Settings) -> Blueprint:
+    """What the policy for a family is made from."""
+    algo = settings.experiment.algo if settings.algorithm.remembers else None
+    return Blueprint(settings.policy, family.input_shape, algo, settings.own if algo else None)
+
+
 def build_policy(family: Family, settings: Settings) -> Policy:
     """The policy for a family.
 
     Raises:
         UserError: If the family's spaces or the policy's body are not supported.
     """
-    size, distribution = _inputs_and_distribution(family)
-    network, algorithm = settings.policy, settings.algorithm
-    if algorithm.policy is not None:
-        policy: Policy = import_named(algorithm.policy, "policy")(size, distribution, settings.own, network)
-        return policy
-    initial_std, min_std = network.initial_std, network.min_std
-    if network.policy_body is not None:
-        make_body = import_named(network.policy_body, "policy_body")
-        return ModulePolicy(size, distribution, make_body, initial_std, min_std)
-    sizes, activation, gain = network.hidden_sizes, network.activation, network.output_gain
-    return MLPPolicy(size, distribution, sizes, activation, initial_std, min_std, gain)
+    return blueprint(family, settings).make(*_inputs_and_distribution(family))
 
 
 def _inputs_and_distribution(family: Family) -> tuple[int, Distribution]:

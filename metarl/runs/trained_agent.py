@@ -32,193 +32,11 @@ from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import DifferentiablePolicy, with_derivatives
-from metarl.policies.normaliser import Normaliser
 from metarl.rollouts.sampler import Sampler, with_advantages
-from metarl.runs.build import build
+from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
+from metarl.runs.build import blueprint, build
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
-
-
-@dataclass(frozen=True)
-class AdaptedPolicy:
-    """A policy after adaptation to one task.
-
-    Attributes:
-        policy: The policy's network and distribution.
-        parameters: Its parameters, [parameter].
-        action_map: Maps the policy's actions to the environment's.
-        observation_space: The environment's observations.
-        returns: Mean return in the environment after 0, 1, ... gradient steps, [step]; the last is this policy's.
-        normaliser: Normalises the observations, if the policy was trained so.
-    """
-
-    policy: DifferentiablePolicy
-    parameters: Tensor
-    action_map: ActionMap
-    observation_space: gymnasium.Space[Any]
-    returns: np.ndarray
-    normaliser: Normaliser | None = None
-
-    @torch.no_grad()
-    def predict(
-        self, observation: Any, deterministic: bool = True, rng: np.random.Generator | None = None
-    ) -> np.ndarray:
-        """The action for an observation.
-
-        Args:
-            observation: One observation of the environment.
-            deterministic: Return the mode of the distribution instead of a sample.
-            rng: Generator of the sample; required unless ``deterministic``.
-
-        Returns:
-            An element of the environment's action space.
-
-        Raises:
-            UserError: If the observation does not fit the space or is not finite, or ``rng`` is missing.
-        """
-        flat = flat_observation(self.observation_space, observation)
-        if not convert("deterministic", deterministic, bool) and not isinstance(rng, np.random.Generator):
-            raise UserError(
-                "predict(deterministic=False) needs a generator: rng=numpy.random.default_rng(seed), got "
-                f"rng={shown(rng)}."
-            )
-        parameters = self.parameters[None]
-        rows = torch.from_numpy(flat)[None, None]
-        outputs = self.policy.outputs(parameters, self.normaliser(rows) if self.normaliser else rows)
-        distribution = self.policy.distribution
-        if rng is None or deterministic:
-            action = distribution.mode(outputs)
-        else:
-            noise = torch.from_numpy(distribution.noise(rng, (1, 1)))
-            action = distribution.sample(outputs, self.policy.extra(parameters), noise)
-        result: np.ndarray = self.action_map(action[0, 0].numpy())
-        return result
-
-
-def flat_observation(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
-    """An observation of an environment as a policy sees it, float32 [observation].
-
-    Raises:
-        UserError: If it does not fit the space or is not finite.
-    """
-    flat = flatten(space, observation, "the observation").astype(np.float32)
-    if not np.isfinite(flat).all():
-        raise UserError(f"observation must be finite numbers, got {shown(observation)}.")
-    return flat
-
-
-class AdaptedMemory:
-    """An agent with memory after some episodes in an environment. It remembers those that follow, too.
-
-    Between `start` and `finish` lies one episode:
-
-        agent.start()
-        action = agent.predict(observation)
-        observation, reward, terminated, truncated, info = env.step(action)
-        action = agent.predict(observation, reward)
-        ...
-        agent.finish(reward)
-
-    Args:
-        rule: The rule.
-        meta: Meta-parameters, [meta parameter].
-        memory: The memory, [memory].
-        action_map: Maps the policy's actions to the environment's.
-        observation_space: The environment's observations.
-        returns: Return in the environment after 0, 1, ... episodes, [episode]. The last is of an episode after those
-            that the memory holds.
-        normaliser: Normalises the observations, if the policy was trained so.
-        seed: Seed of the actions.
-    """
-
-    def __init__(
-        self,
-        rule: MemoryRule,
-        meta: Tensor,
-        memory: Tensor,
-        action_map: ActionMap,
-        observation_space: gymnasium.Space[Any],
-        returns: np.ndarray,
-        normaliser: Normaliser | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.memory, self.returns, self.observation_space = memory, returns, observation_space
-        self._rule, self._meta, self._action_map, self._normaliser = rule, meta, action_map, normaliser
-        self._rng = stream(seed, Purpose.DEPLOYMENT, len(returns))
-        self._running = False
-        self._action: Tensor | None = None
-
-    def start(self) -> None:
-        """Begins an episode.
-
-        Raises:
-            UserError: If the one before has not been finished.
-        """
-        if self._running:
-            raise UserError("the episode before has not ended: call finish(reward) with its last reward first.")
-        self._running = True
-
-    @torch.no_grad()
-    def predict(self, observation: Any, reward: float | None = None, deterministic: bool = False) -> np.ndarray:
-        """The next action.
-
-        Args:
-            observation: One observation of the environment.
-            reward: The reward of the action before; None for the first action of an episode, which has none.
-            deterministic: Take the mode of the distribution instead of a sample. An agent that explores by chance then
-                learns less about its task.
-
-        Returns:
-            An element of the environment's action space.
-
-        Raises:
-            UserError: If the observation does not fit the space, the reward is missing or not finite, or no episode has
-                been started.
-        """
-        if not self._running:
-            raise UserError("no episode is running: call start() first.")
-        rows = torch.from_numpy(flat_observation(self.observation_space, observation))[None]
-        first = torch.ones(1) if self._action is None else torch.zeros(1)
-        self._receive(reward)
-        policy, network = self._rule.policy, self._rule.network(self._meta)
-        seen = self._normaliser(rows) if self._normaliser else rows
-        outputs, memory = policy.act(network, self.memory[None], seen, first)
-        if convert("deterministic", deterministic, bool):
-            action = policy.distribution.mode(outputs[None])
-        else:
-            noise = torch.from_numpy(policy.distribution.noise(self._rng, (1, 1)))
-            action = policy.distribution.sample(outputs[None], policy.extra(network), noise)
-        self.memory, self._action = memory[0], action[0]
-        result: np.ndarray = self._action_map(self._action[0].numpy())
-        return result
-
-    def finish(self, reward: float) -> None:
-        """Ends an episode.
-
-        Args:
-            reward: The reward of its last action.
-
-        Raises:
-            UserError: If no episode with an action is running, or the reward is not finite.
-        """
-        if self._action is None:
-            raise UserError("no episode is running: call start() and predict(observation) first.")
-        self._receive(reward)
-        self._running, self._action = False, None
-
-    def _receive(self, reward: float | None) -> None:
-        """Remembers the reward of the action before."""
-        if self._action is None:
-            if reward is not None:
-                raise UserError("the first action of an episode has no reward before it: leave out reward.")
-            return
-        if reward is None:
-            raise UserError(
-                "predict needs the reward of the action before, for the memory: predict(observation, reward)."
-            )
-        received = torch.tensor([convert("reward", reward, Annotated[float, Range()])])
-        rewards = self._rule.rewards(self._meta)
-        self.memory = self._rule.policy.received(rewards, self.memory[None], self._action, received)[0]
 
 
 @dataclass(frozen=True)
@@ -266,6 +84,10 @@ class Agent:
                 f"the checkpoint holds {meta.numel()} meta-parameters and the configuration's {config.algo} needs "
                 f"{self.rule.num_meta}; it belongs to another run or version of metarl."
             )
+
+    def __repr__(self) -> str:
+        experiment = self.settings.experiment
+        return f"<agent {self.settings.algorithm_name} on {experiment.env}, {self.meta.numel()} meta-parameters>"
 
     def adapt(
         self,
@@ -323,9 +145,12 @@ class Agent:
         stages = self.rule.stages(evaluation_scales(num_steps, self.settings.inner.num_inner_steps))
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         parameters, returns, space = adapted.parameters[0], adapted.returns[0].numpy(), env.observation_space
+        plan = blueprint(self.family, self.settings)
         if isinstance(rule := self.rule.core, MemoryRule):
-            return AdaptedMemory(rule, self.meta, parameters, action_map, space, returns, normaliser, seed)
-        return AdaptedPolicy(with_derivatives(rule.policy), parameters, action_map, space, returns, normaliser)
+            weights, rewards = self.meta[: rule.policy.weights.size], rule.rewards(self.meta)
+            made, rng = (action_map, space, returns, plan), stream(seed, Purpose.DEPLOYMENT, len(returns))
+            return AdaptedMemory(rule.policy, weights, rewards, parameters, *made, rng, normaliser)
+        return AdaptedPolicy(with_derivatives(rule.policy), parameters, action_map, space, returns, plan, normaliser)
 
     def fit(self, inputs: Any, targets: Any, num_steps: int = 1, mode: int = UNKNOWN_MODE) -> FittedFunction:
         """Adapts to the examples of one supervised task; every step has the training step size.

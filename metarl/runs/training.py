@@ -6,7 +6,6 @@ import math
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -34,15 +33,16 @@ from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, before_and_after
-from metarl.outer.optimiser import NOT_ACCEPTED
+from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build
 from metarl.runs.processes import is_launched, joined, launch
 from metarl.runs.trained_agent import Agent
+from metarl.runs.warm_start import meta_from
 from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
-from metarl.store.progress import Row, read_progress
+from metarl.store.progress import Column, Row, read_progress
 from metarl.store.provenance import provenance
 from metarl.store.writer import RunWriter, SilentWriter
 
@@ -64,21 +64,26 @@ _CHANGEABLE = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FinishedRun:
     """A finished training run.
 
     Attributes:
         path: Folder of the run.
         agent: The agent after the last iteration.
-        progress: The numbers of each iteration, as in progress.csv.
+        progress: The columns of progress.csv by name, [row]: numbers, NaN where a cell is empty, or texts. Without rows
+            there are none.
         dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 
     path: Path
     agent: Agent
-    progress: list[dict[str, str]]
+    progress: dict[str, Column]
     dropped_episodes: int = 0
+
+    def __repr__(self) -> str:
+        number = len(self.progress.get("iteration", ()))
+        return f"FinishedRun({str(self.path)!r}, {self.agent!r}, {number} rows of progress)"
 
     def remarks(self) -> list[str]:
         """What to know of the run beside its returns, by its progress: parts of sentences.
@@ -86,15 +91,12 @@ class FinishedRun:
         How many meta-steps left the meta-parameters as they were, and what to try if that is more than a fifth; how
         many episodes were dropped.
         """
-        outcomes = [row["outcome"] for row in self.progress if "outcome" in row]
-        counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
-        total = sum(count for _, count in counts)
+        outcomes = self.progress.get("outcome", np.array([], dtype=np.str_)).tolist()
         remarks = []
-        if counts:
-            kinds = ", ".join(f"{count} {outcome}" for outcome, count in counts)
-            remedy = NOT_ACCEPTED[counts[0][0]].format(step_sizes=self.agent.settings.step_sizes)
-            advice = f": try {remedy}" if 5 * total > len(outcomes) else ""
-            remarks.append(f"{total} of {len(outcomes)} meta-steps in progress.csv were not accepted ({kinds}){advice}")
+        if found := not_accepted(outcomes):
+            advice = f": try {found.remedy(self.agent.settings)}" if found.are_many else ""
+            steps = f"{found.count} of {found.total} meta-steps in progress.csv"
+            remarks.append(f"{steps} were not accepted ({found.kinds}){advice}")
         if self.dropped_episodes:
             remarks.append(f"{self.dropped_episodes} episodes were dropped")
         return remarks
@@ -144,7 +146,7 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     folder = RunFolder(settings.folder)
     with locked(folder, settings.run.take_over) as lock:
         new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
-        state = RunState(trainer.learner.initial()) if new else load_checkpoint(config, "last", to_resume=True)
+        state = trainer.initial() if new else load_checkpoint(config, "last", to_resume=True)
         Agent(config, state.learner.meta)  # Refuses a checkpoint that does not fit.
         group.first(state)
         if not new and state.iteration >= settings.run.iterations:
@@ -163,7 +165,7 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
 def _other(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     """Trains as another process, which writes nothing and has no progress of its own."""
     state = trainer.train(group.first(RunState(trainer.learner.initial())), SilentWriter())
-    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), [], state.dropped_episodes)
+    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), {}, state.dropped_episodes)
 
 
 def _finished(config: Config, state: RunState) -> FinishedRun:
@@ -217,6 +219,7 @@ class Trainer:
         check_parts(self._family.task_space, f"the tasks of {self._family.name}")
         run = self._settings.run
         self._workers = Workers(run.threads, group)
+        self._advice = Advice(self._settings)
         self.learner = self._make_learner()
         finite = self._family.finite_tasks
         self._num_validation_tasks = run.validation_tasks
@@ -244,6 +247,13 @@ class Trainer:
             self._validator.close()
         if self._profile:
             self._profile.close()
+
+    def initial(self) -> RunState:
+        """The state of a new run; raises UserError if it should start from a run that does not fit."""
+        learner, source = self.learner.initial(), self._settings.run.init_from
+        if source is not None:
+            learner = replace(learner, meta=meta_from(source, self._config, len(learner.meta)))
+        return RunState(learner)
 
     def train(self, state: RunState, writer: SilentWriter) -> RunState:
         """Runs the remaining iterations, unless the callback stops them; returns the run's state at the end."""
@@ -314,6 +324,8 @@ class Trainer:
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
             full = {"iteration": done, **in_environments, **times, **speed, **row} if logs else None
             writer.row(full)
+            for remark in self._advice.after(row):
+                writer.say(remark)
         sign = self._family.sign_of(self._best_by)
         if isinstance(validation, float) and state.best_return < sign * validation < math.inf:
             new = replace(new, best_return=sign * validation)

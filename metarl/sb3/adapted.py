@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
@@ -17,9 +14,9 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.checked import Seed, convert, expect
 from metarl.config.config import Config
 from metarl.envs import require_environments
-from metarl.envs.spaces import flatten
+from metarl.runs.adapted import AdaptedPolicy
 from metarl.runs.build import build
-from metarl.runs.trained_agent import AdaptedPolicy, Agent
+from metarl.runs.trained_agent import Agent
 from metarl.sb3.actors import policy_parameters
 from metarl.sb3.envs import policy_actions
 
@@ -88,24 +85,4 @@ class AdaptedModel:
         Raises:
             UserError: If the observation does not have the form of the environment's observations.
         """
-        space = self._adapted.observation_space
-        act = partial(self._adapted.predict, deterministic=deterministic, rng=self._generator)
-        if _is_one(space, observation):
-            return act(observation), state
-        try:
-            actions = [act(one) for one in iterate(batch_space(space), observation)]
-        except TypeError as error:
-            raise UserError(f"observation must be an element of {space}, or several, got {observation!r}.") from error
-        if not actions:
-            raise UserError(f"observation must be an element of {space}, or several; got none.")
-        return np.stack(actions), state
-
-
-# Stable-Baselines3 has a function for this, which knows neither Tuple nor a Dict inside another.
-def _is_one(space: gymnasium.Space[Any], observation: Any) -> bool:
-    """Whether this is one observation, and not a batch of them."""
-    try:
-        flatten(space, observation, "the observation")
-    except UserError:
-        return False
-    return True
+        return self._adapted.predict(observation, deterministic, self._generator), state

@@ -18,6 +18,7 @@ from metarl.data import over_episodes
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.checked import CheckedEpisodes, checked_episodes
 from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.native import threads_for
 from metarl.envs.parameters import positive, positive_whole
 from metarl.envs.spaces import copied, stacked
 from metarl.envs.tasks import task_option
@@ -169,6 +170,7 @@ class TaskVecEnv(VecEnv):
         split: Split that the tasks are drawn from.
         horizon: Steps after which an episode is truncated; by default the family's.
         action_scale: Half-widths of the family's actions that a policy action of 1 corresponds to.
+        num_threads: Threads that step a MuJoCo family; by default as many as there are cores. It changes no number.
 
     Raises:
         UserError: If there is no such family or split, if its spaces are not supported, or if a number is not positive.
@@ -183,11 +185,13 @@ class TaskVecEnv(VecEnv):
         split: str = "train",
         horizon: int | None = None,
         action_scale: float = 1.0,
+        num_threads: int | None = None,
     ) -> None:
         self._family, steps = _family_and_horizon(family, split, horizon)
         self._split, num_envs = split, positive_whole("num_envs", num_envs)
         self._episodes = checked_episodes(self._family, num_envs, steps)
         self._metrics = _Metrics(self._family, num_envs, steps)
+        self._episodes.use_threads(threads_for(num_envs, num_threads))
         self._action_map = ActionMap(self._family.action_space, action_scale)
         self._rng = np.random.default_rng()
         observation_space = _policy_observations(self._family)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
 from metarl.config.checked import expect
-from metarl.runs.trained_agent import AdaptedMemory
+from metarl.runs.adapted import AdaptedMemory
 
 
 class LastReward(gymnasium.Wrapper[Any, Any, Any, Any]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -10,25 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from metarl.common.errors import UserError
-from metarl.common.files import reason, replacing
 from metarl.common.output import say
 from metarl.config.config import Config
 from metarl.data import LearnerState
 from metarl.store.folder import RunFolder, aside
+from metarl.store.tensors import Unreadable, read_tensors, write_tensors
 
 _FORMAT = "metarl-3"
 # Format of metarl 0.1: one tensor ``optimiser`` holds the learner's memory, which only that version can interpret.
 _OLD_FORMAT = "metarl-2"
 _MEMORY = "memory."
-_METADATA = {"format", "run", "progress", "sha256"}
-# Stands in the file for its checksum while the checksum is computed.
-_NO_CHECKSUM = "0" * 64
+_METADATA = {"format", "run", "progress"}
 
 
 class DamagedCheckpoint(UserError):
@@ -85,11 +80,10 @@ def save_checkpoint(config: Config, which: str, state: RunState) -> None:
     path = folder.checkpoint(which)
     path.parent.mkdir(exist_ok=True)
     progress = {name: value for name, value in vars(state).items() if name != "learner"}
-    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(progress), "sha256": _NO_CHECKSUM}
-    memory = {_MEMORY + name: value.cpu().contiguous() for name, value in state.learner.memory.items()}
-    content = save({"meta": state.learner.meta.cpu(), **memory}, metadata)
-    with replacing(path, folder.checkpoint("previous") if which == "last" else None) as file:
-        file.write(content.replace(_NO_CHECKSUM.encode(), _checksum(content), 1))
+    metadata = {"format": _FORMAT, "run": _identity(config), "progress": json.dumps(progress)}
+    memory = {_MEMORY + name: value for name, value in state.learner.memory.items()}
+    previous = folder.checkpoint("previous") if which == "last" else None
+    write_tensors(path, {"meta": state.learner.meta, **memory}, metadata, previous)
 
 
 def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunState:
@@ -121,6 +115,15 @@ def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunS
         return state
 
 
+def load_meta(run_dir: Path) -> Tensor:
+    """The meta-parameters of a run's last checkpoint, [meta parameter], whatever its configuration is.
+
+    Raises:
+        UserError: If there is none, or it is damaged or not metarl's.
+    """
+    return _parts(RunFolder(run_dir).checkpoint("last"))[1]["meta"]
+
+
 def _load_previous(config: Config, damage: DamagedCheckpoint, to_resume: bool) -> RunState:
     try:
         return _load(config, "previous", to_resume)
@@ -149,17 +152,9 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
             every = config.resolve().run.validate_every
             hint = f"there is one from the first validation on (validate_every is {every}); take the last."
         raise DamagedCheckpoint(f"{config.folder} has no checkpoint {which!r} ({path} does not exist); {hint}")
-    metadata, tensors = _content(path)
-    form = metadata.get("format", "")
-    if form.startswith("metarl-") and form not in (_FORMAT, _OLD_FORMAT):
-        raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
-    if not form.startswith("metarl-") or not _complete(tensors, form):
-        raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
+    metadata, tensors = _parts(path)
     if metadata.get("run") != _identity(config):
         raise UserError(f"{path} belongs to another run ({metadata.get('run')}), not to {_identity(config)}.")
-    meta = tensors["meta"]
-    if meta.ndim != 1 or not meta.is_floating_point() or not bool(torch.isfinite(meta).all()):
-        raise _damaged(path, ": its meta-parameters are not a vector of finite numbers")
     try:
         progress = json.loads(metadata["progress"])
         return tensors, {"iteration": progress["iteration"], **progress}
@@ -167,20 +162,26 @@ def _read(config: Config, which: str) -> tuple[dict[str, Tensor], dict[str, Any]
         raise _damaged(path, f": it does not say where the run stood ({error!r})") from error
 
 
+def _parts(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a file that is a checkpoint."""
+    metadata, tensors = _content(path)
+    form = metadata.get("format", "")
+    if form.startswith("metarl-") and form not in (_FORMAT, _OLD_FORMAT):
+        raise UserError(f"{path} was written by another version of metarl; train again, or use that version.")
+    if not form.startswith("metarl-") or not _complete(tensors, form):
+        raise UserError(f"{path} is not a metarl checkpoint; it was written by another program.")
+    meta = tensors["meta"]
+    if meta.ndim != 1 or not meta.is_floating_point() or not bool(torch.isfinite(meta).all()):
+        raise _damaged(path, ": its meta-parameters are not a vector of finite numbers")
+    return metadata, tensors
+
+
 def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a file whose checksum is right; older files have none."""
     try:
-        content = path.read_bytes()
-        # Cloned for the usual alignment in memory, on which the last bits of small products depend.
-        tensors = {name: tensor.clone() for name, tensor in load(content).items()}
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
-    except OSError as error:
-        raise _damaged(path, f" and cannot be read ({reason(error)})") from error
-    except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        raise _damaged(path, f" and cannot be read ({error})") from error
-    checksum = metadata.get("sha256", "").encode()
-    if checksum and _checksum(content.replace(checksum, _NO_CHECKSUM.encode(), 1)) != checksum:
-        raise _damaged(path, ": its content does not match its checksum")
+        metadata, tensors = read_tensors(path)
+    except Unreadable as error:
+        raise _damaged(path, str(error)) from error
     if metadata.get("format", "").startswith("metarl-") and not metadata.keys() <= _METADATA:
         raise _damaged(path, f": it names {', '.join(sorted(metadata.keys() - _METADATA))}, which no checkpoint does")
     return metadata, tensors
@@ -188,10 +189,6 @@ def _content(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _damaged(path: Path, how: str) -> DamagedCheckpoint:
     return DamagedCheckpoint(f"{path} is damaged{how}; take another checkpoint or train again.")
-
-
-def _checksum(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _complete(tensors: dict[str, Tensor], form: str) -> bool:

@@ -12,7 +12,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
+import numpy as np
+from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -25,6 +28,7 @@ from metarl.store.journal import Journal
 _STDERR = Unbreakable()
 
 Row = Mapping[str, float | int | str]
+Column = NDArray[np.float64] | NDArray[np.str_]
 # New names of columns from metarl 0.1.
 _RENAMED = {"line_search": "outcome"}
 
@@ -53,6 +57,10 @@ class Table:
     def by_name(self) -> list[dict[str, str]]:
         """The rows with their columns' names."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+    def by_column(self) -> dict[str, Column]:
+        """The columns by name, [row]: numbers, NaN where a cell is empty, or texts. Without rows there are none."""
+        return {name: _column(cells) for name, cells in zip(self.columns, zip(*self.rows, strict=True), strict=False)}
 
 
 def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ()) -> Table:
@@ -120,6 +128,18 @@ def _is_row(row: list[str], last: int, words: set[int]) -> bool:
     return all(index in words or _is_number(cell) for index, cell in enumerate(row))
 
 
+def _column(cells: Sequence[str]) -> Column:
+    """Numbers if all cells are numbers or empty, else texts."""
+    if all(map(_is_number, cells)):
+        return np.array([float(cell or "nan") for cell in cells])
+    return np.array(cells)
+
+
+def is_numbers(column: Column) -> TypeGuard[NDArray[np.float64]]:
+    """Whether a column holds numbers, and not texts."""
+    return column.dtype == np.float64
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell or 0)
@@ -128,9 +148,9 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_progress(run_dir: Path) -> list[dict[str, str]]:
-    """Reads the rows of a run's progress.csv as text; columns from metarl 0.1 get their new names."""
-    return read_table(RunFolder(run_dir).progress).by_name()
+def read_progress(run_dir: Path) -> dict[str, Column]:
+    """Reads the columns of a run's progress.csv as in `Table.by_column`; those of metarl 0.1 get their new names."""
+    return read_table(RunFolder(run_dir).progress).by_column()
 
 
 def _in_words(row: Row) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from metarl._version import __version__
-from metarl.common.parallel import available_cores
+from metarl.common.cores import available_cores
 
 _PACKAGES = ("torch", "gymnasium", "mujoco", "numpy")
 

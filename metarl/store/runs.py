@@ -20,7 +20,7 @@ from metarl.config.trust import Trust
 from metarl.store.config_file import read_values
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
-from metarl.store.progress import read_table
+from metarl.store.progress import is_numbers, read_table
 
 Floats = NDArray[np.float64]
 
@@ -32,8 +32,8 @@ class StoredRun:
     Attributes:
         path: The folder.
         config: Content of ``config.json``.
-        progress: Columns of ``progress.csv`` in order of iterations. Empty cells are NaN; without a file there are no
-            columns.
+        progress: Columns of numbers of ``progress.csv`` by name, [row]; NaN where a cell is empty. Without rows there
+            are none.
         checkpoint: The checkpoint that ``evaluation`` belongs to.
         evaluation: The evaluation, or None if there is none yet.
         trust: Whether code from outside metarl that ``config`` names may be imported.
@@ -178,12 +178,4 @@ def _read_progress(path: Path) -> dict[str, Floats]:
         raise UserError(f"cannot read '{path}': {reason(error)}.") from error
     if table.unreadable:
         say(f"{path} is damaged: {table.unreadable} of its lines cannot be read and are left out.")
-    columns = np.array([[_number(cell) for cell in row] for row in table.rows]).T
-    return dict(zip(table.columns, columns, strict=False))
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell) if cell else float("nan")
-    except ValueError:  # A column of words, such as the line search's outcome.
-        return float("nan")
+    return {name: column for name, column in table.by_column().items() if is_numbers(column)}

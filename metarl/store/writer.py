@@ -23,6 +23,9 @@ class SilentWriter:
     def row(self, row: Row | None) -> None:
         """Does nothing."""
 
+    def say(self, text: str) -> None:
+        """Does nothing."""
+
     def best(self, state: RunState) -> None:
         """Does nothing."""
 
@@ -78,6 +81,10 @@ class RunWriter(SilentWriter):
         self._log.write(row)
         if self._failure is None:
             self._attempt(self._flush)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the live line."""
+        self._log.say(text)
 
     def best(self, state: RunState) -> None:
         """Writes the best checkpoint so far."""

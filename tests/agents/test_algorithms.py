@@ -121,15 +121,15 @@ def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, mon
 
 @pytest.mark.parametrize("algo", GRADIENT)
 def test_agent_learns_to_navigate(tmp_path, algo):
-    rows = train(_learning(tmp_path, algo=algo)).progress
-    before, after = (np.array([float(row[f"{when}_adaptation_return"]) for row in rows]) for when in ("pre", "post"))
+    progress = train(_learning(tmp_path, algo=algo)).progress
+    before, after = (progress[f"{when}_adaptation_return"] for when in ("pre", "post"))
     assert after[-3:].mean() > before[-3:].mean() + 5
     assert after[-3:].mean() > after[0] + 5
 
 
 def test_promp_learns_to_navigate(tmp_path):
-    rows = train(_learning(tmp_path, algo="maml", meta_optimiser="promp", promp=ProMPConfig(lr=0.01))).progress
-    after = np.array([float(row["post_adaptation_return"]) for row in rows])
+    run = train(_learning(tmp_path, algo="maml", meta_optimiser="promp", promp=ProMPConfig(lr=0.01)))
+    after = run.progress["post_adaptation_return"]
     assert after[-3:].mean() > after[0] + 5
 
 
@@ -174,7 +174,7 @@ def test_oracles_policy_reads_its_task_and_moves(tmp_path):
     weights = [r.agent.rule.policy.layout.views(r.agent.meta[None])[0][0] for r in (start, run)]
     assert weights[0].shape == (16, 4)
     assert (weights[0][:, 2:] != weights[1][:, 2:]).any()
-    assert all(row["outcome"].startswith("accepted") for row in run.progress)
+    assert all(outcome.startswith("accepted") for outcome in run.progress["outcome"])
 
 
 def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
@@ -197,9 +197,9 @@ def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
 def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
     config = EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1)
     for algo, measured in (("mumomaml", True), ("maml", False)):
-        row = train(tiny(tmp_path / algo, algo=algo, iterations=1)).progress[0]
+        progress = train(tiny(tmp_path / algo, algo=algo, iterations=1)).progress
         result = evaluate(tmp_path / algo, config)
-        assert ("modulated_return" in row) == measured
+        assert ("modulated_return" in progress) == measured
         assert (result.modulated is not None) == measured
         assert ("modulated, before the first gradient step: -" in evaluation_table(result)) == measured
 

@@ -37,7 +37,7 @@ def test_it_learns_to_pull_the_better_arm(tmp_path):
     settings = {"env": "bandit", "env_kwargs": {"num_arms": 2}, "horizon": 10, "num_inner_steps": 0}
     settings |= {"iterations": 30, "meta_batch_size": 100, "validate_every": 0, "ppo": {"lr": 5e-3}}
     run = metarl.train(Config(algo="rl2", run_dir=tmp_path, **settings))
-    returns = np.array([float(row["post_adaptation_return"]) for row in run.progress])
+    returns = run.progress["post_adaptation_return"]
     assert returns[:5].mean() < 5.3  # Chance makes 5, and knowing the better arm 6.67.
     assert returns[-10:].mean() > returns[:5].mean() + 0.5
 

@@ -87,6 +87,19 @@ def test_train_evaluate_and_plot_follow_from_one_another(folder, capsys):
     assert (folder / "curve.png").stat().st_size > 0
 
 
+def test_python_m_metarl_names_every_command_and_a_start_that_works(folder, capsys):
+    runpy.run_module("metarl", run_name="__main__")
+    shown = capsys.readouterr().out
+    for path in (ROOT / "metarl" / "commands").glob("[a-z]*.py"):
+        assert path.stem == "cli" or re.search(rf"^python -m metarl\.{path.stem} +\w", shown, re.MULTILINE)
+    first = [shlex.split(line)[2:] for line in re.findall(r"^  (python .*)$", shown, re.MULTILINE)]
+    small = {"metarl.train": [*TINY_ARGUMENTS, "--iterations", "1"], "metarl.evaluate": ["--tasks", "2"]}
+    for module, *options in first:
+        command = importlib.import_module(module.replace("metarl.", "metarl.commands."))
+        assert command.main([*options, *small.get(module, [])]) == 0
+    assert (folder / "first.png").is_file()
+
+
 def test_the_live_line_tells_iteration_speed_returns_and_kl(capsys):
     _, _, shown = answer(train_main, ["--algo", "maml", "--iterations", "2", *TINY_ARGUMENTS], capsys)
     last = shown.replace("\r", "\n").strip().splitlines()[-1]

@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny_runs import ROOT, TINY, arguments, assert_same_run
 
-from metarl.common.parallel import Workers, available_cores
+from metarl.common.cores import available_cores
+from metarl.common.parallel import Workers
 
 PINNED = """
 import os, sys
 os.sched_setaffinity(0, set(map(int, sys.argv[1].split(","))))
-from metarl.common.parallel import available_cores
+from metarl.common.cores import available_cores
 from metarl.commands.train import main
 assert available_cores() == len(sys.argv[1].split(","))
 sys.exit(main(sys.argv[2:]))

@@ -430,3 +430,18 @@ def test_a_vector_environment_tells_wrong_sizes():
     envs.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions must have shape \(3, 2\), got \(2,\)"):
         envs.step(np.zeros(2))
+
+
+@pytest.mark.parametrize("env_id", ["CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal", "WalkerParams"])
+def test_frames_have_the_size_that_is_asked_for(env_id):
+    small, default = (
+        gym.make(f"metarl/{env_id}-v0", width=64, height=48).unwrapped,
+        gym.make(f"metarl/{env_id}-v0").unwrapped,
+    )
+    assert (small.width, small.height) == (64, 48)
+    assert (default.width, default.height) == (480, 480)
+    large = gym.make(f"metarl/{env_id}-v0", width=500, height=600).unwrapped
+    assert large.model.vis.global_.offwidth >= 500
+    assert large.model.vis.global_.offheight >= 600
+    copy = pickle.loads(pickle.dumps(large))
+    assert (copy.width, copy.height) == (500, 600)

@@ -8,6 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
 from marks import native_batches, needs_mujoco_batch
 
+from metarl.common.errors import UserError
 from metarl.envs import OracleFamily, get_family
 from metarl.envs.native import NativeEpisodes, NativeVectorEnv
 
@@ -199,3 +200,21 @@ def test_single_precision_buffers_receive_rounded_values():
     for observations in seen.values():
         family.make_episodes(1, 10).reset(np.array([1.0]), [0], observations)
     np.testing.assert_array_equal(seen[np.float32], seen[np.float64].astype(np.float32))
+
+
+@needs_mujoco_batch
+@pytest.mark.parametrize("env_id", ["CheetahDir", "AntGoal", "WalkerParams"])
+def test_threads_change_no_number(env_id):
+    one, many = (gym.make_vec(f"metarl/{env_id}-v0", SLOTS, num_threads=number) for number in (1, 2))
+    assert [envs._core.batch.nthread for envs in (one, many)] == [1, 2]
+    np.testing.assert_array_equal(one.reset(seed=1)[0], many.reset(seed=1)[0])
+    assert_same_steps(one, many, 20)
+
+
+@needs_mujoco_batch
+def test_a_vector_environment_uses_every_core(monkeypatch):
+    monkeypatch.setattr("metarl.envs.native.available_cores", lambda: 4)
+    numbers = [gym.make_vec("metarl/CheetahDir-v0", size)._core.batch.nthread for size in (2, 9)]
+    assert numbers == [2, 4]
+    with pytest.raises(UserError, match="num_threads must be a positive whole number, got 0"):
+        gym.make_vec("metarl/CheetahDir-v0", 2, num_threads=0)

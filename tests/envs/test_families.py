@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
 
+import metarl
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
 from metarl.common.strict_json import one_line
@@ -348,8 +349,23 @@ def test_a_registered_family_is_found_by_its_name_and_arguments_reach_it(registe
     assert (get_family("Mine").name, get_family("Mine").horizon) == ("Mine", 7)
     assert (get_family("long").name, get_family("long").horizon) == ("long", 70)
     assert get_family("long", horizon=5).horizon == 5
-    with pytest.raises(UserError, match="'long' is registered already"):
+    with pytest.raises(UserError, match=r"'long' is registered already; replace it \(replace=True\)"):
         register(Mine, "long")
+
+
+def test_a_name_may_be_replaced_and_forgotten(registered):
+    register(CountingFamily, "mine")
+    register(CartPoleFamily, "mine", "Poles.", replace=True)
+    assert isinstance(get_family("mine"), CartPoleFamily)
+    assert metarl.family_summaries()["mine"] == "Poles."
+    metarl.unregister("mine")
+    with pytest.raises(UserError, match="there is no task family named 'mine'"):
+        get_family("mine")
+    for name in ("mine", "navigation", ["mine"]):
+        with pytest.raises(UserError, match=r"a family that you have registered \(none so far\), got"):
+            metarl.unregister(name)
+    with pytest.raises(UserError, match="'navigation' is registered already; register yours under another name"):
+        register(CountingFamily, "navigation", replace=True)
 
 
 def test_a_family_is_imported_from_the_working_directory(tmp_path, monkeypatch):
@@ -594,3 +610,25 @@ def test_frame_skip_from_the_command_line_is_a_whole_number(name):
     assert rewards.all()
     with pytest.raises(UserError, match=r"frame_skip must be a positive whole number, got 0\.5"):
         get_family(name, frame_skip=0.5).make_env()
+
+
+class Pictures(TaskFamily):
+    """Observes a space that was given."""
+
+    task_space = spaces.Box(0.0, 1.0, (1,))
+
+    def __init__(self, space):
+        self.space = space
+
+    def make_env(self, render_mode=None):
+        env = gym.Env()
+        env.observation_space, env.action_space = self.space, spaces.Discrete(2)
+        return env
+
+
+def test_the_shape_of_an_observation_is_told_if_it_has_one():
+    image = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+    assert Pictures(image).input_shape == (4, 5, 3)
+    assert Pictures(spaces.Dict({"image": image, "speed": spaces.Discrete(2)})).input_shape == (62,)
+    assert Pictures(spaces.Discrete(7)).input_shape == (7,)
+    assert OracleFamily(Pictures(image)).input_shape == (61,)

@@ -77,5 +77,5 @@ def test_training_takes_what_gymnasium_asks_for_and_refuses_the_rest(tmp_path_fa
     else:
         told = "AnyFamily is fine"
         assert np.isfinite(run.agent.meta.numpy()).all()
-        assert all(np.isfinite(float(row["pre_adaptation_return"])) for row in run.progress)
+        assert np.isfinite(run.progress["pre_adaptation_return"]).all()
     assert "AnyFamily" in told

@@ -378,3 +378,16 @@ def test_chosen_rows_have_weights_that_sum_to_one_or_none_are_alive():
     beyond = torch.cat([alive[:3], torch.tensor([samples.num_rows, 10 * samples.num_rows])])
     torch.testing.assert_close(samples.subset(beyond).weights, samples.subset(alive[:3]).weights, rtol=0, atol=0)
     assert samples.subset(beyond[3:]) is samples
+
+
+def test_a_body_that_asks_for_it_is_told_the_shape_of_an_observation():
+    told = []
+
+    def body(inputs, outputs, shape):
+        told.append((inputs, outputs, shape))
+        return nn.Sequential(nn.Unflatten(1, shape), nn.Conv2d(shape[0], 2, 3), nn.Flatten(), nn.Linear(8, outputs))
+
+    policy = ModulePolicy(48, Gaussian(2), body, input_shape=(3, 4, 4))
+    parameters = policy.initial(np.random.default_rng(0))
+    assert policy.outputs(parameters[None], torch.zeros(1, 5, 48)).shape == (1, 5, 2)
+    assert set(told) == {(48, 2, (3, 4, 4))}

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from disks import Disk, during_training, full_disk
@@ -288,9 +289,9 @@ def test_parameters_that_are_not_finite_are_not_saved_and_end_the_run(tmp_path, 
 
 def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
     def words(**counts):
-        rows = [{"outcome": name.replace("_", " ")} for name, count in counts.items() for _ in range(count)]
+        outcomes = [name.replace("_", " ") for name, count in counts.items() for _ in range(count)]
         agent = SimpleNamespace(settings=Config(algo="maml", meta_optimiser="promp").resolve())
-        return FinishedRun(Path("run"), agent, rows).remarks()
+        return FinishedRun(Path("run"), agent, {"outcome": np.array(outcomes)}).remarks()
 
     assert words() == words(updated=3) == []
     assert words(accepted=8, rejected=2) == ["2 of 10 meta-steps in progress.csv were not accepted (2 rejected)"]
@@ -303,4 +304,4 @@ def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
 
 
 def test_a_finished_run_counts_the_episodes_that_were_dropped():
-    assert FinishedRun(Path("run"), None, [], 3).remarks() == ["3 episodes were dropped"]
+    assert FinishedRun(Path("run"), None, {}, 3).remarks() == ["3 episodes were dropped"]

@@ -110,10 +110,11 @@ def test_seeds_differ_and_global_generators_do_not_matter(tmp_path):
 def test_discrete_actions_train_and_evaluate(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
     config = tiny(tmp_path, env="examples.cartpole_family:CartPoleFamily", algo="l2f", horizon=30)
-    rows = train(config).progress
-    assert len(rows) == 2
+    returns = train(config).progress["post_adaptation_return"]
+    assert len(returns) == 2
     # A reward of 1 for each step, so an episode's return is its length, and none is longer than the horizon.
-    assert all(1 <= float(row["post_adaptation_return"]) <= 30 for row in rows)
+    assert (returns >= 1).all()
+    assert (returns <= 30).all()
     result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
     assert np.shape(result.returns) == (2, 2)
     assert result.references.standstill is None
@@ -157,8 +158,8 @@ def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
 
 @pytest.mark.parametrize("algo", ["maml", "l2f", "rl2"])
 def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
-    rows = train(tiny(tmp_path, algo=algo, iterations=1, validate_every=0, num_inner_steps=0)).progress
-    assert rows[0]["pre_adaptation_return"] == rows[0]["post_adaptation_return"]
+    progress = train(tiny(tmp_path, algo=algo, iterations=1, validate_every=0, num_inner_steps=0)).progress
+    assert progress["pre_adaptation_return"] == progress["post_adaptation_return"]
 
 
 def test_whatever_ends_a_run_the_iterations_done_are_kept(tmp_path, monkeypatch):
@@ -308,5 +309,7 @@ def test_an_empty_folder_may_be_given(tmp_path):
     (tmp_path / "run").mkdir()
     run = train(tiny(tmp_path / "run", iterations=0))
     assert run.path == Path(tmp_path / "run")
-    assert run.progress == []
+    assert run.progress == {}
+    size = run.agent.meta.numel()
+    assert repr(run).endswith(f"run', <agent maml on navigation, {size} meta-parameters>, 0 rows of progress)")
     assert stored_progress(run.path).iteration == 0

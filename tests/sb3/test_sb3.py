@@ -21,11 +21,14 @@ from torch import nn
 
 from metarl import TaskFamily, UserError
 from metarl.common.streams import Purpose, stream
+from metarl.config.settings import PolicySettings
 from metarl.envs import get_family
+from metarl.envs.mujoco_core import batch_module
 from metarl.policies.action_map import ActionMap
+from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, Categoricals, Gaussian
 from metarl.policies.mlp import MLPPolicy
-from metarl.runs.trained_agent import AdaptedPolicy
+from metarl.runs.adapted import AdaptedPolicy
 from metarl.sb3 import AdaptedModel, TaskEnv, TaskVecEnv, policy_parameters, start_from
 
 GOAL = np.array([0.3, -0.2])
@@ -358,6 +361,7 @@ def test_a_model_of_parts_predicts_for_one_observation_or_for_many():
         ActionMap(env.action_space),
         env.observation_space,
         np.zeros(1),
+        Blueprint(PolicySettings(), (7,)),
     )
     observations = [env.reset(seed=seed)[0] for seed in range(4)]
     model, batch = AdaptedModel(adapted), create_empty_array(env.observation_space, 4)
@@ -542,7 +546,7 @@ def test_observations_of_several_parts_are_flattened():
     space = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float64), "b": spaces.Box(-1, 1, (1,), np.float64)})
     policy, action_map = MLPPolicy(3, Gaussian(1), (4,), "tanh"), ActionMap(spaces.Box(-1, 1, (1,)))
     parameters = policy.initial(np.random.default_rng(0))
-    adapted = AdaptedPolicy(policy, parameters, action_map, space, np.zeros(1))
+    adapted = AdaptedPolicy(policy, parameters, action_map, space, np.zeros(1), Blueprint(PolicySettings(), (3,)))
     rows = np.random.default_rng(1).uniform(-1, 1, (4, 3))
     actions, _ = AdaptedModel(adapted).predict({"a": rows[:, :2], "b": rows[:, 2:]}, deterministic=True)
     expected = policy.outputs(parameters[None], torch.from_numpy(rows[None].astype(np.float32)))[0].numpy()
@@ -599,3 +603,18 @@ def test_faults_of_an_environment_are_told_with_their_place(fault, error, told):
         error is UserError
         or "It happened in step of FaultyFamily, task 1, rollout 0, step 3" in caught.value.__notes__[0]
     )
+
+
+@pytest.mark.skipif(batch_module() is None, reason="needs mujoco.batch")
+def test_threads_change_no_number(monkeypatch):
+    monkeypatch.setattr("metarl.envs.native.available_cores", lambda: 3)
+    envs = [TaskVecEnv("cheetah-dir", 5, horizon=4, num_threads=number) for number in (1, None)]
+    assert [env._episodes._episodes._core.batch.nthread for env in envs] == [1, 3]
+    for env in envs:
+        env.seed(0)
+        env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(6):
+        actions = rng.uniform(-1, 1, (5, 6))
+        for one, other in zip(*(env.step(actions)[:3] for env in envs), strict=True):
+            np.testing.assert_array_equal(one, other)

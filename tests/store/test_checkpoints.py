@@ -81,7 +81,7 @@ def test_a_run_of_metarl_0_1_that_remembers_nothing_goes_on(tmp_path):
     train(tiny(tmp_path / "whole", iterations=3))
     train(tiny(tmp_path / "old", iterations=2))
     written_by_metarl_0_1(tmp_path / "old", torch.empty(0))
-    assert read_progress(tmp_path / "old")[0]["outcome"].startswith("accepted")
+    assert read_progress(tmp_path / "old")["outcome"][0].startswith("accepted")
     train(tiny(tmp_path / "old", iterations=3, resume=True))
     assert numbers(tmp_path / "old") == numbers(tmp_path / "whole")
     with safe_open(RunFolder(tmp_path / "old").checkpoint("last"), "pt") as file:

@@ -3,10 +3,11 @@
 import random
 import re
 
+import numpy as np
 import pytest
 from fault_table import fault
 
-from metarl.store.progress import ProgressLog, read_progress
+from metarl.store.progress import ProgressLog, read_progress, read_table
 from metarl.store.runs import read_run
 
 COMMON = {"iteration": 1, "steps_per_second": 1234.4, "pre_adaptation_return": -3.21}
@@ -38,7 +39,12 @@ def written(folder, rows, iteration=0, log_every=1):
         for row in rows:
             log.write(row)
             log.flush()
-    return [int(row["iteration"]) for row in read_progress(folder)]
+    return read_progress(folder).get("iteration", np.array([])).tolist()
+
+
+def rows_of(folder):
+    """The rows of progress.csv, as texts."""
+    return read_table(folder / "progress.csv").by_name()
 
 
 def lines_of(folder):
@@ -79,7 +85,7 @@ def test_a_damaged_file_is_mended_kept_aside_and_told(tmp_path, capsys, damage):
     (tmp_path / "progress.csv").write_bytes(damaged)
     assert written(tmp_path, ROWS[4:], 4) == [k for k in range(1, 7) if k not in lost]
     stored = [row for row in ROWS if row["iteration"] not in lost]
-    assert read_progress(tmp_path) == [{name: str(value) for name, value in row.items()} for row in stored]
+    assert rows_of(tmp_path) == [{name: str(value) for name, value in row.items()} for row in stored]
     said = capsys.readouterr().err
     if damaged:
         assert re.search(r"progress.csv is damaged: \d of its lines cannot be read", said)
@@ -127,7 +133,7 @@ def test_rows_that_are_missing_before_the_checkpoint_are_told(tmp_path, capsys):
 def test_a_run_goes_on_with_other_columns(tmp_path):
     written(tmp_path, [{"iteration": 1, "line_search": "accepted after 1", "old": 0.5}])
     assert written(tmp_path, [{"iteration": 2, "new": 1.5, "outcome": "rejected"}], 1) == [1, 2]
-    assert read_progress(tmp_path) == [
+    assert rows_of(tmp_path) == [
         {"iteration": "1", "new": "", "outcome": "accepted after 1", "old": "0.5"},
         {"iteration": "2", "new": "1.5", "outcome": "rejected", "old": ""},
     ]
@@ -141,3 +147,13 @@ def test_a_damaged_file_is_read_without_its_damaged_lines_and_it_is_told(tmp_pat
     progress = read_run(tmp_path).progress
     assert progress["iteration"].tolist() == [1, 3, 4, 5, 6]
     assert "progress.csv is damaged: 1 of its lines cannot be read and are left out." in capsys.readouterr().err
+
+
+def test_columns_are_numbers_or_texts(tmp_path):
+    written(tmp_path, [{"iteration": k, "return": "" if k == 2 else k / 4, "outcome": "done"} for k in (1, 2, 3)])
+    progress = read_progress(tmp_path)
+    assert list(progress) == ["iteration", "return", "outcome"]
+    np.testing.assert_array_equal(progress["return"], [0.25, np.nan, 0.75])
+    assert progress["return"].dtype == progress["iteration"].dtype == np.float64
+    assert progress["outcome"].tolist() == ["done"] * 3
+    assert read_progress(tmp_path / "none") == {}

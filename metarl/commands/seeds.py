@@ -1,0 +1,147 @@
+"""Trains several seeds side by side, each in a process of its own: ``python -m metarl.train --seeds 0-4``."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import IO, NoReturn
+
+from metarl.common.cores import available_cores
+from metarl.common.errors import Fault, Terminated, UserError
+from metarl.common.output import say_on_stdout
+from metarl.config.config import Config
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def split_seeds(arguments: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Splits ``--seeds`` off a command line.
+
+    Returns:
+        The seeds, none without the option; and the other words.
+
+    Raises:
+        UserError: If the seeds are impossible, or ``--seed`` is given, too.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--seeds", nargs="*")
+    known, others = parser.parse_known_args(arguments)
+    if known.seeds is None:
+        return [], list(arguments)
+    if any(re.fullmatch("--seed(=.*)?", word) for word in others):
+        raise UserError("--seed and --seeds both say which seeds to train; give one of them.")
+    seeds = [seed for word in known.seeds for seed in _range(word)]
+    if not seeds or len(set(seeds)) < len(seeds):
+        got = " ".join(known.seeds)
+        raise UserError(f"--seeds must be different whole numbers, such as 0-4 or 0 2 5, got {got!r}.")
+    return seeds, others
+
+
+def _range(word: str) -> range:
+    match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
+    if match is None:
+        raise UserError(f"--seeds must be whole numbers, such as 0-4 or 0 2 5, got {word!r}.")
+    first = int(match[1])
+    return range(first, int(match[2] or first) + 1)
+
+
+def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Sequence[str]], Config]) -> None:
+    """Trains each seed in a process with one thread, as many at a time as there are cores.
+
+    What a process prints is printed when it ends. The error of one does not stop the others.
+
+    Args:
+        seeds: The seeds.
+        others: The other words of the command line. A ``--run-dir`` among them gets the seed as a suffix.
+        parse: Parses a command line.
+
+    Raises:
+        UserError: If a setting is impossible; nothing is started then.
+        Fault: If a run has failed; the others have finished.
+    """
+    waiting = {seed: _words_of(seed, others) for seed in seeds}
+    runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}
+    at_once = max(1, min(available_cores() // (run.processes * max(1, run.threads)) for run in runs.values()))
+    failed: dict[int, int] = {}
+    with _Processes() as processes:
+        while waiting or processes.running:
+            while waiting and len(processes.running) < at_once:
+                seed = next(iter(waiting))
+                processes.start(seed, waiting.pop(seed))
+                say_on_stdout(f"seed {seed} started")
+            for seed, code, printed in processes.ended():
+                say_on_stdout(f"seed {seed}: {printed}")
+                if code:
+                    failed[seed] = code
+    done = [seed for seed in seeds if seed not in failed]
+    say_on_stdout(f"{len(done)} of {len(seeds)} seeds are done" + (f": {', '.join(map(str, done))}" if done else ""))
+    if failed:
+        codes = ", ".join(f"{seed} (exit code {code})" for seed, code in failed.items())
+        raise Fault(f"these seeds have failed: {codes}.")
+
+
+def _words_of(seed: int, others: Sequence[str]) -> list[str]:
+    """The command line of one seed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--run-dir", "--run_dir")
+    parser.add_argument("--threads", default="1")
+    known, words = parser.parse_known_args(others)
+    folder = [] if known.run_dir is None else ["--run-dir", f"{known.run_dir}-seed{seed}"]
+    return [*words, *folder, "--threads", known.threads, "--seed", str(seed)]
+
+
+class _Processes:
+    """The processes that run; those that still do at the end are stopped as by Ctrl-C, so that each saves its run."""
+
+    def __init__(self) -> None:
+        self.running: dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+
+    def start(self, seed: int, words: Sequence[str]) -> None:
+        """Starts the training of a seed."""
+        printed = tempfile.TemporaryFile()  # noqa: SIM115 (closed when the process has ended)
+        command = [sys.executable, "-m", "metarl.train", *words]
+        self.running[seed] = (
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=printed, stderr=printed),
+            printed,
+        )
+
+    def ended(self) -> Iterator[tuple[int, int, str]]:
+        """Waits a moment; gives the seed, the exit code and the last line of each process that has ended."""
+        process, _ = next(iter(self.running.values()))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_BETWEEN_LOOKS)
+        for seed, (process, printed) in list(self.running.items()):
+            if process.poll() is not None:
+                del self.running[seed]
+                yield seed, process.returncode, _last_line(printed)
+
+    def __enter__(self) -> _Processes:
+        self._before = signal.signal(signal.SIGTERM, _terminated)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+        for process, _ in self.running.values():
+            process.send_signal(signal.SIGINT)
+        for process, printed in self.running.values():
+            process.wait()
+            printed.close()
+
+
+def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated(128 + signum)
+
+
+def _last_line(printed: IO[bytes]) -> str:
+    """The last line that a process has printed; the live line is not one."""
+    with printed:
+        printed.seek(0)
+        lines = printed.read().decode(errors="replace").replace("\r", "\n").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "printed nothing")

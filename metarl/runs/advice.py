@@ -1,0 +1,95 @@
+"""What a run says of itself while it lasts if something goes wrong that only its numbers show."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from metarl.config.resolved import Settings
+from metarl.outer.optimiser import NOT_ACCEPTED
+
+# A judgement needs this many of the latest iterations.
+_ITERATIONS = 10
+_LOW_SAMPLE_SIZE = 0.2
+
+
+@dataclass(frozen=True)
+class NotAccepted:
+    """Meta-steps that left the meta-parameters as they were.
+
+    Attributes:
+        counts: How many there are of each outcome, most frequent first.
+        total: Number of all meta-steps.
+    """
+
+    counts: Sequence[tuple[str, int]]
+    total: int
+
+    @property
+    def count(self) -> int:
+        """How many were not accepted."""
+        return sum(count for _, count in self.counts)
+
+    @property
+    def are_many(self) -> bool:
+        """Whether they are more than a fifth."""
+        return 5 * self.count > self.total
+
+    @property
+    def kinds(self) -> str:
+        """The outcomes, in words."""
+        return ", ".join(f"{count} {outcome}" for outcome, count in self.counts)
+
+    def remedy(self, settings: Settings) -> str:
+        """What to try against the most frequent outcome."""
+        return NOT_ACCEPTED[self.counts[0][0]].format(step_sizes=settings.step_sizes)
+
+
+def not_accepted(outcomes: Sequence[str]) -> NotAccepted | None:
+    """Those of some meta-steps, by their outcomes, that were not accepted; None if all were."""
+    counts = Counter(outcome for outcome in outcomes if outcome in NOT_ACCEPTED).most_common()
+    return NotAccepted(counts, len(outcomes)) if counts else None
+
+
+class Advice:
+    """Watches the iterations of a run and says once, each, what is wrong and what to try.
+
+    Args:
+        settings: The run's settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._latest: deque[Mapping[str, Any]] = deque(maxlen=_ITERATIONS)
+        self._said: set[str] = set()
+
+    def after(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """What to say after an iteration with these numbers: sentences."""
+        self._latest.append(row)
+        if len(self._latest) < _ITERATIONS:
+            return
+        for name, remark in (("steps", self._on_steps()), ("sample size", self._on_sample_size())):
+            if remark and name not in self._said:
+                self._said.add(name)
+                yield remark
+
+    def _on_steps(self) -> str | None:
+        found = not_accepted([row["outcome"] for row in self._latest if "outcome" in row])
+        if found is None or not found.are_many:
+            return None
+        return (
+            f"{found.count} of the last {found.total} meta-steps were not accepted ({found.kinds}): try "
+            f"{found.remedy(self._settings)}."
+        )
+
+    def _on_sample_size(self) -> str | None:
+        sizes = [float(row["effective_sample_size"]) for row in self._latest if "effective_sample_size" in row]
+        mean = sum(sizes) / len(sizes) if sizes else 1.0
+        if mean >= _LOW_SAMPLE_SIZE:
+            return None
+        return (
+            f"the effective sample size of the episodes that L2F reuses is {100 * mean:.2g} % of their number, so "
+            "that their gradients say little: try l2f.attenuation_rollouts fresh, or an l2f.initial_gamma nearer to 1."
+        )

@@ -1,0 +1,60 @@
+"""Several seeds side by side."""
+
+import pytest
+from tiny_runs import TINY, arguments, numbers, tiny
+
+from metarl import UserError
+from metarl.commands import seeds
+from metarl.commands.seeds import split_seeds
+from metarl.commands.train import main
+from metarl.runs.training import train
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--env navigation", ([], "--env navigation")),
+        ("--seeds 0-2 --env navigation", ([0, 1, 2], "--env navigation")),
+        ("--algo maml --seeds 0 2 5-6", ([0, 2, 5, 6], "--algo maml")),
+        ("--seeds=7", ([7], "")),
+    ],
+)
+def test_seeds_are_numbers_and_ranges(line, expected):
+    found, others = split_seeds(line.split())
+    assert (found, " ".join(others)) == expected
+
+
+IMPOSSIBLE = ["--seeds", "--seeds 3-1", "--seeds a", "--seeds 1 0-2", "--seeds -1", "--seeds 1 --seed 2"]
+
+
+@pytest.mark.parametrize("line", IMPOSSIBLE)
+def test_impossible_seeds_are_refused(line):
+    with pytest.raises(UserError, match="--seed"):
+        split_seeds(line.split())
+
+
+def test_seeds_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(seeds, "available_cores", lambda: 1)
+    (tmp_path / "run-seed0").mkdir()
+    (tmp_path / "run-seed0" / "mine").touch()
+    line = ["--seeds", "0-1", "--run-dir", "run", "--algo", "maml", "--iterations", "1", *arguments(TINY)]
+    assert main(line) == 1
+    printed, shown = capsys.readouterr()
+    assert printed.splitlines() == [
+        "seed 0 started",
+        "seed 0: error: run-seed0 exists and is not an empty folder; choose another run_dir (--run-dir).",
+        "seed 1 started",
+        "seed 1: done; next: python -m metarl.evaluate run-seed1",
+        "1 of 2 seeds are done: 1",
+    ]
+    assert shown == "error: these seeds have failed: 0 (exit code 2).\n"
+    train(tiny("alone", seed=1, iterations=1))
+    assert numbers("run-seed1") == numbers("alone")
+
+
+def test_a_mistake_is_told_before_anything_starts(capsys):
+    assert main(["--seeds", "0-4", "--algo", "mamle"]) == 2
+    printed, shown = capsys.readouterr()
+    assert printed == ""
+    assert "Did you mean 'maml'" in shown

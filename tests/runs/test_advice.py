@@ -1,0 +1,48 @@
+"""What a run says of itself while it lasts."""
+
+import dataclasses
+
+from tiny_runs import tiny
+
+from metarl import Config
+from metarl.outer.trpo import TRPO
+from metarl.runs.advice import Advice
+from metarl.runs.training import train
+
+
+def said(rows):
+    advice = Advice(Config(algo="l2f").resolve())
+    return [remark for row in rows for remark in advice.after(row)]
+
+
+def rows(number, outcome="accepted after 1", size=1.0):
+    return [{"outcome": outcome, "effective_sample_size": size}] * number
+
+
+def test_many_rejected_steps_are_told_once():
+    assert said([*rows(20), *rows(2, "rejected")]) == []
+    (remark,) = said([*rows(20), *rows(30, "rejected")])
+    assert remark.startswith("3 of the last 10 meta-steps were not accepted (3 rejected): try more data for each step")
+    assert said(rows(9, "rejected")) == []
+
+
+def test_a_low_effective_sample_size_is_told_once():
+    assert said(rows(30, size=0.3)) == []
+    (remark,) = said(rows(30, size=0.1))
+    assert remark.startswith("the effective sample size of the episodes that L2F reuses is 10 % of their number")
+    assert "l2f.attenuation_rollouts fresh" in remark
+    assert said([{"outcome": "accepted after 1"}] * 20) == []  # Supervised runs have none.
+
+
+def test_a_run_says_it_above_the_live_line(tmp_path, monkeypatch, capsys):
+    step = TRPO.step
+
+    def reject(self, state, *rest):
+        _, report = step(self, state, *rest)
+        return state, dataclasses.replace(report, outcome="rejected")
+
+    monkeypatch.setattr(TRPO, "step", reject)
+    monkeypatch.setattr("metarl.runs.advice._ITERATIONS", 2)
+    train(tiny(tmp_path / "run", iterations=4))
+    shown = capsys.readouterr().err
+    assert shown.count("2 of the last 2 meta-steps were not accepted (2 rejected): try more data for each step") == 1

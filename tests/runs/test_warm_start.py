@@ -1,0 +1,71 @@
+"""Runs that start from the meta-parameters of another one."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_runs import final_parameters, numbers, tiny
+
+from metarl import UserError
+from metarl.commands.train import parse_config
+from metarl.runs.training import train
+from metarl.store.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run on navigation."""
+    return train(tiny(tmp_path_factory.mktemp("runs") / "source")).path
+
+
+def test_a_run_starts_from_another_ones_parameters(source, tmp_path):
+    run = train(tiny(tmp_path / "run", init_from=source, env="navigation-b", seed=3, iterations=0))
+    np.testing.assert_array_equal(run.agent.meta.numpy(), final_parameters(source))
+    stored = json.loads(RunFolder(run.path).config.read_text())
+    assert stored["init_from"] == str(source)
+    assert parse_config(["--init-from", str(source)]).init_from == source
+
+
+def test_a_resumed_run_goes_on_from_its_own_parameters_without_the_other_one(source, tmp_path):
+    train(tiny(tmp_path / "whole", init_from=source, iterations=2))
+    train(tiny(tmp_path / "source"))
+    before = tiny(tmp_path / "parts", init_from=tmp_path / "source", iterations=1)
+    train(before)
+    (tmp_path / "source").rename(tmp_path / "elsewhere")
+    train(tiny(tmp_path / "parts", init_from=tmp_path / "source", iterations=2, resume=True))
+    assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
+    with pytest.raises(UserError, match=r"was run with init_from=.*source', not None; resume it with its own settings"):
+        train(tiny(tmp_path / "parts", iterations=3, resume=True))
+    with pytest.raises(UserError, match="source' does not exist"):
+        train(tiny(tmp_path / "new", init_from=tmp_path / "source"))
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_parameters_that_do_not_fit_are_refused(source, tmp_path):
+    for settings, message in (
+        ({"algo": "anil"}, "was trained with algo maml, and this run has anil"),
+        ({"hidden_sizes": (8, 8)}, r"was trained with hidden_sizes \[16\], and this run has \(8, 8\)"),
+        ({"attenuate": True}, "was trained with attenuate False, and this run has True"),
+        (
+            {"env": "cheetah-dir", "activation": "relu"},
+            r"has \d+ meta-parameters, and this run \d+: the observations, the actions",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(tiny(tmp_path / "run", init_from=source, **settings))
+        assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(UserError, match="init_from would do nothing: it is for an algorithm that is trained"):
+        tiny(tmp_path / "run", algo="random", iterations=0, init_from=source)
+    with pytest.raises(UserError, match="init_from is not for Stable-Baselines3's ppo"):
+        tiny(tmp_path / "run", algo="pretrain", baseline={"trainer": "ppo"}, init_from=source)
+
+
+def test_nothing_that_a_foreign_folder_names_is_imported(source, tmp_path):
+    content = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    for name, data in content.items():
+        (tmp_path / "foreign" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "foreign" / name).write_bytes(data)
+    config = RunFolder(tmp_path / "foreign").config
+    config.write_text(json.dumps({**json.loads(config.read_text()), "env": "no_such_module:Family"}))
+    run = train(tiny(tmp_path / "run", init_from=tmp_path / "foreign", iterations=0))
+    np.testing.assert_array_equal(run.agent.meta.numpy(), final_parameters(source))
