@@ -121,7 +121,6 @@ def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, mo
             self._validator = make_runner(
                 self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self.device
             )
-            return validate(self, self._validator, *arguments[1:])
         return validate(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_validate", fail)

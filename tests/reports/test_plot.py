@@ -129,6 +129,7 @@ EVERYTHING = {
     "context": {"algo": "context"},
     "cavia": {"algo": "cavia"},
     "rl2": {"algo": "rl2"},
+    "varibad": {"algo": "varibad"},
     "random": {"algo": "random"},
     "pretrain": {"algo": "pretrain"},
     "oracle": {"algo": "oracle"},

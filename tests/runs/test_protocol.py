@@ -404,7 +404,7 @@ def test_ctrl_c_stops_the_rollouts_and_then_closes_the_environments(run, monkeyp
 
     class Interrupted(runner.Runner):
         def __init__(self, *arguments):
-            stopping = arguments[-2].stopping
+            stopping = arguments[5].stopping  # The workers.
 
             def interrupt():
                 signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
