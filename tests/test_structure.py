@@ -35,6 +35,7 @@ LAYERS = (
     "evaluate",
     "analyze",
     "plot",
+    "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
 

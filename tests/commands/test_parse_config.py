@@ -1,9 +1,12 @@
 """From a command line to what was chosen."""
 
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
-from tiny_runs import tiny
+from tiny_runs import ROOT, tiny
 
 from metarl import Config, TRPOConfig, UserError
 from metarl.commands.train import parse_config
@@ -90,3 +93,18 @@ def test_a_resumed_run_keeps_its_settings_but_for_what_is_named(tmp_path):
     config = parse_config(["--run-dir", str(run.path), "--resume", "--iterations", "3"])
     before = tiny(tmp_path, iterations=3, keep_checkpoints=True, resume=True)
     assert config.resolve() == before.resolve()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_shell_completes_options_as_documented():
+    (lines,) = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/command-line.md").read_text(), re.DOTALL | re.MULTILINE)
+    script = f"""
+python() {{ {sys.executable} "$@"; }}
+{lines}
+COMP_WORDS=(metarl-train --meta-) COMP_CWORD=1 COMP_LINE="metarl-train --meta-" COMP_POINT=20
+complete -p metarl-train
+$(complete -p metarl-train | sed 's/.*-F \\([^ ]*\\).*/\\1/') metarl-train --meta- metarl-train
+echo "${{COMPREPLY[@]}}"
+"""
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert {"--meta-batch-size", "--meta-optimiser"} <= set(result.stdout.split()), result.stderr
