@@ -97,7 +97,7 @@ def test_settings_have_the_same_types_as_choices(group):
     chosen, kinds = hints(Config), get_type_hints(GROUPS[group])  # Without ranges.
     for name in hints(GROUPS[group]):
         kind = kinds[name]
-        if name not in ("env", "algo", "env_kwargs", "run_dir"):
+        if name not in ("env", "algo", "env_kwargs", "run_dir", "init_from"):
             assert chosen[name] in (kind, kind | None), name
 
 
