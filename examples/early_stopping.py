@@ -33,4 +33,4 @@ class EarlyStopping:
 if __name__ == "__main__":
     config = metarl.Config(env="navigation", algo="maml", iterations=100, validate_every=2)
     run = metarl.train(config, callback=EarlyStopping(patience=5))
-    print(f"stopped after iteration {run.progress[-1]['iteration']}")
+    print(f"stopped after iteration {run.progress['iteration'][-1]:.0f}")

@@ -31,7 +31,7 @@ def test_a_callback_sees_every_logged_row_and_the_agent(tmp_path):
 @pytest.mark.parametrize("yes", [True, np.True_])
 def test_a_callback_that_returns_true_stops_the_run_with_its_checkpoint(tmp_path, yes):
     run = train(tiny(tmp_path / "parts", iterations=5), lambda iteration, row, agent: iteration == 3 and yes)
-    assert [row["iteration"] for row in run.progress] == ["1", "2", "3"]
+    assert run.progress["iteration"].tolist() == [1, 2, 3]
     assert stored_progress(tmp_path / "parts").iteration == 3
     np.testing.assert_array_equal(run.agent.meta.numpy(), final_parameters(tmp_path / "parts"))
     train(tiny(tmp_path / "parts", iterations=5, resume=True))
@@ -69,7 +69,7 @@ def test_a_callback_stops_all_processes(tmp_path):
     config = tiny(tmp_path / "run", iterations=4, processes=2)
     run = train(config, Second(tmp_path / "calls"))
     assert (tmp_path / "calls").read_text() == "1 1\n2 2\n"
-    assert [row["iteration"] for row in run.progress] == ["1", "2"]
+    assert run.progress["iteration"].tolist() == [1, 2]
     assert load_checkpoint(config, "last").iteration == 2
 
 
@@ -110,7 +110,7 @@ def test_early_stopping_ends_a_run(examples, tmp_path):
 
     stop = EarlyStopping("distance", patience=1, sign=1)  # Distances shrink: the wrong sign stops soon.
     run = metarl.train(tiny(tmp_path / "run", iterations=12, validate_every=1), stop)
-    assert int(run.progress[-1]["iteration"]) < 12
+    assert run.progress["iteration"][-1] < 12
 
 
 def test_numbers_go_to_weights_and_biases(examples):
