@@ -14,6 +14,10 @@ class Fault(UserError):
     """Something went wrong at work, in an environment, with numbers or on a disk. Commands exit with code 1."""
 
 
+class Abandoned(Fault):
+    """Another process that shares the tasks has ended."""
+
+
 class Diverged(Fault):
     """A policy acts with numbers that are not finite, because steps to its parameters were too large."""
 
@@ -61,17 +65,17 @@ def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
     """Raises an exception of somebody else's code again, with its place.
 
     A UserError becomes a `Fault` with the place in its sentence. Other exceptions keep their traceback and get a note.
-    What would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C and SIGTERM
-    stay as they are.
+    What would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C, SIGTERM and the
+    end of another process stay as they are.
 
     Args:
         error: The exception.
         where: Returns the place, such as "in step of ...".
     """
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) and not isinstance(error, Abandoned):
         raise Fault(f"{error} It happened {where()}.") from error
     if isinstance(error, SystemExit | BrokenPipeError) and not isinstance(error, Terminated):
         raise RuntimeError(f"{error!r} was raised {where()}") from error
-    if isinstance(error, Exception):
+    if isinstance(error, Exception) and not isinstance(error, Abandoned):
         error.add_note(f"It happened {where()}.")
     raise error

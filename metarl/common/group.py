@@ -9,13 +9,9 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from metarl.common.errors import Fault
+from metarl.common.errors import Abandoned
 
 Value = TypeVar("Value")
-
-
-class Abandoned(Fault):
-    """Another process of the group has ended."""
 
 
 class Group:

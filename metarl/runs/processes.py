@@ -19,8 +19,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from metarl.common.errors import Fault, Terminated, UserError
-from metarl.common.group import Abandoned, Group
+from metarl.common.errors import Abandoned, Fault, Terminated, UserError
+from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.output import say
 from metarl.config.config import Config
