@@ -65,8 +65,8 @@ def blame(error: BaseException, where: Callable[[], str]) -> NoReturn:
     """Raises an exception of somebody else's code again, with its place.
 
     A UserError becomes a `Fault` with the place in its sentence. Other exceptions keep their traceback and get a note.
-    What would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C, SIGTERM and the
-    end of another process stay as they are.
+    What would pass for an end of our own, `SystemExit` or a broken pipe, becomes a RuntimeError. Ctrl-C, SIGTERM and
+    the end of another process stay as they are.
 
     Args:
         error: The exception.

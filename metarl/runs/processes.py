@@ -27,8 +27,9 @@ from metarl.config.config import Config
 
 # How long a process waits for the others, whose environments may be slow.
 _PATIENCE = timedelta(hours=2)
-# The exit code of a process that ends because another one has.
+# Exit codes of a process that ends because another one has: it noticed, or the launcher has sent SIGTERM.
 _ABANDONED = 75
+_BECAUSE_OF_ANOTHER = (_ABANDONED, 128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def is_launched() -> bool:
@@ -85,7 +86,7 @@ def launch(config: Config, callback: Any = None) -> None:
     try:
         elastic_launch(launcher, _work)(config, callback)
     except ChildFailedError as error:
-        own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode != _ABANDONED}
+        own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in _BECAUSE_OF_ANOTHER}
         rank, failure = min((own or error.failures).items(), key=lambda item: item[1].timestamp)
         killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "has failed"
         raise Fault(f"process {rank} of {launcher.nproc_per_node} {killed}; the others have ended, too.") from None
