@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import traceback
 import uuid
 from collections.abc import Iterator
@@ -102,7 +103,9 @@ def _work(config: Config, callback: Any) -> None:
     try:
         train(config, callback)
     except Abandoned:
-        sys.exit(_ABANDONED)  # The process that ended first has something to say.
+        # The launcher names the process that it sees end first, and ends the others: let that be the one that failed.
+        time.sleep(10)
+        sys.exit(_ABANDONED)
     except UserError as error:
         say(f"error: {error}")
         sys.exit(1)
