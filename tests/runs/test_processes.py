@@ -1,6 +1,7 @@
 """Processes that share the tasks: the same numbers as one, whole checkpoints however they end, and clear refusals."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def test_a_killed_process_ends_all_with_a_whole_checkpoint(tmp_path):
         os.kill(int(works[1]), signal.SIGKILL)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "error: process 1 of 2 was killed by SIGKILL; the others have ended, too." in told
+    assert re.search(r"error: process \d of 2 (was killed by SIGKILL|has failed); the others have ended, too\.", told)
     done = load_checkpoint(load_config(tmp_path / "run"), "last").iteration
     assert 1 <= done <= _rows(tmp_path / "run") <= done + 1
 
