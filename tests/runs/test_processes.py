@@ -114,6 +114,7 @@ def test_a_process_that_raises_ends_all_with_its_traceback_and_a_whole_checkpoin
     assert load_checkpoint(config, "last").iteration == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_a_stopped_run_is_saved_and_goes_on(tmp_path, number):
     with started(tmp_path / "run", 2, iterations=500) as process:
@@ -126,6 +127,7 @@ def test_a_stopped_run_is_saved_and_goes_on(tmp_path, number):
     assert 2 <= done <= _rows(tmp_path / "run") <= done + 1  # The signal may have come between row and checkpoint.
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_with_a_whole_checkpoint(tmp_path):
     with started(tmp_path / "run", 2, iterations=500) as process:
         _until(lambda: _rows(tmp_path / "run") > 1, process)
