@@ -134,6 +134,14 @@ def over_pieces(workers: Workers, function: Callable[[Piece], Result], pieces: S
     return [result for part in workers.group.gather(results) for result in part]
 
 
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of the parts, added one by one in their order: its last bits depend on nothing else."""
+    total = torch.zeros_like(parts[0])
+    for part in parts:
+        total += part
+    return total
+
+
 @torch.no_grad()
 def observe(loop: InnerLoop, workers: Workers) -> Tensor:
     """The rule's features of each task, [task, feature]; see `Adaptation.observe`."""

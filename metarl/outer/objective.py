@@ -18,7 +18,7 @@ from metarl.common.lazy import lazy
 from metarl.common.parallel import Workers
 from metarl.data import Samples
 from metarl.inner.differentiable import GraphJacobian
-from metarl.inner.loop import InnerLoop, over_pieces
+from metarl.inner.loop import InnerLoop, added, over_pieces
 from metarl.policies.base import Linearised, with_derivatives
 from metarl.policies.losses import OutputDerivatives, inner_loss
 
@@ -80,10 +80,7 @@ class MetaObjective:
         return float(self._mean(losses)), self._mean(gradients)
 
     def _mean(self, parts: Sequence[Tensor]) -> Tensor:
-        total = torch.zeros_like(parts[0])
-        for part in parts:
-            total += part
-        return total / self._num_tasks
+        return added(parts) / self._num_tasks
 
 
 class _Chunk:

@@ -16,7 +16,7 @@ from metarl.common.profiling import timed
 from metarl.config.optimisers import PPOConfig
 from metarl.config.settings import RolloutSettings
 from metarl.data import LearnerState
-from metarl.inner.loop import InnerLoop, over_pieces
+from metarl.inner.loop import InnerLoop, added, over_pieces
 from metarl.inner.memory import Judged, MemoryRule, episodes, of_all_processes, trials_of
 from metarl.outer.adam import adam_of
 from metarl.outer.belief import train_belief
@@ -53,11 +53,11 @@ class PPO:
         The episodes of a task are one trial: the discount does not begin anew with an episode, so that an early episode
         also earns what its knowledge is worth later. The value after a trial is 0.
 
-        Outcomes are ``k epochs``, ``KL limit after k epochs`` and ``non-finite`` (a
-        gradient; the state stays). Numbers are ``updates``, the steps of Adam; ``surrogate_gain``, the increase of the
-        surrogate that the last update saw, in standardised advantages per step; ``kl``, the largest divergence that an
-        update saw, in nats per step; ``entropy``, in nats; ``explained_variance`` of the value targets, before the
-        updates; and the first ``meta_gradient_norm``. If the agent acts on a belief, `train_belief` follows.
+        Outcomes are ``k epochs``, ``KL limit after k epochs`` and ``non-finite`` (a gradient; the state stays). Numbers
+        are ``updates``, the steps of Adam; ``surrogate_gain``, the increase of the surrogate that the last update saw,
+        in standardised advantages per step; ``kl``, the largest divergence that an update saw, in nats per step;
+        ``entropy``, in nats; ``explained_variance`` of the value targets, before the updates; and the first
+        ``meta_gradient_norm``. If the agent acts on a belief, `train_belief` follows.
 
         Raises:
             UserError: If the rule has no memory.
@@ -149,7 +149,7 @@ class PPO:
             return gradient, report.detach() / steps
 
         gradients, reports = zip(*over_pieces(workers, of_piece, _pieces(tasks, workers)), strict=True)
-        return _sum(gradients), _sum(reports)
+        return added(gradients), added(reports)
 
     def _loss(self, rule: MemoryRule, meta: Tensor, data: _Data, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The loss summed over the steps of some tasks; and summed surrogate gain, divergence and entropy."""
@@ -208,13 +208,6 @@ def _pieces(tasks: np.ndarray, workers: Workers) -> list[Tensor]:
 def _joined(parts: Sequence[Judged]) -> Judged:
     outputs, values = (torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "values"))
     return Judged(outputs, parts[0].extra, values)
-
-
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    total = torch.zeros_like(parts[0])
-    for part in parts:
-        total += part
-    return total
 
 
 def _variance(values: Tensor, mask: Tensor) -> Tensor:

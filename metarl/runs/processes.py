@@ -1,4 +1,4 @@
-"""Several processes that train one run, started by PyTorch's launcher: by `launched` here, or by torchrun."""
+"""Several processes that train one run, started by PyTorch's launcher: by `launch`, or by torchrun."""
 
 from __future__ import annotations
 
