@@ -126,7 +126,24 @@ class ParametersFamily(LocomotionFamily):
         )
 
 
-class WalkerParamsFamily(ParametersFamily):
+_BESIDE: Mapping[str, Any] = {"trackbodyid": 2, "lookat": np.array((0.0, 0.0, 1.15)), "elevation": -20.0}
+
+
+class _UprightFamily(ParametersFamily):
+    """What Gymnasium's Walker2d-v5 and Hopper-v5 have in common."""
+
+    frame_skip = 4
+    unobserved_positions = 1
+    reset_noise = 0.005
+    ctrl_cost_weight = 1e-3
+    survive_bonus = 1.0
+
+    def observation(self, state: MujocoState) -> FloatArray:
+        """Positions and clipped velocities, [k, observation]."""
+        return np.concatenate([state.positions[:, 1:], np.clip(state.velocities, -10, 10)], axis=1)
+
+
+class WalkerParamsFamily(_UprightFamily):
     """Gymnasium's Walker2d-v5 with random masses, inertias, damping and friction; it should walk forward.
 
     Observation, ``Box(-inf, inf, (17,), float64)``: height (m) and pitch (rad) of the torso; angles of thigh, leg and
@@ -152,21 +169,7 @@ class WalkerParamsFamily(ParametersFamily):
 
     name = "walker-params"
     model_file = "walker2d_v5.xml"
-    frame_skip = 4
-    unobserved_positions = 1
-    reset_noise = 0.005
-    camera: Mapping[str, Any] = {
-        "trackbodyid": 2,
-        "distance": 4.0,
-        "lookat": np.array((0.0, 0.0, 1.15)),
-        "elevation": -20.0,
-    }
-    ctrl_cost_weight = 1e-3
-    survive_bonus = 1.0
-
-    def observation(self, state: MujocoState) -> FloatArray:
-        """Positions and clipped velocities, [k, 17]."""
-        return np.concatenate([state.positions[:, 1:], np.clip(state.velocities, -10, 10)], axis=1)
+    camera: Mapping[str, Any] = {**_BESIDE, "distance": 4.0}
 
     def healthy(self, state: MujocoState) -> BoolArray:
         """Whether height and pitch are within bounds, [k]."""
@@ -174,7 +177,7 @@ class WalkerParamsFamily(ParametersFamily):
         return (height > 0.8) & (height < 2.0) & (pitch > -1) & (pitch < 1)
 
 
-class HopperParamsFamily(ParametersFamily):
+class HopperParamsFamily(_UprightFamily):
     """Gymnasium's Hopper-v5 with random masses, inertias, damping and friction; it should hop forward.
 
     Observation, ``Box(-inf, inf, (11,), float64)``: height (m) and pitch (rad) of the torso; angles of thigh, leg and
@@ -193,21 +196,7 @@ class HopperParamsFamily(ParametersFamily):
 
     name = "hopper-params"
     model_file = "hopper.xml"
-    frame_skip = 4
-    unobserved_positions = 1
-    reset_noise = 0.005
-    camera: Mapping[str, Any] = {
-        "trackbodyid": 2,
-        "distance": 3.0,
-        "lookat": np.array((0.0, 0.0, 1.15)),
-        "elevation": -20.0,
-    }
-    ctrl_cost_weight = 1e-3
-    survive_bonus = 1.0
-
-    def observation(self, state: MujocoState) -> FloatArray:
-        """Positions and clipped velocities, [k, 11]."""
-        return np.concatenate([state.positions[:, 1:], np.clip(state.velocities, -10, 10)], axis=1)
+    camera: Mapping[str, Any] = {**_BESIDE, "distance": 3.0}
 
     def healthy(self, state: MujocoState) -> BoolArray:
         """Whether height, pitch and all others are within bounds, [k]."""
