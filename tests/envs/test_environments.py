@@ -12,6 +12,7 @@ import pytest
 from gymnasium.envs.mujoco.ant_v5 import AntEnv as GymnasiumAntEnv
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium_ids import IDS
 from marks import needs_mujoco_batch
 from stable_baselines3.common.env_checker import check_env as sb3_check
 from tiny_runs import ROOT
@@ -34,22 +35,6 @@ CLASSES = [
     AntDirEnv,
     AntVelEnv,
     AntGoalEnv,
-]
-IDS = [
-    "Navigation",
-    "Bandit",
-    "TabularMDP",
-    "CheetahDir",
-    "CheetahVel",
-    "AntDir",
-    "AntVel",
-    "AntGoal",
-    "WalkerParams",
-    "HopperParams",
-    "CheetahParams",
-    "CheetahCrippled",
-    "AntCrippled",
-    "HumanoidDir",
 ]
 
 

@@ -6,6 +6,7 @@ import pytest
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
+from gymnasium_ids import IDS
 from marks import native_batches, needs_mujoco_batch
 
 from metarl.common.errors import UserError
@@ -35,22 +36,6 @@ FAMILIES = [
     "cheetah-crippled",
     "ant-crippled",
     "humanoid-dir",
-]
-IDS = [
-    "Navigation",
-    "Bandit",
-    "TabularMDP",
-    "CheetahDir",
-    "CheetahVel",
-    "AntDir",
-    "AntVel",
-    "AntGoal",
-    "WalkerParams",
-    "HopperParams",
-    "CheetahParams",
-    "CheetahCrippled",
-    "AntCrippled",
-    "HumanoidDir",
 ]
 SLOTS = 3
 
