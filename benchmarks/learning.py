@@ -140,12 +140,17 @@ def _headroom(env: str, iterations: int, evaluation: str, oracle: str) -> Experi
 
 
 def _memory(
-    env: str, iterations: int, episodes: int, evaluation: str = "", seeds: tuple[int, ...] = (0, 1, 2)
+    env: str,
+    iterations: int,
+    episodes: int,
+    evaluation: str = "",
+    seeds: tuple[int, ...] = (0, 1, 2),
+    algo: str = "rl2",
 ) -> Experiment:
     """An agent with memory; the evaluation goes on for two episodes more than a trial of training has."""
     return Experiment(
         env,
-        {"rl2": f"--algo rl2 --iterations {iterations} --validate-every 0"},
+        {algo: f"--algo {algo} --iterations {iterations} --validate-every 0"},
         f"{evaluation or '--tasks 100'} --rollouts 10 --gradient-steps {episodes + 1}",
         seeds=seeds,
         note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
@@ -248,13 +253,7 @@ EXPERIMENTS = {
     ),
     "memory-cheetah-dir": _memory("cheetah-dir", 100, 2, "--tasks 40"),
     "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
-    "memory-cheetah-vel-varibad": Experiment(
-        "cheetah-vel",
-        {"varibad": "--algo varibad --iterations 125 --validate-every 0"},
-        "--tasks 100 --rollouts 10 --gradient-steps 3",
-        seeds=(0,),
-        note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
-    ),
+    "memory-cheetah-vel-varibad": _memory("cheetah-vel", 125, 2, seeds=(0,), algo="varibad"),
     "memory-ant-dir": _memory("ant-dir", 120, 2, "--tasks 40", seeds=(0,)),
     "memory-ant-goal": _memory("ant-goal", 120, 2, seeds=(0,)),
     "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
