@@ -29,7 +29,7 @@ PROBLEMS: tuple[tuple[str, Callable[[], Any], tuple[int, int, int]], ...] = (
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
     """One row per family; rollouts are collected on the CPU for any device."""
-    rounds = 2 if quick else 40
+    rounds = 2 if quick else 200
     rows = [_row(name, make(), (2, 2, 5) if quick else size, rounds) for name, make, size in PROBLEMS]
     note = (
         f"CPU seconds of one thread, {rounds} rounds by turns: the geometric mean of the ratio with / without within a "

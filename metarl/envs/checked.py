@@ -44,7 +44,7 @@ class CheckedEpisodes(EpisodeBatch):
         self.dropped: dict[int, str] = {}
         self._family, self._rollouts, self._on_bad_episode = family, rollouts_per_task, on_bad_episode
         self._steps, self._begun = 0, np.zeros(self.num_envs, int)
-        self._tasks: list[Any] = [None] * self.num_envs
+        self._tasks: NDArray[Any] = np.empty(0)
         self._seeds: list[Any] = [None] * self.num_envs
         self._inside = ""
 
@@ -64,10 +64,12 @@ class CheckedEpisodes(EpisodeBatch):
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
     ) -> None:
         if slots is None:
-            self.dropped = {}
-        for slot, task, seed in zip(range(self.num_envs) if slots is None else slots, tasks, seeds, strict=True):
-            self._tasks[slot], self._seeds[slot], self._begun[slot] = task, seed, self._steps
-            self.dropped.pop(int(slot), None)
+            self.dropped, self._tasks, self._seeds = {}, tasks.copy(), list(seeds)
+            self._begun[:] = self._steps
+        else:
+            for slot, task, seed in zip(slots.tolist(), tasks, seeds, strict=True):
+                self._tasks[slot], self._seeds[slot], self._begun[slot] = task, seed, self._steps
+                self.dropped.pop(slot, None)
         self._inside = "reset"
         with blaming(self.where):
             self._episodes.reset(tasks, seeds, observations, slots)
@@ -93,10 +95,9 @@ class CheckedEpisodes(EpisodeBatch):
             blame(error, self.where)
         self._inside, self.terms = "", self._episodes.terms
         reported = (observations, rewards, *self.terms.values())
-        with np.errstate(over="ignore", invalid="ignore"):
-            # Sums of squares take less time than to look at each number, and miss nothing.
-            suspicious = not sum(flat.dot(flat) for flat in map(np.ravel, reported)) <= _LARGEST
-        if suspicious and any(_bad(values).any() for values in reported):
+        # Sums of squares take less time than to look at each number, and miss nothing.
+        squares = sum([float(np.vdot(values, values)) for values in reported])
+        if not squares <= _LARGEST and any(_bad(values).any() for values in reported):
             self._require_finite(actions)
             self._refuse({"observation": observations, "reward": rewards, **self.terms})
         if self.dropped:
