@@ -376,7 +376,7 @@ def test_help_shows_the_familys_defaults(capsys):
 
     assert default("--env cheetah-dir --help", "horizon") == "200"
     assert default("--env navigation --help", "horizon") == "100"
-    assert default("--help --env ant-dir", "rollouts-per-task") == "40"
+    assert default("--help --env ant-dir", "discount") == "0.95"
     assert default("--help --algo maml", "algo") == "maml"
 
 

@@ -59,7 +59,7 @@ def test_defaults_follow_the_built_in_families():
     assert resolved(env="navigation").rollouts.horizon == 100
     assert resolved(env="cheetah-dir").rollouts.horizon == 200
     assert resolved(env="navigation").meta.meta_batch_size == resolved(env="navigation-b").meta.meta_batch_size == 20
-    assert resolved(env="ant-dir").rollouts.rollouts_per_task == 40
+    assert resolved(env="ant-dir").rollouts.discount == 0.95
     assert resolved(env="cheetah-dir").policy.activation == "tanh"
     assert resolved(env="cheetah-dir-rllab").l2f.initial_gamma == 0.95
 
