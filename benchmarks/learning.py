@@ -5,13 +5,13 @@
 
 Runs go to runs/learning/EXPERIMENT/VARIANT-seedSEED; interrupted runs are resumed. The files that suffice to recompute
 and redraw everything go to benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
-summary.json, summary.md and the figures. A run with results there is not repeated; remove its folder to repeat it.
+summary.json, summary.md and the figures. Agents go into the package (`benchmarks.collect`). A run with results there is
+not repeated; remove its folder to repeat it.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -22,15 +22,14 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
+from benchmarks.collect import RESULTS, collect
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, aggregate, paired_difference, share_made_worse
 from metarl.common.strict_json import plain
 from metarl.reports.curves import plot_runs
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, read_run
 
-RESULTS = Path(__file__).parent / "results"
 _GAP = "share_of_the_gap_after_one_step"
-KEPT = ("config.json", "progress.csv", "evaluation.json", "evaluation-sweep.json", "analysis/analysis.json")
 
 
 @dataclass(frozen=True)
@@ -393,12 +392,7 @@ def _run(experiment: Experiment, results: Path, variant: str, seed: int) -> None
     if experiment.analysis is not None:
         analyse = ["-m", "metarl.analyze", str(folder), *experiment.analysis.split(), "--threads", "1"]
         subprocess.run([sys.executable, *analyse], check=True)
-    copies = results / f"{folder.name}.copying"
-    copies.mkdir(parents=True, exist_ok=True)
-    for name in KEPT:
-        if (folder / name).is_file():
-            shutil.copy(folder / name, copies / Path(name).name)
-    copies.rename(kept)
+    collect(folder, results.name)
 
 
 def _train_command(experiment: Experiment, variant: str, seed: int) -> list[str]:

@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         trust = trusted(own, [run])
         result = print_table(lambda: analyze(run, config, trust), analysis_table)
-        figures = draw(result, config.folder(run))
-        show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {config.folder(run)}")
+        folder = result.settings.output
+        assert folder is not None  # `analyze` says where it wrote.
+        figures = draw(result, folder)
+        show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {folder}")
 
     return run_command(command)
 
@@ -46,7 +48,7 @@ def _options(
     memory, and how well the task can be read from them after each step.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or reference:NAME, whose analysis goes into runs/reference/NAME.
         config: Settings of the analysis.
         own: Code from outside metarl that the run names, as package.module:name; imported only if you name it here.
     """

@@ -19,6 +19,7 @@ from metarl.common.output import close_standard_streams, open_standard_streams, 
 from metarl.config.trust import code_in
 from metarl.store.config_file import read_values
 from metarl.store.folder import RunFolder
+from metarl.store.reference import run_folder
 
 Result = TypeVar("Result")
 
@@ -64,7 +65,7 @@ def trusted(own: OwnCode, runs: Sequence[Path]) -> list[str]:
         UserError: If an option for one setting names what none of the runs has.
     """
     named = {setting: name for setting, name in vars(own).items() if setting != "trust" and name is not None}
-    stored = [read_values(RunFolder(run).config) for run in runs] if named else []
+    stored = [read_values(RunFolder(run_folder(run)).config) for run in runs] if named else []
     for setting, name in named.items():
         theirs = dict.fromkeys(str(values.get(setting)) for values in stored)
         if name not in theirs:

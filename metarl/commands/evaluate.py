@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import OwnCode, parse, print_table, run_command, trusted
+from metarl.commands.cli import OwnCode, parse, print_table, run_command, show, trusted
 from metarl.config.measuring import EvaluationConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
 
     def command() -> None:
+        if "--list" in arguments:
+            from metarl.reports.tables import reference_table
+
+            show(reference_table())
+            return
         run, rollouts, config, own = parse(_options, prog="python -m metarl.evaluate", args=arguments)
         # After parsing, so that --help answers at once.
         from metarl.reports.tables import evaluation_table, sweep_table
@@ -33,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(
     run: Annotated[Path, tyro.conf.Positional],
     rollouts_sweep: tuple[int, ...] = (),
+    list: bool = False,
     config: Annotated[EvaluationConfig, tyro.conf.OmitArgPrefixes] = EvaluationConfig(),  # noqa: B008
     own: Annotated[OwnCode, tyro.conf.OmitArgPrefixes] = OwnCode(),  # noqa: B008
 ) -> tuple[Path, tuple[int, ...], EvaluationConfig, OwnCode]:
@@ -41,9 +49,11 @@ def _options(
     A family with finitely many tasks has none to hold out: it is evaluated on all of them.
 
     Args:
-        run: The run's folder.
+        run: The run's folder, or reference:NAME for an agent that comes with the package. Its evaluation.json goes into
+            runs/reference/NAME.
         rollouts_sweep: Evaluates with each of these numbers of episodes in place of ROLLOUTS, such as 1 2 5 10 20 40,
             on the same tasks; writes evaluation-sweep.json.
+        list: List the agents that come with the package, and exit.
         config: Settings of the evaluation.
         own: Code from outside metarl that the run names, as package.module:name; imported only if you name it here.
     """

@@ -83,7 +83,3 @@ class AnalysisConfig(Checked):
     def check(self) -> None:
         if self.oracle_return is not None and not self.gamma_sweep:
             raise UserError("oracle_return is used by gamma_sweep alone; choose gamma_sweep too, or leave it out.")
-
-    def folder(self, run: Path) -> Path:
-        """Folder for the analysis of the run in folder ``run``."""
-        return self.output or run / "analysis"

@@ -57,6 +57,7 @@ from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
+from metarl.store.reference import results_folder, run_folder
 
 ANALYSIS_FILE = "analysis.json"
 
@@ -75,7 +76,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     angle of a zero gradient.
 
     Args:
-        run_dir: The run's folder.
+        run_dir: The run's folder, or ``reference:NAME``, whose analysis goes into ``runs/reference/NAME``.
         config: Settings of the analysis; by default `AnalysisConfig` ().
         trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
@@ -88,12 +89,13 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
         NotWritten: If the file cannot be written; its ``result`` is the analysis. A folder that cannot be written is
             said on stderr at once.
     """
-    folder: Path = convert("run_dir", run_dir, Path)
+    folder = run_folder(convert("run_dir", run_dir, Path))
     config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
-    config = replace(config, output=config.folder(folder))
+    output = config.output or RunFolder(results_folder(folder)).analysis
+    config = replace(config, output=output)
     agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
     project = _projection(config)
-    path = config.folder(folder) / ANALYSIS_FILE
+    path = output / ANALYSIS_FILE
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
     most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,6 +14,8 @@ from metarl.config.algorithms import run_title
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
 from metarl.store.evaluations import Evaluation, MetricResult
+from metarl.store.reference import reference_names
+from metarl.store.runs import read_run
 
 # Numbers of a task that get a row of their own; the file has all of them.
 _SHOWN_NUMBERS = 12
@@ -20,6 +23,20 @@ _SHOWN_NUMBERS = 12
 _SHOWN_EPISODES = 5
 # From here on, metrics have two decimals instead of three.
 _LARGE = 10
+
+
+def reference_table() -> str:
+    """The reference agents as text: a row for each, with what it reaches on held-out tasks step by step."""
+    rows = [("agent", "algorithm", "family", "iterations", "after 0, 1, ... steps")]
+    for name in reference_names():
+        result = read_run(Path(f"reference:{name}")).evaluated()
+        decimals = _decimals(result)
+        means = " ".join(f"{mean:.{decimals}f}" for mean in result.mean)
+        steps = f"{result.measure} {means} ({result.step_name}s)"
+        rows.append((f"reference:{name}", run_title(result.config), result.env, str(result.iteration), steps))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def evaluation_table(result: Evaluation) -> str:

@@ -45,6 +45,7 @@ from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.evaluations import Evaluation, MetricResult, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
+from metarl.store.reference import results_folder
 
 # Tasks in a group. A group adapts to its tasks side by side and has random streams of its own.
 _GROUP = 40
@@ -61,7 +62,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     step), and a random initialisation of the same network that takes the same policy-gradient steps.
 
     Args:
-        run_dir: The run's folder.
+        run_dir: The run's folder, or ``reference:NAME``, whose file goes into ``runs/reference/NAME``.
         config: Settings of the evaluation; by default `EvaluationConfig` ().
         trust: Whether code from outside metarl that the run names may be imported, as for `metarl.load`.
 
@@ -74,7 +75,7 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
             said on stderr at once.
     """
     agent, iteration, config = _prepared(run_dir, config, trust)
-    path = RunFolder(agent.config.folder).evaluation(config)
+    path = RunFolder(results_folder(agent.config.folder)).evaluation(config)
     warn_if_unwritable(path)
     result = _measured(agent, iteration, config)
     _write(path, result, result)
@@ -90,7 +91,7 @@ def sweep_rollouts(
     ``evaluations`` holds the evaluations as ``evaluation.json`` does, and `metarl.plot` draws them.
 
     Args:
-        run_dir: The run's folder.
+        run_dir: As for `evaluate`.
         rollouts: Numbers of episodes of each task at each step, in place of the configuration's ``rollouts``.
         config: Other settings of the evaluations; by default `EvaluationConfig` ().
         trust: As for `evaluate`.
@@ -111,7 +112,7 @@ def sweep_rollouts(
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
     if agent.rule.core.remembers:
         raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
-    path = RunFolder(agent.config.folder).evaluation(config, sweep=True)
+    path = RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
     results = [_measured(agent, iteration, replace(config, rollouts=size)) for size in sizes][::-1]

@@ -37,6 +37,7 @@ from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.build import blueprint, build
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
+from metarl.store.reference import run_folder
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,7 @@ def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = Fa
     these are imported only if you trust them. Those that this process has imported or registered already are trusted.
 
     Args:
-        run_dir: The run's folder.
+        run_dir: The run's folder, or ``reference:NAME`` for an agent that comes with the package.
         checkpoint: ``last``, or ``best`` on the validation tasks.
         trust: True to import whatever the run names, or the names ("package.module:name") that may be imported.
 
@@ -290,6 +291,6 @@ def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = Fa
 def load_with_iteration(run_dir: str | Path, checkpoint: Checkpoint, trust: Trust) -> tuple[Agent, int]:
     """Loads a trained agent as `load` does, and says after which iteration its checkpoint was written."""
     which = convert("checkpoint", checkpoint, Checkpoint)
-    config = load_config(convert("run_dir", run_dir, Path), trust)
+    config = load_config(run_folder(convert("run_dir", run_dir, Path)), trust)
     state = load_checkpoint(config, which)
     return Agent(config, state.learner.meta), state.iteration

@@ -17,6 +17,7 @@ from metarl.common.output import say
 from metarl.config.config import Config
 from metarl.data import LearnerState
 from metarl.store.folder import RunFolder, aside
+from metarl.store.reference import run_folder
 from metarl.store.tensors import Unreadable, read_tensors, write_tensors
 
 _FORMAT = "metarl-3"
@@ -121,7 +122,7 @@ def load_meta(run_dir: Path) -> Tensor:
     Raises:
         UserError: If there is none, or it is damaged or not metarl's.
     """
-    return _parts(RunFolder(run_dir).checkpoint("last"))[1]["meta"]
+    return _parts(RunFolder(run_folder(run_dir)).checkpoint("last"))[1]["meta"]
 
 
 def _load_previous(config: Config, damage: DamagedCheckpoint, to_resume: bool) -> RunState:

@@ -21,6 +21,7 @@ from metarl.store.config_file import read_values
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.progress import is_numbers, read_table
+from metarl.store.reference import run_folder
 
 Floats = NDArray[np.float64]
 
@@ -127,7 +128,7 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
     """Reads the configuration, the progress and the evaluation of a run.
 
     Args:
-        folder: A run folder.
+        folder: A run folder, or ``reference:NAME``.
         checkpoint: The checkpoint whose evaluation is read.
         trust: Whether code from outside metarl that the configuration names may be imported; reading imports nothing.
 
@@ -137,7 +138,7 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
     Raises:
         UserError: If the folder is not a run folder, or one of its files cannot be read.
     """
-    path: Path = convert("run", folder, Path)
+    path = run_folder(convert("run", folder, Path))
     if not os.path.isdir(path):
         raise UserError(f"run folder '{path}' does not exist.")
     files = RunFolder(path)
