@@ -64,7 +64,7 @@ def collect(run: Path, experiment: str) -> None:
 
 
 def _keep_agent(run: Path, reference: Path) -> None:
-    """Makes a run a reference agent: configuration, meta-parameters and evaluation, without the metrics of each task."""
+    """Makes a run a reference agent: its configuration, meta-parameters, and evaluation without the metrics."""
     config, evaluation = load_config(run), read_run(run).evaluated()
     state = load_checkpoint(config, "last")
     if evaluation.iteration != state.iteration:

@@ -25,7 +25,7 @@ from metarl.config.algorithms import (
 from metarl.config.checked import Checked as RuleSettings
 from metarl.config.checked import Range
 from metarl.config.config import Config
-from metarl.config.measuring import AnalysisConfig, EvaluationConfig
+from metarl.config.measuring import AnalysisConfig, EvaluationConfig, RecordingConfig
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, TRPOConfig
 from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
@@ -40,6 +40,7 @@ from metarl.envs import (
     register,
     unregister,
 )
+from metarl.store.reference import reference_names
 
 if TYPE_CHECKING:
     from metarl.agents.checks import check_rule
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
+    from metarl.reports.recording import record
     from metarl.runs.adapted import load_policy
     from metarl.runs.protocol import evaluate, sweep_rollouts
     from metarl.runs.trained_agent import load
@@ -77,6 +79,7 @@ __all__ = [
     "ProMPConfig",
     "RL2Config",
     "Range",
+    "RecordingConfig",
     "RuleSettings",
     "Stage",
     "StageKind",
@@ -100,6 +103,8 @@ __all__ = [
     "load_policy",
     "plot",
     "preset",
+    "record",
+    "reference_names",
     "register",
     "sweep_rollouts",
     "train",
@@ -124,6 +129,7 @@ _HEAVY = {
     "load": "metarl.runs.trained_agent:load",
     "load_policy": "metarl.runs.adapted:load_policy",
     "plot": "metarl.reports.curves:plot_runs",
+    "record": "metarl.reports.recording:record",
     "sweep_rollouts": "metarl.runs.protocol:sweep_rollouts",
     "train": "metarl.runs.training:train",
 }

@@ -9,6 +9,7 @@ python -m metarl.train     meta-trains an agent and writes its run into a folder
 python -m metarl.evaluate  measures it on held-out tasks: return after 0, 1, ... gradient steps, or episodes
 python -m metarl.plot      draws these returns, or those of training, of one run or several
 python -m metarl.analyze   shows what it learned: conflict between tasks, attenuation, embeddings, ...
+python -m metarl.record    films how it adapts to a task, as GIF and MP4
 
 Start with a few minutes on 2D navigation:
 
@@ -17,4 +18,5 @@ Start with a few minutes on 2D navigation:
   python -m metarl.plot runs/first --output first.png
 
 python -m metarl.train --list shows all task families, algorithms, meta-optimisers and presets.
+python -m metarl.evaluate --list shows the trained agents that come with the package, for every command but train.
 Every command has --help. In Python: import metarl; help(metarl.train).""")

@@ -35,6 +35,7 @@ LAYERS = (
     "evaluate",
     "analyze",
     "plot",
+    "record",
     "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
@@ -154,7 +155,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys

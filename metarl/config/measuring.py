@@ -11,6 +11,8 @@ from metarl.config.checked import Checked, Count, Range, Seed
 from metarl.config.settings import Steps, Threads
 
 Checkpoint = Literal["last", "best"]
+# How many tasks an evaluation draws by default.
+HELD_OUT_TASKS = 40
 # A degree of conflict needs two gradients.
 _AtLeastTwo = Annotated[int, Range(2)]
 
@@ -19,7 +21,7 @@ _AtLeastTwo = Annotated[int, Range(2)]
 class EvaluationConfig(Checked):
     """Settings of an evaluation."""
 
-    tasks: Count = 40
+    tasks: Count = HELD_OUT_TASKS
     """Held-out tasks, drawn with SEED; a family with finitely many tasks repeats each equally often."""
     task_file: Path | None = None
     """JSON file with tasks to use instead, {"tasks": [[0.1, 0.2], ...]}, so that several runs share them; the
@@ -83,3 +85,21 @@ class AnalysisConfig(Checked):
     def check(self) -> None:
         if self.oracle_return is not None and not self.gamma_sweep:
             raise UserError("oracle_return is used by gamma_sweep alone; choose gamma_sweep too, or leave it out.")
+
+
+@dataclass(frozen=True)
+class RecordingConfig(Checked):
+    """Settings of a recording."""
+
+    task: Annotated[int, Range(0, HELD_OUT_TASKS - 1)] = 0
+    """Which of the held-out tasks that an evaluation with this SEED draws by default, counted from 0."""
+    steps: Steps | None = None
+    """Gradient steps, by default 3; of an agent with memory, episodes after the first, by default as in training."""
+    goals: Annotated[int, Range(1, 12)] = 4
+    """Navigation: number of goals in the figure of trajectories, those of TASK and the tasks that follow it."""
+    seed: Seed = 10_000
+    """Seed of tasks and episodes."""
+    checkpoint: Checkpoint = "last"
+    """Which checkpoint: the last, or the best on the validation tasks."""
+    output: Path | None = None
+    """Folder for the files; by default RUN/recording."""

@@ -46,6 +46,11 @@ class RunFolder:
         """Folder of the analysis and its figures."""
         return self.path / "analysis"
 
+    @property
+    def recording(self) -> Path:
+        """Folder of videos and of the figure of trajectories."""
+        return self.path / "recording"
+
     def trace(self, iteration: int) -> Path:
         """The profiler's trace of an iteration; TensorBoard's plugin needs this suffix."""
         return self.path / f"iteration{iteration}.pt.trace.json.gz"
