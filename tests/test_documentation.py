@@ -65,6 +65,8 @@ def _shortened(module, options):
             "--iterations",
             "2" if "--resume" in options else "1",
         ]
+    if module == "metarl.record":
+        return [*options, "--steps", "1", "--goals", "1"]
     if module == "metarl.evaluate" and "--help" not in options:
         return [*options, "--tasks", "2", "--rollouts", "2"]
     return options

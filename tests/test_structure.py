@@ -136,7 +136,8 @@ def test_wheel_installs_one_typed_package(tmp_path):
     packages = {name.split("/")[0] for name in files if ".dist-info/" not in name}
     assert packages == {"metarl"}
     assert "metarl/py.typed" in files
-    assert {f"metarl/{path.relative_to(PACKAGE).as_posix()}" for path in PACKAGE.rglob("*.py")} <= set(files)
+    parts = [*PACKAGE.rglob("*.py"), *(path for path in (PACKAGE / "reference").rglob("*") if path.is_file())]
+    assert {f"metarl/{path.relative_to(PACKAGE).as_posix()}" for path in parts} <= set(files)
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:

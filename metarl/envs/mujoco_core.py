@@ -6,7 +6,6 @@ import sys
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from ctypes.util import find_library
 from functools import cache, partial
 from typing import Any
 
@@ -110,7 +109,7 @@ class MujocoTask(TaskKeeper):
         """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array"."""
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             # By default, Gymnasium picks a backend that needs a display, and fails.
-            os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") or not find_library("OSMesa") else "osmesa")
+            os.environ.setdefault("MUJOCO_GL", "egl")
         return super().render()  # type: ignore[misc]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.font_manager import findfont
@@ -86,12 +88,11 @@ class Film:
         import imageio.v2
 
         numbers = [*range(len(self)), *[len(self) - 1] * round(_SECONDS_AT_THE_END * self._rate)]
-        with (
-            replacing(path) as file,
-            imageio.v2.get_writer(file, "mp4", fps=self._rate, codec="libx264", macro_block_size=2) as writer,
-        ):
-            for number in numbers:
-                writer.append_data(np.asarray(self.picture(number)))
+        with replacing(path) as file:
+            writer: Any = imageio.v2.get_writer(file, "mp4", fps=self._rate, codec="libx264", macro_block_size=2)
+            with closing(writer):
+                for number in numbers:
+                    writer.append_data(np.asarray(self.picture(number)))
 
 
 def can_write_mp4() -> bool:

@@ -73,7 +73,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         if can_write_mp4():
             files[gif.with_suffix(".mp4")] = film.write_mp4
         else:
-            say("no MP4 was written: `pip install imageio[ffmpeg]` installs the encoder.")
+            say("no MP4: its encoder is not installed: pip install imageio[ffmpeg] (or metarl-torch's extra video).")
         if isinstance(env.unwrapped, NavigationEnv):
             chosen = [tasks[(config.task + goal) % HELD_OUT_TASKS] for goal in range(config.goals)]
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]

@@ -1,0 +1,186 @@
+"""Agents that come with the package: whole, small, and as good as it says."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_runs import ROOT, everything_in, final_parameters, tiny
+
+import metarl
+from benchmarks import collect as collecting
+from benchmarks.collect import collect
+from metarl import EvaluationConfig, UserError
+from metarl.commands import evaluate
+from metarl.runs.training import train
+from metarl.store import reference
+from metarl.store.folder import RunFolder
+from metarl.store.provenance import provenance
+from metarl.store.reference import REFERENCES, reference_names, run_folder
+from metarl.store.runs import read_run
+
+NAMES = reference_names()
+FEW = EvaluationConfig(tasks=2, rollouts=2)
+MOST_BYTES = 10 * 2**20
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_all_agents_together_are_small():
+    assert NAMES
+    assert sum(path.stat().st_size for path in REFERENCES.rglob("*") if path.is_file()) <= MOST_BYTES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agent_holds_meta_parameters_alone_and_loads(name):
+    files = RunFolder(REFERENCES / name)
+    assert {path.name for path in files.path.rglob("*") if path.is_file()} == {
+        "config.json",
+        "evaluation.json",
+        "last.safetensors",
+    }
+    (meta,) = load_file(files.checkpoint("last")).values()
+    assert meta.dtype == torch.float32
+    assert torch.equal(metarl.load(f"reference:{name}").meta, meta)
+    stored = read_run(Path(f"reference:{name}"))
+    assert not Path(stored.config["run_dir"]).is_absolute()
+    assert not stored.config["metarl"]["commit"].endswith("-dirty")
+    assert stored.evaluated().iteration == stored.config["iterations"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_agent_is_that_of_the_committed_results(name):
+    results = [
+        path for path in (ROOT / "benchmarks/results").glob("*/*-seed*") if f"{path.parent.name}-{path.name}" == name
+    ]
+    (committed,) = map(read_run, results)
+    shipped = read_run(Path(f"reference:{name}"))
+    assert shipped.config == committed.config
+    np.testing.assert_array_equal(shipped.evaluated().returns, committed.evaluated().returns)
+
+
+def _evaluated_again(name, tasks):
+    """The first tasks of an agent's own evaluation, [committed, now][task, step], and whether they must be equal."""
+    committed = read_run(Path(f"reference:{name}")).evaluated()
+    Path("tasks.json").write_text(json.dumps({"tasks": committed.to_json()["tasks"][:tasks]}))
+    config = EvaluationConfig(
+        task_file=Path("tasks.json"),
+        rollouts=committed.rollouts,
+        gradient_steps=len(committed.mean) - 1,
+        seed=committed.seed,
+        device="cpu",
+    )
+    now, here = metarl.evaluate(f"reference:{name}", config), provenance(torch.device("cpu"))
+    processors = [facts["hardware"].partition(", ")[2] for facts in (committed.metarl, here)]
+    versions = [
+        [facts[part] for part in ("torch", "numpy", "mujoco", "gymnasium")] for facts in (committed.metarl, here)
+    ]
+    return committed, now, processors[0] == processors[1] and versions[0] == versions[1]
+
+
+def _check_again(name, tasks):
+    committed, now, same = _evaluated_again(name, tasks)
+    if same:
+        np.testing.assert_array_equal(now.returns, committed.returns[:tasks])
+    else:
+        half = committed.returns[:tasks].std(0, ddof=1) * 2 / np.sqrt(tasks)
+        assert (np.abs(now.mean - committed.returns[:tasks].mean(0)) <= half).all()
+
+
+# An evaluation goes through its tasks in groups of 40 with random streams of their own: the first 40 stand for all.
+def test_an_evaluation_gives_the_committed_numbers():
+    _check_again("memory-navigation-rl2-seed0", 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_evaluation_gives_the_committed_numbers(name):
+    _check_again(name, 40)
+
+
+def test_an_evaluation_goes_into_a_folder_of_the_user(folder):
+    before = everything_in(REFERENCES / NAMES[0])
+    result = metarl.evaluate(f"reference:{NAMES[0]}", FEW)
+    written = json.loads((folder / "runs/reference" / NAMES[0] / "evaluation.json").read_text())
+    assert written["mean"] == result.mean.tolist()
+    metarl.plot(f"reference:{NAMES[0]}", "curve.png")  # Draws the committed evaluation.
+    assert everything_in(REFERENCES / NAMES[0]) == before
+
+
+def test_the_list_names_every_agent_with_what_it_reaches(capsys):
+    assert evaluate.main(["--list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["agent", "algorithm", "family"]
+    assert [line.split()[0] for line in lines] == [f"reference:{name}" for name in metarl.reference_names()]
+    for line, name in zip(lines, NAMES, strict=True):
+        assert " ".join(f"{mean:.2f}" for mean in read_run(Path(f"reference:{name}")).evaluated().mean) in line
+
+
+def test_an_unknown_agent_is_refused_with_the_nearest_names(capsys):
+    wrong = NAMES[0].replace("seed0", "seed9")
+    with pytest.raises(UserError) as error:
+        metarl.load(f"reference:{wrong}")
+    assert f"there is no reference agent {wrong!r}. Did you mean '{NAMES[0]}'" in str(error.value)
+    assert evaluate.main([f"reference:{wrong}"]) == 2
+    assert "`python -m metarl.evaluate --list` names all" in capsys.readouterr().err
+
+
+def test_a_run_may_start_from_an_agent(folder):
+    stored = read_run(Path(f"reference:{NAMES[0]}")).config
+    source = f"reference:{NAMES[0]}"
+    assert run_folder(Path(source)) == REFERENCES / NAMES[0]
+    same = {name: stored[name] for name in ("env", "algo", "hidden_sizes", "activation")}
+    train(metarl.Config(**same, rl2=stored["rl2"], init_from=source, iterations=0, run_dir=folder / "run"))
+    np.testing.assert_array_equal(final_parameters(folder / "run"), metarl.load(source).meta.numpy())
+
+
+@pytest.fixture
+def places(folder, monkeypatch):
+    """Where `collect` puts results and agents."""
+    monkeypatch.setattr(collecting, "RESULTS", folder / "results")
+    for module in (collecting, reference):
+        monkeypatch.setattr(module, "REFERENCES", folder / "agents")
+    return folder
+
+
+def test_a_finished_run_is_collected_with_its_agent(places):
+    run = train(tiny(places / "maml-seed0", meta_optimiser="promp")).path
+    result = metarl.evaluate(run, FEW)
+    for _ in range(2):  # What was collected before is replaced.
+        collect(run, "navigation")
+    assert sorted(path.name for path in (places / "results/navigation").iterdir()) == ["maml-seed0"]
+    assert {path.name for path in (places / "results/navigation/maml-seed0").iterdir()} == {
+        "config.json",
+        "progress.csv",
+        "evaluation.json",
+    }
+    assert metarl.reference_names() == ["navigation-maml-seed0"]
+    again = metarl.evaluate("reference:navigation-maml-seed0", FEW)
+    np.testing.assert_array_equal(again.returns, result.returns)
+    assert set(load_file(RunFolder(run).checkpoint("last"))) > {"meta"}
+    checkpoints = RunFolder(places / "agents/navigation-maml-seed0").checkpoint("last").parent
+    assert [path.name for path in checkpoints.iterdir()] == ["last.safetensors"]
+    assert set(load_file(checkpoints / "last.safetensors")) == {"meta"}
+
+
+def test_a_run_that_was_not_evaluated_has_results_alone(places):
+    collect(train(tiny(places / "maml-seed0")).path, "navigation")
+    assert (places / "results/navigation/maml-seed0/progress.csv").is_file()
+    assert metarl.reference_names() == []
+
+
+def test_an_evaluation_of_an_earlier_checkpoint_is_not_collected(places, monkeypatch, capsys):
+    run = train(tiny(places / "maml-seed0", iterations=1)).path
+    metarl.evaluate(run, FEW)
+    train(tiny(run, iterations=2, resume=True))
+    monkeypatch.setattr(sys, "argv", ["collect", "navigation", str(run)])
+    assert collecting.main() == 2
+    assert "is of iteration 1, and its last checkpoint of 2: evaluate it again." in capsys.readouterr().err
+    assert not (places / "results").exists()
