@@ -29,6 +29,8 @@ _BOOKKEEPING = frozenset(
         "resumed_with",
         "device",
         "threads",
+        "processes",
+        "envs_per_process",
         "checkpoint_every",
         "validate_every",
         "validation_tasks",

@@ -215,7 +215,9 @@ def test_what_other_algorithms_would_use_and_bookkeeping_make_no_lines(tmp_path)
         ),
         make_run(tmp_path / "b", seed=1, **common, l2f=None, promp=None, mamlpp=None, profile=True, device="cuda"),
         make_run(tmp_path / "c", seed=2, **common, context_size=3, adapted_layers=[], keep_checkpoints=True),
-        make_run(tmp_path / "d", seed=3, **common, resumed_with=[{"version": "0.1.0"}]),
+        make_run(
+            tmp_path / "d", seed=3, **common, resumed_with=[{"version": "0.1.0"}], processes=4, envs_per_process=9
+        ),
     ]
     assert [group.label for group in groups_of(*folders)] == ["MAML"]
     folders.append(make_run(tmp_path / "e", **{**common, "trpo": {"max_kl": 0.1}}))
