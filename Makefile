@@ -8,7 +8,7 @@ endif
 
 BIN := $(VENV)/bin
 
-.PHONY: install test test-all test-lowest lint format bench demo clean
+.PHONY: install test test-all test-lowest lint format bench demo site dist clean
 
 install: $(VENV)/.installed
 
@@ -55,6 +55,14 @@ demo: install
 	$(BIN)/python -m metarl.evaluate $(RUN)
 	$(BIN)/python -m metarl.plot $(RUN) --output demo.png
 	@echo "The run is in $(RUN), its curve in $(CURDIR)/demo.png"
+
+# build/site/index.html; a link that leads nowhere is an error.
+site: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+dist: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) $(LOWEST_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

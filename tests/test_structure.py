@@ -5,13 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from tiny_runs import ROOT, TINY, arguments
 
-ROOT = Path(__file__).resolve().parent.parent
+import metarl
+
 PACKAGE = ROOT / "metarl"
 
 # One row a folder, from the bottom up: a module imports from its own folder and from those above it in this list.
@@ -120,8 +123,11 @@ def test_root_folder_is_a_link_to_the_package(name):
     assert (PACKAGE / name / "__init__.py").is_file()
 
 
-def test_wheel_installs_one_typed_package(tmp_path):
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The package as `make dist` builds it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     # Built from a copy, because a build leaves folders beside pyproject.toml.
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -129,15 +135,40 @@ def test_wheel_installs_one_typed_package(tmp_path):
     shutil.copytree(PACKAGE, source / "metarl", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("envs", "agents"):
         (source / name).symlink_to(f"metarl/{name}")
-    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", str(tmp_path)]
+    options = ["--no-deps", "--no-index", "--no-build-isolation", "--quiet", "--wheel-dir", str(folder)]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_installs_one_typed_package(wheel):
     files = zipfile.ZipFile(wheel).namelist()
     packages = {name.split("/")[0] for name in files if ".dist-info/" not in name}
     assert packages == {"metarl"}
     assert "metarl/py.typed" in files
     parts = [*PACKAGE.rglob("*.py"), *(path for path in (PACKAGE / "reference").rglob("*") if path.is_file())]
     assert {f"metarl/{path.relative_to(PACKAGE).as_posix()}" for path in parts} <= set(files)
+
+
+@pytest.mark.slow
+def test_wheel_runs_the_three_commands_in_a_fresh_environment(wheel, tmp_path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv/bin/python")
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt"), str(wheel)]
+    train = ["--env", "navigation", "--algo", "l2f", "--iterations", "1", *arguments(TINY), "--run-dir", "run"]
+    for command in (
+        pip,
+        [python, "-m", "metarl.train", *train],
+        [python, "-m", "metarl.evaluate", "run", "--tasks", "2", "--rollouts", "2"],
+        [python, "-m", "metarl.plot", "run", "--output", "curve.png"],
+    ):
+        subprocess.run(command, check=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ""})
+    assert (tmp_path / "curve.png").is_file()
+
+
+def test_the_version_is_written_once():
+    assert f"\nversion: {metarl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {metarl.__version__}" in (ROOT / "docs/release-notes.md").read_text()
 
 
 def _run(code: str) -> subprocess.CompletedProcess[str]:
