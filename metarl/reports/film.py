@@ -15,9 +15,8 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from metarl.common.files import replacing
-from metarl.reports.episodes import HEIGHT, Episode
+from metarl.reports.episodes import HEIGHT, PANELS_IN_ROW, Episode
 
-_PANELS_IN_ROW = 4
 _MARGIN = 8
 _LINE = 24
 _SIZE_OF_TEXT = 16
@@ -39,7 +38,7 @@ class Film:
 
     def __init__(self, caption: str, episodes: Sequence[Episode], rate: float) -> None:
         self._caption, self._episodes, self._rate = caption, episodes, rate
-        self._columns = min(len(episodes), _PANELS_IN_ROW)
+        self._columns = min(len(episodes), PANELS_IN_ROW)
         rows = math.ceil(len(episodes) / self._columns)
         self._width = max(episode.pictures[0].shape[1] for episode in episodes)
         self._row = HEIGHT + 2 * _LINE + _MARGIN

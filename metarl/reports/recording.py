@@ -51,7 +51,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     """
     config = expect("config", RecordingConfig() if config is None else config, RecordingConfig)
     agent = load(run_dir, config.checkpoint, trust)
-    family, rule = require_environments(agent.family, "a recording"), agent.rule
+    family = require_environments(agent.family, "a recording")
     folder = config.output or RunFolder(results_folder(agent.config.folder)).recording
     gif = folder / f"task{config.task}.gif"
     if why := unwritable(gif):
@@ -59,7 +59,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     tasks = family.sample_tasks(HELD_OUT_TASKS, stream(config.seed, Purpose.TEST_TASKS), "test")
     steps = config.steps
     if steps is None:
-        steps = agent.settings.inner.num_inner_steps if rule.remembers else _GRADIENT_STEPS
+        steps = agent.settings.inner.num_inner_steps if agent.rule.remembers else _GRADIENT_STEPS
     title = f"{run_title(agent.config.to_dict())} on {family.name}"
     with closing(drawing_env(family)) as env:
         camera = Camera.on(env, family.name, agent.settings.rollouts.horizon)

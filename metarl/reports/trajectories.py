@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from metarl.reports.episodes import Episode
+from metarl.reports.episodes import PANELS_IN_ROW, Episode
 from metarl.reports.styles import GREY
 
-_PANELS_IN_ROW = 4
-_INCHES = 2.6
+_INCHES, _INCHES_OF_LINE, _INCHES_OF_TITLE = 2.6, 0.25, 0.4
 _GOAL = "#D55E00"
-# Shades of blue from the first step to the last, all darker than the grey of the episode before adaptation.
+# The episode before adaptation is grey; the others are blue, the darker the later.
 _LIGHTEST, _DARKEST = 0.45, 1.0
 
 
@@ -34,10 +33,12 @@ def draw_trajectories(title: str, tasks: Sequence[Any], goals: Sequence[Sequence
     Returns:
         The figure; save it with ``savefig``.
     """
-    columns = min(len(goals), _PANELS_IN_ROW)
+    columns = min(len(goals), PANELS_IN_ROW)
     rows = math.ceil(len(goals) / columns)
-    figure = Figure(figsize=(columns * _INCHES, rows * _INCHES + 0.8), layout="constrained")
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    labels = [*(episode.title for episode in goals[0]), "start", "goal"]
+    height = rows * _INCHES + math.ceil(len(labels) / columns) * _INCHES_OF_LINE + _INCHES_OF_TITLE
+    figure = Figure(figsize=(columns * _INCHES, height), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     blues = colormaps["Blues"](np.linspace(_LIGHTEST, _DARKEST, max(len(goals[0]) - 1, 1)))
     colours = [GREY, *map(to_hex, blues)][: len(goals[0])]
     points = [np.asarray(task)[None, :2] for task in tasks]
@@ -58,7 +59,6 @@ def draw_trajectories(title: str, tasks: Sequence[Any], goals: Sequence[Sequence
     signs = [Line2D([], [], color=colour, linewidth=2) for colour in colours]
     start = Line2D([], [], linestyle="", marker="o", color="black", markerfacecolor="white")
     goal = Line2D([], [], linestyle="", marker="*", color=_GOAL, markersize=11)
-    labels = [*(episode.title for episode in goals[0]), "start", "goal"]
-    figure.legend([*signs, start, goal], labels, loc="outside lower center", ncols=columns + 2, frameon=False)
+    figure.legend([*signs, start, goal], labels, loc="outside lower center", ncols=columns, frameon=False)
     figure.suptitle(title)
     return figure
