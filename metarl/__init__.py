@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
+    from metarl.reports.report import report
     from metarl.runs.adapted import load_policy
     from metarl.runs.protocol import evaluate, sweep_rollouts
     from metarl.runs.trained_agent import load
@@ -101,6 +102,7 @@ __all__ = [
     "plot",
     "preset",
     "register",
+    "report",
     "sweep_rollouts",
     "train",
     "unregister",
@@ -124,6 +126,7 @@ _HEAVY = {
     "load": "metarl.runs.trained_agent:load",
     "load_policy": "metarl.runs.adapted:load_policy",
     "plot": "metarl.reports.curves:plot_runs",
+    "report": "metarl.reports.report:report",
     "sweep_rollouts": "metarl.runs.protocol:sweep_rollouts",
     "train": "metarl.runs.training:train",
 }

@@ -38,6 +38,7 @@ LAYERS = (
     "evaluate",
     "analyze",
     "plot",
+    "report",
     "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
@@ -185,7 +186,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "report"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys
