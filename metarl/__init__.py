@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from metarl.reports.analysis import analyze
     from metarl.reports.curves import plot_runs as plot
     from metarl.reports.recording import record
+    from metarl.reports.report import report
     from metarl.runs.adapted import load_policy
     from metarl.runs.protocol import evaluate, sweep_rollouts
     from metarl.runs.trained_agent import load
@@ -106,6 +107,7 @@ __all__ = [
     "record",
     "reference_names",
     "register",
+    "report",
     "sweep_rollouts",
     "train",
     "unregister",
@@ -130,6 +132,7 @@ _HEAVY = {
     "load_policy": "metarl.runs.adapted:load_policy",
     "plot": "metarl.reports.curves:plot_runs",
     "record": "metarl.reports.recording:record",
+    "report": "metarl.reports.report:report",
     "sweep_rollouts": "metarl.runs.protocol:sweep_rollouts",
     "train": "metarl.runs.training:train",
 }

@@ -10,6 +10,7 @@ python -m metarl.evaluate  measures it on held-out tasks: return after 0, 1, ...
 python -m metarl.plot      draws these returns, or those of training, of one run or several
 python -m metarl.analyze   shows what it learned: conflict between tasks, attenuation, embeddings, ...
 python -m metarl.record    films how it adapts to a task, as GIF and MP4
+python -m metarl.report    puts figures, tables, settings and commands of runs into one HTML file
 
 Start with a few minutes on 2D navigation:
 

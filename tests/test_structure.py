@@ -39,6 +39,7 @@ LAYERS = (
     "analyze",
     "plot",
     "record",
+    "report",
     "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
@@ -187,7 +188,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record", "report"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys

@@ -88,6 +88,14 @@ def runs_of(groups: Sequence[Group]) -> list[StoredRun]:
     return [run for group in groups for run in group.runs]
 
 
+def differences(groups: Sequence[Group]) -> dict[str, list[str]]:
+    """Settings in which lines differ, as text, by name, with a value for each line; empty where one does not use it."""
+    settings = [_settings(group.runs[0]) for group in groups]
+    names = sorted(set().union(*settings))
+    values = {name: [of_line.get(name, "") for of_line in settings] for name in names}
+    return {name: of_lines for name, of_lines in values.items() if len(set(of_lines)) > 1}
+
+
 def _group(runs: Sequence[StoredRun]) -> list[Group]:
     """Groups of one family's runs."""
     groups: dict[frozenset[tuple[str, str]], list[StoredRun]] = {}

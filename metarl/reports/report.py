@@ -1,0 +1,212 @@
+"""A report on some runs: one HTML file with figures, tables and how to make them, readable without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import mimetypes
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metarl.common.errors import UserError
+from metarl.common.files import reason, replacing, unwritable
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
+from metarl.config.algorithms import run_title
+from metarl.config.checked import convert
+from metarl.config.measuring import Checkpoint
+from metarl.config.trust import Trust
+from metarl.reports.curves import draw_gradient_steps, draw_training
+from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
+from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
+from metarl.store.reference import results_folder
+from metarl.store.runs import StoredRun, read_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PHASES = {
+    "seconds_rollout": "rollouts",
+    "seconds_adaptation": "adaptation",
+    "seconds_meta_step": "meta-step",
+}
+_MOVING = (".mp4", ".gif")
+
+
+def report(
+    runs: str | Path | Iterable[str | Path],
+    output: str | Path,
+    checkpoint: Checkpoint = "last",
+    trust: Trust = False,
+) -> Path:
+    """Writes a report on some runs: one HTML file that holds everything it shows.
+
+    It shows adaptation to held-out tasks, learning curves, where the time went, in which settings the runs differ, how
+    to make them again, and the recordings in their folders. What a run lacks is left out, with the reason.
+
+    Args:
+        runs: Folders of one or several runs. Runs that differ only in their seed are shown together.
+        output: The file, whose name ends in ``.html``. An existing one is replaced.
+        checkpoint: The checkpoint whose evaluations are shown: ``last`` or ``best``.
+        trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. It is not
+            needed; tables then name settings that a family of your own has as its default.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: If a folder is no run, or if the file cannot be written, which is tried first.
+    """
+    page: Path = convert("output", output, Path)
+    if page.suffix.lower() != ".html":
+        raise UserError(f"cannot write '{page}': the report's name must end in .html.")
+    if why := unwritable(page):
+        raise UserError(f"cannot write '{page}': {why}.")
+    checkpoint = convert("checkpoint", checkpoint, Checkpoint)
+    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+    groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
+    text = _rendered(groups)
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(page) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write '{page}': {reason(error)}.") from error
+    return page
+
+
+def _rendered(groups: Sequence[Group]) -> str:
+    # Imported here, because only this needs it.
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text())
+    runs = runs_of(groups)
+    evaluated = [group for group in groups if all(run.evaluation is not None for run in group.runs)]
+    trained = [group for group in groups if all(len(run.progress.get("env_steps", ())) for run in group.runs)]
+    return template.render(
+        title="; ".join(
+            f"{', '.join(group.label for group in family)} on {family[0].env}" for family in by_family(groups)
+        ),
+        runs=[_facts(run) for run in runs],
+        adaptation=[_adaptation(family) for family in by_family(evaluated)],
+        training=[_picture(draw_training(family, "env-steps"), "Learning curves") for family in by_family(trained)],
+        not_evaluated=[str(run.path) for run in runs if run.evaluation is None],
+        phases=[row for group in trained for row in _phases(group)],
+        phase_names=list(_PHASES.values()),
+        settings=[_settings(family) for family in by_family(groups)],
+        recordings=[_recording(run, file) for run in runs for file in _recordings(run)],
+    )
+
+
+def _facts(run: StoredRun) -> dict[str, Any]:
+    """A run's row, and what it takes to make it again."""
+    origin: Mapping[str, Any] = run.config.get("metarl") or {}
+    steps, seconds = (_last(run, name) for name in ("env_steps", "seconds"))
+    evaluation = run.evaluation
+    measured = None
+    if evaluation is not None:
+        source = (
+            f"--task-file {run.path / 'evaluation.json'}"
+            if not evaluation.finite
+            else f"--tasks {len(evaluation.tasks)}"
+        )
+        measured = (
+            f"python -m metarl.evaluate {run.path} {source} --rollouts {evaluation.rollouts} "
+            f"--gradient-steps {len(evaluation.mean) - 1} --seed {evaluation.seed}"
+        )
+    return {
+        "path": str(run.path),
+        "title": run_title(run.config),
+        "env": run.env,
+        "seed": run.seed,
+        "iterations": f"{_last(run, 'iteration') or 0:.0f} of {run.config.get('iterations', '?')}",
+        "steps": "" if steps is None else engineering(steps),
+        "time": "" if seconds is None else _time(seconds),
+        "commit": str(origin.get("commit") or ""),
+        "made_with": ", ".join(
+            f"{name} {value}" for name, value in origin.items() if name not in ("commit", "hardware")
+        ),
+        "hardware": str(origin.get("hardware") or ""),
+        "config": json.dumps(run.config, indent=1),
+        "train": f"python -m metarl.train --config config.json --run-dir {results_folder(run.path)}",
+        "evaluate": measured,
+    }
+
+
+def _last(run: StoredRun, column: str) -> float | None:
+    values = run.progress.get(column)
+    return None if values is None or not len(values) else float(values[-1])
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+
+
+def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
+    """The figure of adaptation, and its numbers: a row for each line."""
+    runs = runs_of(family)
+    rows = []
+    for group in family:
+        means = np.array([run.evaluated().mean for run in group.runs])
+        estimate = mean_and_interval(means)
+        shown = estimate.half_width if len(means) >= MIN_SEEDS_FOR_INTERVAL else None
+        widths = [None] * means.shape[1] if shown is None else shown.tolist()
+        cells = [
+            f"{mean:.3g}" + ("" if width is None else f" \N{PLUS-MINUS SIGN} {width:.2g}")
+            for mean, width in zip(estimate.mean.tolist(), widths, strict=True)
+        ]
+        rows.append({"label": group.label, "seeds": len(group.runs), "cells": cells})
+    measure = MEASURES[runs[0].measure]
+    return {
+        "env": family[0].env,
+        "picture": _picture(draw_gradient_steps(family), f"{measure} after each step of adaptation"),
+        "measure": measure,
+        "step_name": " or ".join(dict.fromkeys(run.evaluated().step_name for run in runs)),
+        "steps": range(max(len(run.evaluated().mean) for run in runs)),
+        "rows": rows,
+        "note": f"{seeds_text(runs)} · {tasks_text([family])}",
+    }
+
+
+def _phases(group: Group) -> list[dict[str, Any]]:
+    """Seconds of an iteration in each phase, medians over a run's iterations but the first."""
+    rows = []
+    for run in group.runs:
+        known = {name: run.progress[column][1:] for column, name in _PHASES.items() if column in run.progress}
+        seconds = {name: float(np.nanmedian(values)) for name, values in known.items() if len(values)}
+        if seconds:
+            total = sum(seconds.values())
+            shares = {name: value / total if total else 0.0 for name, value in seconds.items()}
+            rows.append(
+                {"label": group.label, "env": group.env, "seed": run.seed, "seconds": seconds, "shares": shares}
+            )
+    return rows
+
+
+def _settings(family: Sequence[Group]) -> dict[str, Any]:
+    return {"env": family[0].env, "labels": [group.label for group in family], "rows": differences(family)}
+
+
+def _recordings(run: StoredRun) -> list[Path]:
+    files = sorted(path for path in results_folder(run.path).rglob("*") if path.suffix in _MOVING)
+    # A GIF beside an MP4 of its name shows the same.
+    return [path for path in files if path.suffix == ".mp4" or path.with_suffix(".mp4") not in files]
+
+
+def _recording(run: StoredRun, file: Path) -> dict[str, Any]:
+    kind = mimetypes.guess_type(file.name)[0] or ""
+    data = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return {"name": f"{run_title(run.config)} on {run.env}, seed {run.seed}: {file.stem}", "data": data, "kind": kind}
+
+
+def _picture(figure: Figure, words: str) -> dict[str, str]:
+    """A figure as an address that holds all of it, and a description for those who do not see it."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg")
+    return {"data": f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}", "alt": words}

@@ -1,0 +1,126 @@
+import html
+import re
+import shutil
+import subprocess
+
+import pytest
+from tiny_runs import ROOT, tiny
+
+import metarl
+from metarl.commands.report import main
+from metarl.common.errors import UserError
+from metarl.runs.training import train
+
+RESULTS = ROOT / "benchmarks/results"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two evaluated runs with different step sizes, the second in a folder with a name that is no HTML."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = [
+        train(tiny(folder / "one")).path,
+        train(tiny(folder / "<b>&two", inner_lr=0.25)).path,
+    ]
+    for path in made:
+        metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+    return made
+
+
+def written(runs, folder, **options):
+    return metarl.report(runs, folder / "report.html", **options).read_text()
+
+
+def words(page):
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+
+
+def test_a_report_needs_nothing_but_itself(runs, tmp_path):
+    page = written(runs, tmp_path)
+    addresses = re.findall(r'(?:src|href)="(.{5})', page) + re.findall(r"url\((.{5})", page)
+    assert {address[0] if address[0] == "#" else address for address in addresses} == {"#", "data:"}
+    assert "<script" not in page
+    assert "@import" not in page
+
+
+def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
+    shown = words(written(runs, tmp_path))
+    for path in runs:
+        result = metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+        assert all(f"{mean:.3g}" in shown for mean in result.mean)
+        assert f"python -m metarl.train --config config.json --run-dir {path}" in shown
+        assert f"--task-file {path}/evaluation.json --rollouts 2 --gradient-steps 1 --seed 10000" in shown
+    assert re.search(r"inner_lr\s+0\.1\s+0\.25", shown)
+    assert "MAML (inner lr 0.25)" in shown
+    assert "<b>&two" in shown  # as text
+
+
+def test_sections_have_links_that_lead_to_them(runs, tmp_path):
+    page = written(runs, tmp_path)
+    targets = re.findall(r'href="#([^"]+)"', page)
+    assert {"runs", "adaptation", "training", "phases", "settings", "again"} <= set(targets)
+    assert all(f'id="{target}"' in page for target in targets)
+    assert all("alt=" in image for image in re.findall(r"<img[^>]*>", page))
+
+
+def test_what_was_not_evaluated_is_named(tmp_path):
+    path = train(tiny(tmp_path / "run")).path
+    page = written([path], tmp_path)
+    assert f"Not evaluated, and therefore not below: {path}" in words(page)
+    assert 'id="adaptation"' not in page
+    assert 'id="training"' in page
+
+
+def test_recordings_in_a_run_are_shown(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    (copy / "task.gif").write_bytes(b"GIF89a")
+    assert 'src="data:image/gif;base64,R0lGODlh"' in written([copy], tmp_path)
+    (copy / "task.mp4").write_bytes(b"film")
+    page = written([copy], tmp_path)
+    assert 'src="data:video/mp4;base64,ZmlsbQ=="' in page
+    assert "data:image/gif" not in page  # It shows the same.
+
+
+def test_recordings_of_a_reference_agent_are_found_where_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = metarl.reference_names()[0]
+    folder = tmp_path / "runs/reference" / name / "recording"
+    folder.mkdir(parents=True)
+    (folder / "task0.gif").write_bytes(b"GIF89a")
+    assert 'src="data:image/gif;base64,R0lGODlh"' in written([f"reference:{name}"], tmp_path)
+
+
+def test_intervals_begin_with_five_seeds(tmp_path):
+    three = [RESULTS / f"navigation/maml-seed{seed}" for seed in range(3)]
+    five = [RESULTS / f"sinusoid-l2f/maml-seed{seed}" for seed in range(5)]
+    cells = re.compile(r'<td class="number">-?[\d.]+ ± ')
+    assert not cells.search(written(three, tmp_path))
+    assert cells.search(written(five, tmp_path))
+
+
+def test_a_report_can_only_be_a_page_that_can_be_written(runs, tmp_path):
+    with pytest.raises(UserError, match=r"report's name must end in \.html"):
+        metarl.report(runs, tmp_path / "report.pdf")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        metarl.report(runs, tmp_path / "file/report.html")
+
+
+def test_the_command_names_the_report(runs, tmp_path, capsys):
+    assert main([str(runs[0]), "--output", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/page.html\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser Chromium")
+def test_a_browser_shows_every_figure(runs, tmp_path):
+    page = metarl.report(runs, tmp_path / "report.html")
+    # The test's own script; a page without a script would not say whether its images could be read.
+    counting = (
+        "<script>addEventListener('load', () => { document.title = [...document.images].map(i => i.naturalWidth > 0) })"
+    )
+    page.write_text(page.read_text().replace("</body>", f"{counting}</script></body>"))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    shown = subprocess.run(["chromium", *options, page.as_uri()], capture_output=True, text=True, check=True).stdout
+    assert "<title>true,true</title>" in shown
