@@ -68,8 +68,8 @@ def test_an_agent_is_that_of_the_committed_results(name):
 
 
 def _check_again(name):
-    """The first tasks of the agent's own evaluation; a task's numbers do not depend on how many come after it."""
-    tasks = 10
+    """The first group of tasks of the agent's own evaluation; each group has random streams of its own."""
+    tasks = 40
     committed = read_run(Path(f"reference:{name}")).evaluated()
     Path("tasks.json").write_text(json.dumps({"tasks": committed.to_json()["tasks"][:tasks]}))
     config = EvaluationConfig(
@@ -97,8 +97,8 @@ def test_an_evaluation_gives_the_committed_numbers():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_every_evaluation_gives_the_committed_numbers(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("seed0")])
+def test_the_evaluation_of_each_first_seed_gives_the_committed_numbers(name):
     _check_again(name)
 
 
