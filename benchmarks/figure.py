@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import textwrap
 from collections.abc import Iterable
@@ -15,7 +14,6 @@ from typing import Annotated, Any
 import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from benchmarks.__main__ import RESULTS
 from benchmarks.measure import Cell
@@ -28,7 +26,7 @@ _OURS, _OTHERS, _LIMIT, _GREY = "#0072B2", "#8c8c8c", "#cfcfcf", "#6b6b6b"
 _LIMITS = (PHYSICS, ENVIRONMENT, "arithmetic bound")
 _COLUMNS = 2
 _CAPTION_WIDTH = 150
-_ROOM_FOR_FIGURES = 3.0  # width of the axis, as a multiple of the longest bar
+_ROOM_FOR_FIGURES = 1.15  # width of the axis, as a multiple of the longest bar
 
 TITLES = {"navigation": "2D navigation", "cheetah-dir": "Half-cheetah", "ant-dir": "Ant"}
 
@@ -117,9 +115,9 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     bars = ax.barh(labels, values, color=[_colour(label) for label in labels], height=0.7)
     ax.bar_label(bars, [_number(value) for value in values], padding=3, fontsize=8)
     ax.invert_yaxis()
-    ax.set_xscale("log")
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xlim(10 ** math.floor(math.log10(min(values) / 2)), max(values) * _ROOM_FOR_FIGURES)
+    ax.set_xlim(0, max(values) * _ROOM_FOR_FIGURES)
+    ax.locator_params(axis="x", nbins=5)
+    ax.xaxis.set_major_formatter(lambda value, _: _number(value))
     ax.set_title(panel.title, fontsize=10, loc="left")
     ax.set_xlabel(panel.unit, fontsize=8)
     ax.tick_params(labelsize=8)
@@ -145,7 +143,7 @@ def _number(value: float) -> str:
     """A number with three digits: 1.23 M, 45.6 k, 789, 0.12."""
     for size, letter in ((1e6, " M"), (1e3, " k")):
         if value >= size:
-            return f"{value / size:#.3g}".rstrip(".") + letter
+            return f"{value / size:.3g}{letter}"
     return f"{value:.3g}"
 
 

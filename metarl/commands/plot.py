@@ -33,6 +33,8 @@ class PlotOptions:
     """What to draw: a metric of the family, such as success, in place of the return (error, accuracy)."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to draw: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
+    apart: bool = False
+    """Give each line a panel of its own, in which the others are pale: for many lines."""
     own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()
 
 
@@ -45,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.curves import plot_runs
 
         trust = trusted(options.own, options.runs)
-        show(str(plot_runs(options.runs, options.output, options.x, options.checkpoint, trust, options.y)))
+        picture = plot_runs(
+            options.runs, options.output, options.x, options.checkpoint, trust, options.y, options.apart
+        )
+        show(str(picture))
 
     return run_command(command)

@@ -62,6 +62,8 @@ _LARGEST_DODGE = 0.15
 _MARKER_SPACING = 0.15  # share of the panel's diagonal, for lines with too many points to mark them all
 _LABEL_WIDTH = 28  # characters
 _CAPTION_WIDTH = 90
+_PANELS_IN_A_ROW = 4
+_PALE = "#d4d4d4"
 _LEGEND_LINE_INCHES = 0.15
 _LEGEND_GAP_INCHES = 0.065
 _CAPTION_INCHES = 0.5
@@ -86,6 +88,7 @@ def plot_runs(
     checkpoint: Checkpoint = "last",
     trust: Trust = False,
     y: str | None = None,
+    apart: bool = False,
 ) -> Path:
     """Draws the figure of some runs into a file.
 
@@ -105,6 +108,7 @@ def plot_runs(
         trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. Only ``input``
             needs it; elsewhere labels then leave out what a family of your own has as its default.
         y: What is drawn: a metric of the family, such as "success"; None for what it is measured by, the return.
+        apart: A panel for each line, in which the others are pale; for many lines.
 
     Returns:
         Path of the picture.
@@ -119,7 +123,9 @@ def plot_runs(
         raise UserError(f"cannot write '{picture}': the picture's name must end in {', '.join(SUFFIXES)}.")
     if why := unwritable(picture):
         raise UserError(f"cannot write '{picture}': {why}.")
-    y = convert("y", y, str | None)
+    y, apart = convert("y", y, str | None), convert("apart", apart, bool)
+    if apart and (x == "input" or x in _UNITS):
+        raise UserError(f"--apart is for gradient steps and for training, not for --x {x}; leave it out.")
     folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     if x == "input":
         if len(folders) != 1:
@@ -129,7 +135,9 @@ def plot_runs(
         figure = draw_functions(load(folders[0], checkpoint, trust))
     else:
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
-        if x == "gradient-step":
+        if apart:
+            figure = draw_apart(group_runs(stored if x == "gradient-step" else _with_progress(stored, x)), x, y)
+        elif x == "gradient-step":
             figure = draw_gradient_steps(group_runs(stored), y)
         elif x in _UNITS:
             figure = draw_adaptation(group_runs(stored), x, y)
@@ -250,7 +258,6 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
     """
     families, styles = by_family(groups), styles_of(groups)
     adapting = [any(_column(run, "after", y) in run.progress for run in runs_of(family)) for family in families]
-    horizontal, words = _AXES[x]
     figure, axes = _new_figure([1 + adapts for adapts in adapting])
     panels = [
         (family, when)
@@ -262,15 +269,12 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
             runs = [run for run in group.runs if when == "before" or _column(run, when, y) in run.progress]
             if not runs:
                 continue
-            per_seed = _column_per_seed(runs, _column(runs[0], when, y), x)
-            places_on_axis = _column_per_seed(runs, horizontal, x).mean(axis=0)
-            measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places_on_axis)
             # Markers start at different places, so that those of close lines do not cover each other.
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
             style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
-            _draw_group(ax, places_on_axis[measured], per_seed[:, measured], style)
+            _draw_group(ax, *_trained(runs, when, x, y), style)
         ax.set_title(f"{family[0].env}, {training_text(runs_of(family), when)}", loc="left")
-        ax.set_xlabel(words)
+        ax.set_xlabel(_AXES[x][1])
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
@@ -278,6 +282,80 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
     kinds = dict.fromkeys("validation" if _column(run, "before", y).startswith("valid") else "training" for run in runs)
     _finish(figure, axes, groups, f"{seeds_text(runs)} · {' and '.join(kinds)} tasks · {provenance_text(runs)}")
     return figure
+
+
+def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
+    """Draws each line in a panel of its own, in colour, on top of the others, which are pale.
+
+    A row of panels has one family. Of training, the returns after adaptation are drawn, where there are any.
+
+    Args:
+        groups: Lines of the figure.
+        x: ``gradient-step``, ``env-steps``, ``cpu-seconds`` or ``iteration``.
+        y: A metric to draw in place of the return.
+
+    Returns:
+        The figure.
+
+    Raises:
+        UserError: As for `draw_gradient_steps` and `draw_training`.
+    """
+    from matplotlib.figure import Figure
+
+    families, styles, runs = by_family(groups), styles_of(groups), runs_of(groups)
+    rows = [
+        family[first : first + _PANELS_IN_A_ROW]
+        for family in families
+        for first in range(0, len(family), _PANELS_IN_A_ROW)
+    ]
+    figure = Figure(figsize=(2.3 * _PANELS_IN_A_ROW, 1.9 * len(rows) + 0.5), layout="constrained")
+    axes = figure.subplots(len(rows), _PANELS_IN_A_ROW, squeeze=False)
+    firsts = {
+        family[0].env: axes[next(place for place, row in enumerate(rows) if row[0] is family[0]), 0]
+        for family in families
+    }
+    for row, panels in zip(rows, axes, strict=True):
+        (family,) = (family for family in families if family[0].env == row[0].env)
+        lines = [_line(group, x, y) for group in family]
+        for ax in panels[len(row) :]:
+            ax.set_visible(False)
+        for group, ax in zip(row, panels, strict=False):
+            for places, per_seed in lines:
+                ax.plot(places, per_seed.mean(axis=0), color=_PALE, linewidth=0.8)
+            _draw_group(ax, *lines[family.index(group)], {**styles[group.label], "markersize": 4, "markevery": 0.25})
+            ax.set_title(textwrap.fill(group.label, _LABEL_WIDTH), fontsize=8, loc="left")
+            ax.tick_params(labelsize=7)
+            ax.spines[["top", "right"]].set_visible(False)
+            if ax is not firsts[group.env]:
+                ax.sharex(firsts[group.env])
+                ax.sharey(firsts[group.env])
+            if x != "gradient-step":
+                ax.locator_params(axis="x", nbins=4)
+                ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
+        name = y or row[0].runs[0].measure
+        panels[0].set_ylabel(f"{row[0].env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=7)
+    words = steps_text(runs) if x == "gradient-step" else _AXES[x][1]
+    caption = f"against {words} · grey: the others · {seeds_text(runs)} · {provenance_text(runs)}"
+    text = textwrap.fill(caption, _CAPTION_WIDTH)
+    figure.supxlabel(text, fontsize=7, color=GREY, x=0.01, horizontalalignment="left")
+    return figure
+
+
+def _line(group: Group, x: str, y: str | None) -> tuple[Floats, Floats]:
+    """Horizontal positions [point] and values [seed, point] of a line."""
+    if x == "gradient-step":
+        per_seed = _returns_per_seed(group, None, y)
+        return np.arange(per_seed.shape[1], dtype=np.float64), per_seed
+    adapts = all(_column(run, "after", y) in run.progress for run in group.runs)
+    return _trained(group.runs, "after" if adapts else "before", x, y)
+
+
+def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tuple[Floats, Floats]:
+    """Horizontal positions [row] and values [seed, row] of training, without rows that measured nothing."""
+    per_seed = _column_per_seed(runs, _column(runs[0], when, y), x)
+    places = _column_per_seed(runs, _AXES[x][0], x).mean(axis=0)
+    measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places)
+    return places[measured], per_seed[:, measured]
 
 
 def _column(run: StoredRun, when: str, y: str | None) -> str:

@@ -9,7 +9,7 @@ from metarl import ALGORITHMS, L2FConfig, ProMPConfig
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
-from metarl.reports.curves import draw_adaptation, draw_gradient_steps, draw_training, plot_runs
+from metarl.reports.curves import draw_adaptation, draw_apart, draw_gradient_steps, draw_training, plot_runs
 from metarl.reports.labels import group_runs
 from metarl.reports.styles import COLOURS, MARKERS
 from metarl.store.runs import read_run
@@ -752,3 +752,26 @@ def test_unknown_option_exits_with_code_2(capsys):
         main(["run", "--outptu", "a.png"])
     assert exit_info.value.code == 2
     assert "--output" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("x", "drawn"), [("gradient-step", [-40.0, -18.0, -10.0]), ("iteration", [-18.0, -8.0])])
+def test_apart_each_line_has_a_panel_in_which_the_others_are_pale(tmp_path, x, drawn):
+    algorithms = ("maml", "anil", "promp", "meta-sgd", "l2f")
+    settings = {"promp": {"algo": "maml", "meta_optimiser": "promp"}}
+    folders = [
+        make_run(tmp_path / name, **{"algo": name, "seed": 2, **settings.get(name, {})}) for name in algorithms
+    ] + [make_run(tmp_path / "other", env="navigation-bimodal")]
+    groups = group_runs([read_run(folder) for folder in folders])
+    panels = [ax for ax in draw_apart(groups, x).axes if ax.get_visible()]
+    assert [" ".join(ax.get_title(loc="left").split()) for ax in panels] == [group.label for group in groups]
+    for ax, others in zip(panels, [5, 5, 5, 5, 5, 1], strict=True):
+        *pale, line = ax.lines
+        assert len(pale) == others
+        assert line.get_color() not in {other.get_color() for other in pale}
+    np.testing.assert_allclose(panels[0].lines[-1].get_ydata(), drawn)
+    assert {ax.get_ylim() for ax in panels[:5]} == {panels[0].get_ylim()}
+
+
+def test_apart_is_refused_where_it_means_nothing(tmp_path):
+    with pytest.raises(UserError, match="--apart is for gradient steps and for training, not for --x input"):
+        plot_runs([tmp_path], tmp_path / "curve.png", x="input", apart=True)
