@@ -7,8 +7,8 @@ import importlib
 import importlib.metadata
 import pickle
 from collections.abc import Hashable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -36,26 +36,26 @@ class MetaWorldFamily(TaskFamily):
     of their own. Environments are drawn equally often, then the goals of each.
 
     Args:
-        benchmark: "ML1", "ML10" or "ML45".
-        train: The training environments.
-        test: The test environments.
         goal_seed: Seed of the goals.
         reward_function_version: "v2", or "v1" for the rewards of Meta-World's first version.
 
     Raises:
-        UserError: If the package is missing, or an argument is wrong.
+        UserError: At first use, if the package is missing.
+
+    Attributes:
+        benchmark: The benchmark's name.
 
     Source: Yu et al. 2020 (Meta-World); McLean et al. 2025 (Meta-World+). The training defaults are those of the latter
     for MAML and RL^2, but for the width of the network (512 units a layer there).
     """
 
+    benchmark: ClassVar[str]
     horizon = 500
     metrics: Mapping[str, Any] = {"success": "any"}
     defaults: Mapping[str, Any] = {
         "meta_batch_size": 20,
         "rollouts_per_task": 10,
         "activation": "tanh",
-        "iterations": 1000,
     }
     memory_defaults: Mapping[str, Any] = {
         "meta_batch_size": 20,
@@ -67,29 +67,40 @@ class MetaWorldFamily(TaskFamily):
         "iterations": 200,
     }
 
-    def __init__(
-        self, benchmark: str, train: Sequence[str], test: Sequence[str], goal_seed: int, reward_function_version: str
-    ) -> None:
-        self._benchmark, self._train = benchmark, train
-        self.kinds: Sequence[Hashable] = tuple(dict.fromkeys([*train, *test]))
-        self.num_modes = len(self.kinds)
+    def __init__(self, goal_seed: int = 0, reward_function_version: str = "v2") -> None:
         self._goal_seed = whole_between(0, 2**31)("goal_seed", goal_seed)
         self._rewards = one_of("v1", "v2")("reward_function_version", reward_function_version)
-        self.task_space = spaces.Dict(
-            environment=spaces.Discrete(len(self.kinds)), goal=spaces.Box(-np.inf, np.inf, (_POSITIONS,), np.float64)
-        )
+
+    @cached_property
+    def kinds(self) -> Sequence[str]:  # type: ignore[override]
+        """Names of the environments, those of the training first."""
+        split = getattr(_package("metaworld.env_dict"), f"{self.benchmark}_V3")
+        return [*split["train"], *split["test"]]
+
+    @property
+    def num_modes(self) -> int:  # type: ignore[override]
+        """Number of environments."""
+        return len(self.kinds)
+
+    @cached_property
+    def task_space(self) -> spaces.Dict:  # type: ignore[override]
+        """The number of an environment, and positions."""
+        goal = spaces.Box(-np.inf, np.inf, (_POSITIONS,), np.float64)
+        return spaces.Dict(environment=spaces.Discrete(len(self.kinds)), goal=goal)
 
     def split_tasks(self, split: str) -> list[dict[str, Any]]:
         """All tasks of the split, 50 of each environment."""
-        # Seeds of their own: ML1 takes the next one for its test goals.
-        seed = self._goal_seed + (2 if split == "validation" else 0)
-        benchmark = _benchmark(self._benchmark, str(self.kinds[0]), seed)
+        # Of the next seed are the test goals of ML1.
+        made = self._made(self._goal_seed + (2 if split == "validation" else 0))
         tasks = []
-        for task in benchmark.test_tasks if split == "test" else benchmark.train_tasks:
+        for task in made.test_tasks if split == "test" else made.train_tasks:
             goal = pickle.loads(task.data)["rand_vec"]
             goal = np.pad(goal, (0, _POSITIONS - len(goal)))
             tasks.append({"environment": np.int64(self.kinds.index(task.env_name)), "goal": goal})
         return tasks
+
+    def _made(self, seed: int) -> Any:
+        return _benchmark(self.benchmark, seed)
 
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """The number of each task's environment, [task]."""
@@ -97,13 +108,11 @@ class MetaWorldFamily(TaskFamily):
 
     def kind(self, task: Any) -> str:
         """The name of the task's environment, such as "push-v3"."""
-        return str(self.kinds[task["environment"]])
+        return self.kinds[task["environment"]]
 
     def make_env(self, render_mode: str | None = None, kind: Hashable = None) -> gym.Env[Any, Any]:
         """Makes one environment, by default of the first kind."""
-        made = _classes()[kind or self.kinds[0]](render_mode=render_mode)
-        made.reward_function_version = self._rewards
-        return made
+        return _classes()[kind or self.kinds[0]](render_mode=render_mode, reward_function_version=self._rewards)
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> None:
         """Gives the environment its goal.
@@ -132,44 +141,43 @@ class ML1Family(MetaWorldFamily):
     """One environment of Meta-World with different goals.
 
     Args:
-        task: The environment, such as "reach-v3".
+        task: The environment, such as "push-v3".
         goal_seed: As of `MetaWorldFamily`.
         reward_function_version: As of `MetaWorldFamily`.
+
+    Raises:
+        UserError: At first use, if the package is missing or has no such environment.
     """
 
+    benchmark = "ML1"
+
     def __init__(self, task: str = "reach-v3", goal_seed: int = 0, reward_function_version: str = "v2") -> None:
-        if task not in _classes():
-            raise UserError(f"Meta-World has no environment {task!r}.{nearest(task, _classes())}")
-        super().__init__("ML1", [task], [task], goal_seed, reward_function_version)
+        super().__init__(goal_seed, reward_function_version)
+        self._task = str(task)
+
+    @cached_property
+    def kinds(self) -> Sequence[str]:  # type: ignore[override]
+        """The name of the environment."""
+        if self._task not in _classes():
+            raise UserError(f"Meta-World has no environment {self._task!r}.{nearest(self._task, _classes())}")
+        return [self._task]
+
+    def _made(self, seed: int) -> Any:
+        return _benchmark(self.benchmark, seed, *self.kinds)
 
 
 class ML10Family(MetaWorldFamily):
-    """Meta-World's 10 training and 5 test environments, with different goals.
+    """Ten training and five test environments of Meta-World, with different goals."""
 
-    Args:
-        goal_seed: As of `MetaWorldFamily`.
-        reward_function_version: As of `MetaWorldFamily`.
-    """
-
-    def __init__(self, goal_seed: int = 0, reward_function_version: str = "v2") -> None:
-        split = _package("metaworld.env_dict").ML10_V3
-        super().__init__("ML10", [*split["train"]], [*split["test"]], goal_seed, reward_function_version)
+    benchmark = "ML10"
 
 
 class ML45Family(MetaWorldFamily):
-    """Meta-World's 45 training and 5 test environments, with different goals.
+    """45 training and five test environments of Meta-World, with different goals."""
 
-    Args:
-        goal_seed: As of `MetaWorldFamily`.
-        reward_function_version: As of `MetaWorldFamily`.
-    """
-
-    defaults: Mapping[str, Any] = {**MetaWorldFamily.defaults, "meta_batch_size": 45}
+    benchmark = "ML45"
+    defaults: Mapping[str, Any] = {**MetaWorldFamily.defaults, "meta_batch_size": 45, "iterations": 200}
     memory_defaults: Mapping[str, Any] = {**MetaWorldFamily.memory_defaults, "meta_batch_size": 45}
-
-    def __init__(self, goal_seed: int = 0, reward_function_version: str = "v2") -> None:
-        split = _package("metaworld.env_dict").ML45_V3
-        super().__init__("ML45", [*split["train"]], [*split["test"]], goal_seed, reward_function_version)
 
 
 def _package(module: str) -> Any:
@@ -180,23 +188,23 @@ def _package(module: str) -> Any:
         if error.name != "metaworld":
             raise
         raise UserError(
-            "the families metaworld-... need the package metaworld; install it with pip install 'metarl-torch[metaworld]'."
+            "the families of Meta-World need the package metaworld; install it: pip install 'metarl-torch[metaworld]'."
         ) from None
     return found
 
 
-def _classes() -> Mapping[Hashable, Any]:
+@cache
+def _classes() -> dict[Any, Any]:
     """Meta-World's environments by name, repaired where they need it."""
     _repair_welds(_package("metaworld.sawyer_xyz_env").SawyerMocapBase)
     return _package("metaworld.env_dict").ALL_V3_ENVIRONMENTS
 
 
-@lru_cache
-def _benchmark(name: str, task: str, seed: int) -> Any:
-    """One of Meta-World's benchmarks, which draws its tasks when it is made; ``task`` is for ML1."""
+@cache
+def _benchmark(name: str, seed: int, *task: str) -> Any:
+    """One of Meta-World's benchmarks, which draws its tasks when it is made; ML1 needs a ``task``."""
     _classes()
-    made = getattr(_package("metaworld"), name)
-    return made(task, seed=seed) if name == "ML1" else made(seed=seed)
+    return getattr(_package("metaworld"), name)(*task, seed=seed)
 
 
 def _repair_welds(base: Any) -> None:
