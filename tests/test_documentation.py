@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from images import write_patterns
+from meta_worlds import stand_in
 from tiny_runs import ROOT, TINY, arguments, tiny
 
 import metarl
@@ -21,6 +22,12 @@ from metarl.runs.training import train
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(autouse=True)
+def _with_stand_in_for_metaworld():
+    with stand_in():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +132,7 @@ def test_every_documented_command_runs(page, folder, capsys):
 
 # What must hold after each page's program.
 HOLDS = {
+    "meta-world.md": lambda program: [len(steps) for steps in program.success.values()] == [5],
     "memory.md": lambda program: program.over and program.policy.returns.shape == (3,),
     "README.md": lambda program: program.env.action_space.contains(program.action) and len(program.result.mean) == 5,
     "stable-baselines3.md": lambda program: program.mean < 0,

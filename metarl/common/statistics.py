@@ -134,12 +134,13 @@ def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
     Returns:
         For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
     """
-    if not finite:
-        return _count(len(tasks), "held-out task")
     repeats = Counter(map(one_line, tasks)).values()
     low, high = min(repeats), max(repeats)
+    if not finite and high == 1:
+        return _count(len(tasks), "held-out task")
+    what = f"{_count(len(repeats), 'task')} (none held out)" if finite else _count(len(repeats), "held-out task")
     how_often = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
-    return f"{_count(len(repeats), 'task')} (none held out), {how_often} each"
+    return f"{what}, {how_often} each"
 
 
 def _count(number: int, noun: str) -> str:

@@ -182,6 +182,21 @@ BUILT_IN = (
         "A humanoid runs in a direction of the plane.",
         Environment("HumanoidDir", None, 200),
     ),
+    BuiltIn(
+        "metaworld-ml1",
+        "metarl.envs.metaworld:ML1Family",
+        "Meta-World: a robot arm does one thing, with different goals; needs the package metaworld.",
+    ),
+    BuiltIn(
+        "metaworld-ml10",
+        "metarl.envs.metaworld:ML10Family",
+        "Meta-World: a robot arm does 10 things in training and 5 others in tests; needs the package metaworld.",
+    ),
+    BuiltIn(
+        "metaworld-ml45",
+        "metarl.envs.metaworld:ML45Family",
+        "Meta-World: a robot arm does 45 things in training and 5 others in tests; needs the package metaworld.",
+    ),
     BuiltIn("sinusoid", _SINUSOID, "Supervised: sinusoids of different amplitude and phase."),
     BuiltIn(
         "sinusoid-l2f",

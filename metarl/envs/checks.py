@@ -3,6 +3,7 @@
 import pickle
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
 from typing import Any, Literal
@@ -41,7 +42,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - ``metrics`` have known aggregates;
     - tasks of every split lie inside the task space, are reproducible, and are not shared between splits (unless the
       task space or ``finite_tasks`` says that there are finitely many);
-    - each ``make_env`` makes a new environment;
+    - each ``make_env`` makes a new environment; every one of ``kinds`` has the same spaces, and tasks have no others;
     - ``reset`` and ``step`` return what Gymnasium asks for, and all numbers are finite;
     - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
     - the same seed gives the same trajectory;
@@ -144,6 +145,7 @@ def _basics(family: TaskFamily, seed: int) -> Problems:
     yield from _task_basics(family, seed)
     if isinstance(getattr(family, "task_space", None), gym.Space):
         yield from _environment_problems(family)
+        yield from _kind_problems(family, seed)
 
 
 def _task_basics(family: Family, seed: int) -> Problems:
@@ -189,7 +191,8 @@ def _task_problems(family: Family, seed: int) -> Problems:
         except Exception as error:
             yield error
             continue
-        splits[split] = tasks
+        listed = family.split_tasks(split)
+        splits[split] = tasks if listed is None else stacked([*listed])
         if len(tasks) != _TASKS:
             told = f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them."
             wrong.setdefault("number", told)
@@ -225,9 +228,9 @@ def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
             shared = _different(splits[one]).keys() & _different(splits[other]).keys()
             if shared:
                 yield (
-                    f"the splits leak: {one!r} and {other!r} share {len(shared)} of {_TASKS} tasks; override draw_tasks"
-                    " rather than sample_tasks, let it draw other tasks for each split if tasks repeat, or return all "
-                    "tasks from finite_tasks if they are few."
+                    f"the splits leak: {one!r} and {other!r} share {len(shared)} of {len(splits[one])} tasks; override "
+                    "draw_tasks rather than sample_tasks, let it draw other tasks for each split if tasks repeat, or "
+                    "return all tasks from finite_tasks if they are few."
                 )
 
 
@@ -243,6 +246,24 @@ def _environment_problems(family: TaskFamily) -> Problems:
         check_actions(family.action_space)
     except UserError as error:
         yield str(error)
+
+
+def _kind_problems(family: TaskFamily, seed: int) -> Problems:
+    for kind in family.kinds:
+        with blaming(partial("in make_env of {}, kind {!r}".format, family.name, kind)):
+            env = make_flat_env(family, kind)
+        yield from _stateful_wrappers(env)
+        sizes = env.observation_space.shape, family.observation_space.shape
+        if sizes[0] != sizes[1] or env.action_space != family.action_space:
+            yield (
+                f"environments of the kind {kind!r} have observations of shape {sizes[0]} and the actions "
+                f"{env.action_space}, and those that make_env makes by default {sizes[1]} and {family.action_space}; "
+                "wrap them so that all kinds have the same."
+            )
+        env.close()
+    needed = {family.kind(task) for task in _tasks(family, seed)}
+    if unknown := needed - {*(family.kinds or [None])}:
+        yield f"kind gives {unknown.pop()!r}, and kinds has no such entry; let kind return an entry of kinds."
 
 
 def _stateful_wrappers(env: gym.Env[Any, Any]) -> Problems:
@@ -279,7 +300,7 @@ def _determinism(family: TaskFamily, seed: int) -> Problems:
 
 
 def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed) for task in _tasks(family, seed))
+    first, *others = (_trajectory(family, task, seed) for task in _alike(family, seed))
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
@@ -288,7 +309,7 @@ def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
 
 
 def _lost_without_seed(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed, "given") for task in _tasks(family, seed))
+    first, *others = (_trajectory(family, task, seed, "given") for task in _alike(family, seed))
     if all(_same(first, other) for other in others):
         yield (
             "the task is lost at a reset without a seed: different tasks gave the same trajectory after it; let the "
@@ -307,7 +328,10 @@ def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
 
 
 def _episodes(family: TaskFamily, seed: int) -> Problems:
-    tasks, horizon = _tasks(family, seed)[:2], min(family.horizon, _STEPS)
+    first_task, *others = _tasks(family, seed)
+    # Of another kind, if there is one: slot 1 then needs another environment for its second task.
+    other_task = next((task for task in others if family.kind(task) != family.kind(first_task)), others[0])
+    tasks, horizon = [first_task, other_task], min(family.horizon, _STEPS)
     expected, actions = [_trajectory(family, task, seed) for task in tasks], _actions(family, seed, horizon)
     half = horizon // 2
     with blaming(lambda: f"in make_episodes of {family.name}"):
@@ -374,7 +398,7 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
         "plain": [(seed, True), (None, False)],
     }
     with blaming(lambda: f"in {call} of {family.name}, {family.describe_task(task)}, seed {seed}"):
-        env = make_flat_env(family)
+        env = make_flat_env(family, family.kind(task))
         for given_seed, gives_task in resets[second_reset]:
             call = "set_task"
             options = family.set_task(env, task) if gives_task else None
@@ -399,9 +423,17 @@ def _actions(family: TaskFamily, seed: int, n: int) -> list[Any]:
     return [sampled(space) for _ in range(n)]
 
 
-def _tasks(family: Family, seed: int) -> list[Any]:
-    """Different tasks for training."""
-    return list(_different(family.sample_tasks(_TASKS, np.random.default_rng(seed))).values())
+def _tasks(family: Family, seed: int, draws: int = _TASKS) -> list[Any]:
+    """Different tasks for training, among some draws."""
+    return list(_different(family.sample_tasks(draws, np.random.default_rng(seed))).values())
+
+
+def _alike(family: TaskFamily, seed: int) -> list[Any]:
+    """Different tasks for training that need the same kind of environment, so that only the task differs."""
+    by_kind: dict[Any, list[Any]] = {}
+    for task in _tasks(family, seed, _TASKS * max(1, len(family.kinds))):
+        by_kind.setdefault(family.kind(task), []).append(task)
+    return max(by_kind.values(), key=len)[:_TASKS]
 
 
 def _different(tasks: NDArray[Any]) -> dict[str, Any]:

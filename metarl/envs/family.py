@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -132,13 +132,33 @@ class Family(ABC):
         """
         return all_elements(self.task_space) if type(self).draw_tasks is Family.draw_tasks else None
 
+    def split_tasks(self, split: str) -> Sequence[Any] | NDArray[Any] | None:
+        """All tasks of a split, if there are finitely many and it should have each equally often; else None.
+
+        By default `finite_tasks`, the same for every split. Override it if the splits have lists of their own.
+
+        Args:
+            split: "train", "validation" or "test".
+
+        Returns:
+            A list of tasks, or an array, [number of tasks, *task shape].
+        """
+        return self.finite_tasks
+
+    def independent(self, num_tasks: int, split: str) -> bool:
+        """Whether this many tasks of a split are new and drawn apart, so that they have an interval."""
+        listed = self.split_tasks(split)
+        return listed is None or (self.finite_tasks is None and num_tasks <= len(listed))
+
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split.
 
         The splits have separate random streams: held-out tasks come from a stream that training never uses, whatever
-        generators are passed in. All splits have the same distribution, unless `draw_tasks` distinguishes them. A
-        family with `finite_tasks` draws each task equally often (up to the remainder), in random order; its splits
-        coincide.
+        generators are passed in. All splits have the same distribution, unless `draw_tasks` distinguishes them.
+
+        Where `split_tasks` lists the tasks of the split, each is drawn equally often (up to the remainder), in random
+        order. If they come from several `modes`, the modes are drawn equally often, then each task of a mode, and tasks
+        of one mode follow each other. The splits of a family with `finite_tasks` coincide.
 
         Args:
             n: Number of tasks.
@@ -159,9 +179,11 @@ class Family(ABC):
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
         check_parts(self.task_space, f"the tasks of {self.name}")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
-        if self.finite_tasks is not None:
-            return _balanced(self.finite_tasks, n, stream)
-        return self.draw_tasks(n, stream, split)
+        listed = self.split_tasks(split)
+        if listed is None:
+            return self.draw_tasks(n, stream, split)
+        tasks = stacked([*listed])
+        return _balanced(tasks, self.modes(tasks), n, stream)
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
         """Draws tasks from the family's distribution; by default what ``task_space`` samples.
@@ -232,19 +254,23 @@ class Family(ABC):
 
 
 class TaskFamily(Family):
-    """A family of tasks around one Gymnasium environment.
+    """A family of tasks around one Gymnasium environment, or around several kinds of them.
 
     A subclass needs a ``task_space`` and ``make_env``. It also needs ``set_task`` if the environment does not take its
-    task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``.
+    task from ``reset(options={"task": task})``. See ``examples/cartpole_family.py``. If tasks need environments of
+    different kinds, with the same spaces, it needs ``kinds`` and ``kind`` too, see ``examples/control_family.py``.
 
     Attributes:
         horizon: Default length of an episode, in environment steps.
+        kinds: The kinds of environments, if they depend on the task; ``make_env`` then takes one of them as ``kind``,
+            by default the first.
         min_envs_per_shard: With fewer environments than this, one thread is faster than several.
     """
 
     horizon: int = 200
     # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
     min_envs_per_shard: int = 10**9
+    kinds: Sequence[Hashable] = ()
 
     @abstractmethod
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -253,6 +279,10 @@ class TaskFamily(Family):
         Args:
             render_mode: Gymnasium's render mode; a family that is never drawn may leave this parameter out.
         """
+
+    def kind(self, task: Any) -> Hashable:
+        """Which of ``kinds`` a task's environment is; None for a family without."""
+        return None
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
         """Tells an environment its task; called before every reset, whose options it returns.
@@ -263,7 +293,7 @@ class TaskFamily(Family):
         ``env.unwrapped.gravity = float(task)``, and return None.
 
         Args:
-            env: An environment made by ``make_env``, perhaps in a wrapper.
+            env: An environment made by ``make_env``, of the task's kind, perhaps in a wrapper.
             task: An element of ``task_space``.
 
         Returns:
@@ -321,9 +351,22 @@ def _split_of(task: Any) -> str:
     return _PARTS[int.from_bytes(digest[:8]) % len(_PARTS)]
 
 
-def _balanced(tasks: NDArray[Any], n: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Draws n of finitely many tasks so that the counts of any two tasks differ by at most one, [n, *task shape]."""
+def _balanced(tasks: NDArray[Any], modes: IntArray, n: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Draws n of finitely many tasks, each mode equally often, and each task of a mode, [n, *task shape].
+
+    "Equally often" means that two counts differ by at most one.
+    """
+    groups = [tasks[modes == mode] for mode in np.unique(modes)]
+    if len(groups) == 1:
+        return tasks[_evenly(len(tasks), n, rng)]
+    # Mode after mode: a slot that gets the same place in every batch can then keep its kind of environment.
+    counts = np.bincount(_evenly(len(groups), n, rng), minlength=len(groups)).tolist()
+    drawn = [group[_evenly(len(group), count, rng)] for group, count in zip(groups, counts, strict=True) if count]
+    return np.concatenate(drawn)
+
+
+def _evenly(size: int, n: int, rng: np.random.Generator) -> IntArray:
+    """Draws n of the numbers below ``size`` so that the counts of any two differ by at most one, [n]."""
     # Concatenate whole permutations, cut off the last one, and shuffle, so that no round is visible in the order.
-    rounds = -(-n // len(tasks))
-    order = np.concatenate([rng.permutation(len(tasks)) for _ in range(rounds)])[:n]
-    return tasks[rng.permutation(order)]
+    order = np.concatenate([rng.permutation(size) for _ in range(-(-n // size))])[:n]
+    return rng.permutation(order)

@@ -1,7 +1,7 @@
 """Batches of episodes around any Gymnasium environment."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -18,9 +18,14 @@ if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
 
 
-def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
-    """Makes an environment of the family with flat observations; wraps it only if necessary."""
-    env = new_env(family)
+def make_flat_env(family: "TaskFamily", kind: Hashable = None) -> gym.Env[Any, Any]:
+    """Makes an environment of the family with flat observations; wraps it only if necessary.
+
+    Args:
+        family: The family.
+        kind: One of the family's ``kinds``, or None.
+    """
+    env = new_env(family, kind)
     flat = flat_space(env.observation_space, f"the observations of {family.name}")
     return env if flat is env.observation_space else FlatObservation(env, family.name)
 
@@ -29,7 +34,8 @@ class LoopedEpisodes(EpisodeBatch):
     """Episodes of any family, one environment after the other.
 
     Args:
-        family: The task family; its ``make_env`` is called once per slot.
+        family: The task family; its ``make_env`` is called once per slot, and again where the next task of a slot needs
+            an environment of another kind.
         num_envs: Number of slots.
         horizon: Steps after which an episode is truncated.
 
@@ -39,7 +45,9 @@ class LoopedEpisodes(EpisodeBatch):
 
     def __init__(self, family: "TaskFamily", num_envs: int, horizon: int) -> None:
         self._family, self._horizon = family, horizon
-        self._envs = [make_flat_env(family) for _ in range(num_envs)]
+        # The kind that a slot needs is known with its first task only; one environment shows errors now.
+        self._kinds: list[Hashable] = [None] * num_envs
+        self._envs = {slot: make_flat_env(family) for slot in range(1 if family.kinds else num_envs)}
         require_gymnasium(self._envs[0], family.name)
         self._space = self._envs[0].observation_space
         super().__init__(num_envs, spaces.flatdim(self._space), family.metrics)
@@ -53,7 +61,9 @@ class LoopedEpisodes(EpisodeBatch):
     ) -> None:
         slots = np.arange(self.num_envs) if slots is None else slots
         for slot, task, seed in zip(slots, tasks, seeds, strict=True):
-            self.current, env, self.calling = int(slot), self._envs[slot], "set_task"
+            self.current, self.calling = int(slot), "make_env"
+            env = self._env_for(int(slot), task)
+            self.calling = "set_task"
             options = self._family.set_task(env, copy.deepcopy(task))
             self.calling = None
             observation, self.infos[slot] = begin(env, int(seed), options)
@@ -75,8 +85,8 @@ class LoopedEpisodes(EpisodeBatch):
         for values in (rewards, *self.terms.values()):
             values[...] = 0
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
-            self.current = int(slot)
-            observation, reward, self._terminated[slot], cut, info = take_step(self._envs[slot], actions[slot])
+            self.current = current = int(slot)
+            observation, reward, self._terminated[slot], cut, info = take_step(self._envs[current], actions[slot])
             with np.errstate(over="ignore"):
                 observations[slot] = observed(self._space, observation, "step")
                 rewards[slot] = reward
@@ -93,5 +103,14 @@ class LoopedEpisodes(EpisodeBatch):
         self._terminated[slots] = True
 
     def close(self) -> None:
-        for env in self._envs:
+        for env in self._envs.values():
             env.close()
+
+    def _env_for(self, slot: int, task: Any) -> gym.Env[Any, Any]:
+        """The slot's environment, made anew if it is of another kind than the task's."""
+        kind = self._family.kind(task)
+        if kind != self._kinds[slot]:
+            if slot in self._envs:
+                self._envs.pop(slot).close()
+            self._envs[slot], self._kinds[slot] = make_flat_env(self._family, kind), kind
+        return self._envs[slot]

@@ -1,6 +1,6 @@
 """The oracle's view of a task family: every observation includes the task."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -140,6 +140,7 @@ class OracleFamily(TaskFamily):
         self.name = family.name
         self.horizon = family.horizon
         self.min_envs_per_shard = family.min_envs_per_shard
+        self.kinds = family.kinds
         self.task_space = family.task_space
         self.num_modes = family.num_modes
         self.metrics = family.metrics
@@ -147,11 +148,16 @@ class OracleFamily(TaskFamily):
         self.defaults = family.defaults
         _ = family.task_size  # A wrong task space should fail here, not at the first episode.
 
-    def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    def make_env(self, render_mode: str | None = None, kind: Hashable = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
-        # Without rendering, pass no render_mode: make_env may lack the parameter.
-        chosen = {} if render_mode is None else {"render_mode": render_mode}
+        # Pass only what was chosen: make_env may lack the parameters.
+        given = {"render_mode": render_mode, "kind": kind}
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return TaskObservation(self._family.make_env(**chosen), self._family)
+
+    def kind(self, task: Any) -> Hashable:
+        """Which kind of environment a task needs, as of the family."""
+        return self._family.kind(task)
 
     def set_task(self, env: gym.Env[Any, Any], task: Any) -> dict[str, Any] | None:
         """Sets the task of an environment and of the wrapper that shows it; see `TaskFamily.set_task`."""
@@ -167,6 +173,10 @@ class OracleFamily(TaskFamily):
     def finite_tasks(self) -> NDArray[Any] | None:
         """All tasks if there are finitely many, else None."""
         return self._family.finite_tasks
+
+    def split_tasks(self, split: str) -> Sequence[Any] | NDArray[Any] | None:
+        """All tasks of a split if they are listed, else None."""
+        return self._family.split_tasks(split)
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split, the same as the family, [n, *task shape]."""

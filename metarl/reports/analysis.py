@@ -122,7 +122,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
             iteration=iteration,
             tasks=tasks,
             modes=agent.family.modes(tasks),
-            finite=not loops.independent,
+            finite=agent.family.finite_tasks is not None,
             tensors=() if agent.rule.remembers else agent.rule.policy.layout.names,
             layers=() if agent.rule.remembers else layers(agent.rule.policy),
             returns=adapted.returns.double().numpy(),
@@ -151,13 +151,13 @@ class _InnerLoops:
     Attributes:
         workers: Threads.
         env_steps: Environment steps taken so far.
-        independent: Whether tasks are independent draws; those of a finite family are repeats.
+        independent: Whether tasks are independent draws, and not repeats of finitely many.
     """
 
     def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers) -> None:
         self.config, self._agent = config, agent
         self.workers, self.env_steps = workers, 0
-        self.independent = agent.family.finite_tasks is None
+        self.independent = agent.family.independent(config.tasks, "test")
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The stages of the inner loop in training."""

@@ -162,6 +162,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
+    independent = family.independent(len(tasks), "test")
     estimate, (episodes, steps) = mean_and_interval(returns), measured.consumed.mean(0).numpy().T
     return Evaluation(
         config=agent.config.to_dict(),
@@ -180,8 +181,8 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
         returns=returns,
         mean=estimate.mean,
-        # A finite family repeats its tasks. Repeats are not independent, so an interval over them would be too narrow.
-        interval=estimate.half_width if finite is None else None,
+        # Repeats of finitely many tasks are not independent, so an interval over them would be too narrow.
+        interval=estimate.half_width if independent else None,
         share_made_worse=share_made_worse(family.sign * returns) if rule.adapted else None,
         modulated=None if measured.modulated is None else float(measured.modulated.mean()),
         env_steps=measured.env_steps,
@@ -190,7 +191,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         metarl=provenance(device),
         adaptation_episodes=episodes,
         adaptation_steps=steps if isinstance(family, TaskFamily) else None,
-        metrics={name: _metric(values.numpy(), finite is None) for name, values in measured.metrics.items()},
+        metrics={name: _metric(values.numpy(), independent) for name, values in measured.metrics.items()},
     )
 
 

@@ -65,6 +65,7 @@ def test_share_made_worse_counts_tasks_below_their_own_start():
     [
         ([[0.1, 0.2], [0.3, 0.4]], False, "2 held-out tasks"),
         ([[0.1, 0.2]], False, "1 held-out task"),
+        ([{"a": 1}, {"a": 2}, {"a": 1}], False, "2 held-out tasks, 1 to 2 repeats each"),
         ([-1.0, 1.0, 1.0, -1.0], True, "2 tasks (none held out), 2 repeats each"),
         ([-1.0, 1.0, 1.0], True, "2 tasks (none held out), 1 to 2 repeats each"),
         ([[0], [1], [2]], True, "3 tasks (none held out), 1 repeat each"),

@@ -100,6 +100,50 @@ class Monotonous(Sound):
         return np.full(n, 0.5)
 
 
+class TwoKinds(Sound):
+    """Drifts of two kinds, each as the task says."""
+
+    kinds = ("one", "other")
+    task_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (), np.float64)])
+
+    def kind(self, task):
+        return self.kinds[task[0]]
+
+    def make_env(self, kind="one"):
+        return Drift()
+
+    def set_task(self, env, task):
+        return {"task": float(task[1])}
+
+
+class UnknownKind(TwoKinds):
+    def kind(self, task):
+        return "third" if task[0] else "one"
+
+
+class OtherSpaces(TwoKinds):
+    def make_env(self, kind="one"):
+        env = Drift()
+        if kind == "other":
+            env.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        return env
+
+
+class OneGoalForEachKind(TwoKinds):
+    """The kinds differ, but the tasks of one kind do not."""
+
+    def set_task(self, env, task):
+        return {"task": float(task[0])}
+
+
+class LeakyLists(TwoKinds):
+    """Two of 40 tasks are in two splits."""
+
+    def split_tasks(self, split):
+        first = {"train": 0, "validation": 18, "test": 40}[split]
+        return [(number % 2, number / 100) for number in range(first, first + 20)]
+
+
 class Unpicklable(Sound):
     def __init__(self):
         self.transform = lambda task: task
@@ -278,7 +322,7 @@ def test_a_sound_family_passes():
     assert check_task_family(Sound()) is None
 
 
-@pytest.mark.parametrize("family", [Many, MachineFamily, SwitchesFamily])
+@pytest.mark.parametrize("family", [Many, MachineFamily, SwitchesFamily, TwoKinds])
 def test_families_of_other_spaces_pass(family):
     assert check_task_family(family()) is None
 
@@ -323,6 +367,10 @@ def test_test_tasks_may_lie_elsewhere(family):
         (Unseeded, "it is not deterministic under a seed"),
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
         (BeginsElsewhere, "make_episodes differs from a single environment in slot 1"),
+        (UnknownKind, "kind gives 'third', and kinds has no such entry"),
+        (OtherSpaces, r"environments of the kind 'other' have observations of shape \(2,\) and .* by default \(1,\)"),
+        (OneGoalForEachKind, "the task is lost at reset"),
+        (LeakyLists, "the splits leak: 'train' and 'validation' share 2 of 20 tasks"),
         (BeginsEverywhere, "make_episodes differs from a single environment in slot 0"),
     ],
 )

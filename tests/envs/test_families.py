@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
+from tiny_runs import tiny
 
 import metarl
 from examples.cartpole_family import CartPoleFamily
+from examples.control_family import ControlFamily
 from metarl.common.errors import UserError
 from metarl.common.strict_json import one_line
 from metarl.envs import (
@@ -25,7 +27,7 @@ from metarl.envs import (
 )
 from metarl.envs.family import SPLITS, _split_of
 from metarl.envs.looped import LoopedEpisodes
-from metarl.envs.spaces import all_elements
+from metarl.envs.spaces import all_elements, stacked
 
 
 class Counting(gym.Env):
@@ -65,14 +67,56 @@ def registered():
     registry._registered.update(before)
 
 
-# Few-shot classification needs a folder of images; its own tests check it on one.
-@pytest.mark.parametrize("name", [name for name in family_names() if name != "few-shot"])
+# Few-shot classification needs a folder of images, Meta-World a package; their own tests check them.
+@pytest.mark.parametrize("name", [name for name in family_names() if not name.startswith(("few-shot", "metaworld"))])
 def test_every_built_in_family_passes_its_own_check(name):
     check_task_family(get_family(name))
 
 
-def test_the_worked_example_passes_the_check():
-    check_task_family(CartPoleFamily())
+@pytest.mark.parametrize("family", [CartPoleFamily, ControlFamily])
+def test_the_worked_examples_pass_the_check(family):
+    check_task_family(family())
+
+
+# Lists of tasks, and several kinds of environments
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily], ids=["plain", "oracle"])
+def test_a_split_with_a_list_draws_each_mode_and_each_of_its_tasks_equally_often(wrap):
+    family = wrap(ControlFamily())
+    for split, loads in ControlFamily.loads.items():
+        tasks = family.sample_tasks(2 * len(loads) + 4 * len(loads), rng(0), split)
+        assert Counter(map(tuple, tasks)) == {(number, load): 3 for number in range(2) for load in loads}
+        few = [number for number, _ in family.sample_tasks(5, rng(1), split)]
+        assert few == sorted(few)  # Slots keep their kind of environment.
+        assert sorted(Counter(few).values()) == [2, 3]
+
+
+def test_tasks_of_a_list_are_independent_until_they_repeat():
+    family = ControlFamily()
+    assert family.independent(6, "test")
+    assert not family.independent(7, "test")
+    assert get_family("navigation").independent(10**6, "test")
+    assert not get_family("cheetah-dir").independent(2, "test")
+
+
+def test_a_slot_gets_another_environment_only_for_a_task_of_another_kind():
+    family = ControlFamily()
+    batch, observations = family.make_episodes(3, 5), np.zeros((3, 3))
+    pendulum, car = (0, 1.1), (1, 0.9)
+    batch.reset(stacked([pendulum, car, pendulum]), [0, 1, 2], observations)
+    before = dict(batch._envs)
+    batch.reset(stacked([(0, 0.7), (0, 0.7), car]), [0, 1, 2], observations)
+    assert [batch._envs[slot] is before[slot] for slot in range(3)] == [True, False, False]
+    assert [batch._envs[slot].unwrapped.spec.id[:8] for slot in range(3)] == ["Pendulum", "Pendulum", "Mountain"]
+    batch.close()
+
+
+def test_a_family_of_two_kinds_trains_on_one_and_both(tmp_path):
+    run = metarl.train(tiny(tmp_path, env=ControlFamily, horizon=5, meta_batch_size=3))
+    result = metarl.evaluate(run.path, metarl.EvaluationConfig(tasks=12, rollouts=2, gradient_steps=1))
+    assert result.interval is None  # Six tasks, twice each.
+    assert not result.finite
 
 
 @pytest.mark.parametrize(

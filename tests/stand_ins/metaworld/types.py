@@ -1,0 +1,6 @@
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    env_name: str
+    data: bytes
