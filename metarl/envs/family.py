@@ -26,6 +26,7 @@ from metarl.envs.spaces import (
     MOST_FINITE,
     all_elements,
     check_parts,
+    flat_observation_space,
     flat_space,
     flatten,
     in_words,
@@ -283,7 +284,7 @@ class TaskFamily(Family):
     @cached_property
     def observation_space(self) -> spaces.Box:
         """What the policy observes: the environment's observation space, flattened to one axis."""
-        return flat_space(self._spaces[0], f"the observations of {self.name}")
+        return flat_observation_space(self._spaces[0], f"the observations of {self.name}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.interface import EpisodeBatch, reported
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step
-from metarl.envs.spaces import FlatObservation, flat_space, observed
+from metarl.envs.spaces import FlatObservation, flat_observation_space, observed
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def make_flat_env(family: "TaskFamily") -> gym.Env[Any, Any]:
     """Makes an environment of the family with flat observations; wraps it only if necessary."""
     env = new_env(family)
-    flat = flat_space(env.observation_space, f"the observations of {family.name}")
+    flat = flat_observation_space(env.observation_space, f"the observations of {family.name}")
     return env if flat is env.observation_space else FlatObservation(env, family.name)
 
 
