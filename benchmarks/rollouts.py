@@ -1,7 +1,8 @@
 """Rollouts: environment steps per second with one policy per task, and for physics alone and vector environments.
 
 The vector environments replay the actions of our policies in the same environments, so they need not wait for a policy.
-Two of them are metarl's own doors to its native batches. envpool runs Gymnasium's environments, whose physics is the same.
+Two of them are metarl's own doors to its native batches. envpool runs Gymnasium's environments, whose physics is the
+same.
 """
 
 from __future__ import annotations

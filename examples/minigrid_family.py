@@ -29,7 +29,7 @@ class HiddenGoalEnv(EmptyEnv):
 
 
 class Place(gym.ObservationWrapper):
-    """Observes the agent's cell and direction: neither the goal, nor the text of the mission, which no network reads."""
+    """Observes the agent's cell and direction: neither the goal nor the mission, a text that no network reads."""
 
     def __init__(self, env):
         super().__init__(env)

@@ -240,12 +240,12 @@ class TaskFamily(Family):
 
     Attributes:
         horizon: Default length of an episode, in environment steps.
-        min_envs_per_shard: With fewer environments than this, one thread is faster than several.
+        min_envs_per_shard: With fewer environments than this, one thread is faster than several. None: training finds
+            out whether threads pay, by its first three iterations.
     """
 
     horizon: int = 200
-    # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
-    min_envs_per_shard: int = 10**9
+    min_envs_per_shard: int | None = None
 
     @abstractmethod
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:

@@ -99,7 +99,9 @@ class ActionMap:
     def traced(self, actions: Tensor) -> Tensor:
         """The same as calling, in operations of PyTorch that can be exported."""
         if isinstance(self.distribution, Gaussian):
-            low, high, centre, half_width = map(torch.as_tensor, (self._low, self._high, self._centre, self._half_width))
+            low, high, centre, half_width = map(
+                torch.as_tensor, (self._low, self._high, self._centre, self._half_width)
+            )
             actions = actions * half_width + centre
             actions = (actions if self._start is None else actions.floor()).clamp(low, high)
         batch = actions.shape if isinstance(self.distribution, Categorical) else actions.shape[:-1]
