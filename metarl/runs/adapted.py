@@ -125,8 +125,14 @@ class AdaptedPolicy:
         if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
             raise UserError(f"export_onnx needs {' and '.join(missing)}: pip install 'metarl-torch[onnx]'.")
         example = torch.zeros(self.policy.observation_size)
-        names = {"input_names": ["observation"], "output_names": ["action"]}
-        program = torch.onnx.export(_Deployed(self), (example,), dynamo=True, verbose=False, **names)
+        program = torch.onnx.export(
+            _Deployed(self),
+            (example,),
+            input_names=["observation"],
+            output_names=["action"],
+            dynamo=True,
+            verbose=False,
+        )
         assert program is not None
         try:
             program.save(file)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from machines import MachineFamily
 from tiny_runs import tiny
 
 import metarl
@@ -32,7 +31,7 @@ def test_the_faster_way_is_kept(seconds, speed_up, pays):
 
 def _returns(workers, rounds=5):
     """Returns of some inner loops, and how many pieces of work were given to threads in each."""
-    settings = tiny("nowhere", env=MachineFamily, algo="maml").resolve()
+    settings = tiny("nowhere", env="machines:MachineFamily", algo="maml").resolve()
     family, rule = build(settings)
     runner = make_runner(family, rule, 4, settings, workers, torch.device("cpu"))
     given, pieces = workers.map, []
@@ -50,7 +49,7 @@ def test_a_runner_tries_both_ways_with_the_same_numbers():
     workers = Workers(2, clock=lambda: next(times))
     measured, pieces = _returns(workers)
     assert pieces == [1, 2, 1, 2, 2]
-    told = "4 tasks of MachineFamily run 2.50 times as fast in 2 threads as in one, so threads are used"
+    told = "4 tasks of machines:MachineFamily run 2.50 times as fast in 2 threads as in one, so threads are used"
     assert workers.findings == [told]
     alone, pieces = _returns(Workers(1), 1)
     assert pieces == [1]
