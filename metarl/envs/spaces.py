@@ -138,7 +138,7 @@ def flat_observation_space(space: Space, what: str) -> spaces.Box:
         if isinstance(space, spaces.Dict):
             supported = [name for name, part in space.items() if all(map(_is_numeric, _parts(part)))]
         wrapper = "TransformObservation(env, function, space) makes others of them."
-        if supported and len(supported) < len(space):
+        if supported and not all(map(_is_numeric, _parts(space))):
             wrapper = f"FilterObservation(env, {supported}) leaves out the rest."
         raise UserError(f"{error} In make_env, gymnasium.wrappers.{wrapper}") from error
 
