@@ -1,7 +1,8 @@
 """Rollouts: environment steps per second with one policy per task, and for physics alone and vector environments.
 
 The vector environments replay the actions of our policies in the same environments, so they need not wait for a policy.
-envpool runs Gymnasium's environments, whose physics is the same.
+Two of them are metarl's own doors to its native batches. envpool runs Gymnasium's environments, whose physics is the
+same.
 """
 
 from __future__ import annotations
@@ -134,8 +135,9 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
         f"rounds. {OURS}: a 2 x 100 policy of its own for each task, exploration noise, masks and log-probabilities, "
         f"as training collects rollouts. {PHYSICS}: the simulator replays the actions that {OURS} took, from the same "
         f"starts, on as many threads; this is the limit. {ENVIRONMENT}: with observations, rewards and ends too; the "
-        "limit of navigation, which has no simulator. The others are given the same actions and run no policy, at the "
-        "number of environments (of those tried) that suits them best; a reset counts as a step."
+        "limit of navigation, which has no simulator. The others are given the same actions and run no policy; a reset "
+        f"counts as a step. Gymnasium's make_vec and TaskVecEnv step {OURS}'s batches, as many environments as {OURS}; "
+        "the rest run at the number of environments (of those tried) that suits them best."
     )
     if not importlib.util.find_spec("envpool"):
         note += " envpool is not installed: pip install -e '.[bench]'."
@@ -146,7 +148,7 @@ def _rows(problem: Problem, size: tuple[int, int, int], effort: Effort) -> list[
     with Workers(available_cores()) as workers, ExitStack() as stack:
         ours = stack.enter_context(closing(Rollouts(problem.family, size, workers)))
         subjects = ours.subjects()
-        for name, sizes, make in _peers(problem, size[2], effort):
+        for name, sizes, make in _peers(problem, size, effort):
             subjects.append(_at_best_size(name, sizes, make, ours.actions, stack))
         subjects = [subject.for_seconds(effort.seconds) for subject in subjects]
         times = interleaved({subject.name: subject.work for subject in subjects}, effort.rounds)
@@ -301,12 +303,16 @@ class Recording(EpisodeBatch):
 Make = Callable[[int], Any]
 
 
-def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tuple[int, ...], Make]]:
+def _peers(problem: Problem, size: tuple[int, int, int], effort: Effort) -> list[tuple[str, tuple[int, ...], Make]]:
     """Vector environments: their names, the sizes to try, and functions that make one of a given size."""
     if problem.env_id is None:
         return []
     from stable_baselines3.common.vec_env import SubprocVecEnv
 
+    from metarl.sb3 import TaskVecEnv
+
+    num_tasks, rollouts, horizon = size
+    as_ours = (num_tasks * rollouts,)
     # The id names the module that registers it, for other processes.
     make_one = partial(
         gym.make, f"metarl:metarl/{problem.env_id}-v0", max_episode_steps=horizon, disable_env_checker=True
@@ -317,6 +323,8 @@ def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tu
     make_subproc = partial(SubprocVecEnv, start_method="forkserver")
     processes = tuple(available_cores() * factor for factor in effort.processes)
     peers: list[tuple[str, tuple[int, ...], Make]] = [
+        ("Gymnasium make_vec", as_ours, partial(_make_vec, f"metarl/{problem.env_id}-v0", horizon)),
+        ("metarl.sb3 TaskVecEnv", as_ours, lambda size: TaskVecEnv(problem.family, size, horizon=horizon)),
         ("Gymnasium SyncVectorEnv", effort.sizes, lambda size: SyncVectorEnv([make_one] * size)),
         ("Gymnasium AsyncVectorEnv", processes, lambda size: make_async([make_one] * size)),
         ("Stable-Baselines3 SubprocVecEnv", processes, lambda size: make_subproc([make_one] * size)),
@@ -324,6 +332,10 @@ def _peers(problem: Problem, horizon: int, effort: Effort) -> list[tuple[str, tu
     if problem.envpool_id and importlib.util.find_spec("envpool"):
         peers.append(("envpool", effort.sizes, partial(_make_envpool, problem.envpool_id, horizon)))
     return peers
+
+
+def _make_vec(env_id: str, horizon: int, size: int) -> Any:
+    return gym.make_vec(env_id, size, vectorization_mode="vector_entry_point", max_episode_steps=horizon)
 
 
 def _make_envpool(env_id: str, horizon: int, size: int) -> Any:

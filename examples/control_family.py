@@ -17,7 +17,7 @@ class ControlFamily(metarl.TaskFamily):
     kinds = ("Pendulum-v1", "MountainCarContinuous-v0")
     num_modes = len(kinds)
     task_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(0.5, 2.0, (), np.float64)])
-    loads = {  # noqa: RUF012
+    loads = {
         "train": (0.7, 0.8, 0.9, 1.1, 1.2, 1.3),
         "validation": (0.75, 1.25),
         "test": (0.6, 1.0, 1.4),

@@ -109,13 +109,15 @@ def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_enviro
     alone = ["walker-params", "hopper-params", "cheetah-params", "cheetah-crippled", "ant-crippled", "humanoid-dir"]
     assert list(of_env) == compared + alone
     for env, rows in of_env.items():
-        others = {"Gymnasium SyncVectorEnv", "Gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv"}
+        native = {"Gymnasium make_vec", "metarl.sb3 TaskVecEnv"}
+        others = {"Gymnasium SyncVectorEnv", "Gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv"} | native
         assert others & set(rows) == (others if env in compared else set())
         assert {name for name, row in rows.items() if row["policy"] == "yes"} == {
             "metarl",
             "metarl, advantages included",
         }
         limit = "environment alone" if env == "navigation" or batch_module() is None else "physics alone"
+        assert all(rows[name]["environments"] == rows["metarl"]["environments"] for name in native & set(rows))
         assert rows[limit]["share of limit"] == rows["metarl"]["metarl / subject"] == 1
         assert all(row["steps/s"] > 0 and row["environments"] > 0 for row in rows.values())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from functools import partial
@@ -35,14 +36,21 @@ class Workers:
     Args:
         num_threads: Size of the pool; by default one thread per core that this process may use.
         group: The processes that share the work; by default this one is alone.
+        clock: Tells the time in seconds, for those who measure whether threads pay.
 
     Attributes:
+        findings: What such measurements found, to be said to the user by whoever takes them away.
         stopping: Set while `map` waits for its threads to stop after an error; long pieces of work should poll it.
         abandoned: Whether a thread did not stop. It may still use its objects, so nobody should close them.
     """
 
-    def __init__(self, num_threads: int | None = None, group: Group | None = None) -> None:
-        self.group = group or Group()
+    def __init__(
+        self,
+        num_threads: int | None = None,
+        group: Group | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.group, self.clock, self.findings = group or Group(), clock, list[str]()
         self.num_threads = num_threads or max(1, available_cores() // self.group.on_machine)
         self.stopping = threading.Event()
         self.abandoned = False

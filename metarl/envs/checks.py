@@ -24,7 +24,7 @@ from metarl.envs.single import begin, new_env, require_gymnasium, take_step
 from metarl.envs.spaces import all_elements, check_actions, element, observed, sampled, stacked
 from metarl.envs.supervised import SupervisedFamily
 
-_NOT_THEIRS = {*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1])}
+_NOT_THEIRS = sysconfig.get_path("stdlib"), str(Path(__file__).parents[1])
 _TASKS = 16  # Number of tasks per split.
 _STEPS = 50  # Maximum number of steps of a trajectory.
 
@@ -126,7 +126,10 @@ def _line(error: BaseException) -> FrameSummary:
 
 def _is_theirs(frame: FrameSummary) -> bool:
     """Whether a line is neither metarl's nor of an installed package."""
-    return not any(Path(frame.filename).is_relative_to(folder) for folder in _NOT_THEIRS)
+    path = Path(frame.filename)
+    # Packages are installed in several places: for one user, for all, by the system.
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return not installed and not any(path.is_relative_to(folder) for folder in _NOT_THEIRS)
 
 
 def _in_words(error: BaseException, line: FrameSummary) -> str:
@@ -134,7 +137,8 @@ def _in_words(error: BaseException, line: FrameSummary) -> str:
     if isinstance(error, UserError):
         return str(error)
     notes = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
-    return f"{type(error).__name__}: {error} ({line.filename}:{line.lineno}, in {line.name}).{notes}"
+    place = f"{line.filename}:{line.lineno}, in {line.name}" + (f": {line.line}" if line.line else "")
+    return f"{type(error).__name__}: {error} ({place}).{notes}"
 
 
 def _basics(family: TaskFamily, seed: int) -> Problems:

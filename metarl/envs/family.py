@@ -26,6 +26,7 @@ from metarl.envs.spaces import (
     MOST_FINITE,
     all_elements,
     check_parts,
+    flat_observation_space,
     flat_space,
     flatten,
     in_words,
@@ -264,12 +265,12 @@ class TaskFamily(Family):
         horizon: Default length of an episode, in environment steps.
         kinds: The kinds of environments, if they depend on the task; ``make_env`` then takes one of them as ``kind``,
             by default the first.
-        min_envs_per_shard: With fewer environments than this, one thread is faster than several.
+        min_envs_per_shard: With fewer environments than this, one thread is faster than several. None: training finds
+            out whether threads pay, by its first three iterations.
     """
 
     horizon: int = 200
-    # Never reached: Python environments hold the interpreter's lock, so more threads would only wait for it.
-    min_envs_per_shard: int = 10**9
+    min_envs_per_shard: int | None = None
     kinds: Sequence[Hashable] = ()
 
     @abstractmethod
@@ -313,7 +314,7 @@ class TaskFamily(Family):
     @cached_property
     def observation_space(self) -> spaces.Box:
         """What the policy observes: the environment's observation space, flattened to one axis."""
-        return flat_space(self._spaces[0], f"the observations of {self.name}")
+        return flat_observation_space(self._spaces[0], f"the observations of {self.name}")
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.envs.interface import EpisodeBatch, reported
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step
-from metarl.envs.spaces import FlatObservation, flat_space, observed
+from metarl.envs.spaces import FlatObservation, flat_observation_space, observed
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -26,7 +26,7 @@ def make_flat_env(family: "TaskFamily", kind: Hashable = None) -> gym.Env[Any, A
         kind: One of the family's ``kinds``, or None.
     """
     env = new_env(family, kind)
-    flat = flat_space(env.observation_space, f"the observations of {family.name}")
+    flat = flat_observation_space(env.observation_space, f"the observations of {family.name}")
     return env if flat is env.observation_space else FlatObservation(env, family.name)
 
 

@@ -14,7 +14,7 @@ from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, require_episode_batch
 from metarl.envs.single import begin, take_step
-from metarl.envs.spaces import copied, flat_space, flatten
+from metarl.envs.spaces import copied, flat_observation_space, flatten
 
 
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
@@ -34,7 +34,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         super().__init__(env)
         self.known_task: Any = None
         self._family = family
-        flat = flat_space(env.observation_space, f"the observations of {family.name}")
+        flat = flat_observation_space(env.observation_space, f"the observations of {family.name}")
         self.observation_space: spaces.Space[Any] = _space_with_task(flat, family)
 
     def reset(

@@ -51,7 +51,8 @@ def check_actions(space: Space) -> None:
     if not (sizes := choices(space)):
         raise UserError(
             f"action space {space} is not supported: use a bounded one-dimensional Box, Discrete, MultiDiscrete or "
-            "MultiBinary."
+            "MultiBinary; gymnasium.wrappers.TransformAction(env, function, space) turns its actions into the "
+            "environment's."
         )
     if sum(sizes) > MOST_CHOICES:
         raise UserError(
@@ -80,11 +81,15 @@ def check_parts(space: Space, what: str) -> None:
         UserError: If they are not.
     """
     for part in _parts(space):
-        if part.shape is None or part.dtype is None or part.dtype.kind not in "biuf":
+        if not _is_numeric(part):
             raise UserError(
                 f"{what} are {space}, and {part} is not supported: use Box, Discrete, MultiDiscrete, MultiBinary, or a "
                 "Dict or Tuple of them."
             )
+
+
+def _is_numeric(part: Space) -> bool:
+    return part.shape is not None and part.dtype is not None and part.dtype.kind in "biuf"
 
 
 def _parts(space: Space) -> Iterator[Space]:
@@ -118,6 +123,24 @@ def flat_space(space: Space, what: str) -> spaces.Box:
             raise UserError(f"{what} have a number for each option of {part}, at most {MOST_CHOICES}; use a Box.")
     low, high = (np.concatenate(bounds) for bounds in zip(*map(_flat_bounds, _parts(space)), strict=True))
     return spaces.Box(low, high, dtype=np.float64)
+
+
+def flat_observation_space(space: Space, what: str) -> spaces.Box:
+    """`flat_space` for observations.
+
+    Raises:
+        UserError: If the space is not supported; the message names Gymnasium's wrapper that helps.
+    """
+    try:
+        return flat_space(space, what)
+    except UserError as error:
+        supported = []
+        if isinstance(space, spaces.Dict):
+            supported = [name for name, part in space.items() if all(map(_is_numeric, _parts(part)))]
+        wrapper = "TransformObservation(env, function, space) makes others of them."
+        if supported and not all(map(_is_numeric, _parts(space))):
+            wrapper = f"FilterObservation(env, {supported}) leaves out the rest."
+        raise UserError(f"{error} In make_env, gymnasium.wrappers.{wrapper}") from error
 
 
 def _flat_bounds(space: Space) -> Bounds:
@@ -230,7 +253,7 @@ class FlatObservation(gym.Wrapper[NDArray[np.float64], Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
         super().__init__(env)
         self._what = f"an observation of {name}"
-        self.observation_space: Space = flat_space(env.observation_space, f"the observations of {name}")
+        self.observation_space: Space = flat_observation_space(env.observation_space, f"the observations of {name}")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

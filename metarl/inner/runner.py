@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environmen
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Timing, adapt
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.side_by_side import SideBySide
 from metarl.inner.supervised import SupervisedRunner
 from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
@@ -38,7 +39,8 @@ class Runner:
     """Runs inner loops for a fixed number of tasks; a shard owns some of the tasks, their environments and a thread.
 
     A shard goes through its tasks in rounds, if there are not environments for all of them at once. Processes share the
-    tasks in the same way. The results do not depend on any of this.
+    tasks in the same way. Shards of a family that does not know whether threads pay may run one after another, see
+    `SideBySide`. The results do not depend on any of this.
 
     Args:
         family: The task family.
@@ -77,7 +79,9 @@ class Runner:
                 f"{workers.group.size} processes share {num_tasks} tasks, so that some have none; start fewer of them, "
                 "or raise meta_batch_size."
             )
-        most_shards = num_own * rollouts_per_task // family.min_envs_per_shard
+        most_shards = num_own
+        if family.min_envs_per_shard is not None:
+            most_shards = num_own * rollouts_per_task // family.min_envs_per_shard
         # The last bits of an agent with memory do not depend on how many tasks are computed together, from four on.
         most_shards = min(most_shards, num_own // 4) if rule.remembers else most_shards
         num_shards = max(1, min(workers.num_threads, num_own, most_shards))
@@ -91,6 +95,8 @@ class Runner:
         bounds = np.linspace(own.start, own.stop, num_shards + 1).astype(int)
         most_tasks = max_envs // (num_shards * rollouts_per_task) if max_envs else num_own
         self._shards = [_rounds(*shard, most_tasks) for shard in itertools.pairwise(bounds.tolist())]
+        measures = family.min_envs_per_shard is None and num_shards > 1
+        self._side_by_side = SideBySide(workers.clock) if measures else None
         # One sampler for each number of tasks and episodes. Build the usual ones now, so that errors surface early.
         self._samplers: list[dict[tuple[int, int], Sampler]] = [{} for _ in self._shards]
         for index, rounds in enumerate(self._shards):
@@ -152,18 +158,40 @@ class Runner:
             seconds = time.perf_counter() - started
             return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
 
-        def run_shard(index: int) -> list[tuple[Adapted, Timing]]:
-            return [run_round(index, *tasks) for tasks in self._shards[index]]
+        def run_shards(indices: Iterable[int]) -> list[tuple[Adapted, Timing]]:
+            return [run_round(index, *tasks) for index in indices for tasks in self._shards[index]]
 
-        shards = self._workers.map(run_shard, range(len(self._shards)), *self._watch())
-        parts = [part for shard in shards for part in shard]
-        timing = Timing(*(sum(getattr(t, name) for _, t in parts) / len(shards) for name in ("rollout", "adaptation")))
+        parts, num_threads = self._in_threads(run_shards)
+        timing = Timing(*(sum(getattr(t, name) for _, t in parts) / num_threads for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
         _check_dropped(joined)
         if self._rule.sees_tasks:
             identities = torch.from_numpy(self._family.flat_tasks(tasks[self._own])).to(meta)
             joined.loop = replace(joined.loop, identities=identities)
         return joined, timing
+
+    def _in_threads(
+        self, run_shards: Callable[[Iterable[int]], list[tuple[Adapted, Timing]]]
+    ) -> tuple[list[tuple[Adapted, Timing]], int]:
+        """Runs all shards; returns what they return, in their order, and the number of threads."""
+        measured, every = self._side_by_side, range(len(self._shards))
+        threads = [[index] for index in every] if measured is None or measured.in_threads else [every]
+        parts = list[tuple[Adapted, Timing]]()
+
+        def work() -> int:
+            for of_thread in self._workers.map(run_shards, threads, *self._watch()):
+                parts.extend(of_thread)
+            return sum(adapted.env_steps for adapted, _ in parts)
+
+        if measured is None:
+            work()
+        elif measured.run(work):
+            decision = "so threads are used" if measured.in_threads else "so one thread is used"
+            self._workers.findings.append(
+                f"{self._num_tasks} tasks of {self._family.name} run {measured.speed_up:.2f} times as fast in "
+                f"{len(self._shards)} threads as in one, {decision}"
+            )
+        return parts, len(threads)
 
     def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
         """What to call again and again while environments are stepped, and the seconds between the calls, if any."""

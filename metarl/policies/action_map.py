@@ -6,7 +6,9 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.spaces import Box, Discrete
+from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.envs.spaces import check_actions, choices
@@ -93,6 +95,20 @@ class ActionMap:
         np.maximum(scaled, self._low, out=scaled)
         np.minimum(scaled, self._high, out=scaled)
         return scaled if self._start is None else scaled.astype(np.int64)
+
+    def traced(self, actions: Tensor) -> Tensor:
+        """The same as calling, in operations of PyTorch that can be exported."""
+        if isinstance(self.distribution, Gaussian):
+            low, high, centre, half_width = map(
+                torch.as_tensor, (self._low, self._high, self._centre, self._half_width)
+            )
+            actions = actions * half_width + centre
+            actions = (actions if self._start is None else actions.floor()).clamp(low, high)
+        batch = actions.shape if isinstance(self.distribution, Categorical) else actions.shape[:-1]
+        actions = actions.reshape(batch + self._shape)
+        if self._start is not None:
+            actions = actions.long() + torch.as_tensor(self._start)
+        return actions.to(torch.from_numpy(np.zeros(0, self._dtype)).dtype)
 
 
 def _narrowest(values: np.ndarray) -> Any:

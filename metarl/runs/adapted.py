@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,6 +106,54 @@ class AdaptedPolicy:
             Fault: If the file cannot be written.
         """
         _save(path, self, {"parameters": self.parameters}, {})
+
+    def export_onnx(self, path: str | Path) -> None:
+        """Writes the policy as an ONNX graph, which runs without Python, PyTorch and metarl.
+
+        Its input ``observation`` is one observation as the policy sees it: flat (`metarl.envs.spaces.flatten`), float32
+        [number]. Its output ``action`` is what `predict` returns for it: the mode of the distribution, as an element of
+        the environment's action space. The normaliser of observations is part of the graph.
+
+        Args:
+            path: The file; an older one is replaced.
+
+        Raises:
+            UserError: If the packages onnx and onnxscript are missing.
+            Fault: If the file cannot be written.
+        """
+        file: Path = convert("path", path, Path)
+        if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+            raise UserError(f"export_onnx needs {' and '.join(missing)}: pip install 'metarl-torch[onnx]'.")
+        example = torch.zeros(self.policy.observation_size)
+        program = torch.onnx.export(
+            _Deployed(self),
+            (example,),
+            input_names=["observation"],
+            output_names=["action"],
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        try:
+            program.save(file)
+        except OSError as error:
+            raise Fault(f"cannot write {file}: {reason(error)}.") from error
+
+
+class _Deployed(torch.nn.Module):
+    """An adapted policy as a module: from one flat observation to the environment's action."""
+
+    def __init__(self, adapted: AdaptedPolicy) -> None:
+        super().__init__()
+        self._adapted, self.parameters_of_task = adapted, torch.nn.Parameter(adapted.parameters[None])
+
+    def forward(self, observation: Tensor) -> Tensor:
+        adapted = self._adapted
+        rows = observation[None, None]
+        outputs = adapted.policy.outputs(
+            self.parameters_of_task, adapted.normaliser(rows) if adapted.normaliser else rows
+        )
+        return adapted.action_map.traced(adapted.policy.distribution.mode(outputs)[0, 0])
 
 
 def flat_observations(space: gymnasium.Space[Any], observation: Any) -> tuple[np.ndarray, bool]:

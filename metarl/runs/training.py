@@ -324,8 +324,9 @@ class Trainer:
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
             full = {"iteration": done, **in_environments, **times, **speed, **row} if logs else None
             writer.row(full)
-            for remark in self._advice.after(row):
+            for remark in (*self._workers.findings, *self._advice.after(row)):
                 writer.say(remark)
+            self._workers.findings.clear()
         sign = self._family.sign_of(self._best_by)
         if isinstance(validation, float) and state.best_return < sign * validation < math.inf:
             new = replace(new, best_return=sign * validation)

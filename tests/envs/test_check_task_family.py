@@ -1,5 +1,7 @@
 """`check_task_family` finds each defect, and names no other."""
 
+from traceback import FrameSummary
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from machines import Machine, MachineFamily, SwitchesFamily
 
 from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family
+from metarl.envs.checks import _is_theirs
 from metarl.envs.looped import LoopedEpisodes
 
 
@@ -339,7 +342,7 @@ def test_test_tasks_may_lie_elsewhere(family):
         (TestsOutside, r"has 1 problem.*\n- sample_tasks gives tasks outside the task space.* \(split 'test'\)"),
         (
             NoTestTasks,
-            r"has 1 problem.*\n- KeyError: 'test' \(.*, in draw_tasks\). It happened while tasks of the split 'test'",
+            r"has 1 problem.*\n- KeyError: 'test' \(.*, in draw_tasks: .*\). It happened while tasks of the split",
         ),
         (Irreproducible, "sample_tasks is not reproducible"),
         (TooFew, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
@@ -348,7 +351,10 @@ def test_test_tasks_may_lie_elsewhere(family):
         (Unpicklable, "it cannot be pickled"),
         (Spaceless, "it has no task_space"),
         (SameEnvironment, "make_env returns the same environment each time"),
-        (Unmade, r"OSError: no such simulator \(.*, in make_env\). It happened in make_env of Unmade."),
+        (
+            Unmade,
+            r"\(.*, in make_env: raise OSError\(.no such simulator.\)\). It happened in make_env of Unmade.",
+        ),
         (TextActions, "action space Text.* is not supported: use a bounded one-dimensional Box, Discrete"),
         (UnboundedActions, r"action space Box\(-1.0, inf, \(1,\), float32\) is not supported: use a bounded"),
         (TableOfActions, r"action space Box\(-1.0, 1.0, \(2, 2\), float32\) is not supported: use a bounded"),
@@ -385,6 +391,23 @@ def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
         check_task_family(family())
     topics = {line.split(":")[0] for line in str(raised.value).splitlines()[1:]}
     assert len(topics) == 1
+
+
+class FailsInNumPy(Sound):
+    """Its mistake shows in a line of an installed package."""
+
+    def set_task(self, env, task):
+        return {"task": np.zeros(2).reshape(3)}
+
+
+def test_an_error_inside_a_package_names_the_line_that_called_it():
+    with pytest.raises(UserError, match=r"test_check_task_family.py:\d+, in set_task: .*np.zeros\(2\).reshape\(3\)"):
+        check_task_family(FailsInNumPy())
+
+
+def test_a_line_of_an_installed_package_is_nobodys():
+    frames = [FrameSummary(f"/home/me/{folder}/mine.py", 1, "step") for folder in ("work", ".local/lib/site-packages")]
+    assert list(map(_is_theirs, frames)) == [True, False]
 
 
 def test_what_is_no_family_is_told():

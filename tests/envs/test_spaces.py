@@ -2,19 +2,23 @@
 
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import FilterObservation, TransformAction, TransformObservation
 
 from metarl.common.errors import UserError
 from metarl.common.strict_json import plain
 from metarl.envs.spaces import (
     MOST_CHOICES,
     all_elements,
+    check_actions,
     check_parts,
     choices,
     copied,
     element,
+    flat_observation_space,
     flat_space,
     flatten,
     in_words,
@@ -105,6 +109,32 @@ def test_other_spaces_are_refused_by_name(part, nest):
             check(nest(part), "the tasks of it")
         want = f"the tasks of it are {nest(part)}, and {part} is not supported: use Box, Discrete, MultiDiscrete, "
         assert str(error.value).startswith(want)
+
+
+class Talks(gymnasium.Env):
+    """An environment that observes a number and a text, and acts by a table of numbers."""
+
+    observation_space = spaces.Dict({"number": spaces.Box(-1, 1, (1,)), "text": spaces.Text(5)})
+    action_space = spaces.Box(-1, 1, (2, 3))
+
+
+def test_the_named_wrappers_make_observations_fit():
+    env = Talks()
+    with pytest.raises(UserError, match=r"gymnasium\.wrappers\.FilterObservation\(env, \['number'\]\) leaves out"):
+        flat_observation_space(env.observation_space, "they")
+    assert flat_observation_space(FilterObservation(env, ["number"]).observation_space, "they").shape == (1,)
+    for space in (spaces.Text(5), spaces.Dict({"text": spaces.Text(5)})):
+        with pytest.raises(UserError, match=r"gymnasium\.wrappers\.TransformObservation\(env, function, space\)"):
+            flat_observation_space(space, "they")
+    transformed = TransformObservation(env, lambda observation: observation["number"], spaces.Box(-1, 1, (1,)))
+    assert flat_observation_space(transformed.observation_space, "they").shape == (1,)
+
+
+def test_the_named_wrapper_makes_actions_fit():
+    env = Talks()
+    with pytest.raises(UserError, match=r"gymnasium\.wrappers\.TransformAction\(env, function, space\)"):
+        check_actions(env.action_space)
+    check_actions(TransformAction(env, lambda action: action.reshape(2, 3), spaces.Box(-1, 1, (6,))).action_space)
 
 
 def test_choices_too_many_to_be_one_hot_are_refused():

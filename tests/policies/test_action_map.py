@@ -5,6 +5,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
 from metarl.common.errors import UserError
@@ -154,5 +155,26 @@ def test_space_decides_the_distribution():
 def test_other_action_spaces_are_refused_by_name(space: gymnasium.Space):
     with pytest.raises(UserError) as error:
         ActionMap(space)
-    words = "is not supported: use a bounded one-dimensional Box, Discrete, MultiDiscrete or MultiBinary."
-    assert str(error.value) == f"action space {space} {words}"
+    words = "is not supported: use a bounded one-dimensional Box, Discrete, MultiDiscrete or MultiBinary; "
+    assert str(error.value).startswith(f"action space {space} {words}gymnasium.wrappers.TransformAction(env, ")
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(np.float32([-1, 0]), np.float32([1, 5])),
+        spaces.Box(-3, 4, (2,), np.int64),
+        spaces.Discrete(5, start=2),
+        spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 1], [-1, 0]]),
+        spaces.MultiBinary(4),
+    ],
+    ids=str,
+)
+def test_pytorchs_operations_give_the_same_actions(space: gymnasium.Space):
+    action_map = ActionMap(space, 0.7)
+    outputs = 3 * torch.from_numpy(np.random.default_rng(0).normal(size=(1, 50, action_map.distribution.num_outputs)))
+    actions = action_map.distribution.mode(outputs.float())
+    expected, traced = action_map(actions.numpy()), action_map.traced(actions).numpy()
+    assert (traced.dtype, traced.shape) == (expected.dtype, expected.shape)
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+    assert len(np.unique(traced)) > 1

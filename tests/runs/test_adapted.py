@@ -1,5 +1,7 @@
 """Policies after adaptation: batches of observations, and a file that holds one."""
 
+import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from tiny_runs import ROOT, tiny
 import metarl
 from metarl import UserError
 from metarl.envs.space_json import space_from_json, space_to_json
+from metarl.policies.action_map import ActionMap
 from metarl.runs.build import build
 from metarl.runs.trained_agent import Agent
 
@@ -56,6 +59,47 @@ def test_a_saved_policy_acts_as_before(tmp_path, settings):
     np.testing.assert_array_equal(again.returns, policy.returns)
     assert again.observation_space == policy.observation_space
     assert repr(again) == repr(policy)
+
+
+def own_body(inputs, outputs):
+    """A body of a user's own."""
+    return torch.nn.Sequential(torch.nn.Linear(inputs, 6), torch.nn.ReLU(), torch.nn.Linear(6, outputs))
+
+
+ACTION_SPACES = [
+    spaces.Box(np.float32([-1, 0]), np.float32([1, 5])),
+    spaces.Box(-2.0, 2.0, (1,), np.float64),
+    spaces.Box(-3, 4, (2,), np.int64),
+    spaces.Discrete(5, start=2),
+    spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 1], [-1, 0]]),
+    spaces.MultiBinary(3),
+]
+
+
+@pytest.mark.parametrize("space", ACTION_SPACES, ids=str)
+def test_an_exported_policy_acts_as_the_policy_does(tmp_path, space):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    body = {"policy_body": "test_adapted:own_body"} if isinstance(space, spaces.Discrete) else {"activation": "tanh"}
+    policy = adapted(normalise_observations=True, **body)
+    action_map = ActionMap(space, 0.7)
+    network = policy.blueprint.make(2, action_map.distribution)
+    parameters = network.initial(np.random.default_rng(1))
+    policy = dataclasses.replace(policy, action_map=action_map, policy=network, parameters=parameters)
+    policy.export_onnx(tmp_path / "policy.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["policy.onnx"]
+    for observation in 3 * OBSERVATIONS:
+        (action,) = session.run(["action"], {"observation": observation.astype(np.float32)})
+        expected = policy.predict(observation)
+        assert (action.dtype, action.shape) == (expected.dtype, np.shape(expected))
+        np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_export_names_the_packages_that_are_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"export_onnx needs onnx and onnxscript: pip install 'metarl-torch\[onnx\]'"):
+        adapted().export_onnx(tmp_path / "policy.onnx")
 
 
 def test_a_saved_agent_with_memory_goes_on(tmp_path):
