@@ -39,6 +39,7 @@ LAYERS = (
     "analyze",
     "plot",
     "report",
+    "compare",
     "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
@@ -186,7 +187,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "report"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "compare", "report"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys
