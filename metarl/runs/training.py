@@ -222,7 +222,8 @@ class Trainer:
         self._advice = Advice(self._settings)
         self.learner = self._make_learner()
         # The tasks of a finite family repeat: to adapt to each once would let chance choose the best checkpoint.
-        self._num_validation_tasks = max(run.validation_tasks, len(self._family.finite_tasks or ()))
+        finite = self._family.finite_tasks
+        self._num_validation_tasks = max(run.validation_tasks, 0 if finite is None else len(finite))
         self._validator: Runner | SupervisedRunner | None = None
         own = group.share(self._num_validation_tasks)
         if run.validate_every and own.stop > own.start:
