@@ -93,12 +93,10 @@ def _differences(today: dict[str, str], run: Path) -> list[str]:
     before = _as_text(load_config(run).to_dict())
     if progress := read_run(run).progress:
         before["iterations"] = str(int(progress["iteration"][-1]))
-    names = dict.fromkeys([*before, *today])
-    unset = "unset"
     return [
-        f"{name} {before.get(name, unset)}, today {today.get(name, unset)}"
-        for name in names
-        if name not in BOOKKEEPING and before.get(name, unset) != today.get(name, unset)
+        f"{name} {value}, today {today.get(name, 'unset')}"
+        for name, value in before.items()
+        if name not in BOOKKEEPING and value != today.get(name)
     ]
 
 
@@ -301,7 +299,8 @@ def _outdated_markdown(summary: dict[str, Any]) -> str:
     commits = sorted({commit for entry in summary["variants"].values() for commit in entry["commits"]})
     lines = [
         f"**Results of commit {', '.join(commits)}.** Settings have changed since, so that the commands below no "
-        "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings they had:",
+        "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings they "
+        "had:",
         "",
         *(f"- {', '.join(names)}: {differences}" for differences, names in runs.items()),
     ]
