@@ -27,7 +27,7 @@ import tyro
 
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
 from benchmarks.measure import Table
-from benchmarks.summaries import commits_of, core_hours, outdated, summarise
+from benchmarks.summaries import commits_of, core_hours, differences_from, outdated, settings_of, summarise
 from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json
 from metarl.store.runs import read_run
@@ -165,7 +165,7 @@ def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
         if any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
             print(summarise(name, folder))
     for run in failed:
-        print(f"failed: {run}; the same command goes on with it", file=sys.stderr)
+        print(f"failed: {run}; the same command tries again", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -177,7 +177,8 @@ def _all(
     def attempt(run: tuple[str, str, int]) -> str | None:
         try:
             function(run)
-        except subprocess.CalledProcessError:
+        except (subprocess.CalledProcessError, UserError) as error:
+            print(f"error: {error}", file=sys.stderr)
             return f"{run[0]}/{run_name(*run[1:])}"
         return None
 
@@ -203,6 +204,10 @@ def _lacks(result: Path) -> bool:
 
 def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: Sequence[str]) -> None:
     resume = ["--resume"] if (folder / "checkpoints/last.safetensors").exists() else []
+    if resume:  # It would go on with its own settings.
+        today = settings_of(experiment.train_options(variant, seed))
+        if changed := differences_from(today, folder, today["iterations"]):
+            raise UserError(f"{folder} was begun with other settings ({'; '.join(changed)}); remove it to begin anew.")
     print(f"{folder}: {'goes on' if resume else 'begins'}")
     _call("metarl.train", *experiment.train_options(variant, seed), "--run-dir", str(folder), *resume, *more)
 

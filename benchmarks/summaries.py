@@ -79,20 +79,24 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
     experiment, found = EXPERIMENTS[name], {}
     for variant in experiment.variants:
         runs = [path for seed in experiment.seeds if (path := folder / run_name(variant, seed)).is_dir()]
-        today = _todays_settings(experiment.train_options(variant, 0)) if runs else {}
-        found |= {run.name: differences for run in runs if (differences := _differences(today, run))}
+        today = settings_of(experiment.train_options(variant, 0)) if runs else {}
+        for run in runs:
+            # A run that was stopped counts as one of as many iterations as it did.
+            progress = read_run(run).progress
+            done = str(int(progress["iteration"][-1])) if progress else today["iterations"]
+            if differences := differences_from(today, run, done):
+                found[run.name] = differences
     return found
 
 
-def _todays_settings(options: list[str]) -> dict[str, str]:
-    return _as_text(parse_config(options).to_dict())
+def settings_of(train_options: list[str]) -> dict[str, str]:
+    """The settings that a command line of ``python -m metarl.train`` gives today, as text by name."""
+    return _as_text(parse_config(train_options).to_dict())
 
 
-def _differences(today: dict[str, str], run: Path) -> list[str]:
-    """Settings that differ, as text. A run that was stopped counts as one of as many iterations as it did."""
-    before = _as_text(load_config(run).to_dict())
-    if progress := read_run(run).progress:
-        before["iterations"] = str(int(progress["iteration"][-1]))
+def differences_from(today: dict[str, str], run: Path, iterations: str) -> list[str]:
+    """Settings that a run had and that differ today, as text; its iterations are taken as given."""
+    before = {**_as_text(load_config(run).to_dict()), "iterations": iterations}
     return [
         f"{name} {value}, today {today.get(name, 'unset')}"
         for name, value in before.items()

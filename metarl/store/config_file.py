@@ -114,8 +114,8 @@ def read_config(path: Path, trust: Trust = False) -> Config:
             require_trust(settings, trust)
         if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
             stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
-        # Older versions also stored settings that do nothing with the algorithm.
-        stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
+        if "algo" in stored:  # Older versions also stored settings that do nothing with it.
+            stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
         if l2f := stored.get("l2f"):
             # Before this was a choice, the meta-gradient went through the embedding.
             before = "through" if l2f.get("conditioning") == "task" else "stop"
