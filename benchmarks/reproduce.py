@@ -162,7 +162,9 @@ def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
                 _keep(RUNS / name / run_name(variant, seed), RESULTS / name)
     for name in names:
         folder = (RESULTS if keep else RUNS) / name
-        if any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
+        if not keep and any(run.startswith(f"{name}/") for run in failed):
+            print(f"{name}: no summary, because not all of its runs are done")
+        elif any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
             print(summarise(name, folder))
     for run in failed:
         print(f"failed: {run}; the same command tries again", file=sys.stderr)

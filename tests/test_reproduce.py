@@ -123,6 +123,7 @@ def test_a_failed_run_is_named_and_stops_no_other(small, tmp_path, capfd):
     captured = capfd.readouterr()
     assert "was begun with other settings (inner_lr 0.7, today 0.1); remove it to begin anew" in captured.err
     assert "failed: small/maml-seed0" in captured.err
+    assert "small: no summary" in captured.out
     assert (tmp_path / "runs/reproduce/small/anil-seed0/evaluation.json").is_file()
 
 
