@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.styles import COLOURS, GREY
+
+if TYPE_CHECKING:
+    from metarl.reports.comparison import Comparison, Line, Pair
 
 _WIDTH = 3.5  # inches
 _LETTERS: Any = {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 7}
