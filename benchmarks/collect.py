@@ -17,8 +17,10 @@ from typing import Annotated
 
 import tyro
 
+from benchmarks.experiments import RESULTS
+from benchmarks.summaries import commits_of
 from metarl.common.errors import UserError
-from metarl.common.strict_json import write_json
+from metarl.common.strict_json import read_json, write_json
 from metarl.config.measuring import EvaluationConfig
 from metarl.data import LearnerState
 from metarl.store.checkpoints import load_checkpoint, save_checkpoint
@@ -27,7 +29,6 @@ from metarl.store.folder import RunFolder
 from metarl.store.reference import REFERENCES
 from metarl.store.runs import read_run
 
-RESULTS = Path(__file__).parent / "results"
 _KEPT = ("config.json", "progress.csv", "evaluation.json", "evaluation-sweep.json", "analysis/analysis.json")
 
 
@@ -49,16 +50,25 @@ def collect(run: Path, experiment: str) -> None:
         experiment: The experiment that it belongs to.
 
     Raises:
-        UserError: If the run cannot be read, or its evaluation is of another checkpoint.
+        UserError: If the run cannot be read, its evaluation is of another checkpoint, or it was made from a tree with
+            uncommitted changes.
     """
+    files = [run / name for name in _KEPT if (run / name).is_file()]
+    for path in files:
+        content = read_json(path) if path.suffix == ".json" else {}
+        commits = commits_of(content) if "metarl" in content else []
+        if any(commit.endswith("-dirty") for commit in commits):
+            raise UserError(
+                f"{path} comes from a tree with uncommitted changes ({', '.join(commits)}), so that no commit names "
+                "what made it; remove it and compute it again."
+            )
     if RunFolder(run).evaluation(EvaluationConfig()).exists():
         _keep_agent(run, REFERENCES / f"{experiment}-{run.name}")
     kept = RESULTS / experiment / run.name
     copies = kept.with_name(f"{kept.name}.copying")
     copies.mkdir(parents=True, exist_ok=True)
-    for name in _KEPT:
-        if (run / name).is_file():
-            shutil.copy(run / name, copies / Path(name).name)
+    for path in files:
+        shutil.copy(path, copies / path.name)
     shutil.rmtree(kept, ignore_errors=True)
     copies.rename(kept)
 

@@ -6,7 +6,7 @@
 A problem is given by the meta-parameters at some iteration of a training run with exact curvature; they determine the
 rollouts. The measure is the surrogate gain after the line search, relative to that of exact float32 curvature.
 Approximations with a median of at least 95 % are admitted. The cheapest of them is the default, provided that its
-learning curves in `python -m benchmarks.learning navigation-curvature` are no worse.
+learning curves in `python -m benchmarks.reproduce navigation-curvature` are no worse.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
     text = "# Curvature\n\n" + "\n\n".join(map(str, _tables(stored["steps"])))
     facts = stored["made_with"]
     text += f"\n\nHardware: {facts['hardware']}; torch {facts['torch']}; commit {facts['commit']}.\n"
-    text += "All of it: `python -m benchmarks.learning navigation-curvature`, then `python -m benchmarks.curvature`.\n"
+    text += "All of it: `python -m benchmarks.reproduce navigation-curvature`, then `python -m benchmarks.curvature`.\n"
     (STEPS.parent / "summary.md").write_text(text)
     print(text)
 

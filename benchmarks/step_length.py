@@ -1,9 +1,10 @@
 """Measures how far the first gradient step moves a policy on 2D navigation, against the distance of the goal.
 
-    python -m benchmarks.step_length                # after the training runs of benchmarks.learning
+    python -m benchmarks.reproduce algorithms-navigation algorithms-navigation-bimodal
+    python -m benchmarks.step_length
 
-For every run of MAML and MuMoMAML in runs/learning/algorithms-navigation*, it measures the length of the mean action at
-the origin after one step, in half-widths of the action space, and its correlation with the distance of the goal over
+For every run of MAML and MuMoMAML in runs/reproduce/algorithms-navigation*, it measures the length of the mean action
+at the origin after one step, in half-widths of the action space, and its correlation with the distance of the goal over
 held-out tasks. For MuMoMAML it also correlates that distance with the mean scale that the modulation gives the hidden
 units. Results go to benchmarks/results/step-length.json.
 """
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.learning import EXPERIMENTS, RESULTS
+from benchmarks.experiments import EXPERIMENTS, RESULTS
 from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
@@ -35,7 +36,7 @@ def main() -> None:
     with Workers() as workers:
         for name in ("algorithms-navigation", "algorithms-navigation-bimodal"):
             for variant in ("maml", "mumomaml"):
-                runs = [Path("runs/learning") / name / f"{variant}-seed{seed}" for seed in EXPERIMENTS[name].seeds]
+                runs = [Path("runs/reproduce") / name / f"{variant}-seed{seed}" for seed in EXPERIMENTS[name].seeds]
                 measured = [_measure(load(run), workers) for run in runs]
                 report[f"{name}/{variant}"] = measured
                 print(name, variant, *(json.dumps(result) for result in measured), sep="\n  ")

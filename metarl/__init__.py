@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
     from metarl.inner.support import Support
     from metarl.reports.analysis import analyze
+    from metarl.reports.comparison import compare
     from metarl.reports.curves import plot_runs as plot
     from metarl.reports.recording import record
     from metarl.reports.report import report
@@ -95,6 +96,7 @@ __all__ = [
     "analyze",
     "check_rule",
     "check_task_family",
+    "compare",
     "evaluate",
     "family_names",
     "family_spec",
@@ -127,6 +129,7 @@ _HEAVY = {
     "WrappedAdaptation": "metarl.inner.rule:WrappedAdaptation",
     "analyze": "metarl.reports.analysis:analyze",
     "check_rule": "metarl.agents.checks:check_rule",
+    "compare": "metarl.reports.comparison:compare",
     "evaluate": "metarl.runs.protocol:evaluate",
     "load": "metarl.runs.trained_agent:load",
     "load_policy": "metarl.runs.adapted:load_policy",

@@ -8,6 +8,7 @@ say_on_stdout(f"""metarl {__version__}: meta-reinforcement learning on Gymnasium
 python -m metarl.train     meta-trains an agent and writes its run into a folder
 python -m metarl.evaluate  measures it on held-out tasks: return after 0, 1, ... gradient steps, or episodes
 python -m metarl.plot      draws these returns, or those of training, of one run or several
+python -m metarl.compare   compares algorithms over seeds: paired differences, intervals, the share of tasks made worse
 python -m metarl.analyze   shows what it learned: conflict between tasks, attenuation, embeddings, ...
 python -m metarl.record    films how it adapts to a task, as GIF and MP4
 python -m metarl.report    puts figures, tables, settings and commands of runs into one HTML file

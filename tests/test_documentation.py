@@ -119,7 +119,7 @@ def test_every_documented_command_runs(page, folder, capsys):
         _make_images_up(folder / "data")
     # The benchmarks behind the figures take hours.
     for module, *options in [command for command in _commands(page) if not command[0].startswith("benchmarks.")]:
-        if module in ("metarl.evaluate", "metarl.plot", "metarl.report"):
+        if module in ("metarl.evaluate", "metarl.plot", "metarl.compare", "metarl.report"):
             _make_runs_up(page, options)
             options = [path for option in options for path in sorted(glob.glob(option)) or [option]]
         if module.startswith("metarl."):

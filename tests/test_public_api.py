@@ -83,6 +83,9 @@ FUNCTIONS = [
         lambda: metarl.plot("run", "curve.png", checkpoint=["last"]),
         "checkpoint must be one of last, best; got [",
     ),
+    (lambda: metarl.compare(3), "runs must be a list or tuple, got 3."),
+    (lambda: metarl.compare("run", reference=3), f"reference {PATH} 3."),
+    (lambda: metarl.compare("run", step="one"), "step must be a whole number, got 'one'."),
     (lambda: metarl.preset(3), "name must be a text, got 3."),
     (lambda: metarl.get_family(3), "give a task family as a name, a subclass of metarl.TaskFamily or a family, got 3."),
     (

@@ -40,6 +40,7 @@ LAYERS = (
     "plot",
     "record",
     "report",
+    "compare",
     "__main__",
 )
 LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
@@ -188,7 +189,7 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record", "report"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record", "compare", "report"])
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys

@@ -1,11 +1,11 @@
-"""Statistics of returns over seeds: means, intervals, paired differences.
+"""Statistics of returns over seeds: means, intervals, paired differences, tests.
 
 The unit of replication is the seed. All tasks of one seed share one model, so the functions average over tasks first
 and take intervals over seeds only.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,11 @@ Aggregate = Literal["any", "last", "mean", "sum", "max"]
 """How a number of each step becomes one of the episode; "any" is 1 if a step's number is not 0, else 0."""
 
 MIN_SEEDS_FOR_INTERVAL = 5
-"""Below this many seeds, reports show every seed and no interval."""
+"""Below this many seeds, reports show every seed, no interval and no p-value."""
+
+MIN_SEEDS_FOR_BOOTSTRAP = 10
+"""Below this many seeds, interquartile means and probabilities of improvement have no interval: a bootstrap of 5 seeds
+covers the truth in 4 of 5 cases, where it promises 19 of 20."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +107,140 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
     Raises:
         ValueError: If the shapes differ, so that the values cannot be paired.
     """
-    one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
-    if one.shape != other.shape:
-        raise ValueError(f"paired returns must have the same shape, got {one.shape} and {other.shape}")
+    one, other = _paired(first, second)
     return aggregate(one - other, confidence)
+
+
+def paired_p_values(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Two-sided p-values of Student's paired t test over seeds: how often chance alone makes as large a difference.
+
+    Args:
+        first: Returns of one algorithm, [seed, task, step].
+        second: Returns of the other on the same seeds and tasks in the same order, [seed, task, step].
+
+    Returns:
+        The p-value for each step, [step], not adjusted for the number of comparisons; 1 where all seeds are equal.
+
+    Raises:
+        ValueError: If the shapes differ, or if there is a single seed.
+    """
+    from scipy.special import stdtr
+
+    one, other = _paired(first, second)
+    count, per_seed = len(one), (one - other).mean(axis=1)
+    if count == 1:
+        raise ValueError("a p-value needs at least two seeds, got 1")
+    mean, error = np.abs(per_seed.mean(axis=0)), per_seed.std(axis=0, ddof=1) / np.sqrt(count)
+    # Without spread, t is infinite, or, without a difference either, 0.
+    t = np.divide(mean, error, out=np.where(mean > 0, np.inf, 0.0), where=error > 0)
+    return np.asarray(2 * stdtr(count - 1, -t), dtype=np.float64)
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Adjusts p-values for their number, so that the chance of any false finding among them stays below the level.
+
+    The k-th smallest of m is multiplied by m - k + 1; none is less than a smaller one's, none more than 1.
+
+    Args:
+        p_values: The p-values of one table's comparisons, [comparison].
+
+    Returns:
+        The adjusted p-values in the same order, [comparison].
+
+    Source: Holm 1979, A simple sequentially rejective multiple test procedure.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return adjusted
+
+
+def interquartile_mean(returns: ArrayLike) -> NDArray[np.float64]:
+    """Mean of the middle half of all seeds' and tasks' returns: few very good or bad ones do not move it.
+
+    Args:
+        returns: [seed, task, step].
+
+    Returns:
+        For each step, [step].
+
+    Raises:
+        ValueError: If ``returns`` does not have three axes, or if one of them is empty.
+
+    Source: Agarwal et al. 2021, Deep reinforcement learning at the edge of the statistical precipice.
+    """
+    values = _seeds_tasks_steps(returns)
+    ordered = np.sort(values.reshape(-1, values.shape[2]), axis=0)
+    cut = len(ordered) // 4
+    return np.asarray(ordered[cut : len(ordered) - cut].mean(axis=0), dtype=np.float64)
+
+
+def probability_of_improvement(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """Chance that a run of one algorithm beats a run of the other on a task drawn at random; ties count half.
+
+    All pairs of seeds are compared: a run stands for its algorithm, whatever its seed.
+
+    Args:
+        first: Returns of one algorithm, [seed, task, step].
+        second: Returns of the other on the same tasks, [seed, task, step]; the number of seeds may differ.
+
+    Returns:
+        Between 0 and 1 for each step, [step].
+
+    Raises:
+        ValueError: If tasks or steps differ in number.
+
+    Source: Agarwal et al. 2021; for each task, the Mann-Whitney U statistic over the number of pairs.
+    """
+    one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
+    if one.shape[1:] != other.shape[1:]:
+        raise ValueError(f"returns must have the same tasks and steps, got {one.shape} and {other.shape}")
+    wins = np.sign(one[:, None] - other[None]).mean(axis=(0, 1, 2))
+    return np.asarray((1 + wins) / 2, dtype=np.float64)
+
+
+def bootstrap_interval(
+    statistic: Callable[..., NDArray[np.float64]],
+    *returns: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Percentile interval of a statistic, from seeds that are drawn again with replacement, all tasks with them.
+
+    Args:
+        statistic: `interquartile_mean` or `probability_of_improvement`, or any function of ``returns`` to [step].
+        returns: What it takes, each [seed, task, step] with the same seeds, which are drawn together.
+        confidence: Coverage that the interval promises, between 0 and 1.
+        resamples: Number of drawings; the drawings are the same in every call.
+
+    Returns:
+        Lower and upper ends, [step] each; None with fewer than `MIN_SEEDS_FOR_BOOTSTRAP` seeds.
+
+    Source: Agarwal et al. 2021, with whole seeds where they draw within each task.
+    """
+    values = [_seeds_tasks_steps(of_one) for of_one in returns]
+    count = len(values[0])
+    if count < MIN_SEEDS_FOR_BOOTSTRAP:
+        return None
+    draws = np.random.default_rng(0).integers(count, size=(resamples, count))
+    drawn = np.array([statistic(*(of_one[seeds] for of_one in values)) for seeds in draws])
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
+def share_of_gap(returns: ArrayLike, bottom: float, top: float) -> NDArray[np.float64]:
+    """Share of the gap between two references that returns close: 0 at the bottom, 1 at the top.
+
+    Args:
+        returns: Mean returns, [...].
+        bottom: Return of the lower reference, such as standing still.
+        top: Return of the upper reference, such as an oracle that knows the task.
+
+    Returns:
+        [...]; negative below the bottom, above 1 beyond the top.
+    """
+    return np.asarray((np.asarray(returns, dtype=np.float64) - bottom) / (top - bottom), dtype=np.float64)
 
 
 def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
@@ -152,6 +286,13 @@ def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"returns must have shape (seeds, tasks, steps), none of them empty, got {values.shape}")
     return values
+
+
+def _paired(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
+    if one.shape != other.shape:
+        raise ValueError(f"paired returns must have the same shape, got {one.shape} and {other.shape}")
+    return one, other
 
 
 def _t_quantile(degrees_of_freedom: int, probability: float) -> float:

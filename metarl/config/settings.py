@@ -55,7 +55,7 @@ class RunSettings(Checked):
     validate_every: Natural = 10
     """Meta-iterations between evaluations on validation tasks; 0 for none."""
     validation_tasks: Count = 20
-    """Validation tasks; a family with finitely many tasks uses all of them."""
+    """Validation tasks; a family with finitely many tasks repeats each equally often, and uses all of them."""
     best_by: str | None = None
     """The validation's number that chooses the best checkpoint: a metric of the family, such as success; by default the
     return after adaptation (of supervised families, the error or accuracy)."""

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.common.errors import UserError
-from metarl.common.files import reason, replacing, unwritable
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import convert
@@ -26,6 +25,7 @@ from metarl.config.trust import Trust
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
+from metarl.reports.pictures import checked_picture, save_picture
 from metarl.reports.styles import GREY, MARKERS, shaded, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 Axis = Literal[
     "gradient-step", "adaptation-episodes", "adaptation-steps", "env-steps", "cpu-seconds", "iteration", "input"
 ]
-
-SUFFIXES = (".png", ".svg", ".pdf")
 
 # References of an evaluation, and the algorithms whose runs give the same returns.
 _REFERENCE_ALGORITHMS = {"random_initialisation": "random", "standstill": "standstill"}
@@ -117,12 +115,8 @@ def plot_runs(
         UserError: If a folder is no run or holds nothing to draw, if the runs do not fit together, or if the picture's
             suffix is not supported, or if it cannot be written, which is tried first.
     """
-    picture: Path = convert("output", output, Path)
     x, checkpoint = convert("x", x, Axis), convert("checkpoint", checkpoint, Checkpoint)
-    if picture.suffix.lower() not in SUFFIXES:
-        raise UserError(f"cannot write '{picture}': the picture's name must end in {', '.join(SUFFIXES)}.")
-    if why := unwritable(picture):
-        raise UserError(f"cannot write '{picture}': {why}.")
+    picture = checked_picture(output)
     y, apart = convert("y", y, str | None), convert("apart", apart, bool)
     if apart and (x == "input" or x in _UNITS):
         raise UserError(f"--apart is for gradient steps and for training, not for --x {x}; leave it out.")
@@ -143,12 +137,7 @@ def plot_runs(
             figure = draw_adaptation(group_runs(stored), x, y)
         else:
             figure = draw_training(group_runs(_with_progress(stored, x)), x, y)
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(picture) as file:
-            figure.savefig(file, dpi=200, format=picture.suffix.lower()[1:])
-    except OSError as error:
-        raise UserError(f"cannot write '{picture}': {reason(error)}.") from error
+    save_picture(figure, picture)
     return picture
 
 

@@ -15,8 +15,7 @@ from metarl.config.resolved import idle_fields
 from metarl.config.trust import require_trust
 from metarl.store.runs import StoredRun
 
-# Settings that only say where and how a run was computed; runs that differ in nothing else belong to one line.
-_BOOKKEEPING = frozenset(
+BOOKKEEPING = frozenset(
     {
         "metarl",
         "chosen",
@@ -39,6 +38,7 @@ _BOOKKEEPING = frozenset(
         "profile",
     }
 )
+"""Settings that only say where and how a run was computed; runs that differ in nothing else belong to one line."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _settings(run: StoredRun) -> dict[str, str]:
     """The settings that identify a run's line, as text; null and empty settings count as not set."""
     # The title stands for these: L2F is MAML with attenuation, and a baseline's title names its trainer.
-    left_out = {*_BOOKKEEPING, *_idle(run.config), "algo", "attenuate", "baseline"}
+    left_out = {*BOOKKEEPING, *_idle(run.config), "algo", "attenuate", "baseline"}
     used = {name: value for name, value in run.config.items() if name not in left_out}
     texts = {name: _value_text(value) for name, value in _flat(used).items()}
     return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}

@@ -1,4 +1,4 @@
-"""Evaluations and analyses as text."""
+"""Evaluations, analyses and comparisons as text."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metarl.common.statistics import tasks_in_words
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
 from metarl.config.algorithms import run_title
+from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
 from metarl.store.evaluations import Evaluation, MetricResult
@@ -299,3 +300,76 @@ def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
         largest = max((abs(value) for value in numbers if value and not math.isnan(value)), default=1.0)
         decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
     return ["-" if math.isnan(value) else f"{round(value, decimals) + 0.0:.{decimals}f}" for value in numbers]
+
+
+def comparison_table(result: Comparison) -> str:
+    """A comparison as text: all lines after each step, differences from the reference, the primary comparison."""
+    decimals, at = 2 if result.measure == "return" else 4, result.step
+    steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
+    after = f"after {at} {result.step_name}{'' if at == 1 else 's'}"
+    text = [
+        f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",
+        "",
+        f"{result.measure} after 0, 1, ... {result.step_name}s "
+        f"(+- 95 % interval from {MIN_SEEDS_FOR_INTERVAL} seeds on)",
+        *_aligned(["", *steps], [_with_means(line, line.mean, decimals) for line in result.lines]),
+        "",
+        f"{after}: interquartile mean of all seeds and tasks, tasks made worse, share of the gap from standing still "
+        "to the oracle",
+        *_aligned(
+            ["", "quartiles", "made worse", "gap closed"], [_points(line, at, decimals) for line in result.lines]
+        ),
+    ]
+    if not result.pairs:
+        return "\n".join(text)
+    text += [
+        "",
+        f"difference from {result.reference} on the same seeds and tasks "
+        "(+- not adjusted for the number of comparisons)",
+        *_aligned(["", *steps], [_with_means(pair, pair.mean, decimals, "+") for pair in result.pairs]),
+        "",
+        f"primary comparison: {after}, against {result.reference}; paired t test from {MIN_SEEDS_FOR_INTERVAL} seeds "
+        "on, adjusted by Holm's method; P(better) is the chance that a run is better on a task",
+        *_aligned(
+            ["", "P(better)", "p", "adjusted", "each seed"], [_tests(pair, at, decimals) for pair in result.pairs]
+        ),
+    ]
+    return "\n".join(text)
+
+
+def _with_means(row: Line | Pair, mean: Floats, decimals: int, sign: str = "") -> list[str]:
+    """The label, the number of seeds, and the mean after each step with its interval."""
+    widths = [""] * len(mean) if row.interval is None else [f" +-{width:.{decimals}f}" for width in row.interval]
+    cells = [f"{value:{sign}.{decimals}f}{width}" for value, width in zip(mean, widths, strict=True)]
+    return [row.label, str(len(row.seeds)), *cells]
+
+
+def _points(line: Line, step: int, decimals: int) -> list[str]:
+    """The label and the point values of a line; the interquartile mean has an interval from ten seeds on."""
+    shares = [
+        f"{round(values[step], 2) + 0.0:.0%}" if values is not None else "-"
+        for values in (line.made_worse, line.gap_closed)
+    ]
+    middle = f"{line.interquartile_mean[step]:.{decimals}f}{_ends(line.interquartile_interval, step, decimals)}"
+    return [line.label, middle, *shares]
+
+
+def _tests(pair: Pair, step: int, decimals: int) -> list[str]:
+    """The label, the probability of improvement, the p-values and every seed's difference."""
+    better = f"{pair.improvement[step]:.2f}{_ends(pair.improvement_interval, step, 2)}"
+    p_values = ["-", "-"]
+    if pair.p_values is not None and pair.adjusted is not None:
+        p_values = [f"{pair.p_values[step]:.3g}", f"{pair.adjusted:.3g}"]
+    return [pair.label, better, *p_values, " ".join(f"{value:+.{decimals}f}" for value in pair.per_seed[:, step])]
+
+
+def _ends(interval: tuple[Floats, Floats] | None, step: int, decimals: int) -> str:
+    return "" if interval is None else f" [{interval[0][step]:.{decimals}f}, {interval[1][step]:.{decimals}f}]"
+
+
+def _aligned(head: list[str], rows: Sequence[list[str]]) -> list[str]:
+    """Lines of a table whose columns are as wide as their widest cell; the first is to the left."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in [head, *rows]
+    ]

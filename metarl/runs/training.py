@@ -221,11 +221,9 @@ class Trainer:
         self._workers = Workers(run.threads, group)
         self._advice = Advice(self._settings)
         self.learner = self._make_learner()
+        # The tasks of a finite family repeat: to adapt to each once would let chance choose the best checkpoint.
         finite = self._family.finite_tasks
-        self._num_validation_tasks = run.validation_tasks
-        # An agent with memory measures one episode of each task, so it repeats those of a finite family.
-        if finite is not None and not self._rule.remembers:
-            self._num_validation_tasks = len(finite)
+        self._num_validation_tasks = max(run.validation_tasks, 0 if finite is None else len(finite))
         self._validator: Runner | SupervisedRunner | None = None
         own = group.share(self._num_validation_tasks)
         if run.validate_every and own.stop > own.start:
@@ -295,12 +293,12 @@ class Trainer:
         logs = done % run.log_every == 0 or validates or done == run.iterations
         with blaming(lambda: f"in iteration {done}"), self._advising():
             learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
-        row = dict(numbers)
+        row, validation_steps = dict(numbers), 0
         self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
         if validates:
             with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"), self._advising():
-                validated, dropped = self._validate(learner.meta)
+                validated, validation_steps, dropped = self._validate(learner.meta)
             row |= validated
             if "dropped_episodes" in row:
                 row["dropped_episodes"] = int(row["dropped_episodes"]) + dropped
@@ -313,12 +311,15 @@ class Trainer:
             learner=learner,
             iteration=done,
             env_steps=state.env_steps + steps,
+            validation_env_steps=state.validation_env_steps + validation_steps,
             seconds=state.seconds + time.perf_counter() - begin,
             cpu_seconds=state.cpu_seconds + time.process_time() - cpu_begin,
             dropped_episodes=state.dropped_episodes + int(row.get("dropped_episodes", 0)),
         )
         validation = row.get(f"validation_post_adaptation_{self._best_by}", "")
         in_environments = {"env_steps": new.env_steps} if steps else {}
+        if steps and validate_every:
+            in_environments["validation_env_steps"] = new.validation_env_steps
         speed = {"steps_per_second": round(steps / iteration_seconds, 1)} if steps else {}
         with timed("logging"):
             times = {"seconds": round(new.seconds, 3), "cpu_seconds": round(new.cpu_seconds, 3)}
@@ -351,20 +352,21 @@ class Trainer:
         except Diverged as error:
             raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
 
-    def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int]:
-        """Columns of the validation, and dropped episodes; tasks and random streams are the same every time."""
+    def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int, int]:
+        """Columns of the validation, environment steps, dropped episodes; tasks and streams are the same every time."""
         seed = self._settings.run.seed
         tasks = self._family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
-        measured: list[tuple[dict[str, torch.Tensor], int]] = []
+        measured: list[tuple[dict[str, torch.Tensor], int, int]] = []
         if self._validator:  # Where there are fewer tasks than processes, some have none.
             adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
             numbers = {self._family.measure: adapted.returns, **adapted.metrics}
-            measured = [({name: values.cpu() for name, values in numbers.items()}, len(adapted.dropped))]
-        parts, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
-        return _validation_columns(joined_by_name(parts)), sum(dropped)
+            on_cpu = {name: values.cpu() for name, values in numbers.items()}
+            measured = [(on_cpu, adapted.env_steps, len(adapted.dropped))]
+        parts, steps, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
+        return _validation_columns(joined_by_name(parts)), sum(steps), sum(dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline

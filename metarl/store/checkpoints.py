@@ -39,6 +39,8 @@ class RunState:
         learner: The learner's state.
         iteration: Meta-iterations done.
         env_steps: Environment steps taken in them, adaptation included.
+        validation_env_steps: Environment steps taken in validation; 0 before the first resumption in checkpoints of
+            older versions.
         seconds: Wall time spent on them.
         cpu_seconds: CPU time of the process spent on them, all threads together; 0 before the first resumption in
             checkpoints of older versions.
@@ -54,9 +56,12 @@ class RunState:
     best_return: float = -float("inf")
     dropped_episodes: int = 0
     cpu_seconds: float = 0.0
+    validation_env_steps: int = 0
 
     def __post_init__(self) -> None:
-        kinds: dict[str, Any] = dict.fromkeys(("iteration", "env_steps", "dropped_episodes"), int)
+        kinds: dict[str, Any] = dict.fromkeys(
+            ("iteration", "env_steps", "validation_env_steps", "dropped_episodes"), int
+        )
         kinds |= dict.fromkeys(("seconds", "cpu_seconds"), int | float)
         for name, kind in kinds.items():
             value = getattr(self, name)

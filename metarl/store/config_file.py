@@ -14,6 +14,7 @@ from metarl.common.strict_json import read_json, write_json
 from metarl.config.algorithms import BaselineConfig, get_algorithm, stored_trainer
 from metarl.config.checked import Checked, Seed, convert
 from metarl.config.config import Config
+from metarl.config.resolved import idle_fields
 from metarl.config.trust import Trust, require_trust
 from metarl.store.folder import RunFolder
 
@@ -113,6 +114,8 @@ def read_config(path: Path, trust: Trust = False) -> Config:
             require_trust(settings, trust)
         if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
             stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
+        if "algo" in stored:  # Older versions also stored settings that do nothing with it.
+            stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
         if l2f := stored.get("l2f"):
             # Before this was a choice, the meta-gradient went through the embedding.
             before = "through" if l2f.get("conditioning") == "task" else "stop"

@@ -387,7 +387,7 @@ def test_evaluates_help_names_every_setting(capsys):
         assert f"--{field.name.replace('_', '-')}" in printed
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "compare"])
 def test_a_commands_module_is_run_and_not_imported(command):
     function = getattr(metarl, command)
     with pytest.raises(ImportError, match=f"metarl.{command} is a function, and a command: python -m metarl.{command}"):
@@ -399,7 +399,9 @@ def test_a_commands_module_is_run_and_not_imported(command):
 def test_the_packages_own_command_says_what_there_is(capsys):
     runpy.run_module("metarl", run_name="__main__")
     printed = capsys.readouterr().out
-    assert all(f"python -m metarl.{command}" in printed for command in ("train", "evaluate", "analyze", "plot"))
+    assert all(
+        f"python -m metarl.{command}" in printed for command in ("train", "evaluate", "analyze", "plot", "compare")
+    )
 
 
 def test_list_names_everything_with_a_sentence(capsys):

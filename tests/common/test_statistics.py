@@ -1,7 +1,22 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from metarl.common.statistics import aggregate, mean_and_interval, paired_difference, share_made_worse, tasks_in_words
+from metarl.common import statistics
+from metarl.common.statistics import (
+    MIN_SEEDS_FOR_BOOTSTRAP,
+    aggregate,
+    bootstrap_interval,
+    holm,
+    interquartile_mean,
+    mean_and_interval,
+    paired_difference,
+    paired_p_values,
+    probability_of_improvement,
+    share_made_worse,
+    share_of_gap,
+    tasks_in_words,
+)
 
 
 def test_interval_of_five_seeds_is_the_textbook_t_interval():
@@ -55,6 +70,80 @@ def test_paired_difference_ignores_spread_that_both_share():
     assert np.all(aggregate(shared).half_width > 1.0)
 
 
+def test_p_values_are_those_of_the_paired_t_test_over_seeds():
+    first, second = np.random.default_rng(2).normal(size=(2, 5, 7, 3))
+    expected = stats.ttest_rel(first.mean(1), second.mean(1)).pvalue
+    np.testing.assert_allclose(paired_p_values(first, second), expected, rtol=1e-10)
+    cells = stats.ttest_rel(first.reshape(-1, 3), second.reshape(-1, 3)).pvalue
+    assert np.abs(paired_p_values(first, second) - cells).max() > 0.01  # negative control: tasks are no replications
+
+
+def test_p_values_without_spread():
+    same = np.zeros((5, 2, 1))
+    assert paired_p_values(same, same) == [1.0]
+    assert paired_p_values(same + 1.0, same) == [0.0]
+
+
+def test_p_values_of_chance_are_below_a_level_as_often_as_it_says():
+    draws = np.random.default_rng(3).normal(size=(2, 5, 1, 20_000))
+    assert np.mean(paired_p_values(*draws) < 0.05) == pytest.approx(0.05, abs=0.005)
+
+
+def test_holms_adjustment():
+    # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which is raised to the one before.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.9, 0.6]), [1.0, 1.0])
+    np.testing.assert_allclose(holm([0.03]), [0.03])
+
+
+def test_holm_makes_a_false_finding_in_a_table_as_rare_as_in_one_comparison():
+    tables = np.random.default_rng(4).uniform(size=(4000, 6))
+    found = np.mean([holm(table).min() < 0.05 for table in tables])
+    assert found == pytest.approx(0.05, abs=0.012)
+    assert np.mean(tables.min(1) < 0.05) > 0.2  # negative control: without adjustment
+
+
+@pytest.mark.parametrize("shape", [(5, 40, 3), (3, 7, 2), (1, 2, 1)])
+def test_interquartile_mean_is_the_mean_without_the_outer_quarters(shape):
+    returns = np.random.default_rng(5).standard_cauchy(shape)
+    expected = stats.trim_mean(returns.reshape(-1, shape[2]), 0.25, axis=0)
+    np.testing.assert_allclose(interquartile_mean(returns), expected)
+
+
+def test_probability_of_improvement_is_mann_whitneys_statistic_over_the_pairs():
+    rng = np.random.default_rng(6)
+    first, second = rng.integers(6, size=(5, 8, 2)), rng.integers(6, size=(4, 8, 2))  # With ties.
+    by_task = [
+        [stats.mannwhitneyu(first[:, task, step], second[:, task, step]).statistic / 20 for task in range(8)]
+        for step in range(2)
+    ]
+    np.testing.assert_allclose(probability_of_improvement(first, second), np.mean(by_task, axis=1))
+    np.testing.assert_allclose(probability_of_improvement(second, first), 1 - np.mean(by_task, axis=1))
+
+
+def test_bootstrap_draws_whole_seeds_and_covers_too_seldom_with_five(monkeypatch):
+    def coverage(seeds, tasks_per_seed):
+        # Columns are independent repetitions; all tasks of a seed share its deviation from 0.
+        returns = np.random.default_rng(7).normal(size=(seeds, 1, 1000)).repeat(tasks_per_seed, axis=1)
+        low, high = bootstrap_interval(lambda values: values.mean((0, 1)), returns, resamples=400)
+        return np.mean((low < 0) & (high > 0))
+
+    assert coverage(MIN_SEEDS_FOR_BOOTSTRAP, 4) == pytest.approx(0.9, abs=0.03)
+    assert bootstrap_interval(interquartile_mean, np.zeros((9, 2, 1))) is None
+    monkeypatch.setattr(statistics, "MIN_SEEDS_FOR_BOOTSTRAP", 1)
+    assert coverage(5, 4) == pytest.approx(0.82, abs=0.03)
+
+
+def test_bootstrap_draws_the_seeds_of_two_algorithms_together():
+    shared = np.random.default_rng(8).normal(scale=100.0, size=(10, 4, 2))
+    low, high = bootstrap_interval(lambda one, other: (one - other).mean((0, 1)), shared + 1.0, shared)
+    np.testing.assert_allclose([low, high], 1.0)
+
+
+def test_share_of_the_gap_is_0_at_the_bottom_and_1_at_the_top():
+    np.testing.assert_allclose(share_of_gap([-38.0, -0.5, -19.25, -75.5], -38.0, -0.5), [0.0, 1.0, 0.5, -1.0])
+
+
 def test_share_made_worse_counts_tasks_below_their_own_start():
     returns = [[0.0, 1.0, -1.0], [0.0, 0.0, 5.0], [3.0, 2.0, 4.0], [0.0, 9.0, 9.0]]
     np.testing.assert_array_equal(share_made_worse(returns), [0.0, 0.25, 0.25])
@@ -83,6 +172,11 @@ def test_tasks_are_called_held_out_only_where_they_are(tasks, finite, expected):
         (lambda: mean_and_interval([]), r"at least one seed, got \(0,\)"),
         (lambda: mean_and_interval([1.0], 95), "confidence must lie between 0 and 1, got 95"),
         (lambda: aggregate([[1.0]]), r"shape \(seeds, tasks, steps\), none of them empty, got \(1, 1\)"),
+        (lambda: paired_p_values(np.ones((1, 3, 4)), np.ones((1, 3, 4))), "at least two seeds, got 1"),
+        (
+            lambda: probability_of_improvement(np.ones((2, 3, 4)), np.ones((2, 2, 4))),
+            r"same tasks and steps, got \(2, 3, 4\) and \(2, 2, 4\)",
+        ),
         (lambda: paired_difference(np.ones((2, 3, 4)), np.ones((2, 2, 4))), r"got \(2, 3, 4\) and \(2, 2, 4\)"),
     ],
 )

@@ -230,6 +230,25 @@ def test_without_validation_there_is_no_best_checkpoint_and_no_column(tmp_path):
     assert not [name for name in numbers(tmp_path)[0] if name.startswith("validation")]
 
 
+def test_validation_repeats_the_tasks_of_a_finite_family_and_counts_its_steps_apart(tmp_path):
+    settings = {"env": "cheetah-dir", "horizon": 5, "validation_tasks": 6}
+    train(tiny(tmp_path / "run", iterations=2, **settings))
+    train(tiny(tmp_path / "run", iterations=5, resume=True, **settings))
+    train(tiny(tmp_path / "without", iterations=5, **{**settings, "validate_every": 0}))
+    # 6 adaptations to the two directions, 4 episodes of 5 steps before and after each.
+    each = 6 * 4 * 5 * 2
+    progress, without = read_run(tmp_path / "run").progress, read_run(tmp_path / "without").progress
+    assert progress["validation_env_steps"].tolist() == [0, each, each, 2 * each, 2 * each]
+    assert stored_progress(tmp_path / "run").validation_env_steps == 2 * each
+    for name in ("env_steps", "post_adaptation_return"):
+        np.testing.assert_array_equal(progress[name], without[name])
+
+
+def test_validation_has_every_task_of_a_finite_family_at_least_once(tmp_path):
+    train(tiny(tmp_path, env="cheetah-dir", horizon=5, validation_tasks=1))
+    assert stored_progress(tmp_path).validation_env_steps == 2 * 4 * 5 * 2
+
+
 def test_cpu_time_is_summed_over_iterations_and_resumptions(tmp_path, monkeypatch):
     clock = itertools.count()  # Read before and after each iteration.
     monkeypatch.setattr("metarl.runs.training.time.process_time", lambda: 1.5 * next(clock))

@@ -65,6 +65,16 @@ def test_a_configuration_from_before_choices_were_stored_is_read(tmp_path):
     assert load_config(tmp_path) == Config(env="cheetah-dir", algo="maml", horizon=50, run_dir=tmp_path)
 
 
+def test_settings_without_effect_that_older_versions_stored_are_left_out(tmp_path):
+    config = Config(algo="maml", run_dir=tmp_path)
+    save_config(config, {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["l2f"] is None
+    path.write_text(json.dumps({**stored, "l2f": {"initial_gamma": 0.5}}))
+    assert load_config(tmp_path) == config
+
+
 @pytest.mark.parametrize(("conditioning", "expected"), [("task", "through"), ("constant", "stop")])
 def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(tmp_path, conditioning, expected):
     save_config(Config(algo="l2f", l2f={"conditioning": conditioning}, run_dir=tmp_path), {})

@@ -1,0 +1,281 @@
+"""Learning results: trains, evaluates on shared held-out tasks, compares with what has been published.
+
+    python -m benchmarks.reproduce --list                 # the experiments, their cost, what there is
+    python -m benchmarks.reproduce navigation             # trains all of it, prints ours beside the published
+    python -m benchmarks.reproduce navigation --quick     # two iterations of one seed, beside the committed rows
+    python -m benchmarks.reproduce --check                # which committed runs today's commands no longer make
+    python -m benchmarks.reproduce navigation --keep      # trains what benchmarks/results lacks, and puts it there
+    python -m benchmarks.reproduce navigation --summary   # summarises benchmarks/results again, without training
+
+Runs go to runs/reproduce/EXPERIMENT/VARIANT-seedSEED; interrupted ones are resumed. The files that suffice to recompute
+and redraw everything are kept in benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
+summary.json, summary.md and the figures; agents go into the package (`benchmarks.collect`). To repeat a run with
+--keep, remove its folder there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from benchmarks.collect import collect
+from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
+from benchmarks.measure import Table
+from benchmarks.summaries import commits_of, core_hours, differences_from, outdated, settings_of, summarise
+from metarl.common.errors import UserError, nearest
+from metarl.common.strict_json import read_json
+from metarl.store.runs import read_run
+
+RUNS = Path("runs/reproduce")
+QUICK_RUNS = Path("runs/reproduce-quick")
+_QUICK = ["--iterations", "2"]
+# Rows are compared bit for bit only where these agree.
+_SOFTWARE = ("torch", "numpy", "mujoco", "gymnasium")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains experiments, evaluates them and prints ours beside the published figures."""
+
+    experiments: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Names of experiments, or all; --list, --check and --summary take all by default."""
+    list: bool = False
+    """List the experiments: runs, environment steps and core-hours as measured, commits, published figures."""
+    check: bool = False
+    """Tell from their config.json which committed runs today's commands no longer make; trains nothing. The exit code
+    is 1 if a summary does not say so."""
+    summary: bool = False
+    """Summarise benchmarks/results again; trains nothing."""
+    quick: bool = False
+    """Train two iterations of each variant's first seed, and compare their rows with the committed ones. No results."""
+    keep: bool = False
+    """Train what benchmarks/results lacks, and put it there; refused if the tree has uncommitted changes."""
+    jobs: int = 2
+    """Number of parallel runs, with one thread each; the results do not depend on it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m benchmarks.reproduce", args=arguments)
+    try:
+        return _command(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _command(options: Options) -> int:
+    modes = [mode for mode in ("list", "check", "summary", "quick", "keep") if getattr(options, mode)]
+    if len(modes) > 1:
+        raise UserError(f"--{' and --'.join(modes)} exclude one another; give one of them.")
+    names = _named(options.experiments, committed="check" in modes or "summary" in modes, default="list" in modes)
+    if options.list:
+        print(_listed(names))
+    elif options.check:
+        return _check(names)
+    elif options.summary:
+        for name in names:
+            print(summarise(name, RESULTS / name))
+    elif options.quick:
+        return _quick(names, options.jobs)
+    else:
+        return _reproduce(names, options.keep, options.jobs)
+    return 0
+
+
+def _named(experiments: Sequence[str], committed: bool, default: bool) -> list[str]:
+    """The experiments that are meant; all, or all with committed results, where none need be named."""
+    unknown = [name for name in experiments if name not in (*EXPERIMENTS, "all")]
+    if unknown:
+        raise UserError(f"there is no experiment {unknown[0]!r}; see --list.{nearest(unknown[0], EXPERIMENTS)}")
+    if not experiments and not (committed or default):
+        raise UserError("name an experiment, or all; --list shows them.")
+    if experiments and "all" not in experiments:
+        return list(experiments)
+    return [name for name in EXPERIMENTS if not committed or _committed(name)]
+
+
+def _committed(name: str) -> list[Path]:
+    """The folders of an experiment's runs in benchmarks/results."""
+    folders = [RESULTS / name / run_name(*run) for run in EXPERIMENTS[name].runs()]
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def _listed(names: Iterable[str]) -> str:
+    """A table of experiments."""
+    rows = []
+    for name in names:
+        experiment, runs = EXPERIMENTS[name], [read_run(folder) for folder in _committed(name)]
+        steps = [run.progress["env_steps"][-1] for run in runs if "env_steps" in run.progress]
+        commits = dict.fromkeys(commit for run in runs for commit in commits_of(run.config))
+        sources = dict.fromkeys(figure.source for figure in experiment.published)
+        rows.append(
+            {
+                "experiment": name,
+                "variants": len(experiment.variants),
+                "seeds": len(experiment.seeds),
+                "runs kept": f"{len(runs)} of {len(list(experiment.runs()))}",
+                "M env steps": f"{sum(steps) / 1e6:.1f}" if steps else None,
+                "core-hours": f"{sum(map(core_hours, runs)):.2f}" if runs else None,
+                "commits": ", ".join(commit[:9] for commit in commits) or None,
+                "published": "; ".join(sources) or None,
+            }
+        )
+    return str(Table("Experiments; steps and core-hours are those of training the runs that are kept", rows))
+
+
+def _check(names: Iterable[str]) -> int:
+    """Prints which committed runs today's commands no longer make; 1 if a summary does not say so."""
+    unsaid = 0
+    for name in names:
+        found, summary = outdated(name, RESULTS / name), RESULTS / name / "summary.json"
+        for run, differences in found.items():
+            print(f"{name}/{run}: {'; '.join(differences)}")
+        if not summary.is_file() or read_json(summary).get("outdated") != found:
+            unsaid += 1
+            print(f"{name}: its summary does not say so; python -m benchmarks.reproduce {name} --summary")
+        elif not found:
+            print(f"{name}: today's commands make all of its {len(_committed(name))} runs")
+    return min(unsaid, 1)
+
+
+def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
+    """Trains, evaluates and summarises; returns the exit code."""
+    if keep and _changed():
+        raise UserError("the tree has uncommitted changes, so that no commit would name what made the results; commit.")
+    wanted = [(name, *run) for name in names for run in EXPERIMENTS[name].runs()]
+    there = [run for run in wanted if keep and (RESULTS / run[0] / run_name(*run[1:])).is_dir()]
+    for name, *run in there:
+        print(f"{name}/{run_name(*run)}: in benchmarks/results already; remove it there to train it again")
+    failed = _all(lambda run: _run(*run), [run for run in wanted if run not in there], jobs)
+    if keep:
+        # After all training: to write results changes the tree.
+        for name, variant, seed in wanted:
+            if (name, variant, seed) not in there and f"{name}/{run_name(variant, seed)}" not in failed:
+                collect(RUNS / name / run_name(variant, seed), name)
+    for name in names:
+        folder = (RESULTS if keep else RUNS) / name
+        if not keep and any(run.startswith(f"{name}/") for run in failed):
+            print(f"{name}: no summary, because not all of its runs are done")
+        elif any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
+            print(summarise(name, folder))
+    for run in failed:
+        print(f"failed: {run}; the same command tries again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _all(
+    function: Callable[[tuple[str, str, int]], None], runs: Sequence[tuple[str, str, int]], jobs: int
+) -> list[str]:
+    """Calls the function for each run, several at a time; returns the names of those whose commands failed."""
+
+    def attempt(run: tuple[str, str, int]) -> str | None:
+        try:
+            function(run)
+        except (subprocess.CalledProcessError, UserError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return f"{run[0]}/{run_name(*run[1:])}"
+        return None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return [name for name in pool.map(attempt, runs) if name is not None]
+
+
+def _run(name: str, variant: str, seed: int) -> None:
+    """Trains, evaluates and analyses one run, or goes on where it was interrupted."""
+    experiment, folder = EXPERIMENTS[name], RUNS / name / run_name(variant, seed)
+    _train(experiment, variant, seed, folder, [])
+    if experiment.evaluation is not None and _lacks(folder / "evaluation.json"):
+        _call("metarl.evaluate", str(folder), *experiment.evaluation.split())
+    if experiment.analysis is not None and _lacks(folder / "analysis/analysis.json"):
+        _call("metarl.analyze", str(folder), *experiment.analysis.split())
+
+
+def _lacks(result: Path) -> bool:
+    if result.is_file():
+        print(f"{result}: there already; remove it to compute it again")
+    return not result.is_file()
+
+
+def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: Sequence[str]) -> None:
+    resume = ["--resume"] if (folder / "checkpoints/last.safetensors").exists() else []
+    if resume:  # It would go on with its own settings.
+        today = settings_of(experiment.train_options(variant, seed))
+        if changed := differences_from(today, folder, today["iterations"]):
+            raise UserError(f"{folder} was begun with other settings ({'; '.join(changed)}); remove it to begin anew.")
+    print(f"{folder}: {'goes on' if resume else 'begins'}")
+    _call("metarl.train", *experiment.train_options(variant, seed), "--run-dir", str(folder), *resume, *more)
+
+
+def _call(module: str, *options: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *options, "--threads", "1"], check=True)
+
+
+def _changed() -> bool:
+    """Whether tracked files differ from the commit."""
+    command = ["git", "-C", str(RESULTS), "status", "--porcelain", "--untracked-files=no"]
+    return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+
+def _quick(names: Sequence[str], jobs: int) -> int:
+    """Trains two iterations of each variant's first seed; prints how their rows compare with the committed ones."""
+    runs = [(name, variant, EXPERIMENTS[name].seeds[0]) for name in names for variant in EXPERIMENTS[name].variants]
+
+    def train(run: tuple[str, str, int]) -> None:
+        folder = QUICK_RUNS / run[0] / run_name(*run[1:])
+        shutil.rmtree(folder, ignore_errors=True)
+        _train(EXPERIMENTS[run[0]], *run[1:], folder, _QUICK)
+
+    failed = _all(train, runs, jobs)
+    print("\nQUICK: two iterations of one seed, no results")
+    for name, variant, seed in runs:
+        path = Path(name) / run_name(variant, seed)
+        print(f"{path}: {'failed' if str(path) in failed else compared(QUICK_RUNS / path, RESULTS / path)[1]}")
+    return 1 if failed else 0
+
+
+Outcome = Literal["same", "different", "not comparable"]
+
+
+def compared(quick: Path, committed: Path) -> tuple[Outcome, str]:
+    """Compares the first rows of a run with those of a committed one, but for what a clock measured.
+
+    Args:
+        quick: Folder of a run of few iterations.
+        committed: Folder of the committed run.
+
+    Returns:
+        The outcome, and a sentence.
+    """
+    if not committed.is_dir():
+        return "not comparable", "no run is committed"
+    ours, theirs = read_run(quick), read_run(committed)
+    made = [run.config["metarl"] for run in (ours, theirs)]
+    machines = [{"processor": of["hardware"].partition(", ")[2], **{p: of[p] for p in _SOFTWARE}} for of in made]
+    for part, value in machines[0].items():
+        if value != machines[1][part]:
+            return "not comparable", f"not compared, because the committed run has {part} {machines[1][part]}"
+    for row, iteration in enumerate(ours.progress["iteration"].tolist()):
+        rows = (theirs.progress["iteration"] == iteration).nonzero()[0]
+        if not len(rows):
+            return "not comparable", f"the committed run has no row of iteration {iteration:.0f}"
+        for column in sorted(ours.progress.keys() & theirs.progress.keys()):
+            if "second" in column:
+                continue
+            one, other = ours.progress[column][row], theirs.progress[column][rows[0]]
+            if one != other and not (one != one and other != other):  # Empty cells are NaN.
+                return "different", f"{column} of iteration {iteration:.0f} is {one:.9g}, committed {other:.9g}"
+    commit = " and ".join(commits_of(theirs.config))
+    return "same", f"the same rows as the committed run of {commit}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,357 @@
+"""Summaries of learning results: every number, compared with the first variant and with what has been published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.experiments import EXPERIMENTS, Experiment, run_name
+from metarl.commands.train import parse_config
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
+from metarl.common.strict_json import plain
+from metarl.reports.comparison import compare_lines
+from metarl.reports.curves import plot_runs
+from metarl.reports.labels import BOOKKEEPING
+from metarl.store.config_file import load_config
+from metarl.store.evaluations import Evaluation
+from metarl.store.runs import StoredRun, read_run
+
+
+def summarise(name: str, folder: Path) -> str:
+    """Writes summary.json, summary.md and the figures of an experiment's runs; returns the text.
+
+    Args:
+        name: The experiment.
+        folder: Holds the runs, and gets the files.
+    """
+    experiment = EXPERIMENTS[name]
+    folders = {
+        variant: [folder / run_name(variant, seed) for seed in experiment.seeds] for variant in experiment.variants
+    }
+    stored = {variant: [read_run(run) for run in of_one if run.is_dir()] for variant, of_one in folders.items()}
+    runs = {variant: of_one for variant, of_one in stored.items() if of_one}
+    summary: dict[str, Any] = {
+        "experiment": name,
+        "evaluation": experiment.evaluation,
+        "variants": {variant: _training(experiment, variant, of_one) for variant, of_one in runs.items()},
+        "outdated": outdated(name, folder),
+        "published": [vars(figure) for figure in experiment.published],
+    }
+    paths = [run.path for of_one in runs.values() for run in of_one]
+    in_environments = next(iter(runs.values()))[0].measure == "return"
+    plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration")
+    text = _training_markdown(summary)
+    if experiment.evaluation is not None:
+        _add_evaluations(summary, runs)
+        plot_runs(paths, folder / "adaptation.png")
+        text = _evaluation_markdown(summary) + text
+    if experiment.analysis is not None:
+        _add_analyses(summary, runs)
+        text = _analysis_markdown(summary) + text
+    if summary["outdated"]:
+        text = _outdated_markdown(summary) + text
+    if experiment.note:
+        text = f"{experiment.note}\n\n{text}"
+    facts = next(iter(summary["variants"].values()))["trained_with"]
+    text = f"# {name}\n\n{text}\nHardware: {facts['hardware']}; torch {facts['torch']}, MuJoCo {facts['mujoco']}. "
+    text += f"All of it: `python -m benchmarks.reproduce {name}`.\n"
+    (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1) + "\n")
+    (folder / "summary.md").write_text(text)
+    return text
+
+
+def outdated(name: str, folder: Path) -> dict[str, list[str]]:
+    """Runs that the experiment's command no longer makes, because settings have changed since.
+
+    Settings that are newer than a run count as unchanged: the versions before had no other value.
+
+    Args:
+        name: The experiment.
+        folder: Holds the runs.
+
+    Returns:
+        What differs, by the run's name; runs that today's command makes are left out.
+    """
+    experiment, found = EXPERIMENTS[name], {}
+    for variant in experiment.variants:
+        runs = [path for seed in experiment.seeds if (path := folder / run_name(variant, seed)).is_dir()]
+        today = settings_of(experiment.train_options(variant, 0)) if runs else {}
+        for run in runs:
+            # A run that was stopped counts as one of as many iterations as it did.
+            progress = read_run(run).progress
+            done = str(int(progress["iteration"][-1])) if progress else today["iterations"]
+            if differences := differences_from(today, run, done):
+                found[run.name] = differences
+    return found
+
+
+def settings_of(train_options: list[str]) -> dict[str, str]:
+    """The settings that a command line of ``python -m metarl.train`` gives today, as text by name."""
+    return _as_text(parse_config(train_options).to_dict())
+
+
+def differences_from(today: dict[str, str], run: Path, iterations: str) -> list[str]:
+    """Settings that a run had and that differ today, as text; its iterations are taken as given."""
+    before = {**_as_text(load_config(run).to_dict()), "iterations": iterations}
+    return [
+        f"{name} {value}, today {today.get(name, 'unset')}"
+        for name, value in before.items()
+        if name not in BOOKKEEPING and value != today.get(name)
+    ]
+
+
+def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings by name, those of a component as component.name; what is null or empty is left out."""
+    flat: dict[str, str] = {}
+    for name, value in plain(settings).items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{part}": text for part, text in _as_text(value).items()}
+        elif value not in (None, [], ""):
+            flat[name] = json.dumps(value)
+    return flat
+
+
+def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[str, Any]:
+    """Cost of a variant's runs, and what they measured in the first and last ten rows of their progress."""
+    env_steps = [run.progress.get("env_steps", np.array([])) for run in runs]
+    return {
+        "command": " ".join(["python -m metarl.train", *experiment.train_options(name, "SEED")]),
+        "seeds": [run.seed for run in runs],
+        "commits": [" and ".join(commits_of(run.config)) for run in runs],
+        "trained_with": runs[0].config["metarl"],
+        "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
+        "core_hours": [round(core_hours(run), 3) for run in runs],
+        "iterations": [int(run.progress["iteration"][-1]) if run.progress else 0 for run in runs],
+        "first_ten_last_ten_standard_error": [_first_and_last(run) for run in runs if run.progress],
+    }
+
+
+def _first_and_last(run: StoredRun) -> list[float]:
+    """Mean of the first and of the last ten rows, and the standard error of their difference.
+
+    Rows hold what was measured after adaptation; if training does not adapt, it is that of the trained policy.
+    """
+    values = run.progress.get(f"post_adaptation_{run.measure}", run.progress[f"pre_adaptation_{run.measure}"])
+    first, last = values[:10], values[-10:]
+    error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
+    return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]
+
+
+def core_hours(run: StoredRun) -> float:
+    """Hours of one core that training took; wall time where CPU time was not measured, as runs have one thread."""
+    seconds = run.progress.get("cpu_seconds", run.progress.get("seconds", np.zeros(1)))
+    return float(seconds[-1]) / 3600
+
+
+def commits_of(config: dict[str, Any]) -> list[str]:
+    """The commits that a run was trained at, each once."""
+    return list(dict.fromkeys(str(part["commit"]) for part in (config["metarl"], *config.get("resumed_with", ()))))
+
+
+def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
+    """Adds returns after each step, and differences from the first variant, paired by seed and task."""
+    reference = next(iter(runs))
+    paired = {
+        name: of_one for name, of_one in runs.items() if {r.seed for r in of_one} & {r.seed for r in runs[reference]}
+    }
+    comparison = compare_lines(paired, reference)
+    first = runs[reference][0].evaluated()
+    summary["measure"], summary["step_name"], summary["reference"] = first.measure, first.step_name, reference
+    decimals = 5 if first.measure == "error" else 3
+    for line in comparison.lines:
+        entry, of_one = summary["variants"][line.label], [run.evaluated() for run in runs[line.label]]
+        entry |= {
+            "evaluated_with": of_one[0].metarl,
+            "per_seed": line.returns.mean(1).round(decimals).tolist(),
+            "mean": line.mean.round(decimals).tolist(),
+            "interquartile_mean": line.interquartile_mean.round(decimals).tolist(),
+        }
+        for key, values, digits in (
+            ("interval", line.interval, decimals),
+            ("share_made_worse", line.made_worse, 4),
+            ("share_of_the_gap", line.gap_closed, 4),
+        ):
+            if values is not None:
+                entry[key] = values.round(digits).tolist()
+        if groups := _by_task(of_one):
+            entry["by_task"] = groups
+    for pair in comparison.pairs:
+        difference = summary["variants"][pair.label]["difference"] = {
+            "from": reference,
+            "seeds": list(pair.seeds),
+            "per_seed": pair.per_seed.round(decimals).tolist(),
+            "mean": pair.mean.round(decimals).tolist(),
+            "probability_of_improvement": pair.improvement.round(4).tolist(),
+        }
+        if pair.interval is not None and pair.p_values is not None:
+            difference["interval"] = pair.interval.round(decimals).tolist()
+            difference["p_values"], difference["primary_p_adjusted"] = pair.p_values.tolist(), pair.adjusted
+    summary["references"] = plain(first.references)
+
+
+def _add_analyses(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
+    """Adds, of each variant's first seed, the excess conflict of each tensor and the gains of the best gammas."""
+    for name, of_name in runs.items():
+        analysis, entry = json.loads(_analysis(of_name[0].path).read_text()), summary["variants"][name]
+        excess = analysis["conflict"]["excess"]
+        entry["excess_conflict"] = dict(zip(analysis["tensors"], _mean_and_interval(excess), strict=True))
+        if sweep := analysis.get("gamma_sweep"):
+            entry["gain_of_best_gamma"] = dict(zip(sweep["parts"], _mean_and_interval(sweep["gain"]), strict=True))
+            if sweep.get("gap"):
+                entry["share_of_the_gap"] = dict(zip(sweep["parts"], np.round(sweep["gap"]["share"], 4), strict=True))
+
+
+def _analysis(run: Path) -> Path:
+    """The analysis of a run; kept results have it beside the other files."""
+    return path if (path := run / "analysis.json").is_file() else run / "analysis/analysis.json"
+
+
+def _mean_and_interval(values: dict[str, Any]) -> list[list[float | None]]:
+    means = values["mean"]
+    intervals = values.get("interval") or [None] * len(means)
+    return [[round(m, 4), None if i is None else round(i, 4)] for m, i in zip(means, intervals, strict=True)]
+
+
+def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
+    """Mean returns on each task of a family with two tasks; empty for other families."""
+    seeds = [evaluation.returns_by_name() for evaluation in evaluations]
+    return {name: np.mean([seed[name] for seed in seeds], axis=0).round(3).tolist() for name in seeds[0]}
+
+
+def _evaluation_markdown(summary: dict[str, Any]) -> str:
+    steps = range(len(summary["references"]["random_initialisation"]))
+    header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
+    in_environments = summary["measure"] == "return"
+    decimals = 2 if in_environments else 4
+
+    def cells(entry: dict[str, Any], sign: str = "") -> str:
+        means, seeds, interval = entry["mean"], entry["per_seed"], entry.get("interval")
+        widths = [f" ± {width:.{decimals}f}" for width in interval] if interval else [""] * len(means)
+        return " | ".join(
+            f"{means[k]:{sign}.{decimals}f}{widths[k]} ({', '.join(f'{seed[k]:{sign}.{decimals}f}' for seed in seeds)})"
+            for k in steps
+        )
+
+    measured, step = summary["measure"], summary["step_name"]
+    what = f"{measured.capitalize()} after k {step}s" + (", on fresh episodes" if in_environments else "")
+    interval = any("interval" in entry for entry in summary["variants"].values())
+    lines = [f"{what}: mean over seeds{' ± 95 % t interval over seeds' if interval else ''} (every seed).", ""]
+    lines += [f"| variant | seeds | {header}"]
+    for name, entry in summary["variants"].items():
+        lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
+        for task, means in entry.get("by_task", {}).items():
+            lines.append(f"| {name}: {task} | | " + " | ".join(f"{value:.2f}" for value in means) + " |")
+    random = " | ".join(f"{value:.2f}" for value in summary["references"]["random_initialisation"])
+    lines.append(f"| random initialisation | | {random} |")
+    if summary["references"]["standstill"] is not None:
+        standstill = f"{summary['references']['standstill']:.2f}"
+        lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
+    lines += [_published_row(figure, steps, decimals) for figure in summary["published"]]
+    if summary["published"]:
+        sources = dict.fromkeys(figure["source"] for figure in summary["published"])
+        lines += ["", f"Published: {'; '.join(sources)}."]
+    variants = summary["variants"]
+    lines += _shares(variants, "share_of_the_gap", "Share of the gap from standing still to the oracle's step 0")
+    lines += _shares(variants, "share_made_worse", f"Share of tasks that the first {step} makes worse")
+    paired = {name: e["difference"] for name, e in variants.items() if "difference" in e}
+    if paired:
+        better = "negative" if summary["measure"] == "error" else "positive"
+        lines += [
+            "",
+            f"Paired differences on the same tasks and seeds, not adjusted for their number; {better} is better.",
+        ]
+        lines += ["", f"| variant | from | {header}"]
+        lines += [f"| {name} | {entry['from']} | {cells(entry, '+')} |" for name, entry in paired.items()]
+        primary = [
+            f"{name} p = {entry['primary_p_adjusted']:.3g}"
+            for name, entry in paired.items()
+            if "primary_p_adjusted" in entry
+        ]
+        said = "; ".join(primary) or f"none, as it needs {MIN_SEEDS_FOR_INTERVAL} seeds"
+        lines += [
+            "",
+            f"Primary comparison, after one {step} against {summary['reference']}, adjusted by Holm's method: {said}.",
+        ]
+        chances = ", ".join(f"{name} {entry['probability_of_improvement'][1]:.2f}" for name, entry in paired.items())
+        lines += ["", f"Probability of improvement there: {chances}."]
+    return "\n".join(lines) + "\n\n"
+
+
+def _published_row(figure: dict[str, Any], steps: range, decimals: int) -> str:
+    after, spread = figure["after"], figure["spread"]
+    cells = [
+        (f"{after[k]:.{decimals}f}" + (f" ± {spread[k]:g}" if k in spread else "")) if k in after else "" for k in steps
+    ]
+    return f"| published: {figure['variant']} | | {' | '.join(cells)} |"
+
+
+def _shares(variants: dict[str, Any], key: str, what: str) -> list[str]:
+    """A paragraph with each variant's share after one step; nothing if there are none."""
+    shares = [f"{name} {entry[key][1] + 0.0:.0%}" for name, entry in variants.items() if key in entry]
+    return ["", f"{what}: {', '.join(shares)}."] if shares else []
+
+
+def _outdated_markdown(summary: dict[str, Any]) -> str:
+    """Says which runs today's command no longer makes."""
+    runs: dict[str, list[str]] = {}
+    for run, differences in summary["outdated"].items():
+        runs.setdefault("; ".join(differences), []).append(run)
+    commits = sorted({commit for entry in summary["variants"].values() for commit in entry["commits"]})
+    lines = [
+        f"**Results of commit {', '.join(commits)}.** Settings have changed since, so that the commands below no "
+        "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings they "
+        "had:",
+        "",
+        *(f"- {', '.join(names)}: {differences}" for differences, names in runs.items()),
+    ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _analysis_markdown(summary: dict[str, Any]) -> str:
+    """Tables of `_add_analyses`."""
+    titles = {
+        "gain_of_best_gamma": "Gain in return of each task's best gamma, chosen on half of the episodes and scored on "
+        "the other half (± 95 % t interval over tasks)",
+        "share_of_the_gap": "The same as a share of the gap from standing still to the oracle",
+        "excess_conflict": "Conflict between episodes of different tasks, less that within a task, in radian (± 95 % t "
+        "interval over tasks)",
+    }
+    lines = []
+    for key, title in titles.items():
+        rows = {name: entry[key] for name, entry in summary["variants"].items() if key in entry}
+        if rows:
+            names = list(next(iter(rows.values())))
+            lines += [f"{title}:", "", f"| variant | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+            lines += [f"| {name} | {' | '.join(_cell(row[n]) for n in names)} |" for name, row in rows.items()]
+            lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, list):
+        return f"{value:.1%}"
+    mean, interval = value
+    return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
+
+
+def _training_markdown(summary: dict[str, Any]) -> str:
+    lines = [
+        "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
+        "difference).",
+        "",
+        "| variant | iterations | environment steps | core-hours | each seed | commits |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, entry in summary["variants"].items():
+        seeds = "; ".join(f"{a:.1f} to {b:.1f} ({e:.1f})" for a, b, e in entry["first_ten_last_ten_standard_error"])
+        commits = ", ".join(sorted(set(entry["commits"])))
+        steps = f"{max(entry['env_steps']):,}"
+        lines.append(
+            f"| {name} | {max(entry['iterations'])} | {steps} | {max(entry['core_hours']):.2f} | {seeds} | {commits} |"
+        )
+    lines += ["", "Commands:", "", "```sh", *(entry["command"] for entry in summary["variants"].values()), "```"]
+    return "\n".join(lines) + "\n"

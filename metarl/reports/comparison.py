@@ -1,0 +1,295 @@
+"""Compares algorithms by the evaluations of their runs, paired by seed and task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.common.errors import UserError
+from metarl.common.statistics import (
+    MIN_SEEDS_FOR_INTERVAL,
+    aggregate,
+    bootstrap_interval,
+    holm,
+    interquartile_mean,
+    paired_difference,
+    paired_p_values,
+    probability_of_improvement,
+    share_made_worse,
+    share_of_gap,
+    tasks_in_words,
+)
+from metarl.config.algorithms import ALGORITHMS
+from metarl.config.checked import Natural, convert
+from metarl.config.measuring import Checkpoint
+from metarl.reports.labels import group_runs
+from metarl.reports.measures import Floats
+from metarl.reports.pictures import checked_picture, save_picture
+from metarl.store.runs import StoredRun, read_run
+
+Ends = tuple[Floats, Floats]
+"""Lower and upper ends of an interval, [step] each."""
+
+# No step changes their policies; evaluations of older versions do not say so.
+_NOT_ADAPTING = ("oracle", "standstill")
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        label: Name of the line.
+        seeds: Training seeds, ascending.
+        returns: Mean return of an episode, or the error or accuracy, [seed, task, step].
+        mean: Mean over tasks and seeds, [step].
+        interval: Half-width of its 95 % t interval over seeds, [step]; None below five seeds.
+        interquartile_mean: `metarl.common.statistics.interquartile_mean`, [step].
+        interquartile_interval: Its bootstrap interval over seeds; None below ten seeds.
+        made_worse: Share of tasks that adaptation makes worse, mean over seeds, [step]; None if no step changes the
+            policy.
+        gap_closed: Share of the gap from standing still to the oracle, [step]; None without an oracle among the runs.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    returns: Floats
+    mean: Floats
+    interval: Floats | None
+    interquartile_mean: Floats
+    interquartile_interval: Ends | None
+    made_worse: Floats | None
+    gap_closed: Floats | None
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A line and the reference, on the seeds that both have and on the same tasks.
+
+    Attributes:
+        label: Name of the line.
+        seeds: The common seeds, ascending.
+        per_seed: The line less the reference, mean over tasks, [seed, step].
+        mean: Mean over seeds, [step].
+        interval: Half-width of its 95 % t interval over seeds, [step], not adjusted for the number of comparisons; None
+            below five seeds.
+        p_values: Of the paired t test over seeds, [step], not adjusted; None below five seeds.
+        adjusted: The p-value of the primary comparison, adjusted by Holm's method for the table; None below five seeds.
+        improvement: `metarl.common.statistics.probability_of_improvement`, [step]; of supervised tasks measured by
+            their error, the chance of a smaller one.
+        improvement_interval: Its bootstrap interval over seeds; None below ten seeds.
+    """
+
+    label: str
+    seeds: tuple[int, ...]
+    per_seed: Floats
+    mean: Floats
+    interval: Floats | None
+    p_values: Floats | None
+    adjusted: float | None
+    improvement: Floats
+    improvement_interval: Ends | None
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Lines on one family, and each line's difference from the reference.
+
+    The primary comparison is named before the numbers are seen: each line with at least five seeds against the
+    reference, after ``step`` steps. Its p-values are adjusted for their number; nothing else is.
+
+    Attributes:
+        env: The family.
+        measure: "return", or of supervised families "error" or "accuracy".
+        step_name: What a step of adaptation is.
+        step: Steps of the primary comparison.
+        checkpoint: The evaluated checkpoint.
+        tasks: The tasks, in words.
+        reference: Label of the line that the others are compared with.
+        lines: All lines, in order of their first run.
+        pairs: The other lines' differences from the reference, in the same order.
+    """
+
+    env: str
+    measure: str
+    step_name: str
+    step: int
+    checkpoint: str
+    tasks: str
+    reference: str
+    lines: tuple[Line, ...]
+    pairs: tuple[Pair, ...]
+
+
+def compare(
+    runs: str | Path | Iterable[str | Path],
+    output: str | Path | None = None,
+    reference: str | Path | None = None,
+    step: int = 1,
+    checkpoint: Checkpoint = "last",
+) -> Comparison:
+    """Compares algorithms by the evaluations of their runs, paired by seed and task.
+
+    Runs that differ only in their seed form a line, as for `metarl.plot`. The seed is the unit: tasks of one seed share
+    one model, so intervals and p-values are over seeds.
+
+    Args:
+        runs: Folders of evaluated runs on one family.
+        output: A picture of the paired differences and of each task before and after adaptation: PNG, SVG or PDF by its
+            suffix; None for none. An existing picture is replaced.
+        reference: A folder among ``runs``, whose line the others are compared with; None for MAML with its defaults, or
+            without it the line of the first run.
+        step: The steps of adaptation after which the primary comparison is made, and which the picture shows.
+        checkpoint: The checkpoint whose evaluations are compared: ``last`` or ``best``.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UserError: If a folder is no run or was not evaluated; if the runs are of several families, were evaluated on
+            different tasks, or have no seed in common with the reference; or if the picture cannot be written.
+    """
+    picture = None if output is None else checked_picture(output)
+    checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
+    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+    chosen = convert("reference", reference, Path | None)
+    groups = group_runs([read_run(folder, checkpoint) for folder in folders])
+    if len(families := dict.fromkeys(group.env for group in groups)) > 1:
+        raise UserError(f"compare looks at one family at a time, got runs on {' and '.join(families)}.")
+    if chosen is None:
+        first = groups[0].label
+        title = ALGORITHMS["maml"].title
+        labels = [title if any(group.label == title for group in groups) else first]
+    else:
+        labels = [g.label for g in groups if chosen.resolve() in {run.path.resolve() for run in g.runs}]
+        if not labels:
+            raise UserError(f"the reference '{chosen}' is not among the runs: give one of their folders.")
+    comparison = compare_lines({group.label: group.runs for group in groups}, labels[0], step)
+    if picture is not None:
+        from metarl.reports.comparison_figure import draw_comparison  # Needs matplotlib.
+
+        save_picture(draw_comparison(comparison), picture)
+    return comparison
+
+
+def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step: int = 1) -> Comparison:
+    """Compares lines of evaluated runs.
+
+    Args:
+        lines: The runs of each line by its label.
+        reference: Label of the line that the others are compared with.
+        step: As for `compare`.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UserError: As for `compare`.
+    """
+    runs = [run for of_line in lines.values() for run in of_line]
+    evaluations = [run.evaluated() for run in runs]
+    first = evaluations[0]
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        if not _same(evaluation.tasks, first.tasks):
+            raise UserError(
+                f"'{runs[0].path}' and '{run.path}' were evaluated on different tasks: evaluate them again with the "
+                "same --seed and --tasks, or the same --task-file."
+            )
+    steps = min(evaluation.returns.shape[1] for evaluation in evaluations)
+    if step >= steps:
+        raise UserError(f"step must be at most {steps - 1}, the steps that all runs were evaluated for, got {step}.")
+    sign = -1.0 if first.measure == "error" else 1.0
+    ordered = {label: sorted(of_line, key=lambda run: run.seed) for label, of_line in lines.items()}
+    returns = {
+        label: np.array([run.evaluated().returns[:, :steps] for run in of_line]) for label, of_line in ordered.items()
+    }
+    ends = _ends_of_the_gap(ordered, returns)
+    pairs = [
+        _pair(label, of_line, returns[label], ordered[reference], returns[reference], sign)
+        for label, of_line in ordered.items()
+        if label != reference
+    ]
+    return Comparison(
+        env=runs[0].env,
+        measure=first.measure,
+        step_name=" or ".join(dict.fromkeys(evaluation.step_name for evaluation in evaluations)),
+        step=step,
+        checkpoint=first.checkpoint,
+        tasks=tasks_in_words(first.tasks, first.finite),
+        reference=reference,
+        lines=tuple(_line(label, of_line, returns[label], sign, ends) for label, of_line in ordered.items()),
+        pairs=tuple(_adjusted(pairs, step)),
+    )
+
+
+def _same(tasks: NDArray[np.generic], others: NDArray[np.generic]) -> bool:
+    return tasks.shape == others.shape and tasks.tolist() == others.tolist()
+
+
+def _ends_of_the_gap(
+    lines: Mapping[str, Sequence[StoredRun]], returns: Mapping[str, Floats]
+) -> tuple[float, float] | None:
+    """Returns of standing still and of the oracle before adaptation; None without one of them."""
+    oracles = [label for label, runs in lines.items() if runs[0].config["algo"] == "oracle"]
+    if not oracles:
+        return None
+    standstill = lines[oracles[0]][0].evaluated().references.standstill
+    return None if standstill is None else (standstill, float(returns[oracles[0]][:, :, 0].mean()))
+
+
+def _line(
+    label: str, runs: Sequence[StoredRun], returns: Floats, sign: float, ends: tuple[float, float] | None
+) -> Line:
+    estimate = aggregate(returns)
+    algo = runs[0].config["algo"]
+    adapts = algo not in _NOT_ADAPTING and all(run.evaluated().share_made_worse is not None for run in runs)
+    return Line(
+        label=label,
+        seeds=tuple(run.seed for run in runs),
+        returns=returns,
+        mean=estimate.mean,
+        interval=estimate.half_width if len(runs) >= MIN_SEEDS_FOR_INTERVAL else None,
+        interquartile_mean=interquartile_mean(returns),
+        interquartile_interval=bootstrap_interval(interquartile_mean, returns),
+        made_worse=share_made_worse(sign * returns).mean(axis=0) if adapts else None,
+        gap_closed=None if ends is None else share_of_gap(estimate.mean, *ends),
+    )
+
+
+def _pair(
+    label: str,
+    runs: Sequence[StoredRun],
+    returns: Floats,
+    others: Sequence[StoredRun],
+    other_returns: Floats,
+    sign: float,
+) -> Pair:
+    own, theirs = [run.seed for run in runs], [run.seed for run in others]
+    seeds = tuple(seed for seed in own if seed in theirs)
+    if not seeds:
+        raise UserError(f"'{runs[0].path}' and '{others[0].path}' are of lines without a common seed to pair them by.")
+    one = returns[[own.index(seed) for seed in seeds]]
+    other = other_returns[[theirs.index(seed) for seed in seeds]]
+    difference, enough = paired_difference(one, other), len(seeds) >= MIN_SEEDS_FOR_INTERVAL
+    return Pair(
+        label=label,
+        seeds=seeds,
+        per_seed=(one - other).mean(axis=1),
+        mean=difference.mean,
+        interval=difference.half_width if enough else None,
+        p_values=paired_p_values(one, other) if enough else None,
+        adjusted=None,
+        improvement=probability_of_improvement(sign * one, sign * other),
+        improvement_interval=bootstrap_interval(probability_of_improvement, sign * one, sign * other),
+    )
+
+
+def _adjusted(pairs: Sequence[Pair], step: int) -> Iterable[Pair]:
+    """The pairs with the p-values of the primary comparison, adjusted for their number."""
+    primary = {pair.label: float(pair.p_values[step]) for pair in pairs if pair.p_values is not None}
+    adjusted = dict(zip(primary, holm(list(primary.values())).tolist(), strict=True))
+    return [replace(pair, adjusted=adjusted.get(pair.label)) for pair in pairs]

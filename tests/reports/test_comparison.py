@@ -1,0 +1,166 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from test_plot import NAVIGATION_TASKS, make_run
+
+from metarl import UserError, compare
+from metarl.commands.compare import main
+from metarl.common.statistics import holm
+from metarl.reports.comparison_figure import draw_comparison
+from metarl.reports.tables import comparison_table
+
+# Added to MAML's return by algorithm and seed, after one step.
+GAINS = {"l2f": [1.0, 2.0, 1.5, 3.0, 2.5], "anil": [-1.0, 1.0, 0.5, -0.5, 0.25]}
+
+
+def make_line(folder, algo, seeds, gain=(0.0,) * 20, **settings):
+    """Runs of one algorithm; a task's return after a step is its own, the seed's and the gain's part added up."""
+    folders = []
+    for seed in seeds:
+        returns = [[-40.0, -20.0 + 3 * task - 5 * seed + gain[seed], -10.0 + task] for task in range(3)]
+        folders.append(make_run(folder / f"{algo}-{seed}", algo=algo, seed=seed, returns=returns, **settings))
+    return folders
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Five seeds of MAML, L2F and ANIL."""
+    share = {"evaluated": {"share_made_worse": [0.0, 0.0, 0.0]}}
+    lines = [make_line(tmp_path, algo, range(5), gain, **share) for algo, gain in GAINS.items()]
+    return [*lines[0], *lines[1], *make_line(tmp_path, "maml", range(5), **share)]
+
+
+def pair(comparison, label):
+    return next(pair for pair in comparison.pairs if pair.label == label)
+
+
+def test_differences_are_paired_by_seed(five):
+    comparison = compare(five)
+    assert comparison.reference == "MAML"  # Whatever the order of the runs.
+    assert [line.label for line in comparison.lines] == ["L2F", "ANIL", "MAML"]
+    for algo, label in (("l2f", "L2F"), ("anil", "ANIL")):
+        difference = pair(comparison, label)
+        np.testing.assert_allclose(difference.per_seed[:, 1], GAINS[algo])
+        test = stats.ttest_1samp(GAINS[algo], 0.0)
+        low, high = test.confidence_interval()
+        assert difference.mean[1] == pytest.approx(np.mean(GAINS[algo]))
+        assert difference.interval[1] == pytest.approx((high - low) / 2)
+        assert difference.p_values[1] == pytest.approx(test.pvalue)
+    # Unpaired, the seeds' own spread of 5 a seed would hide the gain.
+    assert comparison.lines[0].interval[1] > 5 * pair(comparison, "L2F").interval[1]
+
+
+def test_the_primary_comparison_alone_is_adjusted_and_for_all_its_lines(five):
+    comparison = compare(five)
+    raw = [pair.p_values[1] for pair in comparison.pairs]
+    np.testing.assert_allclose([pair.adjusted for pair in comparison.pairs], holm(raw))
+    assert pair(comparison, "L2F").adjusted == pytest.approx(2 * raw[0])
+
+
+def test_lines_below_five_seeds_have_no_interval_and_no_p_value_and_do_not_count_as_comparisons(tmp_path, five):
+    comparison = compare([*five, *make_line(tmp_path, "mumomaml", range(4))])
+    few = pair(comparison, "MuMoMAML")
+    assert few.interval is few.p_values is few.adjusted is None
+    assert comparison.lines[-1].interval is None
+    assert pair(comparison, "L2F").adjusted == pytest.approx(2 * pair(comparison, "L2F").p_values[1])
+    table = comparison_table(comparison)
+    assert "agree" not in table
+    (row,) = [line for line in table.splitlines() if line.startswith("MuMoMAML") and "+0.00 +0.00" in line]
+    assert row.split()[1:4] == ["0.50", "-", "-"]
+
+
+def test_only_common_seeds_are_paired(tmp_path):
+    runs = [*make_line(tmp_path, "maml", [0, 2, 3]), *make_line(tmp_path, "l2f", [2, 0, 7], [1, 0, 4, 0, 0, 0, 0, 9])]
+    (difference,) = compare(runs).pairs
+    assert difference.seeds == (0, 2)
+    np.testing.assert_allclose(difference.per_seed[:, 1], [1, 4])
+
+
+def test_intervals_of_point_values_appear_with_ten_seeds(tmp_path):
+    gain = np.linspace(-1, 3, 10)
+    comparison = compare([*make_line(tmp_path, "maml", range(10)), *make_line(tmp_path, "l2f", range(10), gain)])
+    low, high = comparison.lines[1].interquartile_interval
+    assert low[1] < comparison.lines[1].interquartile_mean[1] < high[1]
+    low, high = comparison.pairs[0].improvement_interval
+    assert 0 < low[1] < comparison.pairs[0].improvement[1] < high[1] <= 1
+    assert "[" in comparison_table(comparison)
+
+
+def test_share_of_the_gap_is_measured_between_standing_still_and_the_oracle(tmp_path):
+    oracle = [make_run(tmp_path / "oracle", algo="oracle", returns=[[-2.0] * 3] * 3)]
+    comparison = compare([*make_line(tmp_path, "maml", [0]), *oracle])
+    # MAML: mean -17 after one step; standing still -38 (make_run), the oracle -2.
+    np.testing.assert_allclose(comparison.lines[0].gap_closed[1], (38 - 17) / 36)
+    np.testing.assert_allclose(comparison.lines[1].gap_closed, 1.0)
+    assert compare(make_line(tmp_path / "more", "maml", [0])).lines[0].gap_closed is None
+
+
+def test_a_smaller_error_is_better(tmp_path):
+    def run(algo, error):
+        folder = make_run(tmp_path / algo, algo=algo, returns=[[1.0, error]] * 3, evaluated={"measure": "error"})
+        content = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(json.dumps({**content, "share_made_worse": [0.0, 0.0]}))
+        return folder
+
+    comparison = compare([run("maml", 2.0), run("l2f", 0.5)])
+    assert [line.made_worse[1] for line in comparison.lines] == [1.0, 0.0]
+    assert comparison.pairs[0].improvement[1] == 1.0
+
+
+def test_the_reference_may_be_chosen(five):
+    comparison = compare(five, reference=five[5])
+    assert comparison.reference == "ANIL"
+    np.testing.assert_allclose(pair(comparison, "MAML").per_seed[:, 1], -np.array(GAINS["anil"]))
+
+
+def test_the_figure_shows_differences_and_tasks(five):
+    comparison = compare(five)
+    differences, *scatters = [ax for part in draw_comparison(comparison).subfigs for ax in part.axes]
+    assert [label.get_text() for label in differences.get_yticklabels()] == ["L2F", "ANIL"]
+    dots = [line for line in differences.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots[0].get_xdata(), GAINS["l2f"])
+    assert differences.get_xlabel() == "return after 1 gradient step, less MAML's (right is better)"
+    assert len(scatters) == 3
+    before, after = np.concatenate([line.get_xydata() for line in scatters[2].lines[1:]]).T
+    np.testing.assert_allclose(before, -40.0)
+    np.testing.assert_allclose(sorted(after), [-30, -27, -24])  # Mean over the seeds of MAML.
+
+
+def test_the_command_prints_and_draws(tmp_path, five, capsys):
+    picture = tmp_path / "comparison.png"
+    assert main([*map(str, five), "--output", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert comparison_table(compare(five)) in printed
+    assert "not adjusted for the number of comparisons" in printed
+    assert picture.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"tasks": [[0.0, 0.0], *NAVIGATION_TASKS[1:]]}, "were evaluated on different tasks: evaluate them again"),
+        ({"env": "navigation-b"}, "one family at a time, got runs on navigation and navigation-b"),
+        ({"seed": 8}, "are of lines without a common seed to pair them by"),
+    ],
+)
+def test_runs_that_do_not_fit_are_refused(tmp_path, change, problem):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", algo="l2f", **change)]
+    with pytest.raises(UserError, match=problem):
+        compare(runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"step": 3}, "step must be at most 2"),
+        ({"step": -1}, "step must be at least 0"),
+        ({"reference": "elsewhere"}, "the reference 'elsewhere' is not among the runs"),
+        ({"output": "picture.gif"}, "must end in .png, .svg, .pdf"),
+        ({"checkpoint": "best"}, "was not evaluated yet: run `python -m metarl.evaluate"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(five, options, problem):
+    with pytest.raises(UserError, match=problem):
+        compare(five, **options)
