@@ -308,7 +308,7 @@ EXPERIMENTS = {
     "memory-ant-dir-varibad": _memory("ant-dir", 200, 2, "--tasks 40", seeds=(0,), algo="varibad"),
     "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
     "memory-ant-goal-varibad": _memory("ant-goal", 200, 2, seeds=(0,), algo="varibad"),
-    "memory-bandit": _memory("bandit", 1000, 1, "--tasks 1000"),
+    "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),
     "ant-dir": Experiment(
         "ant-dir",
