@@ -20,8 +20,11 @@ from metarl.config.algorithms import run_title
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
+from metarl.reports.comparison import compare
+from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
+from metarl.reports.tables import comparison_table
 from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
 from metarl.store.reference import results_folder
 from metarl.store.runs import StoredRun, read_run
@@ -45,8 +48,9 @@ def report(
 ) -> Path:
     """Writes a report on some runs: one HTML file that holds everything it shows.
 
-    It shows adaptation to held-out tasks, learning curves, where the time went, in which settings the runs differ, how
-    to make them again, and the recordings in their folders. What a run lacks is left out, with the reason.
+    It shows adaptation to held-out tasks, a comparison paired by seed and task, learning curves, where the time went, in
+    which settings the runs differ, how to make them again, and the recordings in their folders. What a run lacks is left
+    out, with the reason.
 
     Args:
         runs: Folders of one or several runs. Runs that differ only in their seed are shown together.
@@ -94,6 +98,7 @@ def _rendered(groups: Sequence[Group]) -> str:
         ),
         runs=[_facts(run) for run in runs],
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
+        comparisons=[_comparison(family) for family in by_family(evaluated) if len(family) > 1],
         training=[_picture(draw_training(family, "env-steps"), "Learning curves") for family in by_family(trained)],
         not_evaluated=[str(run.path) for run in runs if run.evaluation is None],
         phases=[row for group in trained for row in _phases(group)],
@@ -172,6 +177,18 @@ def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
         "rows": rows,
         "note": f"{seeds_text(runs)} · {tasks_text([family])}",
     }
+
+
+def _comparison(family: Sequence[Group]) -> dict[str, Any]:
+    """What `compare` says of the lines, or why it cannot."""
+    runs = runs_of(family)
+    shown: dict[str, Any] = {"env": family[0].env, "picture": None}
+    try:
+        result = compare([run.path for run in runs], checkpoint=runs[0].checkpoint)
+    except UserError as error:
+        return {**shown, "text": str(error)}
+    picture = _picture(draw_comparison(result), f"differences from {result.reference}, paired by seed and task")
+    return {**shown, "picture": picture, "text": comparison_table(result)}
 
 
 def _phases(group: Group) -> list[dict[str, Any]]:

@@ -58,9 +58,18 @@ def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
 def test_sections_have_links_that_lead_to_them(runs, tmp_path):
     page = written(runs, tmp_path)
     targets = re.findall(r'href="#([^"]+)"', page)
-    assert {"runs", "adaptation", "training", "phases", "settings", "again"} <= set(targets)
+    assert {"runs", "adaptation", "comparison", "training", "phases", "settings", "again"} <= set(targets)
     assert all(f'id="{target}"' in page for target in targets)
     assert all("alt=" in image for image in re.findall(r"<img[^>]*>", page))
+
+
+def test_lines_are_compared_or_it_says_why_not(runs, tmp_path):
+    shown = words(written(runs, tmp_path))
+    assert "difference from MAML on the same seeds and tasks" in shown
+    other = tmp_path / "other"
+    shutil.copytree(runs[1], other)
+    metarl.evaluate(other, metarl.EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1))
+    assert "were evaluated on different tasks" in words(written([runs[0], other], tmp_path))
 
 
 def test_what_was_not_evaluated_is_named(tmp_path):
@@ -123,4 +132,4 @@ def test_a_browser_shows_every_figure(runs, tmp_path):
     page.write_text(page.read_text().replace("</body>", f"{counting}</script></body>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
     shown = subprocess.run(["chromium", *options, page.as_uri()], capture_output=True, text=True, check=True).stdout
-    assert "<title>true,true</title>" in shown
+    assert "<title>true,true,true</title>" in shown
