@@ -48,9 +48,9 @@ def report(
 ) -> Path:
     """Writes a report on some runs: one HTML file that holds everything it shows.
 
-    It shows adaptation to held-out tasks, a comparison paired by seed and task, learning curves, where the time went, in
-    which settings the runs differ, how to make them again, and the recordings in their folders. What a run lacks is left
-    out, with the reason.
+    It shows adaptation to held-out tasks, a comparison paired by seed and task, learning curves, where the time went,
+    in which settings the runs differ, how to make them again, and the recordings in their folders. What a run lacks is
+    left out, with the reason.
 
     Args:
         runs: Folders of one or several runs. Runs that differ only in their seed are shown together.
