@@ -106,10 +106,15 @@ class MujocoTask(TaskKeeper):
         return observation
 
     def render(self) -> Any:
-        """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array"."""
+        """Draws a frame as ``render_mode`` says; [480, 480, 3] of bytes for "rgb_array".
+
+        The view is that of the model's camera ``track``, which stays with the body, if there is one.
+        """
+        assert isinstance(self, MujocoEnv)
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             # By default, Gymnasium picks a backend that needs a display, and fails.
             os.environ.setdefault("MUJOCO_GL", "egl")
+        self.mujoco_renderer.camera_id = mujoco.mj_name2id(self.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")  # else -1
         return super().render()  # type: ignore[misc]
 
 

@@ -376,6 +376,12 @@ def test_mujoco_environments_draw_themselves(name):
         pytest.skip(f"cannot draw here: {error}")
     assert frame.shape == (480, 480, 3)
     assert frame.std() > 0
+    simulation = env.unwrapped
+    positions = simulation.data.qpos.copy()
+    positions[0] += 50
+    simulation.set_state(positions, simulation.data.qvel)
+    red, _, blue = np.moveaxis(env.render().astype(int), -1, 0)
+    assert (red - blue > 40).sum() > 1000  # The body is not out of sight.
     env.close()
 
 
