@@ -54,8 +54,9 @@ demo: install
 	$(BIN)/python -m metarl.train --env navigation --algo l2f --iterations 60 --run-dir $(RUN)
 	$(BIN)/python -m metarl.evaluate $(RUN)
 	$(BIN)/python -m metarl.plot $(RUN) --output demo.png
+	$(BIN)/python -m metarl.record $(RUN)
 	$(BIN)/python -m metarl.report $(RUN) --output demo.html
-	@echo "The run is in $(RUN), its curve in $(CURDIR)/demo.png, a report on it in $(CURDIR)/demo.html"
+	@echo "The run is in $(RUN), its curve in $(CURDIR)/demo.png, its film in $(RUN)/recording, and all of it in the report $(CURDIR)/demo.html"
 
 # build/site/index.html; a link that leads nowhere is an error.
 site: install
