@@ -214,6 +214,16 @@ _RLLAB_MAML = Published(
     {0: 5.7, 1: 17.0, 2: 16.0, 3: 14.0},
 )
 _ANIL = "Raghu et al. 2020 (ANIL), table 2, best of 500 iterations, 3 seeds"
+_MAML_VELOCITY = Published(
+    "maml",
+    {0: -129.53, 1: -78.57, 2: -66.62, 3: -60.78},
+    f"{_RELEASE}, original timing, after 76 M environment steps",
+    {0: 17.0, 1: 9.9, 2: 8.9, 3: 8.6},
+)
+_CHEETAH_DIRECTION = (
+    Published("maml", {1: 170.4}, _ANIL, {1: 21.0}),
+    Published("anil", {1: 363.2}, _ANIL, {1: 14.8}),
+)
 _MAML_SINUSOID = "Finn et al. 2017, table 2"
 
 
@@ -310,12 +320,55 @@ EXPERIMENTS = {
     "memory-ant-goal-varibad": _memory("ant-goal", 200, 2, seeds=(0,), algo="varibad"),
     "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),
-    "ant-dir": Experiment(
-        "ant-dir",
-        {"maml": "--algo maml --iterations 62 --validate-every 0"},
+    "cheetah-vel": Experiment(
+        "cheetah-vel",
+        {algo: f"--algo {algo} --iterations 70 --validate-every 0" for algo in ("maml", "anil", "l2f")},
+        "--tasks 100 --rollouts 20",
+        published=(_MAML_VELOCITY, Published("anil", {1: -120.9}, _ANIL)),
+    ),
+    "cheetah-vel-rllab": Experiment(
+        "cheetah-vel-rllab",
+        {"maml": "--algo maml --iterations 100 --validate-every 0"},
+        "--tasks 40 --rollouts 40",
+        seeds=(0, 1),
+        published=(_MAML_VELOCITY,),
+    ),
+    "cheetah-dir-algorithms": Experiment(
+        "cheetah-dir",
+        {
+            algo: f"--algo {algo} --iterations 50 --validate-every 0"
+            for algo in ("maml", "anil", "l2f", "mumomaml", "context")
+        },
         "--tasks 40 --rollouts 20",
-        seeds=(0,),
-        note="Returns hold the survive bonus, 200 for a whole episode; evaluation.json has the return without it.",
+        seeds=(0, 1, 2, 3, 4),
+        published=_CHEETAH_DIRECTION,
+    ),
+    **{
+        env: Experiment(
+            env,
+            {algo: f"--algo {algo} --iterations 62 --validate-every 0" for algo in algorithms},
+            "--tasks 40 --rollouts 20",
+            seeds=seeds,
+            note="Returns hold the survive bonus, 200 for a whole episode; evaluation.json has the return without it.",
+        )
+        for env, algorithms, seeds in (
+            ("ant-dir", ("maml", "l2f"), (0, 1, 2)),
+            ("ant-vel", ("maml",), (0,)),
+            ("ant-goal", ("maml",), (0,)),
+        )
+    },
+    "navigation-preset": Experiment(
+        "navigation",
+        {
+            **{
+                f"maml-{step}": f"--preset l2f-navigation --algo maml --inner-lr {step} --iterations 100"
+                for step in ("0.01", "0.03", "0.1", "0.3")
+            },
+            "l2f": "--preset l2f-navigation --iterations 100",
+        },
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        note="L2F's own setting of navigation: inner step 0.01, actions up to 0.2; beside it MAML at several steps.",
+        published=(Published("l2f", {1: -24.23, 2: -19.60, 3: -16.52}, "Baik et al. 2020, 500 iterations"),),
     ),
     "algorithms-navigation": Experiment(
         "navigation",
@@ -383,10 +436,7 @@ EXPERIMENTS = {
         {"l2f": "--algo l2f"},
         "--tasks 40 --rollouts 20",
         seeds=(0,),
-        published=(
-            Published("maml", {1: 170.4}, _ANIL, {1: 21.0}),
-            Published("anil", {1: 363.2}, _ANIL, {1: 14.8}),
-        ),
+        published=_CHEETAH_DIRECTION,
     ),
     "cheetah-dir-settings": Experiment(
         "cheetah-dir",
