@@ -20,6 +20,9 @@ from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, read_run
 
+# With more, each line gets a panel of its own.
+_MOST_LINES_IN_A_PANEL = 6
+
 
 def summarise(name: str, folder: Path) -> str:
     """Writes summary.json, summary.md and the figures of an experiment's runs; returns the text.
@@ -43,11 +46,12 @@ def summarise(name: str, folder: Path) -> str:
     }
     paths = [run.path for of_one in runs.values() for run in of_one]
     in_environments = next(iter(runs.values()))[0].measure == "return"
-    plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration")
+    many = len(runs) > _MOST_LINES_IN_A_PANEL
+    plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration", apart=many)
     text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, runs)
-        plot_runs(paths, folder / "adaptation.png")
+        plot_runs(paths, folder / "adaptation.png", apart=many)
         text = _evaluation_markdown(summary) + text
     if experiment.analysis is not None:
         _add_analyses(summary, runs)
