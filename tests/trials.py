@@ -40,5 +40,5 @@ def lived_through(policy, network, trials, task, rewards=REWARDS):
         at = (slice(task, task + 1), step)
         output, memory = policy.act(network, memory, trials.observations[at], trials.first[at])
         outputs.append(output[0])
-        memory = policy.received(rewards, memory, trials.actions[at], trials.rewards[at])
+        memory = policy.received(network, rewards, memory, trials.actions[at], trials.rewards[at])
     return torch.stack(outputs), memory[0]

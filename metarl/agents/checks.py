@@ -275,7 +275,8 @@ def _imaginary(policy: Policy, parameters: Tensor, seed: int, episodes: int) -> 
     if isinstance(policy, DifferentiablePolicy):
         outputs, extra = policy.outputs(parameters, rows), policy.extra(parameters)
     else:  # A memory may have made any outputs.
-        outputs, extra = draw(*rows.shape[:2], _ACTIONS), draw(len(rows), _ACTIONS)
+        distribution = policy.distribution
+        outputs, extra = draw(*rows.shape[:2], distribution.num_outputs), draw(len(rows), distribution.num_extra)
     actions = policy.distribution.sample(outputs, extra, noise)
     log_probs = policy.distribution.log_prob(outputs, extra, actions).view(shape)
     lengths = torch.from_numpy(rng.integers(2, _TIME + 1, shape[:2]))

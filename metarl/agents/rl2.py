@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from metarl.inner.memory import Judged, MemoryRule
+from metarl.inner.memory import Judged, RecurrentRule
 from metarl.policies.memory import Trials
 
 
-class RL2(MemoryRule):
+class RL2(RecurrentRule):
     """The weights learn, by reinforcement learning over whole trials, how to use the memory.
 
     A trial is several episodes in one task. The memory is kept from one episode to the next, so whatever the first ones

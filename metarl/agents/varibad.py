@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.inner.memory import Judged, MemoryRule
+from metarl.inner.memory import Judged, RecurrentRule
 from metarl.policies.belief import BeliefPolicy
 from metarl.policies.layout import Layout
 from metarl.policies.memory import Trials
@@ -31,7 +31,7 @@ class Draws:
     steps: Tensor
 
 
-class VariBAD(MemoryRule):
+class VariBAD(RecurrentRule):
     """The memory holds a belief about the task, from which a decoder reconstructs what the trial tells of the task.
 
     Encoder and decoder learn by the evidence lower bound, policy and critic by reinforcement learning, to act on the

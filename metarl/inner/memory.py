@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +19,7 @@ from metarl.inner.support import PolicyGradientSupport, Support
 from metarl.policies.base import Acting
 from metarl.policies.memory import MemoryPolicy, Network, Remembering, Trials
 from metarl.policies.normaliser import Normaliser, RunningStatistics
+from metarl.policies.recurrent import RecurrentPolicy
 
 
 @dataclass(frozen=True)
@@ -67,30 +68,10 @@ class MemoryRule(Adaptation):
         """Fresh weights, [weight]."""
         return self.policy.initial(generator)
 
-    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
-        """The trials, with everything that reinforcement learning does not change, to `judge` them many times."""
-        return trials
-
-    @abstractmethod
-    def judge(self, meta: Tensor, trials: Trials) -> Judged:
-        """Goes through trials from a blank memory on.
-
-        Args:
-            meta: Meta-parameters, [meta parameter], those of rules around this one included; the result is
-                differentiable with respect to them.
-            trials: The trials.
-        """
-
     def states(self, meta: Tensor, trials: Trials) -> Tensor:
-        """The recurrent layer's states in trials that begin with a blank memory, [task, step, unit]."""
+        """What the memory makes of trials that begin with a blank one, see `MemoryPolicy.states`."""
         memory = self.blank(len(trials.mask), meta)
         return self.policy.states(self.network(meta), self.rewards(meta), memory, trials)
-
-    def judged(self, meta: Tensor, states: Tensor, trials: Trials) -> Judged:
-        """What policy and critic make of trials with these states, [task, step, unit]."""
-        policy, network = self.policy, self.network(meta)
-        outputs = policy.outputs(network, states, trials.observations)
-        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
 
     def initialisation(self, modes: Tensor) -> Tensor:
         raise UserError("an agent with memory has no initial policy of its own to start from: take algo maml.")
@@ -130,6 +111,32 @@ class MemoryRule(Adaptation):
         """Adds the latest rewards to the statistics."""
         weights, statistics = meta[: self._num_weights], meta[self._num_weights :]
         return torch.cat([weights, self._statistics.pooled(statistics, observed)])
+
+
+class RecurrentRule(MemoryRule, ABC):
+    """A rule whose memory is the state of a recurrent layer, trained by reinforcement learning over whole trials."""
+
+    policy: RecurrentPolicy
+
+    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
+        """The trials, with everything that reinforcement learning does not change, to `judge` them many times."""
+        return trials
+
+    @abstractmethod
+    def judge(self, meta: Tensor, trials: Trials) -> Judged:
+        """Goes through trials from a blank memory on.
+
+        Args:
+            meta: Meta-parameters, [meta parameter], those of rules around this one included; the result is
+                differentiable with respect to them.
+            trials: The trials.
+        """
+
+    def judged(self, meta: Tensor, states: Tensor, trials: Trials) -> Judged:
+        """What policy and critic make of trials with these states, [task, step, unit]."""
+        policy, network = self.policy, self.network(meta)
+        outputs = policy.outputs(network, states, trials.observations)
+        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
 
 
 def episodes(loop: InnerLoop) -> list[Rollouts]:

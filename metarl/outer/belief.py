@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,14 @@ from torch import Tensor
 
 from metarl.agents.varibad import VariBAD
 from metarl.common.profiling import timed
-from metarl.data import LearnerState, Rollouts
+from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop
-from metarl.inner.memory import episodes, trials_of
+from metarl.inner.memory import trials_of
 from metarl.outer.adam import adam_of
+from metarl.outer.replay import as_rollouts, latest_trials, named
 from metarl.policies.normaliser import RunningStatistics
 
 _ADAM, _BUFFER, _TASKS = "belief.", "buffer.", "tasks"
-_KEPT = ("observations", "last_observations", "actions", "rewards", "mask")
 
 
 def train_belief(
@@ -27,8 +26,7 @@ def train_belief(
 ) -> tuple[LearnerState | None, dict[str, float]]:
     """Several steps of Adam on the evidence lower bound of trials from a buffer, which first takes in the latest ones.
 
-    Adam's moments and the buffer are in the state's memory, with names that begin with ``belief.`` and ``buffer.``. The
-    buffer holds observations before their normalisation, because its statistics change.
+    Adam's moments and the buffer are in the state's memory, with names that begin with ``belief.`` and ``buffer.``.
 
     Args:
         rule: The rule.
@@ -44,9 +42,8 @@ def train_belief(
     Source: Zintgraf et al. 2020, section 3 and appendix.
     """
     options = rule.options
-    buffer = _buffer(state.memory, loop, options.buffer)
-    adam_memory = {name.removeprefix(_ADAM): part for name, part in state.memory.items() if name.startswith(_ADAM)}
-    parameter, adam = adam_of(LearnerState(state.meta, adam_memory), options.lr)
+    buffer = latest_trials(named(_BUFFER, state.memory), loop, options.buffer)
+    parameter, adam = adam_of(LearnerState(state.meta, named(_ADAM, state.memory)), options.lr)
     reports = []
     for _ in range(options.updates):
         with timed("evidence lower bound"):
@@ -65,19 +62,6 @@ def train_belief(
     return LearnerState(parameter.detach(), memory), _numbers(reports)
 
 
-def _buffer(memory: Mapping[str, Tensor], loop: InnerLoop, size: int) -> dict[str, Tensor]:
-    """The latest trials, [trial, episode, ...] each, and their tasks [trial, number] if the belief learns them."""
-    trials, normaliser = Rollouts.concatenate(episodes(loop), axis=1), loop.rule.normaliser(loop.meta)
-    latest: dict[str, Tensor] = {name: getattr(trials, name) for name in _KEPT}
-    if normaliser is not None:
-        for name in ("observations", "last_observations"):
-            latest[name] = latest[name] * normaliser.std + normaliser.mean
-    if loop.identities is not None:
-        latest[_TASKS] = loop.identities
-    before = {name: memory[_BUFFER + name].to(part.device) for name, part in latest.items() if _BUFFER + name in memory}
-    return {name: torch.cat([before[name], part])[-size:] if before else part[-size:] for name, part in latest.items()}
-
-
 def _gradient(
     rule: VariBAD,
     meta: Tensor,
@@ -93,12 +77,7 @@ def _gradient(
         statistics = RunningStatistics(tasks.shape[1])
         every = statistics.of(buffer[_TASKS][None], torch.ones_like(buffer[_TASKS][None, :, 0]))[0]
         tasks = statistics.normaliser(every.to(tasks))(tasks)
-    nothing = torch.zeros_like(kept["rewards"])
-    rollouts = Rollouts(**kept, log_probs=nothing, advantages=nothing)
-    if (normaliser := loop.rule.normaliser(loop.meta)) is not None:
-        seen, last = (normaliser(kept[name]) for name in ("observations", "last_observations"))
-        rollouts = replace(rollouts, observations=seen, last_observations=last)
-    trials = trials_of([rollouts])
+    trials = trials_of([as_rollouts(kept, loop)])
     draws = rule.draws(generator, trials)
     # All trials at once: time goes by the steps of a trial, not by how many trials there are side by side.
     with torch.enable_grad():

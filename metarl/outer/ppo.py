@@ -17,7 +17,7 @@ from metarl.config.optimisers import PPOConfig
 from metarl.config.settings import RolloutSettings
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop, added, over_pieces
-from metarl.inner.memory import Judged, MemoryRule, episodes, of_all_processes, trials_of
+from metarl.inner.memory import Judged, RecurrentRule, episodes, of_all_processes, trials_of
 from metarl.outer.adam import adam_of
 from metarl.outer.belief import train_belief
 from metarl.outer.optimiser import StepReport
@@ -65,8 +65,8 @@ class PPO:
         Source: Schulman et al. 2017; over trials, Duan et al. 2016, section 2.2.
         """
         config, rule = self._config, loop.rule.core
-        if not isinstance(rule, MemoryRule):
-            raise UserError("the meta-optimiser ppo is for agents with memory; take trpo or promp.")
+        if not isinstance(rule, RecurrentRule):
+            raise UserError("the meta-optimiser ppo is for agents with a recurrent memory; take trpo or promp.")
         # Every process has the trials of all, which are small, and computes some of the pieces.
         loop = of_all_processes(loop, workers.group)
         trials = rule.prepared(state.meta, trials_of(episodes(loop)))
@@ -110,7 +110,7 @@ class PPO:
         return config.lr * max(0.0, 1 - done / config.anneal_updates)
 
     @torch.no_grad()
-    def _data(self, rule: MemoryRule, state: LearnerState, trials: Trials, workers: Workers) -> _Data:
+    def _data(self, rule: RecurrentRule, state: LearnerState, trials: Trials, workers: Workers) -> _Data:
         """The trials with what the updates need to know of the policy that lived through them."""
         pieces = _pieces(np.arange(len(trials.mask)), workers)
         before = _joined(over_pieces(workers, lambda rows: rule.judge(state.meta, trials.tasks(rows)), pieces))
@@ -136,7 +136,7 @@ class PPO:
         )
 
     def _gradient(
-        self, rule: MemoryRule, meta: Tensor, data: _Data, tasks: np.ndarray, workers: Workers
+        self, rule: RecurrentRule, meta: Tensor, data: _Data, tasks: np.ndarray, workers: Workers
     ) -> tuple[Tensor, Tensor]:
         """The loss's gradient [meta parameter] on some tasks; and their surrogate gain, divergence and entropy."""
         steps = data.trials.mask[torch.from_numpy(tasks)].sum()
@@ -151,7 +151,7 @@ class PPO:
         gradients, reports = zip(*over_pieces(workers, of_piece, _pieces(tasks, workers)), strict=True)
         return added(gradients), added(reports)
 
-    def _loss(self, rule: MemoryRule, meta: Tensor, data: _Data, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, rule: RecurrentRule, meta: Tensor, data: _Data, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The loss summed over the steps of some tasks; and summed surrogate gain, divergence and entropy."""
         config, distribution, trials = self._config, rule.policy.distribution, data.trials.tasks(rows)
         now, before, advantages = rule.judge(meta, trials), data.before, data.advantages[rows]

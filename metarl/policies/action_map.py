@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.envs.spaces import check_actions, choices
-from metarl.policies.distributions import Categorical, Categoricals, Distribution, Gaussian
+from metarl.policies.distributions import Categorical, Categoricals, DifferentiableDistribution, Gaussian
 
 
 class ActionMap:
@@ -40,7 +40,7 @@ class ActionMap:
 
     def __init__(self, space: gymnasium.Space[Any], scale: float = 1.0) -> None:
         check_actions(space)
-        self.distribution: Distribution
+        self.distribution: DifferentiableDistribution
         self.space, self.scale = space, float(scale)
         self._dtype, self._shape = space.dtype, space.shape or ()
         self._start: Any = None  # Added to choices; None if actions are numbers.

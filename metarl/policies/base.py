@@ -20,7 +20,7 @@ from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.data import Samples
-from metarl.policies.distributions import Distribution
+from metarl.policies.distributions import DifferentiableDistribution, Distribution
 from metarl.policies.layout import Layout
 from metarl.policies.losses import InnerLoss
 
@@ -57,11 +57,22 @@ class Acting(Protocol):
     """A batch of policies in the course of their episodes, which run side by side.
 
     Attributes:
+        distribution: The action distribution.
         extra: The state-independent parameters of the action distributions, [task, extra].
     """
 
     @property
+    def distribution(self) -> Distribution: ...
+
+    @property
     def extra(self) -> Tensor: ...
+
+    def draw(self, streams: Sequence[np.random.Generator]) -> None:
+        """Draws what the policies keep for whole episodes, before the first step.
+
+        Args:
+            streams: One random generator per task.
+        """
 
     def outputs(self, observations: Tensor) -> Tensor:
         """The network's outputs [task, rollout, output] for the next observations [task, rollout, observation]."""
@@ -84,6 +95,9 @@ class Policy:
         layout: Position of each tensor in the flat vector of a task.
     """
 
+    acts_by_mode: bool = False
+    """Whether it takes the mode of its action distribution outside of training, because it need not explore by it."""
+
     def __init__(self, observation_size: int, distribution: Distribution, layout: Layout) -> None:
         self.observation_size, self.distribution, self.layout = observation_size, distribution, layout
 
@@ -92,8 +106,12 @@ class Policy:
 class _Reacting:
     """A batch of policies that are functions of the observation."""
 
+    distribution: Distribution
     outputs: Callable[[Tensor], Tensor]
     extra: Tensor
+
+    def draw(self, streams: Sequence[np.random.Generator]) -> None:
+        """Does nothing: only single actions are random."""
 
     def receive(self, actions: Tensor, rewards: np.ndarray) -> None:
         """Does nothing: there is no memory."""
@@ -113,10 +131,12 @@ class DifferentiablePolicy(Policy, ABC):
         layout: Position of each tensor in the flat vector; a Gaussian's ``log_std`` comes last.
     """
 
+    distribution: DifferentiableDistribution
+
     def __init__(
         self,
         observation_size: int,
-        distribution: Distribution,
+        distribution: DifferentiableDistribution,
         body: Sequence[tuple[str, tuple[int, ...]]],
         initial_std: float,
         min_std: float,
@@ -147,7 +167,7 @@ class DifferentiablePolicy(Policy, ABC):
 
     def begin(self, parameters: Tensor) -> Acting:
         """Begins an episode, or several side by side, with each of the policies [task, parameter]."""
-        return _Reacting(self.network(parameters), self.extra(parameters))
+        return _Reacting(self.distribution, self.network(parameters), self.extra(parameters))
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         """Fresh parameters, float32 [parameter]."""

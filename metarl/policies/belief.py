@@ -6,12 +6,13 @@ from torch import Tensor
 
 from metarl.config.algorithms import VariBADConfig
 from metarl.config.settings import PolicySettings
-from metarl.policies.distributions import Distribution
-from metarl.policies.memory import MemoryPolicy, Network
+from metarl.policies.distributions import DifferentiableDistribution
+from metarl.policies.memory import Network
 from metarl.policies.perceptron import Perceptron
+from metarl.policies.recurrent import RecurrentPolicy
 
 
-class BeliefPolicy(MemoryPolicy):
+class BeliefPolicy(RecurrentPolicy):
     """A linear layer maps the recurrent layer's state to a normal distribution of a latent variable: the task.
 
     Policy and critic see the distribution's mean and log-variance in place of the state. No gradient flows through
@@ -29,7 +30,11 @@ class BeliefPolicy(MemoryPolicy):
     options: VariBADConfig
 
     def __init__(
-        self, observation_size: int, distribution: Distribution, options: VariBADConfig, network: PolicySettings
+        self,
+        observation_size: int,
+        distribution: DifferentiableDistribution,
+        options: VariBADConfig,
+        network: PolicySettings,
     ) -> None:
         self._belief = Perceptron("belief", [options.units, 2 * options.latent_size], network.activation)
         super().__init__(observation_size, distribution, options, network, self._belief)

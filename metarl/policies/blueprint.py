@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.importing import import_named
-from metarl.config.algorithms import MemoryConfig, get_algorithm
+from metarl.config.algorithms import get_algorithm
 from metarl.config.checked import Checked
 from metarl.config.settings import PolicySettings
 from metarl.policies.base import Policy
-from metarl.policies.distributions import Distribution
+from metarl.policies.distributions import DifferentiableDistribution
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.module import ModulePolicy
 
@@ -33,7 +33,7 @@ class Blueprint:
     algo: str | None = None
     options: Checked | None = None
 
-    def make(self, observation_size: int, distribution: Distribution) -> Policy:
+    def make(self, observation_size: int, distribution: DifferentiableDistribution) -> Policy:
         """The policy.
 
         Args:
@@ -76,8 +76,9 @@ class Blueprint:
         """
         algo, options = values["algo"], None
         if algo is not None:
-            settings = get_algorithm(algo).settings
-            if settings is None or not issubclass(settings, MemoryConfig):
+            algorithm = get_algorithm(algo)
+            settings = algorithm.settings
+            if settings is None or not algorithm.remembers:
                 raise ValueError(f"{algo} has no memory")
             options = settings(**values["options"])
         shape = tuple(int(size) for size in values["input_shape"])

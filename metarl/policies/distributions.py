@@ -1,4 +1,4 @@
-"""Action distributions with the derivatives that the meta-step needs, in closed form.
+"""Action distributions, most of them with the derivatives that the meta-step needs, in closed form.
 
 A distribution has two kinds of parameters: outputs of the network (one row per step), and extra parameters (one vector
 per task, independent of the state). A Gaussian's outputs are the means, its extra parameters the log standard
@@ -14,6 +14,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+
+# Of a Gaussian before tanh; wider ones are two peaks at the bounds. Stable-Baselines3 has the same.
+_LARGEST_LOG_STD = 2.0
 
 
 class Distribution(ABC):
@@ -40,6 +43,14 @@ class Distribution(ABC):
     def log_prob(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> Tensor:
         """Log-probability (density) of each action, summed over action dimensions, [task, row]."""
 
+    def features(self, actions: Tensor) -> Tensor:
+        """Actions as a network reads them: as they are, or one-hot if they are choices, [..., output]."""
+        return actions
+
+
+class DifferentiableDistribution(Distribution):
+    """A distribution with the derivatives and divergences that policy gradients need."""
+
     @abstractmethod
     def score(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of `log_prob`: outputs [task, row, output], extra parameters [task, row, extra]."""
@@ -62,12 +73,8 @@ class Distribution(ABC):
     def entropy(self, outputs: Tensor, extra: Tensor) -> Tensor:
         """Entropy of each row's distribution, in nats, [task, row]."""
 
-    def features(self, actions: Tensor) -> Tensor:
-        """Actions as a network reads them: as they are, or one-hot if they are choices, [..., output]."""
-        return actions
 
-
-class Gaussian(Distribution):
+class Gaussian(DifferentiableDistribution):
     """Independent normal distributions; outputs are the means, extra is the log standard deviation.
 
     Args:
@@ -123,7 +130,67 @@ class Gaussian(Distribution):
         return each[:, None].expand(outputs.shape[:2])
 
 
-class SquaredError(Distribution):
+class SquashedGaussian(Distribution):
+    """Independent normal distributions, squashed into (-1, 1) by tanh.
+
+    Outputs are the means, then the log standard deviations, of the numbers before tanh; there are no extra parameters.
+
+    Args:
+        num_actions: Action dimensions.
+        min_log_std: Floor of the log standard deviation.
+
+    Source: Haarnoja et al. 2018, appendix C.
+    """
+
+    num_extra = 0
+
+    def __init__(self, num_actions: int, min_log_std: float) -> None:
+        self.num_outputs, self._num_actions, self._min_log_std = 2 * num_actions, num_actions, min_log_std
+
+    def noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        return generator.standard_normal((*shape, self._num_actions), dtype=np.float32)
+
+    def sample(self, outputs: Tensor, extra: Tensor, noise: Tensor) -> Tensor:
+        return self._unsquashed(outputs, noise).tanh()
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """Tanh of the mean, as Stable-Baselines3 has it; the density itself may have its peak elsewhere."""
+        return self._split(outputs)[0].tanh()
+
+    def log_prob(self, outputs: Tensor, extra: Tensor, actions: Tensor) -> Tensor:
+        # In single precision, tanh of a large number is 1.
+        largest = 1 - torch.finfo(actions.dtype).eps
+        return self._log_density(outputs, actions.clamp(-largest, largest).atanh())
+
+    def sample_with_log_prob(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples [..., action], and their log-probabilities [...]; exact for actions near the bounds, too.
+
+        Args:
+            outputs: [..., output].
+            noise: Standard normal, [..., action].
+        """
+        numbers = self._unsquashed(outputs, noise)
+        return numbers.tanh(), self._log_density(outputs, numbers)
+
+    def _unsquashed(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = self._split(outputs)
+        return torch.addcmul(mean, noise, log_std.exp())
+
+    def _log_density(self, outputs: Tensor, numbers: Tensor) -> Tensor:
+        """Log-density of the actions that ``numbers``, before tanh, become."""
+        mean, log_std = self._split(outputs)
+        z = (numbers - mean) * torch.exp(-log_std)
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2 u)), without cancellation.
+        log_slope = 2 * (math.log(2) - numbers - torch.nn.functional.softplus(-2 * numbers))
+        return (-0.5 * z * z - log_std - 0.5 * math.log(2 * math.pi) - log_slope).sum(-1)
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log standard deviations, [..., action] each."""
+        mean, log_std = outputs.chunk(2, dim=-1)
+        return mean, log_std.clamp(self._min_log_std, _LARGEST_LOG_STD)
+
+
+class SquaredError(DifferentiableDistribution):
     """A normal distribution whose minus log-density is the mean squared error over the outputs, less a constant.
 
     For d outputs that is a variance of d / 2: -log p = |y - mean|^2 / d, where the constant is left out. There are no
@@ -169,7 +236,7 @@ class SquaredError(Distribution):
         return outputs.new_full(outputs.shape[:2], each)
 
 
-class _Choices(Distribution):
+class _Choices(DifferentiableDistribution):
     """What `Categorical` and `Categoricals` have in common: outputs are logits, and there are no extra parameters."""
 
     num_extra = 0

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 from metarl.data import Samples
-from metarl.policies.distributions import Distribution
+from metarl.policies.distributions import DifferentiableDistribution
 
 InnerLoss = Literal["ratio", "score", "dice"]
 
 
-def inner_loss(distribution: Distribution, outputs: Tensor, extra: Tensor, samples: Samples, loss: InnerLoss) -> Tensor:
+def inner_loss(
+    distribution: DifferentiableDistribution, outputs: Tensor, extra: Tensor, samples: Samples, loss: InnerLoss
+) -> Tensor:
     """Policy-gradient surrogate of each task, [task].
 
     With l = log pi(a|s) - log pi_behaviour(a|s), and A the advantage:
@@ -137,7 +139,12 @@ class OutputDerivatives:
     """
 
     def __init__(
-        self, distribution: Distribution, outputs: Tensor, extra: Tensor, samples: Samples, loss: InnerLoss
+        self,
+        distribution: DifferentiableDistribution,
+        outputs: Tensor,
+        extra: Tensor,
+        samples: Samples,
+        loss: InnerLoss,
     ) -> None:
         self._distribution, self._outputs, self._extra, self._actions = distribution, outputs, extra, samples.actions
         self._score, self._extra_score = distribution.score(outputs, extra, samples.actions)

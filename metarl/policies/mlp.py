@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.data import Samples
 from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
-from metarl.policies.distributions import Distribution
+from metarl.policies.distributions import DifferentiableDistribution
 from metarl.policies.losses import InnerLoss, OutputDerivatives
 
 # Rows per block on the CPU, so that the activations of a task stay in the core's cache. The size must not depend on the
@@ -78,7 +78,7 @@ class MLPPolicy(DifferentiablePolicy):
     def __init__(
         self,
         observation_size: int,
-        distribution: Distribution,
+        distribution: DifferentiableDistribution,
         hidden_sizes: Sequence[int] = (100, 100),
         activation: Literal["relu", "tanh"] = "relu",
         initial_std: float = 1.0,

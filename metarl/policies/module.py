@@ -18,7 +18,7 @@ from metarl.common.global_seed import globally_seeded
 from metarl.common.lazy import lazy
 from metarl.data import Samples
 from metarl.policies.base import Curvature, DifferentiablePolicy, Linearised
-from metarl.policies.distributions import Distribution
+from metarl.policies.distributions import DifferentiableDistribution
 from metarl.policies.losses import InnerLoss, inner_loss
 
 # Numbers in a task's observations from which on tasks are computed one by one on a CPU.
@@ -49,7 +49,7 @@ class ModulePolicy(DifferentiablePolicy):
     def __init__(
         self,
         observation_size: int,
-        distribution: Distribution,
+        distribution: DifferentiableDistribution,
         make_body: Callable[..., nn.Module],
         initial_std: float = 1.0,
         min_std: float = 1e-6,

@@ -61,6 +61,7 @@ class Sampler:
         tasks: np.ndarray,
         streams: Sequence[np.random.Generator],
         normaliser: Normaliser | None = None,
+        by_mode: bool = False,
     ) -> Rollouts:
         """Collects one episode for every (task, rollout). Advantages are still 0; `with_advantages` computes them.
 
@@ -70,21 +71,23 @@ class Sampler:
             tasks: The tasks, [task, ...].
             streams: One random generator per task; the task's rollouts take consecutive segments of it.
             normaliser: Applied to the observations: the policies see, and the rollouts hold, normalised ones.
+            by_mode: Take the mode of the action distribution instead of a sample.
 
         Raises:
             Fault: If a policy gives probabilities that are not finite, or if every episode of a task was dropped.
         """
-        distribution = self._action_map.distribution
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
-        seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
-        noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
         buffers = self._episodes.buffers(time)
         # Shares memory with the buffer, on the batch's own device.
         observations = torch.as_tensor(buffers.observations)
         device = observations.device
-        parameters, noise = parameters.to(device), noise.to(device)
+        acting = begin(parameters.to(device))
+        distribution = acting.distribution
+        seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
+        noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
+        acting.draw(streams)
+        noise = noise.to(device)
         outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
-        acting = begin(parameters)
         normalise = normaliser.to(observations) if normaliser else _unchanged
         actions: list[Tensor] = []
 
@@ -98,7 +101,8 @@ class Sampler:
             buffers.alive[t] = ~ended
             with timed("policy"):
                 output.copy_(acting.outputs(normalise(observation)))
-                actions.append(distribution.sample(output, acting.extra, z))
+                chosen = distribution.mode(output) if by_mode else distribution.sample(output, acting.extra, z)
+                actions.append(chosen)
                 env_actions = self._action_map(actions[-1].flatten(0, 1).numpy(force=True))
             with timed("simulation"):
                 self._episodes.step(

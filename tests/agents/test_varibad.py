@@ -88,7 +88,7 @@ def test_the_bound_is_the_papers(decoder, distribution):
                     at = (slice(trial, trial + 1), step)
                     _, memory = rule.policy.act(network, memory, trials.observations[at], trials.first[at])
                     after, rewards = memory, rule.rewards(meta)
-                    memory = rule.policy.received(rewards, memory, trials.actions[at], trials.rewards[at])
+                    memory = rule.policy.received(network, rewards, memory, trials.actions[at], trials.rewards[at])
                 mean, log_variance = (part[0] for part in rule.policy.belief(network, after[:, :6]))
                 beliefs.append(torch.distributions.Normal(mean, (log_variance / 2).exp()))
             before, belief = beliefs

@@ -21,7 +21,7 @@ from metarl.inner.memory import episodes, trials_of
 from metarl.outer import ppo as ppo_module
 from metarl.outer.ppo import PPO
 from metarl.policies.distributions import Categorical, Gaussian
-from metarl.policies.memory import MemoryPolicy
+from metarl.policies.recurrent import RecurrentPolicy
 
 OBSERVATION, TASKS, TIME, EPISODES = 3, 12, 6, 3
 DISCOUNT = RolloutSettings(discount=0.9, gae_lambda=0.8)
@@ -36,7 +36,7 @@ def workers():
 def make(kind="gaussian", cell="gru", lengths=None):
     """A rule, and trials that it has lived through, in float64; ``lengths`` of the episodes are random by default."""
     distribution = {"gaussian": Gaussian(2), "categorical": Categorical(3)}[kind]
-    rule = RL2(MemoryPolicy(OBSERVATION, distribution, RL2Config(cell, 5), PolicySettings(hidden_sizes=(4,))))
+    rule = RL2(RecurrentPolicy(OBSERVATION, distribution, RL2Config(cell, 5), PolicySettings(hidden_sizes=(4,))))
     meta = rule.initial(np.random.default_rng(0)).double()
 
     def collect(memory, phase, wanted):

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.policies.distributions import Categorical, Categoricals, Distribution, Gaussian
+from metarl.policies.distributions import (
+    Categorical,
+    Categoricals,
+    DifferentiableDistribution,
+    Gaussian,
+    SquashedGaussian,
+)
 
 TASKS, ROWS, ACTIONS = 2, 6, 3
 SIZES = (3, 1, 2, 4)
@@ -19,13 +25,13 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def make(kind: str) -> Distribution:
+def make(kind: str) -> DifferentiableDistribution:
     return {"gaussian": Gaussian(ACTIONS), "categorical": Categorical(ACTIONS), "categoricals": Categoricals(SIZES)}[
         kind
     ]
 
 
-def parameters(distribution: Distribution, seed: int = 0) -> tuple[Tensor, Tensor]:
+def parameters(distribution: DifferentiableDistribution, seed: int = 0) -> tuple[Tensor, Tensor]:
     return draw(TASKS, ROWS, distribution.num_outputs, seed=seed), 0.5 * draw(
         TASKS, distribution.num_extra, seed=seed + 1
     )
@@ -235,3 +241,29 @@ def test_mode_is_more_likely_than_any_other_action(kind):
     outputs, extra = parameters(distribution)
     best = distribution.log_prob(outputs, extra, distribution.mode(outputs))
     assert (best >= distribution.log_prob(outputs, extra, some_actions(kind))).all()
+
+
+def test_a_squashed_gaussian_is_tanh_of_a_gaussian():
+    squashed, generator = SquashedGaussian(2, math.log(0.01)), torch.Generator().manual_seed(0)
+    outputs = torch.randn(3, 5, 4, generator=generator).double()
+    noise, extra = torch.randn(3, 5, 2, generator=generator).double(), torch.zeros(3, 0)
+    mean, log_std = outputs.chunk(2, dim=-1)
+    normal = torch.distributions.Normal(mean, log_std.exp())
+    reference = torch.distributions.TransformedDistribution(normal, torch.distributions.TanhTransform())
+    actions, log_probs = squashed.sample_with_log_prob(outputs, noise)
+    torch.testing.assert_close(actions, (mean + noise * log_std.exp()).tanh())
+    torch.testing.assert_close(log_probs, reference.log_prob(actions).sum(-1))
+    torch.testing.assert_close(squashed.log_prob(outputs, extra, actions), log_probs)
+    torch.testing.assert_close(squashed.sample(outputs, extra, noise), actions)
+    torch.testing.assert_close(squashed.mode(outputs), mean.tanh())
+    narrow = torch.cat([mean, torch.full_like(mean, -20)], dim=-1)
+    torch.testing.assert_close(squashed.sample(narrow, extra, noise), (mean + 0.01 * noise).tanh())
+
+
+def test_a_squashed_action_at_the_bound_has_a_finite_density():
+    squashed = SquashedGaussian(1, math.log(1e-6))
+    outputs = torch.tensor([[[9.5, 0.0]]])
+    action = squashed.sample(outputs, torch.zeros(1, 0), torch.full((1, 1, 1), 0.5))
+    assert action == 1
+    assert torch.isfinite(squashed.log_prob(outputs, torch.zeros(1, 0), action)).all()
+    assert torch.isfinite(squashed.sample_with_log_prob(outputs, torch.full((1, 1, 1), 0.5))[1]).all()

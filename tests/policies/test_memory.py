@@ -10,14 +10,15 @@ from trials import OBSERVATION, REWARDS, STEPS, TASKS, blank, lived_through, som
 from metarl.config.algorithms import RL2Config
 from metarl.config.settings import PolicySettings
 from metarl.policies.distributions import Categorical, Categoricals, Gaussian
-from metarl.policies.memory import MemoryPolicy, Remembering
+from metarl.policies.memory import Remembering
+from metarl.policies.recurrent import RecurrentPolicy
 
 DISTRIBUTIONS = {"gaussian": Gaussian(2), "categorical": Categorical(3), "categoricals": Categoricals([2, 3])}
 
 
 def make(cell="gru", distribution="gaussian", hidden_sizes=(5,)):
     network = PolicySettings(hidden_sizes=hidden_sizes, activation="tanh", initial_std=0.5)
-    policy = MemoryPolicy(OBSERVATION, DISTRIBUTIONS[distribution], RL2Config(cell, 6), network)
+    policy = RecurrentPolicy(OBSERVATION, DISTRIBUTIONS[distribution], RL2Config(cell, 6), network)
     return policy, policy.network(policy.initial(np.random.default_rng(0)).double())
 
 

@@ -24,7 +24,7 @@ from metarl.envs.spaces import stacked
 from metarl.inner.runner import Runner, make_runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
-from metarl.policies.memory import MemoryPolicy
+from metarl.policies.recurrent import RecurrentPolicy
 from metarl.reports.analysis import GAMMAS, analyze
 from metarl.reports.analysis_figures import (
     _draw_attenuation,
@@ -420,14 +420,14 @@ def trial_of(result, tasks):
 
 def test_states_are_those_that_the_agent_acted_from(rl2, monkeypatch):
     """Recorded while it acts, one step after the other."""
-    acted, act = [], MemoryPolicy.act
+    acted, act = [], RecurrentPolicy.act
 
     def recorded(self, *arguments):
         outputs, memory = act(self, *arguments)
         acted.append(memory[:, :8])
         return outputs, memory
 
-    monkeypatch.setattr(MemoryPolicy, "act", recorded)
+    monkeypatch.setattr(RecurrentPolicy, "act", recorded)
     _, adapted = trial_of(rl2, rl2.memory.tasks)
     states, lengths = states_of(adapted.loop)
     assert (lengths < 5).any()
