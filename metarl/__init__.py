@@ -19,6 +19,7 @@ from metarl.config.algorithms import (
     L2FConfig,
     MAMLppConfig,
     MuMoMAMLConfig,
+    PEARLConfig,
     RL2Config,
     VariBADConfig,
 )
@@ -26,7 +27,7 @@ from metarl.config.checked import Checked as RuleSettings
 from metarl.config.checked import Range
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig, RecordingConfig
-from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, TRPOConfig
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
     EpisodeBatch,
@@ -77,12 +78,14 @@ __all__ = [
     "MujocoState",
     "MujocoStep",
     "NotWritten",
+    "PEARLConfig",
     "PPOConfig",
     "ProMPConfig",
     "RL2Config",
     "Range",
     "RecordingConfig",
     "RuleSettings",
+    "SACConfig",
     "Stage",
     "StageKind",
     "SupervisedFamily",

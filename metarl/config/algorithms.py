@@ -189,6 +189,23 @@ class VariBADConfig(MemoryConfig):
 
 
 @dataclass(frozen=True)
+class PEARLConfig(Checked):
+    """PEARL (Rakelly et al. 2019)."""
+
+    prefix = "pearl."
+
+    latent_size: Count = 5
+    """Numbers in the latent variable that stands for the task."""
+    kl_weight: NotNegative = 0.01
+    """Weight of the KL divergence of a posterior from the prior, in nats, beside half the critics' squared errors, in
+    units of the reward's variance."""
+    context: Count = 64
+    """Transitions of a trial's first episodes, at random, from which its posterior is inferred in an update."""
+    initial_temperature: Positive = 0.1
+    """First weight of the policy's entropy, in standard deviations of the reward per nat; it is learned."""
+
+
+@dataclass(frozen=True)
 class BaselineConfig(Checked):
     """Training of the baselines pretrain and oracle."""
 
@@ -220,6 +237,7 @@ class Algorithm:
         policy: Class of its policy, as package.module:name, if it adapts a memory instead of taking gradient steps. It
             is called with (observation size, action distribution, own settings, settings of the network), and the rule
             with the policy alone.
+        family_defaults: The attribute of a family that holds its defaults for this algorithm; None if there is none.
         defaults: Training defaults that differ from the general ones, by the names of the configuration's fields.
     """
 
@@ -234,6 +252,7 @@ class Algorithm:
     learns_tasks: bool = False
     knows_modes: bool = False
     policy: str | None = None
+    family_defaults: Literal["defaults", "memory_defaults"] | None = "defaults"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -325,7 +344,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.rl2:RL2",
         settings=RL2Config,
         option="rl2",
-        policy="metarl.policies.memory:MemoryPolicy",
+        policy="metarl.policies.recurrent:RecurrentPolicy",
+        family_defaults="memory_defaults",
         defaults=_MEMORY_DEFAULTS,
     ),
     "varibad": Algorithm(
@@ -336,11 +356,30 @@ ALGORITHMS: dict[str, Algorithm] = {
         option="varibad",
         learns_tasks=True,
         policy="metarl.policies.belief:BeliefPolicy",
+        family_defaults="memory_defaults",
         defaults={
             **_MEMORY_DEFAULTS,
             "meta_batch_size": 40,
             "hidden_sizes": (64, 64),
             "ppo": {"lr": 1e-3, "minibatches": 8},
+        },
+    ),
+    "pearl": Algorithm(
+        "PEARL",
+        "Acts on samples from its task's posterior, a product of a factor per transition (Rakelly et al. 2019).",
+        "metarl.agents.pearl:PEARL",
+        settings=PEARLConfig,
+        option="pearl",
+        policy="metarl.policies.posterior:PosteriorPolicy",
+        family_defaults=None,
+        defaults={
+            "meta_optimiser": "sac",
+            "iterations": 160,
+            "meta_batch_size": 10,
+            "rollouts_per_task": 1,
+            "num_inner_steps": 2,
+            "hidden_sizes": (128, 128),
+            "normalise_observations": True,
         },
     ),
     "random": Algorithm(

@@ -11,17 +11,19 @@ from typing import Any, Literal, NoReturn, TypeVar
 from metarl.common.errors import UserError, nearest, shown
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import (
+    Algorithm,
     BaselineConfig,
     CAVIAConfig,
     L2FConfig,
     MAMLppConfig,
     MuMoMAMLConfig,
+    PEARLConfig,
     RL2Config,
     VariBADConfig,
     get_algorithm,
 )
 from metarl.config.checked import Checked, convert, hints, partial
-from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, TRPOConfig
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.resolved import (
     GRADIENT_STEPS,
     GROUPS,
@@ -91,6 +93,7 @@ class Config:
     promp: ProMPConfig | Mapping[str, Any] | None = None
     adam: AdamConfig | Mapping[str, Any] | None = None
     ppo: PPOConfig | Mapping[str, Any] | None = None
+    sac: SACConfig | Mapping[str, Any] | None = None
     l2f: L2FConfig | Mapping[str, Any] | None = None
     adapted_layers: tuple[str, ...] | None = None
     mamlpp: MAMLppConfig | Mapping[str, Any] | None = None
@@ -99,6 +102,7 @@ class Config:
     cavia: CAVIAConfig | Mapping[str, Any] | None = None
     rl2: RL2Config | Mapping[str, Any] | None = None
     varibad: VariBADConfig | Mapping[str, Any] | None = None
+    pearl: PEARLConfig | Mapping[str, Any] | None = None
     baseline: BaselineConfig | Mapping[str, Any] | None = None
     rule: Checked | Mapping[str, Any] | None = None
     """Settings of a user's own algorithm."""
@@ -195,7 +199,7 @@ class _Resolution:
         self._algorithm = get_algorithm(self._algo)
         family = get_family(str(config.env), **config.env_kwargs)
         self._family, self._supervised = family, isinstance(family, SupervisedFamily)
-        self._defaults = _joined(self._algorithm.defaults, _checked_defaults(family, self._algorithm.remembers))
+        self._defaults = _joined(self._algorithm.defaults, _checked_defaults(family, self._algorithm))
         if isinstance(family, TaskFamily):
             self._defaults = {"horizon": family.horizon, **self._defaults}
         if self._algorithm.training == "none":
@@ -259,7 +263,7 @@ class _Resolution:
         if acts or (settings.baseline and settings.baseline.trainer == "ppo"):
             raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
         optimiser = settings.meta.meta_optimiser
-        if optimiser in ("trpo", "promp", "ppo"):
+        if optimiser in META_OPTIMISERS and optimiser != "adam":
             raise UserError(
                 f"{self._config.env} is supervised, and {optimiser} needs rollouts; take meta_optimiser adam."
             )
@@ -272,11 +276,15 @@ class _Resolution:
         """Raises UserError if an agent with memory, or any other one, has settings of the other kind."""
         algo, remembers, optimiser = self._algo, self._algorithm.remembers, settings.meta.meta_optimiser
         row = META_OPTIMISERS.get(optimiser)
-        if row is not None and row.for_memory != remembers:
-            kind, fitting = ("with", "ppo") if remembers else ("without", "trpo or promp")
+        if row is not None and (row.algorithms or remembers) and algo not in row.algorithms:
+            own = [name for name, other in META_OPTIMISERS.items() if algo in other.algorithms]
+            kind, fitting = ("with", " or ".join(own)) if remembers else ("without", "trpo or promp")
             raise UserError(f"{algo} is an agent {kind} memory: meta_optimiser must be {fitting}, got {optimiser}.")
         if not remembers:
             return
+        for name in row.unused if row else ():
+            if name in self._config.chosen:
+                self._refuse(name, f"meta-optimisers other than {optimiser}")
         for name in GRADIENT_STEPS:
             if name in self._config.chosen:
                 self._refuse(name, "agents that take gradient steps, and not for an agent with memory")
@@ -368,18 +376,18 @@ def _joined(defaults: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str,
     return {name: of(name) for name in (*defaults, *others)}
 
 
-def _checked_defaults(family: Family, with_memory: bool) -> dict[str, Any]:
+def _checked_defaults(family: Family, algorithm: Algorithm) -> dict[str, Any]:
     """Returns a family's default settings, converted like a user's choices.
 
     Args:
         family: The family.
-        with_memory: Whether the agent has a memory.
+        algorithm: The algorithm that they are for.
 
     Raises:
         UserError: If a default names no setting, or its value is impossible.
     """
-    kinds, which = hints(Config), "memory_defaults" if with_memory else "defaults"
-    defaults: Mapping[str, Any] = getattr(family, which)
+    kinds, which = hints(Config), algorithm.family_defaults
+    defaults: Mapping[str, Any] = getattr(family, which) if which else {}
     for name in defaults:
         if name not in kinds:
             raise UserError(f"{family.name}.{which}: there is no setting {name!r}.{nearest(name, kinds)}")

@@ -85,6 +85,26 @@ class PPOConfig(Checked):
 
 
 @dataclass(frozen=True)
+class SACConfig(Checked):
+    """Soft actor-critic from a buffer of trials, for PEARL (Haarnoja et al. 2018)."""
+
+    prefix = "sac."
+
+    lr: Positive = 1e-3
+    """Adam's step size."""
+    updates: Count = 700
+    """Steps of Adam in a meta-iteration, but in the first one, which only fills the buffer."""
+    trials: Count = 8
+    """Trials in such a step, drawn from the buffer."""
+    transitions: Count = 32
+    """Transitions of each of these trials."""
+    polyak: Fraction = 0.01
+    """Share of the way to the critics that the target critics go in each step."""
+    buffer: Count = 400
+    """Latest trials, from which those of a step are drawn. Every checkpoint holds them."""
+
+
+@dataclass(frozen=True)
 class MetaOptimiser:
     """A meta-optimiser that ``--meta-optimiser`` names.
 
@@ -95,8 +115,9 @@ class MetaOptimiser:
         settings: Class of its settings.
         option: The configuration's field that holds them.
         step_size: The setting that makes its steps smaller; None if it is not known.
-        for_memory: Whether it is for agents with memory, and not for the others; its class then takes the rollout
-            settings too.
+        algorithms: The agents with memory that it is for; empty if it is for the others. If not, its class takes the
+            rollout settings too.
+        unused: Fields of the configuration that it does not use, of those that every run has.
     """
 
     title: str
@@ -105,7 +126,8 @@ class MetaOptimiser:
     settings: type[Checked]
     option: str = "optimiser"
     step_size: str | None = None
-    for_memory: bool = False
+    algorithms: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 META_OPTIMISERS: dict[str, MetaOptimiser] = {
@@ -140,7 +162,17 @@ META_OPTIMISERS: dict[str, MetaOptimiser] = {
         settings=PPOConfig,
         option="ppo",
         step_size="ppo.lr",
-        for_memory=True,
+        algorithms=("rl2", "varibad"),
+    ),
+    "sac": MetaOptimiser(
+        "SAC",
+        "Soft actor-critic from a buffer of trials, for PEARL (Haarnoja et al. 2018).",
+        "metarl.outer.sac:SAC",
+        settings=SACConfig,
+        option="sac",
+        step_size="sac.lr",
+        algorithms=("pearl",),
+        unused=("gae_lambda",),
     ),
 }
 

@@ -137,8 +137,14 @@ class Settings:
             values |= {**dict.fromkeys(REINFORCEMENT), **dataclasses.asdict(self.examples)}
         if self.algorithm.remembers:
             values |= dict.fromkeys(GRADIENT_STEPS)
-        optimiser = get_meta_optimiser(self.meta.meta_optimiser).option
-        parts = {optimiser: self.optimiser, "l2f": self.l2f, "baseline": self.baseline, self.algorithm.option: self.own}
+        optimiser = get_meta_optimiser(self.meta.meta_optimiser)
+        values |= dict.fromkeys(optimiser.unused)
+        parts = {
+            optimiser.option: self.optimiser,
+            "l2f": self.l2f,
+            "baseline": self.baseline,
+            self.algorithm.option: self.own,
+        }
         for option, part in parts.items():
             if part is not None:
                 of_part = dataclasses.asdict(part)

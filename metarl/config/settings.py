@@ -163,5 +163,5 @@ class MetaSettings(Checked):
     meta_batch_size: Count = 40
     """Tasks in a meta-iteration."""
     meta_optimiser: str = "trpo"
-    """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp); adam for supervised families, ppo for
-    agents with memory."""
+    """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp); adam for supervised families; of
+    agents with memory ppo, and sac for pearl."""

@@ -70,8 +70,8 @@ class Family(ABC):
         costs: Names of the metrics of which less is better.
         defaults: Training defaults that differ from those of `metarl.Config`: values by the names of its fields; nested
             settings are dictionaries, {"trpo": {"fisher_fraction": 0.1}}.
-        memory_defaults: The same for agents with memory (`metarl.config.algorithms.Algorithm.remembers`), which train
-            in another way; ``defaults`` are not for them.
+        memory_defaults: The same for agents with a recurrent memory, which train in another way; ``defaults`` are not
+            for them (`metarl.config.algorithms.Algorithm.family_defaults`).
         spec: Arguments of the call of `metarl.get_family`; None if the family was made without it.
     """
 

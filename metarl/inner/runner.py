@@ -132,6 +132,7 @@ class Runner:
         unknown = np.full(len(tasks), UNKNOWN_MODE)
         modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
         normaliser, begin = self._rule.normaliser(meta), partial(self._rule.begin, meta)
+        by_mode = self._rule.policy.acts_by_mode and purpose is not Purpose.TRAIN_ROLLOUTS
 
         def run_round(index: int, start: int, stop: int) -> tuple[Adapted, Timing]:
             rollout_seconds, dropped = 0.0, list[str]()
@@ -143,7 +144,7 @@ class Runner:
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
                     episodes = rollouts_per_task or self._settings.rollouts_per_task
                     sampler = self._sampler_of(index, stop - start, episodes)
-                    rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser)
+                    rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser, by_mode)
                     dropped.extend(sampler.dropped)
                     if not self._rule.remembers:  # A critic gives an agent with memory its advantages.
                         with timed("advantages"):

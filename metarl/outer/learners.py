@@ -122,7 +122,7 @@ class MetaLearner:
         self._workers, self._device = workers, device
         self._runner = make_runner(family, rule, settings.meta.meta_batch_size, settings, workers, device)
         row = get_meta_optimiser(settings.meta.meta_optimiser)
-        rollouts = [settings.rollouts] if row.for_memory else []
+        rollouts = [settings.rollouts] if row.algorithms else []
         self._optimiser: Optimiser = import_named(row.step, "meta_optimiser")(settings.optimiser, *rollouts)
 
     def close(self) -> None:

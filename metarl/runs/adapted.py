@@ -261,16 +261,18 @@ class AdaptedMemory:
         if self._running:
             raise UserError("the episode before has not ended: call finish(reward) with its last reward first.")
         self._running = True
+        draws = torch.from_numpy(self._rng.standard_normal((1, self._policy.num_draws), np.float32))
+        self.memory = self._policy.started(self.memory[None], draws)[0]
 
     @torch.no_grad()
-    def predict(self, observation: Any, reward: float | None = None, deterministic: bool = False) -> np.ndarray:
+    def predict(self, observation: Any, reward: float | None = None, deterministic: bool | None = None) -> np.ndarray:
         """The next action.
 
         Args:
             observation: One observation of the environment.
             reward: The reward of the action before; None for the first action of an episode, which has none.
             deterministic: Take the mode of the distribution instead of a sample. An agent that explores by chance then
-                learns less about its task.
+                learns less about its task. By default as in evaluation: PEARL takes the mode, others a sample.
 
         Returns:
             An element of the environment's action space.
@@ -287,7 +289,8 @@ class AdaptedMemory:
         policy, network = self._policy, self._network
         seen = self.normaliser(rows) if self.normaliser else rows
         outputs, memory = policy.act(network, self.memory[None], seen, first)
-        if convert("deterministic", deterministic, bool):
+        by_mode = convert("deterministic", deterministic, bool | None)
+        if policy.acts_by_mode if by_mode is None else by_mode:
             action = policy.distribution.mode(outputs[None])
         else:
             noise = torch.from_numpy(policy.distribution.noise(self._rng, (1, 1)))
@@ -321,7 +324,7 @@ class AdaptedMemory:
                 "predict needs the reward of the action before, for the memory: predict(observation, reward)."
             )
         received = torch.tensor([convert("reward", reward, Annotated[float, Range()])])
-        self.memory = self._policy.received(self._rewards, self.memory[None], self._action, received)[0]
+        self.memory = self._policy.received(self._network, self._rewards, self.memory[None], self._action, received)[0]
 
 
 def load_policy(path: str | Path, trust: Trust = False) -> AdaptedPolicy | AdaptedMemory:

@@ -6,7 +6,8 @@ from typing import Any
 
 from metarl.agents import build_rule
 from metarl.common.memory import require_memory
-from metarl.config.algorithms import VariBADConfig, get_algorithm
+from metarl.config.algorithms import PEARLConfig, VariBADConfig, get_algorithm
+from metarl.config.optimisers import SACConfig
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
@@ -14,8 +15,9 @@ from metarl.inner.rule import Adaptation
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
-from metarl.policies.distributions import Categorical, Distribution, SquaredError
+from metarl.policies.distributions import Categorical, DifferentiableDistribution, SquaredError
 from metarl.policies.memory import MemoryPolicy
+from metarl.policies.recurrent import RecurrentPolicy
 
 
 def family_of(algo: str, env: str, **parameters: Any) -> Family:
@@ -55,6 +57,8 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     )
     if isinstance(settings.own, VariBADConfig):
         _require_room_for_belief(settings, settings.own, rule)
+    if isinstance(settings.own, PEARLConfig) and isinstance(settings.optimiser, SACConfig):
+        _require_room_for_replay(settings, settings.own, settings.optimiser, rule)
     return family, rule
 
 
@@ -70,6 +74,16 @@ def _require_room_for_belief(settings: Settings, options: VariBADConfig, rule: A
     require_memory("what the decoders see", numbers, "varibad.batch, varibad.prefixes or varibad.decoded_steps")
 
 
+def _require_room_for_replay(settings: Settings, own: PEARLConfig, options: SACConfig, rule: Adaptation) -> None:
+    """Raises UserError if what soft actor-critic learns from cannot fit into this machine's memory."""
+    steps = (settings.inner.num_inner_steps + 1) * settings.rollouts.horizon
+    width = max(rule.policy.observation_size, own.latent_size, *settings.policy.hidden_sizes)
+    numbers = options.buffer * steps * (rule.policy.observation_size + 2)
+    require_memory("the trials of the buffer", numbers, "sac.buffer, num_inner_steps or horizon")
+    rows = options.trials * (options.transitions + own.context)
+    require_memory("what the critics see", rows * width, "sac.trials, sac.transitions or pearl.context")
+
+
 def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: str, lower_data: str) -> None:
     """Raises UserError if the policies or the data of some tasks cannot fit into this machine's memory.
 
@@ -83,11 +97,13 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     rollouts, examples = settings.rollouts, settings.examples
     rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
     numbers_in_row = policy.observation_size + 1
-    if isinstance(policy, MemoryPolicy):  # All episodes of a trial, and the states that training goes back through.
-        require_memory("the weights of the network", policy.weights.size, "units or hidden_sizes")
+    if isinstance(policy, MemoryPolicy):  # All episodes of a trial.
+        kind = "units" if isinstance(policy, RecurrentPolicy) else "latent_size"
+        require_memory("the weights of the network", policy.weights.size, f"{kind} or hidden_sizes")
         rows *= settings.inner.num_inner_steps + 1
+        lower_data = f"num_inner_steps, horizon or {kind}"
+    if isinstance(policy, RecurrentPolicy):  # Training goes back through its states.
         numbers_in_row += policy.options.units
-        lower_data = "num_inner_steps, horizon or units"
     require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")
     require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
@@ -107,7 +123,7 @@ def build_policy(family: Family, settings: Settings) -> Policy:
     return blueprint(family, settings).make(*_inputs_and_distribution(family))
 
 
-def _inputs_and_distribution(family: Family) -> tuple[int, Distribution]:
+def _inputs_and_distribution(family: Family) -> tuple[int, DifferentiableDistribution]:
     """Numbers in an observation or input, and the distribution of actions or targets."""
     if isinstance(family, SupervisedFamily):
         kind = Categorical if family.classes else SquaredError

@@ -135,10 +135,11 @@ class Agent:
         episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
         sampler, begin = Sampler(episodes, action_map, 1, horizon), partial(self.rule.begin, self.meta)
         no_task, normaliser = np.zeros((1, 0)), self.rule.normaliser(self.meta)
+        fixed = normaliser, self.rule.policy.acts_by_mode
 
         def collect(parameters: Tensor, phase: int, wanted: int | None) -> Rollouts:
             streams = [stream(seed, Purpose.DEPLOYMENT, phase, index) for index in range(wanted or num_rollouts)]
-            episodes = [sampler.collect(begin, parameters, no_task, [generator], normaliser) for generator in streams]
+            episodes = [sampler.collect(begin, parameters, no_task, [generator], *fixed) for generator in streams]
             if self.rule.remembers:
                 return episodes[0]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)

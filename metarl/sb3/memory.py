@@ -62,7 +62,7 @@ class MemoryModel:
         observation: dict[str, NDArray[Any]],
         state: tuple[NDArray[Any], ...] | None = None,
         episode_start: NDArray[Any] | None = None,
-        deterministic: bool = False,
+        deterministic: bool | None = None,
     ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...]]:
         """Actions for the observations of several environments.
 
@@ -70,8 +70,7 @@ class MemoryModel:
             observation: Observations of `LastReward` environments, along a first axis.
             state: What the last call returned; None at first.
             episode_start: Whether an episode begins in each environment; by default in all if there is no state.
-            deterministic: Whether to take the mode of the distribution instead of a sample. An agent that explores by
-                chance then learns less about its task.
+            deterministic: As of `metarl.runs.adapted.AdaptedMemory.predict`.
 
         Returns:
             One action for each observation, [observation, *action shape]; and the new state.

@@ -286,8 +286,8 @@ def test_what_is_stored_says_whether_the_run_attenuates(settings, attenuates):
 def test_idle_settings_are_stored_as_null():
     stored = Config(algo="maml").to_dict()
     idle = idle_fields(stored)
-    algorithms = {"mamlpp", "mumomaml", "adapted_layers", "context_size", "cavia", "rl2", "varibad", "baseline"}
-    assert {"l2f", "promp", "adam", "ppo", *algorithms} == set(idle)
+    algorithms = {"mamlpp", "mumomaml", "adapted_layers", "context_size", "cavia", "rl2", "varibad", "pearl"}
+    assert {"l2f", "promp", "adam", "ppo", "sac", "baseline", *algorithms} == set(idle)
     assert all(stored[name] is None for name in idle)
     assert stored["trpo"]["max_kl"] == 0.01
 

@@ -130,6 +130,7 @@ EVERYTHING = {
     "cavia": {"algo": "cavia"},
     "rl2": {"algo": "rl2"},
     "varibad": {"algo": "varibad"},
+    "pearl": {"algo": "pearl", "sac": {"updates": 2}},
     "random": {"algo": "random"},
     "pretrain": {"algo": "pretrain"},
     "oracle": {"algo": "oracle"},

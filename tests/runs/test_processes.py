@@ -52,8 +52,15 @@ def started(run_dir, processes, **settings):
             "meta_batch_size": 9,
             "validation_tasks": 8,
         },
+        {
+            "algo": "pearl",
+            "rollouts_per_task": 1,
+            "sac": {"updates": 3, "trials": 4, "transitions": 8},
+            "meta_batch_size": 9,
+            "validation_tasks": 8,
+        },
     ],
-    ids=["maml", "l2f", "promp", "rl2", "varibad"],
+    ids=["maml", "l2f", "promp", "rl2", "varibad", "pearl"],
 )
 def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
     for processes in (1, 2):

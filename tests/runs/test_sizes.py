@@ -48,6 +48,12 @@ def run(tmp_path_factory):
         ),
         ({"algo": "varibad", "varibad": {"buffer": HUGE}}, "lower varibad.buffer, num_inner_steps or horizon"),
         ({"algo": "varibad", "varibad": {"prefixes": HUGE}}, "lower varibad.batch, varibad.prefixes or varibad.deco"),
+        (
+            {"algo": "pearl", "pearl": {"latent_size": HUGE}},
+            "the weights .* lower latent_size or hidden_sizes",
+        ),
+        ({"algo": "pearl", "sac": {"buffer": HUGE}}, "lower sac.buffer, num_inner_steps or horizon"),
+        ({"algo": "pearl", "sac": {"transitions": HUGE}}, "lower sac.trials, sac.transitions or pearl.context"),
         ({"env": "sinusoid", "algo": "maml", "queries": 10 * HUGE}, "shots or queries"),
     ],
 )
