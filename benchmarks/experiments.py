@@ -314,6 +314,7 @@ EXPERIMENTS = {
     "memory-cheetah-dir": _memory("cheetah-dir", 100, 2, "--tasks 40"),
     "memory-cheetah-vel": _memory("cheetah-vel", 200, 2),
     "memory-cheetah-vel-varibad": _memory("cheetah-vel", 125, 2, algo="varibad"),
+    "memory-cheetah-vel-pearl": _memory("cheetah-vel", 160, 3, algo="pearl"),
     "memory-ant-dir": _memory("ant-dir", 250, 2, "--tasks 40", seeds=(0,)),
     "memory-ant-dir-varibad": _memory("ant-dir", 200, 2, "--tasks 40", seeds=(0,), algo="varibad"),
     "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
