@@ -204,5 +204,5 @@ def test_entropy_weight_raises_the_entropy(workers):
 def test_a_rule_without_memory_is_refused(workers):
     rule = make_rule("maml", make_policy())
     loop = problems.run(rule, initial(rule), 1)
-    with pytest.raises(UserError, match="ppo is for agents with memory; take trpo or promp"):
+    with pytest.raises(UserError, match="ppo is for agents with a recurrent memory; take trpo or promp"):
         step(loop, workers)
