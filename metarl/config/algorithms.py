@@ -374,7 +374,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         family_defaults=None,
         defaults={
             "meta_optimiser": "sac",
-            "iterations": 160,
+            "iterations": 80,
             "meta_batch_size": 10,
             "rollouts_per_task": 1,
             "num_inner_steps": 2,
