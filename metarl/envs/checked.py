@@ -44,7 +44,7 @@ class CheckedEpisodes(EpisodeBatch):
         self.dropped: dict[int, str] = {}
         self._family, self._rollouts, self._on_bad_episode = family, rollouts_per_task, on_bad_episode
         self._steps, self._begun = 0, np.zeros(self.num_envs, int)
-        self._tasks: NDArray[Any] = np.empty(0)
+        self._tasks: NDArray[Any] = np.empty(self.num_envs, object)
         self._seeds: list[Any] = [None] * self.num_envs
         self._inside = ""
 

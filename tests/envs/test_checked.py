@@ -216,7 +216,8 @@ def test_the_check_names_the_line_of_the_families_author_and_keeps_the_traceback
     with pytest.raises(UserError) as caught:
         check_task_family(FaultyFamily("raises"))
     line = (
-        r"- KeyError: 'lost' \(.*/faulty\.py:\d+, in _raises\)\. It happened in step 3 of FaultyFamily, task 1, seed 0"
+        r"- KeyError: 'lost' \(.*/faulty\.py:\d+, in _raises: raise KeyError\(\"lost\"\)\)\. "
+        r"It happened in step 3 of FaultyFamily, task 1, seed 0"
     )
     assert re.search(line, str(caught.value))
     assert "_raises" in [frame.name for frame in extract_tb(caught.value.__cause__.__traceback__)]
