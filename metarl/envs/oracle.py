@@ -13,7 +13,7 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, require_episode_batch
-from metarl.envs.single import begin, take_step
+from metarl.envs.single import begin, new_env, take_step
 from metarl.envs.spaces import copied, flat_observation_space, flatten
 
 
@@ -150,10 +150,7 @@ class OracleFamily(TaskFamily):
 
     def make_env(self, render_mode: str | None = None, kind: Hashable = None) -> gym.Env[Any, Any]:
         """Makes one environment that shows its task, without a limit on the episode's length."""
-        # Pass only what was chosen: make_env may lack the parameters.
-        given = {"render_mode": render_mode, "kind": kind}
-        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return TaskObservation(self._family.make_env(**chosen), self._family)
+        return TaskObservation(new_env(self._family, kind, render_mode), self._family)
 
     def kind(self, task: Any) -> Hashable:
         """Which kind of environment a task needs, as of the family."""

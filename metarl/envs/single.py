@@ -1,7 +1,7 @@
 """Calls of a single environment, held to what Gymnasium asks for."""
 
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
 
 
-def new_env(family: "TaskFamily", kind: Hashable = None) -> gym.Env[Any, Any]:
+def new_env(family: "TaskFamily", kind: Hashable = None, render_mode: str | None = None) -> gym.Env[Any, Any]:
     """Makes an environment of a family; raises UserError if ``make_env`` returns something else.
 
     Args:
         family: The family.
         kind: One of the family's ``kinds``, or None.
+        render_mode: Gymnasium's render mode, or None.
     """
-    make: Callable[..., Any] = family.make_env
-    env = make() if kind is None else make(kind=kind)
+    # Pass only what was chosen: make_env may lack the parameters.
+    given = {"kind": kind, "render_mode": render_mode}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    env = family.make_env(**chosen)
     if not isinstance(env, gym.Env):
         raise UserError(f"make_env of {family.name} returned {shown(env)}, and it must return a gymnasium.Env.")
     return env

@@ -151,7 +151,8 @@ def compare(
 
     Raises:
         UserError: If a folder is no run or was not evaluated; if the runs are of several families, were evaluated on
-            different tasks, or have no seed in common with the reference; or if the picture cannot be written.
+            different tasks, or have no seed in common with the reference; if the seeds of a line were evaluated with
+            different numbers of episodes; or if the picture cannot be written.
     """
     picture = None if output is None else checked_picture(output)
     checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
@@ -198,6 +199,12 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
             raise UserError(
                 f"'{runs[0].path}' and '{run.path}' were evaluated on different tasks: evaluate them again with the "
                 "same --seed and --tasks, or the same --task-file."
+            )
+    for label, of_line in lines.items():
+        if len({(run.evaluated().rollouts, run.evaluated().shots) for run in of_line}) > 1:
+            raise UserError(
+                f"seeds of {label} were evaluated with different amounts of data: evaluate them again with the same "
+                "--rollouts, or of supervised tasks --shots and --queries."
             )
     steps = min(evaluation.returns.shape[1] for evaluation in evaluations)
     if step >= steps:

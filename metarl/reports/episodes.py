@@ -105,19 +105,28 @@ class Camera:
         return np.asarray(picture.resize((width, HEIGHT), Image.Resampling.LANCZOS))
 
 
-def drawing_env(family: TaskFamily) -> gym.Env[Any, Any]:
-    """An environment of the family that draws pictures.
+def drawing_env(family: TaskFamily, task: Any) -> gym.Env[Any, Any]:
+    """An environment of the kind that the task needs, which draws pictures.
 
     Raises:
         UserError: If the family's environments do not.
     """
-    plain = new_env(family)
+    kind = family.kind(task)
+    plain = new_env(family, kind)
     plain.close()
     if "rgb_array" not in (plain.metadata.get("render_modes") or ()):
         raise UserError(
             f"{family.name} cannot be filmed: its environments do not draw pictures (render mode 'rgb_array')."
         )
-    return family.make_env(render_mode="rgb_array")
+    try:
+        return new_env(family, kind, "rgb_array")
+    except TypeError as error:
+        if "'render_mode'" not in str(error):
+            raise
+        raise UserError(
+            f"{family.name} cannot be filmed: its make_env takes no render_mode; give it this parameter, and hand it "
+            "on to the environment."
+        ) from error
 
 
 def adaptation(

@@ -74,7 +74,9 @@ class Film:
         pictures = [
             self.picture(number).quantize(palette=palette, dither=Image.Dither.NONE) for number in range(len(self))
         ]
-        durations = [1000 / self._rate] * (len(self) - 1) + [1000 * _SECONDS_AT_THE_END]
+        # A GIF counts hundredths of a second; each picture rounded alone would change the pace.
+        starts = np.round(np.arange(len(self)) * 100 / self._rate) * 10
+        durations = [*np.diff(starts).tolist(), 1000 * _SECONDS_AT_THE_END]
         with replacing(path) as file:
             pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
@@ -96,7 +98,7 @@ class Film:
 
 def can_write_mp4() -> bool:
     """Whether the encoder is installed."""
-    return importlib.util.find_spec("imageio_ffmpeg") is not None
+    return all(importlib.util.find_spec(name) is not None for name in ("imageio", "imageio_ffmpeg"))
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: float, y: float, width: float) -> None:

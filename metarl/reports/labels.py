@@ -72,7 +72,7 @@ def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
         UserError: If there is no run, or a seed appears twice in a group.
     """
     if not runs:
-        raise UserError("no run to plot: give at least one run folder.")
+        raise UserError("there is no run: give at least one run folder.")
     families = dict.fromkeys(run.env for run in runs)
     return [group for family in families for group in _group([run for run in runs if run.env == family])]
 

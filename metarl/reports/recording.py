@@ -61,9 +61,9 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     if steps is None:
         steps = agent.settings.inner.num_inner_steps if agent.rule.remembers else _GRADIENT_STEPS
     title = f"{run_title(agent.config.to_dict())} on {family.name}"
-    with closing(drawing_env(family)) as env:
+    task = tasks[config.task]
+    with closing(drawing_env(family, task)) as env:
         camera = Camera.on(env, family.name, agent.settings.rollouts.horizon)
-        task = tasks[config.task]
         film = Film(
             f"{title}: {family.describe_task(task)}",
             adaptation(agent, env, task, steps, config.seed, camera),
@@ -73,7 +73,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         if can_write_mp4():
             files[gif.with_suffix(".mp4")] = film.write_mp4
         else:
-            say("no MP4: its encoder is not installed: pip install imageio[ffmpeg] (or metarl-torch's extra video).")
+            say("no MP4: its encoder is not installed; install it: pip install 'metarl-torch[video]'.")
         if isinstance(env.unwrapped, NavigationEnv):
             chosen = [tasks[(config.task + goal) % HELD_OUT_TASKS] for goal in range(config.goals)]
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]

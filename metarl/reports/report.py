@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from io import BytesIO
@@ -18,7 +19,7 @@ from metarl.common.files import reason, replacing, unwritable
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import run_title
 from metarl.config.checked import convert
-from metarl.config.measuring import Checkpoint
+from metarl.config.measuring import Checkpoint, EvaluationConfig
 from metarl.config.trust import Trust
 from metarl.reports.comparison import compare
 from metarl.reports.comparison_figure import draw_comparison
@@ -26,6 +27,8 @@ from metarl.reports.curves import draw_gradient_steps, draw_training
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
 from metarl.reports.tables import comparison_table
 from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
+from metarl.store.evaluations import Evaluation
+from metarl.store.folder import RunFolder
 from metarl.store.reference import results_folder
 from metarl.store.runs import StoredRun, read_run
 
@@ -88,10 +91,10 @@ def _rendered(groups: Sequence[Group]) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text())
+    template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
     runs = runs_of(groups)
     evaluated = [group for group in groups if all(run.evaluation is not None for run in group.runs)]
-    trained = [group for group in groups if all(len(run.progress.get("env_steps", ())) for run in group.runs)]
+    trained = [group for group in groups if all(len(run.progress.get("iteration", ())) for run in group.runs)]
     return template.render(
         title="; ".join(
             f"{', '.join(group.label for group in family)} on {family[0].env}" for family in by_family(groups)
@@ -99,7 +102,7 @@ def _rendered(groups: Sequence[Group]) -> str:
         runs=[_facts(run) for run in runs],
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
         comparisons=[_comparison(family) for family in by_family(evaluated) if len(family) > 1],
-        training=[_picture(draw_training(family, "env-steps"), "Learning curves") for family in by_family(trained)],
+        training=[_training(family) for family in by_family(trained)],
         not_evaluated=[str(run.path) for run in runs if run.evaluation is None],
         phases=[row for group in trained for row in _phases(group)],
         phase_names=list(_PHASES.values()),
@@ -112,18 +115,7 @@ def _facts(run: StoredRun) -> dict[str, Any]:
     """A run's row, and what it takes to make it again."""
     origin: Mapping[str, Any] = run.config.get("metarl") or {}
     steps, seconds = (_last(run, name) for name in ("env_steps", "seconds"))
-    evaluation = run.evaluation
-    measured = None
-    if evaluation is not None:
-        source = (
-            f"--task-file {run.path / 'evaluation.json'}"
-            if not evaluation.finite
-            else f"--tasks {len(evaluation.tasks)}"
-        )
-        measured = (
-            f"python -m metarl.evaluate {run.path} {source} --rollouts {evaluation.rollouts} "
-            f"--gradient-steps {len(evaluation.mean) - 1} --seed {evaluation.seed}"
-        )
+    folder = shlex.quote(str(results_folder(run.path)))
     return {
         "path": str(run.path),
         "title": run_title(run.config),
@@ -138,9 +130,23 @@ def _facts(run: StoredRun) -> dict[str, Any]:
         ),
         "hardware": str(origin.get("hardware") or ""),
         "config": json.dumps(run.config, indent=1),
-        "train": f"python -m metarl.train --config config.json --run-dir {results_folder(run.path)}",
-        "evaluate": measured,
+        "train": f"python -m metarl.train --config config.json --run-dir {folder}",
+        "evaluate": None if run.evaluation is None else _evaluate_command(run, run.evaluation),
     }
+
+
+def _evaluate_command(run: StoredRun, evaluation: Evaluation) -> str:
+    """The command that makes a run's evaluation again, on the same tasks."""
+    file = RunFolder(run.path).evaluation(EvaluationConfig(checkpoint=evaluation.checkpoint))
+    tasks = ["--tasks", len(evaluation.tasks)] if evaluation.finite else ["--task-file", file]
+    if evaluation.shots is None:
+        size = ["--rollouts", evaluation.rollouts]
+    else:
+        size = ["--shots", evaluation.shots, "--queries", evaluation.rollouts]
+    steps = ["--gradient-steps", len(evaluation.mean) - 1, "--seed", evaluation.seed]
+    which = [] if evaluation.checkpoint == "last" else ["--checkpoint", evaluation.checkpoint]
+    words = ["python", "-m", "metarl.evaluate", run.path, *tasks, *size, *steps, *which]
+    return shlex.join(map(str, words))
 
 
 def _last(run: StoredRun, column: str) -> float | None:
@@ -156,7 +162,7 @@ def _time(seconds: float) -> str:
 def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
     """The figure of adaptation, and its numbers: a row for each line."""
     runs = runs_of(family)
-    rows = []
+    figure, rows = draw_gradient_steps(family), []  # The figure refuses seeds that do not fit together.
     for group in family:
         means = np.array([run.evaluated().mean for run in group.runs])
         estimate = mean_and_interval(means)
@@ -170,13 +176,19 @@ def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
     measure = MEASURES[runs[0].measure]
     return {
         "env": family[0].env,
-        "picture": _picture(draw_gradient_steps(family), f"{measure} after each step of adaptation"),
+        "picture": _picture(figure, f"{measure} after each step of adaptation"),
         "measure": measure,
         "step_name": " or ".join(dict.fromkeys(run.evaluated().step_name for run in runs)),
         "steps": range(max(len(run.evaluated().mean) for run in runs)),
         "rows": rows,
         "note": f"{seeds_text(runs)} · {tasks_text([family])}",
     }
+
+
+def _training(family: Sequence[Group]) -> dict[str, str]:
+    """Learning curves against environment steps; of supervised tasks, which have none, against iterations."""
+    steps = all("env_steps" in run.progress for run in runs_of(family))
+    return _picture(draw_training(family, "env-steps" if steps else "iteration"), f"Learning curves on {family[0].env}")
 
 
 def _comparison(family: Sequence[Group]) -> dict[str, Any]:

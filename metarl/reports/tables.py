@@ -314,11 +314,9 @@ def comparison_table(result: Comparison) -> str:
         f"(+- 95 % interval from {MIN_SEEDS_FOR_INTERVAL} seeds on)",
         *_aligned(["", *steps], [_with_means(line, line.mean, decimals) for line in result.lines]),
         "",
-        f"{after}: interquartile mean of all seeds and tasks, tasks made worse, share of the gap from standing still "
-        "to the oracle",
-        *_aligned(
-            ["", "quartiles", "made worse", "gap closed"], [_points(line, at, decimals) for line in result.lines]
-        ),
+        f"{after}: interquartile mean (IQM) of all seeds and tasks, tasks made worse, share of the gap from standing "
+        "still to the oracle",
+        *_aligned(["", "IQM", "made worse", "gap closed"], [_points(line, at, decimals) for line in result.lines]),
     ]
     if not result.pairs:
         return "\n".join(text)

@@ -52,6 +52,15 @@ def test_differences_are_paired_by_seed(five):
     assert comparison.lines[0].interval[1] > 5 * pair(comparison, "L2F").interval[1]
 
 
+def test_seeds_of_a_line_that_were_evaluated_with_different_amounts_of_data_are_refused(tmp_path):
+    runs = [make_run(tmp_path / str(seed), seed=seed, evaluated={"rollouts": 20 + seed}) for seed in range(2)]
+    with pytest.raises(UserError, match="seeds of MAML were evaluated with different amounts of data"):
+        compare(runs)
+    # Of different lines, they may: an agent with memory reads one episode where MAML reads twenty.
+    memory = make_run(tmp_path / "memory", algo="rl2", evaluated={"rollouts": 10})
+    assert [line.label for line in compare([runs[0], memory]).lines] == ["MAML", "RL^2"]
+
+
 def test_the_primary_comparison_alone_is_adjusted_and_for_all_its_lines(five):
     comparison = compare(five)
     raw = [pair.p_values[1] for pair in comparison.pairs]

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import gymnasium
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 from tiny_runs import tiny
 
 import metarl
+from examples.control_family import ControlFamily
 from metarl import RecordingConfig, UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.config import Config
@@ -164,9 +165,56 @@ def test_films_keep_the_pace_and_have_few_pictures(fps, horizon, stride, rate):
     assert (camera.stride, camera.rate) == (stride, rate)
 
 
+def test_a_gif_takes_as_long_as_the_film(folder):
+    film = Film("", [episode(length=79)], rate=80 / 3)  # 37.5 ms a picture, and a GIF counts hundredths of a second.
+    film.write_gif(folder / "film.gif")
+    with Image.open(folder / "film.gif") as gif:
+        milliseconds = sum(frame.info["duration"] for frame in ImageSequence.Iterator(gif))
+    assert milliseconds == pytest.approx(79 * 37.5 + 2000, abs=10)
+
+
+class _Drawn(gymnasium.Wrapper):
+    """Draws without pygame."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 20}
+
+    def render(self):
+        return np.zeros((8, 8, 3), np.uint8)
+
+
+def test_a_task_is_filmed_in_the_kind_of_environment_that_it_needs(folder, monkeypatch):
+    agent = untrained(folder / "run", env="examples.control_family:ControlFamily", horizon=3)
+    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    tasks = agent.family.sample_tasks(40, stream(10_000, Purpose.TEST_TASKS), "test")
+    numbers = {agent.family.kind(task): number for number, task in enumerate(tasks)}
+    kinds, make_env = [], ControlFamily.make_env
+
+    def made(self, render_mode=None, kind=None):
+        kinds.append(kind)
+        return _Drawn(make_env(self, None, kind))
+
+    monkeypatch.setattr(ControlFamily, "make_env", made)
+    for kind in ControlFamily.kinds:
+        kinds.clear()
+        (gif,) = metarl.record("run", RecordingConfig(task=numbers[kind], steps=0))[:1]
+        assert set(kinds) == {kind}
+        assert gif.exists()
+
+
+def test_a_family_whose_make_env_takes_no_render_mode_is_told_so(folder, monkeypatch):
+    agent = untrained(folder / "run")
+    make_env = type(agent.family).make_env
+    monkeypatch.setattr(type(agent.family), "make_env", lambda self: make_env(self))
+    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    with pytest.raises(UserError, match="navigation cannot be filmed: its make_env takes no render_mode; give it this"):
+        metarl.record("run")
+
+
 def test_pictures_are_taken_at_the_start_at_every_stride_and_at_the_end(run):
     agent = metarl.load(run)
-    env = drawing_env(agent.family)
+    env = drawing_env(agent.family, np.array([0.4, 0.4]))
     camera = Camera(env, "navigation", 8, 1)
     (lived,) = adaptation(agent, env, np.array([0.4, 0.4]), 0, 5, camera)
     assert len(lived.pictures) == 4  # After 0, 8, 16 and 20 steps.

@@ -1,5 +1,7 @@
 import html
+import json
 import re
+import shlex
 import shutil
 import subprocess
 
@@ -48,11 +50,37 @@ def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
     for path in runs:
         result = metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
         assert all(f"{mean:.3g}" in shown for mean in result.mean)
-        assert f"python -m metarl.train --config config.json --run-dir {path}" in shown
-        assert f"--task-file {path}/evaluation.json --rollouts 2 --gradient-steps 1 --seed 10000" in shown
+        quoted, tasks = shlex.quote(str(path)), shlex.quote(f"{path}/evaluation.json")
+        assert f"python -m metarl.train --config config.json --run-dir {quoted}" in shown
+        measured = f"python -m metarl.evaluate {quoted} --task-file {tasks} --rollouts 2 --gradient-steps 1"
+        assert f"{measured} --seed 10000\n" in shown
     assert re.search(r"inner_lr\s+0\.1\s+0\.25", shown)
     assert "MAML (inner lr 0.25)" in shown
     assert "<b>&two" in shown  # as text
+
+
+def test_the_command_of_an_evaluation_names_its_checkpoint(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    of_best = json.loads((copy / "evaluation.json").read_text()) | {"checkpoint": "best"}
+    (copy / "evaluation-best.json").write_text(json.dumps(of_best))
+    shown = words(written([copy], tmp_path, checkpoint="best"))
+    assert f"--task-file {copy}/evaluation-best.json --rollouts 2" in shown
+    assert "--seed 10000 --checkpoint best\n" in shown
+
+
+def test_supervised_runs_have_curves_too_and_commands_that_they_take(tmp_path):
+    page = written([RESULTS / "sinusoid-l2f/maml-seed0"], tmp_path)
+    assert 'id="training"' in page
+    assert 'alt="Learning curves on sinusoid-l2f"' in page
+    assert "--shots 5 --queries 100 --gradient-steps 10" in words(page)
+
+
+def test_seeds_that_were_evaluated_for_different_steps_are_refused(runs, tmp_path):
+    other = train(tiny(tmp_path / "other", seed=1)).path
+    metarl.evaluate(other, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=2))
+    with pytest.raises(UserError, match="seeds of MAML were evaluated for 1 and 2 gradient steps"):
+        metarl.report([runs[0], other], tmp_path / "report.html")
 
 
 def test_sections_have_links_that_lead_to_them(runs, tmp_path):
