@@ -124,7 +124,7 @@ def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_enviro
 
 @pytest.mark.skipif(batch_module() is None, reason="MuJoCo has no batch")
 def test_what_has_no_policy_repeats_the_trajectories_of_what_has_one():
-    with Workers(2) as workers, closing(Rollouts("ant-dir", (2, 20, 60), workers)) as ours:
+    with Workers(2) as workers, closing(Rollouts("hopper-params", (2, 20, 60), workers)) as ours:
         cores = [recording.episodes._core for recording in ours._recordings]
         states = [core.positions.copy() for core in cores]
         assert len(cores) == 2

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from tiny_runs import arguments, numbers, tiny
 
-from benchmarks import experiments, reproduce, summaries
+from benchmarks import collect, experiments, reproduce, summaries
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, Published
 from metarl.runs.training import train
 from metarl.store.runs import read_run
@@ -38,7 +38,7 @@ def small(tmp_path, monkeypatch):
     )
     monkeypatch.setitem(EXPERIMENTS, "small", experiment)
     monkeypatch.chdir(tmp_path)
-    for module in (reproduce, experiments):
+    for module in (reproduce, experiments, collect):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(reproduce, "_changed", lambda: False)
     monkeypatch.setattr(reproduce, "_call", call_here)
@@ -87,6 +87,7 @@ def trained(small, tmp_path, monkeypatch):
         folder = tmp_path / "runs/reproduce/small" / f"{name}-seed0"
         shutil.copytree(RESULTS / "algorithms-navigation" / f"{name}-seed0", folder)
     monkeypatch.setattr(reproduce, "_call", lambda *words: None)
+    monkeypatch.setattr(collect, "_keep_agent", lambda *folders: None)  # No checkpoints are committed here.
     return tmp_path / "runs/reproduce/small"
 
 

@@ -259,9 +259,9 @@ def test_a_validation_return_that_is_not_finite_is_never_the_best(tmp_path, monk
     validate = Trainer._validate
 
     def broken(self, *arguments):
-        row, dropped = validate(self, *arguments)
+        row, *counts = validate(self, *arguments)
         calls.append(1)
-        return row if len(calls) == 2 else dict.fromkeys(row, value), dropped
+        return row if len(calls) == 2 else dict.fromkeys(row, value), *counts
 
     calls = []
     monkeypatch.setattr(Trainer, "_validate", broken)
