@@ -26,9 +26,9 @@ from metarl.common.statistics import (
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Natural, convert
 from metarl.config.measuring import Checkpoint
-from metarl.reports.labels import group_runs
+from metarl.reports.files import PICTURES, checked_file, save_picture
+from metarl.reports.labels import Group, group_runs
 from metarl.reports.measures import Floats
-from metarl.reports.pictures import checked_picture, save_picture
 from metarl.store.runs import StoredRun, read_run
 
 Ends = tuple[Floats, Floats]
@@ -154,7 +154,7 @@ def compare(
             different tasks, or have no seed in common with the reference; if the seeds of a line were evaluated with
             different numbers of episodes; or if the picture cannot be written.
     """
-    picture = None if output is None else checked_picture(output)
+    picture = None if output is None else checked_file(output, "picture", PICTURES)
     checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
     folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     chosen = convert("reference", reference, Path | None)
@@ -162,9 +162,7 @@ def compare(
     if len(families := dict.fromkeys(group.env for group in groups)) > 1:
         raise UserError(f"compare looks at one family at a time, got runs on {' and '.join(families)}.")
     if chosen is None:
-        first = groups[0].label
-        title = ALGORITHMS["maml"].title
-        labels = [title if any(group.label == title for group in groups) else first]
+        labels = [usual_reference(groups)]
     else:
         labels = [g.label for g in groups if chosen.resolve() in {run.path.resolve() for run in g.runs}]
         if not labels:
@@ -175,6 +173,12 @@ def compare(
 
         save_picture(draw_comparison(comparison), picture)
     return comparison
+
+
+def usual_reference(groups: Sequence[Group]) -> str:
+    """Label of the line that the others are compared with: MAML with its defaults, or without it the first line."""
+    title = ALGORITHMS["maml"].title
+    return title if any(group.label == title for group in groups) else groups[0].label
 
 
 def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step: int = 1) -> Comparison:

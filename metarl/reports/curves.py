@@ -22,10 +22,10 @@ from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
+from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.measures import Floats
-from metarl.reports.pictures import checked_picture, save_picture
 from metarl.reports.styles import GREY, MARKERS, shaded, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
@@ -116,7 +116,7 @@ def plot_runs(
             suffix is not supported, or if it cannot be written, which is tried first.
     """
     x, checkpoint = convert("x", x, Axis), convert("checkpoint", checkpoint, Checkpoint)
-    picture = checked_picture(output)
+    picture = checked_file(output, "picture", PICTURES)
     y, apart = convert("y", y, str | None), convert("apart", apart, bool)
     if apart and (x == "input" or x in _UNITS):
         raise UserError(f"--apart is for gradient steps and for training, not for --x {x}; leave it out.")

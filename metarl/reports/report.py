@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metarl.common.errors import UserError
-from metarl.common.files import reason, replacing, unwritable
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import run_title
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint, EvaluationConfig
 from metarl.config.trust import Trust
-from metarl.reports.comparison import compare
+from metarl.reports.comparison import compare_lines, usual_reference
 from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
+from metarl.reports.files import checked_file, writing
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
 from metarl.reports.tables import comparison_table
 from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
@@ -68,21 +68,13 @@ def report(
     Raises:
         UserError: If a folder is no run, or if the file cannot be written, which is tried first.
     """
-    page: Path = convert("output", output, Path)
-    if page.suffix.lower() != ".html":
-        raise UserError(f"cannot write '{page}': the report's name must end in .html.")
-    if why := unwritable(page):
-        raise UserError(f"cannot write '{page}': {why}.")
+    page = checked_file(output, "report", (".html",))
     checkpoint = convert("checkpoint", checkpoint, Checkpoint)
     folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
     text = _rendered(groups)
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(page) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise UserError(f"cannot write '{page}': {reason(error)}.") from error
+    with writing(page) as file:
+        file.write(text.encode())
     return page
 
 
@@ -193,10 +185,9 @@ def _training(family: Sequence[Group]) -> dict[str, str]:
 
 def _comparison(family: Sequence[Group]) -> dict[str, Any]:
     """What `compare` says of the lines, or why it cannot."""
-    runs = runs_of(family)
     shown: dict[str, Any] = {"env": family[0].env, "picture": None}
     try:
-        result = compare([run.path for run in runs], checkpoint=runs[0].checkpoint)
+        result = compare_lines({group.label: group.runs for group in family}, usual_reference(family))
     except UserError as error:
         return {**shown, "text": str(error)}
     picture = _picture(draw_comparison(result), f"differences from {result.reference}, paired by seed and task")
