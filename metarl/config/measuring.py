@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from metarl.common.errors import UserError
-from metarl.config.checked import Checked, Count, Range, Seed
+from metarl.config.checked import Checked, Count, Positive, Range, Seed
 from metarl.config.settings import Steps, Threads
 
 Checkpoint = Literal["last", "best"]
@@ -40,6 +40,9 @@ class EvaluationConfig(Checked):
     gradient_steps: Steps = 4
     """Gradient steps; as many as in training use the training step size, later ones half of it. Of an agent with
     memory, episodes that it remembers before the last one is measured."""
+    step_scales: tuple[Positive, ...] = ()
+    """Factors on the training step size of the first, second, ... gradient step instead, such as 1 0.5 0.25; the last
+    one holds for all later steps. Writes evaluation-scales-FACTORS.json."""
     seed: Seed = 10_000
     """Seed of tasks and episodes, separate from every training seed."""
     adapted_layers: tuple[str, ...] = ()

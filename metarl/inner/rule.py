@@ -245,7 +245,7 @@ class WrappedAdaptation(Adaptation):
         return replace(stage, update=update)
 
 
-def evaluation_scales(num_steps: int, trained_steps: int) -> tuple[float, ...]:
+def evaluation_scales(num_steps: int, trained_steps: int, wanted: Sequence[float] = ()) -> tuple[float, ...]:
     """Factors on the step size outside of training: 1 for the steps that were trained, one half for later ones.
 
     With one trained step these are 1, 1/2, 1/2, ... (Finn et al. 2017, appendix A.2). The first step always has 1.
@@ -253,6 +253,7 @@ def evaluation_scales(num_steps: int, trained_steps: int) -> tuple[float, ...]:
     Args:
         num_steps: Steps to take.
         trained_steps: Steps of the inner loop in training.
+        wanted: Factors of the first steps to take instead; the last one holds for all later steps.
     """
-    whole = max(trained_steps, 1)
-    return tuple(1.0 if step < whole else 0.5 for step in range(num_steps))
+    factors = tuple(wanted) or (1.0,) * max(trained_steps, 1) + (0.5,)
+    return tuple(factors[min(step, len(factors) - 1)] for step in range(num_steps))

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
 from metarl.config.algorithms import run_title
+from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
@@ -54,6 +55,8 @@ def evaluation_table(result: Evaluation) -> str:
     widths = {name: max(len(name), *map(len, cells)) for name, cells in metrics.items()}
     at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
+    if result.step_scales != _usual_step_scales(result):
+        restricted += f", step sizes times {' '.join(f'{scale:g}' for scale in result.step_scales)}"
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
         f"{tasks_in_words(result.tasks, result.finite)}, {_data(result)}, "
@@ -78,6 +81,12 @@ def evaluation_table(result: Evaluation) -> str:
     if result.dropped_episodes:
         lines.append(f"{result.dropped_episodes} episodes were dropped (on_bad_episode)")
     return "\n".join(lines)
+
+
+def _usual_step_scales(result: Evaluation) -> tuple[float, ...]:
+    """The factors on the step size that an evaluation has if none are asked for."""
+    wanted = () if result.shots is None else (1.0,)
+    return evaluation_scales(len(result.step_scales), result.config.get("num_inner_steps", 1), wanted)
 
 
 def sweep_table(results: Sequence[Evaluation]) -> str:

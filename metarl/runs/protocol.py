@@ -37,7 +37,7 @@ from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked
 from metarl.inner.memory import MemoryRule
-from metarl.inner.rule import Adaptation, evaluation_scales
+from metarl.inner.rule import Adaptation
 from metarl.inner.runner import make_runner
 from metarl.policies.base import with_derivatives
 from metarl.runs.build import family_of, require_room
@@ -145,7 +145,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     family = agent.family if config.env is None else _other_family(agent, config.env)
     require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
-    rule = _partial(agent.rule, config)
+    rule, scales = _partial(agent.rule, config), agent.step_scales(config.gradient_steps, config.step_scales)
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
@@ -156,7 +156,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     settings = agent.settings.measured_on(size, config.shots)
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
     with Workers(config.threads) as workers:
-        protocol = _Protocol(settings, config, family, tasks, workers, device)
+        protocol = _Protocol(settings, config, scales, family, tasks, workers, device)
         measured = protocol.run(rule, agent.meta, "agent")
         untrained, random_meta = _untrained(agent, config)
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
@@ -175,7 +175,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         shots=None if settings.examples is None else settings.examples.shots,
         adapted_layers=config.adapted_layers,
         step_name=rule.step_name,
-        step_scales=step_scales(family, settings, config.gradient_steps),
+        step_scales=scales,
         tasks=tasks,
         finite=finite is not None,
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
@@ -218,13 +218,6 @@ def _queries(agent: Agent, family: Family, config: EvaluationConfig) -> int:
     assert isinstance(family, SupervisedFamily)
     assert agent.settings.examples is not None
     return config.queries or family.test_queries or agent.settings.examples.queries
-
-
-def step_scales(family: Family, settings: Settings, num_steps: int) -> tuple[float, ...]:
-    """Factors on the step size in an evaluation; supervised tasks take every step as in training."""
-    if isinstance(family, TaskFamily):
-        return evaluation_scales(num_steps, settings.inner.num_inner_steps)
-    return (1.0,) * num_steps
 
 
 def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
@@ -292,6 +285,7 @@ class _Protocol:
     Args:
         run: The settings that the agent was trained with.
         config: Settings of the evaluation.
+        scales: Factors on the step size of each gradient step.
         family: The family of the tasks.
         tasks: [task, ...].
         workers: Threads.
@@ -302,12 +296,13 @@ class _Protocol:
         self,
         run: Settings,
         config: EvaluationConfig,
+        scales: Sequence[float],
         family: Family,
         tasks: np.ndarray,
         workers: Workers,
         device: torch.device,
     ) -> None:
-        self._run, self._config, self._family = run, config, family
+        self._run, self._config, self._scales, self._family = run, config, scales, family
         self._tasks, self._workers, self._device = tasks, workers, device
 
     def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
@@ -330,7 +325,7 @@ class _Protocol:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         config, trials = self._config, self._run.trials(self._config.rollouts)
         tasks = np.repeat(self._tasks[group * _GROUP : (group + 1) * _GROUP], trials, axis=0)
-        stages = rule.stages(step_scales(self._family, self._run, config.gradient_steps))
+        stages = rule.stages(self._scales)
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)

@@ -16,7 +16,7 @@ from torch import Tensor
 from metarl.common.errors import UserError, shown
 from metarl.common.memory import require_memory
 from metarl.common.streams import Purpose, stream
-from metarl.config.checked import Count, Range, Seed, convert, expect
+from metarl.config.checked import Count, Positive, Range, Seed, convert, expect
 from metarl.config.config import Config
 from metarl.config.measuring import Checkpoint
 from metarl.config.settings import Steps
@@ -98,12 +98,12 @@ class Agent:
         horizon: int | None = None,
         seed: int = 0,
         mode: int = UNKNOWN_MODE,
+        step_scales: Sequence[float] = (),
     ) -> AdaptedPolicy | AdaptedMemory:
         """Adapts to an environment by its own episodes: by policy-gradient steps, or by remembering them.
 
         Collects episodes for every step, and once more to measure the adapted policy. As many gradient steps as in
-        training have the training step size, later ones half of it (`metarl.inner.rule.evaluation_scales`). A step of
-        an agent with memory is one episode.
+        training have the training step size, later ones half of it. A step of an agent with memory is one episode.
 
         Args:
             env: An environment with the observation and action spaces of the run's family. Resets pass neither seed nor
@@ -113,6 +113,7 @@ class Agent:
             horizon: Longest episode; by default as in training.
             seed: Seed of the exploration.
             mode: Mode of the environment's task (`TaskFamily.modes`); only multi-maml needs it.
+            step_scales: Factors on the training step size of the first steps instead; the last holds for later steps.
 
         Returns:
             The adapted policy, which `AdaptedMemory` is for an agent with memory.
@@ -126,6 +127,7 @@ class Agent:
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
         if self.rule.remembers and num_rollouts != 1:
             raise UserError(f"num_rollouts must be 1: {self.config.algo} reads one episode a step, got {num_rollouts}.")
+        scales = self.step_scales(num_steps, step_scales)
         horizon = convert("horizon", horizon, Count | None) or settings.horizon
         mode = self._checked_mode(mode)
         rows = num_rollouts * horizon
@@ -144,7 +146,7 @@ class Agent:
                 return episodes[0]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
-        stages = self.rule.stages(evaluation_scales(num_steps, self.settings.inner.num_inner_steps))
+        stages = self.rule.stages(scales)
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         parameters, returns, space = adapted.parameters[0], adapted.returns[0].numpy(), env.observation_space
         plan = blueprint(self.family, self.settings)
@@ -176,9 +178,26 @@ class Agent:
         num_steps, mode = convert("num_steps", num_steps, Steps), self._checked_mode(mode)
         examples = family.checked(rows, wanted, len(rows))
         batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
-        stages = self.rule.stages((1.0,) * num_steps)
+        stages = self.rule.stages(self.step_scales(num_steps))
         adapted = fit(self.rule, self.meta, stages, torch.tensor([mode]), batch, batch)
         return FittedFunction(with_derivatives(self.rule.policy), adapted.parameters[0])
+
+    def step_scales(self, num_steps: int, wanted: Sequence[float] = ()) -> tuple[float, ...]:
+        """Factors on the training step size of each gradient step outside of training.
+
+        Args:
+            num_steps: Number of steps.
+            wanted: Factors of the first steps; the last one holds for all later steps. By default those of
+                `metarl.inner.rule.evaluation_scales`, and 1 for supervised tasks.
+
+        Raises:
+            UserError: If a factor is not positive, or if the agent remembers and has no step size.
+        """
+        wanted = convert("step_scales", wanted, tuple[Positive, ...])
+        if wanted and self.rule.core.remembers:
+            raise UserError("step_scales would do nothing: an agent with memory reads episodes, and has no step size.")
+        supervised = isinstance(self.family, SupervisedFamily)
+        return evaluation_scales(num_steps, self.settings.inner.num_inner_steps, wanted or (1.0,) * supervised)
 
     def _checked_mode(self, mode: Any) -> int:
         """The mode as an int; raises UserError if the family has no such mode."""

@@ -67,7 +67,7 @@ class RunFolder:
     def evaluation(self, config: EvaluationConfig, sweep: bool = False) -> Path:
         """The evaluation, or the ``sweep`` of evaluations with several numbers of episodes.
 
-        The name contains the checkpoint, the family and the layers if they are not the default.
+        The name contains the checkpoint, the family, the layers and the factors if they are not the default.
         """
         parts = ["evaluation"]
         if config.checkpoint != "last":
@@ -76,6 +76,8 @@ class RunFolder:
             parts.append(config.env.replace(":", "."))
         if config.adapted_layers:
             parts += ["adapting", *config.adapted_layers]
+        if config.step_scales:
+            parts += ["scales", *(f"{scale:g}" for scale in config.step_scales)]
         if sweep:
             parts.append("sweep")
         return self.path / ("-".join(parts) + ".json")

@@ -194,6 +194,34 @@ def test_unadapted_layers_are_left_alone_at_test_time(tmp_path):
     assert (tmp_path / "evaluation-adapting-bias1.json").is_file()
 
 
+def test_step_sizes_of_an_evaluation_can_be_chosen(tmp_path):
+    """The last factor holds for later steps; the steps before a factor that differs are the same."""
+    run = train(tiny(tmp_path, iterations=1))
+    config = {"tasks": 3, "rollouts": 2, "gradient_steps": 3}
+    usual = evaluate(tmp_path, EvaluationConfig(**config))
+    same = evaluate(tmp_path, EvaluationConfig(**config, step_scales=usual.step_scales))
+    shorter = evaluate(tmp_path, EvaluationConfig(**config, step_scales=(1, 0.25)))
+    np.testing.assert_array_equal(same.returns, usual.returns)
+    assert shorter.step_scales == (1.0, 0.25, 0.25)
+    np.testing.assert_array_equal(shorter.returns[:, :2], usual.returns[:, :2])
+    assert (shorter.returns[:, 2] != usual.returns[:, 2]).any()
+    assert "MAML on navigation, step sizes times 1 0.25 0.25: " in evaluation_table(shorter)
+    assert "times" not in evaluation_table(usual)
+    assert (tmp_path / "evaluation-scales-1-0.25.json").is_file()
+    env = run.agent.family.make_env()
+    first, half = (run.agent.adapt(env, 2, step_scales=scales).parameters for scales in ((), (1, 0.5)))
+    assert torch.equal(first, half)
+    assert not torch.equal(first, run.agent.adapt(env, 2, step_scales=[1, 0.25]).parameters)
+    with pytest.raises(UserError, match="step_scales"):
+        run.agent.adapt(env, 2, step_scales=[1, 0])
+
+
+def test_step_sizes_of_an_agent_without_them_cannot_be_chosen(tmp_path):
+    train(tiny(tmp_path, algo="rl2", iterations=1))
+    with pytest.raises(UserError, match="step_scales would do nothing: an agent with memory"):
+        evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, step_scales=(1, 0.5)))
+
+
 def test_evaluation_tells_the_return_of_the_modulated_policy(tmp_path):
     config = EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1)
     for algo, measured in (("mumomaml", True), ("maml", False)):

@@ -292,6 +292,8 @@ def test_trained_steps_have_the_training_step_size_and_later_ones_half():
     assert evaluation_scales(4, 2) == (1.0, 1.0, 0.5, 0.5)
     assert evaluation_scales(2, 3) == (1.0, 1.0)
     assert evaluation_scales(2, 0) == (1.0, 0.5)
+    assert evaluation_scales(4, 1, wanted=(1.0, 0.25)) == (1.0, 0.25, 0.25, 0.25)
+    assert evaluation_scales(1, 3, wanted=(0.5, 0.25)) == (0.5,)
 
 
 @pytest.mark.parametrize("trained_steps", [1, 2])
