@@ -21,6 +21,7 @@ import tyro
 
 import metarl
 from benchmarks.failing import FAULTS, Failing, released
+from benchmarks.measure import resident_memory
 from metarl.common import parallel
 from metarl.common.errors import UserError
 from metarl.store.provenance import provenance
@@ -100,9 +101,8 @@ def _one_run(fault: str, on_bad_episode: str, seed: int) -> bool:
 
 
 def _usage() -> dict[str, float]:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
     return {
-        "megabytes": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "megabytes": resident_memory(),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
     }

@@ -9,14 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from meta_worlds import stand_in
 from tiny_runs import ROOT, tiny
 
-from benchmarks import measure, step_length
+from benchmarks import measure, meta_world, step_length
 from benchmarks.figure import draw, meta_step_panels, rollout_panels
 from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
 from benchmarks.meta_step import ALGOS, ENVS
 from benchmarks.rollouts import Rollouts
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
+from metarl.envs import metaworld
 from metarl.envs.mujoco_core import batch_module
 from metarl.inner.runner import Runner
 from metarl.runs.training import train
@@ -199,6 +202,30 @@ def test_figure_shows_every_subject_with_its_number(stored):
     assert [label.get_text() for label in last.get_yticklabels()] == ["metarl, exact", "triple derivative"]
     assert [text.get_text() for text in last.texts] == ["12.3", "56.7"]
     assert len(figure.axes) == 4
+
+
+def test_meta_world_is_measured_and_its_scripted_policies_are_counted(tmp_path, capsys):
+    """In the stand-in, the policy of push-v3 runs away from the goal."""
+    with stand_in():
+        assert meta_world.main(["--quick", "--output", str(tmp_path / "meta-world.json")]) == 0
+        full = {row["environment"]: row for row in meta_world._scripted(quick=False).rows}
+    speeds, scripted = json.loads((tmp_path / "meta-world.json").read_text())["tables"]
+    assert [row["environment"] for row in speeds["rows"]] == ["reach-v3", "push-v3", "mean"]
+    assert all(row["steps a second"] > 0 for row in speeds["rows"])
+    assert [(row["environment"], row["goals"], row["reached"]) for row in scripted["rows"]] == [
+        ("reach-v3", 1, 1), ("push-v3", 1, 0), ("all", 2, 1)
+    ]  # fmt: skip
+    assert (full["door-open-v3"]["reached"], full["all"]["goals"], full["all"]["reached"]) == (3, 9, 6)
+    assert "scripted policies" in capsys.readouterr().out
+
+
+def test_meta_world_without_the_package_is_a_sentence(monkeypatch, capsys):
+    def missing():
+        raise UserError("install it: pip install 'metarl-torch[metaworld]'.")
+
+    monkeypatch.setattr(metaworld, "_classes", missing)
+    assert meta_world.main(["--quick"]) == 2
+    assert "pip install 'metarl-torch[metaworld]'" in capsys.readouterr().err
 
 
 def test_step_length_reads_the_distance_off_policies_that_move_by_it(tmp_path, monkeypatch):

@@ -193,6 +193,11 @@ def _package(module: str) -> Any:
     return found
 
 
+def environment_names() -> list[str]:
+    """The names of all environments of Meta-World; raises UserError if the package is missing."""
+    return list(_classes())
+
+
 @cache
 def _classes() -> dict[Any, Any]:
     """Meta-World's environments by name, repaired where they need it."""

@@ -28,6 +28,7 @@ class SawyerXYZEnv(SawyerMocapBase):
         assert isinstance(self, data["env_cls"])
         assert data["partially_observable"]
         self.vector = data["rand_vec"]
+        self._target_pos = self.vector[-3:]
         assert self.vector.shape == self._random_reset_space.shape
 
     def reset(self, seed=None, options=None):

@@ -1,0 +1,154 @@
+"""Meta-World: what its environments cost, and how often its own scripted policies reach the goal.
+
+    python -m benchmarks.meta_world           # writes benchmarks/results/meta-world.json
+    python -m benchmarks.meta_world --quick   # two environments, few steps: a test that it works, not a measurement
+
+Needs the package metaworld. Costs are CPU times of one thread, so other work on the machine matters little.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import mujoco
+import numpy as np
+import torch
+import tyro
+
+from benchmarks.measure import Cell, Table, as_json, resident_memory
+from metarl.common.errors import UserError
+from metarl.envs import get_family
+from metarl.envs.metaworld import MetaWorldFamily, environment_names
+from metarl.store.provenance import provenance
+
+RESULT = Path(__file__).parent / "results" / "meta-world.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures the environments of Meta-World."""
+
+    quick: bool = False
+    """Two environments and few steps: a test that it works, not a measurement. Writes nothing by default."""
+    output: Path | None = None
+    """Where the figures go; by default benchmarks/results/meta-world.json."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = tyro.cli(Options, prog="python -m benchmarks.meta_world", args=arguments)
+    try:
+        tables = [_speeds(options.quick), _scripted(options.quick)]
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n\n".join(map(str, tables)))
+    output = options.output or (None if options.quick else RESULT)
+    if output is not None:
+        made_with = {**provenance(torch.device("cpu")), "mujoco": mujoco.__version__}
+        content = {"quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
+        output.write_text(json.dumps(content, indent=1) + "\n")
+    return 0
+
+
+def _speeds(quick: bool) -> Table:
+    """Steps with random actions in the training environments of ML10."""
+    family = get_family("metaworld-ml10")
+    assert isinstance(family, MetaWorldFamily)
+    tasks = {family.kind(task): task for task in family.split_tasks("train")}
+    rows = [_speed(family, name, tasks[name], quick) for name in (list(tasks)[:2] if quick else tasks)]
+    columns = [name for name in rows[0] if name != "environment"]
+    mean = {name: float(np.mean([row[name] for row in rows])) for name in columns}  # type: ignore[arg-type]
+    note = "CPU time of one thread, random actions. The simulator's share is that of mujoco.mj_step in these steps."
+    return Table("ML10's training environments", [*rows, {"environment": "mean", **mean}], note)
+
+
+def _speed(family: MetaWorldFamily, name: str, task: Any, quick: bool) -> dict[str, Cell]:
+    """Costs of making, resetting and stepping one environment."""
+    before, begin = resident_memory(), time.process_time()
+    envs = [family.make_env(kind=name) for _ in range(1 if quick else 10)]
+    made = (time.process_time() - begin) / len(envs)
+    for env in envs:
+        family.set_task(env, task)
+        env.reset()
+        env.step(env.action_space.sample())  # Memory is taken when it is first written.
+    memory = (resident_memory() - before) / len(envs)
+    actions = np.random.default_rng(0).uniform(-1, 1, (5 if quick else family.horizon, *env.action_space.shape))
+    physics, step = 0.0, mujoco.mj_step
+
+    def timed(*given: Any, **named: Any) -> None:
+        nonlocal physics
+        start = time.process_time()
+        step(*given, **named)
+        physics += time.process_time() - start
+
+    # Two episodes: the second one is measured. Twice, because to read the clock takes time too.
+    for action in _episode(env, actions):
+        env.step(action)
+    begin = time.process_time()
+    for action in _episode(env, actions):
+        env.step(action)
+    seconds = (time.process_time() - begin) / len(actions)
+    with patch("mujoco.mj_step", timed):
+        for action in _episode(env, actions):
+            env.step(action)
+    begin = time.process_time()
+    env.reset()
+    reset = time.process_time() - begin
+    for each in envs:
+        each.close()
+    return {
+        "environment": name,
+        "steps a second": 1 / seconds,
+        "simulator's share": physics / len(actions) / seconds,
+        "to make one, ms": 1e3 * made,
+        "a reset, ms": 1e3 * reset,
+        "memory of one, MB": memory,
+    }
+
+
+def _episode(env: Any, actions: np.ndarray) -> np.ndarray:
+    """Resets the environment; returns the actions."""
+    env.reset()
+    return actions
+
+
+def _scripted(quick: bool) -> Table:
+    """How often Meta-World's scripted policies, which see the goal, reach it."""
+    from metaworld.policies import ENV_POLICY_MAP
+
+    names, goals = environment_names()[: 2 if quick else None], 1 if quick else 3
+    rows: list[dict[str, Cell]] = []
+    for name in names:
+        family = get_family("metaworld-ml1", task=name)
+        env, policy, reached = family.make_env(), ENV_POLICY_MAP[name](), 0
+        for task in family.sample_tasks(goals, np.random.default_rng(0), "test"):
+            family.set_task(env, task)
+            reached += _succeeds(env, policy, family.horizon)
+        env.close()
+        rows.append({"environment": name, "goals": goals, "reached": reached})
+    total = {"goals": goals * len(rows), "reached": sum(int(row["reached"] or 0) for row in rows)}
+    note = f"MuJoCo {mujoco.__version__}; the first goals that a seed draws of each environment's test tasks."
+    return Table("Meta-World's scripted policies", [*rows, {"environment": "all", **total}], note)
+
+
+def _succeeds(env: Any, policy: Any, horizon: int) -> bool:
+    """Whether the policy reaches the goal within an episode."""
+    observation, _ = env.reset()
+    for _ in range(horizon):
+        action = policy.get_action(np.concatenate([observation[:-3], env.unwrapped._target_pos]))
+        observation, _, _, _, info = env.step(np.clip(action, -1, 1))
+        if info["success"]:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
