@@ -209,7 +209,8 @@ def test_meta_world_is_measured_and_its_scripted_policies_are_counted(tmp_path, 
     with stand_in():
         assert meta_world.main(["--quick", "--output", str(tmp_path / "meta-world.json")]) == 0
         full = {row["environment"]: row for row in meta_world._scripted(quick=False).rows}
-    speeds, scripted = json.loads((tmp_path / "meta-world.json").read_text())["tables"]
+    memory, speeds, scripted = json.loads((tmp_path / "meta-world.json").read_text())["tables"]
+    assert memory["rows"][0]["environments"] == 2
     assert [row["environment"] for row in speeds["rows"]] == ["reach-v3", "push-v3", "mean"]
     assert all(row["steps a second"] > 0 for row in speeds["rows"])
     assert [(row["environment"], row["goals"], row["reached"]) for row in scripted["rows"]] == [
