@@ -417,6 +417,14 @@ EXPERIMENTS = {
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
         published=(_NAVIGATION_MAML,),
     ),
+    "navigation-long": Experiment(
+        "navigation",
+        {"maml": "--algo maml --iterations 500 --validate-every 0"},
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        seeds=(0,),
+        note="Whether later gradient steps gain from longer training; one seed.",
+        published=(_NAVIGATION_MAML,),
+    ),
     "navigation-curvature": Experiment(
         "navigation",
         {
