@@ -118,7 +118,7 @@ def read_config(path: Path, trust: Trust = False) -> Config:
             stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
         if l2f := stored.get("l2f"):
             # Before this was a choice, the meta-gradient went through the embedding.
-            before = "through" if l2f.get("conditioning") == "task" else "stop"
+            before = "stop" if l2f.get("conditioning") == "constant" else "through"
             stored["l2f"] = {"embedding_gradient": before, **l2f}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))

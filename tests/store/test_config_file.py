@@ -75,12 +75,21 @@ def test_settings_without_effect_that_older_versions_stored_are_left_out(tmp_pat
     assert load_config(tmp_path) == config
 
 
-@pytest.mark.parametrize(("conditioning", "expected"), [("task", "through"), ("constant", "stop")])
-def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(tmp_path, conditioning, expected):
+@pytest.mark.parametrize(
+    ("conditioning", "expected", "unknown"),
+    [("task", "through", ()), ("constant", "stop", ()), ("task", "through", ("conditioning", "scope", "transform"))],
+    ids=["task", "constant", "of 0.1"],
+)
+def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(
+    tmp_path, conditioning, expected, unknown
+):
+    """A run of 0.1 does not know of other conditionings either."""
     save_config(Config(algo="l2f", l2f={"conditioning": conditioning}, run_dir=tmp_path), {})
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
     assert stored["l2f"].pop("embedding_gradient") == "stop"
+    for name in unknown:
+        del stored["l2f"][name]
     path.write_text(json.dumps(stored))
     assert load_config(tmp_path).resolve().l2f.embedding_gradient == expected
 
