@@ -113,7 +113,7 @@ def test_the_readme_shows_the_commands():
 
 @_pages_with(_commands)
 def test_every_documented_command_runs(page, folder, capsys):
-    for part in ("examples", "benchmarks/results"):
+    for part in ("examples", "benchmarks/results", "benchmarks/task_lists"):
         shutil.copytree(ROOT / part, folder / part)
     if page.name == "few-shot.md":
         _make_images_up(folder / "data")
