@@ -18,7 +18,6 @@ from typing import Annotated
 import tyro
 
 from benchmarks.experiments import RESULTS
-from benchmarks.summaries import commits_of
 from metarl.common.errors import UserError
 from metarl.common.strict_json import read_json, write_json
 from metarl.config.measuring import EvaluationConfig
@@ -27,7 +26,7 @@ from metarl.store.checkpoints import load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.reference import REFERENCES
-from metarl.store.runs import read_run
+from metarl.store.runs import commits_of, read_run
 
 _KEPT = ("config.json", "progress.csv", "evaluation.json", "evaluation-sweep.json", "analysis/analysis.json")
 
@@ -56,7 +55,8 @@ def collect(run: Path, experiment: str) -> None:
     files = [run / name for name in _KEPT if (run / name).is_file()]
     for path in files:
         content = read_json(path) if path.suffix == ".json" else {}
-        commits = commits_of(content) if "metarl" in content else []
+        parts = content.get("evaluations", [content])  # Of a sweep there are several.
+        commits = [commit for part in parts for commit in commits_of(part)]
         if any(commit.endswith("-dirty") for commit in commits):
             raise UserError(
                 f"{path} comes from a tree with uncommitted changes ({', '.join(commits)}), so that no commit names "

@@ -85,16 +85,18 @@ def _speed(family: MetaWorldFamily, name: str, task: Any, quick: bool) -> dict[s
         step(*given, **named)
         physics += time.process_time() - start
 
-    # Two episodes: the second one is measured. Twice, because to read the clock takes time too.
-    for action in _episode(env, actions):
-        env.step(action)
-    begin = time.process_time()
-    for action in _episode(env, actions):
-        env.step(action)
-    seconds = (time.process_time() - begin) / len(actions)
-    with patch("mujoco.mj_step", timed):
-        for action in _episode(env, actions):
+    def episode() -> float:
+        """Seconds of an episode's steps."""
+        env.reset()
+        begin = time.process_time()
+        for action in actions:
             env.step(action)
+        return time.process_time() - begin
+
+    episode()  # Warms up.
+    seconds = episode() / len(actions)
+    with patch("mujoco.mj_step", timed):  # By itself, because to read the clock takes time too.
+        episode()
     begin = time.process_time()
     env.reset()
     reset = time.process_time() - begin
@@ -116,17 +118,13 @@ def _memory(quick: bool) -> Table:
     for task in tasks:
         env = family.make_env(kind=family.kind(task))
         family.set_task(env, task)
-        for action in _episode(env, np.zeros((1, 4))):
-            env.step(action)  # Memory is taken when it is first written.
+        env.reset()
+        env.step(np.zeros(4))  # Memory is taken when it is first written.
         envs.append(env)
     each = (resident_memory() - before) / len(envs)
+    for env in envs:
+        env.close()
     return Table("Memory", [{"environments": len(envs), "memory of one, MB": each}], "Resident, ML10's equally often.")
-
-
-def _episode(env: Any, actions: np.ndarray) -> np.ndarray:
-    """Resets the environment; returns the actions."""
-    env.reset()
-    return actions
 
 
 def _scripted(quick: bool) -> Table:

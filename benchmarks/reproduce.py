@@ -29,7 +29,16 @@ import tyro
 from benchmarks.collect import collect
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
 from benchmarks.measure import Table
-from benchmarks.summaries import commits_of, core_hours, differences_from, outdated, settings_of, summarise
+from benchmarks.summaries import (
+    Measurement,
+    core_hours,
+    differences_from,
+    measurements,
+    other_options,
+    outdated,
+    settings_of,
+    summarise,
+)
 from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json
 from metarl.store.runs import read_run
@@ -115,7 +124,7 @@ def _listed(names: Iterable[str]) -> str:
     for name in names:
         experiment, runs = EXPERIMENTS[name], [read_run(folder) for folder in _committed(name)]
         steps = [run.progress["env_steps"][-1] for run in runs if "env_steps" in run.progress]
-        commits = dict.fromkeys(commit for run in runs for commit in commits_of(run.config))
+        commits = dict.fromkeys(commit for run in runs for commit in run.commits)
         sources = dict.fromkeys(figure.source for figure in experiment.published)
         rows.append(
             {
@@ -193,16 +202,21 @@ def _run(name: str, variant: str, seed: int) -> None:
     """Trains, evaluates and analyses one run, or goes on where it was interrupted."""
     experiment, folder = EXPERIMENTS[name], RUNS / name / run_name(variant, seed)
     _train(experiment, variant, seed, folder, [])
-    if experiment.evaluation is not None and _lacks(folder / "evaluation.json"):
-        _call("metarl.evaluate", str(folder), *experiment.evaluation.split())
-    if experiment.analysis is not None and _lacks(folder / "analysis/analysis.json"):
-        _call("metarl.analyze", str(folder), *experiment.analysis.split())
+    for asked in measurements(experiment):
+        if _lacks(folder, asked):
+            _call(asked.command, str(folder), *asked.words)
 
 
-def _lacks(result: Path) -> bool:
-    if result.is_file():
-        print(f"{result}: there already; remove it to compute it again")
-    return not result.is_file()
+def _lacks(run: Path, asked: Measurement) -> bool:
+    """Whether a result is not there, or was asked for with other options."""
+    result = run / asked.file
+    if not result.is_file():
+        return True
+    if differences := other_options(result, asked.wanted):
+        print(f"{result}: computed again, because its options were others ({'; '.join(differences)})")
+        return True
+    print(f"{result}: there already; remove it to compute it again")
+    return False
 
 
 def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: Sequence[str]) -> None:
@@ -273,7 +287,7 @@ def compared(quick: Path, committed: Path) -> tuple[Outcome, str]:
             one, other = ours.progress[column][row], theirs.progress[column][rows[0]]
             if one != other and not (one != one and other != other):  # Empty cells are NaN.
                 return "different", f"{column} of iteration {iteration:.0f} is {one:.9g}, committed {other:.9g}"
-    commit = " and ".join(commits_of(theirs.config))
+    commit = " and ".join(theirs.commits)
     return "same", f"the same rows as the committed run of {commit}"
 
 

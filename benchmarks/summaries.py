@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import tyro
 
 from benchmarks.experiments import EXPERIMENTS, Experiment, run_name
 from metarl.commands.train import parse_config
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
-from metarl.common.strict_json import plain
+from metarl.common.strict_json import plain, read_json
+from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.reports.comparison import compare_lines
 from metarl.reports.curves import plot_runs
 from metarl.reports.labels import BOOKKEEPING
-from metarl.store.config_file import load_config
+from metarl.store.config_file import load_config, read_values
 from metarl.store.evaluations import Evaluation
+from metarl.store.folder import RunFolder
 from metarl.store.runs import StoredRun, read_run
 
 # With more, each line gets a panel of its own.
@@ -88,9 +92,39 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
             # A run that was stopped counts as one of as many iterations as it did.
             progress = read_run(run).progress
             done = str(int(progress["iteration"][-1])) if progress else today["iterations"]
-            if differences := differences_from(today, run, done):
+            differences = differences_from(today, run, done)
+            for asked in measurements(experiment):
+                if (result := run / asked.file.name).is_file():
+                    differences += other_options(result, asked.wanted)
+            if differences:
                 found[run.name] = differences
     return found
+
+
+class Measurement(NamedTuple):
+    """What an experiment asks for after training.
+
+    Attributes:
+        command: The module.
+        words: Its options.
+        wanted: The same, as settings.
+        file: Where a run's folder holds the result.
+    """
+
+    command: str
+    words: list[str]
+    wanted: EvaluationConfig | AnalysisConfig
+    file: Path
+
+
+def measurements(experiment: Experiment) -> list[Measurement]:
+    """The evaluation and the analysis of an experiment, as far as it asks for them."""
+    kinds: Any = (
+        ("metarl.evaluate", experiment.evaluation, EvaluationConfig, "evaluation.json"),
+        ("metarl.analyze", experiment.analysis, AnalysisConfig, "analysis/analysis.json"),
+    )
+    asked = [(command, text.split(), kind, file) for command, text, kind, file in kinds if text is not None]
+    return [Measurement(command, words, tyro.cli(kind, args=words), Path(file)) for command, words, kind, file in asked]
 
 
 def settings_of(train_options: list[str]) -> dict[str, str]:
@@ -99,13 +133,45 @@ def settings_of(train_options: list[str]) -> dict[str, str]:
 
 
 def differences_from(today: dict[str, str], run: Path, iterations: str) -> list[str]:
-    """Settings that a run had and that differ today, as text; its iterations are taken as given."""
+    """Settings of a run that differ today, as text; its iterations are taken as given.
+
+    What is set today and was unset differs too, unless the run is older than the setting.
+    """
     before = {**_as_text(load_config(run).to_dict()), "iterations": iterations}
+    stored = read_values(RunFolder(run).config)
+    names = [*before, *(name for name in today if name not in before and _was_known(name, stored))]
     return [
-        f"{name} {value}, today {today.get(name, 'unset')}"
-        for name, value in before.items()
-        if name not in BOOKKEEPING and value != today.get(name)
+        f"{name} {before.get(name, 'unset')}, today {today.get(name, 'unset')}"
+        for name in names
+        if name not in BOOKKEEPING and before.get(name) != today.get(name)
     ]
+
+
+def _was_known(name: str, stored: Mapping[str, Any]) -> bool:
+    """Whether a stored configuration is of a version that knew a setting; a family's parameters are free."""
+    group, _, part = name.partition(".")
+    if group not in stored or not part or group == "env_kwargs":
+        return group in stored
+    return part in (stored[group] or {})
+
+
+def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> list[str]:
+    """What an evaluation or analysis in a file was asked for in other words than ``wanted``, as text."""
+    content = read_json(result)
+    if isinstance(wanted, AnalysisConfig):
+        before = {name: value for name, value in content["analysis"].items() if name not in ("output", "threads")}
+    else:
+        before = {"seed": content["seed"], "gradient_steps": len(content["returns"][0]) - 1}
+        if wanted.task_file is None:
+            before["tasks"] = len(content["tasks"])
+        elif content["tasks"] != read_json(wanted.task_file)["tasks"]:
+            before["task_file"] = "another one"
+        if content.get("shots") is None:
+            before["rollouts"] = content["rollouts"]
+        elif wanted.shots is not None:
+            before["shots"] = content["shots"]
+    today = plain(asdict(wanted))
+    return [f"{name} {value}, today {today[name]}" for name, value in before.items() if value != today[name]]
 
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
@@ -125,7 +191,7 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
     return {
         "command": " ".join(["python -m metarl.train", *experiment.train_options(name, "SEED")]),
         "seeds": [run.seed for run in runs],
-        "commits": [" and ".join(commits_of(run.config)) for run in runs],
+        "commits": [" and ".join(run.commits) for run in runs],
         "trained_with": runs[0].config["metarl"],
         "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
         "core_hours": [round(core_hours(run), 3) for run in runs],
@@ -149,11 +215,6 @@ def core_hours(run: StoredRun) -> float:
     """Hours of one core that training took; wall time where CPU time was not measured, as runs have one thread."""
     seconds = run.progress.get("cpu_seconds", run.progress.get("seconds", np.zeros(1)))
     return float(seconds[-1]) / 3600
-
-
-def commits_of(config: dict[str, Any]) -> list[str]:
-    """The commits that a run was trained at, each once."""
-    return list(dict.fromkeys(str(part["commit"]) for part in (config["metarl"], *config.get("resumed_with", ()))))
 
 
 def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:

@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tiny_runs import arguments, numbers, tiny
 
 from benchmarks import collect, experiments, reproduce, summaries
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, Published
+from metarl.common.errors import UserError
 from metarl.runs.training import train
 from metarl.store.runs import read_run
 
@@ -112,6 +114,12 @@ def test_results_from_a_changed_tree_are_refused(trained, tmp_path, monkeypatch,
     assert reproduce.main(["small", "--keep"]) == 2
     assert "comes from a tree with uncommitted changes" in capsys.readouterr().err
     assert not (tmp_path / "results/small/maml-seed0").exists()
+    config["metarl"]["commit"] = "1" * 12
+    (trained / "maml-seed0/config.json").write_text(json.dumps(config))
+    sweep = {"evaluations": [{"metarl": {"commit": commit}} for commit in ("1" * 12, f"{'1' * 12}-dirty")]}
+    (trained / "maml-seed0/evaluation-sweep.json").write_text(json.dumps(sweep))
+    with pytest.raises(UserError, match=r"evaluation-sweep\.json comes from a tree with uncommitted changes"):
+        collect.collect(trained / "maml-seed0", "small")
     monkeypatch.setattr(reproduce, "_changed", lambda: True)
     assert reproduce.main(["small", "--keep"]) == 2
     assert "the tree has uncommitted changes" in capsys.readouterr().err
@@ -137,6 +145,35 @@ def test_outdated_runs_are_told_with_what_has_changed(trained, small, tmp_path):
     text = summaries.summarise("small", trained)
     assert config["metarl"]["commit"] in next(line for line in text.splitlines() if line.startswith("**Results of"))
     assert json.loads((trained / "summary.json").read_text())["outdated"] == found
+
+
+def test_what_is_set_today_and_was_unset_counts_as_changed_unless_the_run_is_older_than_the_setting(trained, small):
+    run = trained / "maml-seed0"
+    done = str(int(read_run(run).progress["iteration"][-1]))
+    today = summaries.settings_of(EXPERIMENTS["algorithms-navigation"].train_options("maml", 0))
+    assert summaries.differences_from(today, run, done) == []
+    for name in ("env_kwargs.squared_distance", "policy_body"):
+        assert summaries.differences_from({**today, name: "1"}, run, done) == [f"{name} unset, today 1"]
+    for newer in ("of_tomorrow", "trpo.of_tomorrow"):
+        assert summaries.differences_from({**today, newer: "1"}, run, done) == []
+
+
+def test_a_result_of_other_options_is_computed_again_and_told_of(trained, small, tmp_path, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(reproduce, "_train", lambda *_: None)
+    monkeypatch.setattr(reproduce, "_call", lambda *words: called.append(words))
+    reproduce._run("small", "maml", 0)
+    options = "tasks 200, today 3; rollouts 40, today 2"
+    assert options in capsys.readouterr().out
+    assert called == [("metarl.evaluate", str(reproduce.RUNS / "small/maml-seed0"), *small.evaluation.split())]
+    assert options.partition(";")[0] in summaries.outdated("small", trained)["maml-seed0"]
+
+
+def test_an_analysis_of_other_options_is_told_of(tmp_path):
+    kept = RESULTS / "headroom-cheetah-dir/maml-seed0/analysis.json"
+    (asked,) = [m for m in summaries.measurements(EXPERIMENTS["headroom-cheetah-dir"]) if m.command == "metarl.analyze"]
+    assert summaries.other_options(kept, asked.wanted) == []
+    assert summaries.other_options(kept, replace(asked.wanted, tasks=20)) == ["tasks 10, today 20"]
 
 
 def test_a_summarys_primary_comparison_is_the_paired_t_test_over_its_seeds():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,17 +77,15 @@ class VariBAD(RecurrentRule):
 
     def draws(self, generator: np.random.Generator, trials: Trials) -> Draws:
         """Draws prefixes and steps evenly among those that took place, and noise."""
-        options, like = self.options, trials.rewards
-
-        def drawn(sample: Callable[..., np.ndarray], *shape: int) -> Tensor:
-            return torch.from_numpy(sample((len(like), *shape))).to(like)
+        options, num_trials, lengths = self.options, len(trials.mask), trials.mask.double().sum(1, keepdim=True)
 
         def positions(count: int) -> Tensor:
-            return (drawn(generator.random, count) * trials.mask.sum(1, keepdim=True)).long()
+            # In float64: a float32 rounds numbers below 1 up to 1, which is behind the last step.
+            return (torch.from_numpy(generator.random((num_trials, count))).to(lengths) * lengths).long()
 
         prefixes = positions(options.prefixes)
-        noise = drawn(generator.standard_normal, options.prefixes, options.latent_size)
-        return Draws(prefixes, noise, positions(options.decoded_steps))
+        noise = torch.from_numpy(generator.standard_normal((num_trials, options.prefixes, options.latent_size)))
+        return Draws(prefixes, noise.to(trials.rewards), positions(options.decoded_steps))
 
     def bound(self, meta: Tensor, trials: Trials, tasks: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
         """Minus the evidence lower bound at the prefixes, with the parts of it.

@@ -102,6 +102,8 @@ class ActionMap:
             low, high, centre, half_width = map(
                 torch.as_tensor, (self._low, self._high, self._centre, self._half_width)
             )
+            if self._start is not None:  # As NumPy computes: a float32 does not hold every large integer.
+                actions = actions.double()
             actions = actions * half_width + centre
             actions = (actions if self._start is None else actions.floor()).clamp(low, high)
         batch = actions.shape if isinstance(self.distribution, Categorical) else actions.shape[:-1]

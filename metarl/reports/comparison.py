@@ -29,6 +29,7 @@ from metarl.config.measuring import Checkpoint
 from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.labels import Group, group_runs
 from metarl.reports.measures import Floats
+from metarl.store.reference import run_folder
 from metarl.store.runs import StoredRun, read_run
 
 Ends = tuple[Floats, Floats]
@@ -36,6 +37,8 @@ Ends = tuple[Floats, Floats]
 
 # No step changes their policies; evaluations of older versions do not say so.
 _NOT_ADAPTING = ("oracle", "standstill")
+# Settings that say what a return is.
+_PROBLEM = ("env_kwargs", "horizon")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,8 @@ class Line:
         made_worse: Share of tasks that adaptation makes worse, mean over seeds, [step]; None if no step changes the
             policy.
         gap_closed: Share of the gap from standing still to the oracle, [step]; None without an oracle among the runs.
+        data: Episodes of a task, or examples, that adaptation had read before each return, mean over tasks and seeds,
+            [step]; None if evaluations of older versions do not say it.
     """
 
     label: str
@@ -64,6 +69,7 @@ class Line:
     interquartile_interval: Ends | None
     made_worse: Floats | None
     gap_closed: Floats | None
+    data: Floats | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +156,9 @@ def compare(
         The comparison.
 
     Raises:
-        UserError: If a folder is no run or was not evaluated; if the runs are of several families, were evaluated on
-            different tasks, or have no seed in common with the reference; if the seeds of a line were evaluated with
+        UserError: If a folder is no run or was not evaluated; if the runs are of several families, or of one with
+            different parameters or horizons, were evaluated on different tasks, or have no seed in common with the
+            reference; if the seeds of a line were evaluated with
             different numbers of episodes; or if the picture cannot be written.
     """
     picture = None if output is None else checked_file(output, "picture", PICTURES)
@@ -164,7 +171,7 @@ def compare(
     if chosen is None:
         labels = [usual_reference(groups)]
     else:
-        labels = [g.label for g in groups if chosen.resolve() in {run.path.resolve() for run in g.runs}]
+        labels = [g.label for g in groups if run_folder(chosen).resolve() in {run.path.resolve() for run in g.runs}]
         if not labels:
             raise UserError(f"the reference '{chosen}' is not among the runs: give one of their folders.")
     comparison = compare_lines({group.label: group.runs for group in groups}, labels[0], step)
@@ -199,6 +206,13 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
     evaluations = [run.evaluated() for run in runs]
     first = evaluations[0]
     for run, evaluation in zip(runs, evaluations, strict=True):
+        problems = [{name: of.config.get(name) or "unset" for name in _PROBLEM} for of in (runs[0], run)]
+        if problems[0] != problems[1]:
+            one, other = (", ".join(f"{name} {value}" for name, value in of.items()) for of in problems)
+            raise UserError(
+                f"'{runs[0].path}' ({one}) and '{run.path}' ({other}) are of different problems, so that their returns "
+                "cannot be compared: give runs of one."
+            )
         if not _same(evaluation.tasks, first.tasks):
             raise UserError(
                 f"'{runs[0].path}' and '{run.path}' were evaluated on different tasks: evaluate them again with the "
@@ -256,8 +270,9 @@ def _line(
     label: str, runs: Sequence[StoredRun], returns: Floats, sign: float, ends: tuple[float, float] | None
 ) -> Line:
     estimate = aggregate(returns)
-    algo = runs[0].config["algo"]
-    adapts = algo not in _NOT_ADAPTING and all(run.evaluated().share_made_worse is not None for run in runs)
+    algo, evaluations = runs[0].config["algo"], [run.evaluated() for run in runs]
+    read = [amount for evaluation in evaluations if (amount := evaluation.adaptation_episodes) is not None]
+    adapts = algo not in _NOT_ADAPTING and all(evaluation.share_made_worse is not None for evaluation in evaluations)
     return Line(
         label=label,
         seeds=tuple(run.seed for run in runs),
@@ -268,6 +283,7 @@ def _line(
         interquartile_interval=bootstrap_interval(interquartile_mean, returns),
         made_worse=share_made_worse(sign * returns).mean(axis=0) if adapts else None,
         gap_closed=None if ends is None else share_of_gap(estimate.mean, *ends),
+        data=np.mean([amount[: returns.shape[2]] for amount in read], axis=0) if len(read) == len(runs) else None,
     )
 
 

@@ -28,7 +28,7 @@ HEIGHT = 256
 """Height of a picture, in pixels."""
 PANELS_IN_ROW = 4
 """Episodes, or tasks, beside one another; more take several rows."""
-# A film has at most so many pictures a second, and in all. It leaves out steps, and keeps the pace.
+# A film has hardly more pictures a second, and no more in all. It leaves out steps, and keeps the pace.
 _MOST_PER_SECOND = 25
 _MOST_PICTURES = 500
 _USUAL_RATE = 30

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -117,8 +118,12 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _settings(run: StoredRun) -> dict[str, str]:
     """The settings that identify a run's line, as text; null and empty settings count as not set."""
     # The title stands for these: L2F is MAML with attenuation, and a baseline's title names its trainer.
-    left_out = {*BOOKKEEPING, *_idle(run.config), "algo", "attenuate", "baseline"}
+    left_out = {*BOOKKEEPING, *_idle(run.config), "attenuate", "baseline"}
+    if run.config["algo"] in ALGORITHMS:  # Two classes may have the same name.
+        left_out.add("algo")
     used = {name: value for name, value in run.config.items() if name not in left_out}
+    if start := used.get("init_from"):  # Each seed may start from its own.
+        used["init_from"] = re.sub(r"-seed\d+$", "", str(start))
     texts = {name: _value_text(value) for name, value in _flat(used).items()}
     return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}
 

@@ -53,7 +53,10 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     agent = load(run_dir, config.checkpoint, trust)
     family = require_environments(agent.family, "a recording")
     folder = config.output or RunFolder(results_folder(agent.config.folder)).recording
-    gif = folder / f"task{config.task}.gif"
+    suffix = "" if config.checkpoint == "last" else f"-{config.checkpoint}"
+    if config.seed != RecordingConfig.seed:
+        suffix += f"-seed{config.seed}"
+    gif = folder / f"task{config.task}{suffix}.gif"
     if why := unwritable(gif):
         raise UserError(f"cannot write {gif}: {why}; choose another output (--output).")
     tasks = family.sample_tasks(HELD_OUT_TASKS, stream(config.seed, Purpose.TEST_TASKS), "test")
@@ -61,6 +64,8 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     if steps is None:
         steps = agent.settings.inner.num_inner_steps if agent.rule.remembers else _GRADIENT_STEPS
     title = f"{run_title(agent.config.to_dict())} on {family.name}"
+    if config.checkpoint != "last":
+        title += f", {config.checkpoint} checkpoint"
     task = tasks[config.task]
     with closing(drawing_env(family, task)) as env:
         camera = Camera.on(env, family.name, agent.settings.rollouts.horizon)
@@ -77,7 +82,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         if isinstance(env.unwrapped, NavigationEnv):
             chosen = [tasks[(config.task + goal) % HELD_OUT_TASKS] for goal in range(config.goals)]
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]
-            files[folder / "trajectories.png"] = partial(_save, draw_trajectories(title, chosen, goals))
+            files[folder / f"trajectories{suffix}.png"] = partial(_save, draw_trajectories(title, chosen, goals))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, write in files.items():

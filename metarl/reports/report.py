@@ -6,7 +6,8 @@ import base64
 import json
 import mimetypes
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from io import BytesIO
 from pathlib import Path
@@ -66,7 +67,8 @@ def report(
         Path of the file.
 
     Raises:
-        UserError: If a folder is no run, or if the file cannot be written, which is tried first.
+        UserError: If a folder is no run, if seeds of a line were evaluated for different numbers of steps, or if the
+            file cannot be written, which is tried first.
     """
     page = checked_file(output, "report", (".html",))
     checkpoint = convert("checkpoint", checkpoint, Checkpoint)
@@ -85,8 +87,8 @@ def _rendered(groups: Sequence[Group]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
     runs = runs_of(groups)
-    evaluated = [group for group in groups if all(run.evaluation is not None for run in group.runs)]
-    trained = [group for group in groups if all(len(run.progress.get("iteration", ())) for run in group.runs)]
+    evaluated = _having(groups, _is_evaluated)
+    trained = _having(groups, _has_progress)
     return template.render(
         title="; ".join(
             f"{', '.join(group.label for group in family)} on {family[0].env}" for family in by_family(groups)
@@ -95,12 +97,26 @@ def _rendered(groups: Sequence[Group]) -> str:
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
         comparisons=[_comparison(family) for family in by_family(evaluated) if len(family) > 1],
         training=[_training(family) for family in by_family(trained)],
-        not_evaluated=[str(run.path) for run in runs if run.evaluation is None],
+        not_evaluated=[str(run.path) for run in runs if not _is_evaluated(run)],
+        without_progress=[str(run.path) for run in runs if not _has_progress(run)],
         phases=[row for group in trained for row in _phases(group)],
         phase_names=list(_PHASES.values()),
         settings=[_settings(family) for family in by_family(groups)],
         recordings=[_recording(run, file) for run in runs for file in _recordings(run)],
     )
+
+
+def _is_evaluated(run: StoredRun) -> bool:
+    return run.evaluation is not None
+
+
+def _has_progress(run: StoredRun) -> bool:
+    return len(run.progress.get("iteration", ())) > 0
+
+
+def _having(groups: Sequence[Group], what: Callable[[StoredRun], bool]) -> list[Group]:
+    """The groups with those of their runs that have something; without groups that have none."""
+    return [replace(group, runs=kept) for group in groups if (kept := tuple(filter(what, group.runs)))]
 
 
 def _facts(run: StoredRun) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def _facts(run: StoredRun) -> dict[str, Any]:
         "iterations": f"{_last(run, 'iteration') or 0:.0f} of {run.config.get('iterations', '?')}",
         "steps": "" if steps is None else engineering(steps),
         "time": "" if seconds is None else _time(seconds),
-        "commit": str(origin.get("commit") or ""),
+        "commit": ", then ".join(run.commits),
         "made_with": ", ".join(
             f"{name} {value}" for name, value in origin.items() if name not in ("commit", "hardware")
         ),

@@ -316,6 +316,7 @@ def comparison_table(result: Comparison) -> str:
     decimals, at = 2 if result.measure == "return" else 4, result.step
     steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
     after = f"after {at} {result.step_name}{'' if at == 1 else 's'}"
+    unit = "episodes" if result.measure == "return" else "examples"
     text = [
         f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",
         "",
@@ -324,8 +325,10 @@ def comparison_table(result: Comparison) -> str:
         *_aligned(["", *steps], [_with_means(line, line.mean, decimals) for line in result.lines]),
         "",
         f"{after}: interquartile mean (IQM) of all seeds and tasks, tasks made worse, share of the gap from standing "
-        "still to the oracle",
-        *_aligned(["", "IQM", "made worse", "gap closed"], [_points(line, at, decimals) for line in result.lines]),
+        f"still to the oracle, {unit} of a task that adaptation had read",
+        *_aligned(
+            ["", "IQM", "made worse", "gap closed", unit], [_points(line, at, decimals) for line in result.lines]
+        ),
     ]
     if not result.pairs:
         return "\n".join(text)
@@ -358,7 +361,7 @@ def _points(line: Line, step: int, decimals: int) -> list[str]:
         for values in (line.made_worse, line.gap_closed)
     ]
     middle = f"{line.interquartile_mean[step]:.{decimals}f}{_ends(line.interquartile_interval, step, decimals)}"
-    return [line.label, middle, *shares]
+    return [line.label, middle, *shares, "-" if line.data is None else _amount(line.data[step])]
 
 
 def _tests(pair: Pair, step: int, decimals: int) -> list[str]:

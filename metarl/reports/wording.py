@@ -96,7 +96,7 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
         low, high = engineering(min(totals)), engineering(max(totals))
         words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
     origins = [run.config.get("metarl") or {} for run in runs]
-    matches = [_COMMIT.fullmatch(str(origin.get("commit"))) for origin in origins]
+    matches = [_COMMIT.fullmatch(commit) for run in runs for commit in run.commits]
     commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
     versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
     words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))

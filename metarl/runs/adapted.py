@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space, iterate
 from torch import Tensor
 
 from metarl.common.errors import Fault, UserError, shown
-from metarl.common.files import reason
+from metarl.common.files import reason, replacing
 from metarl.config.checked import Range, convert
 from metarl.config.trust import Trust, require_trust
 from metarl.envs.space_json import space_from_json, space_to_json
@@ -135,7 +135,8 @@ class AdaptedPolicy:
         )
         assert program is not None
         try:
-            program.save(file)
+            with replacing(file) as opened:
+                opened.write(program.model_proto.SerializeToString())
         except OSError as error:
             raise Fault(f"cannot write {file}: {reason(error)}.") from error
 

@@ -191,11 +191,14 @@ class Agent:
                 `metarl.inner.rule.evaluation_scales`, and 1 for supervised tasks.
 
         Raises:
-            UserError: If a factor is not positive, or if the agent remembers and has no step size.
+            UserError: If a factor is not positive, if there are more of them than steps, or if the agent takes no
+                gradient steps.
         """
         wanted = convert("step_scales", wanted, tuple[Positive, ...])
-        if wanted and self.rule.core.remembers:
-            raise UserError("step_scales would do nothing: an agent with memory reads episodes, and has no step size.")
+        if wanted and (self.rule.core.remembers or not self.rule.adapted):
+            raise UserError(f"step_scales would do nothing: {self.config.algo} takes no gradient steps.")
+        if len(wanted) > num_steps:
+            raise UserError(f"step_scales has {len(wanted)} factors for {num_steps} steps: leave out the last ones.")
         supervised = isinstance(self.family, SupervisedFamily)
         return evaluation_scales(num_steps, self.settings.inner.num_inner_steps, wanted or (1.0,) * supervised)
 

@@ -77,7 +77,7 @@ class RunFolder:
         if config.adapted_layers:
             parts += ["adapting", *config.adapted_layers]
         if config.step_scales:
-            parts += ["scales", *(f"{scale:g}" for scale in config.step_scales)]
+            parts += ["scales", *(repr(scale).removesuffix(".0") for scale in config.step_scales)]
         if sweep:
             parts.append("sweep")
         return self.path / ("-".join(parts) + ".json")

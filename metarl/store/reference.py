@@ -40,4 +40,4 @@ def results_folder(folder: Path) -> Path:
 
     That is the folder itself, but for a reference agent, which stays as it came, ``runs/reference/NAME``.
     """
-    return _RESULTS / folder.name if folder.parent == REFERENCES else folder
+    return _RESULTS / folder.name if folder.resolve().parent == REFERENCES else folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +62,11 @@ class StoredRun:
             return self.evaluation.measure
         found = [name for name in ("error", "accuracy") if f"pre_adaptation_{name}" in self.progress]
         return found[0] if found else "return"
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits that it was trained at, each once; a run that went on at another one has several."""
+        return commits_of(self.config)
 
     @property
     def seed(self) -> int:
@@ -180,3 +186,9 @@ def _read_progress(path: Path) -> dict[str, Floats]:
     if table.unreadable:
         say(f"{path} is damaged: {table.unreadable} of its lines cannot be read and are left out.")
     return {name: column for name, column in table.by_column().items() if is_numbers(column)}
+
+
+def commits_of(content: Mapping[str, Any]) -> list[str]:
+    """The commits that the content of a ``config.json``, an evaluation or an analysis names, each once."""
+    origins = (content.get("metarl") or {}, *content.get("resumed_with", ()))
+    return list(dict.fromkeys(str(origin["commit"]) for origin in origins if origin.get("commit")))

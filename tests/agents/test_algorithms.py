@@ -214,11 +214,14 @@ def test_step_sizes_of_an_evaluation_can_be_chosen(tmp_path):
     assert not torch.equal(first, run.agent.adapt(env, 2, step_scales=[1, 0.25]).parameters)
     with pytest.raises(UserError, match="step_scales"):
         run.agent.adapt(env, 2, step_scales=[1, 0])
+    with pytest.raises(UserError, match="step_scales has 3 factors for 2 steps"):
+        run.agent.adapt(env, 2, step_scales=[1, 1, 1])
 
 
-def test_step_sizes_of_an_agent_without_them_cannot_be_chosen(tmp_path):
-    train(tiny(tmp_path, algo="rl2", iterations=1))
-    with pytest.raises(UserError, match="step_scales would do nothing: an agent with memory"):
+@pytest.mark.parametrize("algo", ["rl2", "oracle"])
+def test_step_sizes_of_an_agent_without_gradient_steps_cannot_be_chosen(tmp_path, algo):
+    train(tiny(tmp_path, algo=algo, iterations=1))
+    with pytest.raises(UserError, match=f"step_scales would do nothing: {algo} takes no gradient steps"):
         evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, step_scales=(1, 0.5)))
 
 

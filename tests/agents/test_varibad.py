@@ -126,6 +126,20 @@ def test_the_divergence_is_that_of_torch():
     assert not normal_kl(*numbers[:2], *numbers[:2]).any()
 
 
+def test_a_draw_just_below_one_is_of_the_last_step():
+    """As a float32 it would be 1, and of the step behind the last one."""
+
+    class Highest:
+        random = staticmethod(lambda shape: np.full(shape, 1 - 2.0**-53))
+        standard_normal = staticmethod(np.zeros)
+
+    rule, _ = make(prefixes=3, decoded_steps=4)
+    trials = trials_for(rule)
+    draws, last = rule.draws(Highest(), trials), trials.mask.sum(1, keepdim=True).long() - 1
+    assert torch.equal(draws.prefixes, last.expand(-1, 3))
+    assert torch.equal(draws.steps, last.expand(-1, 4))
+
+
 def test_draws_are_among_the_steps_that_took_place():
     rule, _ = make(prefixes=200, decoded_steps=200)
     draws = rule.draws(np.random.default_rng(0), trials_for(rule))

@@ -61,6 +61,30 @@ def test_seeds_of_a_line_that_were_evaluated_with_different_amounts_of_data_are_
     assert [line.label for line in compare([runs[0], memory]).lines] == ["MAML", "RL^2"]
 
 
+def test_returns_of_different_problems_are_not_compared(tmp_path):
+    runs = [make_run(tmp_path / str(horizon), horizon=horizon) for horizon in (100, 50)]
+    with pytest.raises(UserError, match=r"horizon 100\) and .*horizon 50\) are of different problems"):
+        compare(runs)
+    squared = make_run(tmp_path / "squared", horizon=100, env_kwargs={"squared_distance": True})
+    with pytest.raises(UserError, match=r"env_kwargs unset, .* \(env_kwargs \{'squared_distance': True\}"):
+        compare([runs[0], squared])
+
+
+def test_a_comparison_says_what_adaptation_had_read(tmp_path):
+    read = {"maml": [0, 20, 40], "rl2": [0, 1, 2]}
+    runs = [make_run(tmp_path / algo, algo=algo, evaluated={"adaptation_episodes": read[algo]}) for algo in read]
+    unknown = make_run(tmp_path / "anil", algo="anil")
+    lines = compare([*runs, unknown]).lines
+    assert [None if line.data is None else line.data.tolist() for line in lines] == [[0, 20, 40], [0, 1, 2], None]
+    rows = comparison_table(compare([*runs, unknown])).split("\n\n")[2].splitlines()
+    assert [row.split()[-1] for row in rows[1:]] == ["episodes", "20", "1", "-"]
+
+
+def test_a_reference_agent_can_be_the_line_to_compare_with():
+    names = [f"reference:headroom-cheetah-dir-{algo}-seed0" for algo in ("maml", "anil")]
+    assert compare(names, reference=names[1]).reference == "ANIL"
+
+
 def test_the_primary_comparison_alone_is_adjusted_and_for_all_its_lines(five):
     comparison = compare(five)
     raw = [pair.p_values[1] for pair in comparison.pairs]

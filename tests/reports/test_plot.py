@@ -208,6 +208,21 @@ def test_line_is_named_by_what_sets_it_apart_from_its_kind(tmp_path, settings, l
     assert sum(len(group.runs) for group in groups) == len(settings)
 
 
+def test_rules_of_ones_own_with_the_same_class_name_are_lines_of_their_own(tmp_path):
+    for seed, algo in enumerate(("one.module:Rule", "another.module:Rule")):
+        make_run(tmp_path / str(seed), algo=algo, seed=seed)
+    labels = [group.label for group in groups_of(tmp_path / "0", tmp_path / "1")]
+    assert labels == ["Rule (algo one.module:Rule)", "Rule (algo another.module:Rule)"]
+
+
+def test_seeds_that_start_from_runs_of_their_own_seed_are_one_line(tmp_path):
+    starts = [f"runs/start-seed{seed}" for seed in range(3)] + ["runs/other-seed0"]
+    for number, start in enumerate(starts):
+        make_run(tmp_path / str(number), seed=number % 3, init_from=start)
+    groups = groups_of(*(tmp_path / str(number) for number in range(4)))
+    assert [len(group.runs) for group in groups] == [3, 1]
+
+
 def test_what_other_algorithms_would_use_and_bookkeeping_make_no_lines(tmp_path):
     common = {"algo": "maml", "meta_optimiser": "trpo", "trpo": {"max_kl": 0.01}}
     folders = [

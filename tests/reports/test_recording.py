@@ -1,5 +1,6 @@
 """Recordings: which episodes they hold, films and figures of them, and where nothing can be drawn."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import gymnasium
@@ -45,6 +46,14 @@ def untrained(folder, **settings):
 def episode(title="before adaptation", length=5, stride=1, shade=0, width=HEIGHT):
     pictures = [np.full((HEIGHT, width, 3), shade + n, np.uint8) for n in range(-(-length // stride) + 1)]
     return Episode(title, np.arange(1.0, length + 1), np.zeros((length + 1, 2)), pictures, stride)
+
+
+def test_recordings_of_other_checkpoints_and_seeds_do_not_replace_one_another(run, folder, monkeypatch):
+    monkeypatch.setattr(recording, "can_write_mp4", lambda: False)
+    config = RecordingConfig(steps=0, goals=1, output=folder / "here")
+    files = [metarl.record(run, dataclasses.replace(config, **other)) for other in ({}, {"seed": 7})]
+    names = [[path.name for path in of_one] for of_one in files]
+    assert names == [["task0.gif", "trajectories.png"], ["task0-seed7.gif", "trajectories-seed7.png"]]
 
 
 def test_the_files_of_a_recording(run, folder, capsys, monkeypatch):

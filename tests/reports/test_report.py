@@ -11,7 +11,9 @@ from tiny_runs import ROOT, tiny
 import metarl
 from metarl.commands.report import main
 from metarl.common.errors import UserError
+from metarl.reports.wording import provenance_text
 from metarl.runs.training import train
+from metarl.store.runs import read_run
 
 RESULTS = ROOT / "benchmarks/results"
 
@@ -106,6 +108,30 @@ def test_what_was_not_evaluated_is_named(tmp_path):
     assert f"Not evaluated, and therefore not below: {path}" in words(page)
     assert 'id="adaptation"' not in page
     assert 'id="training"' in page
+
+
+def test_what_one_seed_lacks_is_named_and_the_others_are_shown(tmp_path):
+    """A report shows what there is of each seed."""
+    evaluated, plain, without = (train(tiny(tmp_path / name, seed=n)).path for n, name in enumerate("abc"))
+    for path in (evaluated, without):
+        metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+    (without / "progress.csv").unlink()
+    page = written([evaluated, plain, without], tmp_path)
+    assert f"Not evaluated, and therefore not below: {plain}." in words(page)
+    assert f"without learning curves: {without}." in words(page)
+    assert re.search(r'<td>MAML</td><td class="number">2</td>', page)
+    assert 'id="training"' in page
+
+
+def test_all_commits_of_a_run_are_named(runs, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["metarl"]["commit"] = "1" * 12
+    config["resumed_with"] = [{**config["metarl"], "commit": commit * 12} for commit in "121"]
+    (copy / "config.json").write_text(json.dumps(config))
+    assert f"{'1' * 12}, then {'2' * 12}" in words(written([copy], tmp_path))
+    assert provenance_text([read_run(copy)]).endswith(f"commit {'1' * 9}, {'2' * 9}")
 
 
 def test_recordings_in_a_run_are_shown(runs, tmp_path):

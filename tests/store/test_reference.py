@@ -20,7 +20,7 @@ from metarl.runs.training import train
 from metarl.store import reference
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
-from metarl.store.reference import REFERENCES, reference_names, run_folder
+from metarl.store.reference import REFERENCES, reference_names, results_folder, run_folder
 from metarl.store.runs import read_run
 
 NAMES = reference_names()
@@ -37,6 +37,11 @@ def folder(tmp_path, monkeypatch):
 def test_all_agents_together_are_small():
     assert NAMES
     assert sum(path.stat().st_size for path in REFERENCES.rglob("*") if path.is_file()) <= MOST_BYTES
+
+
+def test_an_agent_given_by_its_path_stays_as_it_came(monkeypatch):
+    monkeypatch.chdir(REFERENCES)
+    assert results_folder(Path(NAMES[0])) == Path("runs/reference") / NAMES[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,6 +149,8 @@ def places(folder, monkeypatch):
     monkeypatch.setattr(collecting, "RESULTS", folder / "results")
     for module in (collecting, reference):
         monkeypatch.setattr(module, "REFERENCES", folder / "agents")
+    # Whatever the checkout has been changed by.
+    monkeypatch.setattr("metarl.store.provenance._commit", lambda: "0123456789ab")
     return folder
 
 
