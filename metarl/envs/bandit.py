@@ -108,8 +108,14 @@ class BanditFamily(NativeFamily):
 
     name = "bandit"
     horizon = 10
-    # One episode is a whole trial: there is nothing to carry over to another.
-    memory_defaults: Mapping[str, Any] = {"num_inner_steps": 0, "meta_batch_size": 400}
+    # One episode is a whole trial: there is nothing to carry over to another. Ten short steps are cheap to compute, so
+    # many updates; every pull counts alike; and some entropy keeps the policy from settling on one arm too early.
+    memory_defaults: Mapping[str, Any] = {
+        "num_inner_steps": 0,
+        "meta_batch_size": 400,
+        "discount": 1.0,
+        "ppo": {"minibatches": 16, "lr": 7e-4, "entropy_weight": 3e-3},
+    }
     env_class = BanditEnv
     core_class = BanditCore
 

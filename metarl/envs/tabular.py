@@ -185,7 +185,13 @@ class TabularMDPFamily(NativeFamily):
     name = "tabular-mdp"
     horizon = 10
     # Trials of ten episodes, as in Duan et al. 2016.
-    memory_defaults: Mapping[str, Any] = {"num_inner_steps": 9, "meta_batch_size": 200, "discount": 0.99}
+    memory_defaults: Mapping[str, Any] = {
+        "num_inner_steps": 9,
+        "meta_batch_size": 200,
+        "discount": 0.99,
+        "rl2": {"units": 128},
+        "ppo": {"minibatches": 16},
+    }
     env_class = TabularMDPEnv
     core_class = TabularMDPCore
 
