@@ -19,11 +19,11 @@ from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.reports.comparison import compare_lines
 from metarl.reports.curves import plot_runs
 from metarl.reports.labels import BOOKKEEPING
-from metarl.store.config_file import load_config, read_values
+from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
-from metarl.store.folder import RunFolder
 from metarl.store.runs import StoredRun, read_run
 
+_UNSET = "unset"
 # With more, each line gets a panel of its own.
 _MOST_LINES_IN_A_PANEL = 6
 
@@ -75,7 +75,7 @@ def summarise(name: str, folder: Path) -> str:
 def outdated(name: str, folder: Path) -> dict[str, list[str]]:
     """Runs that the experiment's command no longer makes, because settings have changed since.
 
-    Settings that are newer than a run count as unchanged: the versions before had no other value.
+    A setting that is newer than a run is read as what the versions before did.
 
     Args:
         name: The experiment.
@@ -133,26 +133,19 @@ def settings_of(train_options: list[str]) -> dict[str, str]:
 
 
 def differences_from(today: dict[str, str], run: Path, iterations: str) -> list[str]:
-    """Settings of a run that differ today, as text; its iterations are taken as given.
-
-    What is set today and was unset differs too, unless the run is older than the setting.
-    """
+    """Settings of a run that differ today, as text; its iterations are taken as given."""
     before = {**_as_text(load_config(run).to_dict()), "iterations": iterations}
-    stored = read_values(RunFolder(run).config)
-    names = [*before, *(name for name in today if name not in before and _was_known(name, stored))]
+
+    def idle(name: str) -> bool:
+        """Whether it is a part of a component that the run did without; what chose the component differs too."""
+        group, _, part = name.partition(".")
+        return bool(part) and group != "env_kwargs" and before.get(group) == _UNSET
+
     return [
-        f"{name} {before.get(name, 'unset')}, today {today.get(name, 'unset')}"
-        for name in names
-        if name not in BOOKKEEPING and before.get(name) != today.get(name)
+        f"{name} {before.get(name, _UNSET)}, today {today.get(name, _UNSET)}"
+        for name in dict.fromkeys([*before, *today])
+        if name not in BOOKKEEPING and not idle(name) and before.get(name, _UNSET) != today.get(name, _UNSET)
     ]
-
-
-def _was_known(name: str, stored: Mapping[str, Any]) -> bool:
-    """Whether a stored configuration is of a version that knew a setting; a family's parameters are free."""
-    group, _, part = name.partition(".")
-    if group not in stored or not part or group == "env_kwargs":
-        return group in stored
-    return part in (stored[group] or {})
 
 
 def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> list[str]:
@@ -175,13 +168,13 @@ def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> li
 
 
 def _as_text(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings by name, those of a component as component.name; what is null or empty is left out."""
+    """Settings by name, those of a component as component.name."""
     flat: dict[str, str] = {}
     for name, value in plain(settings).items():
         if isinstance(value, dict):
             flat |= {f"{name}.{part}": text for part, text in _as_text(value).items()}
-        elif value not in (None, [], ""):
-            flat[name] = json.dumps(value)
+        else:
+            flat[name] = _UNSET if value in (None, [], "") else json.dumps(value)
     return flat
 
 

@@ -38,7 +38,7 @@ class Adam:
         """One step; ``generator`` is not used.
 
         Outcomes are ``updated`` and ``non-finite`` (the gradient; the state stays). Numbers are ``meta_loss``, the loss
-        before the step, and ``meta_gradient_norm``.
+        before the step, and ``meta_gradient_norm``, before it is limited.
         """
         with timed("meta-gradient"):
             loss, gradient = MetaObjective(loop, workers).loss_and_gradient()
@@ -47,7 +47,8 @@ class Adam:
         if not np.isfinite(norm):
             return state, StepReport("non-finite", numbers)
         parameter, adam = adam_of(state, self._config.lr)
-        parameter.grad = gradient
+        longest = self._config.max_gradient_norm
+        parameter.grad = gradient if longest is None or norm <= longest else gradient * (longest / norm)
         adam.step()
         return LearnerState(parameter.detach(), dict(adam.state[parameter])), StepReport("updated", numbers)
 

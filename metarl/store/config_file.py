@@ -120,6 +120,9 @@ def read_config(path: Path, trust: Trust = False) -> Config:
             # Before this was a choice, the meta-gradient went through the embedding.
             before = "stop" if l2f.get("conditioning") == "constant" else "through"
             stored["l2f"] = {"embedding_gradient": before, **l2f}
+        if adam := stored.get("adam"):
+            # Before this was a choice, the meta-gradient had no limit.
+            stored["adam"] = {"max_gradient_norm": None, **adam}
         chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
         return _resolving_to(stored, Config.from_dict(chosen))
     except UserError as error:

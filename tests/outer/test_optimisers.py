@@ -8,8 +8,9 @@ from problems import initial, make_policy, make_rule
 
 from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
-from metarl.config.optimisers import META_OPTIMISERS
+from metarl.config.optimisers import META_OPTIMISERS, AdamConfig
 from metarl.data import LearnerState
+from metarl.outer import adam
 
 COLUMNS = {
     "trpo": ["line_search_trials", "surrogate_gain", "kl", "predicted_kl", "meta_gradient_norm"],
@@ -34,6 +35,24 @@ def test_every_row_takes_steps_and_describes_them(name):
     assert torch.equal(new.meta, again.meta)
     assert list(report.numbers) == COLUMNS[name]
     assert report.numbers.get("surrogate_gain", 1) > 0
+
+
+def test_one_long_meta_gradient_does_not_stop_adam(monkeypatch):
+    """Adam remembers a gradient of 10^7 times the usual length for ten thousand steps, unless it is limited."""
+    rule, moved = make_rule("maml", make_policy()), {}
+    meta = initial(rule)
+    loop, usual = problems.run(rule, meta), torch.ones_like(meta) / len(meta) ** 0.5
+    memory = {"step": torch.tensor(1e4), "exp_avg": usual, "exp_avg_sq": usual**2}
+    for limit in (None, 100.0):
+        at = LearnerState(meta, memory)
+        for length in (1e7, *[1.0] * 100):
+            monkeypatch.setattr(adam.MetaObjective, "loss_and_gradient", lambda _, length=length: (1.0, length * usual))
+            with Workers(1) as workers:
+                after, report = adam.Adam(AdamConfig(max_gradient_norm=limit)).step(at, loop, workers, None)
+            moved[limit], at = float((after.meta - at.meta).abs().mean()) / AdamConfig.lr, after
+            assert report.numbers["meta_gradient_norm"] == pytest.approx(length, rel=1e-5)
+    assert moved[100.0] > 0.25
+    assert moved[None] < 0.001
 
 
 def test_trpo_draws_the_rows_of_the_fisher_information_from_the_generator():

@@ -94,6 +94,15 @@ def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(
     assert load_config(tmp_path).resolve().l2f.embedding_gradient == expected
 
 
+def test_a_run_of_before_the_meta_gradient_had_a_limit_has_none(tmp_path):
+    save_config(Config(env="sinusoid", algo="maml", run_dir=tmp_path), {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["adam"].pop("max_gradient_norm") == 100
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path).resolve().optimiser.max_gradient_norm is None
+
+
 @pytest.mark.parametrize("algo", ["pretrain", "oracle"])
 @pytest.mark.parametrize("with_choices", [True, False])
 def test_a_baseline_of_before_its_trainer_was_a_choice_was_trained_by_ppo(tmp_path, algo, with_choices):
