@@ -234,7 +234,7 @@ def test_an_impossible_command_is_refused(arguments, problem, capsys):
 
 
 # Whose first rows today's code still makes, on the processor and with the packages they were made with.
-UNCHANGED = ("memory-tabular-mdp",)
+UNCHANGED = ("memory-bandit",)
 
 
 @pytest.mark.slow

@@ -122,7 +122,9 @@ def test_the_list_names_every_agent_with_what_it_reaches(capsys):
     assert header.split()[:3] == ["agent", "algorithm", "family"]
     assert [line.split()[0] for line in lines] == [f"reference:{name}" for name in metarl.reference_names()]
     for line, name in zip(lines, NAMES, strict=True):
-        assert " ".join(f"{mean:.2f}" for mean in read_run(Path(f"reference:{name}")).evaluated().mean) in line
+        result = read_run(Path(f"reference:{name}")).evaluated()
+        decimals = 4 if result.measure == "error" else 2
+        assert " ".join(f"{mean:.{decimals}f}" for mean in result.mean) in line
 
 
 def test_an_unknown_agent_is_refused_with_the_nearest_names(capsys):
