@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n\n".join(map(str, tables)))
     output = options.output or (None if options.quick else RESULT)
     if output is not None:
-        made_with = {**provenance(torch.device("cpu")), "mujoco": mujoco.__version__}
+        made_with = provenance(torch.device("cpu"))
         content = {"quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
         output.write_text(json.dumps(content, indent=1) + "\n")
     return 0

@@ -167,7 +167,7 @@ def test_a_result_of_other_options_is_computed_again_and_told_of(trained, small,
     assert options.partition(";")[0] in summaries.outdated("small", trained)["maml-seed0"]
 
 
-def test_an_analysis_of_other_options_is_told_of(tmp_path):
+def test_an_analysis_of_other_options_is_told_of():
     kept = RESULTS / "headroom-cheetah-dir/maml-seed0/analysis.json"
     (asked,) = [m for m in summaries.measurements(EXPERIMENTS["headroom-cheetah-dir"]) if m.command == "metarl.analyze"]
     assert summaries.other_options(kept, asked.wanted) == []

@@ -47,10 +47,14 @@ class Adam:
         if not np.isfinite(norm):
             return state, StepReport("non-finite", numbers)
         parameter, adam = adam_of(state, self._config.lr)
-        longest = self._config.max_gradient_norm
-        parameter.grad = gradient if longest is None or norm <= longest else gradient * (longest / norm)
+        parameter.grad = limited(gradient, norm, self._config.max_gradient_norm)
         adam.step()
         return LearnerState(parameter.detach(), dict(adam.state[parameter])), StepReport("updated", numbers)
+
+
+def limited(gradient: Tensor, norm: float, longest: float | None) -> Tensor:
+    """The gradient, scaled down to a length of ``longest`` if its ``norm`` is more; None for no limit."""
+    return gradient if longest is None or norm <= longest else gradient * (longest / norm)
 
 
 def adam_of(state: LearnerState, lr: float) -> tuple[Tensor, torch.optim.Adam]:

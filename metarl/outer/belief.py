@@ -14,7 +14,7 @@ from metarl.common.profiling import timed
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop
 from metarl.inner.memory import trials_of
-from metarl.outer.adam import adam_of
+from metarl.outer.adam import adam_of, limited
 from metarl.outer.replay import as_rollouts, latest_trials, named
 from metarl.policies.normaliser import RunningStatistics
 
@@ -52,7 +52,7 @@ def train_belief(
         norm = float(gradient.norm())
         if not np.isfinite(norm):
             return None, _numbers(reports)
-        parameter.grad = gradient * min(1.0, options.max_gradient_norm / max(norm, 1e-12))
+        parameter.grad = limited(gradient, norm, options.max_gradient_norm)
         adam.step()
     memory = {
         **state.memory,

@@ -18,7 +18,7 @@ from metarl.config.settings import RolloutSettings
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop, added, over_pieces
 from metarl.inner.memory import Judged, RecurrentRule, episodes, of_all_processes, trials_of
-from metarl.outer.adam import adam_of
+from metarl.outer.adam import adam_of, limited
 from metarl.outer.belief import train_belief
 from metarl.outer.optimiser import StepReport
 from metarl.policies.memory import Trials
@@ -85,7 +85,7 @@ class PPO:
                 if not np.isfinite(norm):
                     return state, StepReport("non-finite", self._numbers(reports, norms, data))
                 reports.append(report)
-                parameter.grad = gradient * min(1.0, config.max_gradient_norm / max(norm, 1e-12))
+                parameter.grad = limited(gradient, norm, config.max_gradient_norm)
                 adam.step()
             if stopped:
                 break
