@@ -392,9 +392,9 @@ EXPERIMENTS = {
     ),
     "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
     "sinusoid-l2f-1-step": _sinusoids(5, 1, ("maml", "l2f"), (0, 1, 2)),
-    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), (0, 1, 2)),
-    "sinusoid-l2f-10-shot": _sinusoids(10, 2, ("maml", "l2f"), (0, 1, 2)),
-    "sinusoid-l2f-20-shot": _sinusoids(20, 2, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
+    "sinusoid-l2f-10-shot": _sinusoids(10, 5, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-20-shot": _sinusoids(20, 5, ("maml", "l2f"), (0, 1, 2)),
     "sinusoid": Experiment(
         "sinusoid",
         {name: f"--algo {name} --shots 10 --iterations 70000 --meta-batch-size 25" for name in ("maml", "pretrain")},
