@@ -7,6 +7,11 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
+from tqdm import tqdm
+
+# Seconds between the lines of a bar that is written to a file or a pipe.
+_SECONDS_PER_LINE = 30.0
+
 
 class Unbreakable:
     """Passes text on to a standard stream; what cannot be written is dropped.
@@ -29,6 +34,45 @@ class Unbreakable:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(getattr(sys, self._name), name)
+
+
+class _Lines(Unbreakable):
+    """Whole lines instead of one that is written over: for files and pipes."""
+
+    def write(self, text: str) -> int:
+        if words := text.strip():
+            super().write(f"{words}\n")
+        return len(text)
+
+
+_LIVE, _LOG = Unbreakable(), _Lines()
+
+
+def progress_bar(*args: Any, **options: Any) -> Any:
+    """A tqdm bar on stderr: a live line in a terminal or notebook, a line every 30 seconds in a log file.
+
+    Args:
+        args: As those of tqdm.
+        options: As those of tqdm.
+    """
+    stream = _stream_of_bars()
+    seconds = _SECONDS_PER_LINE if stream is _LOG else 0.1
+    return tqdm(*args, file=stream, mininterval=seconds, maxinterval=max(seconds, 10.0), **options)
+
+
+def say_above_bars(text: str) -> None:
+    """Prints a line on stderr without breaking a live line of `progress_bar`."""
+    tqdm.write(text, file=_stream_of_bars())
+
+
+def _stream_of_bars() -> Unbreakable:
+    # A notebook's stderr is no terminal either, but shows live lines; it has replaced the process's own.
+    if sys.stderr is not sys.__stderr__:
+        return _LIVE
+    terminal = False
+    with suppress(ValueError, AttributeError):  # Closed in Python; not there at all.
+        terminal = Unbreakable().isatty()
+    return _LIVE if terminal else _LOG
 
 
 def say(text: str) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
-from metarl.common.output import Unbreakable
+from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
@@ -258,7 +257,7 @@ def _gamma_sweep(
     own = np.stack([adapted.returns[:, -1].double().numpy(), returns([], 1.0, half=1)])
     halves = np.broadcast_to(own[:, :, None, None], (2, len(tasks), len(tensors), len(GAMMAS))).copy()
     others = [point for point in np.ndindex(2, len(tensors), len(GAMMAS)) if GAMMAS[point[2]] != 1]
-    for half, part, index in tqdm(others, desc="gamma sweep", unit="inner loop", leave=False, file=Unbreakable()):
+    for half, part, index in progress_bar(others, desc="gamma sweep", unit="inner loop", leave=False):
         halves[half, :, part, index] = returns(tensors[part], GAMMAS[index], half)
     sign = agent.family.sign
     chosen, best = best_on_the_other_half(sign * halves)

@@ -13,10 +13,9 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from metarl.common.errors import UserError
-from metarl.common.output import Unbreakable
+from metarl.common.output import progress_bar
 from metarl.common.streams import Purpose, stream
 from metarl.envs import TaskFamily, require_environments
 from metarl.envs.single import begin, new_env, take_step
@@ -155,7 +154,7 @@ def adaptation(
         """Begins an episode, always the same one, and returns the first observation."""
         return begin(env, seed, family.set_task(env, copy.deepcopy(task)))[0]
 
-    numbers = tqdm(range(steps + 1), desc="episodes", leave=False, file=Unbreakable())
+    numbers = progress_bar(range(steps + 1), desc="episodes", leave=False)
     in_task()
     if agent.rule.remembers:
         memory = agent.adapt(env, num_steps=0, seed=seed)

@@ -13,7 +13,6 @@ import torch
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.maml import MAML
@@ -22,7 +21,7 @@ from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
 from metarl.common.memory import require_memory
-from metarl.common.output import Unbreakable
+from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -309,7 +308,7 @@ class _Protocol:
         """Adapts to all tasks from ``meta``; ``what`` labels the progress bar."""
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
-        with tqdm(groups, desc=what, unit="group", leave=False, file=Unbreakable()) as progress:
+        with progress_bar(groups, desc=what, unit="group", leave=False) as progress:
             measured = [self._run_group(rule, meta, group) for group in progress]
         modulated = [part.modulated for part in measured if part.modulated is not None]
         return _Measured(

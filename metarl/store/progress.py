@@ -19,13 +19,10 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tqdm import tqdm
 
-from metarl.common.output import Unbreakable
+from metarl.common.output import progress_bar, say_above_bars
 from metarl.store.folder import RunFolder, aside
 from metarl.store.journal import Journal
-
-_STDERR = Unbreakable()
 
 Row = Mapping[str, float | int | str]
 Column = NDArray[np.float64] | NDArray[np.str_]
@@ -184,19 +181,14 @@ class ProgressLog:
         self._folder, self._iteration, self._log_every = RunFolder(run_dir), iteration, log_every
         self._columns: list[str] = []
         self._journals: list[Journal] = []
-        self._bar = tqdm(
+        self._bar = progress_bar(
             total=total,
             initial=iteration,
             disable=total == 0,
             unit="it",
             dynamic_ncols=True,
             bar_format="{n_fmt}/{total_fmt} |{bar:10}| {desc} [{elapsed}<{remaining}]",
-            file=_STDERR,
         )
-
-    def say(self, text: str) -> None:
-        """Prints a line above the live line."""
-        tqdm.write(text, file=_STDERR)
 
     def write(self, row: Row) -> None:
         """Shows the numbers of an iteration and takes them into the files at the next `flush`.
@@ -256,17 +248,17 @@ class ProgressLog:
     def _tell_losses(self, old: Table) -> None:
         path, expected = self._folder.progress, self._iteration - self._iteration % self._log_every
         if old.unreadable:
-            self.say(
+            say_above_bars(
                 f"{path} is damaged: {old.unreadable} of its lines cannot be read. The {len(old.rows)} good rows are "
                 f"kept, and the damaged file is now {aside(path).name}."
             )
         elif old.cut_off:
-            self.say(
+            say_above_bars(
                 f"{path} ends in the middle of a line, written when the run was stopped; that iteration came after the "
                 f"checkpoint, after {self._iteration}, and is computed again."
             )
         elif old.iteration < expected:
-            self.say(
+            say_above_bars(
                 f"{path} has no row between iteration {old.iteration} and the checkpoint, after {self._iteration}."
             )
 

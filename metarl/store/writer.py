@@ -7,7 +7,7 @@ from typing import Any
 
 from metarl.common.errors import UserError
 from metarl.common.files import reason
-from metarl.common.output import say
+from metarl.common.output import say, say_above_bars
 from metarl.config.config import Config
 from metarl.config.trust import trust_options
 from metarl.store.checkpoints import RunState, save_checkpoint
@@ -84,7 +84,7 @@ class RunWriter(SilentWriter):
 
     def say(self, text: str) -> None:
         """Prints a line above the live line."""
-        self._log.say(text)
+        say_above_bars(text)
 
     def best(self, state: RunState) -> None:
         """Writes the best checkpoint so far."""
@@ -135,7 +135,7 @@ class RunWriter(SilentWriter):
     def _flush(self, to_disk: bool = False) -> None:
         self._lock.hold()
         if not self._folder.config.is_file():
-            self._log.say(f"{self._folder.path} was deleted during the run; it is written anew.")
+            say_above_bars(f"{self._folder.path} was deleted during the run; it is written anew.")
             save_config(self._config, self._provenance)
             self._waiting |= self._newest
         self._log.flush(to_disk)
@@ -157,6 +157,6 @@ class RunWriter(SilentWriter):
             self._failure = str(error).rstrip(".")
             raise
         if goes_on and self._failure and self._failure != before:
-            self._log.say(f"{self._failure}; training goes on, and it is tried again at the next checkpoint.")
+            say_above_bars(f"{self._failure}; training goes on, and it is tried again at the next checkpoint.")
         if before and not self._failure:
-            self._log.say(f"{self._folder.path} can be written again; nothing is missing in it.")
+            say_above_bars(f"{self._folder.path} can be written again; nothing is missing in it.")

@@ -1,12 +1,13 @@
 """What is said is no reason to stop: closed and full outputs."""
 
+import io
 import subprocess
 import sys
 
 import pytest
 from tiny_runs import ROOT
 
-from metarl.common.output import Unbreakable, say
+from metarl.common.output import Unbreakable, progress_bar, say, say_above_bars
 
 PROGRAM = """
 import os, sys
@@ -35,3 +36,21 @@ def test_words_are_dropped_where_there_is_no_stderr_or_a_closed_one(monkeypatch,
         monkeypatch.setattr(sys, "stderr", stream)
         say("words")
         assert Unbreakable().write("words") == 5
+        assert sum(progress_bar(range(3))) == 3
+
+
+def test_a_bar_in_a_log_file_is_whole_lines_and_in_a_notebook_a_live_one(monkeypatch, tmp_path):
+    with (tmp_path / "log").open("w+") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        monkeypatch.setattr(sys, "__stderr__", log)
+        bar = progress_bar(total=1000, bar_format="{n}/{total}")
+        for index in range(1000):
+            bar.update()
+            if index == 500:
+                say_above_bars("words")
+        bar.close()
+        log.seek(0)
+        assert log.read() == "0/1000\nwords\n501/1000\n1000/1000\n"
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress_bar(total=1, bar_format="{n}/{total}").close()
+    assert sys.stderr.getvalue().startswith("\r0/1")
