@@ -281,11 +281,13 @@ EXPERIMENTS = {
                 ("maml", "--algo maml"),
                 ("l2f-start-kl-0", f"{_START_KL} 0"),
                 ("l2f-start-kl-1", f"{_START_KL} 1"),
+                ("l2f-reuse-kl-0.1", f"{_START_KL} 0 --l2f.reuse-kl 0.1"),
+                ("l2f-reuse-kl-1", f"{_START_KL} 0 --l2f.reuse-kl 1"),
             )
         },
         "--tasks 40 --rollouts 40",
         seeds=(0, 1),
-        note="L2F from the published start, gamma 0.5, with and without the unattenuated policy in the trust region.",
+        note="L2F from the published start, gamma 0.5; the unattenuated policy in the trust region, or held near.",
     ),
     "headroom-navigation": _headroom(
         "navigation",

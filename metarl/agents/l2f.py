@@ -36,9 +36,9 @@ class L2F(WrappedAdaptation):
     The running statistics follow the data, not the meta-gradient.
 
     Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
-    the unattenuated policy's KL divergence in the trust region; or, instead of gradients, a GRU's embedding of
-    trajectories (`TrajectoryEncoder`), with as many numbers as layers. The GRU's parameters are then the last part of
-    phi, and the meta-gradient is exact.
+    the unattenuated policy's KL divergence in the trust region, or its divergence from the attenuated policy in the
+    loss; or, instead of gradients, a GRU's embedding of trajectories (`TrajectoryEncoder`), with as many numbers as
+    layers. The GRU's parameters are then the last part of phi, and the meta-gradient is exact.
 
     Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
@@ -115,7 +115,13 @@ class L2F(WrappedAdaptation):
         # Fresh rollouts follow: the encoder then needs no more than it reads.
         alone = self._encoder is not None and self._options.attenuation_rollouts == "fresh"
         rollouts = self._options.trajectories if alone else None
-        attenuate = Stage(self._attenuate, rollouts, StageKind.PREPARATION, kl_weight=self._options.start_kl)
+        attenuate = Stage(
+            self._attenuate,
+            rollouts,
+            StageKind.PREPARATION,
+            kl_weight=self._options.start_kl,
+            kl_penalty=self._options.reuse_kl,
+        )
         return [attenuate, *stages]
 
     def observe(self, loop: InnerLoop) -> Tensor:

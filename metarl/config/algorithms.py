@@ -46,11 +46,19 @@ class L2FConfig(Checked):
     """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
     start_kl: NotNegative = 0.0
     """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
+    reuse_kl: NotNegative = 0.0
+    """Weight, in the meta-loss, of the KL divergence from the unattenuated policy to the attenuated one, which reuses
+    its rollouts."""
 
     def check(self) -> None:
         if self.transform == "sigmoid" and not 0 < self.initial_gamma < 1:
             raise UserError(
                 f"l2f.initial_gamma must lie between 0 and 1 with l2f.transform sigmoid, got {self.initial_gamma}."
+            )
+        if self.reuse_kl and (self.conditioning == "constant" or self.attenuation_rollouts == "fresh"):
+            raise UserError(
+                "l2f.reuse_kl is for reused rollouts: it needs l2f.attenuation_rollouts reuse, and a gamma "
+                "that depends on the task (l2f.conditioning task)."
             )
         if self.conditioning == "constant" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")

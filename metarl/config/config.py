@@ -267,8 +267,9 @@ class _Resolution:
             raise UserError(
                 f"{self._config.env} is supervised, and {optimiser} needs rollouts; take meta_optimiser adam."
             )
-        if settings.l2f is not None and settings.l2f.start_kl:
-            raise UserError("l2f.start_kl is a part of TRPO's trust region: supervised families have none.")
+        for name in ("start_kl", "reuse_kl"):
+            if settings.l2f is not None and getattr(settings.l2f, name):
+                raise UserError(f"l2f.{name} is a part of TRPO's meta-step: supervised families have none.")
         if settings.l2f is not None and settings.l2f.attenuation_rollouts == "fresh":
             raise UserError("l2f.attenuation_rollouts fresh needs rollouts: supervised tasks have one support set.")
 
@@ -352,8 +353,9 @@ class _Resolution:
                 if is_on:
                     raise UserError(f"{name} is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
         reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
-        if l2f is not None and l2f.start_kl and settings.meta.meta_optimiser != "trpo":
-            raise UserError("l2f.start_kl is a part of TRPO's trust region: it needs meta_optimiser trpo.")
+        for name in ("start_kl", "reuse_kl"):
+            if l2f is not None and getattr(l2f, name) and settings.meta.meta_optimiser != "trpo":
+                raise UserError(f"l2f.{name} is a part of TRPO's meta-step: it needs meta_optimiser trpo.")
         if reused and l2f is not None and l2f.trajectories > settings.rollouts.rollouts_per_task:
             raise UserError(
                 f"l2f.trajectories must be at most rollouts_per_task, {settings.rollouts.rollouts_per_task}, which L2F "

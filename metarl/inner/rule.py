@@ -48,6 +48,8 @@ class Stage:
             stage must keep 0.
         kl_weight: Weight, in TRPO's trust region, of the KL divergence of the policies before this stage, measured on
             its support; the adapted policies' has weight 1.
+        kl_penalty: Weight, in TRPO's loss, of the mean KL divergence from the policies before this stage to those after
+            it, on its support.
     """
 
     update: Callable[[Tensor, Tensor, Support], Tensor]
@@ -55,6 +57,7 @@ class Stage:
     kind: StageKind = StageKind.GRADIENT_STEP
     query_weight: float = 0.0
     kl_weight: float = 0.0
+    kl_penalty: float = 0.0
 
     @property
     def is_step(self) -> bool:

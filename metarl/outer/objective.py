@@ -8,7 +8,7 @@ second derivatives of the inner loss suffice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -27,9 +27,10 @@ class MetaObjective:
     """The meta-objective of one meta-iteration, differentiated through its inner loop.
 
     Every quantity is a mean over tasks of means over steps, summed with weights over the queried policies. The KL
-    divergence also counts the policies before stages with a `metarl.inner.rule.Stage.kl_weight`. Tasks are
-    independent: on a CPU, a worker's thread computes one task at a time, whose data fit the core's cache. Partial
-    results are added in the order of the tasks, so that the sum does not depend on the threads.
+    divergence also counts the policies before stages with a `metarl.inner.rule.Stage.kl_weight`, and the surrogate loss
+    holds the penalties of stages with a `metarl.inner.rule.Stage.kl_penalty`. Tasks are independent: on a CPU, a
+    worker's thread computes one task at a time, whose data fit the core's cache. Partial results are added in the order
+    of the tasks, so that the sum does not depend on the threads.
 
     Args:
         loop: The inner loop that was run.
@@ -89,10 +90,18 @@ class _Chunk:
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
         self._loop, self._policy, self._weights = loop, with_derivatives(loop.rule.policy), loop.query_weights
         self._queries, self._loss = [query.samples for query in loop.queries], loop.queries[-1].loss
-        # Policies whose divergence counts beside that of the queried ones: their places in the replay, and weights.
-        self._held = {i: stage.kl_weight for i, stage in enumerate(loop.stages) if stage.kl_weight}
-        self._data = [*self._queries, *(loop.supports[i].samples for i in self._held)]
-        self._kl_weights = [*self._weights, *self._held.values()]
+        stages, counted = list(enumerate(loop.stages)), len(self._queries)
+        # Policies that count beside the queried ones: place in the replay, stage of the rows, weight of the divergence.
+        others = [(i, i, stage.kl_weight) for i, stage in stages if stage.kl_weight]
+        # Weights of the penalties, by the place among the counted policies of that before the stage; the next is after.
+        self._penalties: dict[int, float] = {}
+        for i, stage in stages:
+            if stage.kl_penalty:
+                self._penalties[counted + len(others)] = stage.kl_penalty
+                others += [(i, i, 0.0), (i + 1, i, 0.0)]
+        self._others = [place for place, _, _ in others]
+        self._data = [*self._queries, *(loop.supports[i].samples for _, i, _ in others)]
+        self._kl_weights = [*self._weights, *(weight for _, _, weight in others)]
         self._fisher_rows = fisher_rows
 
     def loss_and_gradient(self) -> tuple[Tensor, Tensor]:
@@ -107,28 +116,32 @@ class _Chunk:
             at = points[i]
             derivatives = OutputDerivatives(self._policy.distribution, at.outputs, at.extra, query, self._loss)
             pulled_back[i] = weight * at.pullback(derivatives.gradient, derivatives.extra_gradient)
+        for i, (before, after) in self._penalty_gradients():
+            pulled_back[i] += points[i].pullback(*before)
+            pulled_back[i + 1] += points[i + 1].pullback(*after)
         return self._surrogate(self._old), self._adaptation.gradient(pulled_back)
 
     def fisher_product(self, direction: Tensor) -> Tensor:
         # (J^T F J) direction, from right to left: forward through the adaptation, times F, and back.
         along = zip(self._linearised, self._adaptation.pushforward(direction), self._kl_weights, strict=True)
-        return self._adaptation.pullback(torch.stack([weight * at.fisher_product(d) for at, d, weight in along]))
+        products = [weight * at.fisher_product(d) if weight else torch.zeros_like(d) for at, d, weight in along]
+        return self._adaptation.pullback(torch.stack(products))
 
     @lazy
     @torch.enable_grad()
     def _adaptation(self) -> GraphJacobian:
-        """The Jacobian by the meta-parameters of the policies that the divergence counts, [policy, task, parameter]."""
+        """The Jacobian by the meta-parameters of the policies that count, [policy, task, parameter]."""
         meta, policies = self._loop.trace()
         return GraphJacobian(meta, self._counted(policies))
 
     def _counted(self, policies: Sequence[Tensor]) -> Tensor:
-        """Of the replayed policies those that the divergence counts, [policy, task, parameter]."""
+        """Of the replayed policies those that count, the queried ones first, [policy, task, parameter]."""
         queried = self._loop.queried(policies)
-        return torch.cat([queried, torch.stack([policies[i] for i in self._held])]) if self._held else queried
+        return torch.cat([queried, torch.stack([policies[i] for i in self._others])]) if self._others else queried
 
     @lazy
     def _linearised(self) -> list[Linearised]:
-        """The policies that the divergence counts, linearised on the rows that enter the products."""
+        """The policies that count, linearised on the rows that enter the products."""
         rows = self._fisher_rows
         return self._linearise(self._data if rows is None else [data.subset(rows) for data in self._data])
 
@@ -196,7 +209,7 @@ class _Chunk:
         return self._outputs(self._loop.meta)
 
     def _outputs(self, meta: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Distributions of the policies that the divergence counts, (outputs [task, row, output], extra)."""
+        """Distributions of the policies that count, (outputs [task, row, output], extra)."""
         policies = self._counted(self._loop.replay(meta))
         return [self._distributions(policy, rows) for policy, rows in zip(policies, self._data, strict=True)]
 
@@ -208,4 +221,20 @@ class _Chunk:
         total = torch.zeros((), dtype=torch.float64, device=self._loop.meta.device)
         for at, query, weight in zip(distributions, self._queries, self._weights, strict=False):
             total += weight * inner_loss(self._policy.distribution, *at, query, self._loss).double().sum()
+        for i in self._penalties:
+            total += self._penalty(i, *distributions[i], *distributions[i + 1]).double()
         return total
+
+    def _penalty(self, place: int, *distributions: Tensor) -> Tensor:
+        """The penalty on the divergence from the policies at this place to the next, summed over tasks, a scalar."""
+        kl = self._policy.distribution.kl(*distributions)
+        return self._penalties[place] * (self._data[place].weights * kl).sum()
+
+    def _penalty_gradients(self) -> Iterator[tuple[int, tuple[Sequence[Tensor], Sequence[Tensor]]]]:
+        """Places of the penalties, with the gradients by the outputs and the extra of the policies before and after."""
+        for i in self._penalties:
+            with torch.enable_grad():
+                inputs = [part.detach().requires_grad_() for part in (*self._old[i], *self._old[i + 1])]
+                value = self._penalty(i, *inputs)
+            gradients = torch.autograd.grad(value, inputs, allow_unused=True, materialize_grads=True)
+            yield i, (gradients[:2], gradients[2:])

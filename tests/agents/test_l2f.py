@@ -358,9 +358,44 @@ def test_start_kl_adds_the_unattenuated_policys_divergence_to_the_trust_region()
     torch.testing.assert_close(product, 0.7 * hessian_product, rtol=1e-10, atol=1e-14)
 
 
-def test_start_kl_is_for_the_trust_region():
-    with pytest.raises(UserError, match="needs meta_optimiser trpo"):
-        Config(algo="l2f", l2f={"start_kl": 1.0}, meta_optimiser="promp")
+@pytest.mark.parametrize("name", ["start_kl", "reuse_kl"])
+def test_divergences_are_for_trpo(name):
+    with pytest.raises(UserError, match=f"l2f.{name} .* needs meta_optimiser trpo"):
+        Config(algo="l2f", l2f={name: 1.0}, meta_optimiser="promp")
+
+
+@pytest.mark.parametrize("choice", [{"attenuation_rollouts": "fresh"}, {"conditioning": "constant"}])
+def test_reuse_kl_is_for_reused_rollouts(choice):
+    with pytest.raises(UserError, match=r"needs l2f\.attenuation_rollouts reuse, and a gamma that depends on the task"):
+        L2FConfig(reuse_kl=1.0, **choice)
+
+
+@pytest.mark.parametrize("start_kl", [0.0, 0.7])
+def test_reuse_kl_adds_the_divergence_from_the_unattenuated_to_the_attenuated_policy_to_the_loss(start_kl):
+    rule, meta = build(reuse_kl=0.3, start_kl=start_kl, embedding_gradient="through")
+    plain, _ = build(start_kl=start_kl, embedding_gradient="through")
+    loop = problems.run(rule, meta)
+    without = replace(loop, rule=plain, stages=plain.stages((1.0,), 0))
+    elsewhere, direction = meta + 0.05, torch.linspace(-1, 1, len(meta)).double()
+    support = loop.supports[0]
+
+    def penalty(at: Tensor) -> Tensor:
+        policy, samples = rule.policy, support.samples
+        before = rule.start(at, MODES)
+        after = rule.stages((1.0,), 0)[0].update(at, before, support)
+        both = [(policy.outputs(each, samples.observations), policy.extra(each)) for each in (before, after)]
+        return 0.3 * (samples.weights * policy.distribution.kl(*both[0], *both[1])).sum() / TASKS
+
+    with Workers(1) as workers:
+        objective, reference = MetaObjective(loop, workers), MetaObjective(without, workers)
+        (loss, gradient), (other, part) = objective.loss_and_gradient(), reference.loss_and_gradient()
+        assert loss == pytest.approx(other + float(penalty(meta)), rel=1e-12)
+        expected = torch.autograd.functional.vjp(penalty, meta)[1]
+        torch.testing.assert_close(gradient - part, expected, rtol=1e-9, atol=1e-13)
+        (loss, kl), (other, same_kl) = objective.evaluate(elsewhere), reference.evaluate(elsewhere)
+        assert loss == pytest.approx(other + float(penalty(elsewhere)), rel=1e-12)
+        assert kl == same_kl
+        assert torch.equal(objective.fisher_product(direction), reference.fisher_product(direction))
 
 
 def test_start_kl_counts_all_rows_of_a_support_with_fewer_episodes_than_the_queries():
