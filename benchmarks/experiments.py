@@ -31,7 +31,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Variants of training on one family, all with the same seeds.
+    """Variants of training on one family.
 
     Attributes:
         env: The task family.
@@ -39,6 +39,8 @@ class Experiment:
         evaluation: Command-line options of the evaluation; None to compare learning curves alone.
         analysis: Command-line options of an analysis; None for none.
         seeds: Training seeds.
+        other_seeds: Training seeds of the variants that have other ones.
+        agents_of: The experiment whose agents are evaluated, with the same options of training; empty to train its own.
         note: A note for readers of the results.
         published: Figures that the results are held against.
     """
@@ -50,14 +52,25 @@ class Experiment:
     note: str = ""
     analysis: str | None = None
     published: tuple[Published, ...] = ()
+    other_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    agents_of: str = ""
+
+    def seeds_of(self, variant: str) -> tuple[int, ...]:
+        """Training seeds of a variant."""
+        return self.other_seeds.get(variant, self.seeds)
 
     def runs(self) -> Iterator[tuple[str, int]]:
-        """Variant and seed of each run."""
-        return ((variant, seed) for seed in self.seeds for variant in self.variants)
+        """Variant and seed of each run, the first seed of all variants first."""
+        seeds = sorted({seed for variant in self.variants for seed in self.seeds_of(variant)})
+        return ((variant, seed) for seed in seeds for variant in self.variants if seed in self.seeds_of(variant))
 
     def train_options(self, variant: str, seed: int | str) -> list[str]:
         """Options of ``python -m metarl.train`` for a run."""
         return ["--env", self.env, *self.variants[variant].split(), "--seed", str(seed)]
+
+    def command(self, variant: str) -> str:
+        """The command that trains a variant, with SEED in place of a seed."""
+        return " ".join(["python -m metarl.train", *self.train_options(variant, "SEED")])
 
 
 def run_name(variant: str, seed: int) -> str:
@@ -92,6 +105,9 @@ _ALGORITHMS = {
     "oracle": "--algo oracle",
     "standstill": "--algo standstill",
 }
+
+_FIVE = (0, 1, 2, 3, 4)
+_FIVE_SEEDS = dict.fromkeys(("maml", "l2f", "anil", "mumomaml", "context"), _FIVE)
 
 # Learn-to-Forget in reinforcement learning (docs/l2f.md). A fresh attenuation has a third phase of episodes, so that 67
 # iterations cost the environment steps of 100.
@@ -180,7 +196,7 @@ def _sinusoids(shots: int, steps: int, algorithms: tuple[str, ...], seeds: tuple
     )
 
 
-def _kinds(number: int) -> Experiment:
+def _kinds(number: int, seeds: tuple[int, ...] = _FIVE) -> Experiment:
     """MuMoMAML's functions of several kinds."""
     options = {"maml": "", "multi-maml": "", "mumomaml": " --mumomaml.embedding-size 40"}
     return Experiment(
@@ -191,8 +207,31 @@ def _kinds(number: int) -> Experiment:
             for name, option in options.items()
         },
         "--tasks 1000 --gradient-steps 10",
-        seeds=(0, 1),
+        seeds=seeds,
         note="Functions of several kinds from 5 points, as in MuMoMAML's table 1; the noise's variance is 0.09.",
+        published=_KINDS.get(number, ()),
+    )
+
+
+def _out_of_distribution(env: str) -> Experiment:
+    """The agents of algorithms-navigation on another family; an oracle of that one observes another task."""
+    return Experiment(
+        "navigation",
+        {name: options for name, options in _ALGORITHMS.items() if name not in ("random", "oracle", "standstill")},
+        f"--env {env} --tasks 200 --rollouts 40",
+        other_seeds=_FIVE_SEEDS,
+        agents_of="algorithms-navigation",
+        note=f"Out of distribution: agents that were trained on navigation, evaluated on {env}.",
+    )
+
+
+def _meta_world(task: str, algo: str, evaluation: str) -> Experiment:
+    """An algorithm on an environment of Meta-World, at 20 million steps."""
+    return Experiment(
+        "metaworld-ml1",
+        {algo: f"--env-kwargs task {task} --algo {algo} --best-by success"},
+        f"--tasks 50 {evaluation}",
+        note="Needs the package metaworld: pip install 'metarl-torch[metaworld]'.",
     )
 
 
@@ -207,11 +246,15 @@ _NAVIGATION_CONTEXT = Published(
     "context", {0: -42.42, 1: -13.90, 2: -5.17, 3: -3.18}, "Finn et al. 2017, of the context vector"
 )
 _NAVIGATION_ORACLE = Published("oracle", {0: -2.29}, _RELEASE, {0: 0.14})
+_NAVIGATION_L2F = Published("l2f", {1: -24.23, 2: -19.60, 3: -16.52}, "Baik et al. 2020, 500 iterations")
 _RLLAB_MAML = Published(
     "maml",
     {0: -50.69, 1: 293.19, 2: 313.48, 3: 315.65},
     f"{_RELEASE}, after 32 M environment steps",
     {0: 5.7, 1: 17.0, 2: 16.0, 3: 14.0},
+)
+_RLLAB_CONTEXT = Published(
+    "context", {0: -40.49, 1: -44.08, 2: -38.27, 3: -42.50}, "Finn et al. 2017, of the context vector"
 )
 _ANIL = "Raghu et al. 2020 (ANIL), table 2, best of 500 iterations, 3 seeds"
 _MAML_VELOCITY = Published(
@@ -244,6 +287,14 @@ _SINUSOIDS = {
     10: _l2f_table((0.9884, 0.6192, 0.4072), (0.8069, 0.5317, 0.3696)),
     20: _l2f_table((0.6144, 0.3346, 0.1817), (0.5475, 0.2805, 0.1629)),
 }
+_MUMOMAML = "Vuorio et al. 2019 (MuMoMAML), table 1, which does not print the number of steps; figure 2 has five"
+_KINDS = {
+    number: tuple(Published(name, {5: error}, _MUMOMAML) for name, error in errors.items())
+    for number, errors in (
+        (2, {"maml": 1.0852, "multi-maml": 0.4330, "mumomaml": 0.3125}),
+        (3, {"maml": 1.1633, "multi-maml": 0.7791, "mumomaml": 0.4048}),
+    )
+}
 _MODES = ((2, 0), (2, 2), (2, 4), (4, 2), (4, 4), (6, 2), (6, 4))
 
 EXPERIMENTS = {
@@ -270,7 +321,7 @@ EXPERIMENTS = {
         "navigation-bimodal",
         _at_equal_steps("maml-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
-        seeds=(0, 1, 2, 3, 4),
+        seeds=_FIVE,
         note=f"The best two variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
     "l2f-cheetah-dir-rllab": Experiment(
@@ -344,7 +395,7 @@ EXPERIMENTS = {
             for algo in ("maml", "anil", "l2f", "mumomaml", "context")
         },
         "--tasks 40 --rollouts 20",
-        seeds=(0, 1, 2, 3, 4),
+        seeds=_FIVE,
         published=_CHEETAH_DIRECTION,
     ),
     **{
@@ -372,18 +423,32 @@ EXPERIMENTS = {
         },
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
         note="L2F's own setting of navigation: inner step 0.01, actions up to 0.2; beside it MAML at several steps.",
-        published=(Published("l2f", {1: -24.23, 2: -19.60, 3: -16.52}, "Baik et al. 2020, 500 iterations"),),
+        published=(_NAVIGATION_L2F,),
+    ),
+    "navigation-preset-long": Experiment(
+        "navigation",
+        {
+            "maml-0.1": "--preset l2f-navigation --algo maml --inner-lr 0.1 --iterations 500 --validate-every 0",
+            "l2f": "--preset l2f-navigation --iterations 500 --validate-every 0",
+        },
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        seeds=(0,),
+        note="L2F's own setting of navigation at the published number of iterations; one seed.",
+        published=(_NAVIGATION_L2F,),
     ),
     "algorithms-navigation": Experiment(
         "navigation",
         _ALGORITHMS,
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        other_seeds=_FIVE_SEEDS,
         published=(_NAVIGATION_MAML, _NAVIGATION_CONTEXT, _NAVIGATION_ORACLE),
     ),
+    **{f"algorithms-navigation-{family}": _out_of_distribution(f"navigation-{family}") for family in "bcd"},
     "algorithms-navigation-bimodal": Experiment(
         "navigation-bimodal",
         {**_ALGORITHMS, "multi-maml": "--algo multi-maml"},
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
+        other_seeds=_FIVE_SEEDS,
     ),
     "mumomaml-step-size": Experiment(
         "navigation-bimodal",
@@ -392,15 +457,16 @@ EXPERIMENTS = {
         seeds=(0,),
         note="What modulation alone does before the first gradient step, at the usual inner step size and the paper's.",
     ),
-    "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
+    "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), _FIVE),
     "sinusoid-l2f-1-step": _sinusoids(5, 1, ("maml", "l2f"), (0, 1, 2)),
-    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), (0, 1, 2, 3, 4)),
-    "sinusoid-l2f-10-shot": _sinusoids(10, 5, ("maml", "l2f"), (0, 1, 2)),
-    "sinusoid-l2f-20-shot": _sinusoids(20, 5, ("maml", "l2f"), (0, 1, 2)),
+    "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), _FIVE),
+    "sinusoid-l2f-10-shot": _sinusoids(10, 5, ("maml", "l2f"), _FIVE),
+    "sinusoid-l2f-20-shot": _sinusoids(20, 5, ("maml", "l2f"), _FIVE),
     "sinusoid": Experiment(
         "sinusoid",
         {name: f"--algo {name} --shots 10 --iterations 70000 --meta-batch-size 25" for name in ("maml", "pretrain")},
         "--shots 5 --tasks 1000 --gradient-steps 10",
+        seeds=_FIVE,
         note="Sinusoids as in MAML's table 2: trained on 10 points with one inner step, tested on 5.",
         published=(
             Published("maml", {1: 0.67, 5: 0.38, 10: 0.35}, _MAML_SINUSOID),
@@ -409,6 +475,7 @@ EXPERIMENTS = {
     ),
     "regression-2": _kinds(2),
     "regression-3": _kinds(3),
+    "regression-5": _kinds(5, seeds=(0, 1)),
     "navigation": Experiment(
         "navigation",
         {
@@ -434,7 +501,7 @@ EXPERIMENTS = {
             "default": "--algo maml",
         },
         None,
-        seeds=(0, 1, 2, 3, 4),
+        seeds=_FIVE,
         note="Exact curvature and its default approximation; `python -m benchmarks.curvature` compares the curves.",
     ),
     "cheetah-dir-rllab": Experiment(
@@ -442,6 +509,19 @@ EXPERIMENTS = {
         {"maml": "--algo maml --iterations 50", "l2f": "--algo l2f --iterations 50"},
         "--tasks 40 --rollouts 40",
         published=(_RLLAB_MAML,),
+    ),
+    "cheetah-dir-rllab-32m": Experiment(
+        "cheetah-dir-rllab",
+        {
+            "maml": "--algo maml --iterations 100 --validate-every 0",
+            "l2f": "--algo l2f --iterations 100 --validate-every 0",
+            "maml-preset": "--preset maml-cheetah-dir --iterations 100 --validate-every 0",
+            "context": "--algo context --iterations 100 --validate-every 0",
+        },
+        "--tasks 40 --rollouts 40",
+        other_seeds={"context": (0, 1)},
+        note="The original timing at 32 million steps, as published; maml-preset has the published settings.",
+        published=(_RLLAB_MAML, _RLLAB_CONTEXT),
     ),
     "cheetah-dir": Experiment(
         "cheetah-dir",
@@ -481,4 +561,12 @@ EXPERIMENTS = {
         seeds=(0,),
         note=_SEARCH,
     ),
+    **{
+        f"meta-world-{task}{suffix}": _meta_world(f"{task}-v3", algo, evaluation)
+        for task in ("reach", "push")
+        for suffix, algo, evaluation in (
+            ("", "maml", "--rollouts 10 --gradient-steps 1"),
+            ("-rl2", "rl2", "--rollouts 3 --gradient-steps 10"),
+        )
+    },
 }

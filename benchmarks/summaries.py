@@ -37,7 +37,8 @@ def summarise(name: str, folder: Path) -> str:
     """
     experiment = EXPERIMENTS[name]
     folders = {
-        variant: [folder / run_name(variant, seed) for seed in experiment.seeds] for variant in experiment.variants
+        variant: [folder / run_name(variant, seed) for seed in experiment.seeds_of(variant)]
+        for variant in experiment.variants
     }
     stored = {variant: [read_run(run) for run in of_one if run.is_dir()] for variant, of_one in folders.items()}
     runs = {variant: of_one for variant, of_one in stored.items() if of_one}
@@ -51,8 +52,11 @@ def summarise(name: str, folder: Path) -> str:
     paths = [run.path for of_one in runs.values() for run in of_one]
     in_environments = next(iter(runs.values()))[0].measure == "return"
     many = len(runs) > _MOST_LINES_IN_A_PANEL
-    plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration", apart=many)
-    text = _training_markdown(summary)
+    if experiment.agents_of:
+        text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
+    else:
+        plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration", apart=many)
+        text = _training_markdown(summary)
     if experiment.evaluation is not None:
         _add_evaluations(summary, runs)
         plot_runs(paths, folder / "adaptation.png", apart=many)
@@ -86,7 +90,7 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
     """
     experiment, found = EXPERIMENTS[name], {}
     for variant in experiment.variants:
-        runs = [path for seed in experiment.seeds if (path := folder / run_name(variant, seed)).is_dir()]
+        runs = [path for seed in experiment.seeds_of(variant) if (path := folder / run_name(variant, seed)).is_dir()]
         today = settings_of(experiment.train_options(variant, 0)) if runs else {}
         for run in runs:
             # A run that was stopped counts as one of as many iterations as it did.
@@ -182,7 +186,7 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
     """Cost of a variant's runs, and what they measured in the first and last ten rows of their progress."""
     env_steps = [run.progress.get("env_steps", np.array([])) for run in runs]
     return {
-        "command": " ".join(["python -m metarl.train", *experiment.train_options(name, "SEED")]),
+        "command": experiment.command(name),
         "seeds": [run.seed for run in runs],
         "commits": [" and ".join(run.commits) for run in runs],
         "trained_with": runs[0].config["metarl"],
