@@ -2,24 +2,29 @@
 
     python -m benchmarks.collect cheetah-vel runs/maml-seed0 runs/maml-seed1
 
-Each folder must hold an evaluation of its last checkpoint; its name says variant and seed. The files that tables and
-figures are computed from go to benchmarks/results/EXPERIMENT/VARIANT-seedSEED, the agent to
-metarl/reference/EXPERIMENT-VARIANT-seedSEED. What was collected there before is replaced.
+A folder's name says variant and seed. The files that tables and figures are computed from go to
+benchmarks/results/EXPERIMENT/VARIANT-seedSEED; the agent, if its last checkpoint was evaluated, to
+metarl/reference/EXPERIMENT-VARIANT-seedSEED. What was collected there before is replaced. Summarise afterwards:
+`python -m benchmarks.reproduce EXPERIMENT --summary`.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from benchmarks.experiments import RESULTS
-from metarl.common.errors import UserError
+from benchmarks.experiments import EXPERIMENTS, RESULTS, run_name
+from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json, write_json
+from metarl.config.algorithms import get_algorithm
 from metarl.config.measuring import EvaluationConfig
 from metarl.data import LearnerState
 from metarl.store.checkpoints import load_checkpoint, save_checkpoint
@@ -28,6 +33,8 @@ from metarl.store.folder import RunFolder
 from metarl.store.reference import REFERENCES
 from metarl.store.runs import commits_of, read_run
 
+# The run of a figure is no experiment: its folder says how it was made.
+_FIGURES = ("adaptation-axis",)
 _KEPT = ("config.json", "progress.csv", "evaluation.json", "evaluation-sweep.json", "analysis/analysis.json")
 
 
@@ -41,17 +48,21 @@ class Options:
     """Run folders, named VARIANT-seedSEED."""
 
 
-def collect(run: Path, experiment: str) -> None:
+def collect(run: Path, experiment: str) -> list[Path]:
     """Copies a run's results and, if it was evaluated, its agent.
 
     Args:
         run: The run's folder.
         experiment: The experiment that it belongs to.
 
+    Returns:
+        The folders that it was copied to.
+
     Raises:
-        UserError: If the run cannot be read, its evaluation is of another checkpoint, or it was made from a tree with
-            uncommitted changes.
+        UserError: If it is no run of the experiment, it cannot be read, its evaluation is of another checkpoint, or it
+            was made from a tree with uncommitted changes. What was collected before is then left as it was.
     """
+    _check(run, experiment)
     files = [run / name for name in _KEPT if (run / name).is_file()]
     for path in files:
         content = read_json(path) if path.suffix == ".json" else {}
@@ -62,19 +73,59 @@ def collect(run: Path, experiment: str) -> None:
                 f"{path} comes from a tree with uncommitted changes ({', '.join(commits)}), so that no commit names "
                 "what made it; remove it and compute it again."
             )
-    if RunFolder(run).evaluation(EvaluationConfig()).exists():
-        _keep_agent(run, REFERENCES / f"{experiment}-{run.name}")
-    kept = RESULTS / experiment / run.name
-    copies = kept.with_name(f"{kept.name}.copying")
-    copies.mkdir(parents=True, exist_ok=True)
-    for path in files:
-        shutil.copy(path, copies / path.name)
-    shutil.rmtree(kept, ignore_errors=True)
-    copies.rename(kept)
+    kept, agent = RESULTS / experiment / run.name, REFERENCES / f"{experiment}-{run.name}"
+    evaluated = RunFolder(run).evaluation(EvaluationConfig()).exists() and not _trains_elsewhere(experiment)
+    with ExitStack() as stack:
+        if evaluated:
+            _keep_agent(run, stack.enter_context(_replacing(agent)))
+        copies = stack.enter_context(_replacing(kept))
+        for path in files:
+            shutil.copy(path, copies / path.name)
+    return [kept, agent] if evaluated else [kept]
+
+
+def _check(run: Path, experiment: str) -> None:
+    """Raises UserError unless the folder holds a run of the experiment, by its name and its files."""
+    known = (*EXPERIMENTS, *_FIGURES)
+    if experiment not in known:
+        raise UserError(f"there is no experiment {experiment!r}.{nearest(experiment, known)}")
+    names = [run_name(*of) for of in EXPERIMENTS[experiment].runs()] if experiment in EXPERIMENTS else []
+    if run.name not in names if names else not re.fullmatch(r".+-seed\d+", run.name):
+        raise UserError(
+            f"{run} is no run of {experiment}: its folder must be named VARIANT-seedSEED, with a variant and a seed of "
+            f"the experiment.{nearest(run.name, names)}"
+        )
+    if not run.is_dir():
+        raise UserError(f"run folder '{run}' does not exist.")
+    files = RunFolder(run)
+    trained = files.config.is_file() and get_algorithm(load_config(run).algo).training != "none"
+    needed = [files.config, *([files.progress] if trained and not _trains_elsewhere(experiment) else [])]
+    if missing := [path.name for path in needed if not path.is_file()]:
+        raise UserError(f"'{run}' is no finished run: it has no {missing[0]}.")
+
+
+def _trains_elsewhere(experiment: str) -> bool:
+    """Whether the agents are those of another experiment, so that there are evaluations alone."""
+    return experiment in EXPERIMENTS and bool(EXPERIMENTS[experiment].agents_of)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of ``folder`` in the end; if an error comes first, ``folder`` stays."""
+    new = folder.with_name(f"{folder.name}.copying")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        yield new
+    except BaseException:
+        shutil.rmtree(new)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
 
 
 def _keep_agent(run: Path, reference: Path) -> None:
-    """Makes a run a reference agent: its configuration, meta-parameters, and evaluation without the metrics."""
+    """Fills a reference agent's folder: its configuration, meta-parameters, and evaluation without the metrics."""
     config, evaluation = load_config(run), read_run(run).evaluated()
     state = load_checkpoint(config, "last")
     if evaluation.iteration != state.iteration:
@@ -82,9 +133,7 @@ def _keep_agent(run: Path, reference: Path) -> None:
             f"the evaluation of {run} is of iteration {evaluation.iteration}, and its last checkpoint of "
             f"{state.iteration}: evaluate it again."
         )
-    shutil.rmtree(reference, ignore_errors=True)
     files = RunFolder(reference)
-    files.path.mkdir(parents=True)
     # Without what only training needs: the meta-optimiser's state, or the trials of a buffer.
     agent = replace(state, learner=LearnerState(state.learner.meta, {}))
     save_checkpoint(replace(config, run_dir=reference), "last", agent)
@@ -92,12 +141,13 @@ def _keep_agent(run: Path, reference: Path) -> None:
     shutil.copy(RunFolder(run).config, files.config)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = tyro.cli(Options, prog="python -m benchmarks.collect")
+    options = tyro.cli(Options, prog="python -m benchmarks.collect", args=arguments)
     try:
         for run in options.runs:
-            collect(run, options.experiment)
+            for folder in collect(run, options.experiment):
+                print(f"{run}: kept in {folder}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
