@@ -3,7 +3,7 @@
     python -m benchmarks.reproduce algorithms-navigation algorithms-navigation-bimodal
     python -m benchmarks.step_length
 
-For every run of MAML and MuMoMAML in runs/reproduce/algorithms-navigation*, it measures the length of the mean action
+The first command makes the runs. For every run of MAML and MuMoMAML, the second measures the length of the mean action
 at the origin after one step, in half-widths of the action space, and its correlation with the distance of the goal over
 held-out tasks. For MuMoMAML it also correlates that distance with the mean scale that the modulation gives the hidden
 units. Results go to benchmarks/results/step-length.json.
@@ -12,34 +12,56 @@ units. Results go to benchmarks/results/step-length.json.
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.experiments import EXPERIMENTS, RESULTS
+from benchmarks.experiments import EXPERIMENTS, RESULTS, run_name
+from benchmarks.reproduce import RUNS
 from metarl.agents.mumomaml import MuMoMAML
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.inner.runner import Runner
 from metarl.runs.trained_agent import Agent, load
+from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
 
 _TASKS, _SEED = 100, 10_000
+_NAMES = ("algorithms-navigation", "algorithms-navigation-bimodal")
 
 
-def main() -> None:
-    """Runs the command."""
+def main() -> int:
+    """Runs the command; returns its exit code."""
+    try:
+        _measure_all()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _measure_all() -> None:
+    runs = {
+        f"{name}/{variant}": [RUNS / name / run_name(variant, seed) for seed in EXPERIMENTS[name].seeds_of(variant)]
+        for name in _NAMES
+        for variant in ("maml", "mumomaml")
+    }
+    if missing := [
+        run for of_one in runs.values() for run in of_one if not RunFolder(run).checkpoint("last").is_file()
+    ]:
+        raise UserError(
+            f"there is no trained agent in {missing[0]}; python -m benchmarks.reproduce {' '.join(_NAMES)} makes all "
+            "runs that are needed."
+        )
     report: dict[str, Any] = {"tasks": _TASKS, "seed": _SEED, "metarl": provenance(torch.device("cpu"))}
     with Workers() as workers:
-        for name in ("algorithms-navigation", "algorithms-navigation-bimodal"):
-            for variant in ("maml", "mumomaml"):
-                runs = [Path("runs/reproduce") / name / f"{variant}-seed{seed}" for seed in EXPERIMENTS[name].seeds]
-                measured = [_measure(load(run), workers) for run in runs]
-                report[f"{name}/{variant}"] = measured
-                print(name, variant, *(json.dumps(result) for result in measured), sep="\n  ")
+        for name, of_one in runs.items():
+            report[name] = [_measure(load(run), workers) for run in of_one]
+            print(name, *(json.dumps(result) for result in report[name]), sep="\n  ")
     (RESULTS / "step-length.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -66,4 +88,4 @@ def _measure(agent: Agent, workers: Workers) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -229,6 +229,16 @@ def test_meta_world_without_the_package_is_a_sentence(monkeypatch, capsys):
     assert "pip install 'metarl-torch[metaworld]'" in capsys.readouterr().err
 
 
+def test_step_length_without_its_runs_is_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert step_length.main() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        "error: there is no trained agent in runs/reproduce/algorithms-navigation/maml-seed0; python"
+    )
+    assert "python -m benchmarks.reproduce algorithms-navigation algorithms-navigation-bimodal makes all" in line
+
+
 def test_step_length_reads_the_distance_off_policies_that_move_by_it(tmp_path, monkeypatch):
     agent = train(tiny(tmp_path, iterations=0)).agent
 
