@@ -1,6 +1,7 @@
 """Learning results: trains, evaluates on shared held-out tasks, compares with what has been published.
 
-    python -m benchmarks.reproduce --list                 # the experiments, their cost, what there is
+    python -m benchmarks.reproduce --list                 # the experiments, their cost, what there is, what is to do
+    python -m benchmarks.reproduce navigation --list      # one of them in detail: commands, seeds, published figures
     python -m benchmarks.reproduce navigation             # trains all of it, prints ours beside the published
     python -m benchmarks.reproduce navigation --quick     # two iterations of one seed, beside the committed rows
     python -m benchmarks.reproduce --check                # which committed runs today's commands no longer make
@@ -9,8 +10,8 @@
 
 Runs go to runs/reproduce/EXPERIMENT/VARIANT-seedSEED; interrupted ones are resumed. The files that suffice to recompute
 and redraw everything are kept in benchmarks/results/EXPERIMENT: configuration, progress and evaluation of each run,
-summary.json, summary.md and the figures; agents go into the package (`benchmarks.collect`). To repeat a run with
---keep, remove its folder there.
+summary.json, summary.md and the figures; agents go into the package (`benchmarks.collect`). README.md there says what
+is unfinished. To repeat a run with --keep, remove its folder there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +29,9 @@ import tyro
 
 from benchmarks.collect import collect
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
-from benchmarks.measure import Table
+from benchmarks.overview import committed, detailed, listed, status, write_status
 from benchmarks.summaries import (
     Measurement,
-    core_hours,
     differences_from,
     measurements,
     other_options,
@@ -41,6 +41,8 @@ from benchmarks.summaries import (
 )
 from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json
+from metarl.config.measuring import EvaluationConfig
+from metarl.store.folder import RunFolder
 from metarl.store.runs import read_run
 
 RUNS = Path("runs/reproduce")
@@ -57,7 +59,8 @@ class Options:
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Names of experiments, or all; --list, --check and --summary take all by default."""
     list: bool = False
-    """List the experiments: runs, environment steps and core-hours as measured, commits, published figures."""
+    """List the experiments: runs kept, environment steps and core-hours as measured, steps to do, commits, published
+    figures. Of experiments that are named: also commands and seeds of each variant."""
     check: bool = False
     """Tell from their config.json which committed runs today's commands no longer make; trains nothing. The exit code
     is 1 if a summary does not say so."""
@@ -85,14 +88,15 @@ def _command(options: Options) -> int:
     modes = [mode for mode in ("list", "check", "summary", "quick", "keep") if getattr(options, mode)]
     if len(modes) > 1:
         raise UserError(f"--{' and --'.join(modes)} exclude one another; give one of them.")
-    names = _named(options.experiments, committed="check" in modes or "summary" in modes, default="list" in modes)
+    names = _named(options.experiments, kept="check" in modes or "summary" in modes, default="list" in modes)
     if options.list:
-        print(_listed(names))
+        print("\n\n".join(map(detailed, names)) if options.experiments else listed(names))
     elif options.check:
         return _check(names)
     elif options.summary:
         for name in names:
             print(summarise(name, RESULTS / name))
+        write_status()
     elif options.quick:
         return _quick(names, options.jobs)
     else:
@@ -100,59 +104,39 @@ def _command(options: Options) -> int:
     return 0
 
 
-def _named(experiments: Sequence[str], committed: bool, default: bool) -> list[str]:
+def _named(experiments: Sequence[str], kept: bool, default: bool) -> list[str]:
     """The experiments that are meant; all, or all with committed results, where none need be named."""
     unknown = [name for name in experiments if name not in (*EXPERIMENTS, "all")]
     if unknown:
         raise UserError(f"there is no experiment {unknown[0]!r}; see --list.{nearest(unknown[0], EXPERIMENTS)}")
-    if not experiments and not (committed or default):
+    if not experiments and not (kept or default):
         raise UserError("name an experiment, or all; --list shows them.")
     if experiments and "all" not in experiments:
         return list(experiments)
-    return [name for name in EXPERIMENTS if not committed or _committed(name)]
-
-
-def _committed(name: str) -> list[Path]:
-    """The folders of an experiment's runs in benchmarks/results."""
-    folders = [RESULTS / name / run_name(*run) for run in EXPERIMENTS[name].runs()]
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def _listed(names: Iterable[str]) -> str:
-    """A table of experiments."""
-    rows = []
-    for name in names:
-        experiment, runs = EXPERIMENTS[name], [read_run(folder) for folder in _committed(name)]
-        steps = [run.progress["env_steps"][-1] for run in runs if "env_steps" in run.progress]
-        commits = dict.fromkeys(commit for run in runs for commit in run.commits)
-        sources = dict.fromkeys(figure.source for figure in experiment.published)
-        rows.append(
-            {
-                "experiment": name,
-                "variants": len(experiment.variants),
-                "seeds": len(experiment.seeds),
-                "runs kept": f"{len(runs)} of {len(list(experiment.runs()))}",
-                "M env steps": f"{sum(steps) / 1e6:.1f}" if steps else None,
-                "core-hours": f"{sum(map(core_hours, runs)):.2f}" if runs else None,
-                "commits": ", ".join(commit[:9] for commit in commits) or None,
-                "published": "; ".join(sources) or None,
-            }
-        )
-    return str(Table("Experiments; steps and core-hours are those of training the runs that are kept", rows))
+    return [name for name in EXPERIMENTS if not kept or committed(name)]
 
 
 def _check(names: Iterable[str]) -> int:
-    """Prints which committed runs today's commands no longer make; 1 if a summary does not say so."""
+    """Prints which committed runs today's commands no longer make; 1 if a summary or README.md does not say so."""
     unsaid = 0
     for name in names:
         found, summary = outdated(name, RESULTS / name), RESULTS / name / "summary.json"
         for run, differences in found.items():
             print(f"{name}/{run}: {'; '.join(differences)}")
-        if not summary.is_file() or read_json(summary).get("outdated") != found:
+        said = read_json(summary) if summary.is_file() else {"variants": {}}
+        summarised = {run_name(variant, seed) for variant, of in said["variants"].items() for seed in of["seeds"]}
+        if said.get("outdated") != found:
             unsaid += 1
             print(f"{name}: its summary does not say so; python -m benchmarks.reproduce {name} --summary")
+        elif summarised != {folder.name for folder in committed(name)}:
+            unsaid += 1
+            print(f"{name}: its summary is of other runs; python -m benchmarks.reproduce {name} --summary")
         elif not found:
-            print(f"{name}: today's commands make all of its {len(_committed(name))} runs")
+            print(f"{name}: today's commands make all of its {len(summarised)} runs")
+    page = RESULTS / "README.md"
+    if not page.is_file() or page.read_text() != status():
+        unsaid += 1
+        print(f"{page}: says something else than there is; python -m benchmarks.reproduce NAME --summary, of any NAME")
     return min(unsaid, 1)
 
 
@@ -176,6 +160,8 @@ def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
             print(f"{name}: no summary, because not all of its runs are done")
         elif any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
             print(summarise(name, folder))
+    if keep:
+        write_status()
     for run in failed:
         print(f"failed: {run}; the same command tries again", file=sys.stderr)
     return 1 if failed else 0
@@ -201,10 +187,15 @@ def _all(
 def _run(name: str, variant: str, seed: int) -> None:
     """Trains, evaluates and analyses one run, or goes on where it was interrupted."""
     experiment, folder = EXPERIMENTS[name], RUNS / name / run_name(variant, seed)
-    _train(experiment, variant, seed, folder, [])
+    agent = RUNS / experiment.agents_of / run_name(variant, seed) if experiment.agents_of else folder
+    _train(experiment, variant, seed, agent, [])
     for asked in measurements(experiment):
         if _lacks(folder, asked):
-            _call(asked.command, str(folder), *asked.words)
+            _call(asked.command, str(agent), *asked.words)
+            if isinstance(asked.wanted, EvaluationConfig) and experiment.agents_of:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy(RunFolder(agent).config, folder)
+                shutil.copy(RunFolder(agent).evaluation(asked.wanted), folder / asked.file)
 
 
 def _lacks(run: Path, asked: Measurement) -> bool:
@@ -241,7 +232,7 @@ def _changed() -> bool:
 
 def _quick(names: Sequence[str], jobs: int) -> int:
     """Trains two iterations of each variant's first seed; prints how their rows compare with the committed ones."""
-    runs = [(name, variant, EXPERIMENTS[name].seeds[0]) for name in names for variant in EXPERIMENTS[name].variants]
+    runs = [(name, *run) for name in names for run in first_seeds(EXPERIMENTS[name])]
 
     def train(run: tuple[str, str, int]) -> None:
         folder = QUICK_RUNS / run[0] / run_name(*run[1:])
@@ -254,6 +245,11 @@ def _quick(names: Sequence[str], jobs: int) -> int:
         path = Path(name) / run_name(variant, seed)
         print(f"{path}: {'failed' if str(path) in failed else compared(QUICK_RUNS / path, RESULTS / path)[1]}")
     return 1 if failed else 0
+
+
+def first_seeds(experiment: Experiment) -> list[tuple[str, int]]:
+    """Each variant and its first seed."""
+    return [(variant, experiment.seeds_of(variant)[0]) for variant in experiment.variants]
 
 
 Outcome = Literal["same", "different", "not comparable"]
@@ -272,8 +268,9 @@ def compared(quick: Path, committed: Path) -> tuple[Outcome, str]:
     if not committed.is_dir():
         return "not comparable", "no run is committed"
     ours, theirs = read_run(quick), read_run(committed)
-    made = [run.config["metarl"] for run in (ours, theirs)]
-    machines = [{"processor": of["hardware"].partition(", ")[2], **{p: of[p] for p in _SOFTWARE}} for of in made]
+    if not (ours.progress and theirs.progress):
+        return "not comparable", "there is no training to compare"
+    machines = [machine(run.config["metarl"]) for run in (ours, theirs)]
     for part, value in machines[0].items():
         if value != machines[1][part]:
             return "not comparable", f"not compared, because the committed run has {part} {machines[1][part]}"
@@ -289,6 +286,11 @@ def compared(quick: Path, committed: Path) -> tuple[Outcome, str]:
                 return "different", f"{column} of iteration {iteration:.0f} is {one:.9g}, committed {other:.9g}"
     commit = " and ".join(theirs.commits)
     return "same", f"the same rows as the committed run of {commit}"
+
+
+def machine(made_with: Mapping[str, str]) -> dict[str, str]:
+    """What the last bits of a run depend on: the type of processor, and versions of packages."""
+    return {"processor": made_with["hardware"].partition(", ")[2], **{part: made_with[part] for part in _SOFTWARE}}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """MkDocs hooks: the repository becomes one site.
 
-The README is the first page and each table of results is a page. What a page links to outside of these comes along:
-programs as pages that show them, folders as lists, everything else as a file.
+The README is the first page, each table of results is a page, and benchmarks/results/README.md lists them. What a page
+links to outside of these comes along: programs as pages that show them, folders as lists, everything else as a file.
 """
 
 import posixpath
@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 import metarl
 
 ROOT = Path(__file__).resolve().parents[2]
-_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/results/README.md")
 RESULTS = ROOT / "benchmarks/results"
 # A link's target in Markdown, without its anchor; not an address, nor an anchor of the same page.
 _TARGET = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")
@@ -27,7 +27,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds what lies outside of docs/."""
     for name, text in _written_pages().items():
         files.append(File.generated(config, name, content=text))
-    waiting = [*(ROOT / name for name in _PAGES), *sorted((ROOT / "docs").glob("*.md")), *_summaries()]
+    summaries = sorted(RESULTS.glob("*/summary.md"))
+    waiting = [*(ROOT / name for name in _PAGES), *sorted((ROOT / "docs").glob("*.md")), *summaries]
     seen = set(waiting)
     while waiting:
         path = waiting.pop(0)
@@ -64,6 +65,8 @@ def _uri(path: Path) -> str:
     inside = path.relative_to(ROOT).as_posix()
     if path == ROOT / "README.md":
         uri = "index.md"
+    elif path == RESULTS / "README.md":
+        uri = "results/index.md"
     elif path.name == "summary.md" and path.parent.parent == RESULTS:
         uri = f"results/{path.parent.name}.md"
     elif path.is_dir() or path.suffix in (".py", ".xml"):
@@ -95,24 +98,13 @@ def _text(path: Path) -> str:
     return path.read_text() + "".join(f"\n![{file.stem}]({file.name})\n" for file in figures if file.exists())
 
 
-def _summaries() -> list[Path]:
-    """The tables of results."""
-    return sorted(RESULTS.glob("*/summary.md"))
-
-
 def _written_pages() -> dict[str, str]:
-    """Pages that no file of the repository holds: public names by docstrings, and the list of results."""
+    """Pages that no file of the repository holds: public names by docstrings."""
     # Functions, which are written small, come first.
     names = [
         f"## metarl.{name} {{ #{name} }}\n\n{_documented(name)}" for name in sorted(metarl.__all__, key=str.swapcase)
     ]
-    results = [f"- [{path.parent.name}]({path.parent.name}.md)" for path in _summaries()]
-    return {
-        "api.md": "# Python interface\n\n" + "\n\n".join(names) + "\n",
-        "results/index.md": "# Results by experiment\n\nEach page is written by the command that it names.\n\n"
-        + "\n".join(results)
-        + "\n",
-    }
+    return {"api.md": "# Python interface\n\n" + "\n\n".join(names) + "\n"}
 
 
 def _documented(name: str) -> str:
