@@ -172,7 +172,7 @@ def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
         ([{"algo": "anil"}, {"algo": "anil", "attenuate": True}], ["ANIL", "ANIL + L2F"]),
         (
             [{"algo": "l2f"}, {"algo": "l2f", "l2f": {"scope": "filter"}}, {"algo": "maml", "inner_lr": 0.05}],
-            ["L2F", "L2F (l2f scope filter)", "MAML"],
+            ["L2F", "L2F (l2f scope filter)", "MAML (inner lr 0.05)"],
         ),
         (
             [
@@ -194,6 +194,14 @@ def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
             + [{"algo": "maml", "inner_lr": 0.3, "discount": 0.99}],
             ["MAML (discount 0.9)", "MAML (discount 0.8)", "MAML (inner lr 0.3)"],
         ),
+        # All lines of one algorithm have the same, and those of the other another one.
+        (
+            [{"algo": "l2f", "discount": 0.9, "inner_lr": lr} for lr in (0.1, 0.2)] + [{"algo": "maml"}],
+            ["L2F (discount 0.9)", "L2F (inner lr 0.2, discount 0.9)", "MAML"],
+        ),
+        ([{"algo": "l2f", "discount": 0.9}, {"algo": "maml", "discount": 0.9}], ["L2F", "MAML"]),
+        # An agent with memory has defaults of its own, and takes no gradient steps.
+        ([{"algo": "rl2"}, {"algo": "maml", "inner_lr": 0.2}], ["RL^2", "MAML"]),
         # With a bare name, either would seem to be the default.
         ([{"algo": "maml", "inner_lr": lr} for lr in (0.2, 0.3)], ["MAML (inner lr 0.2)", "MAML (inner lr 0.3)"]),
     ],
@@ -206,6 +214,51 @@ def test_line_is_named_by_what_sets_it_apart_from_its_kind(tmp_path, settings, l
     groups = groups_of(*(tmp_path / str(index) for index in range(len(settings))))
     assert [group.label for group in groups] == labels
     assert sum(len(group.runs) for group in groups) == len(settings)
+
+
+def without_settings(folder, *names):
+    """Makes a run one of before some settings existed; a name may be that of a component and a part."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name in names:
+        *component, part = name.split(".")
+        del (config[component[0]] if component else config)[part]
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_of_before_a_setting_existed_is_a_seed_of_the_line_that_does_the_same(tmp_path):
+    old = without_settings(make_real_run(tmp_path / "old", algo="maml"), "normalise_observations", "init_from")
+    new = make_real_run(tmp_path / "new", algo="maml", seed=1)
+    other = make_real_run(tmp_path / "other", algo="maml", normalise_observations=True)
+    groups = groups_of(old, new, other)
+    assert [group.label for group in groups] == ["MAML", "MAML (normalise observations on)"]
+    assert [len(group.runs) for group in groups] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "former", "setting", "words"),
+    [
+        ("sinusoid", {"algo": "maml"}, {"adam": {"max_gradient_norm": None}}, "adam.max_gradient_norm", "none"),
+        ("navigation", {"algo": "l2f"}, {"l2f": {"embedding_gradient": "through"}}, "l2f.embedding_gradient", "through"),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_of_before_a_setting_existed_that_did_something_else_is_a_line_of_its_own(
+    tmp_path, env, settings, former, setting, words, known
+):
+    old = without_settings(make_real_run(tmp_path / "old", env=env, **settings), setting)
+    same = make_real_run(tmp_path / "same", env=env, seed=1, **settings, **former)
+    new = make_real_run(tmp_path / "new", env=env, **settings)
+    if not known:  # A family whose defaults are not known.
+        for folder in (old, same, new):
+            path = folder / "config.json"
+            path.write_text(path.read_text().replace(f'"env": "{env}"', '"env": "not_there:Family"'))
+    groups = groups_of(old, same, new)
+    assert [len(group.runs) for group in groups] == [2, 1]
+    title = settings["algo"].upper()
+    assert groups[0].label == f"{title} ({setting.replace('.', ' ').replace('_', ' ')} {words})"
+    assert known == (groups[1].label == title)
 
 
 def test_rules_of_ones_own_with_the_same_class_name_are_lines_of_their_own(tmp_path):
