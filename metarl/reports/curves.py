@@ -395,7 +395,7 @@ def _fit(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | Non
 def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
     """The runs that can be drawn against ``x``; says which are left out."""
     untrained = [run for run in runs if not run.progress]
-    # Versions before 0.2 did not measure CPU-seconds, and supervised runs have no environment steps.
+    # Older versions did not measure CPU-seconds, and supervised runs have no environment steps.
     column = _AXES[x][0]
     without = [run for run in runs if run.progress and not len(run.progress.get(column, ()))]
     shown = [run for run in runs if run not in untrained and run not in without]
