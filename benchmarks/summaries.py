@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +16,12 @@ from metarl.commands.train import parse_config
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import plain, read_json
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
-from metarl.reports.comparison import compare_lines
-from metarl.reports.curves import plot_runs
-from metarl.reports.labels import BOOKKEEPING
+from metarl.reports.comparison import Comparison, compare_lines
+from metarl.reports.comparison_figure import draw_differences
+from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training
+from metarl.reports.files import save_picture
+from metarl.reports.labels import BOOKKEEPING, Group, differences
+from metarl.reports.wording import number_text
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, read_run
@@ -49,21 +52,32 @@ def summarise(name: str, folder: Path) -> str:
         "outdated": outdated(name, folder),
         "published": [vars(figure) for figure in experiment.published],
     }
-    paths = [run.path for of_one in runs.values() for run in of_one]
+    if differing := _differing_seeds(runs):
+        summary["differing_seeds"] = differing
+    lines = [Group(variant, tuple(of_one)) for variant, of_one in runs.items()]
     in_environments = next(iter(runs.values()))[0].measure == "return"
-    many = len(runs) > _MOST_LINES_IN_A_PANEL
+    figures = []
     if experiment.agents_of:
         text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
     else:
-        plot_runs(paths, folder / "training.png", "env-steps" if in_environments else "iteration", apart=many)
-        text = _training_markdown(summary)
+        _draw_training(lines, folder / "training.png", "env-steps" if in_environments else "iteration")
+        figures, text = ["[training](training.png)"], _training_markdown(summary)
     if experiment.evaluation is not None:
-        _add_evaluations(summary, runs)
-        plot_runs(paths, folder / "adaptation.png", apart=many)
-        text = _evaluation_markdown(summary) + text
+        comparison = _add_evaluations(summary, runs)
+        apart = len(lines) > _MOST_LINES_IN_A_PANEL
+        figure = draw_apart(lines, "gradient-step") if apart else draw_gradient_steps(lines)
+        save_picture(figure, folder / "adaptation.png")
+        of_evaluations = ["[adaptation](adaptation.png)"]
+        if comparison.pairs:
+            save_picture(draw_differences(comparison), folder / "comparison.png")
+            of_evaluations.append(f"[differences from {comparison.reference} after each step](comparison.png)")
+        figures = of_evaluations + figures
+        text = f"{_evaluation_markdown(summary)}Figures: {', '.join(figures)}.\n\n{text}"
     if experiment.analysis is not None:
         _add_analyses(summary, runs)
         text = _analysis_markdown(summary) + text
+    if differing:
+        text = _differing_markdown(differing) + text
     if summary["outdated"]:
         text = _outdated_markdown(summary) + text
     if experiment.note:
@@ -74,6 +88,26 @@ def summarise(name: str, folder: Path) -> str:
     (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1) + "\n")
     (folder / "summary.md").write_text(text)
     return text
+
+
+def _draw_training(lines: list[Group], picture: Path, x: str) -> None:
+    """Draws the training of the runs that were trained."""
+    trained = [replace(line, runs=kept) for line in lines if (kept := tuple(run for run in line.runs if run.progress))]
+    apart = len(trained) > _MOST_LINES_IN_A_PANEL
+    save_picture(draw_apart(trained, x) if apart else draw_training(trained, x), picture)
+
+
+def _differing_seeds(runs: Mapping[str, Sequence[StoredRun]]) -> dict[str, dict[str, str]]:
+    """Settings in which seeds of one variant differ, such as "none (seed 0); 100 (seeds 1, 2)", by variant and name."""
+    found: dict[str, dict[str, str]] = {}
+    for variant, of_one in runs.items():
+        for name, values in differences([Group(variant, (run,)) for run in of_one]).items():
+            seeds: dict[str, list[int]] = {}
+            for run, value in zip(of_one, values, strict=True):
+                seeds.setdefault(value or _UNSET, []).append(run.seed)
+            words = [f"{value} (seed{'s' * (len(of) > 1)} {', '.join(map(str, of))})" for value, of in seeds.items()]
+            found.setdefault(variant, {})[name] = "; ".join(words)
+    return found
 
 
 def outdated(name: str, folder: Path) -> dict[str, list[str]]:
@@ -96,12 +130,12 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
             # A run that was stopped counts as one of as many iterations as it did.
             progress = read_run(run).progress
             done = str(int(progress["iteration"][-1])) if progress else today["iterations"]
-            differences = differences_from(today, run, done)
+            changes = differences_from(today, run, done)
             for asked in measurements(experiment):
                 if (result := run / asked.file.name).is_file():
-                    differences += other_options(result, asked.wanted)
-            if differences:
-                found[run.name] = differences
+                    changes += other_options(result, asked.wanted)
+            if changes:
+                found[run.name] = changes
     return found
 
 
@@ -214,8 +248,8 @@ def core_hours(run: StoredRun) -> float:
     return float(seconds[-1]) / 3600
 
 
-def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
-    """Adds returns after each step, and differences from the first variant, paired by seed and task."""
+def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> Comparison:
+    """Adds returns after each step, and differences from the first variant, paired by seed and task; returns them."""
     reference = next(iter(runs))
     paired = {
         name: of_one for name, of_one in runs.items() if {r.seed for r in of_one} & {r.seed for r in runs[reference]}
@@ -253,6 +287,7 @@ def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) 
             difference["interval"] = pair.interval.round(decimals).tolist()
             difference["p_values"], difference["primary_p_adjusted"] = pair.p_values.tolist(), pair.adjusted
     summary["references"] = plain(first.references)
+    return comparison
 
 
 def _add_analyses(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
@@ -292,9 +327,10 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
 
     def cells(entry: dict[str, Any], sign: str = "") -> str:
         means, seeds, interval = entry["mean"], entry["per_seed"], entry.get("interval")
-        widths = [f" ± {width:.{decimals}f}" for width in interval] if interval else [""] * len(means)
+        widths = [f" ± {number_text(width, decimals)}" for width in interval] if interval else [""] * len(means)
         return " | ".join(
-            f"{means[k]:{sign}.{decimals}f}{widths[k]} ({', '.join(f'{seed[k]:{sign}.{decimals}f}' for seed in seeds)})"
+            f"{number_text(means[k], decimals, sign)}{widths[k]} "
+            f"({', '.join(number_text(seed[k], decimals, sign) for seed in seeds)})"
             for k in steps
         )
 
@@ -306,8 +342,8 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     for name, entry in summary["variants"].items():
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
         for task, means in entry.get("by_task", {}).items():
-            lines.append(f"| {name}: {task} | | " + " | ".join(f"{value:.2f}" for value in means) + " |")
-    random = " | ".join(f"{value:.2f}" for value in summary["references"]["random_initialisation"])
+            lines.append(f"| {name}: {task} | | " + " | ".join(number_text(value, 2) for value in means) + " |")
+    random = " | ".join(number_text(value, 2) for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
     if summary["references"]["standstill"] is not None:
         standstill = f"{summary['references']['standstill']:.2f}"
@@ -360,16 +396,27 @@ def _shares(variants: dict[str, Any], key: str, what: str) -> list[str]:
 def _outdated_markdown(summary: dict[str, Any]) -> str:
     """Says which runs today's command no longer makes."""
     runs: dict[str, list[str]] = {}
-    for run, differences in summary["outdated"].items():
-        runs.setdefault("; ".join(differences), []).append(run)
+    for run, changes in summary["outdated"].items():
+        runs.setdefault("; ".join(changes), []).append(run)
     commits = sorted({commit for entry in summary["variants"].values() for commit in entry["commits"]})
     lines = [
         f"**Results of commit {', '.join(commits)}.** Settings have changed since, so that the commands below no "
         "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings they "
         "had:",
         "",
-        *(f"- {', '.join(names)}: {differences}" for differences, names in runs.items()),
+        *(f"- {', '.join(names)}: {changes}" for changes, names in runs.items()),
     ]
+    return "\n".join(lines) + "\n\n"
+
+
+def _differing_markdown(differing: dict[str, dict[str, str]]) -> str:
+    """Says which variants' means are over seeds with different settings."""
+    lines = [
+        "**Seeds of a variant were trained with different settings**, and its means and intervals are over all:",
+        "",
+    ]
+    for variant, settings in differing.items():
+        lines.append(f"- {variant}: " + ", ".join(f"{name} {words}" for name, words in settings.items()))
     return "\n".join(lines) + "\n\n"
 
 

@@ -270,6 +270,29 @@ def test_what_is_set_today_and_was_unset_counts_as_changed(trained, small):
         assert summaries.differences_from({**today, name: "1"}, run, done) == [f"{name} unset, today 1"]
 
 
+def test_figures_have_the_names_of_the_variants_and_are_linked(trained, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(summaries, "save_picture", lambda figure, path: drawn.update({path.name: figure}))
+    text = summaries.summarise("small", trained)
+    assert drawn.keys() == {"training.png", "adaptation.png", "comparison.png"}
+    names = [text.get_text() for text in drawn["adaptation.png"].legends[0].get_texts()]
+    assert names[:2] == ["maml", "anil"]
+    assert drawn["comparison.png"].axes[0].get_title(loc="left") == "anil"
+    assert "[differences from maml after each step](comparison.png)" in text
+    assert "different settings" not in text
+
+
+def test_seeds_of_a_variant_with_different_settings_are_told_of(trained, small, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", replace(small, seeds=(0, 1)))
+    other = shutil.copytree(RESULTS / "algorithms-navigation/maml-seed1", trained / "maml-seed1")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "discount": 0.9}))
+    text = summaries.summarise("small", trained)
+    assert "- maml: discount 0.99 (seed 0); 0.9 (seed 1)" in text
+    kept = json.loads((trained / "summary.json").read_text())
+    assert kept["differing_seeds"] == {"maml": {"discount": "0.99 (seed 0); 0.9 (seed 1)"}}
+
+
 def test_a_result_of_other_options_is_computed_again_and_told_of(trained, small, tmp_path, monkeypatch, capsys):
     called = []
     monkeypatch.setattr(reproduce, "_train", lambda *_: None)

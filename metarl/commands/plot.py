@@ -19,7 +19,7 @@ class PlotOptions:
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
     ]
     """Run folders. Runs that differ only in their seed share a line. The line is named after its algorithm and the
-    settings that differ both from the default and from most lines of this algorithm. Each task family has a panel."""
+    settings that differ both from its default and from most lines. Each task family has a panel."""
     output: Path
     """The picture file; its suffix chooses PNG, SVG or PDF."""
     x: Literal[

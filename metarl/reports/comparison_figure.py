@@ -1,24 +1,29 @@
-"""The figure of a comparison: paired differences, and each task before and after adaptation.
+"""Figures of a comparison: paired differences, and each task before and after adaptation.
 
-It is as wide as a column of print, so that its letters are legible there.
+They are as wide as one column of print or two, so that their letters are legible there.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metarl.reports.limits import ARROWS, LEAVES, MARK, WORSE, show_from, worst_shown
+from metarl.reports.measures import Floats
 from metarl.reports.styles import COLOURS, GREY
 
 if TYPE_CHECKING:
     from metarl.reports.comparison import Comparison, Line, Pair
 
 _WIDTH = 3.5  # inches
+_WIDTH_OF_TWO = 7.0
+_COLUMNS_OF_TWO = 4
+_MOST_TICKS = 6  # of steps, in a panel
 _LETTERS: Any = {"font.size": 7, "axes.titlesize": 7, "axes.labelsize": 7, "xtick.labelsize": 6.5, "ytick.labelsize": 7}
 _COLUMNS = 3  # of scatters
 _LABEL_WIDTH = 26  # characters
@@ -60,6 +65,91 @@ def draw_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
+def draw_differences(comparison: Comparison) -> Figure:
+    """Draws each line's difference from the reference after 1, 2, ... steps, in a panel of its own.
+
+    A dot is a seed, the diamond their mean, the bar the 95 % t interval from five seeds on. Every panel has a scale of
+    its own, since differences of useful algorithms are small beside those of baselines.
+
+    Args:
+        comparison: A comparison of at least two lines.
+
+    Returns:
+        The figure, as wide as two columns of print, or as one for up to two lines.
+    """
+    from matplotlib import rc_context
+
+    pairs = comparison.pairs
+    width, columns = (_WIDTH, 2) if len(pairs) <= 2 else (_WIDTH_OF_TWO, _COLUMNS_OF_TWO)
+    rows = -(-len(pairs) // columns)
+    with rc_context(_LETTERS):
+        figure = Figure(figsize=(width, 1.25 * rows + 0.7), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes[len(pairs) :]:
+            ax.set_visible(False)
+        left = [_draw_steps(ax, pair, comparison) for ax, pair in zip(axes, pairs, strict=False)]
+        better = "below 0 is better" if comparison.measure == "error" else "above 0 is better"
+        figure.supylabel(f"{comparison.measure}, less {comparison.reference}'s\n({better})", fontsize=7)
+        words = [f"against {comparison.step_name}s", "dot: a seed, diamond: their mean"]
+        words += ["bar: 95 % t interval over seeds"] * any(pair.interval is not None for pair in pairs)
+        words += ["each panel has its own scale"] + [LEAVES] * any(left) + [_caption(comparison)]
+        caption = textwrap.fill(" · ".join(words), round(_CAPTION_WIDTH * width / _WIDTH * 5.5 / 6))
+        figure.supxlabel(caption, fontsize=6, color=GREY, x=0.01, horizontalalignment="left")
+    return figure
+
+
+def _draw_steps(ax: Axes, pair: Pair, comparison: Comparison) -> bool:
+    """Draws a line's differences after each step; returns whether one of them leaves the axis."""
+    less_is_better, steps = comparison.measure == "error", range(_first(comparison), len(pair.mean))
+    for step in steps:
+        mean = float(pair.mean[step])
+        colour = _BETTER if (mean < 0) == less_is_better else _WORSE
+        if pair.interval is not None:
+            ax.errorbar(step, mean, yerr=float(pair.interval[step]), color=colour, linewidth=1.2, capsize=2)
+        ax.plot([step] * len(pair.seeds), pair.per_seed[:, step], "o", color=colour, markersize=2.6, alpha=0.5, mew=0)
+        ax.plot(step, mean, "D", color=colour, markersize=3.5, markeredgecolor="white", markeredgewidth=0.4)
+    ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    ax.set_title(textwrap.fill(pair.label, _TITLE_WIDTH), loc="left")
+    ax.set_xticks(steps if len(steps) <= _MOST_TICKS else steps[::2])
+    ax.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
+    ax.locator_params(axis="y", nbins=4)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    return _limit(ax, "y", [(step, pair.per_seed[:, step]) for step in steps], comparison)
+
+
+def _limit(
+    ax: Axes, name: Literal["x", "y"], differences: Sequence[tuple[int, Floats]], comparison: Comparison
+) -> bool:
+    """Keeps differences that have diverged from stretching an axis, and marks them; returns whether there are any.
+
+    Args:
+        ax: The panel.
+        name: The axis of the differences.
+        differences: Places on the other axis, and the differences there.
+        comparison: The comparison; what its lines reach after the first step says what is usual.
+    """
+    if comparison.measure not in WORSE:
+        return False
+    worse, values = WORSE[comparison.measure], np.concatenate([of_place for _, of_place in differences])
+    scale = float(np.median([abs(line.mean[_first(comparison)]) for line in comparison.lines]))
+    worst = worst_shown(values, 0.0, scale, worse)
+    if worst is None:
+        return False
+    edge = show_from(ax, name, worse * min([0.0, *(worse * values[np.isfinite(values)])]), worst, worse)
+    for place, of_place in differences:
+        if (worse * of_place > worse * worst).any():
+            at = (place, edge) if name == "y" else (edge, place)
+            ax.plot(*at, marker=ARROWS[name][worse], color=_WORSE, **MARK)
+    return True
+
+
+def _first(comparison: Comparison) -> int:
+    """The first step whose differences matter: before adaptation, only agents that do not adapt are to be compared."""
+    return min(1, len(comparison.lines[0].mean) - 1)
+
+
 def _steps(comparison: Comparison) -> str:
     return f"{comparison.step} {comparison.step_name}{'' if comparison.step == 1 else 's'}"
 
@@ -74,6 +164,7 @@ def _draw_differences(ax: Axes, comparison: Comparison) -> None:
     pairs = comparison.pairs
     for row, pair in enumerate(pairs):
         _draw_pair(ax, row, pair, comparison.step, less_is_better=comparison.measure == "error")
+    _limit(ax, "x", [(row, pair.per_seed[:, comparison.step]) for row, pair in enumerate(pairs)], comparison)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(pairs)), [textwrap.shorten(pair.label, _LABEL_WIDTH, placeholder="…") for pair in pairs])
     ax.set_ylim(len(pairs) - 0.5, -0.5)
@@ -96,8 +187,12 @@ def _draw_pair(ax: Axes, row: int, pair: Pair, step: int, *, less_is_better: boo
 
 def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], comparison: Comparison) -> None:
     step, sign = comparison.step, -1 if comparison.measure == "error" else 1
-    by_task = [line.returns.mean(axis=0)[:, [0, step]] for line in lines]
-    ends = np.array([np.min(by_task), np.max(by_task)])
+    by_task = np.array([line.returns.mean(axis=0)[:, [0, step]] for line in lines])
+    before = sign * np.nanmin(sign * by_task[:, :, 0])  # The worst one.
+    best = sign * np.nanmax(sign * by_task)
+    if (worst := worst_shown(by_task, before, abs(before - best), -sign)) is not None:
+        by_task = sign * np.maximum(sign * by_task, sign * worst)  # At the edge.
+    ends = np.array([np.nanmin(by_task), np.nanmax(by_task)])
     for ax, line, values in zip(axes, lines, by_task, strict=False):
         before, after = values.T
         worse = sign * after < sign * before

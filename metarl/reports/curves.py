@@ -25,6 +25,7 @@ from metarl.config.trust import Trust
 from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
+from metarl.reports.limits import LEAVES, limit_curves
 from metarl.reports.measures import Floats
 from metarl.reports.styles import GREY, MARKERS, shaded, style_of, styles_of
 from metarl.reports.wording import (
@@ -60,6 +61,10 @@ _LARGEST_DODGE = 0.15
 _MARKER_SPACING = 0.15  # share of the panel's diagonal, for lines with too many points to mark them all
 _LABEL_WIDTH = 28  # characters
 _CAPTION_WIDTH = 90
+# A figure with a panel for each line is as wide as two columns of print, where its letters have at least 6 points.
+_APART_WIDTH = 7.0  # inches
+_APART_LABEL_WIDTH = 24
+_APART_CAPTION_WIDTH = 125
 _PANELS_IN_A_ROW = 4
 _PALE = "#d4d4d4"
 _LEGEND_LINE_INCHES = 0.15
@@ -91,7 +96,7 @@ def plot_runs(
     """Draws the figure of some runs into a file.
 
     Runs that differ only in their seed share a line. Its label is the algorithm and the settings that differ both from
-    the default and from most lines of this algorithm.
+    the algorithm's default and from most lines.
 
     Args:
         runs: Folders of one or several runs; every family has panels of its own.
@@ -170,8 +175,8 @@ def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure
         ax.set_xticks(range(max(run.evaluated().returns.shape[1] for run in runs)))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
-    _label(axes, [family for family, _ in panels], y)
-    _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
+    caption = f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}"
+    _finish(figure, axes, [family for family, _ in panels], y, caption)
     return figure
 
 
@@ -221,15 +226,16 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
         style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
         axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
     runs = runs_of(lines)
-    _label(axes, [family for family, _ in panels], y)
-    _finish(figure, axes, groups, f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}")
+    caption = f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}"
+    _finish(figure, axes, [family for family, _ in panels], y, caption)
     return figure
 
 
 def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     """Draws training before and after adaptation against environment steps or iterations, unsmoothed.
 
-    Every family has two panels. Of supervised families, the validation is drawn.
+    Every family has two panels, or one if there is nothing between the two, as in trials of a single episode. Of
+    supervised families, the validation is drawn.
 
     Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training does
     not adapt have no returns after adaptation, so they appear only in the panel "before".
@@ -246,13 +252,11 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
         UserError: If a run has no progress to show.
     """
     families, styles = by_family(groups), styles_of(groups)
-    adapting = [any(_column(run, "after", y) in run.progress for run in runs_of(family)) for family in families]
-    figure, axes = _new_figure([1 + adapts for adapts in adapting])
-    panels = [
-        (family, when)
-        for family, adapts in zip(families, adapting, strict=True)
-        for when in (("before", "after") if adapts else ("before",))
+    whens = [
+        ("before", "after") if any(_adapts(run, y) for run in runs_of(family)) else ("before",) for family in families
     ]
+    figure, axes = _new_figure([len(of_family) for of_family in whens])
+    panels = [(family, when) for family, of_family in zip(families, whens, strict=True) for when in of_family]
     for ax, (family, when) in zip(axes, panels, strict=True):
         for index, group in enumerate(family):
             runs = [run for run in group.runs if when == "before" or _column(run, when, y) in run.progress]
@@ -262,14 +266,15 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
             style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
             _draw_group(ax, *_trained(runs, when, x, y), style)
-        ax.set_title(f"{family[0].env}, {training_text(runs_of(family), when)}", loc="left")
+        text = training_text(runs_of(family), when, alone=(family, "after") not in panels)
+        ax.set_title(f"{family[0].env}, {text}", loc="left")
         ax.set_xlabel(_AXES[x][1])
         ax.locator_params(axis="x", nbins=6)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
-    _label(axes, [family for family, _ in panels], y)
     kinds = dict.fromkeys("validation" if _column(run, "before", y).startswith("valid") else "training" for run in runs)
-    _finish(figure, axes, groups, f"{seeds_text(runs)} · {' and '.join(kinds)} tasks · {provenance_text(runs)}")
+    caption = f"{seeds_text(runs)} · {' and '.join(kinds)} tasks · {provenance_text(runs)}"
+    _finish(figure, axes, [family for family, _ in panels], y, caption)
     return figure
 
 
@@ -297,36 +302,44 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
         for family in families
         for first in range(0, len(family), _PANELS_IN_A_ROW)
     ]
-    figure = Figure(figsize=(2.3 * _PANELS_IN_A_ROW, 1.9 * len(rows) + 0.5), layout="constrained")
+    figure = Figure(figsize=(_APART_WIDTH, 1.35 * len(rows) + 0.4), layout="constrained")
     axes = figure.subplots(len(rows), _PANELS_IN_A_ROW, squeeze=False)
-    firsts = {
-        family[0].env: axes[next(place for place, row in enumerate(rows) if row[0] is family[0]), 0]
-        for family in families
-    }
-    for row, panels in zip(rows, axes, strict=True):
-        (family,) = (family for family in families if family[0].env == row[0].env)
+    left = False
+    for family in families:
         lines = [_line(group, x, y) for group in family]
-        for ax in panels[len(row) :]:
+        of_family = [panels for row, panels in zip(rows, axes, strict=True) if row[0].env == family[0].env]
+        shown, rest = np.split(np.concatenate(of_family), [len(family)])
+        for ax in rest:
             ax.set_visible(False)
-        for group, ax in zip(row, panels, strict=False):
+        for ax, group, line in zip(shown, family, lines, strict=True):
+            if ax is not shown[0]:
+                ax.sharex(shown[0])
+                ax.sharey(shown[0])
             for places, per_seed in lines:
                 ax.plot(places, per_seed.mean(axis=0), color=_PALE, linewidth=0.8)
-            _draw_group(ax, *lines[family.index(group)], {**styles[group.label], "markersize": 4, "markevery": 0.25})
-            ax.set_title(textwrap.fill(group.label, _LABEL_WIDTH), fontsize=8, loc="left")
-            ax.tick_params(labelsize=7)
+            style = {**styles[group.label], "linewidth": 1.2, "markersize": 3, "markevery": 0.25}
+            _draw_group(ax, *line, style)
+            ax.set_title(textwrap.fill(group.label, _APART_LABEL_WIDTH), fontsize=7, loc="left")
+            ax.tick_params(labelsize=6.5)
             ax.spines[["top", "right"]].set_visible(False)
-            if ax is not firsts[group.env]:
-                ax.sharex(firsts[group.env])
-                ax.sharey(firsts[group.env])
             if x != "gradient-step":
                 ax.locator_params(axis="x", nbins=4)
                 ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
-        name = y or row[0].runs[0].measure
-        panels[0].set_ylabel(f"{row[0].env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=7)
-    words = steps_text(runs) if x == "gradient-step" else _AXES[x][1]
-    caption = f"against {words} · grey: the others · {seeds_text(runs)} · {provenance_text(runs)}"
-    text = textwrap.fill(caption, _CAPTION_WIDTH)
-    figure.supxlabel(text, fontsize=7, color=GREY, x=0.01, horizontalalignment="left")
+        name = y or family[0].runs[0].measure
+        for panels in of_family:
+            panels[0].set_ylabel(f"{family[0].env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=6.5)
+        left |= limit_curves(list(shown), name)
+    against = steps_text(runs)
+    if x != "gradient-step":
+        when = "after" if any(_adapts(run, y) for run in runs) else "before"
+        against = f"{_AXES[x][1]}, {training_text(runs, when, alone=when == 'before')}"
+    words = [
+        f"against {against}",
+        "each panel: one line in colour, its seeds thin, and the means of the others in grey",
+    ]
+    words += [LEAVES] * left + [seeds_text(runs), provenance_text(runs)]
+    text = textwrap.fill(" · ".join(words), _APART_CAPTION_WIDTH)
+    figure.supxlabel(text, fontsize=6, color=GREY, x=0.01, horizontalalignment="left")
     return figure
 
 
@@ -347,6 +360,12 @@ def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tup
     return places[measured], per_seed[:, measured]
 
 
+def _adapts(run: StoredRun, y: str | None) -> bool:
+    """Whether training measured something after adaptation that it had not measured before it."""
+    before, after = (run.progress.get(_column(run, when, y), np.array([])) for when in ("before", "after"))
+    return len(after) > 0 and not np.array_equal(before, after, equal_nan=True)
+
+
 def _column(run: StoredRun, when: str, y: str | None) -> str:
     """The column of progress.csv that holds the measure, or the metric ``y``, ``before`` or ``after`` adaptation.
 
@@ -357,27 +376,55 @@ def _column(run: StoredRun, when: str, y: str | None) -> str:
     return validation if run.measure != "return" and validation in run.progress else column
 
 
-def _label(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | None) -> None:
-    """Names the vertical axes: the first one, and those of families that are measured by something else."""
-    measured = None
-    for ax, family in zip(axes, families, strict=True):
-        name = y or family[0].runs[0].measure
+def _fit(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | None) -> bool:
+    """Names and limits the vertical axes: those of a family's panels are one. Returns whether a line leaves its axis.
+
+    The first axis has a name, and those of families that are measured by something else.
+    """
+    measured, left = None, False
+    for env in dict.fromkeys(family[0].env for family in families):
+        panels = [ax for ax, family in zip(axes, families, strict=True) if family[0].env == env]
+        name = y or next(family for family in families if family[0].env == env)[0].runs[0].measure
+        left |= limit_curves(panels, name)
         if name != measured:
             measured = name
-            ax.set_ylabel(MEASURES.get(name, f"{name} of an episode"))
+            panels[0].set_ylabel(MEASURES.get(name, f"{name} of an episode"))
+    return left
 
 
 def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
-    untrained = ", ".join(f"'{run.path}'" for run in runs if not run.progress)
-    shown = [run for run in runs if run.progress]
-    if untrained and not shown:
+    """The runs that can be drawn against ``x``; says which are left out."""
+    untrained = [run for run in runs if not run.progress]
+    # Older versions did not measure CPU-seconds, and supervised runs have no environment steps.
+    column = _AXES[x][0]
+    without = [run for run in runs if run.progress and not len(run.progress.get(column, ()))]
+    shown = [run for run in runs if run not in untrained and run not in without]
+    if not shown and without:
         raise UserError(
-            f"no training to draw against {x}: there is no progress.csv in {untrained}; give runs that were "
+            f"no run holds '{column}' in its progress.csv, so there is nothing to draw against {x}: "
+            f"{_paths(without)}; draw against iteration."
+        )
+    if not shown and untrained:
+        raise UserError(
+            f"no training to draw against {x}: there is no progress.csv in {_paths(untrained)}; give runs that were "
             "trained, or draw against gradient-step."
         )
     if untrained:
-        print(f"left out, because without a progress.csv there is no training to draw: {untrained}", file=sys.stderr)
+        print(
+            f"left out, because without a progress.csv there is no training to draw: {_paths(untrained)}",
+            file=sys.stderr,
+        )
+    if without:
+        print(
+            f"left out, because their progress.csv holds no '{column}' ({x} were not measured): {_paths(without)}; "
+            "--x iteration draws all runs",
+            file=sys.stderr,
+        )
     return shown
+
+
+def _paths(runs: Sequence[StoredRun]) -> str:
+    return ", ".join(f"'{run.path}'" for run in runs)
 
 
 # Numbers of a line
@@ -514,7 +561,21 @@ def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], 
             ax.plot(range(common), mean, **style)
 
 
-def _finish(figure: Figure, axes: Sequence[Axes], groups: Sequence[Group], caption: str) -> None:
+def _finish(
+    figure: Figure, axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | None, caption: str
+) -> None:
+    """Fits the axes, and adds legend and caption.
+
+    Args:
+        figure: The figure.
+        axes: Its panels with all of their lines.
+        families: The lines of each panel.
+        y: A metric that is drawn in place of the return.
+        caption: The caption.
+    """
+    if _fit(axes, families, y):
+        caption = f"{LEAVES} · {caption}"
+    groups = list({id(group): group for family in families for group in family}.values())
     drawn = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     counts = {group.label: count_text([g for g in groups if g.label == group.label]) for group in groups}
     title = next(iter(counts.values())) if len(set(counts.values())) == 1 else None

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from metarl.common.errors import UserError
 from metarl.config.algorithms import ALGORITHMS, run_title
@@ -14,6 +14,7 @@ from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.resolved import idle_fields
 from metarl.config.trust import require_trust
+from metarl.store.config_file import stored_config, with_former_behaviour
 from metarl.store.runs import StoredRun
 
 BOOKKEEPING = frozenset(
@@ -47,7 +48,7 @@ class Group:
     """Runs that differ only in their seed: one line of the figure.
 
     Attributes:
-        label: Name of the line: the algorithm, and the settings that differ from the default and from most variants.
+        label: Name of the line: the algorithm, and the settings that differ from its default and from most lines.
         runs: The runs in order of their seeds.
     """
 
@@ -62,6 +63,8 @@ class Group:
 
 def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
     """Groups runs that differ only in their seed.
+
+    A setting that is newer than a run counts as what the version before did.
 
     Args:
         runs: Runs of one or several families.
@@ -104,14 +107,31 @@ def _group(runs: Sequence[StoredRun]) -> list[Group]:
         groups.setdefault(frozenset(_settings(run).items()), []).append(run)
     for group in groups.values():
         _check_seeds_differ(group)
-    lines = [group[0] for group in groups.values()]
-    return [Group(_label(group[0], lines), tuple(sorted(group, key=lambda run: run.seed))) for group in groups.values()]
+    lines = [_Line(group[0], _settings(group[0])) for group in groups.values()]
+    return [
+        Group(_label(line, lines), tuple(sorted(group, key=lambda run: run.seed)))
+        for line, group in zip(lines, groups.values(), strict=True)
+    ]
+
+
+class _Line(NamedTuple):
+    """A run of a line, and the settings that identify the line."""
+
+    run: StoredRun
+    settings: dict[str, str]
+
+    @property
+    def title(self) -> str:
+        return run_title(self.run.config)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:  # Of a component that is in use, None is a choice.
+            flat[prefix + name] = "none" if prefix and value is None else value
     return flat
 
 
@@ -121,11 +141,19 @@ def _settings(run: StoredRun) -> dict[str, str]:
     left_out = {*BOOKKEEPING, *_idle(run.config), "attenuate", "baseline"}
     if run.config["algo"] in ALGORITHMS:  # Two classes may have the same name.
         left_out.add("algo")
-    used = {name: value for name, value in run.config.items() if name not in left_out}
+    used = {name: value for name, value in _in_force(run).items() if name not in left_out}
     if start := used.get("init_from"):  # Each seed may start from its own.
         used["init_from"] = re.sub(r"-seed\d+$", "", str(start))
     texts = {name: _value_text(value) for name, value in _flat(used).items()}
     return {"algorithm": run_title(run.config), **{name: text for name, text in texts.items() if text}}
+
+
+def _in_force(run: StoredRun) -> dict[str, Any]:
+    """All settings of a run; only the stored ones if some of its code is not available or not trusted."""
+    try:
+        return stored_config(run.config, run.trust).to_dict()
+    except UserError:
+        return with_former_behaviour(run.config)
 
 
 def _idle(config: dict[str, Any]) -> list[str]:
@@ -144,31 +172,35 @@ def _check_seeds_differ(group: Sequence[StoredRun]) -> None:
             )
 
 
-def _label(run: StoredRun, lines: Sequence[StoredRun]) -> str:
-    """The algorithm, and the settings that differ both from the default and from most lines of this algorithm.
+def _label(line: _Line, lines: Sequence[_Line]) -> str:
+    """The algorithm, and the settings that differ both from its default and from most lines.
 
     Args:
-        run: A run of the line.
-        lines: One run of each line.
+        line: The line.
+        lines: All lines of the figure. Where the default is not known, those of other algorithms do not count, since
+            they have other defaults.
     """
-    title, own = run_title(run.config), _settings(run)
-    mates = [(_settings(line), _idle(line.config)) for line in lines if run_title(line.config) == title]
-    defaults = _defaults(run) if len(mates) > 1 else {}
+    defaults = _defaults(line.run) if len(lines) > 1 else {}
+    others = [(other, _idle(other.run.config)) for other in lines if defaults or other.title == line.title]
     details = []
     # Parts' settings last, whatever their order in the file: "meta optimiser promp, promp lr 0.01".
-    for name, text in sorted(own.items(), key=lambda setting: "." in setting[0].removeprefix("env_kwargs.")):
-        values = [settings.get(name, "") for settings, idle in mates if name.partition(".")[0] not in idle]
-        if len(set(values)) > 1 and text != _usual(values, defaults.get(name, "")):
+    for name, text in sorted(line.settings.items(), key=lambda setting: "." in setting[0].removeprefix("env_kwargs.")):
+        if name == "algorithm":
+            continue
+        default = defaults.get(name, "")
+        values = [other.settings.get(name, "") for other, idle in others if name.partition(".")[0] not in idle]
+        # A line without a setting that has a default does not use it.
+        values = [value for value in values if value or not default]
+        if len(set(values)) > 1 and text != _usual(values, default):
             words = name.removeprefix("env_kwargs.").replace(".", " ").replace("_", " ")
             details.append(f"{words} {text}")
-    return f"{title} ({', '.join(details)})" if details else title
+    return f"{line.title} ({', '.join(details)})" if details else line.title
 
 
 def _usual(values: Sequence[str], default: str) -> str | None:
-    """The value that a label may omit: unset, else the default, else the majority's."""
-    for value in ("", default):
-        if value in values:
-            return value
+    """The value that a label may omit: the default (unset where there is none), else the majority's."""
+    if default in values:
+        return default
     value, count = Counter(values).most_common(1)[0]
     return value if 2 * count > len(values) else None
 

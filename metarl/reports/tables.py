@@ -15,6 +15,7 @@ from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
+from metarl.reports.wording import number_text
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
@@ -33,7 +34,7 @@ def reference_table() -> str:
     for name in reference_names():
         result = read_run(Path(f"reference:{name}")).evaluated()
         decimals = _decimals(result)
-        means = " ".join(f"{mean:.{decimals}f}" for mean in result.mean)
+        means = " ".join(number_text(mean, decimals) for mean in result.mean)
         steps = f"{result.measure} {means} ({result.step_name}s)"
         rows.append((f"reference:{name}", run_title(result.config), result.env, str(result.iteration), steps))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -68,14 +69,16 @@ def evaluation_table(result: Evaluation) -> str:
     ]
     for step, mean in enumerate(result.mean):
         lines.append(
-            f"{step:{len(steps)}d}{mean:10.{decimals}f}{interval[step]:>13}{worse[step]:>11} "
-            f"{result.references.random_initialisation[step]:12.{decimals}f}"
+            f"{step:{len(steps)}d}{number_text(mean, decimals):>10}{interval[step]:>13}{worse[step]:>11} "
+            f"{number_text(result.references.random_initialisation[step], decimals):>12}"
             + "".join(f"{_amount(values[step]):>11}" for values in adapted.values())
-            + "".join(f"{values[step]:14.{decimals}f}" for values in groups.values())
+            + "".join(f"{number_text(values[step], decimals):>14}" for values in groups.values())
             + "".join(f"  {cells[step]:>{widths[name]}}" for name, cells in metrics.items())
         )
     if result.modulated is not None:
-        lines.append(f"attenuated or modulated, before the first {result.step_name}: {result.modulated:.{decimals}f}")
+        lines.append(
+            f"attenuated or modulated, before the first {result.step_name}: {number_text(result.modulated, decimals)}"
+        )
     if result.references.standstill is not None:
         lines.append(f"standing still: {result.references.standstill:.2f}")
     if result.dropped_episodes:
@@ -101,7 +104,7 @@ def sweep_table(results: Sequence[Evaluation]) -> str:
     lines.append(f"episodes a {first.step_name}" + "".join(f"{name:>11}" for name in names))
     width = len(lines[-1]) - 11 * len(names)
     for result in results:
-        means = [f"{mean:.{_decimals(result)}f}" for mean in result.mean]
+        means = [number_text(mean, _decimals(result)) for mean in result.mean]
         amounts = [_amount(values[-1]) for values in _adaptation_data(result).values()]
         lines.append(f"{result.rollouts:>{width}}" + "".join(f"{cell:>11}" for cell in [*means, *amounts]))
     return "\n".join(lines)
@@ -167,7 +170,7 @@ def analysis_table(result: Analysis) -> str:
 
 
 def _before_and_after(result: Analysis) -> str:
-    first, *_, last = [f"{value:.{_decimals(result)}f}" for value in (result.returns.mean(axis=0)[[0, -1]])]
+    first, *_, last = [number_text(value, _decimals(result)) for value in result.returns.mean(axis=0)[[0, -1]]]
     if result.memory is None:
         return f"{result.measure} before the inner loop {first}, after it {last}"
     episodes = result.returns.shape[1]
@@ -308,7 +311,7 @@ def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
     if decimals is None:
         largest = max((abs(value) for value in numbers if value and not math.isnan(value)), default=1.0)
         decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
-    return ["-" if math.isnan(value) else f"{round(value, decimals) + 0.0:.{decimals}f}" for value in numbers]
+    return [number_text(round(value, decimals) + 0.0, decimals) for value in numbers]
 
 
 def comparison_table(result: Comparison) -> str:
@@ -349,8 +352,10 @@ def comparison_table(result: Comparison) -> str:
 
 def _with_means(row: Line | Pair, mean: Floats, decimals: int, sign: str = "") -> list[str]:
     """The label, the number of seeds, and the mean after each step with its interval."""
-    widths = [""] * len(mean) if row.interval is None else [f" +-{width:.{decimals}f}" for width in row.interval]
-    cells = [f"{value:{sign}.{decimals}f}{width}" for value, width in zip(mean, widths, strict=True)]
+    widths = (
+        [""] * len(mean) if row.interval is None else [f" +-{number_text(width, decimals)}" for width in row.interval]
+    )
+    cells = [f"{number_text(value, decimals, sign)}{width}" for value, width in zip(mean, widths, strict=True)]
     return [row.label, str(len(row.seeds)), *cells]
 
 
@@ -360,7 +365,9 @@ def _points(line: Line, step: int, decimals: int) -> list[str]:
         f"{round(values[step], 2) + 0.0:.0%}" if values is not None else "-"
         for values in (line.made_worse, line.gap_closed)
     ]
-    middle = f"{line.interquartile_mean[step]:.{decimals}f}{_ends(line.interquartile_interval, step, decimals)}"
+    middle = (
+        f"{number_text(line.interquartile_mean[step], decimals)}{_ends(line.interquartile_interval, step, decimals)}"
+    )
     return [line.label, middle, *shares, "-" if line.data is None else _amount(line.data[step])]
 
 
@@ -370,11 +377,19 @@ def _tests(pair: Pair, step: int, decimals: int) -> list[str]:
     p_values = ["-", "-"]
     if pair.p_values is not None and pair.adjusted is not None:
         p_values = [f"{pair.p_values[step]:.3g}", f"{pair.adjusted:.3g}"]
-    return [pair.label, better, *p_values, " ".join(f"{value:+.{decimals}f}" for value in pair.per_seed[:, step])]
+    return [
+        pair.label,
+        better,
+        *p_values,
+        " ".join(number_text(value, decimals, "+") for value in pair.per_seed[:, step]),
+    ]
 
 
 def _ends(interval: tuple[Floats, Floats] | None, step: int, decimals: int) -> str:
-    return "" if interval is None else f" [{interval[0][step]:.{decimals}f}, {interval[1][step]:.{decimals}f}]"
+    if interval is None:
+        return ""
+    low, high = (number_text(end[step], decimals) for end in interval)
+    return f" [{low}, {high}]"
 
 
 def _aligned(head: list[str], rows: Sequence[list[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from metarl.store.runs import StoredRun
 MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}
 """What families are measured by (`metarl.envs.Family.measure`), as the name of an axis."""
 
+_LONGEST_NUMBER = 9  # characters
 _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 
@@ -59,12 +61,20 @@ def steps_text(runs: Sequence[StoredRun]) -> str:
     return f"{' or '.join(f'{name}s' for name in names)} on the task"
 
 
-def training_text(runs: Sequence[StoredRun], when: str) -> str:
-    """When the returns of training are measured: ``before`` or ``after`` adaptation."""
+def training_text(runs: Sequence[StoredRun], when: str, alone: bool = False) -> str:
+    """When the returns of training are measured.
+
+    Args:
+        runs: The runs of a panel.
+        when: ``before`` or ``after`` adaptation.
+        alone: Whether training measures nothing else.
+    """
     algorithms = [ALGORITHMS.get(run.config["algo"]) for run in runs]
-    if all(algorithm is not None and algorithm.remembers for algorithm in algorithms):
-        return f"{'first' if when == 'before' else 'last'} episode of a trial"
-    return f"{when} adaptation"
+    remember = [algorithm is not None and algorithm.remembers for algorithm in algorithms]
+    episode = f"{'only' if alone else 'first' if when == 'before' else 'last'} episode of a trial"
+    if all(remember):
+        return episode
+    return f"{when} adaptation\n(with memory: {episode})" if any(remember) else f"{when} adaptation"
 
 
 def amounts_text(runs: Sequence[StoredRun], unit: str) -> str:
@@ -101,6 +111,20 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
     versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
     words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))
     return " · ".join(words)
+
+
+def number_text(value: float, decimals: int, sign: str = "") -> str:
+    """A number with ``decimals`` digits after the point; as 3.3e+27 if that takes more than nine characters; NaN as -.
+
+    Args:
+        value: The number.
+        decimals: Digits after the point.
+        sign: "+" to write the sign of positive numbers too.
+    """
+    if math.isnan(value):
+        return "-"
+    text = f"{value:{sign}.{decimals}f}"
+    return text if len(text) <= _LONGEST_NUMBER else f"{value:{sign}.1e}"
 
 
 def engineering(value: float) -> str:

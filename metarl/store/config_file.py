@@ -108,25 +108,41 @@ def read_config(path: Path, trust: Trust = False) -> Config:
         UserError: If the file is missing, damaged or not a configuration, or names code that the caller does not trust.
     """
     values = read_values(path)
-    stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
     try:
-        for settings in (values, values.get("chosen", {})):
-            require_trust(settings, trust)
-        if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
-            stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
-        if "algo" in stored:  # Older versions also stored settings that do nothing with it.
-            stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
-        if l2f := stored.get("l2f"):
-            # Before this was a choice, the meta-gradient went through the embedding.
-            before = "stop" if l2f.get("conditioning") == "constant" else "through"
-            stored["l2f"] = {"embedding_gradient": before, **l2f}
-        if adam := stored.get("adam"):
-            # Before this was a choice, the meta-gradient had no limit.
-            stored["adam"] = {"max_gradient_norm": None, **adam}
-        chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
-        return _resolving_to(stored, Config.from_dict(chosen))
+        return stored_config(values, trust)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def stored_config(values: Mapping[str, Any], trust: Trust = False) -> Config:
+    """Returns the configuration of a run, as `read_config` does, from the content of its config.json.
+
+    Raises:
+        UserError: If ``values`` is not a configuration, or names code that the caller does not trust.
+    """
+    stored = {name: value for name, value in values.items() if name not in (*_ABOUT_THE_RUN, "chosen")}
+    for settings in (values, values.get("chosen", {})):
+        require_trust(settings, trust)
+    if "algo" in stored and get_algorithm(stored["algo"]).training == "baseline":
+        stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
+    if "algo" in stored:  # Older versions also stored settings that do nothing with it.
+        stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
+    stored = with_former_behaviour(stored)
+    chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
+    return _resolving_to(stored, Config.from_dict(chosen))
+
+
+def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to stored settings what metarl did before the setting existed, where today's default does something else."""
+    former = dict(stored)
+    if l2f := stored.get("l2f"):
+        # The meta-gradient went through the embedding.
+        before = "stop" if l2f.get("conditioning") == "constant" else "through"
+        former["l2f"] = {"embedding_gradient": before, **l2f}
+    if adam := stored.get("adam"):
+        # The meta-gradient had no limit.
+        former["adam"] = {"max_gradient_norm": None, **adam}
+    return former
 
 
 def _resolving_to(stored: Mapping[str, Any], config: Config) -> Config:

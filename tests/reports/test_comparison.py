@@ -8,7 +8,7 @@ from test_plot import NAVIGATION_TASKS, make_run
 from metarl import UserError, compare
 from metarl.commands.compare import main
 from metarl.common.statistics import holm
-from metarl.reports.comparison_figure import draw_comparison
+from metarl.reports.comparison_figure import draw_comparison, draw_differences
 from metarl.reports.tables import comparison_table
 
 # Added to MAML's return by algorithm and seed, after one step.
@@ -159,6 +159,45 @@ def test_the_figure_shows_differences_and_tasks(five):
     before, after = np.concatenate([line.get_xydata() for line in scatters[2].lines[1:]]).T
     np.testing.assert_allclose(before, -40.0)
     np.testing.assert_allclose(sorted(after), [-30, -27, -24])  # Mean over the seeds of MAML.
+
+
+def test_differences_after_each_step_have_a_panel_for_each_line(five):
+    figure = draw_differences(compare(five))
+    panels = [ax for ax in figure.axes if ax.get_visible()]
+    assert [ax.get_title(loc="left") for ax in panels] == ["L2F", "ANIL"]
+    dots = [line for line in panels[0].lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [1, 2]
+    np.testing.assert_allclose(dots[0].get_ydata(), GAINS["l2f"])
+    means = [line.get_ydata()[0] for line in panels[0].lines if line.get_marker() == "D"]
+    np.testing.assert_allclose(means, [np.mean(GAINS["l2f"]), 0.0], atol=1e-9)
+    assert len(panels[0].containers) == 2  # Intervals of five seeds.
+    texts = [text for text in figure.findobj(lambda part: hasattr(part, "get_fontsize")) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    assert figure.get_figwidth() == 3.5
+    assert "arrow" not in figure.get_supxlabel()
+
+
+@pytest.fixture
+def diverging(tmp_path):
+    """MAML, and an L2F that diverges in the second step."""
+    returns = [[-40.0, -20.0, -1e30], [-40.0, -20.0, -10.0], [-40.0, -20.0, -10.0]]
+    return [make_run(tmp_path / "maml"), make_run(tmp_path / "l2f", algo="l2f", returns=returns)]
+
+
+def test_a_difference_that_diverges_stretches_no_axis(diverging):
+    (panel, *_) = draw_differences(compare(diverging)).axes
+    assert panel.get_ylim()[0] > -100
+    assert [line.get_xdata()[0] for line in panel.lines if "arrow" in str(line.get_marker())] == [2]
+    differences, *scatters = [ax for part in draw_comparison(compare(diverging, step=2)).subfigs for ax in part.axes]
+    assert differences.get_xlim()[0] > -1000
+    assert len([line for line in differences.lines if "arrow" in str(line.get_marker())]) == 1
+    assert all(ax.get_ylim()[0] > -1000 for ax in scatters)
+
+
+def test_numbers_that_diverge_are_short_in_the_table(diverging):
+    table = comparison_table(compare(diverging))
+    assert "-3.3e+29" in table
+    assert max(map(len, table.split())) < 20
 
 
 def test_the_command_prints_and_draws(tmp_path, five, capsys):

@@ -172,7 +172,7 @@ def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
         ([{"algo": "anil"}, {"algo": "anil", "attenuate": True}], ["ANIL", "ANIL + L2F"]),
         (
             [{"algo": "l2f"}, {"algo": "l2f", "l2f": {"scope": "filter"}}, {"algo": "maml", "inner_lr": 0.05}],
-            ["L2F", "L2F (l2f scope filter)", "MAML"],
+            ["L2F", "L2F (l2f scope filter)", "MAML (inner lr 0.05)"],
         ),
         (
             [
@@ -194,6 +194,14 @@ def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
             + [{"algo": "maml", "inner_lr": 0.3, "discount": 0.99}],
             ["MAML (discount 0.9)", "MAML (discount 0.8)", "MAML (inner lr 0.3)"],
         ),
+        # All lines of one algorithm have the same, and those of the other another one.
+        (
+            [{"algo": "l2f", "discount": 0.9, "inner_lr": lr} for lr in (0.1, 0.2)] + [{"algo": "maml"}],
+            ["L2F (discount 0.9)", "L2F (inner lr 0.2, discount 0.9)", "MAML"],
+        ),
+        ([{"algo": "l2f", "discount": 0.9}, {"algo": "maml", "discount": 0.9}], ["L2F", "MAML"]),
+        # An agent with memory has defaults of its own, and takes no gradient steps.
+        ([{"algo": "rl2"}, {"algo": "maml", "inner_lr": 0.2}], ["RL^2", "MAML"]),
         # With a bare name, either would seem to be the default.
         ([{"algo": "maml", "inner_lr": lr} for lr in (0.2, 0.3)], ["MAML (inner lr 0.2)", "MAML (inner lr 0.3)"]),
     ],
@@ -206,6 +214,57 @@ def test_line_is_named_by_what_sets_it_apart_from_its_kind(tmp_path, settings, l
     groups = groups_of(*(tmp_path / str(index) for index in range(len(settings))))
     assert [group.label for group in groups] == labels
     assert sum(len(group.runs) for group in groups) == len(settings)
+
+
+def without_settings(folder, *names):
+    """Makes a run one of before some settings existed; a name may be that of a component and a part."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name in names:
+        *component, part = name.split(".")
+        del (config[component[0]] if component else config)[part]
+    path.write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_of_before_a_setting_existed_is_a_seed_of_the_line_that_does_the_same(tmp_path):
+    old = without_settings(make_real_run(tmp_path / "old", algo="maml"), "normalise_observations", "init_from")
+    new = make_real_run(tmp_path / "new", algo="maml", seed=1)
+    other = make_real_run(tmp_path / "other", algo="maml", normalise_observations=True)
+    groups = groups_of(old, new, other)
+    assert [group.label for group in groups] == ["MAML", "MAML (normalise observations on)"]
+    assert [len(group.runs) for group in groups] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "former", "setting", "words"),
+    [
+        ("sinusoid", {"algo": "maml"}, {"adam": {"max_gradient_norm": None}}, "adam.max_gradient_norm", "none"),
+        (
+            "navigation",
+            {"algo": "l2f"},
+            {"l2f": {"embedding_gradient": "through"}},
+            "l2f.embedding_gradient",
+            "through",
+        ),
+    ],
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_a_run_of_before_a_setting_existed_that_did_something_else_is_a_line_of_its_own(
+    tmp_path, env, settings, former, setting, words, known
+):
+    old = without_settings(make_real_run(tmp_path / "old", env=env, **settings), setting)
+    same = make_real_run(tmp_path / "same", env=env, seed=1, **settings, **former)
+    new = make_real_run(tmp_path / "new", env=env, **settings)
+    if not known:  # A family whose defaults are not known.
+        for folder in (old, same, new):
+            path = folder / "config.json"
+            path.write_text(path.read_text().replace(f'"env": "{env}"', '"env": "not_there:Family"'))
+    groups = groups_of(old, same, new)
+    assert [len(group.runs) for group in groups] == [2, 1]
+    title = settings["algo"].upper()
+    assert groups[0].label == f"{title} ({setting.replace('.', ' ').replace('_', ' ')} {words})"
+    assert known == (groups[1].label == title)
 
 
 def test_rules_of_ones_own_with_the_same_class_name_are_lines_of_their_own(tmp_path):
@@ -426,7 +485,13 @@ def test_caption_tells_a_changed_checkout_and_invents_no_commit(tmp_path, commit
     ("algos", "titles"),
     [
         (("rl2",), ["first episode of a trial", "last episode of a trial"]),
-        (("rl2", "maml"), ["before adaptation", "after adaptation"]),
+        (
+            ("rl2", "maml"),
+            [
+                "before adaptation\n(with memory: first episode of a trial)",
+                "after adaptation\n(with memory: last episode of a trial)",
+            ],
+        ),
     ],
 )
 def test_training_of_agents_with_memory_is_told_by_episodes(tmp_path, algos, titles):
@@ -579,7 +644,8 @@ def test_a_sweep_that_is_none_is_refused(tmp_path, content):
 
 def test_cpu_seconds_are_drawn_where_they_were_measured(tmp_path):
     folder = make_run(tmp_path / "a")
-    with pytest.raises(UserError, match="holds no 'cpu_seconds': nothing to draw against cpu-seconds"):
+    message = rf"no run holds 'cpu_seconds' in its progress\.csv, so there is nothing to draw .*: '{folder}'; draw"
+    with pytest.raises(UserError, match=message):
         plot_runs([folder], tmp_path / "a.png", x="cpu-seconds")
     header, *rows = (folder / "progress.csv").read_text().splitlines()
     # The run was resumed by a version that measures them.
@@ -589,6 +655,67 @@ def test_cpu_seconds_are_drawn_where_they_were_measured(tmp_path):
     np.testing.assert_allclose(bold(before)[0].get_xydata(), [[1.5, -41], [3, -42]])
     np.testing.assert_allclose(bold(after)[0].get_xydata(), [[3, -10]])
     assert before.get_xlabel() == "CPU-seconds of meta-training"
+
+
+def test_runs_without_cpu_seconds_are_left_out_with_a_notice_and_the_others_drawn(tmp_path, capsys):
+    old, new = make_run(tmp_path / "old"), make_run(tmp_path / "new", algo="rl2")
+    rows = (new / "progress.csv").read_text().splitlines()
+    cells = ("cpu_seconds", "1", "2", "3")
+    (new / "progress.csv").write_text("".join(f"{row},{cell}\n" for row, cell in zip(rows, cells, strict=True)))
+    assert main([str(old), str(new), "--x", "cpu-seconds", "--output", str(tmp_path / "a.png")]) == 0
+    assert f"progress.csv holds no 'cpu_seconds' (cpu-seconds were not measured): '{old}'" in capsys.readouterr().err
+
+
+def test_a_trial_of_one_episode_is_drawn_once(tmp_path):
+    folder = make_run(tmp_path / "a", algo="rl2")
+    progress = "iteration,env_steps,pre_adaptation_return,post_adaptation_return\n1,100,5.0,5.0\n2,200,6.0,6.0\n"
+    (folder / "progress.csv").write_text(progress)
+    (ax,) = draw_training(groups_of(folder), "env-steps").axes
+    assert ax.get_title(loc="left") == "navigation, only episode of a trial"
+    np.testing.assert_allclose(bold(ax)[0].get_ydata(), [5, 6])
+
+
+def arrows(ax):
+    """Places of the arrows at the edge of a panel."""
+    return [tuple(line.get_xydata()[0]) for line in ax.lines if "arrow" in str(line.get_marker())]
+
+
+@pytest.mark.parametrize(
+    ("measure", "usual", "diverging"),
+    [
+        ("return", [-40.0, -20.0, -10.0], [-40.0, -1e6, float("nan")]),
+        ("error", [3.0, 1.0, 0.5], [3.0, 1.0, 1e31]),
+    ],
+)
+def test_a_line_that_diverges_leaves_the_axis_which_is_marked(tmp_path, measure, usual, diverging):
+    evaluated = {"measure": measure, "references": {"standstill": None, "random_initialisation": usual}}
+    rows = [None if np.isnan(value) else value for value in diverging]
+    folders = [
+        make_run(tmp_path / "maml", returns=[usual] * 3, evaluated=evaluated),
+        make_run(tmp_path / "l2f", algo="l2f", evaluated={**evaluated, "returns": [rows] * 3, "mean": rows}),
+    ]
+    groups = groups_of(*folders)
+    (ax,) = draw_gradient_steps(groups).axes
+    apart = draw_apart(groups, "gradient-step").axes
+    for panel, lines in ((ax, 1), (apart[0], 1), (apart[1], 2)):
+        low, high = sorted(map(abs, panel.get_ylim()))
+        assert high < 10 * max(map(abs, usual))
+        assert low <= min(map(abs, usual))
+        assert len(arrows(panel)) == lines  # In its own panel, also of the pale line below it.
+    step = 1 if measure == "return" else 2
+    assert round(arrows(ax)[0][0]) == step
+    assert "arrow at the edge: the line leaves the axis" in " ".join(ax.figure.get_supxlabel().split())
+    assert ax.get_yscale() == ("log" if measure == "error" else "linear")
+
+
+def test_no_line_leaves_the_axis_without_divergence(tmp_path):
+    """A poor start, a dip and a rise from nearly nothing are all shown."""
+    curves = {"maml": [-1000.0, -1.0, -1.0], "l2f": [-1.0, -60.0, -1.0], "anil": [-2.0, 100.0, 300.0]}
+    folders = [make_run(tmp_path / algo, algo=algo, returns=[curve] * 3) for algo, curve in curves.items()]
+    (ax,) = draw_gradient_steps(groups_of(*folders)).axes
+    assert not arrows(ax)
+    assert ax.get_ylim()[0] < -1000
+    assert ax.get_ylim()[1] > 300
 
 
 def test_seeds_of_different_length_are_averaged_as_far_as_all_go(tmp_path):
@@ -786,6 +913,27 @@ def test_apart_each_line_has_a_panel_in_which_the_others_are_pale(tmp_path, x, d
         assert line.get_color() not in {other.get_color() for other in pale}
     np.testing.assert_allclose(panels[0].lines[-1].get_ydata(), drawn)
     assert {ax.get_ylim() for ax in panels[:5]} == {panels[0].get_ylim()}
+
+
+def test_apart_every_seed_of_every_panel_is_within_the_axes(tmp_path):
+    folders = [make_run(tmp_path / "maml")]
+    seeds = [[[value] * 3] * 3 for value in (-90.0, -50.0)]
+    folders += [
+        make_run(tmp_path / str(seed), algo="random", seed=seed, returns=values) for seed, values in enumerate(seeds)
+    ]
+    for ax in draw_apart(groups_of(*folders), "gradient-step").axes[:2]:
+        assert ax.get_ylim()[0] < -90
+
+
+def test_apart_letters_have_six_points_at_the_width_of_two_columns(tmp_path):
+    folders = [make_run(tmp_path / algo, algo=algo) for algo in ("maml", "l2f")]
+    figure = draw_apart(groups_of(*folders), "gradient-step")
+    assert figure.get_figwidth() <= 7
+    texts = [text for text in figure.findobj(lambda part: hasattr(part, "get_fontsize")) if text.get_text()]
+    assert min(text.get_fontsize() for text in texts) >= 6
+    assert "the means of the others in grey" in " ".join(figure.get_supxlabel().split())
+    training = " ".join(draw_apart(groups_of(*folders), "env-steps").get_supxlabel().split())
+    assert "environment steps of meta-training, after adaptation" in training
 
 
 def test_apart_is_refused_where_it_means_nothing(tmp_path):

@@ -1,0 +1,95 @@
+"""Limits of axes that a diverging line does not stretch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from metarl.reports.measures import Floats
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WORSE = {"return": -1, "error": 1}
+"""The direction in which a measure has no bound, by its name; other measures do not diverge."""
+
+# A value has diverged if it is this many times the usual range worse than the worst start.
+_FAR = 10.0
+_MARGIN = 0.05  # share of the axis beyond the last value
+ARROWS = {"y": {1: r"$\uparrow$", -1: r"$\downarrow$"}, "x": {1: r"$\rightarrow$", -1: r"$\leftarrow$"}}
+"""Markers at the edge of an axis by its name: towards larger values, and towards smaller ones."""
+
+MARK: Any = {"linestyle": "", "markersize": 8, "markeredgewidth": 0.5, "clip_on": False, "zorder": 5}
+"""The style of these markers."""
+
+LEAVES = "arrow at the edge: the line leaves the axis"
+"""What a caption says where `limit_curves` has marked a line."""
+
+
+def worst_shown(values: Floats, start: float, scale: float, worse: int) -> float | None:
+    """The worst value that an axis should show; None if it should show all.
+
+    Args:
+        values: What is drawn, of any shape; NaN is ignored.
+        start: A value that is always shown.
+        scale: The usual range of values.
+        worse: 1 if larger values are worse, else -1.
+    """
+    finite = worse * values[np.isfinite(values)]
+    shown = finite[finite <= worse * start + _FAR * scale]
+    return None if len(shown) == len(finite) else worse * float(max([worse * start, *shown]))
+
+
+def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
+    """Fits the vertical axis of panels that share it: logarithmic for errors, and without values that have diverged.
+
+    An arrow at the edge marks where a line first leaves the axis.
+
+    Args:
+        axes: Panels with all of their lines.
+        measure: What they show.
+
+    Returns:
+        Whether a line leaves the axis.
+    """
+    lines = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.lines]
+    curves = [curve[np.isfinite(curve)] for curve in lines if np.isfinite(curve).any()]
+    if measure not in WORSE or not curves:
+        return False
+    worse, values = WORSE[measure], np.concatenate(curves)
+    if measure == "error" and (values > 0).any():
+        _scale_logarithmically(axes)
+    start = worse * max(worse * curve[0] for curve in curves)
+    best = worse * min(worse * values)
+    worst = worst_shown(values, start, max(abs(start - best), float(np.median(np.abs(values)))), worse)
+    if worst is None:
+        return False
+    for ax in axes:
+        edge = show_from(ax, "y", best, worst, worse)
+        for line in list(ax.lines):
+            x, y = (np.asarray(data, dtype=np.float64) for data in line.get_data())
+            if (beyond := np.flatnonzero(worse * y > worse * worst)).size:
+                ax.plot(x[beyond[0]], edge, marker=ARROWS["y"][worse], color=line.get_color(), **MARK)
+    return True
+
+
+def show_from(ax: Axes, name: Literal["x", "y"], best: float, worst: float, worse: int) -> float:
+    """Limits an axis to the values from the best to the worst, and a margin; returns the end behind the worst."""
+    transform = getattr(ax, f"{name}axis").get_transform()
+    ends = transform.transform(np.array([best, worst]))
+    margin = worse * _MARGIN * (abs(ends[1] - ends[0]) or abs(ends[0]) or 1.0)
+    low, edge = transform.inverted().transform(ends + np.array([-margin, margin]))
+    ax.set(**{f"{name}lim": (min(low, edge), max(low, edge))})
+    return float(edge)
+
+
+def _scale_logarithmically(axes: Sequence[Axes]) -> None:
+    from matplotlib.ticker import LogLocator
+
+    for ax in axes:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
