@@ -270,7 +270,8 @@ class Trainer:
                     break
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
-            writer.finish(state)
+            with _sigterm_waits():
+                writer.finish(state)
         return state
 
     def _stops(self, state: RunState, row: Row) -> bool:
@@ -397,3 +398,19 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Delays SIGTERM until the end of the block: the launcher sends it while a process saves because another failed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
