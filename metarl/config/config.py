@@ -22,7 +22,7 @@ from metarl.config.algorithms import (
     VariBADConfig,
     get_algorithm,
 )
-from metarl.config.checked import Checked, convert, hints, partial
+from metarl.config.checked import BoolOrAuto, Checked, convert, hints, partial
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.resolved import (
     GRADIENT_STEPS,
@@ -60,7 +60,7 @@ class Config:
     attenuate: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None
-    resume: bool = False
+    resume: BoolOrAuto = False
     init_from: Path | str | None = None
     take_over: bool = False
     seed: int = 0

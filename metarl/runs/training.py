@@ -109,8 +109,9 @@ Callback = Callable[[int, Row, Agent], bool | None]
 def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
 
-    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
-    run are, bit for bit, those of an uninterrupted one.
+    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it, and ``Config(resume="auto")``
+    also starts a run whose folder is missing. The iterations of a resumed run are, bit for bit, those of an
+    uninterrupted one.
 
     Args:
         config: The settings.
@@ -176,7 +177,7 @@ def _finished(config: Config, state: RunState) -> FinishedRun:
 def _begins_anew(config: Config) -> bool:
     """Whether the run begins in its folder; else it goes on there. Raises UserError if it may do neither."""
     folder, resume = RunFolder(config.folder), config.resolve().run.resume
-    new = folder.is_empty() or not (resume or folder.path.exists())
+    new = folder.begins(resume)
     if not (new or resume):
         raise folder.taken()
     if folder.config.is_file() or not new:
