@@ -4,12 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from tiny_runs import ROOT, tiny
 
 from metarl import Config, TRPOConfig, UserError
 from metarl.commands.train import parse_config
+from metarl.config.settings import RunSettings
 from metarl.runs.training import train
 from metarl.store.config_file import save_config
 
@@ -123,11 +126,18 @@ def test_the_shell_completes_options_as_documented(command):
     (lines,) = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/command-line.md").read_text(), re.DOTALL | re.MULTILINE)
     script = f"""
 python() {{ {sys.executable} "$@"; }}
-{lines}
-COMP_WORDS=(metarl-train --meta-) COMP_CWORD=1 COMP_LINE="metarl-train --meta-" COMP_POINT=20
-complete -p metarl-train
-$(complete -p metarl-train | sed 's/.*-F \\([^ ]*\\).*/\\1/') metarl-train --meta- metarl-train
-echo "${{COMPREPLY[@]}}"
+{lines.replace("train", command)}
+function=$(complete -p metarl-{command} | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+for word in -- --trust --meta-; do
+    COMP_WORDS=(metarl-{command} $word) COMP_CWORD=1 COMP_LINE="metarl-{command} $word" COMP_POINT=${{#COMP_LINE}}
+    $function metarl-{command} $word metarl-{command}
+    echo "$word: ${{COMPREPLY[@]}}"
+done
 """
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert {"--meta-batch-size", "--meta-optimiser"} <= set(result.stdout.split()), result.stderr
+    offered = {word: words.split() for word, _, words in (line.partition(":") for line in result.stdout.splitlines())}
+    assert all(option.startswith(word) for word, options in offered.items() for option in options), offered
+    assert "--help" in offered["--"], result.stderr
+    if command == "train":
+        assert set(offered["--meta-"]) == {"--meta-batch-size", "--meta-optimiser"}
+        assert {f"--{part.name.replace('_', '-')}" for part in fields(RunSettings)} <= set(offered["--"])
