@@ -64,7 +64,7 @@ class RunSettings(Checked):
     keep_checkpoints: bool = False
     """Keep every checkpoint, as checkpoints/iterationN, to analyse the course of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device for adaptation and meta-step; auto takes a GPU if there is one."""
+    """Device for adaptation and meta-step; auto takes a GPU if there is one, but with several processes the CPU."""
     threads: Threads = 0
     """Threads for rollouts and meta-step; 0 for one per core. The results do not depend on it."""
     processes: Count = 1
