@@ -6,16 +6,24 @@ import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructTypeInfo,
+)
 
 from metarl.common.errors import Fault, UserError
 from metarl.common.files import NotWritten
 from metarl.common.memory import lacks_memory
 from metarl.common.output import close_standard_streams, open_standard_streams, say
+from metarl.config.checked import BoolOrAuto
 from metarl.config.trust import code_in
 from metarl.store.config_file import read_values
 from metarl.store.folder import RunFolder
@@ -99,6 +107,58 @@ def show(text: str) -> None:
         print(text)
 
 
+class _Rules(ConstructorRegistry):
+    """What tyro makes of our options in another way than by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.primitive_rule(_bool_or_auto)
+        self.struct_rule(self._help_without_line_breaks)
+        self._asks_others = False
+
+    def _help_without_line_breaks(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        """Joins the lines of help texts: the script for completion would offer each further line as a candidate."""
+        if self._asks_others:
+            return None
+        self._asks_others = True
+        try:
+            spec = self.get_struct_spec(info)
+        finally:
+            self._asks_others = False
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        return replace(spec, fields=tuple(replace(part, helptext=_on_one_line(part.helptext)) for part in spec.fields))
+
+
+_Help = str | Callable[[], str | None] | None
+
+
+def _on_one_line(text: _Help) -> _Help:
+    """Joins the lines of a help text, which newer versions of tyro read only when it is shown."""
+
+    def joined(lines: str | None) -> str | None:
+        return lines and " ".join(lines.split())
+
+    if callable(text):
+        read = text
+        return lambda: joined(read())
+    return joined(text)
+
+
+def _bool_or_auto(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool | str] | None:
+    """``--resume`` is True, ``--resume auto`` is "auto"."""
+    if info.type != BoolOrAuto:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=(0, 1),
+        metavar="[auto]",
+        choices=("auto",),
+        instance_from_str=lambda words: words[0] if words else True,
+        is_instance=lambda value: isinstance(value, bool | str),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def parse(make: Callable[..., Result], **options: Any) -> Result:
     """Calls `tyro.cli`, but raises a UserError of our own checks unchanged instead of printing it in tyro's box.
 
@@ -114,7 +174,7 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     try:
         with redirect_stderr(printed), _printing():
             # Comments are no help texts: not to look for them saves reading the sources again.
-            return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), **options)
+            return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), registry=_Rules(), **options)
     except SystemExit as end:
         # tyro turned our error into an exit: find it again among the exceptions that led to the exit.
         cause: BaseException | None = end

@@ -88,13 +88,18 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
 
 
 def _words_of(seed: int, others: Sequence[str]) -> list[str]:
-    """The command line of one seed."""
+    """The command line of one seed. Some seeds may have been stopped before they began: ``--resume`` starts those."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run-dir", "--run_dir")
     parser.add_argument("--threads", default="1")
-    known, words = parser.parse_known_args(others)
+    parser.add_argument("--resume", nargs="?", const="auto")
+    try:
+        known, words = parser.parse_known_args(others)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}.") from None
     folder = [] if known.run_dir is None else ["--run-dir", f"{known.run_dir}-seed{seed}"]
-    return [*words, *folder, "--threads", known.threads, "--seed", str(seed)]
+    resume = [] if known.resume is None else ["--resume", known.resume]
+    return [*words, *folder, *resume, "--threads", known.threads, "--seed", str(seed)]
 
 
 class _Processes:

@@ -70,10 +70,10 @@ def _start(arguments: Sequence[str]) -> Config:
     for option in ("--env", "--algo", "--preset", "--policy-body", "--meta-optimiser"):
         first.add_argument(option, f"--{option[2:].replace('-', '_')}")
     first.add_argument("--attenuate", action="store_true")
-    first.add_argument("--seed", type=int, default=0)
+    first.add_argument("--seed", type=int)
     for option in ("--run-dir", "--config"):
         first.add_argument(option, type=Path)
-    first.add_argument("--resume", action="store_true")
+    first.add_argument("--resume", nargs="?", const=True, choices=["auto"])
     first.add_argument("--trust", action="append", default=[])
     # Ignore mistakes here: the full parser reports them.
     first.exit_on_error = False
@@ -84,18 +84,20 @@ def _start(arguments: Sequence[str]) -> Config:
     named = {name: value for name in ("env", "algo", "attenuate") if (value := getattr(choice, name))}
     if choice.preset and choice.config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
-    start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
     # Naming code here is the user's word that a stored configuration may name it too.
     trust = [*code_in(vars(choice)).values(), *choice.trust]
-    if choice.resume:
-        folder = RunFolder(dataclasses.replace(start, seed=choice.seed, run_dir=choice.run_dir).folder)
-        if folder.config.is_file() or not folder.is_empty():
-            return dataclasses.replace(load_config(folder.path, trust), profile=False)
-        if choice.run_dir and not (named or choice.preset or choice.config):
-            raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     if choice.config:
         stored = read_config(choice.config, trust)
-        return dataclasses.replace(stored, **named, run_dir=None, resume=False, take_over=False)
+        start = dataclasses.replace(stored, **named, run_dir=None, resume=False, take_over=False)
+    else:
+        start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
+    if choice.resume:
+        where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
+        folder = RunFolder(dataclasses.replace(start, **where).folder)
+        if folder.config.is_file() or not folder.begins(choice.resume):
+            return dataclasses.replace(load_config(folder.path, trust), profile=False)
+        if choice.resume is True and choice.run_dir and not (named or choice.preset or choice.config):
+            raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     return start
 
 

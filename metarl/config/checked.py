@@ -54,6 +54,7 @@ NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 Fraction = Annotated[float, Range(above=0, most=1)]
 """A share that is not 0."""
+BoolOrAuto = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _in_range(name, convert(name, value, arguments[0]), arguments[1:])
-    if origin in (Union, UnionType):
+    if origin in (Union, UnionType) and kind not in _SCALARS:
         return _convert_to_one_of(name, value, arguments)
     value = _plain_scalar(value)
     if origin is Literal:
@@ -202,6 +203,10 @@ def _plain_scalar(value: Any) -> Any:
     return value.item() if is_scalar else value
 
 
+def _bool_or_auto(value: Any) -> bool | str | None:
+    return value if isinstance(value, bool) or (isinstance(value, str) and value == "auto") else None
+
+
 def _whole(value: Any) -> int | None:
     if isinstance(value, bool):
         return None
@@ -236,6 +241,7 @@ def _path(value: Any) -> Path | None:
 
 _SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     bool: ("True or False", lambda value: value if isinstance(value, bool) else None),
+    BoolOrAuto: ("True, False or 'auto'", _bool_or_auto),
     int: ("a whole number", _whole),
     float: ("a finite number", _number),
     str: ("a text", lambda value: value if isinstance(value, str) else None),

@@ -22,7 +22,7 @@ from metarl.config.algorithms import (
     VariBADConfig,
     get_algorithm,
 )
-from metarl.config.checked import Checked, convert, hints, partial
+from metarl.config.checked import BoolOrAuto, Checked, convert, hints, partial
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.resolved import (
     GRADIENT_STEPS,
@@ -60,7 +60,7 @@ class Config:
     attenuate: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None
-    resume: bool = False
+    resume: BoolOrAuto = False
     init_from: Path | str | None = None
     take_over: bool = False
     seed: int = 0
@@ -299,19 +299,6 @@ class _Resolution:
         if settings.rollouts.on_bad_episode == "drop":
             raise UserError(f"on_bad_episode drop would leave gaps in what {algo} remembers; take stop.")
 
-    def _check_processes(self, settings: Settings) -> None:
-        """Raises UserError if several processes cannot share the tasks."""
-        number, tasks = settings.run.processes, settings.meta.meta_batch_size
-        if number == 1:
-            return
-        if number > tasks:
-            raise UserError(f"processes must be at most meta_batch_size, {tasks}, because they share it, got {number}.")
-        if settings.run.device == "cuda":
-            raise UserError("processes share tasks on CPUs only; take device cpu, or one process.")
-        if self._supervised or (settings.baseline and settings.baseline.trainer == "ppo"):
-            what = "supervised tasks" if self._supervised else "Stable-Baselines3's ppo"
-            raise UserError(f"processes must be 1 with {what}, got {number}: there are no episodes to share.")
-
     def _check_best_by(self, best_by: str | None) -> None:
         """Raises UserError unless validation measures what chooses the best checkpoint."""
         measured = (self._family.measure, *self._family.metrics)
@@ -324,7 +311,7 @@ class _Resolution:
     def _check(self, settings: Settings) -> None:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
-        self._check_processes(settings)
+        check_processes(settings, settings.run.processes)
         self._check_best_by(settings.run.best_by)
         unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
         for name in unused:
@@ -394,6 +381,20 @@ def _checked_defaults(family: Family, algorithm: Algorithm) -> dict[str, Any]:
         if name not in kinds:
             raise UserError(f"{family.name}.{which}: there is no setting {name!r}.{nearest(name, kinds)}")
     return {name: convert(f"{family.name}.{which}: {name}", value, kinds[name]) for name, value in defaults.items()}
+
+
+def check_processes(settings: Settings, number: int) -> None:
+    """Raises UserError if this number of processes cannot share the tasks of an iteration."""
+    tasks, supervised = settings.meta.meta_batch_size, settings.examples is not None
+    if number == 1:
+        return
+    if supervised or (settings.baseline and settings.baseline.trainer == "ppo"):
+        what = "supervised tasks" if supervised else "Stable-Baselines3's ppo"
+        raise UserError(f"processes must be 1 with {what}, got {number}: there are no episodes to share.")
+    if number > tasks:
+        raise UserError(f"processes must be at most meta_batch_size, {tasks}, because they share it, got {number}.")
+    if settings.run.device == "cuda":
+        raise UserError("processes share tasks on CPUs only; take device cpu, or one process.")
 
 
 def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:

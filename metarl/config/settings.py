@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from metarl.common.errors import UserError
-from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Seed, Share
+from metarl.config.checked import BoolOrAuto, Checked, Count, Natural, NotNegative, Positive, Range, Seed, Share
 
 Threads = Annotated[int, Range(0, 1024)]
 Steps = Annotated[int, Range(0, 10_000)]
@@ -39,8 +39,8 @@ class RunSettings(Checked):
 
     run_dir: Path | None = None
     """Folder for everything the run writes; by default runs/ENV-ALGO-seedSEED."""
-    resume: bool = False
-    """Continue the run in RUN_DIR from its last checkpoint."""
+    resume: BoolOrAuto = False
+    """Continue the run in RUN_DIR from its last checkpoint; with auto, start it if RUN_DIR is missing or empty."""
     init_from: Path | None = None
     """Start from the meta-parameters of another run's last checkpoint: of the same algorithm and network, on any family
     of the same sizes. Nothing else is taken over."""
@@ -64,7 +64,7 @@ class RunSettings(Checked):
     keep_checkpoints: bool = False
     """Keep every checkpoint, as checkpoints/iterationN, to analyse the course of training."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device for adaptation and meta-step; auto takes a GPU if there is one."""
+    """Device for adaptation and meta-step; auto takes a GPU if there is one, but with several processes the CPU."""
     threads: Threads = 0
     """Threads for rollouts and meta-step; 0 for one per core. The results do not depend on it."""
     processes: Count = 1

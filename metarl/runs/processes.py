@@ -33,15 +33,15 @@ _ABANDONED = 75
 _BECAUSE_OF_ANOTHER = (_ABANDONED, 128 + signal.SIGTERM, -signal.SIGTERM)
 
 
-def is_launched() -> bool:
-    """Whether PyTorch's launcher has started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+def num_launched() -> int:
+    """How many processes PyTorch's launcher has started, this one among them; 0 if it has not started this one."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @contextmanager
 def joined() -> Iterator[Group]:
     """The group that this process belongs to; a process that the launcher has not started is alone."""
-    if not is_launched():
+    if not num_launched():
         yield Group()
         return
     dist.init_process_group("gloo", timeout=_PATIENCE)

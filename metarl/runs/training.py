@@ -26,7 +26,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.checked import expect
-from metarl.config.config import Config
+from metarl.config.config import Config, check_processes
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, joined_by_name
 from metarl.envs.spaces import check_parts
@@ -35,7 +35,7 @@ from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, before_and_after
 from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build
-from metarl.runs.processes import is_launched, joined, launch
+from metarl.runs.processes import joined, launch, num_launched
 from metarl.runs.trained_agent import Agent
 from metarl.runs.warm_start import meta_from
 from metarl.store.checkpoints import RunState, load_checkpoint
@@ -109,8 +109,9 @@ Callback = Callable[[int, Row, Agent], bool | None]
 def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
 
-    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it. The iterations of a resumed
-    run are, bit for bit, those of an uninterrupted one.
+    Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it, and ``Config(resume="auto")``
+    also starts a run whose folder is missing. The iterations of a resumed run are, bit for bit, those of an
+    uninterrupted one.
 
     Args:
         config: The settings.
@@ -122,20 +123,22 @@ def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     Raises:
         UserError: If the folder already holds a run (without ``resume``) or holds another run (with ``resume``), or if
             something that the configuration names does not exist. Nothing is overwritten. Also if another process
-            trains in the folder, or the folder cannot be written at the start.
+            trains in the folder, or the folder cannot be written at the start; or if PyTorch's launcher has started
+            several processes that cannot share the tasks.
         Fault: If something went wrong in an iteration; the folder holds what was done before.
         NotWritten: If the folder could not be written at the end; its ``result`` is the finished run.
     """
     settings = expect("config", config, Config).resolve()
     if not (callback is None or callable(callback)):
         raise UserError(f"callback must be a function of (iteration, row, agent), got {shown(callback)}.")
-    if not is_launched():
-        _begins_anew(config)  # Before anything is built, or any process started.
-        if settings.run.processes > 1:
-            with _sigterm_raises():
-                launch(config, callback)
-            return _finished(config, load_checkpoint(config, "last"))
-    device = resolve_device(settings.run.device)
+    number = num_launched() or settings.run.processes
+    check_processes(settings, number)
+    _begins_anew(config)  # Before anything is built, or any process started.
+    if number > 1 and not num_launched():
+        with _sigterm_raises():
+            launch(config, callback)
+        return _finished(config, load_checkpoint(config, "last"))
+    device = resolve_device(settings.run.device) if number == 1 else torch.device("cpu")
     with _sigterm_raises(), joined() as group, Trainer(config, device, group, callback) as trainer:
         return _first(config, trainer, group) if group.rank == 0 else _other(config, trainer, group)
 
@@ -176,7 +179,7 @@ def _finished(config: Config, state: RunState) -> FinishedRun:
 def _begins_anew(config: Config) -> bool:
     """Whether the run begins in its folder; else it goes on there. Raises UserError if it may do neither."""
     folder, resume = RunFolder(config.folder), config.resolve().run.resume
-    new = folder.is_empty() or not (resume or folder.path.exists())
+    new = folder.begins(resume)
     if not (new or resume):
         raise folder.taken()
     if folder.config.is_file() or not new:
@@ -270,7 +273,8 @@ class Trainer:
                     break
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
-            writer.finish(state)
+            with _sigterm_waits():
+                writer.finish(state)
         return state
 
     def _stops(self, state: RunState, row: Row) -> bool:
@@ -397,3 +401,19 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Delays SIGTERM until the end of the block: the launcher sends it while a process saves because another failed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if came:
+            signal.raise_signal(signal.SIGTERM)

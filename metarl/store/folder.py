@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metarl.common.errors import UserError
 from metarl.common.files import WRITING, reason
+from metarl.config.checked import BoolOrAuto
 from metarl.config.measuring import EvaluationConfig
 
 
@@ -89,6 +90,10 @@ class RunFolder:
         """
         files = (path for path in self.path.rglob("*") if not path.is_dir())
         return self.path.is_dir() and all(path in (self.lock, self.config) or path.suffix == WRITING for path in files)
+
+    def begins(self, resume: BoolOrAuto) -> bool:
+        """Whether a run begins in the folder; with ``resume`` True only if it exists, because of typing errors."""
+        return self.is_empty() or (resume is not True and not self.path.exists())
 
     def taken(self) -> UserError:
         """The error to raise if the folder holds what a new run must not touch."""

@@ -4,12 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from tiny_runs import ROOT, tiny
 
 from metarl import Config, TRPOConfig, UserError
 from metarl.commands.train import parse_config
+from metarl.config.settings import RunSettings
 from metarl.runs.training import train
 from metarl.store.config_file import save_config
 
@@ -35,6 +38,8 @@ PROXIMAL = "examples.proximal_rule:ProximalMAML"
         ("--no-attenuate --keep-checkpoints", {"keep_checkpoints": True}),
         (f"--algo {PROXIMAL} --rule.strength 0.5", {"algo": PROXIMAL, "rule": {"strength": 0.5}}),
         ("--run-dir here --device cpu --threads 2", {"run_dir": "here", "device": "cpu", "threads": 2}),
+        ("--run-dir missing --resume auto", {"run_dir": "missing", "resume": "auto"}),
+        ("--resume=auto --run-dir missing --seed 1", {"run_dir": "missing", "resume": "auto", "seed": 1}),
     ],
 )
 def test_what_a_command_line_names_is_chosen_and_nothing_else(line, chosen):
@@ -95,16 +100,44 @@ def test_a_resumed_run_keeps_its_settings_but_for_what_is_named(tmp_path):
     assert config.resolve() == before.resolve()
 
 
+def test_a_run_from_a_stored_configuration_goes_on_in_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_config(Config(env="cheetah-dir", algo="maml", seed=3, inner_lr=0.3), {})
+    save_config(Config(inner_lr=0.7), {})  # Where a run with the general defaults would be.
+    stored = Path("stored.json")
+    Path("runs/cheetah-dir-maml-seed3").rename("first")
+    Path("first/config.json").rename(stored)
+    line = ["--config", str(stored), "--resume", "auto"]
+    assert parse_config(line) == Config(env="cheetah-dir", algo="maml", seed=3, inner_lr=0.3, resume="auto")
+    train(tiny("runs/cheetah-dir-maml-seed3", env="cheetah-dir", seed=3, iterations=0, inner_lr=0.9))
+    assert parse_config(line).inner_lr == 0.9
+
+
+@pytest.mark.parametrize("words", ["--resume yes", "--resume auto extra", "--resume=1"])
+def test_resume_takes_no_word_but_auto(words, capsys):
+    with pytest.raises(SystemExit):
+        parse_config(words.split())
+    assert "invalid choice" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_the_shell_completes_options_as_documented():
+@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "compare", "record", "report"])
+def test_the_shell_completes_options_as_documented(command):
     (lines,) = re.findall(r"^```bash\n(.*?)^```", (ROOT / "docs/command-line.md").read_text(), re.DOTALL | re.MULTILINE)
     script = f"""
 python() {{ {sys.executable} "$@"; }}
-{lines}
-COMP_WORDS=(metarl-train --meta-) COMP_CWORD=1 COMP_LINE="metarl-train --meta-" COMP_POINT=20
-complete -p metarl-train
-$(complete -p metarl-train | sed 's/.*-F \\([^ ]*\\).*/\\1/') metarl-train --meta- metarl-train
-echo "${{COMPREPLY[@]}}"
+{lines.replace("train", command)}
+function=$(complete -p metarl-{command} | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+for word in -- --trust --meta-; do
+    COMP_WORDS=(metarl-{command} $word) COMP_CWORD=1 COMP_LINE="metarl-{command} $word" COMP_POINT=${{#COMP_LINE}}
+    $function metarl-{command} $word metarl-{command}
+    echo "$word: ${{COMPREPLY[@]}}"
+done
 """
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
-    assert {"--meta-batch-size", "--meta-optimiser"} <= set(result.stdout.split()), result.stderr
+    offered = {word: words.split() for word, _, words in (line.partition(":") for line in result.stdout.splitlines())}
+    assert all(option.startswith(word) for word, options in offered.items() for option in options), offered
+    assert "--help" in offered["--"], result.stderr
+    if command == "train":
+        assert set(offered["--meta-"]) == {"--meta-batch-size", "--meta-optimiser"}
+        assert {f"--{part.name.replace('_', '-')}" for part in fields(RunSettings)} <= set(offered["--"])

@@ -1,7 +1,7 @@
 """Several seeds side by side."""
 
 import pytest
-from tiny_runs import TINY, arguments, numbers, tiny
+from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
 
 from metarl import UserError
 from metarl.commands import seeds
@@ -51,6 +51,26 @@ def test_seeds_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path, mo
     assert shown == "error: these seeds have failed: 0 (exit code 2).\n"
     train(tiny("alone", seed=1, iterations=1))
     assert numbers("run-seed1") == numbers("alone")
+
+
+def test_the_same_command_with_resume_goes_on_with_each_seed_that_has_begun_and_starts_the_others(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    train(tiny("run-seed0", seed=0, iterations=1))
+    line = ["--seeds", "0-1", "--run-dir", "run", "--algo", "maml", "--iterations", "2", *arguments(TINY), "--resume"]
+    assert main(line) == 0, capsys.readouterr().err
+    for seed in (0, 1):
+        train(tiny(f"alone{seed}", seed=seed))
+        assert_same_run(f"run-seed{seed}", f"alone{seed}")
+
+
+@pytest.mark.parametrize("option", ["--threads", "--run-dir"])
+def test_an_option_without_its_value_is_told(option, capsys):
+    assert main(["--seeds", "0-1", option]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: argument {option}")
+    assert told.endswith(": expected one argument.\n")
 
 
 def test_a_mistake_is_told_before_anything_starts(capsys):

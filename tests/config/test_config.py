@@ -185,7 +185,9 @@ def test_what_was_converted_survives_json():
         ({"run_dir": "a\0b"}, "run_dir must be a path"),
         ({"run_dir": "long/" * 900}, "run_dir must be a path"),
         ({"run_dir": 3}, "run_dir must be a path (names of at most 255 bytes, together at most 4095), got 3."),
-        ({"resume": "yes"}, "resume must be True or False, got 'yes'."),
+        ({"resume": "yes"}, "resume must be True, False or 'auto', got 'yes'."),
+        ({"resume": 1}, "resume must be True, False or 'auto', got 1."),
+        ({"resume": None}, "resume must be True, False or 'auto', got None."),
         (
             {"l2f": {"initial_gamma": 1.0}},
             "l2f.initial_gamma must lie between 0 and 1 with l2f.transform",

@@ -1,7 +1,6 @@
 """Processes that share the tasks: the same numbers as one, whole checkpoints however they end, and clear refusals."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -9,8 +8,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_runs import ROOT, arguments, assert_same_run, tiny
+import torch
+from tiny_runs import ROOT, arguments, assert_same_run, final_parameters, numbers, tiny
 
 from metarl import Config, UserError
 from metarl.envs.navigation import NavigationFamily
@@ -20,6 +21,22 @@ from metarl.store.config_file import load_config
 
 RUN = {"iterations": 2, "meta_batch_size": 5, "horizon": 15, "rollouts_per_task": 4, "hidden_sizes": (8,), "threads": 1}
 COMMAND = [sys.executable, "-m", "metarl.train"]
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--standalone",
+    "--nproc-per-node",
+    "2",
+    "-m",
+    "metarl.train",
+]
+# Agents with memory; all of them take one episode at a time.
+MEMORY = {
+    "rl2": {"algo": "rl2", "rollouts_per_task": 1, "rl2": {"units": 8}},
+    "varibad": {"algo": "varibad", "rollouts_per_task": 1, "varibad": {"units": 8, "batch": 4, "decoder": "task"}},
+    "pearl": {"algo": "pearl", "rollouts_per_task": 1, "sac": {"updates": 3, "trials": 4, "transitions": 8}},
+}
 
 
 @contextmanager
@@ -27,9 +44,8 @@ def started(run_dir, processes, **settings):
     """A training with several processes, in the background; it is ended with the test."""
     options = {**RUN, "algo": "maml", **settings, "processes": processes, "run_dir": str(run_dir)}
     options = [*arguments(options), "--validate-every", "1"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/runs"}
     with subprocess.Popen(
-        [*COMMAND, *options], env=environment, stderr=subprocess.PIPE, text=True, cwd=run_dir.parent
+        [*COMMAND, *options], env=_environment(), stderr=subprocess.PIPE, text=True, cwd=run_dir.parent
     ) as process:
         try:
             yield process
@@ -44,23 +60,9 @@ def started(run_dir, processes, **settings):
         {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh", "normalise_embedding": True}},
         {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True},
         # The last bits of an agent with memory need four tasks in each process.
-        {"algo": "rl2", "rollouts_per_task": 1, "rl2": {"units": 8}, "meta_batch_size": 9, "validation_tasks": 8},
-        {
-            "algo": "varibad",
-            "rollouts_per_task": 1,
-            "varibad": {"units": 8, "batch": 4, "decoder": "task"},
-            "meta_batch_size": 9,
-            "validation_tasks": 8,
-        },
-        {
-            "algo": "pearl",
-            "rollouts_per_task": 1,
-            "sac": {"updates": 3, "trials": 4, "transitions": 8},
-            "meta_batch_size": 9,
-            "validation_tasks": 8,
-        },
+        *({**settings, "meta_batch_size": 9, "validation_tasks": 8} for settings in MEMORY.values()),
     ],
-    ids=["maml", "l2f", "promp", "rl2", "varibad", "pearl"],
+    ids=["maml", "l2f", "promp", *MEMORY],
 )
 def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
     for processes in (1, 2):
@@ -69,10 +71,27 @@ def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
 
 
 @pytest.mark.slow
-def test_four_processes_whose_shares_differ_give_the_numbers_of_one(tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [{"env": "cheetah-dir", "horizon": 5}, {**MEMORY["rl2"], "meta_batch_size": 17, "validation_tasks": 16}],
+    ids=["maml", "rl2"],
+)
+def test_four_processes_whose_shares_differ_give_the_numbers_of_one(tmp_path, settings):
     for processes in (1, 4):
-        train(tiny(tmp_path / str(processes), **{**RUN, "env": "cheetah-dir", "horizon": 5, "processes": processes}))
+        train(tiny(tmp_path / str(processes), **{**RUN, **settings, "processes": processes}))
     assert_same_run(tmp_path / "1", tmp_path / "4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", MEMORY)
+def test_after_an_update_two_or_three_tasks_in_a_process_differ_in_last_bits_alone(tmp_path, algo):
+    iterations = 2 if algo == "pearl" else 1  # PEARL's first iteration makes no update.
+    for processes in (1, 2):
+        train(
+            tiny(tmp_path / str(processes), **{**RUN, **MEMORY[algo], "iterations": iterations, "processes": processes})
+        )
+    one, two = (final_parameters(tmp_path / name) for name in ("1", "2"))
+    np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
@@ -82,15 +101,28 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_torchrun_starts_the_same(tmp_path):
+def test_one_command_of_torchruns_starts_a_run_and_goes_on_with_it(tmp_path):
     train(tiny(tmp_path / "one", **RUN))
-    options = arguments(
-        {**RUN, "algo": "maml", "run_dir": str(tmp_path / "two"), "validate_every": 2, "validation_tasks": 3}
-    )
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*launcher, "-m", "metarl.train", *options], check=True, env=environment, cwd=tmp_path)
+    options = {**RUN, "algo": "maml", "run_dir": str(tmp_path / "two"), "validate_every": 2, "validation_tasks": 3}
+    for iterations in (1, 2):
+        line = arguments({**options, "resume": "auto", "iterations": iterations})
+        subprocess.run([*TORCHRUN, *line], check=True, env=_environment(), cwd=tmp_path)
+    assert len(numbers(tmp_path / "two")) == 2
     assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_torchrun_is_refused_what_processes_cannot_share(tmp_path):
+    line = [*TORCHRUN, "--env", "sinusoid", "--algo", "maml", "--run-dir", "run"]
+    ended = subprocess.run(line, check=False, capture_output=True, text=True, env=_environment(), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert "error: processes must be 1 with supervised tasks, got 2: there are no episodes to share." in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def _environment():
+    """Of the processes, which import the package and the families of these tests."""
+    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{ROOT}/tests/runs"}
 
 
 class Faulty(NavigationFamily):
@@ -141,10 +173,10 @@ def test_a_killed_process_ends_all_with_a_whole_checkpoint(tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         works = [pid for pid in children if b"multiprocessing.spawn" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(works) == 2
-        os.kill(int(works[1]), signal.SIGKILL)
+        os.kill(int(works[1]), signal.SIGKILL)  # They are listed in the order in which they were started.
         _, told = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert re.search(r"error: process \d of 2 (was killed by SIGKILL|has failed); the others have ended, too\.", told)
+    assert "error: process 1 of 2 was killed by SIGKILL; the others have ended, too." in told
     done = load_checkpoint(load_config(tmp_path / "run"), "last").iteration
     assert 1 <= done <= _rows(tmp_path / "run") <= done + 1
 
@@ -161,7 +193,23 @@ def _until(condition, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
+class WithGPU(NavigationFamily):
+    """Navigation, in whose processes PyTorch says that there is a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        if "RANK" in os.environ:
+            torch.cuda.is_available = lambda: True
+
+
+def test_processes_take_the_cpu_where_there_is_a_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    train(tiny(tmp_path / "one", **{**RUN, "device": "cpu"}))
+    train(tiny(tmp_path / "two", **{**RUN, "env": WithGPU, "processes": 2}))
+    np.testing.assert_array_equal(final_parameters(tmp_path / "one"), final_parameters(tmp_path / "two"))
+
+
+NOT_SHARED = pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"processes": 6}, "processes must be at most meta_batch_size, 5, because they share it, got 6"),
@@ -171,12 +219,30 @@ def _until(condition, process):
             {"processes": 2, "algo": "oracle", "baseline": {"trainer": "ppo"}},
             "must be 1 with Stable-Baselines3",
         ),
-        ({"processes": 0}, "processes must be at least 1, got 0"),
+        ({"processes": 2, "algo": "pretrain", "baseline": {"trainer": "ppo"}}, "must be 1 with Stable-Baselines3"),
     ],
 )
+
+
+@NOT_SHARED
 def test_what_processes_cannot_share_is_refused(settings, told):
     with pytest.raises(UserError, match=told):
         Config(**{"algo": "maml", "meta_batch_size": 5, **settings})
+
+
+@NOT_SHARED
+def test_what_processes_cannot_share_is_refused_in_each_that_torchrun_starts(tmp_path, monkeypatch, settings, told):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "run")
+    monkeypatch.setenv("WORLD_SIZE", str(settings["processes"]))
+    config = Config(**{"algo": "maml", "meta_batch_size": 5, "run_dir": tmp_path / "run", **settings, "processes": 1})
+    with pytest.raises(UserError, match=told):
+        train(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_there_is_at_least_one_process():
+    with pytest.raises(UserError, match="processes must be at least 1, got 0"):
+        Config(processes=0)
 
 
 @pytest.mark.parametrize("envs", [4, 9, 12])

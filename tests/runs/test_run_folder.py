@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,8 +19,10 @@ from metarl import Config, UserError
 from metarl.common.files import NotWritten
 from metarl.data import LearnerState
 from metarl.outer.learners import MetaLearner
+from metarl.runs import training
 from metarl.runs.training import FinishedRun, Trainer, train
 from metarl.store.folder import RunFolder
+from metarl.store.lock import locked
 
 # The lock of a process on another machine.
 THEIRS = {"host": "elsewhere", "namespace": "", "process": 7, "started": "", "run": ""}
@@ -50,7 +53,8 @@ def test_a_folder_has_one_training_at_a_time(tmp_path, monkeypatch, whole):
     refused = []
 
     def start_others():
-        for other in (config, tiny(tmp_path / "run", iterations=8, resume=True)):
+        for resume in (False, True, "auto"):
+            other = tiny(tmp_path / "run", iterations=8, resume=resume)
             with pytest.raises(UserError) as error:
                 train(other)
             refused.append(str(error.value))
@@ -58,7 +62,7 @@ def test_a_folder_has_one_training_at_a_time(tmp_path, monkeypatch, whole):
     during_training(monkeypatch, {3: start_others})
     train(config)
     assert "run holds a run; continue it with resume" in refused[0]
-    assert f"run is in use: process {os.getpid()} on" in refused[1]
+    assert all(f"run is in use: process {os.getpid()} on" in error for error in refused[1:])
     assert_same_run(tmp_path / "run", whole)
     assert not RunFolder(tmp_path / "run").lock.exists()
 
@@ -87,7 +91,7 @@ def stopped_early(folder, run, files):
     "killed before `config.json` or before the first checkpoint",
     "the same command begins again, with or without `--resume`",
 )
-@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("resume", [False, True, "auto"])
 @pytest.mark.parametrize(
     "files",
     [
@@ -105,6 +109,45 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path
     assert_same_run(tmp_path / "run", short)
     names = {path.name for path in (tmp_path / "run").rglob("*")}
     assert not [name for name in names if name.endswith(".writing") or name == "lock"]
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["missing", "empty"])
+def test_one_configuration_starts_a_run_and_goes_on_with_it(tmp_path, whole, exists):
+    if exists:
+        (tmp_path / "run").mkdir()
+    for iterations in (2, 4, 6):
+        train(tiny(tmp_path / "run", iterations=iterations, resume="auto"))
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_folder_that_is_missing_may_be_a_typing_error(tmp_path):
+    with pytest.raises(UserError, match="rum does not exist"):
+        train(tiny(tmp_path / "rum", resume=True))
+    assert everything_in(tmp_path) == {}
+
+
+def test_of_threads_that_start_one_run_one_trains_and_the_others_are_refused_or_go_on(tmp_path, monkeypatch, whole):
+    together, outcomes = threading.Barrier(3, timeout=60), []
+
+    def locked_together(*arguments):
+        together.wait()  # Each has seen that the folder is missing.
+        return locked(*arguments)
+
+    def start():
+        try:
+            outcomes.append(train(tiny(tmp_path / "run", iterations=6, resume="auto")))
+        except UserError as error:
+            outcomes.append(str(error))
+
+    monkeypatch.setattr(training, "locked", locked_together)
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert any(isinstance(outcome, FinishedRun) for outcome in outcomes)
+    assert all(isinstance(outcome, FinishedRun) or "run is in use" in outcome for outcome in outcomes)
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_a_run_without_checkpoint_that_has_done_something_is_not_begun_again(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import signal
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, nu
 
 from metarl import EvaluationConfig, L2FConfig, UserError
 from metarl.common.device import resolve_device
+from metarl.common.errors import Terminated
 from metarl.envs.cheetah import CheetahDirFamily
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner import runner
@@ -21,6 +23,7 @@ from metarl.runs.protocol import evaluate
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
 from metarl.store.runs import read_run
+from metarl.store.writer import RunWriter
 
 FRESH_L2F = {
     "algo": "l2f",
@@ -284,6 +287,19 @@ def test_training_works_outside_the_main_thread(tmp_path):
     thread.start()
     thread.join()
     assert len(numbers(tmp_path)) == 1
+
+
+def test_sigterm_while_the_last_checkpoint_is_written_comes_after_it(tmp_path, monkeypatch):
+    finish = RunWriter.finish
+
+    def terminated(self, state):
+        signal.raise_signal(signal.SIGTERM)
+        finish(self, state)
+
+    monkeypatch.setattr(RunWriter, "finish", terminated)
+    with pytest.raises(Terminated):
+        train(tiny(tmp_path, iterations=1))
+    assert stored_progress(tmp_path).iteration == 1
 
 
 def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
