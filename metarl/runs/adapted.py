@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -252,6 +252,14 @@ class AdaptedMemory:
             raise UserError("an episode is running: call finish(reward) with its last reward before save.")
         tensors = {"weights": self._weights, "memory": self.memory, **_normaliser_tensors("reward", self._rewards)}
         _save(path, self, tensors, {"generator": self._rng.bit_generator.state})
+
+    def export_onnx(self, path: str | Path) -> NoReturn:
+        """Raises UserError: an agent with memory is no function of an observation, which is what a graph exports."""
+        raise UserError(
+            "an agent with memory cannot be exported: an ONNX graph is a function of one observation, and this agent's "
+            "action also depends on its memory, on rewards and on chance; use save(path), and metarl.load_policy(path) "
+            "where it should act."
+        )
 
     def start(self) -> None:
         """Begins an episode.

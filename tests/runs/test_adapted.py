@@ -102,6 +102,12 @@ def test_export_names_the_packages_that_are_missing(tmp_path, monkeypatch):
         adapted().export_onnx(tmp_path / "policy.onnx")
 
 
+def test_an_agent_with_memory_says_why_it_cannot_be_exported(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be exported: .* depends on its memory, .*; use save\(path\)"):
+        adapted(algo="rl2", rollouts_per_task=1).export_onnx(tmp_path / "agent.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_saved_agent_with_memory_goes_on(tmp_path):
     agent = adapted(algo="rl2", rollouts_per_task=1)
     agent.start()
