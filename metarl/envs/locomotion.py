@@ -134,13 +134,10 @@ class _UprightFamily(ParametersFamily):
 
     frame_skip = 4
     unobserved_positions = 1
+    velocity_bound = 10.0
     reset_noise = 0.005
     ctrl_cost_weight = 1e-3
     survive_bonus = 1.0
-
-    def observation(self, state: MujocoState) -> FloatArray:
-        """Positions and clipped velocities, [k, observation]."""
-        return np.concatenate([state.positions[:, 1:], np.clip(state.velocities, -10, 10)], axis=1)
 
 
 class WalkerParamsFamily(_UprightFamily):
