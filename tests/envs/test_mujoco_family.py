@@ -249,6 +249,22 @@ def test_the_crippled_leg_is_the_one_that_is_named():
         assert tuple(np.sign(hip[:2])) == corners[leg]
 
 
+@pytest.mark.parametrize(
+    ("name", "training", "held_out"), [("cheetah-crippled", [1, 2, 3, 4, 5], 0), ("ant-crippled", [0, 1, 2], 3)]
+)
+def test_one_crippled_part_is_for_tests_only(name, training, held_out):
+    family = get_family(name)
+    for split, expected in (("train", training), ("validation", training), ("test", [held_out])):
+        tasks = family.sample_tasks(60, np.random.default_rng(0), split)
+        assert family.task_space.contains(tasks[0])
+        assert Counter(tasks.tolist()) == dict.fromkeys(expected, 60 // len(expected))
+    env = family.make_env()
+    assert {int(env.reset(seed=seed)[1]["task"]) for seed in range(40)} == set(training)
+    assert family.finite_tasks is None  # A run may therefore call its test tasks held out,
+    assert not family.independent(2, "test")  # but repetitions of the only one have no interval.
+    metarl.check_task_family(family)
+
+
 @needs_mujoco_batch
 def test_slots_of_one_task_share_its_model_and_models_of_past_tasks_are_dropped():
     family = PendulumFamily()
