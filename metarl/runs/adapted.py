@@ -118,21 +118,28 @@ class AdaptedPolicy:
             path: The file; an older one is replaced.
 
         Raises:
-            UserError: If the packages onnx and onnxscript are missing.
+            UserError: If the packages onnx and onnxscript are missing, or PyTorch cannot export the policy; older
+                versions cannot if it has a body of your own.
             Fault: If the file cannot be written.
         """
         file: Path = convert("path", path, Path)
         if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
             raise UserError(f"export_onnx needs {' and '.join(missing)}: pip install 'metarl-torch[onnx]'.")
         example = torch.zeros(self.policy.observation_size)
-        program = torch.onnx.export(
-            _Deployed(self),
-            (example,),
-            input_names=["observation"],
-            output_names=["action"],
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Deployed(self),
+                (example,),
+                input_names=["observation"],
+                output_names=["action"],
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(
+                f"PyTorch {torch.__version__} cannot export this policy to ONNX; one with a body of your own "
+                "(policy_body) needs PyTorch 2.13: pip install -U torch."
+            ) from error
         assert program is not None
         try:
             with replacing(file) as opened:
