@@ -129,9 +129,11 @@ class Family(ABC):
         """All tasks, [number of tasks, *task shape], if they are few and every split has all of them; else None.
 
         By default, the elements of a task space of whole numbers with at most 100 elements, unless a subclass overrides
-        `draw_tasks`.
+        `draw_tasks` or `split_tasks`.
         """
-        return all_elements(self.task_space) if type(self).draw_tasks is Family.draw_tasks else None
+        kind = type(self)
+        alike = kind.draw_tasks is Family.draw_tasks and kind.split_tasks is Family.split_tasks
+        return all_elements(self.task_space) if alike else None
 
     def split_tasks(self, split: str) -> Sequence[Any] | NDArray[Any] | None:
         """All tasks of a split, if there are finitely many and it should have each equally often; else None.

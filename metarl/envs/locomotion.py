@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray
 from metarl.common.statistics import Aggregate
@@ -134,13 +135,10 @@ class _UprightFamily(ParametersFamily):
 
     frame_skip = 4
     unobserved_positions = 1
+    velocity_bound = 10.0
     reset_noise = 0.005
     ctrl_cost_weight = 1e-3
     survive_bonus = 1.0
-
-    def observation(self, state: MujocoState) -> FloatArray:
-        """Positions and clipped velocities, [k, observation]."""
-        return np.concatenate([state.positions[:, 1:], np.clip(state.velocities, -10, 10)], axis=1)
 
 
 class WalkerParamsFamily(_UprightFamily):
@@ -237,10 +235,32 @@ class CheetahParamsFamily(_Cheetah, ParametersFamily):
     name = "cheetah-params"
 
 
-class CheetahCrippledFamily(_Cheetah):
+class _CrippledFamily(LocomotionFamily):
+    """A body of which some part is disabled; the task is the number of the part, of which one is for tests only.
+
+    Attributes:
+        held_out: The part that the test disables. Training and validation disable the others: there are too few for a
+            validation of its own.
+    """
+
+    task_space: spaces.Discrete
+    held_out: int
+
+    def split_tasks(self, split: str) -> NDArray[Any]:
+        """The held-out part for the test, all others for training and validation."""
+        parts = np.arange(self.task_space.n)
+        return parts[(parts == self.held_out) == (split == "test")]
+
+    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
+        """Draws parts of the split."""
+        return rng.choice(self.split_tasks(split), n)
+
+
+class CheetahCrippledFamily(_Cheetah, _CrippledFamily):
     """Gymnasium's HalfCheetah-v5 with one motor disabled; it should run forward.
 
-    Task: which motor, 0 to 5: back thigh, shin and foot, front thigh, shin and foot. All splits have all motors.
+    Task: which motor, 0 to 5: back thigh, shin and foot, front thigh, shin and foot. The test disables motor 0,
+    training and validation the others.
 
     Reward: forward velocity (``reward_run``, m/s) minus 0.05 times the squared norm of the action without the disabled
     motor's part (``reward_ctrl``). The episode never terminates. Observation, action and reset are those of
@@ -251,11 +271,12 @@ class CheetahCrippledFamily(_Cheetah):
 
     Version history: v0, first version.
 
-    Source: Nagabandi et al. 2019 (Learning to Adapt), whose code trains with motors 1 to 5 and tests with motor 0.
+    Source: Nagabandi et al. 2019 (Learning to Adapt), whose code holds out the same motor.
     """
 
     name = "cheetah-crippled"
     task_space = spaces.Discrete(6)
+    held_out = 0
 
     def set_model(self, model: Any, task: Any) -> None:
         """Disables a motor."""
@@ -270,10 +291,11 @@ class CheetahCrippledFamily(_Cheetah):
         return f"{self.model.actuator(int(task)).name} disabled"
 
 
-class AntCrippledFamily(LocomotionFamily):
+class AntCrippledFamily(_CrippledFamily):
     """Gymnasium's Ant-v5 with both motors of a leg disabled; it should run forward.
 
-    Task: which leg, 0 to 3: front left, front right, back left, back right. All splits have all legs.
+    Task: which leg, 0 to 3: front left, front right, back left, back right. The test disables leg 3, training and
+    validation the others.
 
     Reward: forward velocity of the torso (``reward_run``, m/s), plus 0.05 (``reward_survive``); actions cost nothing.
     The episode never terminates. Observation, action and reset are those of `metarl.envs.ant.AntEnv` with its default
@@ -284,8 +306,8 @@ class AntCrippledFamily(LocomotionFamily):
 
     Version history: v0, first version.
 
-    Source: Nagabandi et al. 2019 (Learning to Adapt), whose code trains with legs 0 to 2 and tests with leg 3, and
-    also makes the disabled leg smaller.
+    Source: Nagabandi et al. 2019 (Learning to Adapt), whose code holds out the same leg, and also makes the disabled
+    leg smaller.
     """
 
     name = "ant-crippled"
@@ -295,6 +317,7 @@ class AntCrippledFamily(LocomotionFamily):
     data_fields = ("xpos",)
     camera: Mapping[str, Any] = {"distance": 4.0}
     task_space = spaces.Discrete(4)
+    held_out = 3
     ctrl_cost_weight = 0.0
     survive_bonus = 0.05
     legs = ("front left", "front right", "back left", "back right")

@@ -1,11 +1,13 @@
 """Families around any MuJoCo model: one definition gives the single environment and the native batch."""
 
 import copy
+import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import mujoco
@@ -77,13 +79,20 @@ class MujocoStep:
         return (self.after.positions[:, 0] - self.before.positions[:, 0]) / self.seconds
 
 
+# Families of one environment draw from one simulation, perhaps in several threads.
+_drawing = threading.Lock()
+# What an environment defines of a family around it.
+_OF_ENVIRONMENT = ("model_file", "frame_skip", "unobserved_positions", "velocity_bound", "reset_noise")
+
+
 class MujocoFamily(SimulatedFamily):
     """A family around a MuJoCo model, stepped natively: the task changes the model, the reward, or both.
 
-    A subclass needs a ``model_file``, a ``task_space`` and `reward`; it overrides what else differs. Its functions work
-    on k environments at once and must treat each alone: reduce over the last axis, never over the first. The same
-    functions make the single environment (with k = 1) and the native batch, so both give the same numbers, bit for bit;
-    `metarl.check_task_family` verifies that. See ``examples/pendulum_family.py``.
+    A subclass needs a ``model_file`` or an ``environment``, a ``task_space`` and `reward`; it overrides what else
+    differs. Its functions work on k environments at once and must treat each alone: reduce over the last axis, never
+    over the first. The same functions make the single environment (with k = 1) and the native batch, so both give the
+    same numbers, bit for bit; `metarl.check_task_family` verifies that. See ``examples/pendulum_family.py`` and, for an
+    ``environment``, ``examples/walker_family.py``.
 
     In the batch, each simulation runs on the model of its task (``mujoco.batch``, MuJoCo 3.17). With an older MuJoCo,
     single environments are stepped one by one.
@@ -91,8 +100,15 @@ class MujocoFamily(SimulatedFamily):
     Attributes:
         model_file: An MJCF file: a path that starts with "/", "." or "~", or the name of one of Gymnasium's, such as
             "walker2d_v5.xml".
+        environment: Instead, the id of one of Gymnasium's MuJoCo environments, such as "Walker2d-v5", or of another
+            that derives from ``gymnasium.envs.mujoco.MujocoEnv``. The family takes over its model with the bounds of
+            the actions, ``frame_skip``, the distribution of first states, ``camera``, and of its observations the
+            positions and velocities (``unobserved_positions``, ``velocity_bound``). It does not take over what else is
+            observed (contact forces, inertias), reward, termination and time limit.
+        environment_kwargs: Parameters of this environment, such as {"frame_skip": 2, "reset_noise_scale": 0.1}.
         frame_skip: Physics steps in one environment step.
         unobserved_positions: Number of leading positions that are not observed, such as 1 for the distance covered.
+        velocity_bound: Velocities are clipped to within this where they are observed; m/s and rad/s.
         reset_noise: The first positions and velocities are the model's own, plus uniform noise within this; m and rad,
             m/s and rad/s.
         data_fields: Names of arrays of ``MjData`` that the functions use beside positions and velocities, such as
@@ -102,11 +118,38 @@ class MujocoFamily(SimulatedFamily):
     """
 
     model_file: str
+    environment: str
+    environment_kwargs: Mapping[str, Any] = {}
     frame_skip: int = 5
     unobserved_positions: int = 0
+    velocity_bound: float = np.inf
     reset_noise: float = 0.01
     data_fields: Sequence[str] = ()
     camera: Mapping[str, Any] = {}
+    _original: ClassVar[MujocoEnv | None] = None  # The environment; it draws first states, and is never stepped.
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Takes over what the ``environment`` defines.
+
+        Raises:
+            UserError: If there is no such environment, if it is not of MuJoCo, if it observes something else than
+                positions and velocities and `observation` is not overridden, or if the class sets what it defines.
+        """
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "environment"):
+            return
+        if beside := [name for name in _OF_ENVIRONMENT if name in cls.__dict__]:
+            raise UserError(
+                f"{cls.__name__} has the environment {cls.environment!r}, which defines {' and '.join(beside)}; leave "
+                "that out, and change the environment by environment_kwargs if it should differ."
+            )
+        if "environment" in cls.__dict__ or "environment_kwargs" in cls.__dict__:
+            cls._original = original = _made(cls)
+            cls.frame_skip = original.frame_skip
+            if "camera" not in cls.__dict__:
+                cls.camera = original.mujoco_renderer.default_cam_config or {}
+            if cls.observation is MujocoFamily.observation:
+                cls.unobserved_positions, cls.velocity_bound = _observed(original, cls)
 
     def set_model(self, model: Any, task: Any) -> None:
         """Turns a copy of the model into the model of a task; by default all tasks have the same.
@@ -134,22 +177,40 @@ class MujocoFamily(SimulatedFamily):
         return False
 
     def observation(self, state: MujocoState) -> Any:
-        """The observations, [k, observation]; by default positions (see ``unobserved_positions``) and velocities."""
-        return np.concatenate([state.positions[:, self.unobserved_positions :], state.velocities], axis=1)
+        """The observations, [k, observation]; by default positions and velocities.
+
+        See ``unobserved_positions`` and ``velocity_bound``.
+        """
+        velocities = np.clip(state.velocities, -self.velocity_bound, self.velocity_bound)
+        return np.concatenate([state.positions[:, self.unobserved_positions :], velocities], axis=1)
 
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        """Draws the first positions [nq] and velocities [nv] of an episode."""
+        """Draws the first positions [nq] and velocities [nv] of an episode.
+
+        By default as the ``environment`` does, or the model's own plus ``reset_noise``.
+        """
+        if self._original is not None:
+            with _drawing:
+                return _drawn(self._original, rng)
         positions = self.model.qpos0 + rng.uniform(-self.reset_noise, self.reset_noise, self.model.nq)
         return positions, rng.uniform(-self.reset_noise, self.reset_noise, self.model.nv)
 
     @cached_property
     def model(self) -> Any:
-        """The compiled ``mujoco.MjModel`` of ``model_file``, shared; not to be modified.
+        """The ``mujoco.MjModel`` of ``model_file`` or of the ``environment``, shared; not to be modified.
 
         Raises:
             UserError: If there is no such file, or if an actuator has no ``ctrlrange``.
         """
-        return _compiled(self._path, Path(self._path).stat().st_mtime_ns)
+        path = self._path
+        model = self._original.model if self._original is not None else _compiled(path, Path(path).stat().st_mtime_ns)
+        unlimited = np.flatnonzero(model.actuator_ctrllimited == 0)
+        if len(unlimited):
+            raise UserError(
+                f"actuator {model.actuator(unlimited[0]).name!r} in {path} has no ctrlrange, so its actions are "
+                "unbounded; give it one."
+            )
+        return model
 
     def task_model(self, task: Any) -> Any:
         """The ``mujoco.MjModel`` of a task; the shared ``model`` if `set_model` is not overridden.
@@ -177,8 +238,13 @@ class MujocoFamily(SimulatedFamily):
 
     @property
     def _path(self) -> str:
+        if self._original is not None:
+            return str(self._original.fullpath)
         if not hasattr(self, "model_file"):
-            raise UserError(f"{self.name} has no model_file; set it to the path of an MJCF file.")
+            raise UserError(
+                f"{self.name} has no model_file; set it to the path of an MJCF file, or set environment to the id of "
+                "one of Gymnasium's MuJoCo environments, such as 'Walker2d-v5'."
+            )
         try:
             return expand_model_path(str(self.model_file))
         except OSError:
@@ -202,14 +268,51 @@ class MujocoFamily(SimulatedFamily):
 @cache
 def _compiled(path: str, modified: int) -> Any:
     """The model in a file, compiled once in a process for each time that the file was modified."""
-    model = compile_model(path)
-    unlimited = np.flatnonzero(model.actuator_ctrllimited == 0)
-    if len(unlimited):
+    return compile_model(path)
+
+
+def _made(family: type[MujocoFamily]) -> MujocoEnv:
+    """Makes the environment that a family is around."""
+    name = f"{family.__name__} has the environment {family.environment!r}"
+    try:
+        env = gym.make(family.environment, **family.environment_kwargs).unwrapped
+    except (gym.error.Error, ImportError, OSError, TypeError) as error:
         raise UserError(
-            f"actuator {model.actuator(unlimited[0]).name!r} in {path} has no ctrlrange, so its actions are unbounded; "
-            "give it one."
+            f"{name}, which Gymnasium cannot make with the environment_kwargs {dict(family.environment_kwargs)} "
+            f"({error}); give the id of a MuJoCo environment, such as 'Walker2d-v5', and its parameters."
+        ) from error
+    if not isinstance(env, MujocoEnv):
+        raise UserError(
+            f"{name}, which is no MuJoCo environment: it must derive from gymnasium.envs.mujoco.MujocoEnv, got "
+            f"{type(env).__name__}. Derive the family from metarl.TaskFamily instead."
         )
-    return model
+    return env
+
+
+def _drawn(env: MujocoEnv, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """The positions and velocities to which an environment resets itself with these random numbers."""
+    mujoco.mj_resetData(env.model, env.data)
+    env.np_random = rng
+    env.reset_model()
+    return env.data.qpos.copy(), env.data.qvel.copy()
+
+
+def _observed(env: MujocoEnv, family: type[MujocoFamily]) -> tuple[int, float]:
+    """How many leading positions an environment does not observe, and to what bound it clips velocities.
+
+    It is asked for the observation of a state that tells all candidates apart.
+    """
+    rng, data = np.random.default_rng(0), env.data
+    data.qpos[:], data.qvel[:] = rng.uniform(-1, 1, env.model.nq), rng.uniform(-40, 40, env.model.nv)
+    observation = env._get_obs() if hasattr(env, "_get_obs") else np.zeros(0)
+    for unobserved, bound in itertools.product(range(env.model.nq), (np.inf, 10.0)):
+        expected = np.concatenate([data.qpos[unobserved:], np.clip(data.qvel, -bound, bound)])
+        if np.array_equal(observation[: len(expected)], expected):
+            return unobserved, bound
+    raise UserError(
+        f"{family.__name__} has the environment {family.environment!r}, whose observations do not begin with positions "
+        "and velocities; define observation(self, state)."
+    )
 
 
 class ModelEnv(MujocoTask, MujocoEnv, EzPickle):

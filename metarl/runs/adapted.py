@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -118,21 +118,28 @@ class AdaptedPolicy:
             path: The file; an older one is replaced.
 
         Raises:
-            UserError: If the packages onnx and onnxscript are missing.
+            UserError: If the packages onnx and onnxscript are missing, or PyTorch cannot export the policy; older
+                versions cannot if it has a body of your own.
             Fault: If the file cannot be written.
         """
         file: Path = convert("path", path, Path)
         if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
             raise UserError(f"export_onnx needs {' and '.join(missing)}: pip install 'metarl-torch[onnx]'.")
         example = torch.zeros(self.policy.observation_size)
-        program = torch.onnx.export(
-            _Deployed(self),
-            (example,),
-            input_names=["observation"],
-            output_names=["action"],
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                _Deployed(self),
+                (example,),
+                input_names=["observation"],
+                output_names=["action"],
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(
+                f"PyTorch {torch.__version__} cannot export this policy to ONNX; one with a body of your own "
+                "(policy_body) needs PyTorch 2.13: pip install -U torch."
+            ) from error
         assert program is not None
         try:
             with replacing(file) as opened:
@@ -252,6 +259,14 @@ class AdaptedMemory:
             raise UserError("an episode is running: call finish(reward) with its last reward before save.")
         tensors = {"weights": self._weights, "memory": self.memory, **_normaliser_tensors("reward", self._rewards)}
         _save(path, self, tensors, {"generator": self._rng.bit_generator.state})
+
+    def export_onnx(self, path: str | Path) -> NoReturn:
+        """Raises UserError: an agent with memory is no function of an observation, which is what a graph exports."""
+        raise UserError(
+            "an agent with memory cannot be exported: an ONNX graph is a function of one observation, and this agent's "
+            "action also depends on its memory, on rewards and on chance; use save(path), and metarl.load_policy(path) "
+            "where it should act."
+        )
 
     def start(self) -> None:
         """Begins an episode.

@@ -98,10 +98,11 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
     numbers_in_row = policy.observation_size + 1
     if isinstance(policy, MemoryPolicy):  # All episodes of a trial.
-        kind = "units" if isinstance(policy, RecurrentPolicy) else "latent_size"
-        require_memory("the weights of the network", policy.weights.size, f"{kind} or hidden_sizes")
+        assert settings.own is not None
+        size = settings.own.prefix + ("units" if isinstance(policy, RecurrentPolicy) else "latent_size")
+        require_memory("the weights of the network", policy.weights.size, f"{size} or hidden_sizes")
         rows *= settings.inner.num_inner_steps + 1
-        lower_data = f"num_inner_steps, horizon or {kind}"
+        lower_data = f"num_inner_steps, horizon or {size}"
     if isinstance(policy, RecurrentPolicy):  # Training goes back through its states.
         numbers_in_row += policy.options.units
     require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")

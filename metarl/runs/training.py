@@ -42,7 +42,7 @@ from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
-from metarl.store.progress import Column, Row, read_progress
+from metarl.store.progress import Progress, Row, read_progress
 from metarl.store.provenance import provenance
 from metarl.store.writer import RunWriter, SilentWriter
 
@@ -72,13 +72,13 @@ class FinishedRun:
         path: Folder of the run.
         agent: The agent after the last iteration.
         progress: The columns of progress.csv by name, [row]: numbers, NaN where a cell is empty, or texts. Without rows
-            there are none.
+            there are none. A dictionary, so that ``pandas.DataFrame(run.progress)`` is a table.
         dropped_episodes: Episodes left out because they were bad, in training and validation.
     """
 
     path: Path
     agent: Agent
-    progress: dict[str, Column]
+    progress: Progress
     dropped_episodes: int = 0
 
     def __repr__(self) -> str:
@@ -168,7 +168,8 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
 def _other(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     """Trains as another process, which writes nothing and has no progress of its own."""
     state = trainer.train(group.first(RunState(trainer.learner.initial())), SilentWriter())
-    return FinishedRun(RunFolder(config.folder).path, Agent(config, state.learner.meta), {}, state.dropped_episodes)
+    path = RunFolder(config.folder).path
+    return FinishedRun(path, Agent(config, state.learner.meta), Progress(), state.dropped_episodes)
 
 
 def _finished(config: Config, state: RunState) -> FinishedRun:

@@ -30,6 +30,21 @@ Column = NDArray[np.float64] | NDArray[np.str_]
 _RENAMED = {"line_search": "outcome"}
 
 
+class Progress(dict[str, Column]):
+    """The columns of progress.csv by name, [row]: numbers, NaN where a cell is empty, or texts.
+
+    A dictionary of arrays, of which ``pandas.DataFrame(progress)`` makes a table; its ``repr`` is one line. It is empty
+    without rows.
+    """
+
+    def __repr__(self) -> str:
+        names = [*self]
+        if not names:
+            return "Progress(0 rows)"
+        some = ", ".join([*names[:3], "..."] if len(names) > 3 else names)
+        return f"Progress({len(self[names[0]])} rows, {len(names)} columns: {some})"
+
+
 @dataclass(frozen=True)
 class Table:
     """What can be read of a progress.csv.
@@ -55,9 +70,10 @@ class Table:
         """The rows with their columns' names."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
-    def by_column(self) -> dict[str, Column]:
-        """The columns by name, [row]: numbers, NaN where a cell is empty, or texts. Without rows there are none."""
-        return {name: _column(cells) for name, cells in zip(self.columns, zip(*self.rows, strict=True), strict=False)}
+    def by_column(self) -> Progress:
+        """The columns by name."""
+        columns = zip(self.columns, zip(*self.rows, strict=True), strict=False)
+        return Progress((name, _column(cells)) for name, cells in columns)
 
 
 def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ()) -> Table:
@@ -145,8 +161,8 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_progress(run_dir: Path) -> dict[str, Column]:
-    """Reads the columns of a run's progress.csv as in `Table.by_column`; those of metarl 0.1 get their new names."""
+def read_progress(run_dir: Path) -> Progress:
+    """Reads the columns of a run's progress.csv; those of metarl 0.1 get their new names."""
     return read_table(RunFolder(run_dir).progress).by_column()
 
 

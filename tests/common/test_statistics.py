@@ -121,6 +121,27 @@ def test_probability_of_improvement_is_mann_whitneys_statistic_over_the_pairs():
     np.testing.assert_allclose(probability_of_improvement(second, first), 1 - np.mean(by_task, axis=1))
 
 
+def test_interquartile_mean_by_hand():
+    # Agarwal et al. 2021: of the runs of all tasks together, leave out the lowest and the highest quarter, and take the
+    # mean of the rest. Two seeds x four tasks are 8 runs, of which the middle 4 count. First step, sorted:
+    # -100, 0 | 1, 2, 5, 8 | 9, 1000: (1 + 2 + 5 + 8) / 4 = 4. (Median 3.5, mean 115.625.)
+    first = [[5.0, -100.0, 9.0, 2.0], [1000.0, 1.0, 8.0, 0.0]]
+    # Second step: 0, 0 | 0, 0, 0, 8 | 8, 8: 8 / 4 = 2. (Median 0, mean 3. The mean over tasks of each task's own
+    # middle half, which with two seeds leaves out nothing, would be 3 as well.)
+    second = [[8.0, 0.0, 0.0, 8.0], [0.0, 0.0, 8.0, 0.0]]
+    np.testing.assert_array_equal(interquartile_mean(np.stack([first, second], axis=-1)), [4.0, 2.0])
+
+
+def test_probability_of_improvement_by_hand():
+    # Agarwal et al. 2021: the mean over tasks of P(X > Y), which is the mean of S(x, y) over all pairs of a run x of
+    # one algorithm and a run y of the other, with S = 1 if x > y, 1/2 if x = y, 0 if x < y.
+    # Task 1: x = 1, 3, 5 and y = 2, 3: 1 beats none, 3 beats 2 and ties with 3, 5 beats both: (0 + 1.5 + 2) / 6.
+    # Task 2: x = 0, 0, 7 and y = 1, 1: only 7 beats both: 2 / 6, though the mean of x, 7 / 3, is the larger one.
+    first = [[[1.0], [0.0]], [[3.0], [0.0]], [[5.0], [7.0]]]
+    second = [[[2.0], [1.0]], [[3.0], [1.0]]]
+    np.testing.assert_allclose(probability_of_improvement(first, second), [(3.5 / 6 + 2 / 6) / 2])
+
+
 def test_bootstrap_draws_whole_seeds_and_covers_too_seldom_with_five(monkeypatch):
     def coverage(seeds, tasks_per_seed):
         # Columns are independent repetitions; all tasks of a seed share its deviation from 0.

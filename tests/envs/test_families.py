@@ -168,6 +168,20 @@ def test_finitely_many_tasks_may_be_split():
     assert drawn == {"train": {1, 2, 3, 4, 5}, "validation": {1, 2, 3, 4, 5}, "test": {6, 7, 8, 9}}
 
 
+class OneForTests(CountingFamily):
+    """Finitely many tasks, of which the last is for tests only."""
+
+    def split_tasks(self, split):
+        return [9] if split == "test" else [*range(1, 9)]
+
+
+def test_a_family_with_a_list_for_each_split_has_held_out_tasks():
+    family = OneForTests()
+    assert family.finite_tasks is None
+    assert family.independent(1, "test")
+    assert not family.independent(2, "test")
+
+
 def test_a_family_that_draws_without_a_split_is_refused_when_its_class_is_made():
     with pytest.raises(UserError, match=r"Old.draw_tasks must take the split .* draw_tasks\(self, n, rng, split\)"):
 

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,6 +15,7 @@ from marks import needs_mujoco_batch
 
 import metarl
 from examples.pendulum_family import PendulumFamily
+from examples.walker_family import WalkerFamily
 from metarl.common.errors import UserError
 from metarl.envs import get_family, mujoco_core
 from metarl.envs.looped import LoopedEpisodes
@@ -93,6 +96,97 @@ def test_the_task_that_changes_nothing_is_gymnasiums_environment(name, gymnasium
                 break
 
 
+def around(environment, **attributes):
+    """A family around one of Gymnasium's environments, whose only task changes nothing."""
+    given = {
+        "environment": environment,
+        "task_space": spaces.Discrete(1),
+        "reward": lambda self, s: {"reward_run": s.forward_velocity},
+        **attributes,
+    }
+    return type("Around", (metarl.MujocoFamily,), given)
+
+
+ONLY_STATE = {
+    "Ant-v5": {"include_cfrc_ext_in_observation": False},
+    "Humanoid-v5": {
+        f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+    },
+}
+# Environment, positions that it does not observe, bound of the velocities.
+AROUND = [
+    ("Walker2d-v5", 1, 10.0),
+    ("Hopper-v5", 1, 10.0),
+    ("HalfCheetah-v5", 1, np.inf),
+    ("Ant-v5", 2, np.inf),
+    ("Humanoid-v5", 2, np.inf),
+    ("Swimmer-v5", 2, np.inf),
+    ("InvertedPendulum-v5", 0, np.inf),
+]
+
+
+@pytest.mark.parametrize(("gymnasium_id", "unobserved", "bound"), AROUND)
+def test_a_family_around_an_environment_has_its_physics_first_states_and_observations(gymnasium_id, unobserved, bound):
+    parameters = ONLY_STATE.get(gymnasium_id, {})
+    family = around(gymnasium_id, environment_kwargs=parameters)()
+    env, reference = family.make_env(), gym.make(gymnasium_id, **parameters).unwrapped
+    assert (family.unobserved_positions, family.velocity_bound) == (unobserved, bound)
+    assert env.action_space == reference.action_space
+    assert env.observation_space == reference.observation_space
+    assert env.dt == reference.dt
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        # Both draw the first state from a generator with this seed.
+        observation, expected = env.reset(seed=seed, options={"task": 0})[0], reference.reset(seed=seed)[0]
+        np.testing.assert_array_equal(observation, expected)
+        np.testing.assert_array_equal(env.data.qpos, reference.data.qpos)
+        for _ in range(20):
+            action = rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+            observation, _, _, _, info = env.step(action)
+            expected, _, _, _, expected_info = reference.step(action)
+            np.testing.assert_array_equal(observation, expected)
+            if gymnasium_id in ("Walker2d-v5", "HalfCheetah-v5"):
+                assert info["reward_run"] == pytest.approx(expected_info["x_velocity"])
+
+
+def test_what_else_an_environment_observes_is_left_out():
+    env, reference = around("Ant-v5")().make_env(), gym.make("Ant-v5").unwrapped
+    observation, expected = env.reset(seed=0, options={"task": 0})[0], reference.reset(seed=0)[0]
+    assert (len(observation), len(expected)) == (27, 105)
+    np.testing.assert_array_equal(observation, expected[:27])
+
+
+def test_the_parameters_of_the_environment_are_taken_over():
+    chosen = {"frame_skip": 2, "reset_noise_scale": 0.0, "exclude_current_positions_from_observation": False}
+    family = around("Hopper-v5", environment_kwargs=chosen)()
+    env = family.make_env()
+    assert (family.frame_skip, env.dt) == (2, 0.004)
+    np.testing.assert_array_equal(env.reset()[0], [0, 1.25, *[0] * 10])
+    assert family.camera["distance"] == 3.0
+    assert around("Hopper-v5", camera={"distance": 9.0}).camera == {"distance": 9.0}
+
+
+def test_a_user_may_write_the_observations_of_an_environment():
+    family = around("Reacher-v5", observation=lambda self, s: s.positions)()
+    assert family.make_env().reset(seed=0)[0].shape == (4,)
+
+
+@needs_mujoco_batch
+def test_a_batch_around_an_environment_equals_single_environments():
+    metarl.check_task_family(WalkerFamily())
+
+
+def test_first_states_do_not_depend_on_threads():
+    family = WalkerFamily()
+
+    def draw(seed):
+        return np.concatenate(family.initial_state(np.random.default_rng(seed)))
+
+    with ThreadPoolExecutor(4) as threads:
+        drawn = list(threads.map(draw, range(200)))
+    np.testing.assert_array_equal(drawn, [draw(seed) for seed in range(200)])
+
+
 def test_the_humanoids_reward_is_for_its_own_direction():
     rewards = []
     for task in (0.0, np.pi):
@@ -153,6 +247,22 @@ def test_the_crippled_leg_is_the_one_that_is_named():
         hip = family.model.body_pos[bodies[0]]
         leg = family.describe_task(task).removesuffix(" leg disabled")
         assert tuple(np.sign(hip[:2])) == corners[leg]
+
+
+@pytest.mark.parametrize(
+    ("name", "training", "held_out"), [("cheetah-crippled", [1, 2, 3, 4, 5], 0), ("ant-crippled", [0, 1, 2], 3)]
+)
+def test_one_crippled_part_is_for_tests_only(name, training, held_out):
+    family = get_family(name)
+    for split, expected in (("train", training), ("validation", training), ("test", [held_out])):
+        tasks = family.sample_tasks(60, np.random.default_rng(0), split)
+        assert family.task_space.contains(tasks[0])
+        assert Counter(tasks.tolist()) == dict.fromkeys(expected, 60 // len(expected))
+    env = family.make_env()
+    assert {int(env.reset(seed=seed)[1]["task"]) for seed in range(40)} == set(training)
+    assert family.finite_tasks is None  # A run may therefore call its test tasks held out,
+    assert not family.independent(2, "test")  # but repetitions of the only one have no interval.
+    metarl.check_task_family(family)
 
 
 @needs_mujoco_batch
@@ -254,6 +364,18 @@ def faulty(**attributes):
 
 
 FAULTS = [
+    (
+        lambda: around("Hooper-v5"),
+        "Around has the environment 'Hooper-v5', which Gymnasium cannot make .*`Hopper`.*; give the id of a MuJoCo",
+    ),
+    (lambda: around("Hopper-v5", environment_kwargs={"mass": 1}), "with the environment_kwargs {'mass': 1}"),
+    (lambda: around("CartPole-v1"), "which is no MuJoCo environment: it must derive from .*, got CartPoleEnv"),
+    (lambda: around("Reacher-v5"), "whose observations do not begin with positions and velocities; define observation"),
+    (
+        lambda: around("Hopper-v5", frame_skip=2, reset_noise=0.1),
+        "'Hopper-v5', which defines frame_skip and reset_noise; leave that out, and change .* by environment_kwargs",
+    ),
+    (lambda: around("Hopper-v5", model_file="hopper.xml"), "'Hopper-v5', which defines model_file"),
     (lambda: faulty(model_file="none.xml").make_env(), "has the model_file 'none.xml', which does not exist; write"),
     (lambda: type("Bare", (metarl.MujocoFamily,), {})().model, "Bare has no model_file; set it to the path"),
     (

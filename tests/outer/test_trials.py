@@ -1,14 +1,19 @@
 """PPO over trials: advantages across episodes, the loss's gradient, its limits, and that it asks for a memory."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
 import problems
 import pytest
+import stable_baselines3
 import torch
 from problems import initial, make_policy, make_rule
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import RolloutBufferSamples
 
 from metarl import PPOConfig, UserError
 from metarl.agents.rl2 import RL2
@@ -109,6 +114,124 @@ def test_advantages_go_on_across_episodes_as_in_stable_baselines3(workers):
     np.testing.assert_allclose(data.advantages.numpy(), expected, rtol=1e-4, atol=1e-5)
     targets = buffer.returns.T
     np.testing.assert_allclose(data.targets.numpy(), (targets - targets.mean()) / targets.std(), rtol=1e-4, atol=1e-5)
+
+
+class _Judging(torch.nn.Module):
+    """What Stable-Baselines3's PPO needs of a policy; ``evaluate`` gives values, log-probabilities and entropies."""
+
+    def __init__(self, meta, evaluate):
+        super().__init__()
+        self.meta, self._evaluate = torch.nn.Parameter(meta.clone()), evaluate
+        self.optimizer = torch.optim.SGD([self.meta], lr=1.0)  # One step moves the parameters by minus the gradient.
+
+    def set_training_mode(self, mode):
+        self.train(mode)
+
+    def evaluate_actions(self, observations, actions):
+        return self._evaluate(self.meta)
+
+
+def stable_baselines3_ppo(meta, evaluate, old_log_probs, advantages, targets, normalise=False):
+    """What `stable_baselines3.PPO.train` logs of one minibatch, without "train/", and the gradient of its loss."""
+    settings = {"ent_coef": 0.1, "vf_coef": 0.5, "max_grad_norm": 1e9, "learning_rate": 1.0, "n_epochs": 1}
+    theirs = stable_baselines3.PPO(
+        ActorCriticPolicy, None, normalize_advantage=normalise, device="cpu", _init_setup_model=False, **settings
+    )
+    theirs.action_space = gym.spaces.Box(-1, 1, (1,))
+    theirs.clip_range = lambda progress: 0.05
+    theirs.policy = policy = _Judging(meta, evaluate)
+    theirs.set_logger(Logger(None, []))
+    theirs._setup_lr_schedule()
+    unused = torch.zeros(len(advantages), 1)
+    samples = RolloutBufferSamples(unused, unused, targets, old_log_probs, advantages, targets)
+    theirs.rollout_buffer = SimpleNamespace(
+        get=lambda size: iter([samples]), values=targets.numpy(), returns=targets.numpy()
+    )
+    theirs.train()
+    logged = {name.removeprefix("train/"): value for name, value in theirs.logger.name_to_value.items()}
+    return logged, meta - policy.meta.detach()
+
+
+def away(meta, by=0.05):
+    """Meta-parameters beside those that lived through the trials; the statistics of the rewards stay."""
+    direction = torch.randn(meta.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    direction[-3:] = 0
+    return meta + by * direction
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_the_update_is_that_of_stable_baselines3_on_the_same_minibatch(workers, kind):
+    rule, loop = make(kind)
+    ppo = PPO(PPOConfig(clip=0.05, entropy_weight=0.1, value_weight=0.5), DISCOUNT)
+    data = ppo._data(rule, LearnerState(loop.meta, {}), trials_of(episodes(loop)), workers)
+    meta, tasks = away(loop.meta), torch.tensor([7, 0, 3, 10])  # One of the minibatches.
+    trials, living = data.trials.tasks(tasks), data.trials.mask[tasks] > 0  # Theirs has no padding.
+    assert not living.all()
+
+    def evaluate(meta):
+        judged, distribution = rule.judge(meta, trials), rule.policy.distribution
+        log_probs = distribution.log_prob(judged.outputs, judged.extra, trials.actions)
+        entropy = distribution.entropy(judged.outputs, judged.extra)
+        return judged.values[living], log_probs[living], entropy[living]
+
+    advantages = data.advantages[tasks][living]
+    given = meta, evaluate, data.log_probs[tasks][living], advantages, data.targets[tasks][living]
+    theirs, their_gradient = stable_baselines3_ppo(*given)
+    gradient, report = ppo._gradient(rule, meta, data, tasks.numpy(), workers)
+    surrogate_gain, _, entropy = report.tolist()
+    loss = float(ppo._loss(rule, meta, data, tasks)[0] / living.sum())
+    surrogate = surrogate_gain + float(advantages.mean())
+    assert 0.1 < theirs["clip_fraction"] < 0.9  # Not reported by ours, which must therefore clip the same steps.
+    assert -surrogate == pytest.approx(theirs["policy_gradient_loss"], rel=1e-9)
+    assert -entropy == pytest.approx(theirs["entropy_loss"], rel=1e-9)
+    assert (loss + surrogate + 0.1 * entropy) / 0.5 == pytest.approx(theirs["value_loss"], rel=1e-9)
+    assert loss == pytest.approx(theirs["loss"], rel=1e-9)
+    torch.testing.assert_close(gradient, their_gradient, rtol=1e-7, atol=1e-12)
+    other = PPO(PPOConfig(clip=0.2, entropy_weight=0.1, value_weight=0.5), DISCOUNT)
+    elsewhere, _ = other._gradient(rule, meta, data, tasks.numpy(), workers)
+    assert not torch.allclose(elsewhere, their_gradient, rtol=1e-3)  # Negative control: another clipping.
+
+
+def test_stable_baselines3_standardises_a_minibatch_where_ours_standardises_all_steps_once(workers):
+    rule, loop = make()
+    ppo = PPO(PPOConfig(clip=0.05), DISCOUNT)
+    data = ppo._data(rule, LearnerState(loop.meta, {}), trials_of(episodes(loop)), workers)
+    meta, living = away(loop.meta), data.trials.mask > 0
+
+    def evaluate(meta):
+        judged, distribution = rule.judge(meta, data.trials), rule.policy.distribution
+        log_probs = distribution.log_prob(judged.outputs, judged.extra, data.trials.actions)[living]
+        return judged.values[living], log_probs, torch.zeros_like(log_probs)
+
+    given = meta, evaluate, data.log_probs[living], data.advantages[living], data.targets[living]
+    plain, standardised = (stable_baselines3_ppo(*given, normalise=normalise)[0] for normalise in (False, True))
+    # On all steps the two differ by the divisor of the variance alone: n - 1 there, n here.
+    n = int(living.sum())
+    factor = standardised["policy_gradient_loss"] / plain["policy_gradient_loss"]
+    assert factor == pytest.approx(np.sqrt((n - 1) / n), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_the_divergence_of_stable_baselines3_is_an_estimate_of_ours(workers, kind):
+    rule, loop = make(kind)
+    ppo, distribution = PPO(PPOConfig(), DISCOUNT), rule.policy.distribution
+    data = ppo._data(rule, LearnerState(loop.meta, {}), trials_of(episodes(loop)), workers)
+    meta, tasks, living = away(loop.meta, 0.1), torch.arange(TASKS), data.trials.mask > 0
+    # Theirs: mean of ratio - 1 - log ratio over actions of the old policy, whose expectation is KL(old || new). Ours is
+    # that expectation at each step. Many actions are drawn anew at each step, with the states as they were.
+    draws, before, now = 2000, data.before, rule.judge(meta, data.trials)
+    noise = torch.from_numpy(distribution.noise(np.random.default_rng(1), (draws, *living.shape))).double()
+    actions = [distribution.sample(before.outputs, before.extra, of_draw) for of_draw in noise]
+
+    def log_probs(judged):
+        return torch.cat([distribution.log_prob(judged.outputs, judged.extra, drawn)[living] for drawn in actions])
+
+    old, nothing = log_probs(before).detach(), torch.zeros(draws * int(living.sum()), dtype=torch.float64)
+    theirs, _ = stable_baselines3_ppo(
+        meta, lambda leaf: (nothing + 0 * leaf.sum(), log_probs(now).detach(), nothing), old, nothing, nothing
+    )
+    _, report = ppo._gradient(rule, meta, data, tasks.numpy(), workers)
+    assert theirs["approx_kl"] == pytest.approx(float(report[1]), rel=0.02)
 
 
 def test_padding_changes_nothing(workers):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from packaging.version import Version
 from safetensors.torch import load_file, save_file
 from tiny_runs import ROOT, tiny
 
@@ -80,6 +81,8 @@ ACTION_SPACES = [
 def test_an_exported_policy_acts_as_the_policy_does(tmp_path, space):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
+    if isinstance(space, spaces.Discrete) and Version(torch.__version__) < Version("2.13"):
+        pytest.skip("PyTorch 2.9 cannot export a body of a user's own")
     body = {"policy_body": "test_adapted:own_body"} if isinstance(space, spaces.Discrete) else {"activation": "tanh"}
     policy = adapted(normalise_observations=True, **body)
     action_map = ActionMap(space, 0.7)
@@ -100,6 +103,23 @@ def test_export_names_the_packages_that_are_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"export_onnx needs onnx and onnxscript: pip install 'metarl-torch\[onnx\]'"):
         adapted().export_onnx(tmp_path / "policy.onnx")
+
+
+def test_a_policy_that_pytorch_cannot_export_is_told(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.onnx.OnnxExporterError("vmap")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(UserError, match=r"cannot export this policy to ONNX; one with a body of your own .* needs"):
+        adapted().export_onnx(tmp_path / "policy.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_agent_with_memory_says_why_it_cannot_be_exported(tmp_path):
+    with pytest.raises(UserError, match=r"cannot be exported: .* depends on its memory, .*; use save\(path\)"):
+        adapted(algo="rl2", rollouts_per_task=1).export_onnx(tmp_path / "agent.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_saved_agent_with_memory_goes_on(tmp_path):

@@ -40,8 +40,13 @@ def run(tmp_path_factory):
         ({"meta_batch_size": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
         ({"validation_tasks": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
         ({"hidden_sizes": (10**7, 10**7)}, "lower hidden_sizes, meta_batch_size"),
-        ({"algo": "rl2", "horizon": 10**7, "num_inner_steps": 9_999}, "lower .*num_inner_steps, horizon or units"),
-        ({"algo": "rl2", "rl2": {"units": 10**6}}, "the weights of the network take .* lower units or hidden_sizes"),
+        ({"algo": "rl2", "horizon": 10**7, "num_inner_steps": 9_999}, "lower .*num_inner_steps, horizon or rl2.units"),
+        ({"algo": "rl2", "rl2": {"units": 10**6}}, "the weights of the network take .* lower rl2.units or hidden"),
+        ({"algo": "varibad", "varibad": {"units": 10**6}}, "lower varibad.units or hidden_sizes"),
+        (
+            {"algo": "pearl", "horizon": 10**7, "num_inner_steps": 9_999},
+            "num_inner_steps, horizon or pearl.latent_size",
+        ),
         (
             {"algo": "varibad", "varibad": {"decoder_sizes": (10**6, 10**6)}},
             "lower varibad.latent_size or varibad.deco",
@@ -50,7 +55,7 @@ def run(tmp_path_factory):
         ({"algo": "varibad", "varibad": {"prefixes": HUGE}}, "lower varibad.batch, varibad.prefixes or varibad.deco"),
         (
             {"algo": "pearl", "pearl": {"latent_size": HUGE}},
-            "the weights .* lower latent_size or hidden_sizes",
+            "the weights .* lower pearl.latent_size or hidden_sizes",
         ),
         ({"algo": "pearl", "sac": {"buffer": HUGE}}, "lower sac.buffer, num_inner_steps or horizon"),
         ({"algo": "pearl", "sac": {"transitions": HUGE}}, "lower sac.trials, sac.transitions or pearl.context"),

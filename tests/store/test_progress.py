@@ -157,3 +157,20 @@ def test_columns_are_numbers_or_texts(tmp_path):
     assert progress["return"].dtype == progress["iteration"].dtype == np.float64
     assert progress["outcome"].tolist() == ["done"] * 3
     assert read_progress(tmp_path / "none") == {}
+
+
+def test_the_progress_of_a_long_run_is_shown_in_one_line(tmp_path):
+    written(tmp_path, [{"iteration": k, "env_steps": 40 * k, "kl": 0.01, "outcome": "done"} for k in range(1, 101)])
+    progress = read_progress(tmp_path)
+    assert repr(progress) == "Progress(100 rows, 4 columns: iteration, env_steps, kl, ...)"
+    del progress["outcome"]
+    assert repr(progress) == "Progress(100 rows, 3 columns: iteration, env_steps, kl)"
+    assert repr(read_progress(tmp_path / "none")) == "Progress(0 rows)"
+
+
+def test_pandas_makes_a_table_of_the_progress(tmp_path):
+    written(tmp_path, [{"iteration": k, "return": k / 4, "outcome": "done"} for k in (1, 2)])
+    progress = read_progress(tmp_path)
+    assert isinstance(progress, dict)  # Of another mapping, pandas would take the names only.
+    table = pytest.importorskip("pandas").DataFrame(progress)
+    assert table.to_dict("list") == {"iteration": [1, 2], "return": [0.25, 0.5], "outcome": ["done"] * 2}
