@@ -311,7 +311,7 @@ def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
     if decimals is None:
         largest = max((abs(value) for value in numbers if value and not math.isnan(value)), default=1.0)
         decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
-    return [number_text(round(value, decimals) + 0.0, decimals) for value in numbers]
+    return ["-" if math.isnan(value) else number_text(round(value, decimals) + 0.0, decimals) for value in numbers]
 
 
 def comparison_table(result: Comparison) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -114,15 +113,13 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
 
 
 def number_text(value: float, decimals: int, sign: str = "") -> str:
-    """A number with ``decimals`` digits after the point; as 3.3e+27 if that takes more than nine characters; NaN as -.
+    """A number with ``decimals`` digits after the point; as 3.3e+27 if that takes more than nine characters.
 
     Args:
         value: The number.
         decimals: Digits after the point.
         sign: "+" to write the sign of positive numbers too.
     """
-    if math.isnan(value):
-        return "-"
     text = f"{value:{sign}.{decimals}f}"
     return text if len(text) <= _LONGEST_NUMBER else f"{value:{sign}.1e}"
 
