@@ -189,8 +189,9 @@ class TabularMDPFamily(NativeFamily):
         "num_inner_steps": 9,
         "meta_batch_size": 200,
         "discount": 0.99,
+        "gae_lambda": 0.3,
         "rl2": {"units": 128},
-        "ppo": {"minibatches": 16},
+        "ppo": {"minibatches": 16, "entropy_weight": 0.01},
     }
     env_class = TabularMDPEnv
     core_class = TabularMDPCore
