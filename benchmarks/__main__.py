@@ -19,7 +19,7 @@ from typing import Annotated, Literal, get_args
 
 import tyro
 
-from benchmarks.measure import Table, as_json, seconds
+from benchmarks.measure import Table, as_json, refuse_changes, seconds
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.store.provenance import provenance
@@ -39,27 +39,31 @@ class Options:
     device: Literal["cpu", "cuda"] = "cpu"
     """Device of meta-step and iteration."""
     output: Path | None = None
-    """Folder of the JSON files; by default benchmarks/results/speed. With --quick, none are written by default."""
+    """Folder of the JSON files; by default benchmarks/results/speed, for which the tree must have no uncommitted
+    changes. With --quick, none are written by default."""
 
 
 def main() -> int:
     """Runs the command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m benchmarks")
+    folder = options.output or (None if options.quick else RESULTS)
     try:
         device = resolve_device(options.device)
+        if folder == RESULTS:
+            refuse_changes()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    made_with = provenance(device)  # Before results change the tree.
     for part in options.parts:
         module = importlib.import_module(f"benchmarks.{part.replace('-', '_')}")
         tables: list[Table] = []
         elapsed = seconds(lambda: tables.extend(module.measure(options.quick, device)))  # noqa: B023 (called at once)
         print("\n\n".join(map(str, tables)), f"\n\n({part}: {elapsed:.0f} s)\n", flush=True)
-        folder = options.output or (None if options.quick else RESULTS)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             suffix = "-cuda" if device.type == "cuda" else ""
-            content = {"part": part, "quick": options.quick, "made_with": provenance(device), "tables": as_json(tables)}
+            content = {"part": part, "quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
             (folder / f"{part}{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
     return 0
 

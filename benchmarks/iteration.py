@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Cell, Table, own_process, peak_memory, seconds
-from benchmarks.rollouts import PHYSICS, Rollouts
+from benchmarks.rollouts import PHYSICS, Rollouts, Subject
 from metarl.common.cores import available_cores
 from metarl.common.parallel import Workers
 from metarl.config.config import Config
@@ -20,13 +22,17 @@ from metarl.config.resolved import Settings
 from metarl.envs.mujoco_core import batch_module
 from metarl.runs.training import Trainer
 
-RUNS = (
-    ("navigation", "maml"),
-    ("navigation", "l2f"),
-    ("navigation", "anil"),
-    ("cheetah-dir", "maml"),
-    ("cheetah-dir", "l2f"),
-    ("ant-dir", "maml"),
+_CART_POLE = "examples.cartpole_family:CartPoleFamily"
+RUNS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("navigation", "maml", {}),
+    ("navigation", "l2f", {}),
+    ("navigation", "anil", {}),
+    ("cheetah-dir", "maml", {}),
+    ("cheetah-dir", "l2f", {}),
+    ("ant-dir", "maml", {}),
+    # Episodes that end long before the horizon.
+    (_CART_POLE, "maml", {"horizon": 50}),
+    (_CART_POLE, "maml", {"horizon": 200}),
 )
 QUICK_SIZE: dict[str, Any] = {"meta_batch_size": 4, "rollouts_per_task": 4, "horizon": 20}
 _PHASES = ("rollout", "adaptation", "meta_step")
@@ -34,11 +40,11 @@ _PHASES = ("rollout", "adaptation", "meta_step")
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
     """Table 3: phases and memory at the papers' sizes, with each family's default curvature."""
-    rows = [_row(env, algo, quick, device) for env, algo in (RUNS[::3] if quick else RUNS)]
+    rows = [_row(*run, quick, device) for run in (RUNS[::3] if quick else RUNS)]
     note = (
-        f"Seconds of a warm iteration on {available_cores()} cores; ant-dir after one iteration, the others the median "
-        "of three. Physics: time that the simulator alone takes for the same number of steps, replaying the actions of "
-        "the first policies in the same process, over the whole iteration's (navigation has no simulator). Memory: "
+        f"Seconds of a warm iteration on {available_cores()} cores, the median of three. Physics: time that the "
+        "simulator alone takes for the same number of steps, replaying the actions of the first policies in the same "
+        "process, by turns with the iterations, over the whole iteration's (navigation has no simulator). Memory: "
         "largest resident size of the process, 10^9 bytes."
     )
     return [Table("A meta-iteration", rows, note)]
@@ -52,19 +58,19 @@ def measured(rounds: int, device: torch.device, physics: bool = False, **setting
     return result
 
 
-def _row(env: str, algo: str, quick: bool, device: torch.device) -> dict[str, Cell]:
-    size = QUICK_SIZE if quick else {}
-    rounds = 1 if quick or env == "ant-dir" else 3
-    has_simulator = env != "navigation" and batch_module() is not None
-    result = measured(rounds, device, has_simulator, env=env, algo=algo, **size)
+def _row(env: str, algo: str, size: dict[str, Any], quick: bool, device: torch.device) -> dict[str, Cell]:
+    size = QUICK_SIZE if quick else size
+    has_simulator = env.startswith(("cheetah", "ant")) and batch_module() is not None
+    result = measured(1 if quick else 3, device, has_simulator, env=env, algo=algo, **size)
     settings = Config(env=env, algo=algo, **size).resolve()
     return {
-        "environment": f"{env}, {' x '.join(map(str, _size(settings)))}",
+        "environment": f"{env.rpartition(':')[2]}, {' x '.join(map(str, _size(settings)))}",
         "algorithm": algo,
+        "env steps": int(result["env_steps"]),
         "seconds": result["seconds"],
         **{phase.replace("_", "-"): result[phase] for phase in _PHASES},
         "steps/s": result["env_steps"] / result["seconds"],
-        "physics": result["physics"] / result["seconds"] if "physics" in result else None,
+        "physics": result.get("physics"),
         "memory, GB": result["memory"],
     }
 
@@ -76,22 +82,24 @@ def main() -> None:
     """
     settings, rounds, device, physics = json.loads(sys.argv[1]), int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))
     config = Config(validate_every=0, **settings)
-    with Trainer(config, torch.device(device)) as trainer:
+    with Trainer(config, torch.device(device)) as trainer, ExitStack() as stack:
         state, before = trainer.learner.initial(), peak_memory()
-        state = replace(state, meta=state.meta.to(device))
-        rows, walls = [], []
-        for index in range(rounds + 1):
+        state, _ = trainer.learner.iteration(replace(state, meta=state.meta.to(device)), 0)  # Warms up.
+        memory = peak_memory()
+        alone = _simulator(config.resolve(), stack) if physics else None
+        rounds_of: dict[str, list[float]] = defaultdict(list)
+        for index in range(1, rounds + 1):
             begin = time.perf_counter()
             state, row = trainer.learner.iteration(state, index)
-            walls.append(time.perf_counter() - begin)
-            rows.append(row)
-    # Skip the first iteration, which warms up.
-    stats = {phase: float(np.median([row[f"seconds_{phase}"] for row in rows[1:]])) for phase in _PHASES}
-    stats |= {"seconds": float(np.median(walls[1:])), "env_steps": float(np.median([r["env_steps"] for r in rows[1:]]))}
-    stats |= {"memory": peak_memory(), "memory_before": before}
-    if physics:
-        stats["physics"] = stats["env_steps"] * _seconds_per_step(config.resolve())
-    print(json.dumps(stats))
+            rounds_of["seconds"].append(time.perf_counter() - begin)
+            rounds_of["env_steps"].append(float(row["env_steps"]))
+            for phase in _PHASES:
+                rounds_of[phase].append(float(row[f"seconds_{phase}"]))
+            if alone:  # By turns, so that both have the same machine.
+                per_step = seconds(alone.work) / alone.steps
+                rounds_of["physics"].append(per_step * rounds_of["env_steps"][-1] / rounds_of["seconds"][-1])
+    medians = {name: float(np.median(values)) for name, values in rounds_of.items()}
+    print(json.dumps(medians | {"memory": memory, "memory_before": before}))
 
 
 def _size(settings: Settings) -> tuple[int, int, int]:
@@ -99,15 +107,13 @@ def _size(settings: Settings) -> tuple[int, int, int]:
     return settings.meta.meta_batch_size, settings.rollouts.rollouts_per_task, settings.rollouts.horizon
 
 
-def _seconds_per_step(settings: Settings) -> float:
-    """Seconds per step of the simulator alone, on all cores."""
-    with Workers(available_cores()) as workers:
-        rollouts = Rollouts(settings.experiment.env, _size(settings), workers)
-        (alone,) = (subject for subject in rollouts.subjects() if subject.name == PHYSICS)
-        alone.work()
-        result = float(np.median([seconds(alone.work) for _ in range(3)])) / alone.steps
-        rollouts.close()
-    return result
+def _simulator(settings: Settings, stack: ExitStack) -> Subject:
+    """The simulator alone, on all cores, after one call that warms it up; closed with ``stack``."""
+    rollouts = Rollouts(settings.experiment.env, _size(settings), stack.enter_context(Workers(available_cores())))
+    stack.callback(rollouts.close)
+    (alone,) = (subject for subject in rollouts.subjects() if subject.name == PHYSICS)
+    alone.work()
+    return alone
 
 
 if __name__ == "__main__":

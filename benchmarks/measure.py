@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from metarl.common.errors import UserError
+
 Cell = str | int | float | None
 
 
@@ -53,6 +55,13 @@ def _text(value: Cell) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def refuse_changes() -> None:
+    """Raises UserError if tracked files differ from the commit."""
+    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain", "--untracked-files=no"]
+    if subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip():
+        raise UserError("the tree has uncommitted changes, so that no commit would name what made the results; commit.")
 
 
 def seconds(work: Callable[[], object]) -> float:

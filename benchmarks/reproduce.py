@@ -29,6 +29,7 @@ import tyro
 
 from benchmarks.collect import collect
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
+from benchmarks.measure import refuse_changes
 from benchmarks.overview import committed, detailed, listed, status, write_status
 from benchmarks.summaries import (
     Measurement,
@@ -142,8 +143,8 @@ def _check(names: Iterable[str]) -> int:
 
 def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
     """Trains, evaluates and summarises; returns the exit code."""
-    if keep and _changed():
-        raise UserError("the tree has uncommitted changes, so that no commit would name what made the results; commit.")
+    if keep:
+        refuse_changes()
     wanted = [(name, *run) for name in names for run in EXPERIMENTS[name].runs()]
     there = [run for run in wanted if keep and (RESULTS / run[0] / run_name(*run[1:])).is_dir()]
     for name, *run in there:
@@ -222,12 +223,6 @@ def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: 
 
 def _call(module: str, *options: str) -> None:
     subprocess.run([sys.executable, "-m", module, *options, "--threads", "1"], check=True)
-
-
-def _changed() -> bool:
-    """Whether tracked files differ from the commit."""
-    command = ["git", "-C", str(RESULTS), "status", "--porcelain", "--untracked-files=no"]
-    return bool(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
 
 
 def _quick(names: Sequence[str], jobs: int) -> int:

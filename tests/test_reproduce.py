@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from tiny_runs import arguments, everything_in, numbers, tiny
 
-from benchmarks import collect, experiments, overview, reproduce, summaries
+from benchmarks import collect, experiments, measure, overview, reproduce, summaries
 from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, Published, run_name
 from metarl.commands.train import parse_config
 from metarl.common.errors import UserError
@@ -46,7 +46,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module in (reproduce, experiments, collect, overview):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(reproduce, "_changed", lambda: False)
+    monkeypatch.setattr(reproduce, "refuse_changes", lambda: None)
     monkeypatch.setattr(reproduce, "_call", call_here)
     # Whatever the checkout has been changed by.
     monkeypatch.setattr("metarl.store.provenance._commit", lambda: "0123456789ab")
@@ -127,7 +127,15 @@ def test_results_from_a_changed_tree_are_refused(trained, tmp_path, monkeypatch,
     (trained / "maml-seed0/evaluation-sweep.json").write_text(json.dumps(sweep))
     with pytest.raises(UserError, match=r"evaluation-sweep\.json comes from a tree with uncommitted changes"):
         collect.collect(trained / "maml-seed0", "small")
-    monkeypatch.setattr(reproduce, "_changed", lambda: True)
+    monkeypatch.setattr(reproduce, "refuse_changes", measure.refuse_changes)
+    monkeypatch.setattr(measure, "__file__", str(tmp_path / "tree" / "file"))
+    git = ["git", "-C", str(tmp_path / "tree"), "-c", "user.name=N", "-c", "user.email=E"]
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").write_text("1")
+    for words in (["init"], ["add", "file"], ["commit", "-m", "Begin"]):
+        subprocess.run([*git, *words], check=True)
+    measure.refuse_changes()
+    (tmp_path / "tree/file").write_text("2")
     assert reproduce.main(["small", "--keep"]) == 2
     assert "the tree has uncommitted changes" in capsys.readouterr().err
 

@@ -101,7 +101,7 @@ def test_figures_and_analysis_of_a_supervised_run(run, tmp_path):
     evaluate(run, EvaluationConfig(tasks=10, gradient_steps=2))
     for x in ("gradient-step", "iteration", "input"):
         assert plot(run, tmp_path / f"{x}.png", x=x).stat().st_size > 10_000
-    with pytest.raises(UserError, match="no run holds 'env_steps' .*; draw against iteration"):
+    with pytest.raises(UserError, match=r"no run holds 'env_steps' .*; draw against iteration"):
         plot(run, tmp_path / "no.png", x="env-steps")
     analysis = analyze(run, AnalysisConfig(tasks=5, rollouts=4, embedding_tasks=20, output=tmp_path))
     assert analysis.measure == "error"
