@@ -14,9 +14,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import gymnasium
+import numpy as np
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from numpy.typing import NDArray
 
 from benchmarks.measure import Cell, Table
+from examples.cartpole_family import CartPoleFamily
 from metarl.common.cores import available_cores
 from metarl.common.group import Group
 from metarl.common.parallel import Workers
@@ -38,9 +43,38 @@ class PlainCheetahFamily(CheetahDirFamily):
         return TaskFamily.make_episodes(self, num_envs, horizon)
 
 
+class FineCartPoleEnv(CartPoleEnv):
+    """Cart-poles that a step moves on by twenty small ones: a simulator written in Python, about 0.2 ms a step."""
+
+    _SUBSTEPS = 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tau /= self._SUBSTEPS
+
+    def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        for _ in range(self._SUBSTEPS):
+            observation, reward, terminated, truncated, info = super().step(action)
+            if terminated:
+                break
+        return observation, float(reward), terminated, truncated, info
+
+
+class FineCartPoleFamily(CartPoleFamily):
+    """Poles of different length on carts that are simulated in small steps."""
+
+    def make_env(self, render_mode: str | None = None) -> gymnasium.Env[Any, Any]:
+        return FineCartPoleEnv()
+
+
 # Of the projection: tasks of a run that does not grow; bytes a second; seconds that a message takes between two ranks.
 _LARGEST, _BANDWIDTH, _LATENCY = 64, 1.25e9, 50e-6
-ENVS = ("examples.cartpole_family:CartPoleFamily", "benchmarks.processes:PlainCheetahFamily", "cheetah-dir")
+ENVS = (
+    "examples.cartpole_family:CartPoleFamily",
+    "benchmarks.processes:FineCartPoleFamily",
+    "benchmarks.processes:PlainCheetahFamily",
+    "cheetah-dir",
+)
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
