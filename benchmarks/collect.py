@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from benchmarks.experiments import EXPERIMENTS, RESULTS, run_name
@@ -29,6 +30,7 @@ from metarl.config.measuring import EvaluationConfig
 from metarl.data import LearnerState
 from metarl.store.checkpoints import load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config
+from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.reference import REFERENCES
 from metarl.store.runs import commits_of, read_run
@@ -125,7 +127,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 
 def _keep_agent(run: Path, reference: Path) -> None:
-    """Fills a reference agent's folder: its configuration, meta-parameters, and evaluation without the metrics."""
+    """Fills a reference agent's folder: its configuration, meta-parameters, and shortened evaluation."""
     config, evaluation = load_config(run), read_run(run).evaluated()
     state = load_checkpoint(config, "last")
     if evaluation.iteration != state.iteration:
@@ -137,8 +139,14 @@ def _keep_agent(run: Path, reference: Path) -> None:
     # Without what only training needs: the meta-optimiser's state, or the trials of a buffer.
     agent = replace(state, learner=LearnerState(state.learner.meta, {}))
     save_checkpoint(replace(config, run_dir=reference), "last", agent)
-    write_json(files.evaluation(EvaluationConfig()), replace(evaluation, metrics={}))
+    write_json(files.evaluation(EvaluationConfig()), _shortened(evaluation))
     shutil.copy(RunFolder(run).config, files.config)
+
+
+def _shortened(evaluation: Evaluation) -> Evaluation:
+    """Without metrics, and with seven digits of each task's returns; the whole is in benchmarks/results."""
+    returns = np.array([[float(f"{value:.7g}") for value in task] for task in evaluation.returns.tolist()])
+    return replace(evaluation, metrics={}, returns=returns)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
