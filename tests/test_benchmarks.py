@@ -1,5 +1,6 @@
 """The measurements of speed: that they measure and tell what they say, never how fast."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -85,26 +86,28 @@ def test_peak_memory_is_that_of_the_process_itself():
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """A folder with what a quick run stored."""
+def tables(tmp_path_factory):
+    """Maps a part to the tables that a quick run of it stored."""
     folder = tmp_path_factory.mktemp("speed")
-    command = ["-m", "benchmarks", "--quick", "--output", str(folder)]
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    @functools.cache
+    def measured(part):
+        command = ["-m", "benchmarks", part, "--quick", "--output", str(folder)]
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        content = json.loads((folder / f"{part}.json").read_text())
+        assert content["part"] == part
+        assert content["quick"] is True
+        assert {"commit", "hardware", "torch", "mujoco"} <= set(content["made_with"])
+        assert all(set(row) == set(table["rows"][0]) for table in content["tables"] for row in table["rows"])
+        return content["tables"]
+
+    return measured
 
 
-def read(folder, part):
-    content = json.loads((folder / f"{part}.json").read_text())
-    assert content["part"] == part
-    assert content["quick"] is True
-    assert {"commit", "hardware", "torch", "mujoco"} <= set(content["made_with"])
-    assert all(set(row) == set(table["rows"][0]) for table in content["tables"] for row in table["rows"])
-    return content
-
-
-def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_environments(stored):
-    (table,) = read(stored, "rollouts")["tables"]
+@pytest.mark.slow
+def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_environments(tables):
+    (table,) = tables("rollouts")
     of_env = {}
     for row in table["rows"]:
         of_env.setdefault(row["environment"], {})[row["subject"]] = row
@@ -140,22 +143,24 @@ def test_what_has_no_policy_repeats_the_trajectories_of_what_has_one():
                 np.testing.assert_array_equal(core.positions, positions, subject.name)
 
 
-def test_checks_are_measured_by_turns(stored):
-    (table,) = read(stored, "checks")["tables"]
+def test_checks_are_measured_by_turns(tables):
+    (table,) = tables("checks")
     assert [row["family"] for row in table["rows"]] == ["navigation", "cheetah-dir", "cart-pole (Python)"]
     assert all(row["with / without"] > 0 for row in table["rows"])
 
 
-def test_start_up_times_the_help_and_the_first_iteration(stored):
-    (table,) = read(stored, "start-up")["tables"]
+@pytest.mark.slow
+def test_start_up_times_the_help_and_the_first_iteration(tables):
+    (table,) = tables("start-up")
     seconds = {row["command"]: row["seconds"] for row in table["rows"]}
     assert all(value > 0 for value in seconds.values())
     assert {"python -m metarl.train --help", 'python -c "import metarl"'} < set(seconds)
     assert any("--iterations 1" in command for command in seconds)
 
 
-def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(stored):
-    parts, whole = read(stored, "meta-step")["tables"]
+@pytest.mark.slow
+def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(tables):
+    parts, whole = tables("meta-step")
     assert len(parts["rows"]) == len(ENVS) * len(ALGOS)
     assert all(row["share of the bound"] > 0 and row["looped / ours"] > 0 for row in parts["rows"])
     steps = {(row["size"], row["algorithm"], row["subject"]): row for row in whole["rows"]}
@@ -166,8 +171,9 @@ def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(stored):
             assert row["surrogate gain"] == pytest.approx(reference["surrogate gain"], rel=1e-2)
 
 
-def test_an_iteration_is_told_by_phase_and_its_growth_by_size(stored):
-    (iterations,), (scaling,) = (read(stored, part)["tables"] for part in ("iteration", "scaling"))
+@pytest.mark.slow
+def test_an_iteration_is_told_by_phase_and_its_growth_by_size(tables):
+    (iterations,), (scaling,) = tables("iteration"), tables("scaling")
     for row in iterations["rows"]:
         assert row["seconds"] >= row["rollout"] + row["adaptation"] + row["meta-step"] - 1e-3
         assert (row["physics"] is None) == (not row["environment"].startswith("cheetah") or batch_module() is None)
@@ -175,6 +181,15 @@ def test_an_iteration_is_told_by_phase_and_its_growth_by_size(stored):
     varied = [row["varied"] for row in scaling["rows"]]
     assert varied == [name for name in dict.fromkeys(varied) for _ in range(2)]
     assert [row["exponent, seconds"] is None for row in scaling["rows"]] == [True, False] * 2
+
+
+@pytest.mark.slow
+def test_processes_are_timed_and_what_they_say_is_counted(tables):
+    times, messages, projection = tables("processes")
+    ones = [row["ratio"] for row in times["rows"] if row["processes"] == 1]
+    assert ones == [1] * (len(times["rows"]) // 2)
+    assert all(row["messages"] > 0 and row["largest, kB"] > 0 for row in messages["rows"])
+    assert projection["rows"][0]["ranks"] == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -185,8 +200,9 @@ def test_a_device_that_is_not_there_is_told_before_anything_is_measured():
     assert done.stderr.startswith("error: device cuda was asked for, but PyTorch finds no CUDA GPU")
 
 
-def test_figure_shows_every_subject_with_its_number(stored):
-    rows = read(stored, "rollouts")["tables"][0]["rows"]
+@pytest.mark.slow
+def test_figure_shows_every_subject_with_its_number(tables):
+    rows = tables("rollouts")[0]["rows"]
     panels = rollout_panels(rows)
     assert [len(panel.bars) for panel in panels] == [
         sum(row["environment"] == env for row in rows) for env in ("navigation", "cheetah-dir", "ant-dir")

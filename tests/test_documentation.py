@@ -54,8 +54,13 @@ def _programs(page):
     return [block for block in _blocks(page, "python") if "import metarl\n" in block]
 
 
-def _pages_with(parts):
-    return pytest.mark.parametrize("page", [page for page in PAGES if parts(page)], ids=lambda page: page.name)
+def _pages_with(parts, slow=()):
+    marked = [
+        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in slow else ())
+        for page in PAGES
+        if parts(page)
+    ]
+    return pytest.mark.parametrize("page", marked)
 
 
 def _shortened(module, options):
@@ -111,7 +116,7 @@ def test_the_readme_shows_the_commands():
     }
 
 
-@_pages_with(_commands)
+@_pages_with(_commands, slow=["few-shot.md"])
 def test_every_documented_command_runs(page, folder, capsys):
     for part in ("examples", "benchmarks/results", "benchmarks/task_lists"):
         shutil.copytree(ROOT / part, folder / part)

@@ -9,7 +9,16 @@ import torch
 from tiny_runs import TINY, arguments, assert_same_run, final_parameters, numbers, tiny
 
 import metarl
-from metarl import EvaluationConfig, L2FConfig, MAMLppConfig, MuMoMAMLConfig, ProMPConfig, TRPOConfig, UserError
+from metarl import (
+    EvaluationConfig,
+    L2FConfig,
+    MAMLppConfig,
+    MuMoMAMLConfig,
+    ProMPConfig,
+    SACConfig,
+    TRPOConfig,
+    UserError,
+)
 from metarl.commands.train import main
 from metarl.config.algorithms import ALGORITHMS
 from metarl.envs import get_family
@@ -23,7 +32,8 @@ GRADIENT = sorted(name for name, row in ALGORITHMS.items() if row.training == "m
 META_TRAINED = sorted(name for name, algorithm in ALGORITHMS.items() if algorithm.training == "meta")
 TWO_STEPS = {"algo": "mamlpp", "num_inner_steps": 2, "mamlpp": MAMLppConfig(2, 1)}
 VARIANTS = {
-    **{name: {"algo": name} for name in META_TRAINED},
+    **{name: {"algo": name} for name in META_TRAINED if name != "pearl"},
+    "pearl": {"algo": "pearl", "sac": SACConfig(updates=3)},
     **{f"{name}-attenuated": {"algo": name, "attenuate": True} for name in GRADIENT if name not in ("l2f", "maml")},
     "l2f-affine-filter": {"algo": "l2f", "l2f": L2FConfig(scope="filter", transform="affine")},
     "l2f-constant": {"algo": "l2f", "l2f": L2FConfig(conditioning="constant")},
@@ -119,7 +129,9 @@ def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, mon
     assert len(numbers(tmp_path / "runs/navigation-anil-attenuated-seed0")) == 2
 
 
-@pytest.mark.parametrize("algo", GRADIENT)
+@pytest.mark.parametrize(
+    "algo", [name if name in ("maml", "l2f") else pytest.param(name, marks=pytest.mark.slow) for name in GRADIENT]
+)
 def test_agent_learns_to_navigate(tmp_path, algo):
     progress = train(_learning(tmp_path, algo=algo)).progress
     before, after = (progress[f"{when}_adaptation_return"] for when in ("pre", "post"))

@@ -60,7 +60,13 @@ def started(run_dir, processes, **settings):
         {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh", "normalise_embedding": True}},
         {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True},
         # The last bits of an agent with memory need four tasks in each process.
-        *({**settings, "meta_batch_size": 9, "validation_tasks": 8} for settings in MEMORY.values()),
+        *(
+            pytest.param(
+                {**settings, "meta_batch_size": 9, "validation_tasks": 8},
+                marks=[] if name == "rl2" else pytest.mark.slow,
+            )
+            for name, settings in MEMORY.items()
+        ),
     ],
     ids=["maml", "l2f", "promp", *MEMORY],
 )
