@@ -1,4 +1,4 @@
-"""Meta-reinforcement learning on Gymnasium and PyTorch: MAML, its relatives and Learn-to-Forget, with TRPO or ProMP.
+"""Meta-reinforcement learning on Gymnasium and PyTorch: MAML, its relatives, Learn-to-Forget, and agents with memory.
 
 Importing the package registers its environments with Gymnasium and is light: PyTorch is imported when first needed.
 """
@@ -45,9 +45,12 @@ from metarl.store.reference import reference_names
 
 if TYPE_CHECKING:
     from metarl.agents.checks import check_rule
+    from metarl.data import LearnerState
     from metarl.envs.mujoco_family import MujocoFamily, MujocoState, MujocoStep
     from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
     from metarl.inner.support import Support
+    from metarl.outer.objective import MetaObjective
+    from metarl.outer.optimiser import StepReport
     from metarl.reports.analysis import analyze
     from metarl.reports.comparison import compare
     from metarl.reports.curves import plot_runs as plot
@@ -72,7 +75,9 @@ __all__ = [
     "EvaluationConfig",
     "Fault",
     "L2FConfig",
+    "LearnerState",
     "MAMLppConfig",
+    "MetaObjective",
     "MuMoMAMLConfig",
     "MujocoFamily",
     "MujocoState",
@@ -88,6 +93,7 @@ __all__ = [
     "SACConfig",
     "Stage",
     "StageKind",
+    "StepReport",
     "SupervisedFamily",
     "Support",
     "TRPOConfig",
@@ -123,11 +129,14 @@ del mkl  # Imported for what it does.
 # Imported when first asked for, because they need PyTorch or MuJoCo.
 _HEAVY = {
     "Adaptation": "metarl.inner.rule:Adaptation",
+    "LearnerState": "metarl.data:LearnerState",
+    "MetaObjective": "metarl.outer.objective:MetaObjective",
     "MujocoFamily": "metarl.envs.mujoco_family:MujocoFamily",
     "MujocoState": "metarl.envs.mujoco_family:MujocoState",
     "MujocoStep": "metarl.envs.mujoco_family:MujocoStep",
     "Stage": "metarl.inner.rule:Stage",
     "StageKind": "metarl.inner.rule:StageKind",
+    "StepReport": "metarl.outer.optimiser:StepReport",
     "Support": "metarl.inner.support:Support",
     "WrappedAdaptation": "metarl.inner.rule:WrappedAdaptation",
     "analyze": "metarl.reports.analysis:analyze",

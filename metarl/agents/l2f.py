@@ -1,6 +1,5 @@
 """Learn-to-Forget: attenuates the initialisation of another rule, task by task, before its inner loop."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from metarl.inner.loop import InnerLoop
 from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
+from metarl.policies.perceptron import Perceptron
 
 # Weight of the old running statistics at a meta-iteration.
 _MOMENTUM = 0.9
@@ -70,11 +70,8 @@ class L2F(WrappedAdaptation):
         gru = options.embedding == "gru"
         self._encoder = TrajectoryEncoder(rule.policy, self._embedding_size, options.trajectories) if gru else None
         num_outputs = self._num_groups * (2 if options.transform == "affine" else 1)
-        if self._constant:
-            self._attenuator = Layout([("constant", (num_outputs,))])
-        else:
-            sizes = itertools.pairwise((self._embedding_size, width, width, num_outputs))
-            self._attenuator = Layout([part for i, size in enumerate(sizes) for part in _linear(i + 1, *size)])
+        self._network = Perceptron("attenuator", [self._embedding_size, width, width, num_outputs], "relu")
+        self._attenuator = Layout([("constant", (num_outputs,))] if self._constant else self._network.shapes)
         # The log-std is not attenuated by default: scaling it would pull the standard deviation to 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
         statistics = 2 * self._embedding_size if options.normalise_embedding else 0
@@ -216,7 +213,9 @@ class L2F(WrappedAdaptation):
             start = self._rule.num_meta
             outputs = meta[start : start + self._attenuator.size].expand(len(embedding), -1)
         else:
-            outputs = self._attenuator_outputs(meta, self._normalised(meta, embedding))
+            phi = meta[None, self._rule.num_meta : self._rule.num_meta + self._attenuator.size]
+            layers = [view[0] for view in self._attenuator.views(phi)]
+            outputs = self._network(layers, self._normalised(meta, embedding))
         if self._options.transform == "sigmoid":
             outputs = outputs.sigmoid()
         group, kept = self._group.to(meta.device), self._kept.to(meta.device)
@@ -224,15 +223,6 @@ class L2F(WrappedAdaptation):
         if self._options.transform != "affine":
             return gamma, None
         return gamma, torch.where(kept, 0, outputs[:, self._num_groups + group])
-
-    def _attenuator_outputs(self, meta: Tensor, hidden: Tensor) -> Tensor:
-        start = self._rule.num_meta
-        layers = self._attenuator.views(meta[None, start : start + self._attenuator.size])
-        for index in range(3):
-            weight, bias = layers[2 * index][0], layers[2 * index + 1][0]
-            hidden = torch.nn.functional.linear(hidden, weight, bias)
-            hidden = hidden.relu() if index < 2 else hidden
-        return hidden
 
     def _normalised(self, meta: Tensor, embedding: Tensor) -> Tensor:
         if not self._options.normalise_embedding:
@@ -250,7 +240,3 @@ class L2F(WrappedAdaptation):
 
     def _split(self, observed: Tensor) -> tuple[Tensor, Tensor]:
         return observed[:, : -self._embedding_size], observed[:, -self._embedding_size :]
-
-
-def _linear(number: int, inputs: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:
-    return [(f"weight{number}", (outputs, inputs)), (f"bias{number}", (outputs,))]

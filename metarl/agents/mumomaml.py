@@ -17,6 +17,7 @@ from metarl.inner.support import Support
 from metarl.policies.base import DifferentiablePolicy
 from metarl.policies.layout import Layout
 from metarl.policies.mlp import MLPPolicy
+from metarl.policies.perceptron import Perceptron
 
 
 class MuMoMAML(Adaptation):
@@ -56,7 +57,10 @@ class MuMoMAML(Adaptation):
         biases = zip(policy.layout.names, policy.layout.shapes, strict=True)
         self._widths = [shape[0] for name, shape in biases if name.startswith("bias")][:-1]
         outputs = [width * (2 if self._modulation == "film" else 1) for width in self._widths]
-        self._mlps = Layout([part for i, number in enumerate(outputs) for part in _mlp(i + 1, size, number)])
+        self._networks = [
+            Perceptron(f"modulation{i}_", [size, size, number], "relu") for i, number in enumerate(outputs, start=1)
+        ]
+        self._mlps = Layout([shape for network in self._networks for shape in network.shapes])
         super().__init__(policy, policy.layout.size + self._encoder.num_parameters + self._mlps.size)
         self._unit, self._shift = _units(policy.layout, self._widths)
 
@@ -107,13 +111,14 @@ class MuMoMAML(Adaptation):
     def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of every hidden unit, both [task, unit]."""
         views = [view[0] for view in self._mlps.views(meta[None, -self._mlps.size :])]
-        layers = [self._of_layer(embedding, *views[i : i + 4]) for i in range(0, len(views), 4)]
+        layers = [
+            self._of_layer(network(views[4 * i : 4 * i + 4], embedding)) for i, network in enumerate(self._networks)
+        ]
         scales, shifts = zip(*layers, strict=True)
         return torch.cat(scales, dim=1), torch.cat(shifts, dim=1)
 
-    def _of_layer(self, embedding: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and shift of the units of one layer, both [task, unit]."""
-        tau = torch.nn.functional.linear(torch.nn.functional.linear(embedding, w1, b1).relu(), w2, b2)
+    def _of_layer(self, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of the units of one layer, both [task, unit], from its network's outputs [task, output]."""
         if self._modulation == "film":
             scale, shift = tau.chunk(2, dim=1)
             return 1 + scale, shift
@@ -138,16 +143,6 @@ class MuMoMAML(Adaptation):
         """Copies values of units [task, unit] to their parameters [task, parameter]; all others get ``otherwise``."""
         padded = torch.nn.functional.pad(units, (0, 1), value=otherwise)
         return padded[:, index.to(units.device)]
-
-
-def _mlp(number: int, size: int, outputs: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the modulation network of hidden layer ``number``."""
-    return [
-        (f"w1_{number}", (size, size)),
-        (f"b1_{number}", (size,)),
-        (f"w2_{number}", (outputs, size)),
-        (f"b2_{number}", (outputs,)),
-    ]
 
 
 def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,8 @@ def _start(arguments: Sequence[str]) -> Config:
         choice, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError:
         choice = first.parse_args([])
-    named = {name: value for name in ("env", "algo", "attenuate") if (value := getattr(choice, name))}
+    given = ("env", "algo", "meta_optimiser", "attenuate")
+    named = {name: value for name in given if (value := getattr(choice, name))}
     if choice.preset and choice.config:
         raise UserError("--preset and --config both say what to start from; give one of them.")
     # Naming code here is the user's word that a stored configuration may name it too.

@@ -33,6 +33,23 @@ class Experiment(Checked):
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
 
 
+EXECUTION = (
+    "run_dir",
+    "resume",
+    "take_over",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "device",
+    "threads",
+    "processes",
+    "envs_per_process",
+    "profile",
+    "on_bad_episode",
+    "step_timeout",
+)
+"""Settings of how a run is executed: they may change when it is resumed, and runs that differ in them are one line."""
+
+
 @dataclass(frozen=True)
 class RunSettings(Checked):
     """Folder, length and execution of a run."""

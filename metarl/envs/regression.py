@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import FloatArray, IntArray
 from metarl.common.errors import UserError
+from metarl.envs.parameters import flag, not_negative, positive, whole_between
 from metarl.envs.supervised import DEFAULTS, SupervisedFamily
 
 INPUT_BOUND = 5.0
@@ -35,15 +36,16 @@ class SinusoidFamily(SupervisedFamily):
     defaults: Mapping[str, Any] = {**DEFAULTS, "shots": 10, "queries": 10}
 
     def __init__(self, lowest_frequency: float = 1.0, highest_frequency: float = 1.0, shifted: bool = False) -> None:
-        if not 0 < lowest_frequency <= highest_frequency:
+        lowest = positive("lowest_frequency", lowest_frequency)
+        highest = positive("highest_frequency", highest_frequency)
+        if lowest > highest:
             raise UserError(
-                "lowest_frequency must be positive and at most highest_frequency, got "
-                f"{lowest_frequency} and {highest_frequency}."
+                f"lowest_frequency must be at most highest_frequency, got {lowest_frequency} and {highest_frequency}."
             )
-        self._shifted = shifted
-        self._low = np.array([0.1, lowest_frequency, 0.0])
-        self._high = np.array([5.0, highest_frequency, np.pi])
-        self._middle = np.array([3.0, (lowest_frequency + highest_frequency) / 2, np.pi / 2])
+        self._shifted = flag("shifted", shifted)
+        self._low = np.array([0.1, lowest, 0.0])
+        self._high = np.array([5.0, highest, np.pi])
+        self._middle = np.array([3.0, (lowest + highest) / 2, np.pi / 2])
         self.task_space = spaces.Box(self._low, self._high, dtype=np.float64)
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
@@ -126,14 +128,11 @@ class MultimodalRegressionFamily(SupervisedFamily):
     defaults: Mapping[str, Any] = {**DEFAULTS, "hidden_sizes": (100, 100, 100), "meta_batch_size": 25}
 
     def __init__(self, kinds: int = 2, noise: float = 0.3, released: bool = False) -> None:
-        if not 2 <= kinds <= len(_FUNCTIONS):
-            raise UserError(f"kinds must lie between 2 and {len(_FUNCTIONS)}, got {kinds}.")
-        if not 0 <= noise < np.inf:
-            raise UserError(f"noise must be at least 0, got {noise}.")
-        self.num_modes, self._noise = kinds, noise
+        kinds = whole_between(2, len(_FUNCTIONS))("kinds", kinds)
+        self.num_modes, self._noise = kinds, not_negative("noise", noise)
         self._names = list(_FUNCTIONS)[:kinds]
         self._low, self._high = (np.array([_FUNCTIONS[name][i] for name in self._names]) for i in (1, 2))
-        if released:
+        if flag("released", released):
             self._low[0, 1] = self._high[0, 1] = 1.0
             self._high[0, 2] = np.pi
         lowest = self._low.min(0)

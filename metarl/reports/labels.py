@@ -13,32 +13,13 @@ from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.resolved import idle_fields
+from metarl.config.settings import EXECUTION
 from metarl.config.trust import require_trust
 from metarl.store.config_file import stored_config, with_former_behaviour
 from metarl.store.runs import StoredRun
 
 BOOKKEEPING = frozenset(
-    {
-        "metarl",
-        "chosen",
-        "seed",
-        "run_dir",
-        "resume",
-        "take_over",
-        "on_bad_episode",
-        "step_timeout",
-        "resumed_with",
-        "device",
-        "threads",
-        "processes",
-        "envs_per_process",
-        "checkpoint_every",
-        "validate_every",
-        "validation_tasks",
-        "best_by",
-        "keep_checkpoints",
-        "profile",
-    }
+    {*EXECUTION, "metarl", "chosen", "seed", "resumed_with", "validate_every", "validation_tasks", "best_by"}
 )
 """Settings that only say where and how a run was computed; runs that differ in nothing else belong to one line."""
 

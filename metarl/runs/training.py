@@ -27,6 +27,7 @@ from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
+from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, joined_by_name
 from metarl.envs.spaces import check_parts
@@ -45,23 +46,6 @@ from metarl.store.lock import locked
 from metarl.store.progress import Progress, Row, read_progress
 from metarl.store.provenance import provenance
 from metarl.store.writer import RunWriter, SilentWriter
-
-# Settings that may change when a run is resumed: its length and how it is executed. All others must stay the same.
-_CHANGEABLE = (
-    "run_dir",
-    "resume",
-    "take_over",
-    "iterations",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "device",
-    "threads",
-    "processes",
-    "envs_per_process",
-    "profile",
-    "on_bad_episode",
-    "step_timeout",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +175,7 @@ def _begins_anew(config: Config) -> bool:
 def _check_same_run(config: Config) -> None:
     now = config.to_dict()
     before = load_config(config.folder, trust=code_in(now).values()).to_dict()
-    changed = [name for name in now if name not in _CHANGEABLE and now[name] != before[name]]
+    changed = [name for name in now if name not in (*EXECUTION, "iterations") and now[name] != before[name]]
     if changed:
         name = changed[0]
         raise UserError(

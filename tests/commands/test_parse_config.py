@@ -17,6 +17,7 @@ from metarl.runs.training import train
 from metarl.store.config_file import save_config
 
 PROXIMAL = "examples.proximal_rule:ProximalMAML"
+DESCENT = "examples.gradient_descent:GradientDescent"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,7 @@ PROXIMAL = "examples.proximal_rule:ProximalMAML"
         ),
         ("--no-attenuate --keep-checkpoints", {"keep_checkpoints": True}),
         (f"--algo {PROXIMAL} --rule.strength 0.5", {"algo": PROXIMAL, "rule": {"strength": 0.5}}),
+        (f"--meta-optimiser {DESCENT} --optimiser.lr 0.5", {"meta_optimiser": DESCENT, "optimiser": {"lr": 0.5}}),
         ("--run-dir here --device cpu --threads 2", {"run_dir": "here", "device": "cpu", "threads": 2}),
         ("--run-dir missing --resume auto", {"run_dir": "missing", "resume": "auto"}),
         ("--resume=auto --run-dir missing --seed 1", {"run_dir": "missing", "resume": "auto", "seed": 1}),

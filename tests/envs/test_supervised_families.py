@@ -83,9 +83,13 @@ def test_released_sinusoids_have_one_frequency():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("sinusoid", {"lowest_frequency": 2.0}, "lowest_frequency must be positive and at most highest_frequency"),
-        ("regression-2", {"kinds": 6}, "kinds must lie between 2 and 5, got 6"),
-        ("regression-2", {"noise": -1.0}, "noise must be at least 0"),
+        ("sinusoid", {"lowest_frequency": 2.0}, "lowest_frequency must be at most highest_frequency, got 2.0 and 1.0"),
+        ("sinusoid", {"highest_frequency": np.inf}, "highest_frequency must be a positive number, got inf"),
+        ("sinusoid", {"shifted": "False"}, "shifted must be True or False .1 or 0., got 'False'"),
+        ("regression-2", {"kinds": 6}, "kinds must be a whole number from 2 to 5, got 6"),
+        ("regression-2", {"kinds": 2.5}, "kinds must be a whole number from 2 to 5, got 2.5"),
+        ("regression-2", {"noise": -1.0}, "noise must be a number, 0 or greater, got -1.0"),
+        ("regression-2", {"released": "no"}, "released must be True or False .1 or 0., got 'no'"),
     ],
 )
 def test_impossible_arguments_are_refused(name, arguments, message):
