@@ -11,7 +11,6 @@ hardware, versions and commit.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import tyro
 from benchmarks.measure import Table, as_json, refuse_changes, seconds
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
+from metarl.common.strict_json import write_json
 from metarl.store.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results" / "speed"
@@ -61,10 +61,9 @@ def main() -> int:
         elapsed = seconds(lambda: tables.extend(module.measure(options.quick, device)))  # noqa: B023 (called at once)
         print("\n\n".join(map(str, tables)), f"\n\n({part}: {elapsed:.0f} s)\n", flush=True)
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             suffix = "-cuda" if device.type == "cuda" else ""
             content = {"part": part, "quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
-            (folder / f"{part}{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
+            write_json(folder / f"{part}{suffix}.json", content, indent=1)
     return 0
 
 

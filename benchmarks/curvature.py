@@ -27,6 +27,7 @@ from scipy import stats
 from benchmarks.measure import Table
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import write_json
 from metarl.config.config import Config
 from metarl.config.optimisers import TRPOConfig
 from metarl.data import LearnerState
@@ -99,9 +100,8 @@ def main() -> None:
     options = tyro.cli(Options, prog="python -m benchmarks.curvature")
     if not options.summary:
         steps = [step for source in SOURCES for step in _study(source)]
-        STEPS.parent.mkdir(parents=True, exist_ok=True)
         content = {"made_with": provenance(torch.device("cpu")), "steps": steps}
-        STEPS.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(STEPS, content, indent=1)
     stored = json.loads(STEPS.read_text())
     text = "# Curvature\n\n" + "\n\n".join(map(str, _tables(stored["steps"])))
     facts = stored["made_with"]

@@ -231,7 +231,7 @@ def _meta_world(task: str, algo: str, evaluation: str) -> Experiment:
         "metaworld-ml1",
         {algo: f"--env-kwargs task {task} --algo {algo} --best-by success"},
         f"--tasks 50 {evaluation}",
-        note="Needs the package metaworld: pip install 'metarl-torch[metaworld]'.",
+        note="Needs the package metaworld: pip install '.[metaworld]'.",
     )
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from benchmarks.__main__ import RESULTS
 from benchmarks.measure import Cell
 from benchmarks.rollouts import ENVIRONMENT, OURS, PHYSICS
+from metarl.reports.styles import style_axes
 
 Row = dict[str, Cell]
 
@@ -122,9 +123,7 @@ def _draw_panel(ax: Axes, panel: Panel) -> None:
     ax.set_xlabel(panel.unit, fontsize=8)
     ax.tick_params(labelsize=8)
     ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-    ax.set_axisbelow(True)
+    style_axes(ax, grid="x")
 
 
 def _colour(label: str) -> str:

@@ -8,7 +8,6 @@ Needs the package metaworld. Costs are CPU times of one thread, so other work on
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import tyro
 
 from benchmarks.measure import Cell, Table, as_json, resident_memory
 from metarl.common.errors import UserError
+from metarl.common.strict_json import write_json
 from metarl.envs import get_family
 from metarl.envs.metaworld import MetaWorldFamily, environment_names
 from metarl.store.provenance import provenance
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if output is not None:
         made_with = provenance(torch.device("cpu"))
         content = {"quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
-        output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(output, content, indent=1)
     return 0
 
 

@@ -23,6 +23,7 @@ from benchmarks import bandit_agents, tabular_agents
 from benchmarks.measure import Table
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import write_json
 from metarl.envs.bandit import BanditFamily
 from metarl.envs.tabular import TabularMDPFamily
 from metarl.store.provenance import provenance
@@ -71,7 +72,7 @@ def main() -> None:
     stored = json.loads(options.output.read_text()) if options.output.exists() else {}
     made_with = {"metarl": provenance(torch.device("cpu"))}
     stored |= {part: {**result, **made_with} for part, result in measured.items()}
-    options.output.write_text(json.dumps(stored, indent=1) + "\n")
+    write_json(options.output, stored, indent=1)
 
 
 def _bandit() -> dict[str, Any]:

@@ -107,9 +107,10 @@ def _command(options: Options) -> int:
 
 def _named(experiments: Sequence[str], kept: bool, default: bool) -> list[str]:
     """The experiments that are meant; all, or all with committed results, where none need be named."""
-    unknown = [name for name in experiments if name not in (*EXPERIMENTS, "all")]
+    known = (*EXPERIMENTS, "all")
+    unknown = [name for name in experiments if name not in known]
     if unknown:
-        raise UserError(f"there is no experiment {unknown[0]!r}; see --list.{nearest(unknown[0], EXPERIMENTS)}")
+        raise UserError(f"there is no experiment {unknown[0]!r}; see --list.{nearest(unknown[0], known)}")
     if not experiments and not (kept or default):
         raise UserError("name an experiment, or all; --list shows them.")
     if experiments and "all" not in experiments:

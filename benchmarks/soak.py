@@ -24,6 +24,7 @@ from benchmarks.failing import FAULTS, Failing, released
 from benchmarks.measure import resident_memory
 from metarl.common import parallel
 from metarl.common.errors import UserError
+from metarl.common.strict_json import write_json
 from metarl.store.provenance import provenance
 
 RESULT = Path(__file__).parent / "results" / "soak.json"
@@ -61,7 +62,7 @@ def main() -> None:
         "most": {name: max(row[name] for row in rows) for name in names},
         "metarl": provenance(torch.device("cpu")),
     }
-    options.output.write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(options.output, summary, indent=1)
     print(json.dumps(summary, indent=1))
 
 

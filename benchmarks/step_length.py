@@ -25,6 +25,7 @@ from metarl.agents.mumomaml import MuMoMAML
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import write_json
 from metarl.inner.runner import Runner
 from metarl.runs.trained_agent import Agent, load
 from metarl.store.folder import RunFolder
@@ -62,7 +63,7 @@ def _measure_all() -> None:
         for name, of_one in runs.items():
             report[name] = [_measure(load(run), workers) for run in of_one]
             print(name, *(json.dumps(result) for result in report[name]), sep="\n  ")
-    (RESULTS / "step-length.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_json(RESULTS / "step-length.json", report, indent=1)
 
 
 def _measure(agent: Agent, workers: Workers) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import tyro
 from benchmarks.experiments import EXPERIMENTS, Experiment, run_name
 from metarl.commands.train import parse_config
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
-from metarl.common.strict_json import plain, read_json
+from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.reports.comparison import Comparison, compare_lines
 from metarl.reports.comparison_figure import draw_differences
@@ -85,7 +85,7 @@ def summarise(name: str, folder: Path) -> str:
     facts = next(iter(summary["variants"].values()))["trained_with"]
     text = f"# {name}\n\n{text}\nHardware: {facts['hardware']}; torch {facts['torch']}, MuJoCo {facts['mujoco']}. "
     text += f"All of it: `python -m benchmarks.reproduce {name}`.\n"
-    (folder / "summary.json").write_text(json.dumps(plain(summary), indent=1) + "\n")
+    write_json(folder / "summary.json", summary, indent=1)
     (folder / "summary.md").write_text(text)
     return text
 

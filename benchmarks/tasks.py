@@ -1,10 +1,10 @@
 """Samples the lists of held-out tasks that all evaluations share: ``python -m benchmarks.tasks``."""
 
-import json
 from pathlib import Path
 
 import metarl
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import write_json
 
 SEED = 20_261_121
 NUM_TASKS = 200
@@ -17,7 +17,7 @@ def main() -> None:
     for name in FAMILIES:
         tasks = metarl.get_family(name).sample_tasks(NUM_TASKS, stream(SEED, Purpose.TEST_TASKS), "test")
         path = FOLDER / f"{name}.json"
-        path.write_text(json.dumps({"family": name, "seed": SEED, "split": "test", "tasks": tasks.tolist()}) + "\n")
+        write_json(path, {"family": name, "seed": SEED, "split": "test", "tasks": tasks})
         print(f"{path}: {len(tasks)} tasks")
 
 

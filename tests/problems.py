@@ -63,7 +63,8 @@ def make_rule(algo: str, policy: DifferentiablePolicy, lr: float = 0.5, **option
     own = settings(**named(settings)) if settings else None
     attenuate, num_modes, l2f = options.pop("attenuate", algo == "l2f"), options.pop("num_modes", 1), named(L2FConfig)
     assert not options, f"nobody takes {options}"
-    return build_rule(algo, policy, inner, own, L2FConfig(**l2f) if attenuate else None, num_modes)
+    wrapped, zero = L2FConfig(**l2f) if attenuate else None, np.zeros(policy.distribution.num_outputs)
+    return build_rule(algo, policy, inner, own, wrapped, num_modes, zero_outputs=zero)
 
 
 def initial(rule: Adaptation, seed: int = 0) -> Tensor:

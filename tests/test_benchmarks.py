@@ -238,11 +238,11 @@ def test_meta_world_is_measured_and_its_scripted_policies_are_counted(tmp_path, 
 
 def test_meta_world_without_the_package_is_a_sentence(monkeypatch, capsys):
     def missing():
-        raise UserError("install it: pip install 'metarl-torch[metaworld]'.")
+        raise UserError("install it: pip install '.[metaworld]'.")
 
     monkeypatch.setattr(metaworld, "_classes", missing)
     assert meta_world.main(["--quick"]) == 2
-    assert "pip install 'metarl-torch[metaworld]'" in capsys.readouterr().err
+    assert "pip install '.[metaworld]'" in capsys.readouterr().err
 
 
 def test_step_length_without_its_runs_is_a_sentence(tmp_path, monkeypatch, capsys):

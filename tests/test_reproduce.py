@@ -160,17 +160,17 @@ def test_agents_of_another_experiment_are_trained_there_and_evaluated_here(small
 
 def test_meta_world_without_its_package_is_a_sentence(tmp_path, monkeypatch, capsys):
     def missing():
-        raise UserError("install it: pip install 'metarl-torch[metaworld]'.")
+        raise UserError("install it: pip install '.[metaworld]'.")
 
     monkeypatch.setattr(metaworld, "_classes", missing)
     monkeypatch.setattr(reproduce, "RUNS", tmp_path)
     monkeypatch.setattr(reproduce, "_call", call_here)
     assert reproduce.main(["meta-world-reach", "--jobs", "1"]) == 1
     captured = capsys.readouterr()
-    assert "error: install it: pip install 'metarl-torch[metaworld]'." in captured.err
+    assert "error: install it: pip install '.[metaworld]'." in captured.err
     assert "Traceback" not in captured.err
     assert reproduce.main(["--list", "meta-world-reach"]) == 0
-    assert "install it: pip install 'metarl-torch[metaworld]'." in capsys.readouterr().out
+    assert "install it: pip install '.[metaworld]'." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

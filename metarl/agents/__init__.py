@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from metarl.agents.l2f import L2F
 from metarl.agents.normalised import NormalisedObservations
 from metarl.common.importing import import_named
@@ -21,6 +24,7 @@ def build_rule(
     num_modes: int = 1,
     task_size: int = 0,
     normalise_observations: bool = False,
+    zero_outputs: NDArray[np.float64] | None = None,
 ) -> Adaptation:
     """Builds the adaptation rule called ``name``.
 
@@ -33,6 +37,7 @@ def build_rule(
         num_modes: Modes of the task distribution.
         task_size: Length of a task (`metarl.envs.Family.flat_tasks`), if training is shown the tasks.
         normalise_observations: Whether the policies see observations normalised by running statistics.
+        zero_outputs: The policy's outputs that stand for the zero action, [action]; None if there is no such action.
 
     Raises:
         UserError: If there is no such algorithm, or if it does not accept this policy or these settings.
@@ -45,6 +50,8 @@ def build_rule(
         arguments.append(task_size)
     if algorithm.knows_modes:
         arguments.append(num_modes)
+    if algorithm.knows_zero:
+        arguments.append(zero_outputs)
     rule: Adaptation = import_named(algorithm.rule, "algo")(policy, *arguments)
     if algorithm.attenuated or l2f:
         rule = L2F(rule, l2f or L2FConfig())

@@ -111,7 +111,8 @@ class _Trial:
         if (kind := get_algorithm(name).policy) is not None:
             network = PolicySettings(hidden_sizes=_HIDDEN)
             policy = import_named(kind, "policy")(_OBSERVATION, Gaussian(_ACTIONS), own, network)
-        self._rule = build_rule(name, policy, InnerSettings(num_inner_steps=_STEPS), own, num_modes=2)
+        inner, zero = InnerSettings(num_inner_steps=_STEPS), np.zeros(_ACTIONS)
+        self._rule = build_rule(name, policy, inner, own, num_modes=2, zero_outputs=zero)
 
     def settings(self) -> Problems:
         if self._own is None:

@@ -118,6 +118,7 @@ class L2F(WrappedAdaptation):
             StageKind.PREPARATION,
             kl_weight=self._options.start_kl,
             kl_penalty=self._options.reuse_kl,
+            reads=self._options.trajectories,
         )
         return [attenuate, *stages]
 

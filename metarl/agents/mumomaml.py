@@ -80,7 +80,8 @@ class MuMoMAML(Adaptation):
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
         steps = [self._step(scale * self._inner.inner_lr) for scale in step_scales]
-        modulate = Stage(self._modulate, rollouts=self._encoder.trajectories, kind=StageKind.PREPARATION)
+        wanted = self._encoder.trajectories
+        modulate = Stage(self._modulate, rollouts=wanted, kind=StageKind.PREPARATION, reads=wanted)
         return [modulate, *steps] if steps else []
 
     def observe(self, loop: InnerLoop) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.agents.varibad import normal_kl
 from metarl.inner.memory import MemoryRule
+from metarl.policies.distributions import normal_kl
 from metarl.policies.layout import Layout
 from metarl.policies.memory import Network
 from metarl.policies.perceptron import Perceptron

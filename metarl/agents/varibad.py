@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metarl.inner.memory import Judged, RecurrentRule
 from metarl.policies.belief import BeliefPolicy
+from metarl.policies.distributions import normal_kl
 from metarl.policies.layout import Layout
 from metarl.policies.memory import Trials
 from metarl.policies.perceptron import Perceptron
@@ -156,23 +157,6 @@ class VariBAD(RecurrentRule):
         if name == "state":
             return known, trials.following
         return torch.cat([known, trials.following], dim=2), self.rewards(meta)(trials.rewards[..., None])
-
-
-def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
-    """Divergence KL(first || second) of normal distributions with diagonal covariance, in nats.
-
-    Args:
-        mean: [..., entry].
-        log_variance: [..., entry].
-        other_mean: Of the second, [..., entry].
-        other_log_variance: Of the second, [..., entry].
-
-    Returns:
-        [...].
-    """
-    difference = log_variance - other_log_variance
-    distance = (mean - other_mean) ** 2 * (-other_log_variance).exp()
-    return (difference.exp() - 1 - difference + distance).sum(-1) / 2
 
 
 def _at(steps: Tensor, values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import parse, run_command, show
+from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show, trusted
 from metarl.config.measuring import Checkpoint
 
 
@@ -31,6 +31,7 @@ class CompareOptions:
     """Steps of adaptation after which the primary comparison is made, and which the picture shows."""
     checkpoint: Checkpoint = "last"
     """Which evaluation to compare: that of the last checkpoint, or of the best one (evaluate --checkpoint best)."""
+    own: Annotated[OwnCodeAndFamily, tyro.conf.OmitArgPrefixes] = OwnCodeAndFamily()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.comparison import compare
         from metarl.reports.tables import comparison_table
 
-        show(
-            comparison_table(compare(options.runs, options.output, options.reference, options.step, options.checkpoint))
-        )
+        trust = trusted(options.own, options.runs)
+        comparison = compare(options.runs, options.output, options.reference, options.step, options.checkpoint, trust)
+        show(comparison_table(comparison))
         if options.output is not None:
             show(f"\nthe figure is {options.output}")
 

@@ -15,14 +15,15 @@ import tyro
 from metarl.commands.cli import Trusted, parse, run_command, show
 from metarl.commands.seeds import split_seeds, train_seeds
 from metarl.common.errors import UserError
-from metarl.common.output import say_on_stdout
+from metarl.common.output import say, say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
-from metarl.config.config import Config, every_setting
+from metarl.config.config import Config, every_setting, idle_choices
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
+from metarl.config.settings import Experiment
 from metarl.config.trust import code_in, trust_options
-from metarl.envs import family_summaries
+from metarl.envs import family_summaries, get_family
 from metarl.store.config_file import load_config, read_config
 from metarl.store.folder import RunFolder
 
@@ -54,18 +55,21 @@ def parse_config(arguments: Sequence[str]) -> Config:
         UserError: If a setting is impossible.
         SystemExit: After printing help, or after printing that arguments cannot be parsed (code 2).
     """
-    start = _start(arguments)
+    start, shown = _start(arguments)
     parsed = parse(
-        _options_type(every_setting(start)),
+        _options_type(every_setting(shown)),
         prog="python -m metarl.train",
         description="Meta-trains an agent. Defaults depend on --env and --algo; with --resume, they are the run's.",
         args=list(arguments),
     )
-    return dataclasses.replace(start, **_chosen(parsed, arguments, start))
+    return _overridden(start, _chosen(parsed, arguments, start))
 
 
-def _start(arguments: Sequence[str]) -> Config:
-    """Returns the configuration that the other options override; its values are the defaults that --help shows."""
+def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
+    """Returns the configuration that the other options override, and one whose values --help shows as defaults.
+
+    The latter has the family and the rules of the command line, if the former's other choices fit them.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for option in ("--env", "--algo", "--preset", "--policy-body", "--meta-optimiser"):
         first.add_argument(option, f"--{option[2:].replace('-', '_')}")
@@ -89,23 +93,54 @@ def _start(arguments: Sequence[str]) -> Config:
     trust = [*code_in(vars(choice)).values(), *choice.trust]
     if choice.config:
         stored = read_config(choice.config, trust)
-        start = dataclasses.replace(stored, **named, run_dir=None, resume=False, take_over=False)
+        start = dataclasses.replace(stored, run_dir=None, resume=False, take_over=False)
     else:
-        start = dataclasses.replace(preset(choice.preset), **named) if choice.preset else Config(**named)
+        start = preset(choice.preset) if choice.preset else Config(**named)
+    try:
+        shown = dataclasses.replace(start, **named)
+    except UserError:  # Other options may mend that, and say so if they do not.
+        shown = start
     if choice.resume:
         where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
-        folder = RunFolder(dataclasses.replace(start, **where).folder)
+        folder = RunFolder(dataclasses.replace(shown, **where).folder)
         if folder.config.is_file() or not folder.begins(choice.resume):
-            return dataclasses.replace(load_config(folder.path, trust), profile=False)
+            run = dataclasses.replace(load_config(folder.path, trust), profile=False)
+            return run, run
         if choice.resume is True and choice.run_dir and not (named or choice.preset or choice.config):
             raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
-    return start
+    return start, shown
+
+
+def _overridden(start: Config, chosen: Mapping[str, Any]) -> Config:
+    """Returns ``start`` with the choices of the command line. What does nothing with these is left out, and said."""
+    env, given = chosen.get("env", start.env), chosen.get("env_kwargs", {})
+    fits = env == start.env or _takes(env, {**start.env_kwargs, **given})
+    chosen = {**chosen, "env_kwargs": {**(start.env_kwargs if fits else {}), **given}}
+    idle = idle_choices({**start.chosen, **chosen})
+    left_out = [name for name in start.chosen if name in idle and name not in chosen]
+    if left_out or not fits:
+        names = ", ".join([*left_out, *(() if fits else ("env_kwargs",))])
+        say(f"without effect here, and so not taken over: {names}")
+    changes: dict[str, Any] = {**dict.fromkeys(left_out), **chosen}
+    return dataclasses.replace(start, **changes)
+
+
+def _takes(env: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether the family takes these parameters."""
+    try:
+        get_family(env, **parameters)
+    except UserError:
+        return False
+    return True
 
 
 def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
     """Builds the dataclass that tyro parses into: a field per settings class, with the prefix of its option, if any."""
     fields: list[tuple[str, Any, Any]] = [("start", Annotated[Start, tyro.conf.OmitArgPrefixes], Start())]
     for name, (values, option) in settings.items():
+        if isinstance(values, Experiment):
+            # tyro makes an option of each entry of a default that is not empty.
+            values = dataclasses.replace(values, env_kwargs={})
         kind: Any = type(values) if option else Annotated[type(values), tyro.conf.OmitArgPrefixes]
         fields.append((option or name, kind, field(default=values)))
     return dataclasses.make_dataclass("Options", fields, frozen=True)

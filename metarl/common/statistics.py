@@ -4,15 +4,12 @@ The unit of replication is the seed. All tasks of one seed share one model, so t
 and take intervals over seeds only.
 """
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from metarl.common.strict_json import one_line
 
 Aggregate = Literal["any", "last", "mean", "sum", "max"]
 """How a number of each step becomes one of the episode; "any" is 1 if a step's number is not 0, else 0."""
@@ -23,6 +20,9 @@ MIN_SEEDS_FOR_INTERVAL = 5
 MIN_SEEDS_FOR_BOOTSTRAP = 10
 """Below this many seeds, interquartile means and probabilities of improvement have no interval: a bootstrap of 5 seeds
 covers the truth in 4 of 5 cases, where it promises 19 of 20."""
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 2000  # of a bootstrap
 
 
 @dataclass(frozen=True)
@@ -50,37 +50,33 @@ class Estimate:
         return None if self.half_width is None else self.mean + self.half_width
 
 
-def mean_and_interval(per_seed: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Mean over seeds and Student's t interval: mean +- t_{n-1} * s / sqrt(n).
+def mean_and_interval(per_seed: ArrayLike) -> Estimate:
+    """Mean over seeds and Student's 95 % t interval: mean +- t_{n-1} * s / sqrt(n).
 
     Args:
         per_seed: One value or one array for each seed, [seed, ...].
-        confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
         The estimate. Its interval is ``None`` for a single seed, which says nothing about spread.
 
     Raises:
-        ValueError: If there is no seed or the confidence is not between 0 and 1.
+        ValueError: If there is no seed.
     """
     values = np.asarray(per_seed, dtype=np.float64)
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(f"per_seed must have shape (seeds, ...) with at least one seed, got {values.shape}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     count = len(values)
     half_width = None
     if count > 1:
-        half_width = _t_quantile(count - 1, 0.5 + confidence / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
+        half_width = _t_quantile(count - 1, 0.5 + _CONFIDENCE / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
     return Estimate(values.mean(axis=0), half_width, count)
 
 
-def aggregate(returns: ArrayLike, confidence: float = 0.95) -> Estimate:
-    """Headline number of an evaluation: mean over the tasks of each seed, then mean over seeds with a t interval.
+def aggregate(returns: ArrayLike) -> Estimate:
+    """Headline number of an evaluation: mean over the tasks of each seed, then mean over seeds with a 95 % t interval.
 
     Args:
         returns: Returns by seed, task and gradient step, [seed, task, step].
-        confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
         The estimate for each gradient step, [step].
@@ -88,10 +84,10 @@ def aggregate(returns: ArrayLike, confidence: float = 0.95) -> Estimate:
     Raises:
         ValueError: If ``returns`` does not have three axes, or if one of them is empty.
     """
-    return mean_and_interval(_seeds_tasks_steps(returns).mean(axis=1), confidence)
+    return mean_and_interval(_seeds_tasks_steps(returns).mean(axis=1))
 
 
-def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0.95) -> Estimate:
+def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
     """Difference of two algorithms on the same tasks and seeds: first minus second per seed, then mean over seeds.
 
     Pairing removes the variation that both share, so the interval is narrower than one from unpaired returns.
@@ -99,7 +95,6 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
     Args:
         first: Returns of one algorithm, [seed, task, step].
         second: Returns of the other on the same seeds and tasks in the same order, [seed, task, step].
-        confidence: Coverage of the interval, between 0 and 1.
 
     Returns:
         The estimate of the difference for each gradient step, [step]; positive where ``first`` is better.
@@ -108,7 +103,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike, confidence: float = 0
         ValueError: If the shapes differ, so that the values cannot be paired.
     """
     one, other = _paired(first, second)
-    return aggregate(one - other, confidence)
+    return aggregate(one - other)
 
 
 def paired_p_values(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
@@ -201,21 +196,16 @@ def probability_of_improvement(first: ArrayLike, second: ArrayLike) -> NDArray[n
 
 
 def bootstrap_interval(
-    statistic: Callable[..., NDArray[np.float64]],
-    *returns: ArrayLike,
-    confidence: float = 0.95,
-    resamples: int = 2000,
+    statistic: Callable[..., NDArray[np.float64]], *returns: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Percentile interval of a statistic, from seeds that are drawn again with replacement, all tasks with them.
+    """95 % percentile interval of a statistic, from seeds that are drawn again with replacement, all tasks with them.
 
     Args:
         statistic: `interquartile_mean` or `probability_of_improvement`, or any function of ``returns`` to [step].
         returns: What it takes, each [seed, task, step] with the same seeds, which are drawn together.
-        confidence: Coverage that the interval promises, between 0 and 1.
-        resamples: Number of drawings; the drawings are the same in every call.
 
     Returns:
-        Lower and upper ends, [step] each; None with fewer than `MIN_SEEDS_FOR_BOOTSTRAP` seeds.
+        Lower and upper ends, [step] each, the same in every call; None with fewer than `MIN_SEEDS_FOR_BOOTSTRAP` seeds.
 
     Source: Agarwal et al. 2021, with whole seeds where they draw within each task.
     """
@@ -223,9 +213,9 @@ def bootstrap_interval(
     count = len(values[0])
     if count < MIN_SEEDS_FOR_BOOTSTRAP:
         return None
-    draws = np.random.default_rng(0).integers(count, size=(resamples, count))
+    draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
     drawn = np.array([statistic(*(of_one[seeds] for of_one in values)) for seeds in draws])
-    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    low, high = np.quantile(drawn, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
     return low, high
 
 
@@ -256,29 +246,6 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(returns, dtype=np.float64)
     before = values[..., :1]
     return np.asarray((values < before - 1e-6 * np.abs(before)).mean(axis=-2), dtype=np.float64)
-
-
-def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
-    """Says on how many tasks returns were measured, and whether the tasks were held out.
-
-    Args:
-        tasks: Tasks of an evaluation, repeats included, [task, ...].
-        finite: Whether the family has finitely many tasks, so that training has seen them all.
-
-    Returns:
-        For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
-    """
-    repeats = Counter(map(one_line, tasks)).values()
-    low, high = min(repeats), max(repeats)
-    if not finite and high == 1:
-        return _count(len(tasks), "held-out task")
-    what = f"{_count(len(repeats), 'task')} (none held out)" if finite else _count(len(repeats), "held-out task")
-    how_often = _count(high, "repeat") if low == high else f"{low} to {high} repeats"
-    return f"{what}, {how_often} each"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from metarl.common.errors import UserError, nearest
 from metarl.config.checked import Checked, Count, Natural, NotNegative, Positive, Range, Share, convert, hints
@@ -20,6 +20,7 @@ class L2FConfig(Checked):
     """Learn-to-Forget: attenuation of the initialisation before the inner loop (Baik et al. 2020)."""
 
     prefix = "l2f."
+    meaning = ("scope", "conditioning", "transform", "embedding", "normalise_embedding", "attenuate_log_std")
 
     scope: Literal["network", "layer", "filter", "parameter"] = "layer"
     """One gamma for the whole network, per weight or bias tensor, per unit's incoming weights, or per parameter."""
@@ -55,15 +56,12 @@ class L2FConfig(Checked):
             raise UserError(
                 f"l2f.initial_gamma must lie between 0 and 1 with l2f.transform sigmoid, got {self.initial_gamma}."
             )
-        if self.reuse_kl and (self.conditioning == "constant" or self.attenuation_rollouts == "fresh"):
+        if self.conditioning == "constant":
+            self._check_constant()
+        if self.reuse_kl and self.attenuation_rollouts == "fresh":
             raise UserError(
-                "l2f.reuse_kl is for reused rollouts: it needs l2f.attenuation_rollouts reuse, and a gamma "
-                "that depends on the task (l2f.conditioning task)."
+                "l2f.reuse_kl is the divergence on reused rollouts: it needs l2f.attenuation_rollouts reuse."
             )
-        if self.conditioning == "constant" and self.normalise_embedding:
-            raise UserError("l2f.normalise_embedding needs l2f.conditioning task: constants have no embedding.")
-        if self.conditioning == "constant" and self.embedding == "gru":
-            raise UserError("l2f.embedding gru needs l2f.conditioning task: constants have no embedding.")
         if self.embedding == "gru" and self.normalise_embedding:
             raise UserError("l2f.normalise_embedding is for gradients: a GRU's states lie between -1 and 1 already.")
         if self.embedding == "gru" and self.embedding_gradient == "through":
@@ -75,6 +73,28 @@ class L2FConfig(Checked):
                 "l2f.embedding moments needs l2f.normalise_embedding: gradients, their logarithms and returns have "
                 "different units."
             )
+
+    def _check_constant(self) -> None:
+        """Raises UserError if a choice would do nothing, because gamma is a constant."""
+        for name in OF_THE_TASK:
+            value = getattr(self, name)
+            if value != getattr(L2FConfig, name):
+                choice = f"{name} {value}" if isinstance(value, str) else name
+                raise UserError(
+                    f"l2f.{choice} would do nothing with l2f.conditioning constant: constants have no embedding, and "
+                    "read no rollouts."
+                )
+
+
+OF_THE_TASK = (
+    "embedding",
+    "normalise_embedding",
+    "embedding_gradient",
+    "attenuation_rollouts",
+    "start_kl",
+    "reuse_kl",
+)
+"""Settings of Learn-to-Forget that do nothing if gamma is a constant."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +128,7 @@ class MuMoMAMLConfig(Checked):
     """Multimodal MAML (Vuorio et al. 2019)."""
 
     prefix = "mumomaml."
+    meaning = ("modulation", "embedding_size")
 
     modulation: Literal["film", "sigmoid", "softmax"] = "film"
     """Effect of the embedding on hidden units: scale and shift (film), gate each unit (sigmoid), or attend over the
@@ -122,6 +143,8 @@ class MuMoMAMLConfig(Checked):
 class ContextConfig(Checked):
     """Context vector (Finn et al. 2017, appendix C.2)."""
 
+    meaning = ("context_size",)
+
     context_size: Count = 10
     """context: length of the context vector."""
 
@@ -131,6 +154,7 @@ class CAVIAConfig(Checked):
     """CAVIA (Zintgraf et al. 2019); defaults of the released code for 2D navigation."""
 
     prefix = "cavia."
+    meaning = ("context_size",)
 
     context_size: Count = 5
     """Length of the context vector."""
@@ -141,6 +165,8 @@ class CAVIAConfig(Checked):
 @dataclass(frozen=True)
 class MemoryConfig(Checked):
     """The recurrent layer of an agent with memory."""
+
+    meaning: ClassVar[tuple[str, ...]] = ("cell", "units")
 
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of the recurrent layer."""
@@ -160,6 +186,7 @@ class VariBADConfig(MemoryConfig):
     """VariBAD (Zintgraf et al. 2020)."""
 
     prefix = "varibad."
+    meaning = (*MemoryConfig.meaning, "latent_size", "decoder", "decoder_sizes")
 
     latent_size: Count = 5
     """Numbers in the latent variable that stands for the task."""
@@ -201,6 +228,7 @@ class PEARLConfig(Checked):
     """PEARL (Rakelly et al. 2019)."""
 
     prefix = "pearl."
+    meaning = ("latent_size",)
 
     latent_size: Count = 5
     """Numbers in the latent variable that stands for the task."""
@@ -238,10 +266,13 @@ class Algorithm:
         attenuated: Whether Learn-to-Forget is part of it.
         training: How its meta-parameters are trained: by the meta-step, on all tasks at once without inner steps (see
             `BaselineConfig`), or not at all.
+        adapts: Whether its steps change the policy.
         sees_task: Whether the policy observes its task.
         learns_tasks: Whether its training may be shown the tasks; the rule is then also called with the length of a
             task, or 0 if they are not shown.
         knows_modes: Whether the rule receives each task's mode; it is then also called with the number of modes.
+        knows_zero: Whether the rule stands for the zero action; it is then also called with the policy's outputs that
+            give it, or None if the action space has none.
         policy: Class of its policy, as package.module:name, if it adapts a memory instead of taking gradient steps. It
             is called with (observation size, action distribution, own settings, settings of the network), and the rule
             with the policy alone.
@@ -256,9 +287,11 @@ class Algorithm:
     option: str | None = "rule"
     attenuated: bool = False
     training: Literal["meta", "baseline", "none"] = "meta"
+    adapts: bool = True
     sees_task: bool = False
     learns_tasks: bool = False
     knows_modes: bool = False
+    knows_zero: bool = False
     policy: str | None = None
     family_defaults: Literal["defaults", "memory_defaults"] | None = "defaults"
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -407,10 +440,16 @@ ALGORITHMS: dict[str, Algorithm] = {
         "Reference: a policy trained on all tasks that observes its task and does not adapt (Finn et al. 2017).",
         "metarl.agents.anil:frozen",
         training="baseline",
+        adapts=False,
         sees_task=True,
     ),
     "standstill": Algorithm(
-        "standing still", "Reference: the zero action.", "metarl.agents.standstill:Standstill", training="none"
+        "standing still",
+        "Reference: the zero action.",
+        "metarl.agents.standstill:Standstill",
+        training="none",
+        adapts=False,
+        knows_zero=True,
     ),
 }
 

@@ -65,9 +65,12 @@ class Checked:
 
     Attributes:
         prefix: Prefix of the names in messages if the settings are part of others, such as ``trpo.``.
+        meaning: Names of the fields on which the meaning of meta-parameters depends. A run starts from those of another
+            one (``init_from``) only if these are the same.
     """
 
     prefix: ClassVar[str] = ""
+    meaning: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         for name, kind in hints(type(self)).items():

@@ -33,6 +33,7 @@ from metarl.config.resolved import (
     Settings,
     baseline_component,
     components,
+    idle_fields,
 )
 from metarl.config.settings import ExampleSettings, MetaSettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_family
@@ -259,7 +260,7 @@ class _Resolution:
         raise UserError(f"{name} would do nothing: it is for {purpose}.")
 
     def _check_supervised(self, settings: Settings) -> None:
-        acts = self._algo in ("oracle", "standstill") or self._algorithm.remembers
+        acts = not self._algorithm.adapts or self._algorithm.remembers
         if acts or (settings.baseline and settings.baseline.trainer == "ppo"):
             raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
         optimiser = settings.meta.meta_optimiser
@@ -299,8 +300,10 @@ class _Resolution:
         if settings.rollouts.on_bad_episode == "drop":
             raise UserError(f"on_bad_episode drop would leave gaps in what {algo} remembers; take stop.")
 
-    def _check_best_by(self, best_by: str | None) -> None:
+    def _check_best_by(self, best_by: str | None, validate_every: int) -> None:
         """Raises UserError unless validation measures what chooses the best checkpoint."""
+        if "best_by" in self._config.chosen and not validate_every:
+            self._refuse("best_by", "runs with validation, and validate_every is 0")
         measured = (self._family.measure, *self._family.metrics)
         if best_by is not None and best_by not in measured:
             raise UserError(
@@ -312,7 +315,7 @@ class _Resolution:
         """Raises UserError if the settings contradict the algorithm."""
         algo, algorithm, l2f = self._algo, self._algorithm, settings.l2f
         check_processes(settings, settings.run.processes)
-        self._check_best_by(settings.run.best_by)
+        self._check_best_by(settings.run.best_by, settings.run.validate_every)
         unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
         for name in unused:
             if name in self._config.chosen:
@@ -325,6 +328,11 @@ class _Resolution:
             self._refuse("init_from", "an algorithm that is trained")
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
+        if l2f is not None and l2f.normalise_embedding and settings.meta.meta_batch_size == 1:
+            raise UserError(
+                "l2f.normalise_embedding divides by the standard deviation over the tasks of an iteration: "
+                "meta_batch_size must be at least 2 with it, got 1."
+            )
         if self._supervised:
             self._check_supervised(settings)
             return
@@ -343,11 +351,6 @@ class _Resolution:
         for name in ("start_kl", "reuse_kl"):
             if l2f is not None and getattr(l2f, name) and settings.meta.meta_optimiser != "trpo":
                 raise UserError(f"l2f.{name} is a part of TRPO's meta-step: it needs meta_optimiser trpo.")
-        if reused and l2f is not None and l2f.trajectories > settings.rollouts.rollouts_per_task:
-            raise UserError(
-                f"l2f.trajectories must be at most rollouts_per_task, {settings.rollouts.rollouts_per_task}, which L2F "
-                f"reuses; got {l2f.trajectories}."
-            )
         if reused and settings.inner.inner_loss == "score":
             raise UserError(
                 "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
@@ -395,6 +398,23 @@ def check_processes(settings: Settings, number: int) -> None:
         raise UserError(f"processes must be at most meta_batch_size, {tasks}, because they share it, got {number}.")
     if settings.run.device == "cuda":
         raise UserError("processes share tasks on CPUs only; take device cpu, or one process.")
+
+
+def idle_choices(choices: Mapping[str, Any]) -> set[str]:
+    """Names of the choices that have no effect with the family, algorithm and meta-optimiser among them.
+
+    They are none where these are impossible together: to make a configuration of the choices then says why.
+    """
+    rules = ("env", "env_kwargs", "algo", "attenuate", "meta_optimiser", "baseline")
+    try:
+        settings = Config(**{name: choices[name] for name in rules if name in choices}).resolve()
+    except UserError:
+        return set()
+    algo, optimiser = settings.experiment.algo, settings.meta.meta_optimiser
+    trainer = {"trainer": settings.baseline.trainer} if settings.baseline else None
+    attenuate = settings.l2f is not None
+    idle = idle_fields({"algo": algo, "attenuate": attenuate, "meta_optimiser": optimiser, "baseline": trainer})
+    return choices.keys() & {*idle, *settings.idle}
 
 
 def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:

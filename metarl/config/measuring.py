@@ -28,7 +28,7 @@ class EvaluationConfig(Checked):
     evaluation.json of another run works too."""
     env: str | None = None
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
-    evaluation-ENV.json. To name the run's own family here is the word that it may be imported."""
+    evaluation-ENV.json. Naming the run's own family allows its code to be imported."""
     rollouts: Count = 20
     """Episodes of each task at each gradient step; of an agent with memory, trials of each task. mumomaml reads the
     task from, and measures the return before adaptation on, as many as its own setting says."""

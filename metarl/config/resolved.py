@@ -126,19 +126,24 @@ class Settings:
         """How often each task is adapted to, to measure ``size`` episodes of it."""
         return size if self.algorithm.remembers else 1
 
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """Fields of the configuration without effect, beside those of components that are not in use."""
+        of_others = REINFORCEMENT if self.examples is not None else tuple(hints(ExampleSettings))
+        steps = GRADIENT_STEPS if self.algorithm.remembers else ()
+        best = () if self.run.validate_every else ("best_by",)
+        return (*of_others, *steps, *best, *get_meta_optimiser(self.meta.meta_optimiser).unused)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""
         known = components(self.experiment.algo, self.experiment.attenuate, self.meta.meta_optimiser, "trpo")
         values: dict[str, Any] = dict.fromkeys([*OWN_OPTIONS, *(name for part in known for name in part.fields)])
         for group in GROUPS:
             values |= dataclasses.asdict(getattr(self, group))
-        values |= dict.fromkeys(hints(ExampleSettings))
         if self.examples is not None:
-            values |= {**dict.fromkeys(REINFORCEMENT), **dataclasses.asdict(self.examples)}
-        if self.algorithm.remembers:
-            values |= dict.fromkeys(GRADIENT_STEPS)
+            values |= dataclasses.asdict(self.examples)
+        values |= dict.fromkeys(self.idle)
         optimiser = get_meta_optimiser(self.meta.meta_optimiser)
-        values |= dict.fromkeys(optimiser.unused)
         parts = {
             optimiser.option: self.optimiser,
             "l2f": self.l2f,

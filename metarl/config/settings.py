@@ -23,6 +23,8 @@ Deviation = Annotated[float, Range(1e-12, 10**12)]
 class Experiment(Checked):
     """Task family and algorithm."""
 
+    meaning = ("algo", "attenuate")
+
     env: str = "navigation"
     """Task family: a registered name, or package.module:Family for your own."""
     algo: str = "l2f"
@@ -106,6 +108,8 @@ _SHORTEST_TIMEOUT = 0.1
 class RolloutSettings(Checked):
     """Episodes and advantages."""
 
+    meaning = ("action_scale",)
+
     rollouts_per_task: Count = 20
     """Episodes collected with each task's policy, before and after adaptation; 1 for an agent with memory."""
     horizon: Count = 200
@@ -143,6 +147,8 @@ class ExampleSettings(Checked):
 @dataclass(frozen=True)
 class PolicySettings(Checked):
     """The policy's network and its exploration."""
+
+    meaning = ("hidden_sizes", "activation", "policy_body", "normalise_observations")
 
     hidden_sizes: tuple[Count, ...] = (100, 100)
     """Width of each hidden layer of the policy; of an agent with memory, of those after its recurrent layer."""

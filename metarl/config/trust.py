@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -42,7 +43,7 @@ def code_in(values: Mapping[str, Any]) -> dict[str, str]:
 
 def trust_options(values: Mapping[str, Any]) -> list[str]:
     """The options of a command line that are the word for the code from outside metarl in the settings ``values``."""
-    return [f"--trust {name}" for name in dict.fromkeys(code_in(values).values())]
+    return [f"--trust {shlex.quote(name)}" for name in dict.fromkeys(code_in(values).values())]
 
 
 def require_trust(values: Mapping[str, Any], trust: Trust) -> None:

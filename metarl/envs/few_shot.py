@@ -1,11 +1,13 @@
 """Few-shot classification: a task is a choice of classes, each of them a folder of images."""
 
+from __future__ import annotations
+
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,6 +20,9 @@ from metarl.envs.family import SPLITS
 from metarl.envs.parameters import flag, positive_whole, whole_between
 from metarl.envs.supervised import Examples, SupervisedFamily
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _SHARES = {"validation": 0.16, "test": 0.2}
 
@@ -28,11 +33,12 @@ class FewShotFamily(SupervisedFamily):
     """Classification of images into N classes that were never seen before, from K examples of each.
 
     Every folder below ``folder`` that directly holds images is a class; its name is its path from there, such as
-    ``Greek/character01``. A task is N different classes, and the label of an image is its class's place in the task.
-    Shots and queries are images of each class, all of them different.
+    ``Greek/character01``. Links to folders count, too. A task is N different classes, and the label of an image is its
+    class's place in the task. Shots and queries are images of each class, all of them different.
 
     An input is an image, resized to ``size`` x ``size`` pixels: [channels * size * size] from 0 to 1, row by row,
-    channel after channel. The images of a class are read when it is first drawn, and stay in memory, a byte a number.
+    channel after channel. What is transparent is white. The images of a class are read when it is first drawn, and stay
+    in memory, a byte a number.
 
     Args:
         folder: Folder of the data set; needed as soon as tasks are drawn.
@@ -161,13 +167,14 @@ class FewShotFamily(SupervisedFamily):
         """All images of a class, [image, channel, row, column]."""
         from PIL import Image
 
+        mode = "L" if self._channels == 1 else "RGB"
         folder = Path(self._folder, self._splits_and_names[1][base])
         pixels = []
         for path in _images(folder, os.listdir(folder)):
             try:
                 with Image.open(path) as image:
                     # Converted first: an image of one bit or of a palette cannot be resized smoothly.
-                    converted = image.convert("L" if self._channels == 1 else "RGB")
+                    converted = _on_white(image).convert(mode)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise UserError(f"cannot read the image {path}: {error}.") from error
             resized = np.asarray(converted.resize((self._size, self._size), Image.Resampling.LANCZOS))
@@ -178,10 +185,13 @@ class FewShotFamily(SupervisedFamily):
     def _splits_and_names(self) -> tuple[dict[str, IntArray], list[str]]:
         """Numbers of the classes of each split, and the names of all classes."""
         if not self._folder:
-            raise UserError(f"{self.name} needs a folder of images: give its path in env_kwargs, as folder.")
+            raise UserError(
+                f"{self.name} needs a folder of images: add --env-kwargs folder PATH (in Python, "
+                "env_kwargs={'folder': PATH})."
+            )
         names = sorted(
             Path(parent).relative_to(self._folder).as_posix()
-            for parent, _, files in os.walk(self._folder)
+            for parent, files in _folders(self._folder)
             if parent != self._folder and _images(Path(parent), files)
         )
         if not names:
@@ -226,6 +236,41 @@ class FewShotFamily(SupervisedFamily):
                         raise UserError(f"{self._split_file} names the class {names[number]!r} twice: {both}.")
                     split_of[number] = split
         return {split: np.array([n for n in sorted(split_of) if split_of[n] == split], int) for split in SPLITS}
+
+
+def _folders(root: str) -> Iterator[tuple[str, list[str]]]:
+    """Each folder from ``root`` on, and the names in it that are no folders. Links are followed, but not in circles."""
+    for parent, folders, files in os.walk(root, followlinks=True):
+        yield parent, files
+        folders[:] = [name for name in folders if not _leads_back(Path(parent, name))]
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a path is a link to a folder that it lies in, so that to follow it would never end."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(parent.resolve().is_relative_to(target) for parent in path.absolute().parents)
+
+
+def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image that Pillow can convert to any mode: numbers of 16 bits become 8, transparent parts become white.
+
+    Raises:
+        ValueError: If nothing says which of the image's numbers is white.
+    """
+    from PIL import Image
+
+    # Older versions of Pillow read the 16 bits of a PNG as "I".
+    if image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG"):
+        numbers = np.asarray(image)
+        white = numbers == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(white, 255, np.rint(numbers / 257)).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"nothing says which number is white in Pillow's mode {image.mode}; save it with 8 or 16 bits")
+    if "transparency" in image.info or "A" in image.getbands():
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image
 
 
 def _images(folder: Path, names: Sequence[str]) -> list[Path]:

@@ -188,7 +188,8 @@ def _package(module: str) -> Any:
         if error.name != "metaworld":
             raise
         raise UserError(
-            "the families of Meta-World need the package metaworld; install it: pip install 'metarl-torch[metaworld]'."
+            "the families of Meta-World need the package metaworld; install it from a clone of metarl: pip install "
+            "'.[metaworld]'."
         ) from None
     return found
 

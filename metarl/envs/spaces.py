@@ -105,6 +105,12 @@ def _parts(space: Space) -> Iterator[Space]:
 # Flat
 
 
+def zero_action(space: Space) -> NDArray[Any] | None:
+    """The action that stands for doing nothing: zeros; None if the space is not a ``Box`` or does not hold them."""
+    zeros = np.zeros(space.shape, space.dtype) if isinstance(space, spaces.Box) else None
+    return zeros if zeros is not None and space.contains(zeros) else None
+
+
 def flat_space(space: Space, what: str) -> spaces.Box:
     """The space of the flat elements of a space, see `flatten`; a flat ``Box`` of floats stays as it is.
 

@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.inner.support import Support
@@ -17,10 +18,24 @@ from metarl.policies.base import Acting, Policy, with_derivatives
 from metarl.policies.normaliser import Normaliser
 
 if TYPE_CHECKING:
+    from metarl.envs import Family
     from metarl.inner.loop import InnerLoop
 
 UNKNOWN_MODE = -1
 """Marks a task whose mode is unknown."""
+
+
+def modes_of(family: Family, tasks: NDArray[Any]) -> Tensor:
+    """The mode of each task, integers on the CPU [task].
+
+    They are `UNKNOWN_MODE` if the family has one mode: it does not say which of a rule's modes applies, if the rule was
+    trained with several.
+
+    Args:
+        family: The tasks' family.
+        tasks: [task, ...].
+    """
+    return torch.from_numpy(family.modes(tasks) if family.num_modes > 1 else np.full(len(tasks), UNKNOWN_MODE))
 
 
 class StageKind(Enum):
@@ -50,6 +65,7 @@ class Stage:
             its support; the adapted policies' has weight 1.
         kl_penalty: Weight, in TRPO's loss, of the mean KL divergence from the policies before this stage to those after
             it, on its support.
+        reads: The fewest episodes per task that the update can do with.
     """
 
     update: Callable[[Tensor, Tensor, Support], Tensor]
@@ -58,11 +74,23 @@ class Stage:
     query_weight: float = 0.0
     kl_weight: float = 0.0
     kl_penalty: float = 0.0
+    reads: int = 1
 
     @property
     def is_step(self) -> bool:
         """Whether reports count the update as a step."""
         return self.kind is not StageKind.PREPARATION
+
+
+def fewest_episodes(stages: Sequence[Stage]) -> int:
+    """The fewest episodes per task that the run's setting must ask for, so that each stage has what it reads."""
+    fewest, by_setting = 1, False
+    for stage in stages:
+        if stage.rollouts != 0:
+            by_setting = stage.rollouts is None
+        if by_setting:
+            fewest = max(fewest, stage.reads)
+    return fewest
 
 
 class Adaptation(ABC):

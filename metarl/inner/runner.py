@@ -23,7 +23,7 @@ from metarl.data import Rollouts, joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Timing, adapt
-from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
+from metarl.inner.rule import Adaptation, Stage, modes_of
 from metarl.inner.side_by_side import SideBySide
 from metarl.inner.supervised import SupervisedRunner
 from metarl.inner.support import PolicyGradientSupport
@@ -128,9 +128,7 @@ class Runner:
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
-        # A family with one mode does not say which of a rule's modes applies, if the rule was trained with several.
-        unknown = np.full(len(tasks), UNKNOWN_MODE)
-        modes = torch.from_numpy(self._family.modes(tasks) if self._family.num_modes > 1 else unknown)
+        modes = modes_of(self._family, tasks)
         normaliser, begin = self._rule.normaliser(meta), partial(self._rule.begin, meta)
         by_mode = self._rule.policy.acts_by_mode and purpose is not Purpose.TRAIN_ROLLOUTS
 

@@ -18,7 +18,7 @@ from metarl.data import ExampleBatch
 from metarl.envs import SupervisedFamily
 from metarl.envs.supervised import Examples
 from metarl.inner.loop import Adapted, InnerLoop, Timing
-from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.rule import Adaptation, Stage, modes_of
 from metarl.inner.support import SupervisedSupport
 from metarl.policies.base import with_derivatives
 
@@ -90,7 +90,7 @@ class SupervisedRunner:
         drawn = [self.family.draw_sets(task, *sizes, stream(seed, purpose, *key, i)) for i, task in enumerate(tasks)]
         support, query = (_batch(sets).to(self.device) for sets in zip(*drawn, strict=True))
         drawn_at = time.perf_counter()
-        adapted = fit(self.rule, meta, stages, torch.from_numpy(self.family.modes(tasks)), support, query)
+        adapted = fit(self.rule, meta, stages, modes_of(self.family, tasks), support, query)
         return adapted, Timing(drawn_at - begin, time.perf_counter() - drawn_at)
 
     def close(self) -> None:

@@ -99,12 +99,13 @@ class ActionMap:
     def traced(self, actions: Tensor) -> Tensor:
         """The same as calling, in operations of PyTorch that can be exported."""
         if isinstance(self.distribution, Gaussian):
-            low, high, centre, half_width = map(
-                torch.as_tensor, (self._low, self._high, self._centre, self._half_width)
+            # As NumPy computes: a tensor of one number would leave actions in single precision.
+            dtype = np.result_type(np.float32, self._half_width)
+            low, high, centre, half_width = (
+                torch.as_tensor(np.asarray(bound, dtype))
+                for bound in (self._low, self._high, self._centre, self._half_width)
             )
-            if self._start is not None:  # As NumPy computes: a float32 does not hold every large integer.
-                actions = actions.double()
-            actions = actions * half_width + centre
+            actions = actions.to(half_width.dtype) * half_width + centre
             actions = (actions if self._start is None else actions.floor()).clamp(low, high)
         batch = actions.shape if isinstance(self.distribution, Categorical) else actions.shape[:-1]
         actions = actions.reshape(batch + self._shape)

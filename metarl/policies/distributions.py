@@ -342,3 +342,20 @@ class Categoricals(_Choices):
     def _split(self, outputs: Tensor) -> tuple[Tensor, ...]:
         """The logits of each choice, [..., option]."""
         return outputs.split(self.sizes, dim=-1)
+
+
+def normal_kl(mean: Tensor, log_variance: Tensor, other_mean: Tensor, other_log_variance: Tensor) -> Tensor:
+    """Divergence KL(first || second) of normal distributions with diagonal covariance, in nats.
+
+    Args:
+        mean: [..., entry].
+        log_variance: [..., entry].
+        other_mean: Of the second, [..., entry].
+        other_log_variance: Of the second, [..., entry].
+
+    Returns:
+        [...].
+    """
+    difference = log_variance - other_log_variance
+    distance = (mean - other_mean) ** 2 * (-other_log_variance).exp()
+    return (difference.exp() - 1 - difference + distance).sum(-1) / 2

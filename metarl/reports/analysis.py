@@ -293,8 +293,8 @@ def _projection(config: AnalysisConfig) -> _Projection:
         manifold = importlib.import_module("sklearn.manifold")
     except ImportError as error:
         raise UserError(
-            "projection tsne needs scikit-learn, which is not installed: pip install scikit-learn (or metarl-torch's "
-            "extra 'analysis'), or take --projection pca."
+            "projection tsne needs scikit-learn, which is not installed: pip install scikit-learn, or take "
+            "--projection pca."
         ) from error
 
     def tsne(embedding: Floats) -> tuple[Floats, None]:

@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import rows_of_numbers
 from metarl.common.files import NotWritten, reason, replacing
-from metarl.common.statistics import tasks_in_words
 from metarl.config.algorithms import run_title
 from metarl.reports.measures import Difference, Floats, Summary
 from metarl.reports.results import (
@@ -41,7 +40,8 @@ from metarl.reports.results import (
     Projected,
     Representations,
 )
-from metarl.reports.styles import COLOURS, GREY, MARKERS
+from metarl.reports.styles import COLOURS, GREY, MARKERS, style_axes
+from metarl.reports.wording import tasks_in_words
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
@@ -453,9 +453,7 @@ def _new_figure(
     width_ratios = options.pop("width_ratios", None)
     axes = figure.subplots(rows, columns, squeeze=False, width_ratios=width_ratios, **options)
     for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        ax.set_axisbelow(True)
+        style_axes(ax, grid="y")
     return figure, [list(row) for row in axes]
 
 

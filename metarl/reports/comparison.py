@@ -21,22 +21,21 @@ from metarl.common.statistics import (
     probability_of_improvement,
     share_made_worse,
     share_of_gap,
-    tasks_in_words,
 )
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Natural, convert
 from metarl.config.measuring import Checkpoint
+from metarl.config.trust import Trust
 from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.labels import Group, group_runs
 from metarl.reports.measures import Floats
+from metarl.reports.wording import tasks_in_words
 from metarl.store.reference import run_folder
 from metarl.store.runs import StoredRun, read_run
 
 Ends = tuple[Floats, Floats]
 """Lower and upper ends of an interval, [step] each."""
 
-# No step changes their policies; evaluations of older versions do not say so.
-_NOT_ADAPTING = ("oracle", "standstill")
 # Settings that say what a return is.
 _PROBLEM = ("env_kwargs", "horizon")
 
@@ -137,6 +136,7 @@ def compare(
     reference: str | Path | None = None,
     step: int = 1,
     checkpoint: Checkpoint = "last",
+    trust: Trust = False,
 ) -> Comparison:
     """Compares algorithms by the evaluations of their runs, paired by seed and task.
 
@@ -151,6 +151,8 @@ def compare(
             without it the line of the first run.
         step: The steps of adaptation after which the primary comparison is made, and which the picture shows.
         checkpoint: The checkpoint whose evaluations are compared: ``last`` or ``best``.
+        trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. It is not
+            needed; labels then leave out settings that a family of your own has as its default.
 
     Returns:
         The comparison.
@@ -165,7 +167,7 @@ def compare(
     checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
     folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
     chosen = convert("reference", reference, Path | None)
-    groups = group_runs([read_run(folder, checkpoint) for folder in folders])
+    groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
     if len(families := dict.fromkeys(group.env for group in groups)) > 1:
         raise UserError(f"compare looks at one family at a time, got runs on {' and '.join(families)}.")
     if chosen is None:
@@ -270,9 +272,10 @@ def _line(
     label: str, runs: Sequence[StoredRun], returns: Floats, sign: float, ends: tuple[float, float] | None
 ) -> Line:
     estimate = aggregate(returns)
-    algo, evaluations = runs[0].config["algo"], [run.evaluated() for run in runs]
+    row, evaluations = ALGORITHMS.get(runs[0].config["algo"]), [run.evaluated() for run in runs]
     read = [amount for evaluation in evaluations if (amount := evaluation.adaptation_episodes) is not None]
-    adapts = algo not in _NOT_ADAPTING and all(evaluation.share_made_worse is not None for evaluation in evaluations)
+    # Evaluations of older versions do not say that no step changes the policy.
+    adapts = (row is None or row.adapts) and all(evaluation.share_made_worse is not None for evaluation in evaluations)
     return Line(
         label=label,
         seeds=tuple(run.seed for run in runs),

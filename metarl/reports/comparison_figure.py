@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 
 from metarl.reports.limits import ARROWS, LEAVES, MARK, WORSE, show_from, worst_shown
 from metarl.reports.measures import Floats
-from metarl.reports.styles import COLOURS, GREY
+from metarl.reports.styles import COLOURS, GREY, style_axes
+from metarl.reports.wording import counted
 
 if TYPE_CHECKING:
     from metarl.reports.comparison import Comparison, Line, Pair
@@ -113,9 +114,7 @@ def _draw_steps(ax: Axes, pair: Pair, comparison: Comparison) -> bool:
     ax.set_xticks(steps if len(steps) <= _MOST_TICKS else steps[::2])
     ax.set_xlim(steps[0] - 0.4, steps[-1] + 0.4)
     ax.locator_params(axis="y", nbins=4)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    style_axes(ax, grid="y", width=0.6)
     return _limit(ax, "y", [(step, pair.per_seed[:, step]) for step in steps], comparison)
 
 
@@ -151,7 +150,7 @@ def _first(comparison: Comparison) -> int:
 
 
 def _steps(comparison: Comparison) -> str:
-    return f"{comparison.step} {comparison.step_name}{'' if comparison.step == 1 else 's'}"
+    return counted(comparison.step, comparison.step_name)
 
 
 def _caption(comparison: Comparison) -> str:
@@ -169,9 +168,8 @@ def _draw_differences(ax: Axes, comparison: Comparison) -> None:
     ax.set_yticks(range(len(pairs)), [textwrap.shorten(pair.label, _LABEL_WIDTH, placeholder="…") for pair in pairs])
     ax.set_ylim(len(pairs) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.grid(axis="x", color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    style_axes(ax, grid="x", width=0.6)
+    ax.spines["left"].set_visible(False)
     better = "left is better" if comparison.measure == "error" else "right is better"
     ax.set_xlabel(f"{comparison.measure} after {_steps(comparison)}, less {comparison.reference}'s ({better})")
 
@@ -202,7 +200,7 @@ def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], comparison: Compari
         assert line.made_worse is not None
         share = f"{line.made_worse[step]:.0%} of tasks worse"
         ax.set_title(f"{textwrap.fill(line.label, _TITLE_WIDTH)}\n{share}", fontsize=6.5, loc="left")
-        ax.spines[["top", "right"]].set_visible(False)
+        style_axes(ax)
         ax.locator_params(nbins=3)
     for ax in axes[len(lines) :]:
         ax.remove()

@@ -27,11 +27,12 @@ from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.limits import LEAVES, limit_curves
 from metarl.reports.measures import Floats
-from metarl.reports.styles import GREY, MARKERS, shaded, style_of, styles_of
+from metarl.reports.styles import GREY, MARKERS, shaded, style_axes, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
     amounts_text,
     count_text,
+    counted,
     engineering,
     provenance_text,
     rows_of_tasks,
@@ -224,7 +225,7 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     for size in sizes:
         style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
-        axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{size} episode{'s' * (size > 1)} a step"})
+        axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{counted(size, 'episode')} a step"})
     runs = runs_of(lines)
     caption = f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}"
     _finish(figure, axes, [family for family, _ in panels], y, caption)
@@ -321,7 +322,7 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
             _draw_group(ax, *line, style)
             ax.set_title(textwrap.fill(group.label, _APART_LABEL_WIDTH), fontsize=7, loc="left")
             ax.tick_params(labelsize=6.5)
-            ax.spines[["top", "right"]].set_visible(False)
+            style_axes(ax)
             if x != "gradient-step":
                 ax.locator_params(axis="x", nbins=4)
                 ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
@@ -515,9 +516,7 @@ def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
         if ax is not first:
             ax.sharey(first)
             ax.tick_params(labelleft=False)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color="#e6e6e6", linewidth=0.8)
-        ax.set_axisbelow(True)
+        style_axes(ax, grid="y")
     return figure, list(axes)
 
 

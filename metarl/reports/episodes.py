@@ -20,6 +20,7 @@ from metarl.common.streams import Purpose, stream
 from metarl.envs import TaskFamily, require_environments
 from metarl.envs.single import begin, new_env, take_step
 from metarl.envs.spaces import flatten
+from metarl.reports.wording import counted
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.trained_agent import Agent
 
@@ -166,7 +167,7 @@ def adaptation(
         in_task()
         policy = agent.adapt(env, num_steps=number, seed=seed, mode=mode)
         assert isinstance(policy, AdaptedPolicy)
-        title = f"after {number} {agent.rule.step_name}{'s' * (number > 1)}" if number else "before adaptation"
+        title = f"after {counted(number, agent.rule.step_name)}" if number else "before adaptation"
         # The same noise in all of them: they differ by what was learned.
         sample = partial(_sample, policy, stream(seed, Purpose.TEST_ROLLOUTS))
         episodes.append(_episode(title, sample, env, in_task(), horizon, camera))

@@ -10,7 +10,8 @@ from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import run_title
 from metarl.envs import SupervisedFamily
-from metarl.reports.styles import GREY
+from metarl.reports.styles import GREY, style_axes
+from metarl.reports.wording import counted
 from metarl.runs.trained_agent import Agent
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def draw_functions(agent: Agent) -> Figure:
             ax.plot(x, fitted.predict(x), color=colour, linewidth=1.8, label=_in_words(steps))
         ax.plot(*support, "o", color="black", markersize=5, label="support points", zorder=5)
         ax.set_title(family.describe_task(task), loc="left", fontsize=9)
-        ax.spines[["top", "right"]].set_visible(False)
+        style_axes(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9)
     title = f"{run_title(agent.config.to_dict())} on {family.name}, seed {agent.config.seed} · held-out tasks"
@@ -63,4 +64,4 @@ def draw_functions(agent: Agent) -> Figure:
 
 
 def _in_words(steps: int) -> str:
-    return "before adaptation" if steps == 0 else f"after {steps} step{'s' if steps > 1 else ''}"
+    return "before adaptation" if steps == 0 else f"after {counted(steps, 'step')}"

@@ -78,7 +78,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         if can_write_mp4():
             files[gif.with_suffix(".mp4")] = film.write_mp4
         else:
-            say("no MP4: its encoder is not installed; install it: pip install 'metarl-torch[video]'.")
+            say("no MP4: its encoder is not installed; install it from a clone of metarl: pip install '.[video]'.")
         if isinstance(env.unwrapped, NavigationEnv):
             chosen = [tasks[(config.task + goal) % HELD_OUT_TASKS] for goal in range(config.goals)]
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]

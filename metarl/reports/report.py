@@ -20,7 +20,7 @@ from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import run_title
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint, EvaluationConfig
-from metarl.config.trust import Trust
+from metarl.config.trust import Trust, trust_options
 from metarl.reports.comparison import compare_lines, usual_reference
 from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
@@ -138,7 +138,9 @@ def _facts(run: StoredRun) -> dict[str, Any]:
         ),
         "hardware": str(origin.get("hardware") or ""),
         "config": json.dumps(run.config, indent=1),
-        "train": f"python -m metarl.train --config config.json --run-dir {folder}",
+        "train": " ".join(
+            [f"python -m metarl.train --config config.json --run-dir {folder}", *trust_options(run.config)]
+        ),
         "evaluate": None if run.evaluation is None else _evaluate_command(run, run.evaluation),
     }
 
@@ -154,7 +156,7 @@ def _evaluate_command(run: StoredRun, evaluation: Evaluation) -> str:
     steps = ["--gradient-steps", len(evaluation.mean) - 1, "--seed", evaluation.seed]
     which = [] if evaluation.checkpoint == "last" else ["--checkpoint", evaluation.checkpoint]
     words = ["python", "-m", "metarl.evaluate", run.path, *tasks, *size, *steps, *which]
-    return shlex.join(map(str, words))
+    return " ".join([shlex.join(map(str, words)), *trust_options(run.config)])
 
 
 def _last(run: StoredRun, column: str) -> float | None:

@@ -1,13 +1,16 @@
-"""Styles of lines: colours, markers, dashes. An algorithm looks the same in every figure."""
+"""Styles of axes and lines: grids, colours, markers, dashes. An algorithm looks the same in every figure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Okabe and Ito's colours without yellow, and more; colour-blind readers can distinguish the first ten. Markers
 # distinguish the lines without colour. Every algorithm has a colour and a marker of its own.
@@ -17,6 +20,7 @@ COLOURS = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", "*", ">", "h", "d")
 GREY = "#6b6b6b"
+_GRID = "#e6e6e6"
 # The variants of an algorithm change dash and shade together; 4 dashes and 3 shades give 12 pairs. A shade is the share
 # of white, or of black if negative, that is mixed into the algorithm's colour.
 _DASHES = ("-", "--", "-.", ":")
@@ -25,6 +29,20 @@ _SHADES = (0.0, -0.4, 0.35)
 _REFERENCE_COLOUR = "#969696"
 _REFERENCE_DASHES = ("--", "-.", (0, (8, 2)), ":")
 _REFERENCE_MARKERS = ("x", "+", "1", "2")
+
+
+def style_axes(ax: Axes, grid: Literal["x", "y"] | None = None, width: float = 0.8) -> None:
+    """Takes away the frame above and to the right, and draws a pale grid behind everything else.
+
+    Args:
+        ax: The axes.
+        grid: The axis whose ticks get grid lines; None for no grid.
+        width: Width of the grid lines, in points.
+    """
+    ax.spines[["top", "right"]].set_visible(False)
+    if grid is not None:
+        ax.grid(axis=grid, color=_GRID, linewidth=width)
+        ax.set_axisbelow(True)
 
 
 def styles_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference, Floats
 from metarl.reports.results import Analysis
-from metarl.reports.wording import number_text
+from metarl.reports.wording import counted, number_text, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
@@ -318,7 +318,7 @@ def comparison_table(result: Comparison) -> str:
     """A comparison as text: all lines after each step, differences from the reference, the primary comparison."""
     decimals, at = 2 if result.measure == "return" else 4, result.step
     steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
-    after = f"after {at} {result.step_name}{'' if at == 1 else 's'}"
+    after = f"after {counted(at, result.step_name)}"
     unit = "episodes" if result.measure == "return" else "examples"
     text = [
         f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",

@@ -1,14 +1,18 @@
-"""Texts in figures: captions, titles, axes."""
+"""Texts in figures and tables: captions, titles, axes, numbers."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl.common.arrays import rows_of_numbers
-from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, tasks_in_words
+from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
+from metarl.common.strict_json import one_line
 from metarl.config.algorithms import ALGORITHMS
 from metarl.reports.labels import Group, runs_of
 from metarl.reports.measures import Floats
@@ -19,6 +23,30 @@ MEASURES = {"return": "return of an episode", "error": "mean squared error", "ac
 
 _LONGEST_NUMBER = 9  # characters
 _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things, such as "1 step" or "2 steps"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
+    """Says on how many tasks returns were measured, and whether the tasks were held out.
+
+    Args:
+        tasks: Tasks of an evaluation, repeats included, [task, ...].
+        finite: Whether the family has finitely many tasks, so that training has seen them all.
+
+    Returns:
+        For example "40 held-out tasks", or "2 tasks (none held out), 20 repeats each".
+    """
+    repeats = Counter(map(one_line, tasks)).values()
+    low, high = min(repeats), max(repeats)
+    if not finite and high == 1:
+        return counted(len(tasks), "held-out task")
+    what = f"{counted(len(repeats), 'task')} (none held out)" if finite else counted(len(repeats), "held-out task")
+    how_often = counted(high, "repeat") if low == high else f"{low} to {high} repeats"
+    return f"{what}, {how_often} each"
 
 
 def count_text(groups: Sequence[Group]) -> str:

@@ -124,7 +124,9 @@ class AdaptedPolicy:
         """
         file: Path = convert("path", path, Path)
         if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-            raise UserError(f"export_onnx needs {' and '.join(missing)}: pip install 'metarl-torch[onnx]'.")
+            raise UserError(
+                f"export_onnx needs {' and '.join(missing)}; install it from a clone of metarl: pip install '.[onnx]'."
+            )
         example = torch.zeros(self.policy.observation_size)
         try:
             program = torch.onnx.export(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
 from metarl.agents import build_rule
+from metarl.common.errors import UserError
 from metarl.common.memory import require_memory
 from metarl.config.algorithms import PEARLConfig, VariBADConfig, get_algorithm
 from metarl.config.optimisers import SACConfig
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
-from metarl.inner.rule import Adaptation
+from metarl.envs.spaces import zero_action
+from metarl.inner.rule import Adaptation, fewest_episodes
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
@@ -54,7 +60,9 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
         num_modes=family.num_modes,
         task_size=family.task_size if shown else 0,
         normalise_observations=settings.policy.normalise_observations,
+        zero_outputs=_zero_outputs(family, settings) if settings.algorithm.knows_zero else None,
     )
+    require_episodes(settings, rule, settings.inner.num_inner_steps, "rollouts_per_task")
     if isinstance(settings.own, VariBADConfig):
         _require_room_for_belief(settings, settings.own, rule)
     if isinstance(settings.own, PEARLConfig) and isinstance(settings.optimiser, SACConfig):
@@ -109,6 +117,28 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
 
+def require_episodes(settings: Settings, rule: Adaptation, num_steps: int, name: str) -> None:
+    """Raises UserError if steps of adaptation would read more episodes of each task than are collected.
+
+    Args:
+        settings: The run's settings.
+        rule: The adaptation rule.
+        num_steps: Number of steps.
+        name: Name of the setting that says how many episodes are collected.
+    """
+    stages, algo = rule.stages((1.0,) * num_steps), settings.algorithm_name
+    if settings.examples is not None:  # Every stage sees the same support set.
+        if (reads := max((stage.reads for stage in stages), default=1)) > 1:
+            raise UserError(f"{algo} reads {reads} trajectories of each task, and supervised tasks have only one.")
+        return
+    fewest, collected = fewest_episodes(stages), settings.rollouts.rollouts_per_task
+    if collected < fewest:
+        raise UserError(
+            f"{name} must be at least {fewest}, the trajectories of each task that {algo} reads before its first step, "
+            f"got {collected}."
+        )
+
+
 def blueprint(family: Family, settings: Settings) -> Blueprint:
     """What the policy for a family is made from."""
     algo = settings.experiment.algo if settings.algorithm.remembers else None
@@ -122,6 +152,18 @@ def build_policy(family: Family, settings: Settings) -> Policy:
         UserError: If the family's spaces or the policy's body are not supported.
     """
     return blueprint(family, settings).make(*_inputs_and_distribution(family))
+
+
+def _zero_outputs(family: Family, settings: Settings) -> NDArray[np.float64] | None:
+    """The policy's outputs that stand for the zero action, [action]; None if the action space has no such action."""
+    space, scale = require_environments(family, settings.experiment.algo).action_space, settings.rollouts.action_scale
+    if not isinstance(space, Box) or zero_action(space) is None:
+        return None
+    # As in ActionMap, action = centre + scale * half-width * output, and integer k is the interval from k to k + 1.
+    width = float(space.dtype.kind in "biu")
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64) + width
+    centre, half_width = 0.5 * low + 0.5 * high, scale * (0.5 * high - 0.5 * low)
+    return np.divide(0.5 * width - centre, half_width, out=np.zeros_like(centre), where=half_width > 0)
 
 
 def _inputs_and_distribution(family: Family) -> tuple[int, DifferentiableDistribution]:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,12 +33,12 @@ from metarl.config.trust import Trust, code_in
 from metarl.data import joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
-from metarl.envs.spaces import element, stacked
+from metarl.envs.spaces import element, stacked, zero_action
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import make_runner
 from metarl.policies.base import with_derivatives
-from metarl.runs.build import family_of, require_room
+from metarl.runs.build import family_of, require_episodes, require_room
 from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.evaluations import Evaluation, MetricResult, References
 from metarl.store.folder import RunFolder
@@ -100,6 +99,7 @@ def sweep_rollouts(
 
     Raises:
         UserError: As `evaluate`; also if ``rollouts`` is empty, if the family is supervised, or if the agent remembers.
+            Nothing is evaluated then.
         NotWritten: If the file cannot be written; its ``result`` is the list.
     """
     sizes = sorted(set(convert("rollouts", rollouts, tuple[Count, ...])), reverse=True)
@@ -111,6 +111,7 @@ def sweep_rollouts(
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
     if agent.rule.core.remembers:
         raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
+    require_episodes(agent.settings.measured_on(sizes[-1]), agent.rule, config.gradient_steps, "rollouts")
     path = RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
@@ -144,6 +145,9 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     family = agent.family if config.env is None else _other_family(agent, config.env)
     require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
+    if config.adapted_layers and agent.rule.core.remembers:
+        algo = agent.settings.experiment.algo
+        raise UserError(f"adapted_layers would do nothing: {algo} takes no gradient steps.")
     rule, scales = _partial(agent.rule, config), agent.step_scales(config.gradient_steps, config.step_scales)
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
@@ -153,6 +157,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         if isinstance(family, TaskFamily) and getattr(config, name) is not None:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
     settings = agent.settings.measured_on(size, config.shots)
+    require_episodes(settings, rule, config.gradient_steps, "rollouts")
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, scales, family, tasks, workers, device)
@@ -356,12 +361,12 @@ def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings,
     """
     if not isinstance(family, TaskFamily):
         return None, 0
-    space = family.action_space
-    if not isinstance(space, Box) or not space.contains(np.zeros(space.shape, space.dtype)):
+    zero = zero_action(family.action_space)
+    if zero is None:
         return None, 0
     num, env_steps = len(tasks), 0
     observations = np.zeros((num, *family.observation_space.shape), np.float32)
-    actions = np.zeros((num, *space.shape), space.dtype)
+    actions = np.repeat(zero[None], num, axis=0)
     rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
     total = np.zeros(num)
     seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)

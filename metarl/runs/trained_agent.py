@@ -34,7 +34,7 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.base import DifferentiablePolicy, with_derivatives
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
-from metarl.runs.build import blueprint, build
+from metarl.runs.build import blueprint, build, require_episodes
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.reference import run_folder
@@ -127,6 +127,7 @@ class Agent:
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
         if self.rule.remembers and num_rollouts != 1:
             raise UserError(f"num_rollouts must be 1: {self.config.algo} reads one episode a step, got {num_rollouts}.")
+        require_episodes(self.settings.measured_on(num_rollouts), self.rule, num_steps, "num_rollouts")
         scales = self.step_scales(num_steps, step_scales)
         horizon = convert("horizon", horizon, Count | None) or settings.horizon
         mode = self._checked_mode(mode)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.common.strict_json import one_line
 from metarl.config.config import Config
+from metarl.config.resolved import GROUPS
 from metarl.store.checkpoints import load_meta
 from metarl.store.runs import read_run
-
-# What meta-parameters mean depends on these settings. How many there are says the rest.
-_SAME = ("algo", "attenuate", "hidden_sizes", "activation", "policy_body", "normalise_observations")
 
 
 def meta_from(run_dir: Path, config: Config, num_meta: int) -> Tensor:
@@ -27,13 +27,17 @@ def meta_from(run_dir: Path, config: Config, num_meta: int) -> Tensor:
     Raises:
         UserError: If the folder holds no run, or its meta-parameters do not fit.
     """
-    theirs, ours = read_run(run_dir).config, config.to_dict()
-    for name in _SAME:
-        if name in theirs and one_line(theirs[name]) != one_line(ours[name]):
-            raise UserError(
-                f"{run_dir} was trained with {name} {theirs[name]}, and this run has {ours[name]}: its meta-parameters "
-                "do not fit; choose the same, or leave out init_from."
-            )
+    theirs, ours, settings = read_run(run_dir).config, config.to_dict(), config.resolve()
+    groups = [(None, getattr(settings, group)) for group in GROUPS]
+    for option, part in (*groups, ("l2f", settings.l2f), (settings.algorithm.option, settings.own)):
+        before, now = _values(theirs, option), _values(ours, option)
+        for name in part.meaning if part else ():
+            if name in before and one_line(before[name]) != one_line(now[name]):
+                full_name = f"{option}.{name}" if option else name
+                raise UserError(
+                    f"{run_dir} was trained with {full_name} {before[name]}, and this run has {now[name]}: its "
+                    "meta-parameters do not fit; choose the same, or leave out init_from."
+                )
     meta = load_meta(run_dir)
     if len(meta) != num_meta:
         raise UserError(
@@ -41,3 +45,9 @@ def meta_from(run_dir: Path, config: Config, num_meta: int) -> Tensor:
             f"settings of {config.algo} differ; choose the same, or leave out init_from."
         )
     return meta
+
+
+def _values(config: Mapping[str, Any], option: str | None) -> Mapping[str, Any]:
+    """The settings among a run's that one of them holds; all of them if ``option`` is None."""
+    values = config if option is None else config.get(option)
+    return values if isinstance(values, Mapping) else {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from metarl.common.errors import UserError
 from metarl.common.strict_json import read_json, write_json
-from metarl.config.algorithms import BaselineConfig, get_algorithm, stored_trainer
+from metarl.config.algorithms import OF_THE_TASK, BaselineConfig, get_algorithm, stored_trainer
 from metarl.config.checked import Checked, Seed, convert
 from metarl.config.config import Config
 from metarl.config.resolved import idle_fields
@@ -127,9 +127,20 @@ def stored_config(values: Mapping[str, Any], trust: Trust = False) -> Config:
         stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
     if "algo" in stored:  # Older versions also stored settings that do nothing with it.
         stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
-    stored = with_former_behaviour(stored)
-    chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
+    stored = with_former_behaviour(_with_effect(stored))
+    chosen = _with_effect(values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored}))
     return _resolving_to(stored, Config.from_dict(chosen))
+
+
+def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out settings that older versions accepted beside others with which they do nothing."""
+    kept = dict(settings)
+    if kept.get("validate_every") == 0:
+        kept.pop("best_by", None)
+    l2f = kept.get("l2f")
+    if isinstance(l2f, Mapping) and l2f.get("conditioning") == "constant":
+        kept["l2f"] = {name: value for name, value in l2f.items() if name not in OF_THE_TASK}
+    return kept
 
 
 def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:

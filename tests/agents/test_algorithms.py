@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from tiny_runs import TINY, arguments, assert_same_run, final_parameters, numbers, tiny
 
 import metarl
@@ -96,12 +97,75 @@ def test_oracle_sees_the_task_of_another_family_too(tmp_path):
     assert np.array(result.returns).shape == (2, 2)
 
 
-@pytest.mark.parametrize("algo", ["oracle", "standstill"])
+@pytest.mark.parametrize("algo", sorted(name for name, row in ALGORITHMS.items() if not row.adapts))
 def test_what_never_adapts_makes_no_task_worse(algo, tmp_path):
     train(tiny(tmp_path, algo=algo, iterations=0))
     result = evaluate(tmp_path, EvaluationConfig(tasks=3, rollouts=2, gradient_steps=1))
     assert result.share_made_worse is None
     assert [line.split()[3] for line in evaluation_table(result).splitlines()[2:4]] == ["-", "-"]
+
+
+class Dial(gym.Env):
+    """Rewards are minus the size of the action, so that only the zero action gives 0."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def set_task(self, task):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), -float(np.abs(action).sum()), False, False, {}
+
+
+class DialFamily(metarl.TaskFamily):
+    """Dials whose centre is not 0."""
+
+    horizon = 5
+    task_space = spaces.Box(-1, 1, ())
+    actions = spaces.Box(np.array([-0.25, 0.0], np.float32), np.array([1.0, 0.5], np.float32))
+
+    def make_env(self):
+        return Dial(self.actions)
+
+
+class WholeDialFamily(DialFamily):
+    """With whole numbers as actions."""
+
+    actions = spaces.Box(np.array([0, -3]), np.array([5, 1]), dtype=np.int64)
+
+
+class NoZeroFamily(DialFamily):
+    """Without a zero action."""
+
+    actions = spaces.Box(1.0, 2.0, (1,))
+
+
+@pytest.mark.parametrize("env", [DialFamily, WholeDialFamily])
+def test_standstill_is_the_zero_action_wherever_the_centre_of_the_actions_is(tmp_path, env):
+    train(tiny(tmp_path, env=env, algo="standstill", horizon=5, action_scale=0.5, iterations=0))
+    result = evaluate(tmp_path, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+    assert result.references.standstill == 0
+    np.testing.assert_allclose(result.returns, 0, atol=1e-4)  # The noise that the floor of the deviation leaves.
+
+
+@pytest.mark.parametrize("env", ["navigation", "cheetah-dir", "ant-dir"])
+def test_where_the_centre_of_the_actions_is_0_standstill_has_no_weights_but_0(tmp_path, env):
+    rule = train(tiny(tmp_path, env=env, algo="standstill", iterations=0)).agent.rule
+    *weights, _ = rule.policy.layout.views(rule.initial(np.random.default_rng(0))[None])
+    assert not any(part.any() or part.signbit().any() for part in weights)
+
+
+def test_standstill_is_refused_where_there_is_no_zero_action(tmp_path):
+    with pytest.raises(UserError, match="standstill is the zero action, and the action space of this task family"):
+        train(tiny(tmp_path / "run", env=NoZeroFamily, algo="standstill", horizon=5, iterations=0))
+    assert not (tmp_path / "run").exists()
 
 
 def test_oracle_knows_its_task_and_never_adapts(tmp_path):
@@ -253,6 +317,12 @@ def test_layers_that_the_agent_never_adapts_are_refused_at_test_time(tmp_path):
         UserError, match="adapted_layers names no tensor that this agent adapts; it adapts weight2, bias2, log_std"
     ):
         evaluate(tmp_path, EvaluationConfig(adapted_layers=("weight1",)))
+
+
+def test_layers_of_an_agent_with_memory_cannot_be_frozen_at_test_time(tmp_path):
+    run = train(tiny(tmp_path, algo="rl2", iterations=0))
+    with pytest.raises(UserError, match="adapted_layers would do nothing: rl2 takes no gradient steps"):
+        evaluate(tmp_path, EvaluationConfig(adapted_layers=tuple(run.agent.rule.adapted)))
 
 
 def test_environment_steps_of_query_rollouts_are_counted(tmp_path):

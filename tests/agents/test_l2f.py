@@ -20,6 +20,7 @@ from metarl.inner.rule import Adaptation
 from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
+from metarl.runs.build import build as build_run
 
 
 def build(**options: object) -> tuple[L2F, Tensor]:
@@ -312,7 +313,6 @@ def test_fresh_rollouts_after_attenuation_leave_the_gru_only_what_it_reads():
     [
         ({"embedding": "gru", "normalise_embedding": True}, "normalise_embedding is for gradients"),
         ({"embedding": "gru", "embedding_gradient": "through"}, "embedding_gradient is for gradients"),
-        ({"embedding": "gru", "conditioning": "constant"}, "gru needs l2f.conditioning task"),
         ({"embedding": "gru", "trajectories": 0}, "l2f.trajectories must be at least 1, got 0"),
         ({"trajectories": 2}, "l2f.trajectories needs l2f.embedding gru"),
     ],
@@ -322,11 +322,50 @@ def test_settings_that_make_no_sense_with_the_embedding_are_refused(options, mes
         L2FConfig(**options)
 
 
-def test_more_trajectories_than_reused_rollouts_are_refused():
-    settings = {"algo": "l2f", "rollouts_per_task": 2}
-    with pytest.raises(UserError, match="trajectories must be at most rollouts_per_task, 2, which L2F reuses; got 3"):
-        Config(**settings, l2f={"embedding": "gru", "trajectories": 3})
-    Config(**settings, l2f={"embedding": "gru", "trajectories": 3, "attenuation_rollouts": "fresh"})
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"algo": "l2f", "l2f": {"embedding": "gru", "trajectories": 3}}, "l2f"),
+        ({"algo": "mumomaml", "attenuate": True, "mumomaml": {"trajectories": 3}}, "mumomaml-attenuated"),
+    ],
+)
+def test_more_trajectories_than_reused_rollouts_are_refused(settings, name):
+    message = f"rollouts_per_task must be at least 3, the trajectories of each task that {name} reads .*, got 2"
+    with pytest.raises(UserError, match=message):
+        build_run(Config(**settings, rollouts_per_task=2).resolve())
+    # Enough; fresh ones, which are as many as it takes; or no inner loop.
+    build_run(Config(**settings, rollouts_per_task=3).resolve())
+    fresh = {**settings.get("l2f", {}), "attenuation_rollouts": "fresh"}
+    build_run(Config(**{**settings, "l2f": fresh}, rollouts_per_task=2).resolve())
+    build_run(Config(**settings, rollouts_per_task=2, num_inner_steps=0).resolve())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"embedding": "gru"},
+        {"embedding": "moments", "normalise_embedding": True},
+        {"normalise_embedding": True},
+        {"embedding_gradient": "through"},
+        {"attenuation_rollouts": "fresh"},
+        {"start_kl": 1.0},
+        {"reuse_kl": 1.0},
+    ],
+)
+def test_what_does_nothing_with_constants_is_refused(choice):
+    name = next(iter(choice))
+    with pytest.raises(UserError, match=rf"l2f\.{name}.* would do nothing with l2f.conditioning constant"):
+        L2FConfig(conditioning="constant", **choice)
+
+
+@pytest.mark.parametrize("env", ["navigation", "sinusoid"])
+def test_one_task_alone_cannot_normalise_the_embedding(env):
+    """Its variance over the tasks of an iteration is always 0."""
+    settings = {"env": env, "algo": "l2f", "l2f": {"normalise_embedding": True}}
+    with pytest.raises(UserError, match="meta_batch_size must be at least 2 with it, got 1"):
+        Config(**settings, meta_batch_size=1)
+    Config(**settings, meta_batch_size=2)
+    Config(env=env, algo="l2f", meta_batch_size=1)
 
 
 def test_moments_without_normalisation_are_refused():
@@ -364,10 +403,9 @@ def test_divergences_are_for_trpo(name):
         Config(algo="l2f", l2f={name: 1.0}, meta_optimiser="promp")
 
 
-@pytest.mark.parametrize("choice", [{"attenuation_rollouts": "fresh"}, {"conditioning": "constant"}])
-def test_reuse_kl_is_for_reused_rollouts(choice):
-    with pytest.raises(UserError, match=r"needs l2f\.attenuation_rollouts reuse, and a gamma that depends on the task"):
-        L2FConfig(reuse_kl=1.0, **choice)
+def test_reuse_kl_is_for_reused_rollouts():
+    with pytest.raises(UserError, match=r"it needs l2f\.attenuation_rollouts reuse\."):
+        L2FConfig(reuse_kl=1.0, attenuation_rollouts="fresh")
 
 
 @pytest.mark.parametrize("start_kl", [0.0, 0.7])

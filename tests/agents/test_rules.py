@@ -369,6 +369,13 @@ def test_standstill_stands_still():
     assert (rule.policy.extra(policies).exp() < 1e-5).all()
     with pytest.raises(UserError, match="standstill needs continuous actions"):
         make_rule("standstill", make_policy("categorical"))
+    with pytest.raises(UserError, match="the action space of this task family does not hold it"):
+        build_rule("standstill", make_policy(), InnerSettings(), zero_outputs=None)
+
+
+@pytest.mark.parametrize("algo", sorted(name for name, row in ALGORITHMS.items() if not row.remembers))
+def test_a_row_says_whether_steps_change_the_policy(algo):
+    assert ALGORITHMS[algo].adapts == bool(make_rule(algo, make_policy(), num_modes=2).adapted)
 
 
 @pytest.mark.parametrize("algo", ["context", "cavia", "mumomaml"])

@@ -50,6 +50,27 @@ def test_what_a_command_line_names_is_chosen_and_nothing_else(line, chosen):
     assert config.chosen.keys() == Config(**chosen).chosen.keys()
 
 
+@pytest.mark.parametrize("env_kwargs", [{"action_bound": 0.2}, {"horizon": 50}])
+def test_a_stored_family_parameter_may_be_named_again_or_changed(tmp_path, env_kwargs):
+    """Also one that is called as a setting is."""
+    env = "navigation" if "action_bound" in env_kwargs else "cheetah-dir"
+    config = Config(env=env, algo="maml", env_kwargs=env_kwargs, run_dir=tmp_path)
+    save_config(config, {})
+    ((name, value),) = env_kwargs.items()
+    line = ["--run-dir", str(tmp_path), "--resume", "--env-kwargs", name]
+    assert parse_config([*line, str(value)]).env_kwargs == env_kwargs
+    assert parse_config(line[:3]).env_kwargs == env_kwargs
+    stored = ["--config", str(tmp_path / "config.json")]
+    assert parse_config(stored).env_kwargs == env_kwargs
+    assert parse_config([*stored, "--env-kwargs", name, "1"]).env_kwargs == {name: 1}
+
+
+def test_what_a_stored_run_attenuates_may_be_switched_off(tmp_path):
+    save_config(Config(algo="maml", attenuate=True, run_dir=tmp_path), {})
+    config = parse_config(["--config", str(tmp_path / "config.json"), "--algo", "pretrain", "--no-attenuate"])
+    assert config == Config(algo="pretrain")
+
+
 def test_a_part_of_a_components_settings_leaves_the_familys_other_defaults_in_force():
     settings = parse_config(["--trpo.max-kl", "0.02"]).resolve()
     assert settings.optimiser == TRPOConfig(max_kl=0.02, fisher_fraction=0.1, hessian_fraction=0.5)

@@ -11,6 +11,7 @@ from metarl.commands.train import listing, main, parse_config
 from metarl.config.settings import RolloutSettings
 
 EXACT = TRPOConfig(max_kl=0.01, cg_iterations=10, cg_damping=1e-5, backtrack_ratio=0.8, max_backtracks=15)
+ANT = {"frame_skip": 2, "ctrl_cost_weight": 0.005, "survive_bonus": 0.05}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -73,9 +74,8 @@ def test_presets_have_the_papers_details():
     assert settings["l2f-cheetah-dir"].l2f == metarl.L2FConfig()  # The family's own initial gamma is another.
     assert Config(env="cheetah-dir-rllab").resolve().l2f != metarl.L2FConfig()
     assert settings["mumomaml-navigation"].own == metarl.MuMoMAMLConfig(embedding_size=8, trajectories=1)
-    ant = {"frame_skip": 2, "ctrl_cost_weight": 0.005}
-    assert settings["maml-ant-dir"].experiment.env_kwargs == {**ant, "survive_bonus": 0.05}
-    assert settings["maml-ant-vel"].experiment.env_kwargs == {**ant, "survive_bonus": 1.05}
+    assert settings["maml-ant-dir"].experiment.env_kwargs == ANT
+    assert settings["maml-ant-vel"].experiment.env_kwargs == {**ANT, "survive_bonus": 1.05}
 
 
 def test_what_is_chosen_on_the_command_line_wins():
@@ -86,6 +86,48 @@ def test_what_is_chosen_on_the_command_line_wins():
     assert settings.optimiser == dataclasses.replace(EXACT, max_kl=0.05)
     assert settings.l2f == metarl.L2FConfig(scope="filter")
     assert (settings.meta.meta_batch_size, settings.run.iterations) == (20, 500)
+
+
+@pytest.mark.parametrize(
+    ("line", "chosen", "left_out"),
+    [
+        # What the start says may contradict the new algorithm, as long as another option mends it.
+        ("maml-navigation --algo l2f --inner-loss ratio", {"algo": "l2f", "inner_loss": "ratio"}, ""),
+        ("maml-navigation --attenuate --inner-loss ratio", {"attenuate": True, "inner_loss": "ratio"}, ""),
+        (
+            "maml-navigation --algo l2f --l2f.attenuation-rollouts fresh",
+            {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh"}},
+            "",
+        ),
+        ("maml-ant-dir --env-kwargs frame_skip 5", {"env_kwargs": {**ANT, "frame_skip": 5}}, ""),
+        # What cannot be unset is left out.
+        ("l2f-cheetah-dir --algo maml", {"algo": "maml", "l2f": None}, "l2f"),
+        ("maml-navigation --meta-optimiser promp", {"meta_optimiser": "promp", "trpo": None}, "trpo"),
+        ("l2f-navigation --env cheetah-dir", {"env": "cheetah-dir", "env_kwargs": {}}, "env_kwargs"),
+        ("l2f-navigation --env navigation-c", {"env": "navigation-c"}, ""),
+        (
+            "maml-navigation --algo rl2 --meta-optimiser ppo --rollouts-per-task 1",
+            {
+                "algo": "rl2",
+                "meta_optimiser": "ppo",
+                "rollouts_per_task": 1,
+                "inner_lr": None,
+                "inner_loss": None,
+                "trpo": None,
+            },
+            "inner_lr, inner_loss, trpo",
+        ),
+    ],
+)
+def test_other_options_override_a_presets(line, chosen, left_out, capsys):
+    assert parse_config(["--preset", *line.split()]) == dataclasses.replace(metarl.preset(line.split()[0]), **chosen)
+    expected = f"without effect here, and so not taken over: {left_out}\n" if left_out else ""
+    assert capsys.readouterr().err == expected
+
+
+def test_a_contradiction_that_no_option_mends_is_refused():
+    with pytest.raises(UserError, match="the score loss is wrong for the unattenuated policy's rollouts"):
+        parse_config(["--preset", "maml-navigation", "--algo", "l2f"])
 
 
 def test_help_shows_a_presets_values(capsys):

@@ -1,6 +1,9 @@
 """A run folder is data: code that its config.json names is imported on the caller's word only."""
 
+import html
 import json
+import re
+import shlex
 import sys
 
 import pytest
@@ -9,7 +12,7 @@ from tiny_runs import TINY, arguments, tiny
 
 import metarl
 from metarl import Config, EvaluationConfig, UserError
-from metarl.commands import analyze, evaluate, plot
+from metarl.commands import analyze, compare, evaluate, plot
 from metarl.commands import train as train_command
 from metarl.config.trust import require_trust, trust_options
 from metarl.runs.training import train
@@ -232,6 +235,47 @@ def test_curves_are_drawn_without_importing_anything(tmp_path, module, monkeypat
     assert module not in sys.modules
     assert plot.main([*map(str, runs), "--output", "curve.png", "--env", f"{module}:Family"]) == 0
     assert module in sys.modules
+
+
+def test_a_comparison_leaves_out_the_defaults_of_a_trusted_family(tmp_path, module, monkeypatch, capsys):
+    runs = []
+    for lr in (0.1, 0.2):
+        config = tiny(tmp_path / f"run{lr}", env=f"{module}:Family", inner_lr=lr, horizon=5, iterations=1)
+        runs.append(str(train(config).path))
+        metarl.evaluate(runs[-1], EvaluationConfig(tasks=2, rollouts=2))
+    new_process(monkeypatch, module)
+    assert [line.label for line in metarl.compare(runs).lines] == ["MAML (inner lr 0.1)", "MAML (inner lr 0.2)"]
+    assert module not in sys.modules
+    assert [line.label for line in metarl.compare(runs, trust=True).lines] == ["MAML", "MAML (inner lr 0.2)"]
+    for option in ("--trust", "--env"):
+        new_process(monkeypatch, module)
+        capsys.readouterr()
+        assert compare.main([*runs, option, f"{module}:Family"]) == 0
+        assert "MAML (inner lr 0.1)" not in capsys.readouterr().out
+
+
+def test_the_commands_of_a_report_take_the_word(tmp_path, module, monkeypatch):
+    run = train(tiny(tmp_path / "run", env=f"{module}:Family", horizon=5, iterations=1)).path
+    metarl.evaluate(run, EvaluationConfig(tasks=2, rollouts=2))
+    page = html.unescape(metarl.report(run, tmp_path / "report.html").read_text())
+    commands = {
+        name: shlex.split(words) for name, words in re.findall(r"python -m metarl\.(train|evaluate) ([^\n<]*)", page)
+    }
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    run.rename(tmp_path / "before")
+    commands["evaluate"][commands["evaluate"].index("--task-file") + 1] = str(tmp_path / "before/evaluation.json")
+    for name, main in (("train", train_command.main), ("evaluate", evaluate.main)):
+        new_process(monkeypatch, module)
+        assert main(commands[name]) == 0
+    again, before = (json.loads((path / "evaluation.json").read_text()) for path in (run, tmp_path / "before"))
+    assert again["returns"] == before["returns"]
+
+
+def test_names_are_quoted_for_the_shell():
+    assert trust_options({"env": "my_module:Family", "algo": "a:b; c"}) == [
+        "--trust my_module:Family",
+        "--trust 'a:b; c'",
+    ]
 
 
 def test_loading_a_configuration_takes_the_word(tmp_path, module):

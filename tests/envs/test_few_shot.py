@@ -5,8 +5,10 @@ import json
 import pickle
 
 import numpy as np
+import PIL
 import pytest
 from images import write_class, write_patterns
+from packaging.version import Version
 from PIL import Image
 
 from metarl import UserError, check_task_family, get_family
@@ -49,6 +51,21 @@ def test_hidden_files_and_folders_without_images_are_no_classes(tmp_path):
         (tmp_path / name).write_text("no image")
     family = make(tmp_path, ways=2)
     assert sum(len(family.split_classes(split)) for split in SPLITS) == 15
+
+
+def test_links_to_folders_are_classes_unless_they_lead_back(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    write_patterns(data, num_classes=15)
+    write_patterns(elsewhere, num_classes=2)
+    (data / "linked").symlink_to(elsewhere)
+    (data / "a/copy").symlink_to(data / "b/01")
+    (data / "a/circle").symlink_to(data)
+    (elsewhere / "circle").symlink_to(tmp_path)
+    family = make(data, ways=2)
+    names = set().union(*map(family.split_classes, SPLITS))
+    assert names == {f"{'ab'[i % 2]}/{i:02}" for i in range(15)} | {"linked/a/00", "linked/b/01", "a/copy"}
+    linked = np.array([sorted(names).index(name) for name in ("linked/a/00", "a/copy")])
+    assert drawn(family, linked)[0].inputs.shape == (4, 64)
 
 
 @pytest.mark.parametrize("rotations", [False, True])
@@ -128,6 +145,83 @@ def test_inputs_are_the_pixels_channel_by_channel(tmp_path):
     assert (grey.num_inputs, drawn(grey, tasks_of(grey)[0], 1, 1)[0].inputs.shape) == (64, (2, 64))
 
 
+GREY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
+CLEAR = np.eye(4, dtype=bool)
+COLOUR = np.stack([GREY, GREY.T, 255 - GREY], axis=-1)
+OPAQUE = np.full((4, 4), 255, np.uint8)
+WHITE = np.uint8(255)
+
+
+def palette(image):
+    return Image.fromarray(image).quantize(16)
+
+
+def with_key(image, key):
+    image.info["transparency"] = key
+    return image
+
+
+def inputs_of(folder, image, ending="png", channels=1):
+    """An image's numbers as the family reads them, [row, column], or [row, column, channel] of colours."""
+    for name in map(str, range(15)):
+        (folder / name).mkdir()
+        for number in range(2):
+            image.save(folder / name / f"{number}.{ending}", **image.info)
+    family = make(folder, ways=2, size=4, channels=channels)
+    rows = drawn(family, tasks_of(family)[0], 1, 1)[0].inputs[0] * 255
+    return rows.reshape(channels, 4, 4).transpose(1, 2, 0).squeeze()
+
+
+INDICES = np.asarray(palette(COLOUR))[..., None]
+# Images, their endings, and the numbers that they stand for.
+PICTURES = {
+    "L": (Image.fromarray(GREY), "png", GREY),
+    "1": (Image.fromarray(CLEAR), "png", 255 * CLEAR),
+    "P": (palette(COLOUR), "png", np.asarray(palette(COLOUR).convert("L"))),
+    "RGB": (Image.fromarray(COLOUR), "png", np.asarray(Image.fromarray(COLOUR).convert("L"))),
+    "RGB, colours": (Image.fromarray(COLOUR), "png", COLOUR),
+    "CMYK": (Image.fromarray(COLOUR).convert("CMYK"), "tif", COLOUR),
+    "RGBA, opaque": (Image.fromarray(np.dstack([COLOUR, OPAQUE])), "png", COLOUR),
+    "I;16, PNG": (Image.fromarray(257 * GREY.astype(np.uint16)), "png", GREY),
+    "I;16, TIFF": (Image.fromarray(257 * GREY.astype(np.uint16)), "tif", GREY),
+    "I;16, a clear number": (
+        with_key(Image.fromarray(257 * GREY.astype(np.uint16)), 0),
+        "png",
+        np.where(GREY == 0, WHITE, GREY),
+    ),
+    "LA": (Image.fromarray(np.dstack([GREY, OPAQUE * ~CLEAR])), "png", np.where(CLEAR, WHITE, GREY)),
+    "LA, half": (Image.fromarray(np.dstack([0 * GREY, OPAQUE // 5])), "png", 0 * GREY + 204),
+    "RGBA": (Image.fromarray(np.dstack([COLOUR, OPAQUE * ~CLEAR])), "png", np.where(CLEAR[..., None], WHITE, COLOUR)),
+    "L, a clear number": (with_key(Image.fromarray(GREY), 17), "png", np.where(GREY == 17, WHITE, GREY)),
+    "RGB, a clear colour": (
+        with_key(Image.fromarray(COLOUR), tuple(COLOUR[0, 1].tolist())),
+        "png",
+        np.where((COLOUR[0, 1] == COLOUR).all(-1, keepdims=True), WHITE, COLOUR),
+    ),
+    "P, a clear colour": (
+        with_key(palette(COLOUR), 3),
+        "gif",
+        np.where(INDICES == 3, WHITE, palette(COLOUR).convert("RGB")),
+    ),
+}
+
+
+@pytest.mark.parametrize(("image", "ending", "expected"), PICTURES.values(), ids=PICTURES)
+def test_pictures_of_every_mode_keep_their_numbers(tmp_path, image, ending, expected):
+    if image.mode == "I;16" and image.info and Version(PIL.__version__) < Version("11"):
+        pytest.skip("Pillow 10 cannot write it")
+    read = inputs_of(tmp_path, image, ending, 1 if expected.ndim == 2 else 3)
+    np.testing.assert_allclose(read, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_pictures_whose_white_is_unknown_are_refused(tmp_path, dtype):
+    with pytest.raises(
+        UserError, match=r"cannot read the image .*\.tif: nothing says which number is white in Pillow's"
+    ):
+        inputs_of(tmp_path, Image.fromarray(GREY.astype(dtype)), "tif")
+
+
 def test_rotations_turn_the_images_of_a_class(tmp_path):
     image = np.arange(16).reshape(4, 4)
     for name in map(str, range(15)):
@@ -186,7 +280,10 @@ def test_impossible_arguments_are_refused(folder, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"folder": ""}, "few-shot needs a folder of images: give its path in env_kwargs, as folder"),
+        (
+            {"folder": ""},
+            r"needs a folder of images: add --env-kwargs folder PATH \(in Python, env_kwargs=\{'folder': PATH\}\)",
+        ),
         ({"ways": 5}, "the validation split of .* has 3 classes, and a task needs 5: lower ways, or choose"),
         ({"split_file": "/no/such.json"}, "cannot read /no/such.json"),
     ],

@@ -106,7 +106,7 @@ def test_the_missing_package_is_named(package, monkeypatch, tmp_path):
     monkeypatch.setattr(metaworld, "importlib", SimpleNamespace(import_module=missing))
     config = tiny(tmp_path / "run", env="metaworld-ml10")  # A stored run can be read without the package.
     with pytest.raises(
-        UserError, match=r"need the package metaworld; install it: pip install 'metarl-torch\[metaworld"
+        UserError, match=r"need the package metaworld; install it from a clone of metarl: pip install '\.\[metaworld"
     ):
         metarl.train(config)
 

@@ -179,3 +179,13 @@ def test_pytorchs_operations_give_the_same_actions(space: gymnasium.Space):
     assert (traced.dtype, traced.shape) == (expected.dtype, expected.shape)
     np.testing.assert_allclose(traced, expected, rtol=0 if np.issubdtype(space.dtype, np.integer) else 1e-6)
     assert len(np.unique(traced)) > 1
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Box(-0.1, 0.1, (2,), dtype) for dtype in (np.float16, np.float32, np.float64)]
+)
+def test_pytorchs_operations_stay_within_bounds_that_single_precision_does_not_hold(space: gymnasium.Space):
+    action_map, actions = ActionMap(space), np.array([[9.0, -9.0], [1.0, 0.3]], np.float32)
+    traced = action_map.traced(torch.from_numpy(actions)).numpy()
+    np.testing.assert_array_equal(traced, action_map(actions))
+    assert all(space.contains(action) for action in traced)

@@ -14,6 +14,7 @@ from metarl.policies.distributions import (
     DifferentiableDistribution,
     Gaussian,
     SquashedGaussian,
+    normal_kl,
 )
 
 TASKS, ROWS, ACTIONS = 2, 6, 3
@@ -267,3 +268,11 @@ def test_a_squashed_action_at_the_bound_has_a_finite_density():
     assert action == 1
     assert torch.isfinite(squashed.log_prob(outputs, torch.zeros(1, 0), action)).all()
     assert torch.isfinite(squashed.sample_with_log_prob(outputs, torch.full((1, 1, 1), 0.5))[1]).all()
+
+
+def test_the_divergence_of_normal_distributions_is_that_of_torch():
+    numbers = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    first, second = (torch.distributions.Normal(m, (v / 2).exp()) for m, v in (numbers[:2], numbers[2:]))
+    wanted = torch.distributions.kl_divergence(first, second).sum(-1)
+    torch.testing.assert_close(normal_kl(*numbers), wanted, rtol=1e-12, atol=1e-12)
+    assert not normal_kl(*numbers[:2], *numbers[:2]).any()

@@ -8,6 +8,7 @@ from test_plot import NAVIGATION_TASKS, make_run
 from metarl import UserError, compare
 from metarl.commands.compare import main
 from metarl.common.statistics import holm
+from metarl.config.algorithms import ALGORITHMS
 from metarl.reports.comparison_figure import draw_comparison, draw_differences
 from metarl.reports.tables import comparison_table
 
@@ -140,6 +141,17 @@ def test_a_smaller_error_is_better(tmp_path):
     comparison = compare([run("maml", 2.0), run("l2f", 0.5)])
     assert [line.made_worse[1] for line in comparison.lines] == [1.0, 0.0]
     assert comparison.pairs[0].improvement[1] == 1.0
+
+
+@pytest.mark.parametrize("algo", [name for name, row in ALGORITHMS.items() if not row.adapts])
+def test_what_never_adapts_makes_no_task_worse_even_if_its_evaluation_does_not_say_so(tmp_path, algo):
+    runs = [make_run(tmp_path / name, algo=name) for name in ("maml", algo)]
+    for run in runs:
+        content = json.loads((run / "evaluation.json").read_text())
+        (run / "evaluation.json").write_text(json.dumps({**content, "share_made_worse": [0.0, 0.5, 0.5]}))
+    maml, other = compare(runs).lines
+    assert maml.made_worse is not None
+    assert other.made_worse is None
 
 
 def test_the_reference_may_be_chosen(five):

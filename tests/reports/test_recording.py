@@ -67,7 +67,8 @@ def test_the_files_of_a_recording(run, folder, capsys, monkeypatch):
         assert gif.info["duration"] == 50
     with Image.open(files[1]) as figure:
         assert figure.width > figure.height
-    assert "no MP4: its encoder is not installed" in capsys.readouterr().err
+    command = "install it from a clone of metarl: pip install '.[video]'."
+    assert f"no MP4: its encoder is not installed; {command}" in capsys.readouterr().err
 
 
 def test_by_default_the_files_are_in_the_run_folder(run):

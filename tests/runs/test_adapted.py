@@ -69,7 +69,7 @@ def own_body(inputs, outputs):
 
 ACTION_SPACES = [
     spaces.Box(np.float32([-1, 0]), np.float32([1, 5])),
-    spaces.Box(-2.0, 2.0, (1,), np.float64),
+    spaces.Box(-0.1, 0.1, (1,), np.float64),
     spaces.Box(-3, 4, (2,), np.int64),
     spaces.Discrete(5, start=2),
     spaces.MultiDiscrete([[2, 3], [4, 2]], start=[[0, 1], [-1, 0]]),
@@ -85,7 +85,7 @@ def test_an_exported_policy_acts_as_the_policy_does(tmp_path, space):
         pytest.skip("PyTorch 2.9 cannot export a body of a user's own")
     body = {"policy_body": "test_adapted:own_body"} if isinstance(space, spaces.Discrete) else {"activation": "tanh"}
     policy = adapted(normalise_observations=True, **body)
-    action_map = ActionMap(space, 0.7)
+    action_map = ActionMap(space, 70.0)  # Beyond the bounds, too.
     network = policy.blueprint.make(2, action_map.distribution)
     parameters = network.initial(np.random.default_rng(1))
     policy = dataclasses.replace(policy, action_map=action_map, policy=network, parameters=parameters)
@@ -97,11 +97,12 @@ def test_an_exported_policy_acts_as_the_policy_does(tmp_path, space):
         expected = policy.predict(observation)
         assert (action.dtype, action.shape) == (expected.dtype, np.shape(expected))
         np.testing.assert_allclose(action, expected, rtol=1e-5, atol=1e-6)
+        assert space.contains(action)
 
 
 def test_export_names_the_packages_that_are_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"export_onnx needs onnx and onnxscript: pip install 'metarl-torch\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs onnx and onnxscript; install it .*: pip install '\.\[onnx\]'"):
         adapted().export_onnx(tmp_path / "policy.onnx")
 
 

@@ -7,6 +7,7 @@ import threading
 import weakref
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 from fault_table import fault
@@ -278,6 +279,32 @@ def test_impossible_sweeps_are_refused(run, rollouts, message):
     with pytest.raises(UserError, match=message):
         sweep_rollouts(run, rollouts, EvaluationConfig(**SMALL))
     assert everything_in(run) == before
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """A run of L2F whose attenuator reads two trajectories of each task."""
+    l2f = {"embedding": "gru", "trajectories": 2}
+    return train(tiny(tmp_path_factory.mktemp("runs") / "reader", algo="l2f", l2f=l2f, iterations=0)).path
+
+
+def test_too_few_episodes_for_what_a_rule_reads_are_refused_before_any_is_collected(reader, monkeypatch):
+    def collect(*_):
+        raise AssertionError("an episode was collected")
+
+    monkeypatch.setattr(Runner, "run", collect)
+    message = "must be at least 2, the trajectories of each task that l2f reads before its first step, got 1"
+    with pytest.raises(UserError, match=f"^rollouts {message}"):
+        sweep_rollouts(reader, (1, 4), EvaluationConfig(**SMALL))
+    with pytest.raises(UserError, match=f"^rollouts {message}"):
+        evaluate(reader, EvaluationConfig(**{**SMALL, "rollouts": 1}))
+    with pytest.raises(UserError, match=f"^num_rollouts {message}"):
+        metarl.load(reader).adapt(gymnasium.make("metarl/Navigation-v0"), num_rollouts=1)
+
+
+def test_without_steps_a_rule_reads_nothing(reader):
+    assert evaluate(reader, EvaluationConfig(tasks=2, rollouts=1, gradient_steps=0)).returns.shape == (2, 1)
+    assert len(sweep_rollouts(reader, (2, 3), EvaluationConfig(**SMALL))) == 2
 
 
 def test_supervised_runs_have_no_episodes_to_sweep(tmp_path):

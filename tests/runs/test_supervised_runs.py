@@ -128,6 +128,23 @@ def test_settings_without_effect_are_refused(settings, message):
         Config(**{"env": "sinusoid", "algo": "maml", **settings})
 
 
+def test_a_family_that_does_not_tell_modes_is_refused_by_multi_maml(tmp_path):
+    train(small(tmp_path, env="regression-2", algo="multi-maml"))
+    with pytest.raises(UserError, match="multi-maml must be told each task's mode"):
+        evaluate(tmp_path, EvaluationConfig(env="sinusoid", tasks=2))
+
+
+@pytest.mark.parametrize(
+    ("algo", "settings"),
+    [("mumomaml", {"mumomaml": {"trajectories": 2}}), ("l2f", {"l2f": {"embedding": "gru", "trajectories": 2}})],
+)
+def test_more_than_the_one_trajectory_of_a_supervised_task_is_refused_before_training(tmp_path, algo, settings):
+    message = f"{algo} reads 2 trajectories of each task, and supervised tasks have only one"
+    with pytest.raises(UserError, match=message):
+        train(small(tmp_path / "run", algo=algo, **settings))
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_agent_of_functions_does_not_act_and_one_that_acts_does_not_fit(run, tmp_path):
     with pytest.raises(UserError, match="supervised family without environments"):
         load(run).adapt(gymnasium.make("CartPole-v1"))

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
-from metarl import EvaluationConfig, L2FConfig, UserError
+from metarl import Config, EvaluationConfig, L2FConfig, UserError
 from metarl.common.device import resolve_device
 from metarl.common.errors import Terminated
 from metarl.envs.cheetah import CheetahDirFamily
@@ -209,6 +209,19 @@ def test_a_metric_may_choose_the_best_checkpoint(tmp_path, monkeypatch, costs, s
 def test_what_is_not_measured_cannot_choose_the_best_checkpoint(tmp_path, settings, measured):
     with pytest.raises(UserError, match=f"best_by must be one of what is measured on .*, {measured}"):
         tiny(tmp_path, **{"best_by": "distance", **settings})
+
+
+def test_without_validation_nothing_chooses_the_best_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="best_by would do nothing: it is for runs with validation"):
+        tiny(tmp_path, best_by="distance", validate_every=0)
+
+
+def test_a_familys_own_choice_does_not_stand_in_the_way_of_a_run_without_validation(monkeypatch):
+    monkeypatch.setattr(NavigationFamily, "defaults", {"best_by": "distance"})
+    assert Config(algo="maml").to_dict()["best_by"] == "distance"
+    config = Config(algo="maml", validate_every=0)
+    assert config.to_dict()["best_by"] is None
+    assert Config.from_dict(config.to_dict()).to_dict() == config.to_dict()
 
 
 def test_a_run_without_metrics_goes_on_with_them(tmp_path, monkeypatch):

@@ -1,13 +1,17 @@
 """Runs that start from the meta-parameters of another one."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from tiny_runs import final_parameters, numbers, tiny
 
-from metarl import UserError
+from metarl import ALGORITHMS, L2FConfig, RuleSettings, UserError
+from metarl.agents.maml import MAML
 from metarl.commands.train import parse_config
+from metarl.config.checked import hints
+from metarl.config.resolved import GROUPS
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
 
@@ -47,7 +51,7 @@ def test_parameters_that_do_not_fit_are_refused(source, tmp_path):
         ({"hidden_sizes": (8, 8)}, r"was trained with hidden_sizes \[16\], and this run has \(8, 8\)"),
         ({"attenuate": True}, "was trained with attenuate False, and this run has True"),
         (
-            {"env": "cheetah-dir", "activation": "relu"},
+            {"env": "cheetah-dir", "activation": "relu", "action_scale": 1.0},
             r"has \d+ meta-parameters, and this run \d+: the observations, the actions",
         ),
     ):
@@ -69,3 +73,68 @@ def test_nothing_that_a_foreign_folder_names_is_imported(source, tmp_path):
     config.write_text(json.dumps({**json.loads(config.read_text()), "env": "no_such_module:Family"}))
     run = train(tiny(tmp_path / "run", init_from=tmp_path / "foreign", iterations=0))
     np.testing.assert_array_equal(run.agent.meta.numpy(), final_parameters(source))
+
+
+class Scaled(MAML):
+    """A rule whose settings change what its meta-parameters mean."""
+
+    @dataclass(frozen=True)
+    class Settings(RuleSettings):
+        """A setting with a meaning, and one without."""
+
+        prefix = "rule."
+        meaning = ("unit",)
+
+        unit: float = 1.0
+        pace: float = 1.0
+
+    def __init__(self, policy, inner, settings):
+        super().__init__(policy, inner)
+
+
+@pytest.mark.parametrize(
+    ("algo", "before", "now", "message"),
+    [
+        ("l2f", {"l2f": {}}, {"l2f": {"transform": "unconstrained"}}, "l2f.transform sigmoid, .* has unconstrained"),
+        ("l2f", {"l2f": {}}, {"l2f": {"attenuate_log_std": True}}, "l2f.attenuate_log_std False, .* has True"),
+        (
+            "mumomaml",
+            {"mumomaml": {"modulation": "sigmoid"}},
+            {"mumomaml": {"modulation": "softmax"}},
+            "mumomaml.modulation sigmoid, .* has softmax",
+        ),
+        ("context", {}, {"context_size": 3}, "context_size 10, .* has 3"),
+        ("cavia", {}, {"cavia": {"context_size": 3}}, "cavia.context_size 5, .* has 3"),
+        ("rl2", {}, {"rl2": {"cell": "lstm"}}, "rl2.cell gru, .* has lstm"),
+        ("varibad", {}, {"varibad": {"decoder": "task"}}, "varibad.decoder reward, .* has task"),
+        ("pearl", {}, {"pearl": {"latent_size": 3}}, "pearl.latent_size 5, .* has 3"),
+        ("maml", {}, {"action_scale": 0.5}, "action_scale 1.0, .* has 0.5"),
+        (f"{__name__}:Scaled", {}, {"rule": {"unit": 2.0}}, "rule.unit 1.0, .* has 2.0"),
+    ],
+)
+def test_parameters_of_another_meaning_are_refused(algo, before, now, message, tmp_path):
+    train(tiny(tmp_path / "source", algo=algo, iterations=0, **before))
+    with pytest.raises(UserError, match=f"source was trained with {message}: its meta-parameters do not fit"):
+        train(tiny(tmp_path / "run", algo=algo, iterations=0, init_from=tmp_path / "source", **now))
+
+
+@pytest.mark.parametrize(
+    ("algo", "now"),
+    [
+        ("l2f", {"l2f": {"attenuation_rollouts": "fresh", "start_kl": 1.0, "initial_gamma": 0.9}, "inner_lr": 0.01}),
+        ("mumomaml", {"mumomaml": {"trajectories": 2}}),
+        ("mamlpp", {"mamlpp": {"first_order_iterations": 1}}),
+        ("anil", {"adapted_layers": ("bias2",)}),
+        ("varibad", {"varibad": {"lr": 1e-4, "kl_weight": 0.2}, "num_inner_steps": 1}),
+        (f"{__name__}:Scaled", {"rule": {"pace": 2.0}}),
+    ],
+)
+def test_a_run_may_learn_in_another_way_than_the_one_it_starts_from(algo, now, tmp_path):
+    source = train(tiny(tmp_path / "source", algo=algo, iterations=0))
+    run = train(tiny(tmp_path / "run", algo=algo, iterations=0, init_from=source.path, **now))
+    np.testing.assert_array_equal(run.agent.meta.numpy(), source.agent.meta.numpy())
+
+
+def test_what_gives_meta_parameters_their_meaning_are_settings():
+    for settings in (*GROUPS.values(), L2FConfig, *(row.settings for row in ALGORITHMS.values() if row.settings)):
+        assert set(settings.meaning) <= set(hints(settings))

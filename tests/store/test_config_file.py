@@ -140,3 +140,15 @@ def test_a_missing_file_and_a_folder_without_a_run_are_refused(tmp_path):
         read_config(tmp_path / "config.json")
     with pytest.raises(UserError, match=r"is not the folder of a run: it holds no config\.json"):
         load_config(tmp_path)
+
+
+def test_choices_without_effect_that_older_versions_accepted_are_left_out(tmp_path):
+    constant = {"conditioning": "constant", "scope": "network"}
+    config = Config(algo="l2f", l2f=constant, validate_every=0, run_dir=tmp_path)
+    save_config(config, {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    idle = {"start_kl": 1.0, "attenuation_rollouts": "fresh", "embedding_gradient": "through"}
+    chosen = {**stored["chosen"], "best_by": "success", "l2f": {**constant, **idle}}
+    path.write_text(json.dumps({**stored, "best_by": "success", "l2f": {**stored["l2f"], **idle}, "chosen": chosen}))
+    assert load_config(tmp_path).to_dict() == config.to_dict()

@@ -1,0 +1,24 @@
+import pytest
+
+from metarl.reports.wording import counted, tasks_in_words
+
+
+def test_one_thing_alone_is_singular():
+    assert [counted(number, "step") for number in range(3)] == ["0 steps", "1 step", "2 steps"]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "finite", "expected"),
+    [
+        ([[0.1, 0.2], [0.3, 0.4]], False, "2 held-out tasks"),
+        ([[0.1, 0.2]], False, "1 held-out task"),
+        ([{"a": 1}, {"a": 2}, {"a": 1}], False, "2 held-out tasks, 1 to 2 repeats each"),
+        ([-1.0, 1.0, 1.0, -1.0], True, "2 tasks (none held out), 2 repeats each"),
+        ([-1.0, 1.0, 1.0], True, "2 tasks (none held out), 1 to 2 repeats each"),
+        ([[0], [1], [2]], True, "3 tasks (none held out), 1 repeat each"),
+        ([{"a": 1, "b": [2, 3]}, {"b": [2, 3], "a": 1}], True, "1 task (none held out), 2 repeats each"),
+        ([3], True, "1 task (none held out), 1 repeat each"),
+    ],
+)
+def test_tasks_are_called_held_out_only_where_they_are(tasks, finite, expected):
+    assert tasks_in_words(tasks, finite) == expected
