@@ -122,7 +122,7 @@ def _study(source: Source) -> Iterator[dict[str, Any]]:
             adapted, _ = learner.inner_loops(meta, iteration)
             for name, trpo in VARIANTS.items():
                 begin = time.perf_counter()
-                generator = stream(source.seed, Purpose.CURVATURE_ROWS, iteration)
+                generator = stream(source.seed, Purpose.META_STEP, iteration)
                 _, report = TRPO(trpo).step(LearnerState(meta, {}), adapted.loop, workers, generator)
                 seconds = time.perf_counter() - begin
                 problem = {"env": source.env, "algo": source.algo, "seed": source.seed, "iteration": iteration}

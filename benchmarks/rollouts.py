@@ -28,7 +28,7 @@ from metarl.config.config import Config
 from metarl.envs.interface import EpisodeBatch
 from metarl.envs.mujoco_core import MujocoCore
 from metarl.inner.runner import Runner
-from metarl.policies.base import with_derivatives
+from metarl.policies.base import require_derivatives
 from metarl.rollouts.sampler import with_advantages
 from metarl.runs.build import build
 
@@ -194,7 +194,7 @@ class Rollouts:
         self._samplers = [sampler for of_shard in self._runner._samplers for sampler in of_shard.values()]
         self._tasks = task_family.sample_tasks(tasks, stream(SEED, Purpose.TRAIN_TASKS))
         generators = [stream(SEED, Purpose.INITIALISATION, task) for task in range(tasks)]
-        policy = with_derivatives(rule.policy)
+        policy = require_derivatives(rule.policy)
         self._begin, self._policies = policy.begin, torch.stack([policy.initial(g) for g in generators])
         self._envs = tasks * rollouts
         self._steps, self._recordings = self._record()

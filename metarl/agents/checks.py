@@ -17,7 +17,7 @@ from metarl.agents import build_rule
 from metarl.common.errors import UserError, shown
 from metarl.common.importing import import_named, importable_name
 from metarl.config.algorithms import get_algorithm
-from metarl.config.checked import Checked, Seed, convert, partial
+from metarl.config.checked import Checked, Seed, convert, convert_some
 from metarl.config.settings import InnerSettings, PolicySettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
@@ -67,7 +67,7 @@ def check_rule(
     seed = convert("seed", seed, Seed)
     kind = get_algorithm(name).settings
     if kind is not None and not isinstance(settings, kind):
-        settings = kind(**partial("settings", {} if settings is None else settings, kind))
+        settings = kind(**convert_some("settings", {} if settings is None else settings, kind))
     trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
     checks = (
         trial.settings,

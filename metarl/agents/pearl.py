@@ -25,14 +25,14 @@ class Transitions:
         observations: [trial, row, observation].
         actions: [trial, row, action].
         rewards: As received, [trial, row].
-        following: Observations after the steps, [trial, row, observation].
+        next_observations: Observations after the steps, [trial, row, observation].
         terminated: 1 where the environment ended in a terminal state, [trial, row].
     """
 
     observations: Tensor
     actions: Tensor
     rewards: Tensor
-    following: Tensor
+    next_observations: Tensor
     terminated: Tensor
 
 
@@ -43,12 +43,12 @@ class Noise:
     Attributes:
         latents: [trial, latent].
         actions: For the actions that the policy would take now, [trial, row, action].
-        following: For those that it would take next, [trial, row, action].
+        next_actions: For those that it would take next, [trial, row, action].
     """
 
     latents: Tensor
     actions: Tensor
-    following: Tensor
+    next_actions: Tensor
 
 
 class PEARL(MemoryRule):
@@ -132,9 +132,9 @@ class PEARL(MemoryRule):
         log_temperature = meta[self.critics.stop]
         temperature = log_temperature.detach().exp()
         with torch.no_grad():
-            outputs = policy.outputs(network, known, batch.following)
-            actions, log_probs = policy.distribution.sample_with_log_prob(outputs, noise.following)
-            ahead = self.values(self._layout.views(targets[None]), known, batch.following, actions).amin(0)
+            outputs = policy.outputs(network, known, batch.next_observations)
+            actions, log_probs = policy.distribution.sample_with_log_prob(outputs, noise.next_actions)
+            ahead = self.values(self._layout.views(targets[None]), known, batch.next_observations, actions).amin(0)
             soft = (1 - batch.terminated) * (ahead - temperature * log_probs)
             wanted = batch.rewards / rewards.std + discount * soft
         error = (self.values(critics, latents, batch.observations, batch.actions) - wanted) ** 2

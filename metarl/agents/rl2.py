@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from metarl.inner.memory import Judged, RecurrentRule
+from metarl.inner.memory import ActorCriticOutputs, RecurrentRule
 from metarl.policies.memory import Trials
 
 
@@ -15,5 +15,5 @@ class RL2(RecurrentRule):
     Source: Duan et al. 2016, section 2.2.
     """
 
-    def judge(self, meta: Tensor, trials: Trials) -> Judged:
-        return self.judged(meta, self.states(meta, trials), trials)
+    def forward(self, meta: Tensor, trials: Trials) -> ActorCriticOutputs:
+        return self.heads(meta, self.states(meta, trials), trials)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.inner.memory import Judged, RecurrentRule
+from metarl.inner.memory import ActorCriticOutputs, RecurrentRule
 from metarl.policies.belief import BeliefPolicy
 from metarl.policies.distributions import normal_kl
 from metarl.policies.layout import Layout
@@ -68,13 +68,13 @@ class VariBAD(RecurrentRule):
         return torch.cat([super().initial_weights(generator), decoders])
 
     @torch.no_grad()
-    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
+    def with_states(self, meta: Tensor, trials: Trials) -> Trials:
         return replace(trials, states=self.states(meta, trials))
 
-    def judge(self, meta: Tensor, trials: Trials) -> Judged:
-        states = self.prepared(meta, trials).states if trials.states is None else trials.states
+    def forward(self, meta: Tensor, trials: Trials) -> ActorCriticOutputs:
+        states = self.with_states(meta, trials).states if trials.states is None else trials.states
         assert states is not None
-        return self.judged(meta, states, trials)
+        return self.heads(meta, states, trials)
 
     def draws(self, generator: np.random.Generator, trials: Trials) -> Draws:
         """Draws prefixes and steps evenly among those that took place, and noise."""
@@ -151,12 +151,12 @@ class VariBAD(RecurrentRule):
 
     def _decoded(self, name: str, meta: Tensor, trials: Trials) -> tuple[Tensor, Tensor]:
         """What a decoder sees beside the latent variable, and what it should say, [trial, step, number]."""
-        assert trials.following is not None
+        assert trials.next_observations is not None
         actions = self.policy.distribution.features(trials.actions).to(trials.rewards)
         known = torch.cat([trials.observations, actions], dim=2)
         if name == "state":
-            return known, trials.following
-        return torch.cat([known, trials.following], dim=2), self.rewards(meta)(trials.rewards[..., None])
+            return known, trials.next_observations
+        return torch.cat([known, trials.next_observations], dim=2), self.rewards(meta)(trials.rewards[..., None])
 
 
 def _at(steps: Tensor, values: Tensor) -> Tensor:

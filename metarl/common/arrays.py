@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
+Floats = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.integer]
 

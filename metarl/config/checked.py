@@ -121,7 +121,7 @@ def convert(name: str, value: Any, kind: Any) -> Any:
         return _convert_to_mapping(name, value)
     if dataclasses.is_dataclass(kind):
         settings: Any = kind
-        return value if isinstance(value, settings) else settings(**partial(name, value, settings))
+        return value if isinstance(value, settings) else settings(**convert_some(name, value, settings))
     if kind in _SCALARS:
         wanted, take = _SCALARS[kind]
         taken = take(value)
@@ -148,7 +148,7 @@ def expect(name: str, value: Any, kind: type[Part]) -> Part:
     raise UserError(f"{name} must be a {where}.{kind.__name__}, got {shown(value)}.")
 
 
-def partial(name: str, values: Any, kind: Any) -> dict[str, Any]:
+def convert_some(name: str, values: Any, kind: Any) -> dict[str, Any]:
     """Converts values for some of the fields of the dataclass ``kind``.
 
     Raises:
@@ -169,7 +169,7 @@ def _convert_to_one_of(name: str, value: Any, kinds: tuple[Any, ...]) -> Any:
         return None
     kind = next(kind for kind in kinds if kind is not NoneType)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return partial(name, value, kind)
+        return convert_some(name, value, kind)
     return convert(name, value, kind)
 
 

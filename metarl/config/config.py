@@ -22,7 +22,7 @@ from metarl.config.algorithms import (
     VariBADConfig,
     get_algorithm,
 )
-from metarl.config.checked import BoolOrAuto, Checked, convert, hints, partial
+from metarl.config.checked import BoolOrAuto, Checked, convert, convert_some, hints
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.resolved import (
     GRADIENT_STEPS,
@@ -250,7 +250,7 @@ class _Resolution:
         choice = getattr(self._config, part.option) if chosen else None
         if isinstance(choice, Checked):
             return convert(part.option, choice, part.settings)
-        given = partial(part.option, self._defaults.get(part.option, {}), part.settings)
+        given = convert_some(part.option, self._defaults.get(part.option, {}), part.settings)
         return part.settings(**{**given, **(choice or {})})
 
     def _first_chosen(self, part: Component) -> str:

@@ -16,7 +16,7 @@ from metarl.common.statistics import Aggregate
 from metarl.data import ExampleBatch, Rollouts
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
-from metarl.policies.base import with_derivatives
+from metarl.policies.base import require_derivatives
 from metarl.policies.losses import InnerLoss
 
 
@@ -267,7 +267,7 @@ def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradi
 def _effective_sample_size(parameters: Tensor, support: PolicyGradientSupport) -> Tensor:
     """(sum w)^2 / sum w^2 of the likelihood ratios w, as a share of the number of samples, [task]; 1 on policy."""
     samples = support.samples
-    log_prob = with_derivatives(support.policy).log_prob(parameters, samples.observations, samples.actions)
+    log_prob = require_derivatives(support.policy).log_prob(parameters, samples.observations, samples.actions)
     alive = samples.weights > 0
     ratio = torch.exp((log_prob - samples.log_probs).double()) * alive
     return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))

@@ -23,7 +23,7 @@ from metarl.policies.recurrent import RecurrentPolicy
 
 
 @dataclass(frozen=True)
-class Judged:
+class ActorCriticOutputs:
     """What the network makes of some trials.
 
     Attributes:
@@ -118,12 +118,12 @@ class RecurrentRule(MemoryRule, ABC):
 
     policy: RecurrentPolicy
 
-    def prepared(self, meta: Tensor, trials: Trials) -> Trials:
-        """The trials, with everything that reinforcement learning does not change, to `judge` them many times."""
+    def with_states(self, meta: Tensor, trials: Trials) -> Trials:
+        """The trials, with everything that reinforcement learning does not change, to `forward` them many times."""
         return trials
 
     @abstractmethod
-    def judge(self, meta: Tensor, trials: Trials) -> Judged:
+    def forward(self, meta: Tensor, trials: Trials) -> ActorCriticOutputs:
         """Goes through trials from a blank memory on.
 
         Args:
@@ -132,11 +132,11 @@ class RecurrentRule(MemoryRule, ABC):
             trials: The trials.
         """
 
-    def judged(self, meta: Tensor, states: Tensor, trials: Trials) -> Judged:
+    def heads(self, meta: Tensor, states: Tensor, trials: Trials) -> ActorCriticOutputs:
         """What policy and critic make of trials with these states, [task, step, unit]."""
         policy, network = self.policy, self.network(meta)
         outputs = policy.outputs(network, states, trials.observations)
-        return Judged(outputs, policy.extra(network), policy.values(network, states, trials))
+        return ActorCriticOutputs(outputs, policy.extra(network), policy.values(network, states, trials))
 
 
 def episodes(loop: InnerLoop) -> list[Rollouts]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.inner.support import Support
-from metarl.policies.base import Acting, Policy, with_derivatives
+from metarl.policies.base import Acting, Policy, require_derivatives
 from metarl.policies.normaliser import Normaliser
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class Adaptation(ABC):
             meta: Meta-parameters, [meta parameter].
             parameters: The policies' parameters, [task, parameter].
         """
-        return with_derivatives(self.policy).begin(parameters)
+        return require_derivatives(self.policy).begin(parameters)
 
     def normaliser(self, meta: Tensor) -> Normaliser | None:
         """How the policies' observations are normalised; by default not at all."""

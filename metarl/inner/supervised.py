@@ -20,7 +20,7 @@ from metarl.envs.supervised import Examples
 from metarl.inner.loop import Adapted, InnerLoop, Timing
 from metarl.inner.rule import Adaptation, Stage, modes_of
 from metarl.inner.support import SupervisedSupport
-from metarl.policies.base import with_derivatives
+from metarl.policies.base import require_derivatives
 
 
 def fit(
@@ -59,7 +59,7 @@ def measure(rule: Adaptation, parameters: Tensor, examples: ExampleBatch) -> Ten
         parameters: Policies, [task, parameter].
         examples: Examples of each task.
     """
-    outputs = with_derivatives(rule.policy).outputs(parameters, examples.inputs)
+    outputs = require_derivatives(rule.policy).outputs(parameters, examples.inputs)
     if examples.targets.ndim == 2:
         return (outputs.argmax(-1) == examples.targets).double().mean(1)
     return ((outputs - examples.targets) ** 2).double().mean((1, 2))

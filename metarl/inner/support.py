@@ -14,7 +14,7 @@ from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
-from metarl.policies.base import Curvature, Policy, with_derivatives
+from metarl.policies.base import Curvature, Policy, require_derivatives
 from metarl.policies.losses import InnerLoss
 
 
@@ -212,7 +212,7 @@ class _LossGradient:
 
     def value(self) -> Tensor:
         support = self.support
-        policy = with_derivatives(support.policy)
+        policy = require_derivatives(support.policy)
         return policy.inner_gradient(self.parameters, support.samples, support.loss, support.adapted)
 
     def pullback(self, direction: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class _LossGradient:
 
     def _hessian(self, samples: Samples) -> Curvature:
         support = self.support
-        policy = with_derivatives(support.policy)
+        policy = require_derivatives(support.policy)
         return policy.inner_curvature(self.parameters, samples, support.loss, support.adapted)
 
 

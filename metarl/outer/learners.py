@@ -136,7 +136,7 @@ class MetaLearner:
             adapted, timing = self.inner_loops(state.meta, index)
         group, begin = self._workers.group, time.perf_counter()
         with timed("meta-step"):
-            generator = stream(self._settings.run.seed, Purpose.CURVATURE_ROWS, index)
+            generator = stream(self._settings.run.seed, Purpose.META_STEP, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)
             observed = observe(adapted.loop, self._workers)
             described = self._rule.describe(state.meta, observed) if describe else {}

@@ -19,7 +19,7 @@ from metarl.common.parallel import Workers
 from metarl.data import Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, added, over_pieces
-from metarl.policies.base import Linearised, with_derivatives
+from metarl.policies.base import Linearised, require_derivatives
 from metarl.policies.losses import OutputDerivatives, inner_loss
 
 
@@ -88,7 +88,7 @@ class _Chunk:
     """The meta-objective summed over some of the tasks."""
 
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
-        self._loop, self._policy, self._weights = loop, with_derivatives(loop.rule.policy), loop.query_weights
+        self._loop, self._policy, self._weights = loop, require_derivatives(loop.rule.policy), loop.query_weights
         self._queries, self._loss = [query.samples for query in loop.queries], loop.queries[-1].loss
         stages, counted = list(enumerate(loop.stages)), len(self._queries)
         # Policies that count beside the queried ones: place in the replay, stage of the rows, weight of the divergence.

@@ -17,7 +17,7 @@ from metarl.config.optimisers import PPOConfig
 from metarl.config.settings import RolloutSettings
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop, added, over_pieces
-from metarl.inner.memory import Judged, RecurrentRule, episodes, of_all_processes, trials_of
+from metarl.inner.memory import ActorCriticOutputs, RecurrentRule, episodes, of_all_processes, trials_of
 from metarl.outer.adam import adam_of, limited
 from metarl.outer.belief import train_belief
 from metarl.outer.optimiser import StepReport
@@ -69,7 +69,7 @@ class PPO:
             raise UserError("the meta-optimiser ppo is for agents with a recurrent memory; take trpo or promp.")
         # Every process has the trials of all, which are small, and computes some of the pieces.
         loop = of_all_processes(loop, workers.group)
-        trials = rule.prepared(state.meta, trials_of(episodes(loop)))
+        trials = rule.with_states(state.meta, trials_of(episodes(loop)))
         num_tasks, data = loop.num_tasks, self._data(rule, state, trials, workers)
         fresh = LearnerState(state.meta, {name: state.memory[name] for name in _ADAM if name in state.memory})
         parameter, adam = adam_of(fresh, self._learning_rate(state))
@@ -113,7 +113,7 @@ class PPO:
     def _data(self, rule: RecurrentRule, state: LearnerState, trials: Trials, workers: Workers) -> _Data:
         """The trials with what the updates need to know of the policy that lived through them."""
         pieces = _pieces(np.arange(len(trials.mask)), workers)
-        before = _joined(over_pieces(workers, lambda rows: rule.judge(state.meta, trials.tasks(rows)), pieces))
+        before = _joined(over_pieces(workers, lambda rows: rule.forward(state.meta, trials.tasks(rows)), pieces))
         statistics = state.memory.get("values", self._targets.initial()).to(state.meta)
         units = self._targets.normaliser(statistics)
         values = (before.values * units.std + units.mean).double() * trials.mask
@@ -154,7 +154,7 @@ class PPO:
     def _loss(self, rule: RecurrentRule, meta: Tensor, data: _Data, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The loss summed over the steps of some tasks; and summed surrogate gain, divergence and entropy."""
         config, distribution, trials = self._config, rule.policy.distribution, data.trials.tasks(rows)
-        now, before, advantages = rule.judge(meta, trials), data.before, data.advantages[rows]
+        now, before, advantages = rule.forward(meta, trials), data.before, data.advantages[rows]
         ratio = torch.exp(distribution.log_prob(now.outputs, now.extra, trials.actions) - data.log_probs[rows])
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
         surrogate = (torch.minimum(ratio * advantages, clipped * advantages) * trials.mask).sum()
@@ -191,7 +191,7 @@ class _Data:
     """
 
     trials: Trials
-    before: Judged
+    before: ActorCriticOutputs
     log_probs: Tensor
     advantages: Tensor
     targets: Tensor
@@ -205,9 +205,9 @@ def _pieces(tasks: np.ndarray, workers: Workers) -> list[Tensor]:
     return list(pieces[workers.group.share(len(pieces))])
 
 
-def _joined(parts: Sequence[Judged]) -> Judged:
+def _joined(parts: Sequence[ActorCriticOutputs]) -> ActorCriticOutputs:
     outputs, values = (torch.cat([getattr(part, name) for part in parts]) for name in ("outputs", "values"))
-    return Judged(outputs, parts[0].extra, values)
+    return ActorCriticOutputs(outputs, parts[0].extra, values)
 
 
 def _variance(values: Tensor, mask: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
+from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.common.errors import UserError
-from metarl.envs.spaces import check_actions, choices
+from metarl.envs.spaces import check_actions, choices, zero_action
 from metarl.policies.distributions import Categorical, Categoricals, DifferentiableDistribution, Gaussian
 
 
@@ -95,6 +96,16 @@ class ActionMap:
         np.maximum(scaled, self._low, out=scaled)
         np.minimum(scaled, self._high, out=scaled)
         return scaled if self._start is None else scaled.astype(np.int64)
+
+    def outputs_of_zero(self) -> NDArray[np.float64] | None:
+        """The policy's action that stands for 0, [action]; None if 0 is no element of the space, or a choice."""
+        if zero_action(self.space) is None:
+            return None
+        # An integer is its whole interval, counted from the lowest.
+        zero = 0.0 if self._start is None else 0.5 - self._start
+        half_width = np.broadcast_to(np.asarray(self._half_width, np.float64), self._shape)
+        difference = zero - np.asarray(self._centre, np.float64)
+        return np.divide(difference, half_width, out=np.zeros(self._shape), where=half_width > 0)
 
     def traced(self, actions: Tensor) -> Tensor:
         """The same as calling, in operations of PyTorch that can be exported."""

@@ -238,7 +238,7 @@ class DifferentiablePolicy(Policy, ABC):
         return (self._raw_extra(parameters) >= self._min_log_std).to(parameters.dtype)
 
 
-def with_derivatives(policy: Policy) -> DifferentiablePolicy:
+def require_derivatives(policy: Policy) -> DifferentiablePolicy:
     """Returns the policy.
 
     Raises:

@@ -30,7 +30,7 @@ class Trials:
         elapsed: Share of the episode and of the trial, by their longest possible lengths, that lies behind each step,
             [task, step, 2].
         mask: 1 for steps that took place, [task, step].
-        following: Observation after each step, [task, step, observation]; None if not known.
+        next_observations: Observation after each step, [task, step, observation]; None if not known.
         states: The recurrent layer's states, if learning leaves them as they are, [task, step, unit].
     """
 
@@ -40,7 +40,7 @@ class Trials:
     first: Tensor
     elapsed: Tensor
     mask: Tensor
-    following: Tensor | None = None
+    next_observations: Tensor | None = None
     states: Tensor | None = None
 
     def tasks(self, rows: Tensor) -> Trials:

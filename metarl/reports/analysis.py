@@ -16,6 +16,7 @@ from torch import Tensor
 
 from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
+from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten, reason, warn_if_unwritable
 from metarl.common.output import progress_bar
@@ -31,7 +32,6 @@ from metarl.inner.runner import make_runner
 from metarl.reports.inspection import inspect, layers, states_of
 from metarl.reports.measures import (
     Difference,
-    Floats,
     PrincipalAxes,
     best_on_the_other_half,
     difference_over_tasks,
@@ -50,8 +50,9 @@ from metarl.reports.results import (
     Memory,
     Projected,
 )
-from metarl.runs.build import require_room
+from metarl.runs.build import require_episodes
 from metarl.runs.protocol import standing_still
+from metarl.runs.room import require_room
 from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
@@ -98,6 +99,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
     most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)
+    require_episodes(measured, agent.rule, agent.settings.inner.num_inner_steps, "rollouts")
     require_room(measured, agent.rule.policy, most_tasks, "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:

@@ -21,10 +21,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from metarl.common.arrays import rows_of_numbers
+from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.files import NotWritten, reason, replacing
 from metarl.config.algorithms import run_title
-from metarl.reports.measures import Difference, Floats, Summary
+from metarl.reports.measures import Difference, Summary
 from metarl.reports.results import (
     Analysis,
     Angles,

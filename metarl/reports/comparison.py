@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.statistics import (
     MIN_SEEDS_FOR_INTERVAL,
@@ -28,7 +29,6 @@ from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
 from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.labels import Group, group_runs
-from metarl.reports.measures import Floats
 from metarl.reports.wording import tasks_in_words
 from metarl.store.reference import run_folder
 from metarl.store.runs import StoredRun, read_run

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from metarl.common.arrays import Floats
 from metarl.reports.limits import ARROWS, LEAVES, MARK, WORSE, show_from, worst_shown
-from metarl.reports.measures import Floats
 from metarl.reports.styles import COLOURS, GREY, style_axes
 from metarl.reports.wording import counted
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
@@ -26,7 +27,6 @@ from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.limits import LEAVES, limit_curves
-from metarl.reports.measures import Floats
 from metarl.reports.styles import GREY, MARKERS, shaded, style_axes, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,

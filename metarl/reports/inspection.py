@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.common.arrays import Floats
 from metarl.common.parallel import Workers
 from metarl.data import ExampleBatch, Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.memory import MemoryRule, episodes, trials_of
 from metarl.inner.rule import Adaptation
-from metarl.policies.base import DifferentiablePolicy, Policy, with_derivatives
+from metarl.policies.base import DifferentiablePolicy, Policy, require_derivatives
 from metarl.policies.layout import Layout
 from metarl.policies.losses import inner_loss
 from metarl.reports.measures import (
-    Floats,
     Line,
     Summary,
     along_step,
@@ -116,7 +116,7 @@ class _Inspected:
 
 
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
-    policy, samples = with_derivatives(loop.rule.policy), loop.queries[-1].samples
+    policy, samples = require_derivatives(loop.rule.policy), loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
     choices = [loop.queries, *([query.part(e) for query in loop.queries] for e in range(num_episodes))]
     gradients = meta_gradients(loop, choices)[:, start]
@@ -149,7 +149,7 @@ def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts | Exampl
     Returns:
         [choice, meta parameter].
     """
-    policy, weights = with_derivatives(loop.rule.policy), loop.query_weights
+    policy, weights = require_derivatives(loop.rule.policy), loop.query_weights
     with torch.enable_grad():
         meta = loop.meta.detach().clone().requires_grad_()
         adaptation = GraphJacobian(meta, loop.queried(loop.replay(meta)))
@@ -320,7 +320,7 @@ def states_of(loop: InnerLoop) -> tuple[Floats, NDArray[np.intp]]:
 
 def layers(policy: Policy) -> list[list[str]]:
     """The policy's tensors, layer by layer; a Gaussian's log-std counts as part of the last."""
-    head = with_derivatives(policy).head
+    head = require_derivatives(policy).head
     by_module: dict[str, list[str]] = {}
     for name in policy.layout.names:
         module = name.rpartition(".")[0] or re.sub(r"\D", "", name)

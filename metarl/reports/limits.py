@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from metarl.reports.measures import Floats
+from metarl.common.arrays import Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

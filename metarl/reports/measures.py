@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from metarl.common.arrays import rows_of_numbers
+from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.statistics import mean_and_interval
-
-Floats = NDArray[np.float64]
 
 RIDGES = tuple(np.logspace(-4, 2, 13).tolist())
 """Choices of `leave_one_out_r2` for the ridge, per row."""

@@ -8,9 +8,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from metarl.common.arrays import Floats
 from metarl.common.strict_json import plain
 from metarl.config.measuring import AnalysisConfig
-from metarl.reports.measures import Difference, Floats, Summary
+from metarl.reports.measures import Difference, Summary
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from metarl.common.arrays import Floats
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
-from metarl.reports.measures import Difference, Floats
+from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
 from metarl.reports.wording import counted, number_text, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.common.arrays import rows_of_numbers
+from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import one_line
 from metarl.config.algorithms import ALGORITHMS
 from metarl.reports.labels import Group, runs_of
-from metarl.reports.measures import Floats
 from metarl.store.runs import StoredRun
 
 MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}

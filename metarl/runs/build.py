@@ -5,25 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from metarl.agents import build_rule
 from metarl.common.errors import UserError
-from metarl.common.memory import require_memory
-from metarl.config.algorithms import PEARLConfig, VariBADConfig, get_algorithm
-from metarl.config.optimisers import SACConfig
+from metarl.config.algorithms import VariBADConfig, get_algorithm
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
-from metarl.envs.spaces import zero_action
 from metarl.inner.rule import Adaptation, fewest_episodes
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, DifferentiableDistribution, SquaredError
-from metarl.policies.memory import MemoryPolicy
-from metarl.policies.recurrent import RecurrentPolicy
+from metarl.runs.room import require_room, require_room_to_train
 
 
 def family_of(algo: str, env: str, **parameters: Any) -> Family:
@@ -63,58 +58,8 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
         zero_outputs=_zero_outputs(family, settings) if settings.algorithm.knows_zero else None,
     )
     require_episodes(settings, rule, settings.inner.num_inner_steps, "rollouts_per_task")
-    if isinstance(settings.own, VariBADConfig):
-        _require_room_for_belief(settings, settings.own, rule)
-    if isinstance(settings.own, PEARLConfig) and isinstance(settings.optimiser, SACConfig):
-        _require_room_for_replay(settings, settings.own, settings.optimiser, rule)
+    require_room_to_train(settings, rule)
     return family, rule
-
-
-def _require_room_for_belief(settings: Settings, options: VariBADConfig, rule: Adaptation) -> None:
-    """Raises UserError if what the belief is trained with cannot fit into this machine's memory."""
-    steps = (settings.inner.num_inner_steps + 1) * settings.rollouts.horizon
-    decoded = options.prefixes * (1 if rule.sees_tasks else options.decoded_steps)
-    width = max(options.latent_size, *options.decoder_sizes)
-    require_memory("the decoders", rule.num_meta, "varibad.latent_size or varibad.decoder_sizes")
-    numbers = options.buffer * steps * (rule.policy.observation_size + 2)
-    require_memory("the trials of the buffer", numbers, "varibad.buffer, num_inner_steps or horizon")
-    numbers = options.batch * decoded * width
-    require_memory("what the decoders see", numbers, "varibad.batch, varibad.prefixes or varibad.decoded_steps")
-
-
-def _require_room_for_replay(settings: Settings, own: PEARLConfig, options: SACConfig, rule: Adaptation) -> None:
-    """Raises UserError if what soft actor-critic learns from cannot fit into this machine's memory."""
-    steps = (settings.inner.num_inner_steps + 1) * settings.rollouts.horizon
-    width = max(rule.policy.observation_size, own.latent_size, *settings.policy.hidden_sizes)
-    numbers = options.buffer * steps * (rule.policy.observation_size + 2)
-    require_memory("the trials of the buffer", numbers, "sac.buffer, num_inner_steps or horizon")
-    rows = options.trials * (options.transitions + own.context)
-    require_memory("what the critics see", rows * width, "sac.trials, sac.transitions or pearl.context")
-
-
-def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: str, lower_data: str) -> None:
-    """Raises UserError if the policies or the data of some tasks cannot fit into this machine's memory.
-
-    Args:
-        settings: The run's settings.
-        policy: The policy.
-        tasks: Number of tasks side by side.
-        lower_tasks: The settings that make the tasks fewer.
-        lower_data: The settings that make the data of a task fewer.
-    """
-    rollouts, examples = settings.rollouts, settings.examples
-    rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
-    numbers_in_row = policy.observation_size + 1
-    if isinstance(policy, MemoryPolicy):  # All episodes of a trial.
-        assert settings.own is not None
-        size = settings.own.prefix + ("units" if isinstance(policy, RecurrentPolicy) else "latent_size")
-        require_memory("the weights of the network", policy.weights.size, f"{size} or hidden_sizes")
-        rows *= settings.inner.num_inner_steps + 1
-        lower_data = f"num_inner_steps, horizon or {size}"
-    if isinstance(policy, RecurrentPolicy):  # Training goes back through its states.
-        numbers_in_row += policy.options.units
-    require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")
-    require_memory(f"the data of {tasks} tasks", tasks * rows * numbers_in_row, f"{lower_tasks}, {lower_data}")
 
 
 def require_episodes(settings: Settings, rule: Adaptation, num_steps: int, name: str) -> None:
@@ -156,14 +101,8 @@ def build_policy(family: Family, settings: Settings) -> Policy:
 
 def _zero_outputs(family: Family, settings: Settings) -> NDArray[np.float64] | None:
     """The policy's outputs that stand for the zero action, [action]; None if the action space has no such action."""
-    space, scale = require_environments(family, settings.experiment.algo).action_space, settings.rollouts.action_scale
-    if not isinstance(space, Box) or zero_action(space) is None:
-        return None
-    # As in ActionMap, action = centre + scale * half-width * output, and integer k is the interval from k to k + 1.
-    width = float(space.dtype.kind in "biu")
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64) + width
-    centre, half_width = 0.5 * low + 0.5 * high, scale * (0.5 * high - 0.5 * low)
-    return np.divide(0.5 * width - centre, half_width, out=np.zeros_like(centre), where=half_width > 0)
+    space = require_environments(family, settings.experiment.algo).action_space
+    return ActionMap(space, settings.rollouts.action_scale).outputs_of_zero()
 
 
 def _inputs_and_distribution(family: Family) -> tuple[int, DifferentiableDistribution]:

@@ -37,8 +37,9 @@ from metarl.envs.spaces import element, stacked, zero_action
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import make_runner
-from metarl.policies.base import with_derivatives
-from metarl.runs.build import family_of, require_episodes, require_room
+from metarl.policies.base import require_derivatives
+from metarl.runs.build import family_of, require_episodes
+from metarl.runs.room import require_room
 from metarl.runs.trained_agent import Agent, load_with_iteration
 from metarl.store.evaluations import Evaluation, MetricResult, References
 from metarl.store.folder import RunFolder
@@ -109,7 +110,7 @@ def sweep_rollouts(
     if agent.settings.examples is not None:
         name = agent.settings.experiment.env
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
-    if agent.rule.core.remembers:
+    if agent.rule.remembers:
         raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
     require_episodes(agent.settings.measured_on(sizes[-1]), agent.rule, config.gradient_steps, "rollouts")
     path = RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
@@ -145,7 +146,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     family = agent.family if config.env is None else _other_family(agent, config.env)
     require_memory("the returns of the tasks", config.tasks * (config.gradient_steps + 1), "tasks or gradient_steps")
     tasks = _tasks(family, config)
-    if config.adapted_layers and agent.rule.core.remembers:
+    if config.adapted_layers and agent.rule.remembers:
         algo = agent.settings.experiment.algo
         raise UserError(f"adapted_layers would do nothing: {algo} takes no gradient steps.")
     rule, scales = _partial(agent.rule, config), agent.step_scales(config.gradient_steps, config.step_scales)
@@ -211,7 +212,7 @@ def _untrained(agent: Agent, config: EvaluationConfig) -> tuple[Adaptation, Tens
     if isinstance(core := agent.rule.core, MemoryRule):
         weights = core.initial_weights(generator)
         return agent.rule, torch.cat([weights, agent.meta[len(weights) :]])
-    rule: Adaptation = MAML(with_derivatives(agent.rule.policy), agent.settings.inner)
+    rule: Adaptation = MAML(require_derivatives(agent.rule.policy), agent.settings.inner)
     if not agent.settings.policy.normalise_observations:
         return _partial(rule, config), rule.initial(generator)
     normalised = NormalisedObservations(rule)

@@ -31,7 +31,7 @@ from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
 from metarl.inner.supervised import fit
 from metarl.policies.action_map import ActionMap
-from metarl.policies.base import DifferentiablePolicy, with_derivatives
+from metarl.policies.base import DifferentiablePolicy, require_derivatives
 from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.build import blueprint, build, require_episodes
@@ -155,7 +155,7 @@ class Agent:
             weights, rewards = self.meta[: rule.policy.weights.size], rule.rewards(self.meta)
             made, rng = (action_map, space, returns, plan), stream(seed, Purpose.DEPLOYMENT, len(returns))
             return AdaptedMemory(rule.policy, weights, rewards, parameters, *made, rng, normaliser)
-        return AdaptedPolicy(with_derivatives(rule.policy), parameters, action_map, space, returns, plan, normaliser)
+        return AdaptedPolicy(require_derivatives(rule.policy), parameters, action_map, space, returns, plan, normaliser)
 
     def fit(self, inputs: Any, targets: Any, num_steps: int = 1, mode: int = UNKNOWN_MODE) -> FittedFunction:
         """Adapts to the examples of one supervised task; every step has the training step size.
@@ -181,7 +181,7 @@ class Agent:
         batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
         stages = self.rule.stages(self.step_scales(num_steps))
         adapted = fit(self.rule, self.meta, stages, torch.tensor([mode]), batch, batch)
-        return FittedFunction(with_derivatives(self.rule.policy), adapted.parameters[0])
+        return FittedFunction(require_derivatives(self.rule.policy), adapted.parameters[0])
 
     def step_scales(self, num_steps: int, wanted: Sequence[float] = ()) -> tuple[float, ...]:
         """Factors on the training step size of each gradient step outside of training.
@@ -196,7 +196,7 @@ class Agent:
                 gradient steps.
         """
         wanted = convert("step_scales", wanted, tuple[Positive, ...])
-        if wanted and (self.rule.core.remembers or not self.rule.adapted):
+        if wanted and (self.rule.remembers or not self.rule.adapted):
             raise UserError(f"step_scales would do nothing: {self.config.algo} takes no gradient steps.")
         if len(wanted) > num_steps:
             raise UserError(f"step_scales has {len(wanted)} factors for {num_steps} steps: leave out the last ones.")

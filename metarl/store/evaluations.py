@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.common.arrays import array_of_objects
+from metarl.common.arrays import Floats, array_of_objects
 from metarl.common.errors import UserError, shown
 from metarl.common.strict_json import plain
 from metarl.config.checked import Natural, convert
@@ -17,7 +17,6 @@ from metarl.config.measuring import Checkpoint
 from metarl.envs.family import Measure
 from metarl.store.config_file import check_values
 
-Floats = NDArray[np.float64]
 _HUGE = 1e300
 
 

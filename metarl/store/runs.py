@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.files import reason
 from metarl.common.output import say
@@ -23,8 +21,6 @@ from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.progress import is_numbers, read_table
 from metarl.store.reference import run_folder
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -151,9 +151,9 @@ def of_stable_baselines(rule, meta, targets, batch, latents, noise, monkeypatch)
         return torch.cat([rows(values), rows(latents)], dim=1)
 
     column = (rows(batch.terminated)[:, None], rows(batch.rewards / STD)[:, None])
-    sample = ReplayBufferSamples(seen(batch.observations), rows(batch.actions), seen(batch.following), *column)
+    sample = ReplayBufferSamples(seen(batch.observations), rows(batch.actions), seen(batch.next_observations), *column)
     monkeypatch.setattr(model.replay_buffer, "sample", lambda *arguments, **options: sample)
-    numbers = iter([rows(noise.actions), rows(noise.following)])
+    numbers = iter([rows(noise.actions), rows(noise.next_actions)])
     monkeypatch.setattr(torch.distributions.Normal, "rsample", lambda normal: normal.loc + normal.scale * next(numbers))
     model.train(gradient_steps=1)
     logged = model.logger.name_to_value
@@ -274,7 +274,7 @@ def test_only_steps_that_took_place_are_drawn_and_only_the_end_of_an_episode_ter
         found = {tuple(row) for row in drawn.observations[task].tolist()}
         assert found == {tuple(row) for row in wanted.tolist()}
         after = joined.observations[task, :, 1:length].reshape(-1, OBSERVATION)
-        assert {tuple(row) for row in after.tolist()} < {tuple(row) for row in drawn.following[task].tolist()}
+        assert {tuple(row) for row in after.tolist()} < {tuple(row) for row in drawn.next_observations[task].tolist()}
     assert drawn.terminated[[0, 1, 3]].sum() == 0
     last = joined.observations[2, :, 1]
     for row, terminated in zip(drawn.observations[2], drawn.terminated[2], strict=True):

@@ -45,7 +45,7 @@ def make(decoder="reward", cell="gru", distribution="gaussian", **settings):
 def trials_for(rule, lengths=(7, 3, 5, 7)):
     trials = some_trials(rule.policy, lengths)
     following = torch.randn(trials.observations.shape, generator=torch.Generator().manual_seed(2)).double()
-    return dataclasses.replace(trials, following=following)
+    return dataclasses.replace(trials, next_observations=following)
 
 
 def parts_of(rule, meta):
@@ -101,7 +101,7 @@ def test_the_bound_is_the_papers(decoder, distribution):
             else:
                 for step in draws.steps[trial]:
                     seen = torch.cat([latent, trials.observations[trial, step], actions[trial, step]])
-                    following = trials.following[trial, step]
+                    following = trials.next_observations[trial, step]
                     reward = (trials.rewards[trial, step] - 0.5) / math.sqrt(4 + 1e-8)
                     square = (perceptron(tensors, "reward", torch.cat([seen, following])) - reward) ** 2
                     squares.append(square)
@@ -144,8 +144,8 @@ def test_draws_are_among_the_steps_that_took_place():
 def test_acting_step_by_step_is_judging_at_once(cell):
     rule, meta = make(cell=cell)
     trials = trials_for(rule)
-    judged = rule.judge(meta, trials)
-    again = rule.judge(meta, rule.prepared(meta, trials))
+    judged = rule.forward(meta, trials)
+    again = rule.forward(meta, rule.with_states(meta, trials))
     assert torch.equal(judged.outputs, again.outputs)
     assert torch.equal(judged.values, again.values)
     rewards = rule.rewards(meta)
@@ -170,7 +170,7 @@ def moved(rule, gradient):
 def test_policy_and_belief_learn_from_losses_of_their_own(decoder):
     rule, meta = make(decoder)
     trials, leaf = trials_for(rule), meta.requires_grad_()
-    judged = rule.judge(leaf, trials)
+    judged = rule.forward(leaf, trials)
     total = judged.outputs.sum() + judged.extra.sum() + judged.values.sum()
     (of_reinforcement,) = torch.autograd.grad(total, leaf)
     bound, _ = rule.bound(leaf, trials, torch.ones(TASKS, TASK), rule.draws(np.random.default_rng(0), trials))

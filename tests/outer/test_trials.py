@@ -76,7 +76,7 @@ def step(loop, workers, state=None, **settings):
 def test_recomputed_probabilities_are_those_of_acting(kind, cell):
     rule, loop = make(kind, cell)
     trials = trials_of(episodes(loop))
-    judged = rule.judge(loop.meta, trials)
+    judged = rule.forward(loop.meta, trials)
     again = rule.policy.distribution.log_prob(judged.outputs, judged.extra, trials.actions)
     for task in range(TASKS):
         acted = torch.cat([part.log_probs[task, 0][part.mask[task, 0] > 0] for part in episodes(loop)])
@@ -169,7 +169,7 @@ def test_the_update_is_that_of_stable_baselines3_on_the_same_minibatch(workers, 
     assert not living.all()
 
     def evaluate(meta):
-        judged, distribution = rule.judge(meta, trials), rule.policy.distribution
+        judged, distribution = rule.forward(meta, trials), rule.policy.distribution
         log_probs = distribution.log_prob(judged.outputs, judged.extra, trials.actions)
         entropy = distribution.entropy(judged.outputs, judged.extra)
         return judged.values[living], log_probs[living], entropy[living]
@@ -199,7 +199,7 @@ def test_stable_baselines3_standardises_a_minibatch_where_ours_standardises_all_
     meta, living = away(loop.meta), data.trials.mask > 0
 
     def evaluate(meta):
-        judged, distribution = rule.judge(meta, data.trials), rule.policy.distribution
+        judged, distribution = rule.forward(meta, data.trials), rule.policy.distribution
         log_probs = distribution.log_prob(judged.outputs, judged.extra, data.trials.actions)[living]
         return judged.values[living], log_probs, torch.zeros_like(log_probs)
 
@@ -219,7 +219,7 @@ def test_the_divergence_of_stable_baselines3_is_an_estimate_of_ours(workers, kin
     meta, tasks, living = away(loop.meta, 0.1), torch.arange(TASKS), data.trials.mask > 0
     # Theirs: mean of ratio - 1 - log ratio over actions of the old policy, whose expectation is KL(old || new). Ours is
     # that expectation at each step. Many actions are drawn anew at each step, with the states as they were.
-    draws, before, now = 2000, data.before, rule.judge(meta, data.trials)
+    draws, before, now = 2000, data.before, rule.forward(meta, data.trials)
     noise = torch.from_numpy(distribution.noise(np.random.default_rng(1), (draws, *living.shape))).double()
     actions = [distribution.sample(before.outputs, before.extra, of_draw) for of_draw in noise]
 
@@ -318,7 +318,7 @@ def test_entropy_weight_raises_the_entropy(workers):
 
     def entropy(weight):
         meta = step(loop, workers, entropy_weight=weight, max_kl=10.0, epochs=10)[0].meta
-        judged = rule.judge(meta, trials_of(episodes(loop)))
+        judged = rule.forward(meta, trials_of(episodes(loop)))
         return float(rule.policy.distribution.entropy(judged.outputs, judged.extra).mean())
 
     assert entropy(1.0) > entropy(0.0)
