@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import FrameType
 from typing import IO, NoReturn
@@ -17,6 +17,7 @@ from metarl.common.cores import available_cores
 from metarl.common.errors import Fault, Terminated, UserError
 from metarl.common.output import say_on_stdout
 from metarl.config.config import Config
+from metarl.config.settings import RunSettings
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
@@ -68,7 +69,7 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
     """
     waiting = {seed: _words_of(seed, others) for seed in seeds}
     runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}
-    at_once = max(1, min(available_cores() // (run.processes * max(1, run.threads)) for run in runs.values()))
+    at_once = _at_once(runs.values())
     failed: dict[int, int] = {}
     with _Processes() as processes:
         while waiting or processes.running:
@@ -85,6 +86,12 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
     if failed:
         codes = ", ".join(f"{seed} (exit code {code})" for seed, code in failed.items())
         raise Fault(f"these seeds have failed: {codes}.")
+
+
+def _at_once(runs: Iterable[RunSettings]) -> int:
+    """How many runs fill the cores, at least one."""
+    cores = available_cores()
+    return max(1, min(cores // (run.processes * (run.threads or cores)) for run in runs))
 
 
 def _words_of(seed: int, others: Sequence[str]) -> list[str]:

@@ -344,6 +344,8 @@ class _Resolution:
                 ("normalise_observations", normalises),
                 ("on_bad_episode", rollouts.on_bad_episode != "stop"),
                 ("step_timeout", rollouts.step_timeout),
+                # PPO has its own; the baselines that adapt use this one then.
+                ("gae_lambda", "gae_lambda" in self._config.chosen and not self._algorithm.adapts),
             ):
                 if is_on:
                     raise UserError(f"{name} is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")

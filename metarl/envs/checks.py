@@ -27,6 +27,7 @@ from metarl.envs.supervised import SupervisedFamily
 _NOT_THEIRS = sysconfig.get_path("stdlib"), str(Path(__file__).parents[1])
 _TASKS = 16  # Number of tasks per split.
 _STEPS = 50  # Maximum number of steps of a trajectory.
+_HELD, _HELD_STEPS = 12, 200  # Number of actions that are held, and for how many steps at most.
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str | BaseException]
@@ -304,21 +305,35 @@ def _determinism(family: TaskFamily, seed: int) -> Problems:
 
 
 def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed) for task in _alike(family, seed))
-    if all(_same(first, other) for other in others):
+    if _all_alike(family, seed, None):
         yield (
             "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
-            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed."
+            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed. "
+            f"({_SPARSE})"
         )
 
 
 def _lost_without_seed(family: TaskFamily, seed: int) -> Problems:
-    first, *others = (_trajectory(family, task, seed, "given") for task in _alike(family, seed))
-    if all(_same(first, other) for other in others):
+    if _all_alike(family, seed, "given"):
         yield (
             "the task is lost at a reset without a seed: different tasks gave the same trajectory after it; let the "
-            "environment use its task at every reset, not only at one with a seed."
+            f"environment use its task at every reset, not only at one with a seed. ({_SPARSE})"
         )
+
+
+_SPARSE = "Or its rewards are so sparse that no try met one: then report what depends on the task as a metric."
+
+
+def _all_alike(family: TaskFamily, seed: int, second_reset: _SecondReset) -> bool:
+    """Whether different tasks give the same trajectory, also under actions that are held for whole episodes."""
+    tasks = _alike(family, seed)
+    horizon = min(family.horizon, _HELD_STEPS)
+    held = ([action] * horizon for action in _actions(family, seed, _HELD))
+    for actions in (None, *held):
+        first, *others = (_trajectory(family, task, seed, second_reset, actions) for task in tasks)
+        if not all(_same(first, other) for other in others):
+            return False
+    return True
 
 
 def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
@@ -385,8 +400,14 @@ def _trajectories(
     return trajectories
 
 
-def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondReset = None) -> Trajectory:
-    """The first observation, then observation, reward and terms of each step, under fixed random actions.
+def _trajectory(
+    family: TaskFamily,
+    task: Any,
+    seed: int,
+    second_reset: _SecondReset = None,
+    actions: Sequence[Any] | None = None,
+) -> Trajectory:
+    """The first observation, then observation, reward and terms of each step.
 
     Args:
         family: The family.
@@ -394,7 +415,10 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
         seed: Seed of environment and actions.
         second_reset: None, or a second reset without a seed: "given" passes the task again; "plain" does not, like an
             agent that adapts in a user's environment.
+        actions: The actions; by default fixed random ones.
     """
+    if actions is None:
+        actions = _actions(family, seed, min(family.horizon, _STEPS))
     call = "make_env"
     resets: dict[_SecondReset, list[tuple[int | None, bool]]] = {
         None: [(seed, True)],
@@ -409,7 +433,7 @@ def _trajectory(family: TaskFamily, task: Any, seed: int, second_reset: _SecondR
             call = "reset"
             observation, _ = begin(env, given_seed, options)
             trajectory = [_flat(observed(env.observation_space, observation, "reset"))]
-        for number, action in enumerate(_actions(family, seed, min(family.horizon, _STEPS)), 1):
+        for number, action in enumerate(actions, 1):
             call = f"step {number}"
             observation, reward, terminated, truncated, info = take_step(env, action)
             numbers = observed(env.observation_space, observation, "step"), reward

@@ -319,6 +319,11 @@ class TaskFamily(Family):
         return flat_observation_space(self._spaces[0], f"the observations of {self.name}")
 
     @property
+    def single_observation_space(self) -> spaces.Space[Any]:
+        """The observation space of one environment, before it is flattened."""
+        return self._spaces[0]
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of an observation before it is flattened, such as an image's; of one with several parts, (numbers,)."""
         flat, shape = self.observation_space.shape, self._spaces[0].shape

@@ -43,7 +43,8 @@ def space_from_json(values: Mapping[str, Any]) -> Space:
     """
     kind, dtype = values["kind"], values.get("dtype")
     if kind == "Dict":
-        return spaces.Dict({name: space_from_json(part) for name, part in values["parts"]})
+        # From pairs: Gymnasium sorts the keys of a dictionary, and numbers follow the order of the space.
+        return spaces.Dict([(name, space_from_json(part)) for name, part in values["parts"]])
     if kind == "Tuple":
         return spaces.Tuple([space_from_json(part) for part in values["parts"]])
     if kind == "Box":

@@ -167,6 +167,18 @@ def _is_image(space: Space) -> bool:
     )
 
 
+def in_order_of(model: Space, space: Space) -> Space:
+    """``space`` with the parts of each ``Dict`` in the order of ``model``, where that has the same parts.
+
+    For Gymnasium two such spaces are equal, but their elements are flattened in different orders.
+    """
+    if isinstance(model, spaces.Dict) and isinstance(space, spaces.Dict) and model.keys() == space.keys():
+        return spaces.Dict([(name, in_order_of(part, space[name])) for name, part in model.items()])
+    if isinstance(model, spaces.Tuple) and isinstance(space, spaces.Tuple) and len(model) == len(space):
+        return spaces.Tuple([in_order_of(*parts) for parts in zip(model, space, strict=True)])
+    return space
+
+
 def flatten(space: Space, value: Any, what: str) -> NDArray[np.float64]:
     """An element of a space as numbers.
 

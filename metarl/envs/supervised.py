@@ -110,7 +110,10 @@ class SupervisedFamily(Family):
             UserError: If they do not have the family's shapes, or are not finite.
         """
         kind: Any = np.int64 if self.classes else np.float32
-        examples = Examples(np.asarray(inputs, np.float32), np.asarray(targets, kind))
+        given = np.asarray(targets)
+        if self.classes and given.dtype.kind == "f" and (given % 1 != 0).any():
+            raise UserError(f"targets of {self.name} must be classes, whole numbers counted from 0.")
+        examples = Examples(np.asarray(inputs, np.float32), given.astype(kind))
         wanted = (n, self.num_inputs), (n,) if self.classes else (n, self.num_outputs)
         for name, part, shape in zip(("inputs", "targets"), examples, wanted, strict=True):
             if part.shape != shape:

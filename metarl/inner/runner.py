@@ -163,11 +163,26 @@ class Runner:
         parts, num_threads = self._in_threads(run_shards)
         timing = Timing(*(sum(getattr(t, name) for _, t in parts) / num_threads for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
-        _check_dropped(joined)
+        self._check_dropped(joined)
         if self._rule.sees_tasks:
             identities = torch.from_numpy(self._family.flat_tasks(tasks[self._own])).to(meta)
             joined.loop = replace(joined.loop, identities=identities)
         return joined, timing
+
+    def _check_dropped(self, adapted: Adapted) -> None:
+        """Raises Fault, in all processes alike, if too many of all processes' episodes were dropped."""
+        if self._settings.on_bad_episode == "stop":
+            return
+        loop = adapted.loop
+        fresh = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
+        collected = sum(batch.num_tasks * batch.num_parts for batch in (*fresh, *loop.queries))
+        parts = self._workers.group.gather((adapted.dropped, collected))
+        dropped, episodes = [what for part, _ in parts for what in part], sum(count for _, count in parts)
+        if len(dropped) > MOST_DROPPED * episodes:
+            raise Fault(
+                f"{len(dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
+                f"environment. In one of them {dropped[0]}."
+            )
 
     def _in_threads(
         self, run_shards: Callable[[Iterable[int]], list[tuple[Adapted, Timing]]]
@@ -269,15 +284,3 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         [told for part in parts for told in part.dropped],
         joined_by_name([part.metrics for part in parts]),
     )
-
-
-def _check_dropped(adapted: Adapted) -> None:
-    """Raises Fault if too many episodes were dropped."""
-    loop = adapted.loop
-    rollouts = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
-    episodes = sum(batch.num_tasks * batch.num_parts for batch in (*rollouts, *loop.queries))
-    if len(adapted.dropped) > MOST_DROPPED * episodes:
-        raise Fault(
-            f"{len(adapted.dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
-            f"environment. In one of them {adapted.dropped[0]}."
-        )

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
@@ -151,15 +151,23 @@ class PolicyGradientSupport(_LossSupport):
         return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
     def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
-        """Observation, action (one-hot if discrete) and reward at each step of each task's first episodes."""
+        """Observation, action (one-hot if discrete) and reward at each step of each task's first good episodes."""
         rollouts, held = self.rollouts, self.rollouts.mask.shape[1]
         if held < count:
             raise UserError(
                 f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more "
                 "rollouts."
             )
-        parts = (part[:, :count] for part in (rollouts.observations, rollouts.actions, rollouts.rewards))
-        return self._with_targets(*parts), rollouts.mask[:, :count].sum(2).long()
+        kept = rollouts.mask[:, :, 0] > 0
+        if (left := int(kept.sum(1).min())) < count:
+            raise Fault(
+                f"the rule reads {count} trajectories of each task, and bad episodes have left {left} of one; collect "
+                "more rollouts, or mend the environment."
+            )
+        first = kept.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+        at = torch.arange(len(first), device=first.device)[:, None], first
+        parts = (part[at] for part in (rollouts.observations, rollouts.actions, rollouts.rewards))
+        return self._with_targets(*parts), rollouts.mask[at].sum(2).long()
 
 
 class SupervisedSupport(_LossSupport):

@@ -20,6 +20,9 @@ from metarl.policies.normaliser import RunningStatistics
 
 _ADAM, _BUFFER, _TASKS = "belief.", "buffer.", "tasks"
 
+BELIEF_NUMBERS = ("reconstruction_error", "belief_kl")
+"""What `train_belief` reports."""
+
 
 def train_belief(
     rule: VariBAD, state: LearnerState, loop: InnerLoop, generator: np.random.Generator
@@ -89,4 +92,4 @@ def _gradient(
 
 def _numbers(reports: list[Tensor]) -> dict[str, float]:
     error, divergence = torch.stack(reports).mean(0).tolist()
-    return {"reconstruction_error": error, "belief_kl": divergence}
+    return dict(zip(BELIEF_NUMBERS, (error, divergence), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop, added, over_pieces
 from metarl.inner.memory import ActorCriticOutputs, RecurrentRule, episodes, of_all_processes, trials_of
 from metarl.outer.adam import adam_of, limited
-from metarl.outer.belief import train_belief
+from metarl.outer.belief import BELIEF_NUMBERS, train_belief
 from metarl.outer.optimiser import StepReport
 from metarl.policies.memory import Trials
 from metarl.policies.normaliser import RunningStatistics
@@ -83,7 +84,8 @@ class PPO:
                 norm = float(gradient.norm())
                 norms.append(norm)
                 if not np.isfinite(norm):
-                    return state, StepReport("non-finite", self._numbers(reports, norms, data))
+                    of_belief = dict.fromkeys(BELIEF_NUMBERS if isinstance(rule, VariBAD) else (), math.nan)
+                    return state, StepReport("non-finite", {**self._numbers(reports, norms, data), **of_belief})
                 reports.append(report)
                 parameter.grad = limited(gradient, norm, config.max_gradient_norm)
                 adam.step()

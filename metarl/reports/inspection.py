@@ -14,11 +14,12 @@ from torch import Tensor
 
 from metarl.common.arrays import Floats
 from metarl.common.parallel import Workers
-from metarl.data import ExampleBatch, Rollouts, Samples
+from metarl.data import ExampleBatch, Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.memory import MemoryRule, episodes, trials_of
 from metarl.inner.rule import Adaptation
+from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
 from metarl.policies.base import DifferentiablePolicy, Policy, require_derivatives
 from metarl.policies.layout import Layout
 from metarl.policies.losses import inner_loss
@@ -123,7 +124,7 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     with torch.no_grad():
         policies = loop.replay(loop.meta)
         steps = [i for i, stage in enumerate(loop.stages) if stage.is_step]
-        lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i].data) for i in steps]
+        lines = [_along(policy, policies[i], policies[i + 1], loop.supports[i]) for i in steps]
         observed = samples.observations[0][samples.weights[0] > 0]
         compared = {"start": policies[0]}
         if steps and steps[0] > 0:
@@ -225,20 +226,22 @@ def _tasks_by_start(rule: Adaptation, modes: Tensor) -> list[list[int]]:
 # Smoothness, representations, movement
 
 
-def _along(policy: DifferentiablePolicy, before: Tensor, after: Tensor, data: Rollouts | ExampleBatch) -> Line:
+def _along(
+    policy: DifferentiablePolicy, before: Tensor, after: Tensor, support: PolicyGradientSupport | SupervisedSupport
+) -> Line:
     """The inner loss of one task along an update, on the data that the update was computed from."""
-    support: Samples = data.samples
+    samples = support.samples
 
     def point(parameters: Floats) -> Tensor:
         return torch.from_numpy(parameters)[None].to(before.dtype)
 
     def loss(parameters: Floats) -> float:
         at = point(parameters)
-        outputs = policy.outputs(at, support.observations)
-        return float(inner_loss(policy.distribution, outputs, policy.extra(at), support, data.loss))
+        outputs = policy.outputs(at, samples.observations)
+        return float(inner_loss(policy.distribution, outputs, policy.extra(at), samples, support.loss))
 
     def gradient(parameters: Floats) -> Floats:
-        return policy.inner_gradient(point(parameters), support, data.loss)[0].double().numpy()
+        return policy.inner_gradient(point(parameters), samples, support.loss)[0].double().numpy()
 
     start, stop = (parameters[0].double().numpy() for parameters in (before, after))
     return along_step(loss, gradient, start, stop - start, FRACTIONS)

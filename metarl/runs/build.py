@@ -76,6 +76,11 @@ def require_episodes(settings: Settings, rule: Adaptation, num_steps: int, name:
         if (reads := max((stage.reads for stage in stages), default=1)) > 1:
             raise UserError(f"{algo} reads {reads} trajectories of each task, and supervised tasks have only one.")
         return
+    if settings.rollouts.on_bad_episode == "drop" and any(stage.rollouts == 1 for stage in stages):
+        raise UserError(
+            f"on_bad_episode drop would leave {algo} nothing to read: a stage of it collects one episode of each task; "
+            "take stop, or let it read more trajectories."
+        )
     fewest, collected = fewest_episodes(stages), settings.rollouts.rollouts_per_task
     if collected < fewest:
         raise UserError(

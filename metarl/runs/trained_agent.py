@@ -25,7 +25,7 @@ from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
 from metarl.envs.single import begin, take_step
-from metarl.envs.spaces import choices, flat_space, flatten
+from metarl.envs.spaces import choices, flat_space, flatten, in_order_of
 from metarl.inner.loop import adapt
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
@@ -135,7 +135,8 @@ class Agent:
         require_memory("the rollouts", rows * self.rule.policy.observation_size, "num_rollouts or horizon")
         action_map = ActionMap(env.action_space, settings.action_scale)
         family = require_environments(self.family, "adapting in an environment")
-        episodes = CheckedEpisodes(_OneEnvironment(env, horizon), family)
+        space = in_order_of(family.single_observation_space, env.observation_space)
+        episodes = CheckedEpisodes(_OneEnvironment(env, space, horizon), family)
         sampler, begin = Sampler(episodes, action_map, 1, horizon), partial(self.rule.begin, self.meta)
         no_task, normaliser = np.zeros((1, 0)), self.rule.normaliser(self.meta)
         fixed = normaliser, self.rule.policy.acts_by_mode
@@ -149,7 +150,7 @@ class Agent:
 
         stages = self.rule.stages(scales)
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
-        parameters, returns, space = adapted.parameters[0], adapted.returns[0].numpy(), env.observation_space
+        parameters, returns = adapted.parameters[0], adapted.returns[0].numpy()
         plan = blueprint(self.family, self.settings)
         if isinstance(rule := self.rule.core, MemoryRule):
             weights, rewards = self.meta[: rule.policy.weights.size], rule.rewards(self.meta)
@@ -174,8 +175,6 @@ class Agent:
             raise UserError(f"this agent acts in environments of {family.name}: call adapt(env), not fit.")
         rows = _numbers("inputs", inputs, family.num_inputs)
         wanted = _numbers("targets", targets, None if family.classes else family.num_outputs)
-        if family.classes and (wanted != wanted.round()).any():
-            raise UserError("targets must be classes, whole numbers counted from 0.")
         num_steps, mode = convert("num_steps", num_steps, Steps), self._checked_mode(mode)
         examples = family.checked(rows, wanted, len(rows))
         batch = ExampleBatch(*(torch.from_numpy(part)[None] for part in examples))
@@ -263,9 +262,9 @@ def _numbers(name: str, value: Any, columns: int | None) -> np.ndarray:
 class _OneEnvironment(EpisodeBatch):
     """A single environment as a batch of one episode; the caller has already set its task."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], horizon: int) -> None:
-        super().__init__(1, flat_space(env.observation_space, "the environment's observations").shape[0])
-        self._env, self._horizon = env, horizon
+    def __init__(self, env: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], horizon: int) -> None:
+        super().__init__(1, flat_space(space, "the environment's observations").shape[0])
+        self._env, self._space, self._horizon = env, space, horizon
 
     def reset(
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
@@ -273,7 +272,7 @@ class _OneEnvironment(EpisodeBatch):
         self._steps = 0
         observation, _ = begin(self._env, None, None)
         with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
-            observations[0] = flatten(self._env.observation_space, observation, "an observation")
+            observations[0] = flatten(self._space, observation, "an observation")
 
     def step(
         self,
@@ -286,7 +285,7 @@ class _OneEnvironment(EpisodeBatch):
         self._steps += 1
         observation, reward, terminated[0], cut_off, _ = take_step(self._env, actions[0])
         with np.errstate(over="ignore"):
-            observations[0] = flatten(self._env.observation_space, observation, "an observation")
+            observations[0] = flatten(self._space, observation, "an observation")
             rewards[0] = reward
         truncated[0] = cut_off or self._steps >= self._horizon
 

@@ -61,11 +61,14 @@ class PPOLearner:
         rollouts = settings.rollouts
         episodes = settings.meta.meta_batch_size * rollouts.rollouts_per_task
         self.env_steps = episodes * rollouts.horizon * (settings.inner.num_inner_steps + 1)
-        slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
+        most = min(_MOST_SLOTS, settings.run.envs_per_process or _MOST_SLOTS)
+        slots = max(number for number in range(1, most + 1) if episodes % number == 0)
         if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
         self._metrics = tuple(family.metrics)
-        self._env = VecMonitor(TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale))
+        threads = settings.run.threads or None
+        env = TaskVecEnv(family, slots, "train", rollouts.horizon, rollouts.action_scale, num_threads=threads)
+        self._env = VecMonitor(env)
         # On one thread, because the critic's orthogonal initialisation depends on the number of threads.
         with Workers(1), _seeded(stream(self._seed, Purpose.INITIALISATION, 1)):
             self.model = _make_ppo(settings, self._env)

@@ -20,6 +20,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from metarl.common.errors import UserError
 from metarl.common.output import progress_bar, say_above_bars
 from metarl.store.folder import RunFolder, aside
 from metarl.store.journal import Journal
@@ -210,10 +211,18 @@ class ProgressLog:
         """Shows the numbers of an iteration and takes them into the files at the next `flush`.
 
         Args:
-            row: It must have the columns of the first row, in any order.
+            row: It must have no columns but those of the first row, in any order.
+
+        Raises:
+            UserError: If it has.
         """
         if not self._journals:
             self._journals = [self._begin_table(list(row)), self._begin_events()]
+        if new := sorted(row.keys() - set(self._columns)):
+            raise UserError(
+                f"iteration {row['iteration']} has numbers that the first one had not: {', '.join(new)}. A rule's "
+                "`describe` and a meta-optimiser's report must name them every time; NaN leaves a cell empty."
+            )
         table, events = self._journals
         table.add(_as_csv(self._columns, [row]))
         values = [

@@ -262,17 +262,19 @@ def test_the_buffer_is_normalised_by_the_statistics_of_the_iteration(tmp_path):
     torch.testing.assert_close(observations[:, :, 0], torch.zeros(12, 3, 2), atol=1e-5, rtol=0)
 
 
-def test_a_gradient_that_is_not_finite_leaves_the_state():
+@pytest.mark.parametrize("name", ["reward_weight1", "policy_weight1"])
+def test_a_gradient_that_is_not_finite_leaves_the_state(name):
     rule, meta = make()
     with Workers(1) as workers:
         ppo = PPO(PPOConfig(), RolloutSettings())
         meta = meta.float()
-        broken = parts_of(rule, meta)["reward_weight1"].fill_(math.inf)
+        broken = parts_of(rule, meta)[name].fill_(math.inf)
         assert torch.isinf(broken).all()
         state = LearnerState(meta, {})
         new, report = ppo.step(state, as_float(loop_of(rule, meta.double())), workers, np.random.default_rng(0))
     assert report.outcome == "non-finite"
     assert new is state
+    assert {"reconstruction_error", "belief_kl"} < report.numbers.keys()  # As in every other iteration.
 
 
 def as_float(loop: InnerLoop) -> InnerLoop:

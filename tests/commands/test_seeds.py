@@ -7,6 +7,7 @@ from metarl import UserError
 from metarl.commands import seeds
 from metarl.commands.seeds import split_seeds
 from metarl.commands.train import main
+from metarl.config.settings import RunSettings
 from metarl.runs.training import train
 
 
@@ -63,6 +64,14 @@ def test_the_same_command_with_resume_goes_on_with_each_seed_that_has_begun_and_
     for seed in (0, 1):
         train(tiny(f"alone{seed}", seed=seed))
         assert_same_run(f"run-seed{seed}", f"alone{seed}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "at_once"), [({"threads": 1}, 16), ({"threads": 4}, 4), ({"threads": 0}, 1), ({"processes": 32}, 1)]
+)
+def test_as_many_seeds_as_fill_the_cores_train_at_once(settings, at_once, monkeypatch):
+    monkeypatch.setattr(seeds, "available_cores", lambda: 16)
+    assert seeds._at_once([RunSettings(**{"threads": 1, **settings}), RunSettings(threads=1)]) == at_once
 
 
 @pytest.mark.parametrize("option", ["--threads", "--run-dir"])

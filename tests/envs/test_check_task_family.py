@@ -393,6 +393,40 @@ def test_a_lone_defect_is_reported_alone_or_once_per_place(family):
     assert len(topics) == 1
 
 
+class Rare(gym.Env):
+    """A point that is paid near its goal alone, which random steps never reach."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = spaces.Box(-0.1, 0.1, (2,), np.float32)
+    goal = np.zeros(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.goal = np.array((options or {}).get("task", self.goal))
+        self.place = np.zeros(2)
+        return self.place.copy(), {}
+
+    def step(self, action):
+        self.place = self.place + action
+        return self.place.copy(), float(np.linalg.norm(self.place - self.goal) < 0.3), False, False, {}
+
+
+class RareFamily(TaskFamily):
+    horizon = 100
+    task_space = spaces.Box(-2, 2, (2,), np.float64)
+
+    def make_env(self):
+        return Rare()
+
+    def draw_tasks(self, n, rng, split):
+        angle = rng.uniform(0, 2 * np.pi, n)
+        return 1.8 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def test_sparse_rewards_are_met_by_actions_that_are_held():
+    check_task_family(RareFamily())
+
+
 class FailsInNumPy(Sound):
     """Its mistake shows in a line of an installed package."""
 

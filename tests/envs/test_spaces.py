@@ -21,6 +21,7 @@ from metarl.envs.spaces import (
     flat_observation_space,
     flat_space,
     flatten,
+    in_order_of,
     in_words,
     is_countable,
     num_elements,
@@ -57,6 +58,18 @@ def test_flat_elements_are_gymnasiums_and_lie_in_the_flat_space(space):
         np.testing.assert_array_equal(numbers, spaces.flatten(space, drawn))
         assert numbers.dtype == np.float64
         assert numbers in flat
+
+
+def test_parts_are_put_in_the_order_of_another_space():
+    one, two = spaces.Box(0, 1, (1,)), spaces.Box(0, 9, (2,))
+    model = spaces.Dict([("b", spaces.Tuple([spaces.Dict([("y", one), ("x", two)])])), ("a", one)])
+    other = spaces.Dict([("a", two), ("b", spaces.Tuple([spaces.Dict([("x", one), ("y", two)])]))])
+    ordered = in_order_of(model, other)
+    assert ordered == other
+    assert list(ordered) == ["b", "a"]
+    assert list(ordered["b"][0]) == ["y", "x"]
+    for different in (spaces.Dict([("c", one), ("a", one)]), one):
+        assert in_order_of(model, different) is different
 
 
 def test_a_flat_box_of_floats_stays_as_it_is():

@@ -143,6 +143,12 @@ def test_classes_are_measured_by_accuracy():
     check_task_family(Thirds())
 
 
+def test_classes_are_whole_numbers():
+    with pytest.raises(UserError, match="targets of Thirds must be classes, whole numbers counted from 0"):
+        Thirds().checked(np.zeros((2, 1)), [1.0, 0.9], 2)
+    assert Thirds().checked(np.zeros((2, 1)), [1.0, 0.0], 2).targets.tolist() == [1, 0]
+
+
 def test_classes_out_of_range_are_refused():
     class TooMany(Thirds):
         num_outputs = 2

@@ -61,6 +61,24 @@ class RegressionSupport(Support):
         return features[:, None].expand(-1, count, -1, -1), torch.full((self.num_tasks, count), POINTS)
 
 
+def test_dropped_episodes_are_not_read():
+    policy = make_policy()
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), seed=1)
+    before = support.rollouts.mask.clone()
+    mask = before.clone()
+    mask[1, :2] = 0
+    dropping = replace(support, data=replace(support.rollouts, mask=mask))
+    features, lengths = support.trajectories(4)
+    read, read_lengths = dropping.trajectories(2)
+    wanted = torch.arange(TASKS)[:, None], torch.tensor([[2, 3] if task == 1 else [0, 1] for task in range(TASKS)])
+    torch.testing.assert_close(read, features[wanted], rtol=0, atol=0)
+    assert torch.equal(read_lengths, lengths[wanted])
+    mask[1] = 0
+    mask[1, -1] = before[1, -1]
+    with pytest.raises(UserError, match="reads 2 trajectories of each task, and bad episodes have left 1 of one"):
+        replace(support, data=replace(support.rollouts, mask=mask)).trajectories(2)
+
+
 def regression(policy: DifferentiablePolicy, seed: int) -> RegressionSupport:
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(TASKS, POINTS, OBSERVATION, dtype=torch.float64, generator=generator)

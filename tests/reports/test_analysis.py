@@ -777,6 +777,17 @@ def test_scaling_of_whole_layers_is_no_change_of_representation(l2f):
     assert moved[0] > 10 * moved[1]
 
 
+@pytest.mark.parametrize("loss", ["ratio", "score", "dice"])
+def test_landscape_is_that_of_the_runs_inner_loss(loss):
+    rule = make_rule("maml", make_policy())
+    loop = run(rule, initial(rule), loss=loss)
+    with Workers(1) as workers:
+        found = inspect(loop, workers).landscape
+    before, after = (loop.supports[0].gradient(policies.detach()) for policies in loop.replay(loop.meta))
+    whole = np.array(found.gradient_change.per_task)[:, list(found.fractions).index(1)]
+    np.testing.assert_allclose(whole, (after - before).norm(dim=1), rtol=1e-9)
+
+
 def test_landscape_is_measured_from_the_inner_steps_start(maml):
     found = maml.landscape
     change = np.array(found.loss_change.per_task)

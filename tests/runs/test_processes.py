@@ -251,6 +251,25 @@ def test_there_is_at_least_one_process():
         Config(processes=0)
 
 
+@pytest.mark.slow
+def test_dropped_episodes_are_counted_over_all_processes(tmp_path):
+    """With this seed two of 32 episodes are bad, and both belong to one process."""
+    fault = {"env": "faulty:FaultyFamily", "env_kwargs": {"fault": "nan observation", "chance": 0.15}, "seed": 2}
+    settings = {**RUN, **fault, "iterations": 6, "meta_batch_size": 4, "validate_every": 0, "on_bad_episode": "drop"}
+    for processes in (1, 2):
+        settings = {
+            **RUN,
+            **fault,
+            "iterations": 6,
+            "meta_batch_size": 4,
+            "validate_every": 0,
+            "on_bad_episode": "drop",
+        }
+        train(tiny(tmp_path / str(processes), **settings, processes=processes))
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+    assert {int(row["dropped_episodes"]) for row in numbers(tmp_path / "1")} == {2}
+
+
 @pytest.mark.parametrize("envs", [4, 9, 12])
 @pytest.mark.parametrize("settings", [{"algo": "maml"}, {"algo": "mumomaml"}], ids=["maml", "mumomaml"])
 def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs, settings):

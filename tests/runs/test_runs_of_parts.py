@@ -2,13 +2,14 @@
 
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
 from machines import Countdown, Lever, Machine, Switches
 from tiny_runs import assert_same_run, numbers, tiny
 
-from metarl import EvaluationConfig, UserError, analyze, evaluate, load, plot, train
+from metarl import EvaluationConfig, UserError, analyze, evaluate, load, load_policy, plot, train
 from metarl.common.strict_json import plain
 from metarl.config.measuring import AnalysisConfig
 from metarl.store.runs import read_run
@@ -66,6 +67,31 @@ def test_figures_and_analyses_are_made(run, tmp_path):
 def test_other_algorithms_train_and_are_evaluated(algo, tmp_path):
     train(small(tmp_path, "MachineFamily", algo=algo, iterations=1))
     assert np.isfinite(evaluate(tmp_path, EvaluationConfig(**SMALL)).returns).all()
+
+
+class OtherOrder(gymnasium.ObservationWrapper):
+    """The same observations, in a space whose parts stand in the other order; Gymnasium takes the spaces for equal."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict(list(env.observation_space.items())[::-1])
+
+    def observation(self, observation):
+        return observation
+
+
+def test_an_agent_adapts_to_parts_in_another_order_and_acts_on_them_after_loading(tmp_path):
+    agent = train(small(tmp_path / "run", "MachineFamily", iterations=1)).agent
+    observation, _ = Machine().reset(seed=0)
+    actions = []
+    for env in (Machine(), OtherOrder(Machine())):
+        env.reset(seed=0, options={"task": Machine().task})
+        policy = agent.adapt(env, num_rollouts=2, horizon=3)
+        policy.save(tmp_path / "policy")
+        for each in (policy, load_policy(tmp_path / "policy")):
+            rng = np.random.default_rng(0)
+            actions.append([each.predict(observation, deterministic=False, rng=rng).tolist() for _ in range(20)])
+    assert len({str(of_one) for of_one in actions}) == 1
 
 
 @pytest.mark.parametrize("family", ["MachineFamily", "SwitchesFamily", "LeverFamily", "CountdownFamily"])

@@ -18,7 +18,7 @@ from metarl.policies.distributions import Categorical
 from metarl.policies.mlp import MLPPolicy
 from metarl.runs.build import build
 from metarl.runs.training import train
-from metarl.sb3 import policy_parameters
+from metarl.sb3 import envs, policy_parameters
 from metarl.sb3.ppo import PPOLearner
 
 PPO = {"baseline": {"trainer": "ppo"}}
@@ -67,6 +67,20 @@ def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert_same_run(tmp_path / "1", tmp_path / "2")
+
+
+def test_threads_and_environments_at_once_are_those_of_the_run(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(envs, "threads_for", lambda slots, threads: asked.append((slots, threads)) or 1)
+    for settings in ({"threads": 1, "envs_per_process": 5}, {"threads": 0}):
+        learner(tmp_path, **settings).close()
+    assert asked == [(4, 1), (16, None)]  # Of 16 episodes.
+
+
+def test_a_choice_that_ppo_would_not_see_is_refused(tmp_path):
+    with pytest.raises(UserError, match="gae_lambda is not for Stable-Baselines3's ppo"):
+        tiny(tmp_path, algo="oracle", **PPO, gae_lambda=0.9)
+    tiny(tmp_path, algo="pretrain", **PPO, gae_lambda=0.9)  # Its adaptation uses it.
 
 
 def test_oracle_sees_the_task(tmp_path):

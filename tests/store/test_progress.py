@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fault_table import fault
 
+from metarl.common.errors import UserError
 from metarl.store.progress import ProgressLog, read_progress, read_table
 from metarl.store.runs import read_run
 
@@ -137,6 +138,12 @@ def test_a_run_goes_on_with_other_columns(tmp_path):
         {"iteration": "1", "new": "", "outcome": "accepted after 1", "old": "0.5"},
         {"iteration": "2", "new": "1.5", "outcome": "rejected", "old": ""},
     ]
+
+
+def test_a_number_that_the_first_iteration_had_not_is_named(tmp_path):
+    written(tmp_path, [{"iteration": 1, "old": 0.5}, {"iteration": 2}])
+    with pytest.raises(UserError, match="iteration 2 has numbers that the first one had not: drift, spread"):
+        written(tmp_path / "other", [{"iteration": 1, "old": 0.5}, {"iteration": 2, "spread": 1.0, "drift": 1.0}])
 
 
 def test_a_damaged_file_is_read_without_its_damaged_lines_and_it_is_told(tmp_path, capsys):
