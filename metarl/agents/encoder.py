@@ -22,7 +22,8 @@ class TrajectoryEncoder:
     Args:
         policy: The policy that makes the trajectories.
         size: Length of the embedding.
-        trajectories: Trajectories of each task that are read, the first ones of the support.
+        trajectories: Trajectories of each task that are read: the first ones of the support. Where fewer are left,
+            because episodes were dropped, the mean is of these.
 
     Attributes:
         size: Length of the embedding.
@@ -66,6 +67,8 @@ class TrajectoryEncoder:
 class _MeanLastState:
     """A GRU's mean state [task, state] after steps ``last`` [task, trajectory] of [task, trajectory, time, input].
 
+    Trajectories whose last step is -1 do not count.
+
     Its Jacobian has few rows. Storing them is cheaper than running the recurrence for every product.
     """
 
@@ -98,4 +101,5 @@ class _MeanLastState:
         # In training mode, because cuDNN cannot differentiate otherwise. There is no dropout.
         states = torch.ops.aten.gru.input(sequences, start, weights, True, 1, 0.0, True, False, True)[0]
         last = states[torch.arange(len(sequences), device=sequences.device), self._last.flatten()]
-        return last.unflatten(0, self._last.shape).mean(1)
+        counts = (self._last >= 0).to(last)[..., None]
+        return (last.unflatten(0, self._last.shape) * counts).sum(1) / counts.sum(1)

@@ -7,6 +7,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,12 +19,12 @@ from metarl.common.errors import UserError
 from metarl.common.output import say, say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import Checked
-from metarl.config.config import Config, every_setting, idle_choices
+from metarl.config.config import Config, every_setting, overridden
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
 from metarl.config.settings import Experiment
 from metarl.config.trust import code_in, trust_options
-from metarl.envs import family_summaries, get_family
+from metarl.envs import family_summaries
 from metarl.store.config_file import load_config, read_config
 from metarl.store.folder import RunFolder
 
@@ -45,11 +46,12 @@ class Start:
     """List all task families, algorithms, meta-optimisers and presets, and exit."""
 
 
-def parse_config(arguments: Sequence[str]) -> Config:
+def parse_config(arguments: Sequence[str], quiet: bool = False) -> Config:
     """Parses a command line into a configuration.
 
     Args:
         arguments: The words after the command's name.
+        quiet: Not to say what of a preset or a stored configuration was left out.
 
     Raises:
         UserError: If a setting is impossible.
@@ -62,7 +64,10 @@ def parse_config(arguments: Sequence[str]) -> Config:
         description="Meta-trains an agent. Defaults depend on --env and --algo; with --resume, they are the run's.",
         args=list(arguments),
     )
-    return _overridden(start, _chosen(parsed, arguments, start))
+    config, left_out = overridden(start, _chosen(parsed, arguments, start))
+    if left_out and not quiet:
+        say(f"without effect here, and so not taken over: {', '.join(left_out)}")
+    return config
 
 
 def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
@@ -97,9 +102,9 @@ def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
     else:
         start = preset(choice.preset) if choice.preset else Config(**named)
     try:
-        shown = dataclasses.replace(start, **named)
-    except UserError:  # Other options may mend that, and say so if they do not.
-        shown = start
+        shown, _ = overridden(start, named)
+    except UserError:  # Other options may mend that; if they do not, the whole command line says so.
+        shown = Config(**{"env": start.env, "env_kwargs": start.env_kwargs, "algo": start.algo, **named})
     if choice.resume:
         where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
         folder = RunFolder(dataclasses.replace(shown, **where).folder)
@@ -109,29 +114,6 @@ def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
         if choice.resume is True and choice.run_dir and not (named or choice.preset or choice.config):
             raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     return start, shown
-
-
-def _overridden(start: Config, chosen: Mapping[str, Any]) -> Config:
-    """Returns ``start`` with the choices of the command line. What does nothing with these is left out, and said."""
-    env, given = chosen.get("env", start.env), chosen.get("env_kwargs", {})
-    fits = env == start.env or _takes(env, {**start.env_kwargs, **given})
-    chosen = {**chosen, "env_kwargs": {**(start.env_kwargs if fits else {}), **given}}
-    idle = idle_choices({**start.chosen, **chosen})
-    left_out = [name for name in start.chosen if name in idle and name not in chosen]
-    if left_out or not fits:
-        names = ", ".join([*left_out, *(() if fits else ("env_kwargs",))])
-        say(f"without effect here, and so not taken over: {names}")
-    changes: dict[str, Any] = {**dict.fromkeys(left_out), **chosen}
-    return dataclasses.replace(start, **changes)
-
-
-def _takes(env: str, parameters: Mapping[str, Any]) -> bool:
-    """Whether the family takes these parameters."""
-    try:
-        get_family(env, **parameters)
-    except UserError:
-        return False
-    return True
 
 
 def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
@@ -203,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         seeds, others = split_seeds(arguments)
         if seeds and not {"--help", "-h"} & set(others):
-            train_seeds(seeds, others, parse_config)
+            train_seeds(seeds, others, partial(parse_config, quiet=True))  # Each seed says it.
             return
         config = parse_config(arguments)
         own = trust_options(config.to_dict())

@@ -17,6 +17,9 @@ Value = TypeVar("Value")
 class Group:
     """The processes that share the tasks of a run. A process that is alone is a group, too.
 
+    Args:
+        alone: Whether this process works by itself, also beside others of a run.
+
     Values go through the processes' memory, so tensors should be on the CPU.
 
     Attributes:
@@ -25,8 +28,8 @@ class Group:
         on_machine: Number of them on this machine.
     """
 
-    def __init__(self) -> None:
-        joined = dist.is_available() and dist.is_initialized()
+    def __init__(self, alone: bool = False) -> None:
+        joined = not alone and dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if joined else (0, 1)
         self.on_machine = int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if joined else 1
 

@@ -50,7 +50,7 @@ class Workers:
         group: Group | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.group, self.clock, self.findings = group or Group(), clock, list[str]()
+        self.group, self.clock, self.findings = group or Group(alone=True), clock, list[str]()
         self.num_threads = num_threads or max(1, available_cores() // self.group.on_machine)
         self.stopping = threading.Event()
         self.abandoned = False

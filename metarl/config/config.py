@@ -33,7 +33,6 @@ from metarl.config.resolved import (
     Settings,
     baseline_component,
     components,
-    idle_fields,
 )
 from metarl.config.settings import ExampleSettings, MetaSettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_family
@@ -185,6 +184,22 @@ class Config:
         return Config(**chosen)
 
 
+class WithoutEffect(UserError):
+    """A choice that would do nothing beside the others.
+
+    Args:
+        name: Name of the choice.
+        message: The message.
+
+    Attributes:
+        name: As given.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 Part = TypeVar("Part", bound=Checked)
 
 
@@ -257,7 +272,7 @@ class _Resolution:
         return next(name for name in part.fields if name in self._config.chosen)
 
     def _refuse(self, name: str, purpose: str) -> NoReturn:
-        raise UserError(f"{name} would do nothing: it is for {purpose}.")
+        raise WithoutEffect(name, f"{name} would do nothing: it is for {purpose}.")
 
     def _check_supervised(self, settings: Settings) -> None:
         acts = not self._algorithm.adapts or self._algorithm.remembers
@@ -321,18 +336,14 @@ class _Resolution:
             if name in self._config.chosen:
                 self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
         if algorithm.training == "none" and settings.run.iterations:
-            raise UserError(
+            message = (
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
             )
+            raise WithoutEffect("iterations", message)
         if algorithm.training == "none" and settings.run.init_from is not None:
             self._refuse("init_from", "an algorithm that is trained")
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
-        if l2f is not None and l2f.normalise_embedding and settings.meta.meta_batch_size == 1:
-            raise UserError(
-                "l2f.normalise_embedding divides by the standard deviation over the tasks of an iteration: "
-                "meta_batch_size must be at least 2 with it, got 1."
-            )
         if self._supervised:
             self._check_supervised(settings)
             return
@@ -344,8 +355,7 @@ class _Resolution:
                 ("normalise_observations", normalises),
                 ("on_bad_episode", rollouts.on_bad_episode != "stop"),
                 ("step_timeout", rollouts.step_timeout),
-                # PPO has its own; the baselines that adapt use this one then.
-                ("gae_lambda", "gae_lambda" in self._config.chosen and not self._algorithm.adapts),
+                ("envs_per_process", settings.run.envs_per_process),
             ):
                 if is_on:
                     raise UserError(f"{name} is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
@@ -402,21 +412,42 @@ def check_processes(settings: Settings, number: int) -> None:
         raise UserError("processes share tasks on CPUs only; take device cpu, or one process.")
 
 
-def idle_choices(choices: Mapping[str, Any]) -> set[str]:
-    """Names of the choices that have no effect with the family, algorithm and meta-optimiser among them.
+def overridden(start: Config, chosen: Mapping[str, Any]) -> tuple[Config, list[str]]:
+    """Returns a configuration with further choices, which come before those of ``start``.
 
-    They are none where these are impossible together: to make a configuration of the choices then says why.
+    Args:
+        start: The configuration to start from.
+        chosen: Choices by name; ``env_kwargs`` are joined with those of ``start``.
+
+    Returns:
+        The configuration, and the names of the choices of ``start`` that were left out, because they would do nothing
+        beside ``chosen``, or because the new family does not take them.
+
+    Raises:
+        UserError: If the choices are impossible together.
     """
-    rules = ("env", "env_kwargs", "algo", "attenuate", "meta_optimiser", "baseline")
+    inherited, left_out = {name: value for name, value in start.chosen.items() if name not in chosen}, list[str]()
+    parameters, env = start.env_kwargs, chosen.get("env", start.env)
+    if env != start.env and parameters and not _takes(env, parameters):
+        parameters, left_out = {}, ["env_kwargs"]
+    inherited["env_kwargs"] = {**parameters, **chosen.get("env_kwargs", {})}
+    while True:
+        try:
+            return Config(**{**chosen, **inherited}), left_out
+        except WithoutEffect as error:
+            if error.name not in inherited:
+                raise
+            del inherited[error.name]
+            left_out.append(error.name)
+
+
+def _takes(env: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a family takes these parameters."""
     try:
-        settings = Config(**{name: choices[name] for name in rules if name in choices}).resolve()
+        get_family(env, **parameters)
     except UserError:
-        return set()
-    algo, optimiser = settings.experiment.algo, settings.meta.meta_optimiser
-    trainer = {"trainer": settings.baseline.trainer} if settings.baseline else None
-    attenuate = settings.l2f is not None
-    idle = idle_fields({"algo": algo, "attenuate": attenuate, "meta_optimiser": optimiser, "baseline": trainer})
-    return choices.keys() & {*idle, *settings.idle}
+        return False
+    return True
 
 
 def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:

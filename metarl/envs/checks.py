@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import FrameSummary, extract_tb
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +27,7 @@ from metarl.envs.supervised import SupervisedFamily
 _NOT_THEIRS = sysconfig.get_path("stdlib"), str(Path(__file__).parents[1])
 _TASKS = 16  # Number of tasks per split.
 _STEPS = 50  # Maximum number of steps of a trajectory.
-_HELD, _HELD_STEPS = 12, 200  # Number of actions that are held, and for how many steps at most.
+_HELD, _HELD_STEPS, _HELD_TASKS = 12, 200, 8  # Actions that are held, for how many steps and in how many tasks at most.
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str | BaseException]
@@ -66,7 +66,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
         first, checks = _task_basics, [_examples]
     elif isinstance(family, TaskFamily):
         first = _basics
-        checks = [_numbers, _determinism, _lost_at_reset, _lost_without_seed, _lost_at_plain_reset, _episodes]
+        checks = [_numbers, _determinism, _lost, _lost_at_plain_reset, _episodes]
     else:
         raise UserError(
             "a task family must be an instance of a subclass of metarl.TaskFamily or metarl.SupervisedFamily, got "
@@ -304,36 +304,49 @@ def _determinism(family: TaskFamily, seed: int) -> Problems:
         )
 
 
-def _lost_at_reset(family: TaskFamily, seed: int) -> Problems:
-    if _all_alike(family, seed, None):
+class _Try(NamedTuple):
+    """Actions that may tell tasks apart; None for the fixed random ones."""
+
+    tasks: Sequence[Any]
+    actions: Sequence[Any] | None
+
+
+_SPARSE = "Or its rewards are so sparse that no try met one: then report what depends on the task as a metric."
+
+
+def _lost(family: TaskFamily, seed: int) -> Problems:
+    tries = _tries(family, seed)
+    telling = _telling(family, seed, None, tries)
+    if telling is None:
         yield (
             "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
             "environment's reset, or override set_task, and do not let reset overwrite what set_task changed. "
             f"({_SPARSE})"
         )
-
-
-def _lost_without_seed(family: TaskFamily, seed: int) -> Problems:
-    if _all_alike(family, seed, "given"):
+    # What tells tasks apart after one reset should do so after two: it comes first.
+    tries.sort(key=lambda one: one is not telling)
+    if _telling(family, seed, "given", tries) is None:
         yield (
             "the task is lost at a reset without a seed: different tasks gave the same trajectory after it; let the "
             f"environment use its task at every reset, not only at one with a seed. ({_SPARSE})"
         )
 
 
-_SPARSE = "Or its rewards are so sparse that no try met one: then report what depends on the task as a metric."
+def _tries(family: TaskFamily, seed: int) -> list[_Try]:
+    """Random actions, then actions that are held for whole episodes, which meet rarer rewards."""
+    tasks, horizon = _alike(family, seed), min(family.horizon, _HELD_STEPS)
+    held = _different(_actions(family, seed, _HELD)).values()
+    return [_Try(tasks, None), *(_Try(tasks[:_HELD_TASKS], [action] * horizon) for action in held)]
 
 
-def _all_alike(family: TaskFamily, seed: int, second_reset: _SecondReset) -> bool:
-    """Whether different tasks give the same trajectory, also under actions that are held for whole episodes."""
-    tasks = _alike(family, seed)
-    horizon = min(family.horizon, _HELD_STEPS)
-    held = ([action] * horizon for action in _actions(family, seed, _HELD))
-    for actions in (None, *held):
-        first, *others = (_trajectory(family, task, seed, second_reset, actions) for task in tasks)
-        if not all(_same(first, other) for other in others):
-            return False
-    return True
+def _telling(family: TaskFamily, seed: int, second_reset: _SecondReset, tries: Iterable[_Try]) -> _Try | None:
+    """The first try in which not all tasks give the same trajectory; None if there is none."""
+    for one in tries:
+        first, *others = (partial(_trajectory, family, task, seed, second_reset, one.actions) for task in one.tasks)
+        expected = first()
+        if not all(_same(expected, other()) for other in others):
+            return one
+    return None
 
 
 def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
@@ -464,9 +477,9 @@ def _alike(family: TaskFamily, seed: int) -> list[Any]:
     return max(by_kind.values(), key=len)[:_TASKS]
 
 
-def _different(tasks: NDArray[Any]) -> dict[str, Any]:
-    """The tasks that differ, by their text."""
-    return {one_line(task): task for task in tasks}
+def _different(values: Iterable[Any]) -> dict[str, Any]:
+    """The tasks or actions that differ, by their text."""
+    return {one_line(value): value for value in values}
 
 
 def _flat(*parts: Any) -> NDArray[Any]:

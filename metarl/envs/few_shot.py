@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +34,9 @@ class FewShotFamily(SupervisedFamily):
     """Classification of images into N classes that were never seen before, from K examples of each.
 
     Every folder below ``folder`` that directly holds images is a class; its name is its path from there, such as
-    ``Greek/character01``. Links to folders count, too. A task is N different classes, and the label of an image is its
-    class's place in the task. Shots and queries are images of each class, all of them different.
+    ``Greek/character01``. Links to folders outside count, too, but a folder is one class however many paths lead to it.
+    A task is N different classes, and the label of an image is its class's place in the task. Shots and queries are
+    images of each class, all of them different.
 
     An input is an image, resized to ``size`` x ``size`` pixels: [channels * size * size] from 0 to 1, row by row,
     channel after channel. What is transparent is white. The images of a class are read when it is first drawn, and stay
@@ -239,22 +241,29 @@ class FewShotFamily(SupervisedFamily):
 
 
 def _folders(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``root`` on, and the names in it that are no folders. Links are followed, but not in circles."""
-    for parent, folders, files in os.walk(root, followlinks=True):
-        yield parent, files
-        folders[:] = [name for name in folders if not _leads_back(Path(parent, name))]
+    """Each folder from ``root`` on, and the names in it that are no folders.
 
-
-def _leads_back(path: Path) -> bool:
-    """Whether a path is a link to a folder that it lies in, so that to follow it would never end."""
-    if not path.is_symlink():
-        return False
-    target = path.resolve()
-    return any(parent.resolve().is_relative_to(target) for parent in path.absolute().parents)
+    Links are followed after all real paths. Each folder is entered once, whichever paths lead to it: as two classes it
+    could be in training and in the tests.
+    """
+    # A link to a folder that the data set lies in would add what is beside the data set.
+    entered = {str(parent) for parent in Path(root).resolve().parents}
+    starts = deque([root])
+    while starts:
+        for parent, folders, files in os.walk(starts.popleft()):
+            resolved = os.path.realpath(parent)
+            if resolved in entered:
+                folders.clear()
+                continue
+            entered.add(resolved)
+            yield parent, files
+            folders.sort()  # Of several links to one folder, the alphabetically first names it on every machine.
+            paths = (os.path.join(parent, name) for name in folders)
+            starts.extend(filter(os.path.islink, paths))
 
 
 def _on_white(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image that Pillow can convert to any mode: numbers of 16 bits become 8, transparent parts become white.
+    """Puts an image on a white background and scales numbers of 16 bits to 8; Pillow's ``convert`` does neither.
 
     Raises:
         ValueError: If nothing says which of the image's numbers is white.

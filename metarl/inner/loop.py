@@ -163,6 +163,7 @@ class Adapted:
         effective_sample_size: Effective sample size of the likelihood ratios as a share of the number of samples; one
             [task] for every reuse of rollouts.
         dropped: What was wrong with each episode that was dropped.
+        num_episodes: Number of episodes that were collected, dropped ones included; 0 for supervised tasks.
         metrics: Mean metrics of each task's episodes by name, as of ``returns``, [task, step].
     """
 
@@ -173,6 +174,7 @@ class Adapted:
     env_steps: int
     effective_sample_size: list[Tensor]
     dropped: Sequence[str] = ()
+    num_episodes: int = 0
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 

@@ -6,11 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.inner.support import Support
@@ -18,24 +17,10 @@ from metarl.policies.base import Acting, Policy, require_derivatives
 from metarl.policies.normaliser import Normaliser
 
 if TYPE_CHECKING:
-    from metarl.envs import Family
     from metarl.inner.loop import InnerLoop
 
 UNKNOWN_MODE = -1
 """Marks a task whose mode is unknown."""
-
-
-def modes_of(family: Family, tasks: NDArray[Any]) -> Tensor:
-    """The mode of each task, integers on the CPU [task].
-
-    They are `UNKNOWN_MODE` if the family has one mode: it does not say which of a rule's modes applies, if the rule was
-    trained with several.
-
-    Args:
-        family: The tasks' family.
-        tasks: [task, ...].
-    """
-    return torch.from_numpy(family.modes(tasks) if family.num_modes > 1 else np.full(len(tasks), UNKNOWN_MODE))
 
 
 class StageKind(Enum):

@@ -23,9 +23,9 @@ from metarl.data import Rollouts, joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Timing, adapt
-from metarl.inner.rule import Adaptation, Stage, modes_of
+from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.side_by_side import SideBySide
-from metarl.inner.supervised import SupervisedRunner
+from metarl.inner.supervised import SupervisedRunner, modes_of
 from metarl.inner.support import PolicyGradientSupport
 from metarl.policies.action_map import ActionMap
 from metarl.policies.losses import InnerLoss
@@ -124,7 +124,7 @@ class Runner:
 
         Raises:
             ValueError: If the number of tasks differs from the runner's.
-            Fault: If an environment does not return in time, or if too many of its episodes are bad.
+            Fault: If an environment does not return in time.
         """
         if len(tasks) != self._num_tasks:
             raise ValueError(f"tasks must hold {self._num_tasks} tasks, got {len(tasks)}")
@@ -133,10 +133,10 @@ class Runner:
         by_mode = self._rule.policy.acts_by_mode and purpose is not Purpose.TRAIN_ROLLOUTS
 
         def run_round(index: int, start: int, stop: int) -> tuple[Adapted, Timing]:
-            rollout_seconds, dropped = 0.0, list[str]()
+            rollout_seconds, dropped, num_episodes = 0.0, list[str](), 0
 
             def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
-                nonlocal rollout_seconds
+                nonlocal rollout_seconds, num_episodes
                 started = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
@@ -144,6 +144,7 @@ class Runner:
                     sampler = self._sampler_of(index, stop - start, episodes)
                     rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser, by_mode)
                     dropped.extend(sampler.dropped)
+                    num_episodes += (stop - start) * episodes
                     if not self._rule.remembers:  # A critic gives an agent with memory its advantages.
                         with timed("advantages"):
                             rollouts = with_advantages(rollouts, self._settings.discount, self._settings.gae_lambda)
@@ -155,7 +156,8 @@ class Runner:
             metrics = self._family.metrics
             adapted = adapt(self._rule, meta, stages, modes[start:stop], collect, loss, one_by_one, metrics)
             seconds = time.perf_counter() - started
-            return replace(adapted, dropped=dropped), Timing(rollout_seconds, seconds - rollout_seconds)
+            timing = Timing(rollout_seconds, seconds - rollout_seconds)
+            return replace(adapted, dropped=dropped, num_episodes=num_episodes), timing
 
         def run_shards(indices: Iterable[int]) -> list[tuple[Adapted, Timing]]:
             return [run_round(index, *tasks) for index in indices for tasks in self._shards[index]]
@@ -163,26 +165,10 @@ class Runner:
         parts, num_threads = self._in_threads(run_shards)
         timing = Timing(*(sum(getattr(t, name) for _, t in parts) / num_threads for name in ("rollout", "adaptation")))
         joined = _join([adapted for adapted, _ in parts])
-        self._check_dropped(joined)
         if self._rule.sees_tasks:
             identities = torch.from_numpy(self._family.flat_tasks(tasks[self._own])).to(meta)
             joined.loop = replace(joined.loop, identities=identities)
         return joined, timing
-
-    def _check_dropped(self, adapted: Adapted) -> None:
-        """Raises Fault, in all processes alike, if too many of all processes' episodes were dropped."""
-        if self._settings.on_bad_episode == "stop":
-            return
-        loop = adapted.loop
-        fresh = [support.data for stage, support in zip(loop.stages, loop.supports, strict=True) if stage.rollouts != 0]
-        collected = sum(batch.num_tasks * batch.num_parts for batch in (*fresh, *loop.queries))
-        parts = self._workers.group.gather((adapted.dropped, collected))
-        dropped, episodes = [what for part, _ in parts for what in part], sum(count for _, count in parts)
-        if len(dropped) > MOST_DROPPED * episodes:
-            raise Fault(
-                f"{len(dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
-                f"environment. In one of them {dropped[0]}."
-            )
 
     def _in_threads(
         self, run_shards: Callable[[Iterable[int]], list[tuple[Adapted, Timing]]]
@@ -281,6 +267,23 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         torch.cat(modulated) if modulated else None,
         sum(part.env_steps for part in parts),
         [torch.cat(of_shards) for of_shards in sizes],
-        [told for part in parts for told in part.dropped],
+        [what for part in parts for what in part.dropped],
+        sum(part.num_episodes for part in parts),
         joined_by_name([part.metrics for part in parts]),
     )
+
+
+def check_dropped(parts: Iterable[tuple[Sequence[str], int]]) -> None:
+    """Raises Fault if too many episodes were dropped.
+
+    Args:
+        parts: `Adapted.dropped` and `Adapted.num_episodes` of inner loops that count together, such as those of all
+            processes.
+    """
+    parts = list(parts)
+    dropped, episodes = [what for part, _ in parts for what in part], sum(count for _, count in parts)
+    if len(dropped) > MOST_DROPPED * episodes:
+        raise Fault(
+            f"{len(dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "
+            f"environment. In one of them {dropped[0]}."
+        )

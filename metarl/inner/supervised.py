@@ -15,12 +15,25 @@ from torch import Tensor
 from metarl.common.streams import Purpose, stream
 from metarl.config.settings import ExampleSettings
 from metarl.data import ExampleBatch
-from metarl.envs import SupervisedFamily
+from metarl.envs import Family, SupervisedFamily
 from metarl.envs.supervised import Examples
 from metarl.inner.loop import Adapted, InnerLoop, Timing
-from metarl.inner.rule import Adaptation, Stage, modes_of
+from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
 from metarl.inner.support import SupervisedSupport
 from metarl.policies.base import require_derivatives
+
+
+def modes_of(family: Family, tasks: NDArray[Any]) -> Tensor:
+    """The mode of each task, integers on the CPU [task].
+
+    They are `UNKNOWN_MODE` if the family has one mode: it does not say which of a rule's modes applies, if the rule was
+    trained with several.
+
+    Args:
+        family: The tasks' family.
+        tasks: [task, ...].
+    """
+    return torch.from_numpy(family.modes(tasks) if family.num_modes > 1 else np.full(len(tasks), UNKNOWN_MODE))
 
 
 def fit(

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from metarl.common.errors import Fault, UserError
+from metarl.common.errors import UserError
 from metarl.common.lazy import lazy
 from metarl.data import Rollouts, Samples
 from metarl.inner.differentiable import Jacobian, differentiable
@@ -72,7 +72,8 @@ class Support(ABC):
         """The first ``count`` sequences of each task, as input of a recurrent network.
 
         Returns:
-            Features [task, trajectory, time, feature], and the numbers of valid steps [task, trajectory].
+            Features [task, trajectory, time, feature], and the numbers of valid steps [task, trajectory]. Dropped
+            episodes come last, with 0 valid steps.
 
         Raises:
             UserError: If there are fewer.
@@ -151,23 +152,32 @@ class PolicyGradientSupport(_LossSupport):
         return self.rollouts.mean_returns().to(self.rollouts.rewards)
 
     def trajectories(self, count: int) -> tuple[Tensor, Tensor]:
-        """Observation, action (one-hot if discrete) and reward at each step of each task's first good episodes."""
+        """Observation, action (one-hot if discrete) and reward at each step of each task's first kept episodes."""
         rollouts, held = self.rollouts, self.rollouts.mask.shape[1]
         if held < count:
             raise UserError(
                 f"the rule reads {count} trajectories of each task, and the support holds {held}; collect more "
                 "rollouts."
             )
-        kept = rollouts.mask[:, :, 0] > 0
-        if (left := int(kept.sum(1).min())) < count:
-            raise Fault(
-                f"the rule reads {count} trajectories of each task, and bad episodes have left {left} of one; collect "
-                "more rollouts, or mend the environment."
-            )
+        parts = rollouts.observations, rollouts.actions, rollouts.rewards, rollouts.mask
+        if self._is_whole:
+            *read, mask = (part[:, :count] for part in parts)
+        else:
+            first = self._first_kept(count)
+            *read, mask = (part[first] for part in parts)
+        return self._with_targets(*read), mask.sum(2).long()
+
+    # Once for each support: a GPU waits for the answer.
+    @lazy
+    def _is_whole(self) -> bool:
+        """Whether no episode was dropped."""
+        return bool((self.rollouts.mask[:, :, 0] > 0).all())
+
+    def _first_kept(self, count: int) -> tuple[Tensor, Tensor]:
+        """Indices [task, 1] and [task, ``count``] of each task's episodes, those first that were not dropped."""
+        kept = self.rollouts.mask[:, :, 0] > 0
         first = kept.int().argsort(dim=1, descending=True, stable=True)[:, :count]
-        at = torch.arange(len(first), device=first.device)[:, None], first
-        parts = (part[at] for part in (rollouts.observations, rollouts.actions, rollouts.rewards))
-        return self._with_targets(*parts), rollouts.mask[at].sum(2).long()
+        return torch.arange(len(first), device=first.device)[:, None], first
 
 
 class SupervisedSupport(_LossSupport):

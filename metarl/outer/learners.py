@@ -20,7 +20,7 @@ from metarl.data import LearnerState, joined_by_name
 from metarl.envs import Family
 from metarl.inner.loop import Adapted, Timing, observe
 from metarl.inner.rule import Adaptation
-from metarl.inner.runner import make_runner
+from metarl.inner.runner import check_dropped, make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
 from metarl.store.progress import Row
 
@@ -135,6 +135,8 @@ class MetaLearner:
         with timed("inner loops"):
             adapted, timing = self.inner_loops(state.meta, index)
         group, begin = self._workers.group, time.perf_counter()
+        if self._settings.rollouts.on_bad_episode == "drop":
+            check_dropped(group.gather((adapted.dropped, adapted.num_episodes)))
         with timed("meta-step"):
             generator = stream(self._settings.run.seed, Purpose.META_STEP, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)

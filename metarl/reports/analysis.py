@@ -28,7 +28,7 @@ from metarl.config.measuring import AnalysisConfig
 from metarl.config.trust import Trust
 from metarl.inner.loop import Adapted, observe
 from metarl.inner.rule import Adaptation, Stage
-from metarl.inner.runner import make_runner
+from metarl.inner.runner import check_dropped, make_runner
 from metarl.reports.inspection import inspect, layers, states_of
 from metarl.reports.measures import (
     Difference,
@@ -183,6 +183,7 @@ class _InnerLoops:
         runner = make_runner(agent.family, rule, len(repeated), settings, self.workers, torch.device("cpu"))
         with closing(runner):
             adapted, _ = runner.run(meta, repeated, stages, self.config.seed, Purpose.TEST_ROLLOUTS, repeat)
+        check_dropped([(adapted.dropped, adapted.num_episodes)])
         self.env_steps += adapted.env_steps
         return replace(adapted, returns=adapted.returns.unflatten(0, (-1, trials)).mean(1))
 

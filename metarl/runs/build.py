@@ -76,16 +76,26 @@ def require_episodes(settings: Settings, rule: Adaptation, num_steps: int, name:
         if (reads := max((stage.reads for stage in stages), default=1)) > 1:
             raise UserError(f"{algo} reads {reads} trajectories of each task, and supervised tasks have only one.")
         return
-    if settings.rollouts.on_bad_episode == "drop" and any(stage.rollouts == 1 for stage in stages):
-        raise UserError(
-            f"on_bad_episode drop would leave {algo} nothing to read: a stage of it collects one episode of each task; "
-            "take stop, or let it read more trajectories."
-        )
     fewest, collected = fewest_episodes(stages), settings.rollouts.rollouts_per_task
     if collected < fewest:
         raise UserError(
-            f"{name} must be at least {fewest}, the trajectories of each task that {algo} reads before its first step, "
-            f"got {collected}."
+            f"{name} must be at least {fewest}, the trajectories of each task that {algo} reads at once, got "
+            f"{collected}."
+        )
+
+
+def require_enough_to_train(settings: Settings, rule: Adaptation) -> None:
+    """Raises UserError if what each iteration collects is too little for these settings to train with."""
+    if settings.l2f is not None and settings.l2f.normalise_embedding and settings.meta.meta_batch_size == 1:
+        raise UserError(
+            "l2f.normalise_embedding divides by the standard deviation over the tasks of an iteration: meta_batch_size "
+            "must be at least 2 with it, got 1."
+        )
+    stages = rule.stages((1.0,) * settings.inner.num_inner_steps)
+    if settings.rollouts.on_bad_episode == "drop" and any(stage.rollouts == 1 for stage in stages):
+        raise UserError(
+            f"on_bad_episode drop would leave {settings.algorithm_name} nothing to read: a stage of it collects one "
+            "episode of each task; take stop, or let it read more trajectories."
         )
 
 

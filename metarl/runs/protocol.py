@@ -36,7 +36,7 @@ from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked, zero_action
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation
-from metarl.inner.runner import make_runner
+from metarl.inner.runner import check_dropped, make_runner
 from metarl.policies.base import require_derivatives
 from metarl.runs.build import family_of, require_episodes
 from metarl.runs.room import require_room
@@ -334,6 +334,7 @@ class _Protocol:
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
+        check_dropped([(adapted.dropped, adapted.num_episodes)])
         modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
 
         def of_tasks(values: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,11 +31,11 @@ from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, joined_by_name
 from metarl.envs.spaces import check_parts
-from metarl.inner.runner import Runner, make_runner
+from metarl.inner.runner import Runner, check_dropped, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, before_and_after
 from metarl.runs.advice import Advice, not_accepted
-from metarl.runs.build import build
+from metarl.runs.build import build, require_enough_to_train
 from metarl.runs.processes import joined, launch, num_launched
 from metarl.runs.trained_agent import Agent
 from metarl.runs.warm_start import meta_from
@@ -203,6 +203,7 @@ class Trainer:
         group, self._callback = group or Group(), callback
         self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
         self._family, self._rule = build(self._settings)
+        require_enough_to_train(self._settings, self._rule)
         # Here, so that a wrong task space is told before anything is written.
         check_parts(self._family.task_space, f"the tasks of {self._family.name}")
         run = self._settings.run
@@ -348,14 +349,15 @@ class Trainer:
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
-        measured: list[tuple[dict[str, torch.Tensor], int, int]] = []
+        measured: list[tuple[dict[str, torch.Tensor], int, tuple[Sequence[str], int]]] = []
         if self._validator:  # Where there are fewer tasks than processes, some have none.
             adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
             numbers = {self._family.measure: adapted.returns, **adapted.metrics}
             on_cpu = {name: values.cpu() for name, values in numbers.items()}
-            measured = [(on_cpu, adapted.env_steps, len(adapted.dropped))]
+            measured = [(on_cpu, adapted.env_steps, (adapted.dropped, adapted.num_episodes))]
         parts, steps, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
-        return _validation_columns(joined_by_name(parts)), sum(steps), sum(dropped)
+        check_dropped(dropped)
+        return _validation_columns(joined_by_name(parts)), sum(steps), sum(len(bad) for bad, _ in dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline

@@ -61,8 +61,7 @@ class PPOLearner:
         rollouts = settings.rollouts
         episodes = settings.meta.meta_batch_size * rollouts.rollouts_per_task
         self.env_steps = episodes * rollouts.horizon * (settings.inner.num_inner_steps + 1)
-        most = min(_MOST_SLOTS, settings.run.envs_per_process or _MOST_SLOTS)
-        slots = max(number for number in range(1, most + 1) if episodes % number == 0)
+        slots = max(number for number in range(1, _MOST_SLOTS + 1) if episodes % number == 0)
         if slots * rollouts.horizon == 1:
             raise UserError("PPO needs more than one step of a task; raise horizon or rollouts_per_task.")
         self._metrics = tuple(family.metrics)

@@ -127,16 +127,18 @@ def stored_config(values: Mapping[str, Any], trust: Trust = False) -> Config:
         stored["baseline"] = stored.get("baseline") or {"trainer": stored_trainer(stored)}
     if "algo" in stored:  # Older versions also stored settings that do nothing with it.
         stored |= dict.fromkeys(stored.keys() & set(idle_fields(stored)))
-    stored = with_former_behaviour(_with_effect(stored))
-    chosen = _with_effect(values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored}))
-    return _resolving_to(stored, Config.from_dict(chosen))
+    chosen = values.get("chosen", {name: stored[name] for name in _PROBLEM if name in stored})
+    chosen, stored = _with_effect(chosen, stored), _with_effect(stored, stored)
+    return _resolving_to(with_former_behaviour(stored), Config.from_dict(chosen))
 
 
-def _with_effect(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out settings that older versions accepted beside others with which they do nothing."""
+def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out ``settings`` that older versions accepted beside the stored ones with which they do nothing."""
     kept = dict(settings)
-    if kept.get("validate_every") == 0:
+    if stored.get("validate_every") == 0:
         kept.pop("best_by", None)
+    if (stored.get("baseline") or {}).get("trainer") == "ppo":
+        kept.pop("envs_per_process", None)
     l2f = kept.get("l2f")
     if isinstance(l2f, Mapping) and l2f.get("conditioning") == "constant":
         kept["l2f"] = {name: value for name, value in l2f.items() if name not in OF_THE_TASK}

@@ -220,8 +220,8 @@ class ProgressLog:
             self._journals = [self._begin_table(list(row)), self._begin_events()]
         if new := sorted(row.keys() - set(self._columns)):
             raise UserError(
-                f"iteration {row['iteration']} has numbers that the first one had not: {', '.join(new)}. A rule's "
-                "`describe` and a meta-optimiser's report must name them every time; NaN leaves a cell empty."
+                f"iteration {row['iteration']} has numbers that the first iteration did not report: {', '.join(new)}. "
+                "A rule's `describe` and a meta-optimiser's report must name them every time; NaN leaves a cell empty."
             )
         table, events = self._journals
         table.add(_as_csv(self._columns, [row]))

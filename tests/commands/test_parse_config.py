@@ -65,6 +65,40 @@ def test_a_stored_family_parameter_may_be_named_again_or_changed(tmp_path, env_k
     assert parse_config([*stored, "--env-kwargs", name, "1"]).env_kwargs == {name: 1}
 
 
+@pytest.mark.parametrize(
+    ("stored", "line", "chosen"),
+    [
+        ({"algo": "pretrain", "baseline": {"trainer": "ppo"}}, "--algo maml", {"algo": "maml"}),
+        ({"algo": "maml", "meta_optimiser": "promp"}, "--algo standstill", {"algo": "standstill"}),
+        ({"algo": PROXIMAL, "rule": {"strength": 0.5}}, "--algo maml", {"algo": "maml"}),
+        (
+            {"algo": "maml", "best_by": "success", "validate_every": 3},
+            "--validate-every 0",
+            {"algo": "maml", "validate_every": 0},
+        ),
+    ],
+)
+def test_what_would_do_nothing_of_a_stored_configuration_is_left_out(tmp_path, stored, line, chosen):
+    save_config(Config(**stored, run_dir=tmp_path), {})
+    options = ["--config", str(tmp_path / "config.json"), "--trust", PROXIMAL, *line.split()]
+    assert parse_config(options) == Config(**chosen)
+
+
+def test_nothing_is_left_out_of_a_start_that_holds_nothing(capsys):
+    with pytest.raises(UserError, match="there is no task family named 'nosuch'"):
+        parse_config(["--preset", "l2f-navigation", "--env", "nosuch"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_presets_folder_is_that_of_the_new_algorithm(tmp_path, monkeypatch):
+    """Also where other options must mend what the preset says."""
+    monkeypatch.chdir(tmp_path)
+    line = ["--preset", "maml-navigation", "--algo", "l2f", "--inner-loss", "ratio", "--resume", "auto"]
+    assert parse_config(line).folder == Path("runs/navigation-l2f-seed0")
+    save_config(Config(env="navigation", algo="maml"), {})
+    assert parse_config(line).algo == "l2f"
+
+
 def test_what_a_stored_run_attenuates_may_be_switched_off(tmp_path):
     save_config(Config(algo="maml", attenuate=True, run_dir=tmp_path), {})
     config = parse_config(["--config", str(tmp_path / "config.json"), "--algo", "pretrain", "--no-attenuate"])

@@ -11,6 +11,8 @@ from metarl.commands.train import listing, main, parse_config
 from metarl.config.settings import RolloutSettings
 
 EXACT = TRPOConfig(max_kl=0.01, cg_iterations=10, cg_damping=1e-5, backtrack_ratio=0.8, max_backtracks=15)
+PROXIMAL = "examples.proximal_rule:ProximalMAML"
+OWN = {"algo": PROXIMAL, "rule": {"strength": 0.5}}
 ANT = {"frame_skip": 2, "ctrl_cost_weight": 0.005, "survive_bonus": 0.05}
 
 
@@ -113,10 +115,15 @@ def test_what_is_chosen_on_the_command_line_wins():
                 "rollouts_per_task": 1,
                 "inner_lr": None,
                 "inner_loss": None,
-                "trpo": None,
             },
-            "inner_lr, inner_loss, trpo",
+            "inner_lr, inner_loss",
         ),
+        (
+            "maml-navigation --algo random",
+            {"algo": "random", "iterations": None, "trpo": None},
+            "trpo, iterations",
+        ),
+        (f"l2f-cheetah-dir --algo {PROXIMAL} --rule.strength 0.5", {**OWN, "l2f": None}, "l2f"),
     ],
 )
 def test_other_options_override_a_presets(line, chosen, left_out, capsys):

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
 
 from metarl.common.errors import UserError
-from metarl.envs import TaskFamily, check_task_family
+from metarl.envs import TaskFamily, check_task_family, checks
 from metarl.envs.checks import _is_theirs
 from metarl.envs.looped import LoopedEpisodes
 
@@ -425,6 +425,58 @@ class RareFamily(TaskFamily):
 
 def test_sparse_rewards_are_met_by_actions_that_are_held():
     check_task_family(RareFamily())
+
+
+class Counting(Drift):
+    """Drift of two actions that ignores its task, and counts all steps."""
+
+    action_space = spaces.Discrete(2)
+    ignores_task = True
+    steps = 0
+
+    def step(self, action):
+        Counting.steps += 1
+        return super().step(action)
+
+
+class Binary(Sound):
+    horizon = 200
+
+    def make_env(self):
+        return Counting()
+
+
+def test_a_lost_task_costs_few_steps(monkeypatch):
+    monkeypatch.setattr(Counting, "steps", 0)
+    with pytest.raises(UserError, match="the task is lost at reset"):
+        check_task_family(Binary())
+    # Random actions for 50 steps: 16 tasks after a reset, and in 5 more checks. 2 held actions: 8 tasks, 2 resets.
+    assert Counting.steps < 16 * 6 * 50 + 2 * 8 * 2 * 200
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """Trajectories that a check takes: the second reset, and the action that is held, if one is."""
+    tried, original = [], checks._trajectory
+
+    def remember(family, task, seed, second_reset=None, actions=None):
+        tried.append((second_reset, None if actions is None else tuple(actions[0])))
+        return original(family, task, seed, second_reset, actions)
+
+    monkeypatch.setattr(checks, "_trajectory", remember)
+    return tried
+
+
+def test_tasks_that_differ_at_once_are_tried_no_further(tried):
+    assert list(checks._lost(Sound(), 0)) == []
+    assert tried == [(None, None), (None, None), ("given", None), ("given", None)]
+
+
+def test_the_action_that_told_tasks_apart_is_tried_first_after_a_second_reset(tried):
+    assert list(checks._lost(RareFamily(), 0)) == []
+    telling = tried[[reset for reset, _ in tried].index("given") - 1][1]
+    assert telling is not None
+    assert {action for reset, action in tried if reset == "given"} == {telling}
 
 
 class FailsInNumPy(Sound):

@@ -53,19 +53,47 @@ def test_hidden_files_and_folders_without_images_are_no_classes(tmp_path):
     assert sum(len(family.split_classes(split)) for split in SPLITS) == 15
 
 
-def test_links_to_folders_are_classes_unless_they_lead_back(tmp_path):
+def names_of(family):
+    return sorted(itertools.chain(*map(family.split_classes, SPLITS)))
+
+
+def test_links_to_folders_outside_are_classes(tmp_path):
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
-    write_patterns(data, num_classes=15)
+    inside = write_patterns(data, num_classes=15)
     write_patterns(elsewhere, num_classes=2)
     (data / "linked").symlink_to(elsewhere)
-    (data / "a/copy").symlink_to(data / "b/01")
-    (data / "a/circle").symlink_to(data)
+    (data / "above").symlink_to(tmp_path)
     (elsewhere / "circle").symlink_to(tmp_path)
+    (elsewhere / "back").symlink_to(data)
+    write_patterns(tmp_path / "beside", num_classes=2)
     family = make(data, ways=2)
-    names = set().union(*map(family.split_classes, SPLITS))
-    assert names == {f"{'ab'[i % 2]}/{i:02}" for i in range(15)} | {"linked/a/00", "linked/b/01", "a/copy"}
-    linked = np.array([sorted(names).index(name) for name in ("linked/a/00", "a/copy")])
+    names = names_of(family)
+    assert names == [*inside, "linked/a/00", "linked/b/01"]
+    linked = np.array([names.index(name) for name in ("linked/a/00", "a/00")])
     assert drawn(family, linked)[0].inputs.shape == (4, 64)
+
+
+def test_links_inside_a_data_set_change_neither_its_classes_nor_their_split(tmp_path):
+    names = write_patterns(tmp_path / "images", num_classes=30)
+    before = make(tmp_path)
+    splits = [before.split_classes(split) for split in SPLITS]
+    # Links whose names come before and after "images", one deep inside, and one that leads in a circle.
+    links = {"current": "images", "z": "images/a", "images/a/copy": "images/b/01", "images/b/up": "."}
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    after = make(tmp_path)
+    assert names_of(after) == [f"images/{name}" for name in names]
+    assert [after.split_classes(split) for split in SPLITS] == splits
+
+
+def test_a_folder_outside_with_several_links_is_one_class(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    inside = write_patterns(data, num_classes=15)
+    write_patterns(elsewhere, num_classes=2)
+    for link in ("two", "one", "a/three"):
+        (data / link).symlink_to(elsewhere)
+    (data / "just_one").symlink_to(elsewhere / "b/01")
+    assert names_of(make(data, ways=2)) == [*inside, "just_one", "one/a/00"]
 
 
 @pytest.mark.parametrize("rotations", [False, True])

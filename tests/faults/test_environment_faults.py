@@ -89,7 +89,6 @@ def test_too_many_dropped_episodes_stop_the_run(tmp_path):
 def test_a_rule_that_reads_a_single_episode_cannot_go_on_without_it(tmp_path):
     with pytest.raises(UserError, match="on_bad_episode drop would leave mumomaml nothing to read: a stage of it"):
         metarl.train(seldom(tmp_path, algo="mumomaml", on_bad_episode="drop"))
-    metarl.train(seldom(tmp_path, algo="mumomaml", mumomaml={"trajectories": 2}, iterations=0, on_bad_episode="drop"))
 
 
 @fault(WHERE, "every episode of a task dropped", "the run stops and says so")

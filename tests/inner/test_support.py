@@ -5,13 +5,16 @@ import weakref
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
 import problems
 import pytest
 import torch
 from problems import ACTIONS, MODES, OBSERVATION, TASKS, initial, make_policy, make_rule, make_support
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarl.agents.anil import PartialAdaptation
+from metarl.agents.encoder import TrajectoryEncoder
 from metarl.common.errors import UserError
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.rule import Adaptation
@@ -64,8 +67,7 @@ class RegressionSupport(Support):
 def test_dropped_episodes_are_not_read():
     policy = make_policy()
     support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), seed=1)
-    before = support.rollouts.mask.clone()
-    mask = before.clone()
+    mask = support.rollouts.mask.clone()
     mask[1, :2] = 0
     dropping = replace(support, data=replace(support.rollouts, mask=mask))
     features, lengths = support.trajectories(4)
@@ -73,10 +75,46 @@ def test_dropped_episodes_are_not_read():
     wanted = torch.arange(TASKS)[:, None], torch.tensor([[2, 3] if task == 1 else [0, 1] for task in range(TASKS)])
     torch.testing.assert_close(read, features[wanted], rtol=0, atol=0)
     assert torch.equal(read_lengths, lengths[wanted])
-    mask[1] = 0
-    mask[1, -1] = before[1, -1]
-    with pytest.raises(UserError, match="reads 2 trajectories of each task, and bad episodes have left 1 of one"):
-        replace(support, data=replace(support.rollouts, mask=mask)).trajectories(2)
+
+
+def test_an_embedding_is_the_mean_over_the_episodes_that_are_left():
+    policy = make_policy()
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), seed=1)
+    encoder = TrajectoryEncoder(policy, 3, 2)
+    parameters = encoder.initial(np.random.default_rng(0)).double()
+    mask = support.rollouts.mask.clone()
+    mask[1, :2], mask[1, 3:] = 0, 0  # The third alone is left.
+    left = encoder.embedding(parameters, replace(support, data=replace(support.rollouts, mask=mask)))
+    whole = encoder.embedding(parameters, support)
+    third = replace(support, data=support.rollouts.part(2))
+    alone = TrajectoryEncoder(policy, 3, 1).embedding(parameters, third)
+    torch.testing.assert_close(left[1], alone[1], rtol=0, atol=0)
+    torch.testing.assert_close(left[[0, *range(2, TASKS)]], whole[[0, *range(2, TASKS)]], rtol=0, atol=0)
+
+
+class Operations(TorchDispatchMode):
+    """Remembers the names of PyTorch's operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.names.add(operation.overloadpacket.__name__)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_only_dropped_episodes_cost_a_sort_and_a_wait_for_the_gpu(drops):
+    policy = make_policy()
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), seed=1)
+    if drops:
+        support.rollouts.mask[1, 0] = 0
+    support.trajectories(2)
+    with Operations() as operations:
+        support.trajectories(2)
+    costly = {"sort", "argsort", "index", "_local_scalar_dense"}
+    assert bool(operations.names & costly) is drops
 
 
 def regression(policy: DifferentiablePolicy, seed: int) -> RegressionSupport:

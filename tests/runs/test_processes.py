@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from tiny_runs import ROOT, arguments, assert_same_run, final_parameters, number
 
 from metarl import Config, UserError
 from metarl.envs.navigation import NavigationFamily
+from metarl.inner.runner import check_dropped
 from metarl.runs.training import train
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
@@ -251,23 +252,38 @@ def test_there_is_at_least_one_process():
         Config(processes=0)
 
 
-@pytest.mark.slow
-def test_dropped_episodes_are_counted_over_all_processes(tmp_path):
-    """With this seed two of 32 episodes are bad, and both belong to one process."""
-    fault = {"env": "faulty:FaultyFamily", "env_kwargs": {"fault": "nan observation", "chance": 0.15}, "seed": 2}
-    settings = {**RUN, **fault, "iterations": 6, "meta_batch_size": 4, "validate_every": 0, "on_bad_episode": "drop"}
+@pytest.mark.parametrize(("parts", "too_many"), [([2, 0], False), ([2, 1], False), ([2, 2], True), ([4, 0], True)])
+def test_dropped_episodes_are_counted_over_all_processes(parts, too_many):
+    told = [([f"episode {number}" for number in range(dropped)], 16) for dropped in parts]
+    with pytest.raises(UserError, match="4 of 32 episodes had to be dropped") if too_many else nullcontext():
+        check_dropped(told)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # With this seed two of 32 episodes of an iteration are bad, and both belong to one process.
+        pytest.param(
+            {"env_kwargs": {"fault": "nan observation", "chance": 0.15}, "iterations": 6, "seed": 2},
+            marks=pytest.mark.slow,
+        ),
+        # One process has no task to validate.
+        {"env": "navigation", "validate_every": 1, "validation_tasks": 1},
+    ],
+    ids=["one process", "validation"],
+)
+def test_processes_that_drop_episodes_give_the_numbers_of_one(tmp_path, settings):
+    dropping = {
+        **RUN,
+        "env": "faulty:FaultyFamily",
+        "validate_every": 0,
+        "meta_batch_size": 4,
+        "on_bad_episode": "drop",
+    }
     for processes in (1, 2):
-        settings = {
-            **RUN,
-            **fault,
-            "iterations": 6,
-            "meta_batch_size": 4,
-            "validate_every": 0,
-            "on_bad_episode": "drop",
-        }
-        train(tiny(tmp_path / str(processes), **settings, processes=processes))
+        train(tiny(tmp_path / str(processes), **{**dropping, **settings, "processes": processes}))
     assert_same_run(tmp_path / "1", tmp_path / "2")
-    assert {int(row["dropped_episodes"]) for row in numbers(tmp_path / "1")} == {2}
+    assert {int(row["dropped_episodes"]) for row in numbers(tmp_path / "1")} == {2 if "seed" in settings else 0}
 
 
 @pytest.mark.parametrize("envs", [4, 9, 12])

@@ -69,18 +69,17 @@ def test_the_number_of_torchs_threads_makes_no_difference(tmp_path):
     assert_same_run(tmp_path / "1", tmp_path / "2")
 
 
-def test_threads_and_environments_at_once_are_those_of_the_run(tmp_path, monkeypatch):
+def test_it_steps_on_as_many_threads_as_the_run_has(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(envs, "threads_for", lambda slots, threads: asked.append((slots, threads)) or 1)
-    for settings in ({"threads": 1, "envs_per_process": 5}, {"threads": 0}):
-        learner(tmp_path, **settings).close()
-    assert asked == [(4, 1), (16, None)]  # Of 16 episodes.
+    monkeypatch.setattr(envs, "threads_for", lambda slots, threads: asked.append(threads) or 1)
+    for threads in (1, 0):
+        learner(tmp_path, threads=threads).close()
+    assert asked == [1, None]
 
 
-def test_a_choice_that_ppo_would_not_see_is_refused(tmp_path):
-    with pytest.raises(UserError, match="gae_lambda is not for Stable-Baselines3's ppo"):
-        tiny(tmp_path, algo="oracle", **PPO, gae_lambda=0.9)
-    tiny(tmp_path, algo="pretrain", **PPO, gae_lambda=0.9)  # Its adaptation uses it.
+def test_environments_at_once_would_change_its_results(tmp_path):
+    with pytest.raises(UserError, match="envs_per_process is not for Stable-Baselines3's ppo"):
+        tiny(tmp_path, algo="oracle", **PPO, envs_per_process=5)
 
 
 def test_oracle_sees_the_task(tmp_path):

@@ -140,9 +140,9 @@ def test_a_run_goes_on_with_other_columns(tmp_path):
     ]
 
 
-def test_a_number_that_the_first_iteration_had_not_is_named(tmp_path):
+def test_a_number_that_the_first_iteration_did_not_report_is_named(tmp_path):
     written(tmp_path, [{"iteration": 1, "old": 0.5}, {"iteration": 2}])
-    with pytest.raises(UserError, match="iteration 2 has numbers that the first one had not: drift, spread"):
+    with pytest.raises(UserError, match="2 has numbers that the first iteration did not report: drift, spread"):
         written(tmp_path / "other", [{"iteration": 1, "old": 0.5}, {"iteration": 2, "spread": 1.0, "drift": 1.0}])
 
 
