@@ -80,7 +80,10 @@ def on_device(loop: InnerLoop, device: torch.device) -> InnerLoop:
     # Stages that reuse rollouts share one support object; move it only once.
     moved = {id(support): replace(support, data=support.data.to(device)) for support in loop.supports}
     supports = [moved[id(support)] for support in loop.supports]
-    return replace(loop, meta=loop.meta.to(device), supports=supports, queries=queries)
+    identities = None if loop.identities is None else loop.identities.to(device)
+    return replace(
+        loop, meta=loop.meta.to(device), supports=supports, queries=queries, identities=identities, traced=None
+    )
 
 
 def _rollouts(policy: Policy, parameters: Tensor, settings: RolloutSettings, generator: torch.Generator) -> Rollouts:

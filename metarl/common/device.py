@@ -8,9 +8,14 @@ from metarl.common.errors import UserError
 def resolve_device(name: str) -> torch.device:
     """Returns the device named ``auto``, ``cpu`` or ``cuda``; ``auto`` is a GPU if there is one.
 
+    For a GPU it switches off cuDNN's short mantissas (TF32): agents act on the CPU, in single precision.
+
     Raises:
         UserError: If ``cuda`` is requested and PyTorch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; use --device cpu or auto.")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")

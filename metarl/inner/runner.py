@@ -137,12 +137,13 @@ class Runner:
 
             def collect(parameters: Tensor, phase: int, rollouts_per_task: int | None) -> Rollouts:
                 nonlocal rollout_seconds, num_episodes
+                parameters = parameters.cpu()  # Waits for a GPU's adaptation, which is no time of rollouts.
                 started = time.perf_counter()
                 with timed("rollouts"):
                     streams = [stream(seed, purpose, *key, phase, task) for task in range(start, stop)]
                     episodes = rollouts_per_task or self._settings.rollouts_per_task
                     sampler = self._sampler_of(index, stop - start, episodes)
-                    rollouts = sampler.collect(begin, parameters.cpu(), tasks[start:stop], streams, normaliser, by_mode)
+                    rollouts = sampler.collect(begin, parameters, tasks[start:stop], streams, normaliser, by_mode)
                     dropped.extend(sampler.dropped)
                     num_episodes += (stop - start) * episodes
                     if not self._rule.remembers:  # A critic gives an agent with memory its advantages.

@@ -94,7 +94,7 @@ def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     """Meta-trains an agent; writes configuration, progress and checkpoints into the run's folder.
 
     Ctrl-C and SIGTERM save a checkpoint first; ``Config(resume=True)`` continues from it, and ``Config(resume="auto")``
-    also starts a run whose folder is missing. The iterations of a resumed run are, bit for bit, those of an
+    also starts a run whose folder is missing. On a CPU, the iterations of a resumed run are, bit for bit, those of an
     uninterrupted one.
 
     Args:
