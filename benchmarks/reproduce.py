@@ -48,7 +48,6 @@ from metarl.store.runs import read_run
 
 RUNS = Path("runs/reproduce")
 QUICK_RUNS = Path("runs/reproduce-quick")
-_QUICK = ["--iterations", "2"]
 # Rows are compared bit for bit only where these agree.
 _SOFTWARE = ("torch", "numpy", "mujoco", "gymnasium")
 
@@ -233,7 +232,7 @@ def _quick(names: Sequence[str], jobs: int) -> int:
     def train(run: tuple[str, str, int]) -> None:
         folder = QUICK_RUNS / run[0] / run_name(*run[1:])
         shutil.rmtree(folder, ignore_errors=True)
-        _train(EXPERIMENTS[run[0]], *run[1:], folder, _QUICK)
+        _train(EXPERIMENTS[run[0]], *run[1:], folder, quick_options(EXPERIMENTS[run[0]], *run[1:]))
 
     failed = _all(train, runs, jobs)
     print("\nQUICK: two iterations of one seed, no results")
@@ -241,6 +240,11 @@ def _quick(names: Sequence[str], jobs: int) -> int:
         path = Path(name) / run_name(variant, seed)
         print(f"{path}: {'failed' if str(path) in failed else compared(QUICK_RUNS / path, RESULTS / path)[1]}")
     return 1 if failed else 0
+
+
+def quick_options(experiment: Experiment, variant: str, seed: int) -> list[str]:
+    """Options of two iterations, or of as many as the first row of progress takes."""
+    return ["--iterations", str(max(2, int(settings_of(experiment.train_options(variant, seed))["log_every"])))]
 
 
 def first_seeds(experiment: Experiment) -> list[tuple[str, int]]:

@@ -482,6 +482,8 @@ def test_two_iterations_give_the_committed_rows(name, variant, seed, tmp_path):
     ours, theirs = provenance(torch.device("cpu")), read_run(committed).config["metarl"]
     if reproduce.machine(ours) != reproduce.machine(theirs):
         pytest.skip("the committed run is of another processor or other packages")
-    reproduce._train(EXPERIMENTS[name], variant, seed, tmp_path / "run", reproduce._QUICK)
+    experiment = EXPERIMENTS[name]
+    options = reproduce.quick_options(experiment, variant, seed)
+    reproduce._train(experiment, variant, seed, tmp_path / "run", options)
     outcome, sentence = reproduce.compared(tmp_path / "run", committed)
     assert outcome == "same", sentence
