@@ -99,7 +99,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
     most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)
-    require_episodes(measured, agent.rule, agent.settings.inner.num_inner_steps, "rollouts")
+    require_episodes(measured, agent.rule.stages((1.0,) * measured.inner.num_inner_steps), "rollouts")
     require_room(measured, agent.rule.policy, most_tasks, "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:

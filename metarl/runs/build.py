@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from metarl.config.algorithms import VariBADConfig, get_algorithm
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
-from metarl.inner.rule import Adaptation, fewest_episodes
+from metarl.inner.rule import Adaptation, Stage, fewest_episodes
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
@@ -57,21 +58,20 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
         normalise_observations=settings.policy.normalise_observations,
         zero_outputs=_zero_outputs(family, settings) if settings.algorithm.knows_zero else None,
     )
-    require_episodes(settings, rule, settings.inner.num_inner_steps, "rollouts_per_task")
+    require_episodes(settings, rule.stages((1.0,) * settings.inner.num_inner_steps), "rollouts_per_task")
     require_room_to_train(settings, rule)
     return family, rule
 
 
-def require_episodes(settings: Settings, rule: Adaptation, num_steps: int, name: str) -> None:
+def require_episodes(settings: Settings, stages: Sequence[Stage], name: str) -> None:
     """Raises UserError if steps of adaptation would read more episodes of each task than are collected.
 
     Args:
         settings: The run's settings.
-        rule: The adaptation rule.
-        num_steps: Number of steps.
+        stages: The stages of the inner loop.
         name: Name of the setting that says how many episodes are collected.
     """
-    stages, algo = rule.stages((1.0,) * num_steps), settings.algorithm_name
+    algo = settings.algorithm_name
     if settings.examples is not None:  # Every stage sees the same support set.
         if (reads := max((stage.reads for stage in stages), default=1)) > 1:
             raise UserError(f"{algo} reads {reads} trajectories of each task, and supervised tasks have only one.")

@@ -112,7 +112,8 @@ def sweep_rollouts(
         raise UserError(f"rollouts cannot be swept on {name}, which has no episodes; evaluate it with other shots.")
     if agent.rule.remembers:
         raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
-    require_episodes(agent.settings.measured_on(sizes[-1]), agent.rule, config.gradient_steps, "rollouts")
+    stages = agent.rule.stages(agent.step_scales(config.gradient_steps, config.step_scales))
+    require_episodes(agent.settings.measured_on(sizes[-1]), stages, "rollouts")
     path = RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
@@ -158,7 +159,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         if isinstance(family, TaskFamily) and getattr(config, name) is not None:
             raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
     settings = agent.settings.measured_on(size, config.shots)
-    require_episodes(settings, rule, config.gradient_steps, "rollouts")
+    require_episodes(settings, rule.stages(scales), "rollouts")
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, scales, family, tasks, workers, device)

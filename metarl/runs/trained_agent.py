@@ -127,8 +127,8 @@ class Agent:
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
         if self.rule.remembers and num_rollouts != 1:
             raise UserError(f"num_rollouts must be 1: {self.config.algo} reads one episode a step, got {num_rollouts}.")
-        require_episodes(self.settings.measured_on(num_rollouts), self.rule, num_steps, "num_rollouts")
-        scales = self.step_scales(num_steps, step_scales)
+        stages = self.rule.stages(self.step_scales(num_steps, step_scales))
+        require_episodes(self.settings.measured_on(num_rollouts), stages, "num_rollouts")
         horizon = convert("horizon", horizon, Count | None) or settings.horizon
         mode = self._checked_mode(mode)
         rows = num_rollouts * horizon
@@ -148,7 +148,6 @@ class Agent:
                 return episodes[0]
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
-        stages = self.rule.stages(scales)
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
         parameters, returns = adapted.parameters[0], adapted.returns[0].numpy()
         plan = blueprint(self.family, self.settings)

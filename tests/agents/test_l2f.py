@@ -21,6 +21,7 @@ from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
 from metarl.runs.build import build as build_run
+from metarl.runs.training import Trainer
 
 
 def build(**options: object) -> tuple[L2F, Tensor]:
@@ -360,12 +361,12 @@ def test_what_does_nothing_with_constants_is_refused(choice):
 
 @pytest.mark.parametrize("env", ["navigation", "sinusoid"])
 def test_one_task_alone_cannot_normalise_the_embedding(env):
-    """Its variance over the tasks of an iteration is always 0."""
-    settings = {"env": env, "algo": "l2f", "l2f": {"normalise_embedding": True}}
+    """Its variance over the tasks of an iteration is always 0. A run that has been made so can still be read."""
+    config = Config(env=env, algo="l2f", l2f={"normalise_embedding": True}, meta_batch_size=1)
     with pytest.raises(UserError, match="meta_batch_size must be at least 2 with it, got 1"):
-        Config(**settings, meta_batch_size=1)
-    Config(**settings, meta_batch_size=2)
-    Config(env=env, algo="l2f", meta_batch_size=1)
+        Trainer(config, torch.device("cpu"))
+    for changed in ({"meta_batch_size": 2}, {"l2f": None}):
+        Trainer(replace(config, **changed), torch.device("cpu"))
 
 
 def test_moments_without_normalisation_are_refused():

@@ -293,7 +293,7 @@ def test_too_few_episodes_for_what_a_rule_reads_are_refused_before_any_is_collec
         raise AssertionError("an episode was collected")
 
     monkeypatch.setattr(Runner, "run", collect)
-    message = "must be at least 2, the trajectories of each task that l2f reads before its first step, got 1"
+    message = "must be at least 2, the trajectories of each task that l2f reads at once, got 1"
     with pytest.raises(UserError, match=f"^rollouts {message}"):
         sweep_rollouts(reader, (1, 4), EvaluationConfig(**SMALL))
     with pytest.raises(UserError, match=f"^rollouts {message}"):
