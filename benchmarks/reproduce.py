@@ -3,7 +3,7 @@
     python -m benchmarks.reproduce --list                 # the experiments, their cost, what there is, what is to do
     python -m benchmarks.reproduce navigation --list      # one of them in detail: commands, seeds, published figures
     python -m benchmarks.reproduce navigation             # trains all of it, prints ours beside the published
-    python -m benchmarks.reproduce navigation --quick     # two iterations of one seed, beside the committed rows
+    python -m benchmarks.reproduce navigation --quick     # the first iterations of one seed, beside the committed rows
     python -m benchmarks.reproduce --check                # which committed runs today's commands no longer make
     python -m benchmarks.reproduce navigation --keep      # trains what benchmarks/results lacks, and puts it there
     python -m benchmarks.reproduce navigation --summary   # summarises benchmarks/results again, without training
@@ -67,7 +67,8 @@ class Options:
     summary: bool = False
     """Summarise benchmarks/results again; trains nothing."""
     quick: bool = False
-    """Train two iterations of each variant's first seed, and compare their rows with the committed ones. No results."""
+    """Train the first two iterations of each variant's first seed, or as many as the first row of progress takes, and
+    compare their rows with the committed ones. No results."""
     keep: bool = False
     """Train what benchmarks/results lacks, and put it there; refused if the tree has uncommitted changes."""
     jobs: int = 2
@@ -226,7 +227,7 @@ def _call(module: str, *options: str) -> None:
 
 
 def _quick(names: Sequence[str], jobs: int) -> int:
-    """Trains two iterations of each variant's first seed; prints how their rows compare with the committed ones."""
+    """Trains the first iterations of each variant's first seed; prints how their rows compare with the committed."""
     runs = [(name, *run) for name in names for run in first_seeds(EXPERIMENTS[name])]
 
     def train(run: tuple[str, str, int]) -> None:
@@ -235,7 +236,7 @@ def _quick(names: Sequence[str], jobs: int) -> int:
         _train(EXPERIMENTS[run[0]], *run[1:], folder, quick_options(EXPERIMENTS[run[0]], *run[1:]))
 
     failed = _all(train, runs, jobs)
-    print("\nQUICK: two iterations of one seed, no results")
+    print("\nQUICK: the first iterations of one seed, no results")
     for name, variant, seed in runs:
         path = Path(name) / run_name(variant, seed)
         print(f"{path}: {'failed' if str(path) in failed else compared(QUICK_RUNS / path, RESULTS / path)[1]}")

@@ -1,6 +1,8 @@
-"""A custom meta-optimiser with a setting: one gradient step of a fixed size on the meta-objective.
+"""A custom meta-optimiser with a setting: one gradient step on the meta-objective.
 
-python -m metarl.train --env navigation --algo maml --meta-optimiser examples.gradient_descent:GradientDescent
+    python -m metarl.train --env navigation --meta-optimiser examples.gradient_descent:GradientDescent
+
+--optimiser.lr 0.02 sets the step size.
 """
 
 from dataclasses import dataclass

@@ -210,11 +210,10 @@ class L2F(WrappedAdaptation):
 
     def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gamma and delta, both [task, parameter]; delta is None unless the transform is affine."""
+        phi = meta[None, self._rule.num_meta : self._rule.num_meta + self._attenuator.size]
         if self._constant:
-            start = self._rule.num_meta
-            outputs = meta[start : start + self._attenuator.size].expand(len(embedding), -1)
+            outputs = phi.expand(len(embedding), -1)
         else:
-            phi = meta[None, self._rule.num_meta : self._rule.num_meta + self._attenuator.size]
             layers = [view[0] for view in self._attenuator.views(phi)]
             outputs = self._network(layers, self._normalised(meta, embedding))
         if self._options.transform == "sigmoid":

@@ -17,10 +17,10 @@ Value = TypeVar("Value")
 class Group:
     """The processes that share the tasks of a run. A process that is alone is a group, too.
 
+    Values go through the processes' memory, so tensors should be on the CPU.
+
     Args:
         alone: Whether this process works by itself, also beside others of a run.
-
-    Values go through the processes' memory, so tensors should be on the CPU.
 
     Attributes:
         rank: The number of this process; the first, 0, alone writes.
