@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from benchmarks.experiments import EXPERIMENTS, Experiment, run_name
+from metarl.commands.cli import parse
 from metarl.commands.train import parse_config
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import plain, read_json, write_json
@@ -162,7 +162,7 @@ def measurements(experiment: Experiment) -> list[Measurement]:
         ("metarl.analyze", experiment.analysis, AnalysisConfig, "analysis/analysis.json"),
     )
     asked = [(command, text.split(), kind, file) for command, text, kind, file in kinds if text is not None]
-    return [Measurement(command, words, tyro.cli(kind, args=words), Path(file)) for command, words, kind, file in asked]
+    return [Measurement(command, words, parse(kind, args=words), Path(file)) for command, words, kind, file in asked]
 
 
 def settings_of(train_options: list[str]) -> dict[str, str]:

@@ -64,12 +64,26 @@ class TrajectoryEncoder:
         return differentiable(parameters, _MeanLastState(parameters, self._layout, features, lengths - 1))
 
 
+class _Rows:
+    """A Jacobian [task, state, parameter]."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self._rows = rows
+
+    def pullback(self, direction: Tensor) -> Tensor:
+        return torch.einsum("ij,ijk->k", direction, self._rows)
+
+    def pushforward(self, direction: Tensor) -> Tensor:
+        return self._rows @ direction
+
+
 class _MeanLastState:
     """A GRU's mean state [task, state] after steps ``last`` [task, trajectory] of [task, trajectory, time, input].
 
     Trajectories whose last step is -1 do not count.
 
-    Its Jacobian has few rows. Storing them is cheaper than running the recurrence for every product.
+    The Jacobian of one task has few rows. Storing them is cheaper than running the recurrence for every product. Many
+    tasks at once have too many rows for a single product.
     """
 
     def __init__(self, parameters: Tensor, layout: Layout, sequences: Tensor, last: Tensor) -> None:
@@ -79,21 +93,19 @@ class _MeanLastState:
         return self._state(self._parameters)
 
     def pullback(self, direction: Tensor) -> Tensor:
-        return torch.einsum("ij,ijk->k", direction, self._rows)
-
-    def pushforward(self, direction: Tensor) -> Tensor:
-        return self._rows @ direction
+        if len(direction) == 1:
+            return self.jacobian().pullback(direction)
+        gradient: Tensor = torch.autograd.functional.vjp(self._state, self._parameters, direction)[1]
+        return gradient
 
     def jacobian(self) -> Jacobian:
-        return self
+        return self._rows
 
     @lazy
-    def _rows(self) -> Tensor:
-        """The Jacobian, [task, state, parameter]."""
+    def _rows(self) -> _Rows:
         # All rows at once are several times faster, but cuDNN's GRU has no batching rule for it.
         at_once = not self._parameters.is_cuda
-        rows: Tensor = torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once)
-        return rows
+        return _Rows(torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once))
 
     def _state(self, parameters: Tensor) -> Tensor:
         sequences, weights = self._sequences.flatten(0, 1), [view[0] for view in self._layout.views(parameters[None])]

@@ -143,7 +143,7 @@ class MuMoMAML(Adaptation):
     def _of_parameters(self, units: Tensor, otherwise: float, index: Tensor) -> Tensor:
         """Copies values of units [task, unit] to their parameters [task, parameter]; all others get ``otherwise``."""
         padded = torch.nn.functional.pad(units, (0, 1), value=otherwise)
-        return padded[:, index.to(units.device)]
+        return padded.index_select(1, index.to(units.device))
 
 
 def _units(layout: Layout, widths: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
@@ -159,8 +160,14 @@ def _bool_or_auto(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool | st
     )
 
 
+# All threads share stderr and tyro's caches.
+_parsing = threading.Lock()
+
+
 def parse(make: Callable[..., Result], **options: Any) -> Result:
     """Calls `tyro.cli`, but raises a UserError of our own checks unchanged instead of printing it in tyro's box.
+
+    Several threads may call it.
 
     Args:
         make: Called with the parsed arguments.
@@ -172,7 +179,7 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     """
     printed = io.StringIO()
     try:
-        with redirect_stderr(printed), _printing():
+        with _parsing, redirect_stderr(printed), _printing():
             # Comments are no help texts: not to look for them saves reading the sources again.
             return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), registry=_Rules(), **options)
     except SystemExit as end:

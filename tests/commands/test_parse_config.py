@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
@@ -198,3 +199,12 @@ done
     if command == "train":
         assert set(offered["--meta-"]) == {"--meta-batch-size", "--meta-optimiser"}
         assert {f"--{part.name.replace('_', '-')}" for part in fields(RunSettings)} <= set(offered["--"])
+
+
+def test_threads_may_parse_at_the_same_time():
+    lines = [f"--env navigation --algo mumomaml --seed {seed} --iterations 2".split() for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        configs = list(pool.map(parse_config, lines))
+    assert [(config.seed, config.algo, config.iterations) for config in configs] == [
+        (seed, "mumomaml", 2) for seed in range(8)
+    ]

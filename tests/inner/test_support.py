@@ -92,6 +92,22 @@ def test_an_embedding_is_the_mean_over_the_episodes_that_are_left():
     torch.testing.assert_close(left[[0, *range(2, TASKS)]], whole[[0, *range(2, TASKS)]], rtol=0, atol=0)
 
 
+def test_one_gradient_of_many_tasks_needs_no_jacobian(monkeypatch):
+    policy = make_policy()
+    support = make_support(policy, initial(make_rule("maml", policy)).expand(TASKS, -1), seed=1)
+    encoder = TrajectoryEncoder(policy, 3, 2)
+    parameters = encoder.initial(np.random.default_rng(0)).double().requires_grad_()
+    cotangent = torch.randn(TASKS, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def gradient(start: int, stop: int) -> Tensor:
+        embedding = encoder.embedding(parameters, support.tasks(start, stop))
+        return torch.autograd.grad(embedding, parameters, cotangent[start:stop])[0]
+
+    by_rows = sum(gradient(task, task + 1) for task in range(TASKS))
+    monkeypatch.setattr(torch.autograd.functional, "jacobian", None)
+    torch.testing.assert_close(gradient(0, TASKS), by_rows, rtol=1e-12, atol=1e-15)
+
+
 class Operations(TorchDispatchMode):
     """Remembers the names of PyTorch's operations."""
 
