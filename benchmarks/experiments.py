@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
+RUNS = Path("runs/reproduce")
 
 
 @dataclass(frozen=True)

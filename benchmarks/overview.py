@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.experiments import EXPERIMENTS, RESULTS, Published, run_name
+from benchmarks.experiments import EXPERIMENTS, RESULTS, RUNS, Published, run_name
 from benchmarks.measure import Cell, Table
 from benchmarks.summaries import core_hours
 from metarl.commands.train import parse_config
@@ -107,13 +107,18 @@ def _commits(runs: Iterable[StoredRun]) -> list[str]:
 
 
 def _to_do(name: str, variants: Sequence[str]) -> str | None:
-    """Millions of environment steps that training the runs takes that are not kept; None without any."""
+    """Millions of environment steps that training the runs takes that are not kept; None without any.
+
+    The agents of another experiment are trained where their runs are not at hand.
+    """
     experiment = EXPERIMENTS[name]
-    if experiment.agents_of:
-        return None
+
+    def lacks(run: str) -> bool:
+        at_hand = bool(experiment.agents_of) and (RUNS / experiment.agents_of / run).is_dir()
+        return not ((RESULTS / name / run).is_dir() or at_hand)
+
     missing = {
-        variant: sum(not (RESULTS / name / run_name(variant, seed)).is_dir() for seed in experiment.seeds_of(variant))
-        for variant in variants
+        variant: sum(lacks(run_name(variant, seed)) for seed in experiment.seeds_of(variant)) for variant in variants
     }
     steps = sum(
         runs * budget(parse_config(experiment.train_options(variant, 0)).resolve())

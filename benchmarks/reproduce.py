@@ -22,13 +22,14 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from benchmarks.collect import collect
-from benchmarks.experiments import EXPERIMENTS, RESULTS, Experiment, run_name
+from benchmarks.experiments import EXPERIMENTS, RESULTS, RUNS, Experiment, run_name
 from benchmarks.measure import refuse_changes
 from benchmarks.overview import committed, detailed, listed, status, write_status
 from benchmarks.summaries import (
@@ -46,7 +47,6 @@ from metarl.config.measuring import EvaluationConfig
 from metarl.store.folder import RunFolder
 from metarl.store.runs import read_run
 
-RUNS = Path("runs/reproduce")
 QUICK_RUNS = Path("runs/reproduce-quick")
 # Rows are compared bit for bit only where these agree.
 _SOFTWARE = ("torch", "numpy", "mujoco", "gymnasium")
@@ -95,9 +95,14 @@ def _command(options: Options) -> int:
     elif options.check:
         return _check(names)
     elif options.summary:
+        failed = []
         for name in names:
-            print(summarise(name, RESULTS / name))
+            if committed(name):
+                failed += _tried(name, partial(_summarise, name, RESULTS / name))
+            else:
+                print(f"{name}: no run is kept")
         write_status()
+        return 1 if failed else 0
     elif options.quick:
         return _quick(names, options.jobs)
     else:
@@ -122,6 +127,9 @@ def _check(names: Iterable[str]) -> int:
     """Prints which committed runs today's commands no longer make; 1 if a summary or README.md does not say so."""
     unsaid = 0
     for name in names:
+        if not committed(name):
+            print(f"{name}: no run is kept")
+            continue
         found, summary = outdated(name, RESULTS / name), RESULTS / name / "summary.json"
         for run, differences in found.items():
             print(f"{name}/{run}: {'; '.join(differences)}")
@@ -154,14 +162,15 @@ def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
     if keep:
         # After all training: to write results changes the tree.
         for name, variant, seed in wanted:
-            if (name, variant, seed) not in there and f"{name}/{run_name(variant, seed)}" not in failed:
-                collect(RUNS / name / run_name(variant, seed), name)
+            run = run_name(variant, seed)
+            if (name, variant, seed) not in there and f"{name}/{run}" not in failed:
+                failed += _tried(f"{name}/{run}", partial(collect, RUNS / name / run, name))
     for name in names:
         folder = (RESULTS if keep else RUNS) / name
         if not keep and any(run.startswith(f"{name}/") for run in failed):
             print(f"{name}: no summary, because not all of its runs are done")
         elif any((folder / run_name(*run)).is_dir() for run in EXPERIMENTS[name].runs()):
-            print(summarise(name, folder))
+            failed += _tried(name, partial(_summarise, name, folder))
     if keep:
         write_status()
     for run in failed:
@@ -174,16 +183,25 @@ def _all(
 ) -> list[str]:
     """Calls the function for each run, several at a time; returns the names of those whose commands failed."""
 
-    def attempt(run: tuple[str, str, int]) -> str | None:
-        try:
-            function(run)
-        except (subprocess.CalledProcessError, UserError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return f"{run[0]}/{run_name(*run[1:])}"
-        return None
+    def attempt(run: tuple[str, str, int]) -> list[str]:
+        return _tried(f"{run[0]}/{run_name(*run[1:])}", partial(function, run))
 
     with ThreadPoolExecutor(jobs) as pool:
-        return [name for name in pool.map(attempt, runs) if name is not None]
+        return [name for names in pool.map(attempt, runs) for name in names]
+
+
+def _tried(name: str, act: Callable[[], object]) -> list[str]:
+    """Acts; where that fails, prints why and returns the name of what has failed, so that the others go on."""
+    try:
+        act()
+    except (subprocess.CalledProcessError, UserError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return [name]
+    return []
+
+
+def _summarise(name: str, folder: Path) -> None:
+    print(summarise(name, folder))
 
 
 def _run(name: str, variant: str, seed: int) -> None:
@@ -192,7 +210,7 @@ def _run(name: str, variant: str, seed: int) -> None:
     agent = RUNS / experiment.agents_of / run_name(variant, seed) if experiment.agents_of else folder
     _train(experiment, variant, seed, agent, [])
     for asked in measurements(experiment):
-        if _lacks(folder, asked):
+        if _lacks(folder, asked, agent):
             _call(asked.command, str(agent), *asked.words)
             if isinstance(asked.wanted, EvaluationConfig) and experiment.agents_of:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -200,10 +218,17 @@ def _run(name: str, variant: str, seed: int) -> None:
                 shutil.copy(RunFolder(agent).evaluation(asked.wanted), folder / asked.file)
 
 
-def _lacks(run: Path, asked: Measurement) -> bool:
-    """Whether a result is not there, or was asked for with other options."""
+def _lacks(run: Path, asked: Measurement, agent: Path) -> bool:
+    """Whether a result is not there, was asked for with other options, or is of an earlier iteration of the agent."""
     result = run / asked.file
     if not result.is_file():
+        return True
+    measured, reached = (
+        read_json(result).get("iteration"),
+        max(read_run(agent).progress.get("iteration", ()), default=0),
+    )
+    if asked.wanted.checkpoint == "last" and measured is not None and measured < reached:
+        print(f"{result}: computed again, because it is of iteration {measured}, and training went on to {reached:.0f}")
         return True
     if differences := other_options(result, asked.wanted):
         print(f"{result}: computed again, because its options were others ({'; '.join(differences)})")
@@ -213,9 +238,10 @@ def _lacks(run: Path, asked: Measurement) -> bool:
 
 
 def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: Sequence[str]) -> None:
-    resume = ["--resume"] if (folder / "checkpoints/last.safetensors").exists() else []
-    if resume:  # It would go on with its own settings.
+    resume = []
+    if (folder / "checkpoints/last.safetensors").exists():  # It would go on with its own settings.
         today = settings_of(experiment.train_options(variant, seed))
+        resume = ["--resume", "--iterations", today["iterations"]]
         if changed := differences_from(today, folder, today["iterations"]):
             raise UserError(f"{folder} was begun with other settings ({'; '.join(changed)}); remove it to begin anew.")
     print(f"{folder}: {'goes on' if resume else 'begins'}")
@@ -244,8 +270,9 @@ def _quick(names: Sequence[str], jobs: int) -> int:
 
 
 def quick_options(experiment: Experiment, variant: str, seed: int) -> list[str]:
-    """Options of two iterations, or of as many as the first row of progress takes."""
-    return ["--iterations", str(max(2, int(settings_of(experiment.train_options(variant, seed))["log_every"])))]
+    """Options of two iterations, or of as many as the first row of progress takes; none where nothing is trained."""
+    today = settings_of(experiment.train_options(variant, seed))
+    return [] if today["iterations"] == "0" else ["--iterations", str(max(2, int(today["log_every"])))]
 
 
 def first_seeds(experiment: Experiment) -> list[tuple[str, int]]:

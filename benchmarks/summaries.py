@@ -61,7 +61,7 @@ def summarise(name: str, folder: Path) -> str:
         text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
     else:
         _draw_training(lines, folder / "training.png", "env-steps" if in_environments else "iteration")
-        figures, text = ["[training](training.png)"], _training_markdown(summary)
+        figures, text = ["[training](training.png)"], _training_markdown(summary, 1 if in_environments else 4)
     if experiment.evaluation is not None:
         comparison = _add_evaluations(summary, runs)
         apart = len(lines) > _MOST_LINES_IN_A_PANEL
@@ -202,6 +202,8 @@ def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> li
         elif wanted.shots is not None:
             before["shots"] = content["shots"]
     today = plain(asdict(wanted))
+    if isinstance(wanted, EvaluationConfig):
+        today["rollouts"] = wanted.episodes
     return [f"{name} {value}, today {today[name]}" for name, value in before.items() if value != today[name]]
 
 
@@ -239,7 +241,7 @@ def _first_and_last(run: StoredRun) -> list[float]:
     values = run.progress.get(f"post_adaptation_{run.measure}", run.progress[f"pre_adaptation_{run.measure}"])
     first, last = values[:10], values[-10:]
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
-    return [round(float(x), 3) for x in (first.mean(), last.mean(), error)]
+    return [round(float(x), 3 if run.measure == "return" else 5) for x in (first.mean(), last.mean(), error)]
 
 
 def core_hours(run: StoredRun) -> float:
@@ -343,7 +345,7 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
         for task, means in entry.get("by_task", {}).items():
             lines.append(f"| {name}: {task} | | " + " | ".join(number_text(value, 2) for value in means) + " |")
-    random = " | ".join(number_text(value, 2) for value in summary["references"]["random_initialisation"])
+    random = " | ".join(number_text(value, decimals) for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
     if summary["references"]["standstill"] is not None:
         standstill = f"{summary['references']['standstill']:.2f}"
@@ -447,7 +449,7 @@ def _cell(value: Any) -> str:
     return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _training_markdown(summary: dict[str, Any]) -> str:
+def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
     lines = [
         "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
         "difference).",
@@ -456,7 +458,8 @@ def _training_markdown(summary: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for name, entry in summary["variants"].items():
-        seeds = "; ".join(f"{a:.1f} to {b:.1f} ({e:.1f})" for a, b, e in entry["first_ten_last_ten_standard_error"])
+        ends = [[f"{x:.{decimals}f}" for x in of_one] for of_one in entry["first_ten_last_ten_standard_error"]]
+        seeds = "; ".join(f"{first} to {last} ({error})" for first, last, error in ends)
         commits = ", ".join(sorted(set(entry["commits"])))
         steps = f"{max(entry['env_steps']):,}"
         lines.append(

@@ -88,6 +88,38 @@ def test_what_is_done_is_said_and_what_was_interrupted_goes_on(small, tmp_path, 
     assert (runs / "maml-seed0/evaluation.json").read_bytes() == before
 
 
+def test_a_run_that_was_begun_with_fewer_iterations_is_finished_and_measured_again(small, tmp_path, capfd):
+    runs = tmp_path / "runs/reproduce/small"
+    assert reproduce.main(["small", "--jobs", "1"]) == 0
+    shutil.rmtree(runs / "maml-seed0")
+    fewer = train(tiny(runs / "maml-seed0", **{**SMALL, "iterations": 1}))
+    shutil.copy(runs / "anil-seed0/evaluation.json", fewer.path)
+    stored = json.loads((fewer.path / "evaluation.json").read_text())
+    (fewer.path / "evaluation.json").write_text(json.dumps({**stored, "iteration": 1}))
+    capfd.readouterr()
+    read_run(fewer.path)
+    assert "was evaluated after" not in capfd.readouterr().err
+    assert reproduce.main(["small", "--jobs", "1"]) == 0
+    assert "it is of iteration 1, and training went on to 2" in capfd.readouterr().out
+    assert read_run(fewer.path).evaluated().iteration == 2
+    (fewer.path / "evaluation.json").write_text(json.dumps({**stored, "iteration": 1}))
+    read_run(fewer.path)
+    assert "was evaluated after iteration 1, and training went on to 2: run" in capfd.readouterr().err
+
+
+def test_what_is_not_trained_has_no_first_iterations(small):
+    assert reproduce.quick_options(EXPERIMENTS["algorithms-navigation"], "standstill", 0) == []
+    assert reproduce.quick_options(EXPERIMENTS["algorithms-navigation"], "maml", 0) == ["--iterations", "2"]
+
+
+def test_an_experiment_without_runs_has_nothing_to_summarise_or_check(small, tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    assert reproduce.main(["small", "--summary"]) == 0
+    assert "small: no run is kept" in capsys.readouterr().out
+    assert reproduce.main(["small", "--check"]) == 0
+    assert "small: no run is kept" in capsys.readouterr().out
+
+
 @pytest.fixture
 def trained(small, tmp_path, monkeypatch):
     """The small experiment's runs without training: copies of committed ones under its name."""
@@ -118,9 +150,10 @@ def test_results_from_a_changed_tree_are_refused(trained, tmp_path, monkeypatch,
     config = json.loads((trained / "maml-seed0/config.json").read_text())
     config["metarl"]["commit"] += "-dirty"
     (trained / "maml-seed0/config.json").write_text(json.dumps(config))
-    assert reproduce.main(["small", "--keep"]) == 2
+    assert reproduce.main(["small", "--keep"]) == 1
     assert "comes from a tree with uncommitted changes" in capsys.readouterr().err
     assert not (tmp_path / "results/small/maml-seed0").exists()
+    assert (tmp_path / "results/small/anil-seed0").exists()  # What can be kept is.
     config["metarl"]["commit"] = "1" * 12
     (trained / "maml-seed0/config.json").write_text(json.dumps(config))
     sweep = {"evaluations": [{"metarl": {"commit": commit}} for commit in ("1" * 12, f"{'1' * 12}-dirty")]}

@@ -108,7 +108,8 @@ def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
     if choice.resume:
         where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
         folder = RunFolder(dataclasses.replace(shown, **where).folder)
-        if folder.config.is_file() or not folder.begins(choice.resume):
+        # A preset or a stored configuration must be that of the run: training compares them.
+        if not (choice.preset or choice.config) and (folder.config.is_file() or not folder.begins(choice.resume)):
             run = dataclasses.replace(load_config(folder.path, trust), profile=False)
             return run, run
         if choice.resume is True and choice.run_dir and not (named or choice.preset or choice.config):

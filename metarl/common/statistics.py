@@ -114,7 +114,8 @@ def paired_p_values(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
         second: Returns of the other on the same seeds and tasks in the same order, [seed, task, step].
 
     Returns:
-        The p-value for each step, [step], not adjusted for the number of comparisons; 1 where all seeds are equal.
+        The p-value for each step, [step], not adjusted for the number of comparisons; 1 where all seeds are equal, NaN
+        where a seed's difference is no finite number.
 
     Raises:
         ValueError: If the shapes differ, or if there is a single seed.
@@ -125,10 +126,11 @@ def paired_p_values(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     count, per_seed = len(one), (one - other).mean(axis=1)
     if count == 1:
         raise ValueError("a p-value needs at least two seeds, got 1")
-    mean, error = np.abs(per_seed.mean(axis=0)), per_seed.std(axis=0, ddof=1) / np.sqrt(count)
+    with np.errstate(invalid="ignore"):  # A seed that has diverged.
+        mean, error = np.abs(per_seed.mean(axis=0)), per_seed.std(axis=0, ddof=1) / np.sqrt(count)
     # Without spread, t is infinite, or, without a difference either, 0.
     t = np.divide(mean, error, out=np.where(mean > 0, np.inf, 0.0), where=error > 0)
-    return np.asarray(2 * stdtr(count - 1, -t), dtype=np.float64)
+    return np.where(np.isfinite(error), 2 * stdtr(count - 1, -t), np.nan)
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
@@ -238,14 +240,16 @@ def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
 
     Args:
         returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation. A relative drop
-            below one millionth counts as rounding, not as worse.
+            below one millionth counts as rounding, not as worse. What was finite and is no number any more, because the
+            policy has diverged, is worse.
 
     Returns:
         Share between 0 and 1 for each gradient step, [..., step]; 0 at step 0.
     """
     values = np.asarray(returns, dtype=np.float64)
     before = values[..., :1]
-    return np.asarray((values < before - 1e-6 * np.abs(before)).mean(axis=-2), dtype=np.float64)
+    worse = np.isfinite(before) & ~(values >= before - 1e-6 * np.abs(before))
+    return np.asarray(worse.mean(axis=-2), dtype=np.float64)
 
 
 def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:

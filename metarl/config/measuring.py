@@ -29,9 +29,9 @@ class EvaluationConfig(Checked):
     env: str | None = None
     """Another task family with the same observations and actions, such as navigation-b for a run on navigation; writes
     evaluation-ENV.json. Naming the run's own family allows its code to be imported."""
-    rollouts: Count = 20
-    """Episodes of each task at each gradient step; of an agent with memory, trials of each task. mumomaml reads the
-    task from, and measures the return before adaptation on, as many as its own setting says."""
+    rollouts: Count | None = None
+    """Episodes of each task at each gradient step, by default 20; of an agent with memory, trials of each task.
+    mumomaml reads the task from, and measures the return before adaptation on, as many as its own setting says."""
     shots: Count | None = None
     """Supervised families: examples of each task to adapt to; by default as in training."""
     queries: Count | None = None
@@ -54,6 +54,11 @@ class EvaluationConfig(Checked):
     """Device for adaptation."""
     threads: Threads = 0
     """Threads; 0 for one per core. The results do not depend on it."""
+
+    @property
+    def episodes(self) -> int:
+        """``rollouts``, or its default."""
+        return 20 if self.rollouts is None else self.rollouts
 
 
 @dataclass(frozen=True)

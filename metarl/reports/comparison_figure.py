@@ -132,7 +132,8 @@ def _limit(
     if comparison.measure not in WORSE:
         return False
     worse, values = WORSE[comparison.measure], np.concatenate([of_place for _, of_place in differences])
-    scale = float(np.median([abs(line.mean[_first(comparison)]) for line in comparison.lines]))
+    usual = [abs(line.mean[_first(comparison)]) for line in comparison.lines]
+    scale = float(np.median([value for value in usual if np.isfinite(value)] or [0.0]))
     worst = worst_shown(values, 0.0, scale, worse)
     if worst is None:
         return False
@@ -188,8 +189,10 @@ def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], comparison: Compari
     by_task = np.array([line.returns.mean(axis=0)[:, [0, step]] for line in lines])
     before = sign * np.nanmin(sign * by_task[:, :, 0])  # The worst one.
     best = sign * np.nanmax(sign * by_task)
-    if (worst := worst_shown(by_task, before, abs(before - best), -sign)) is not None:
-        by_task = sign * np.maximum(sign * by_task, sign * worst)  # At the edge.
+    worst = worst_shown(by_task, before, abs(before - best), -sign)
+    if worst is None:
+        worst = sign * np.nanmin(sign * by_task)
+    by_task = sign * np.fmax(sign * by_task, sign * worst)  # At the edge, also what is no number.
     ends = np.array([np.nanmin(by_task), np.nanmax(by_task)])
     for ax, line, values in zip(axes, lines, by_task, strict=False):
         before, after = values.T

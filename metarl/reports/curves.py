@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -355,7 +356,10 @@ def _line(group: Group, x: str, y: str | None) -> tuple[Floats, Floats]:
 
 def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tuple[Floats, Floats]:
     """Horizontal positions [row] and values [seed, row] of training, without rows that measured nothing."""
-    per_seed = _column_per_seed(runs, _column(runs[0], when, y), x)
+    columns = {_column(run, when, y) for run in runs}
+    # Only some of the seeds may have validated.
+    column = columns.pop() if len(columns) == 1 else _COLUMNS[when].format(y or runs[0].measure)
+    per_seed = _column_per_seed(runs, column, x)
     places = _column_per_seed(runs, _AXES[x][0], x).mean(axis=0)
     measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places)
     return places[measured], per_seed[:, measured]
@@ -474,8 +478,8 @@ def _column_per_seed(runs: Sequence[StoredRun], name: str, x: str) -> Floats:
     for run in runs:
         if not len(run.progress.get(name, ())):
             raise UserError(f"'{run.path / 'progress.csv'}' holds no '{name}': nothing to draw against {x}.")
-    length = min(len(run.progress[name]) for run in runs)
-    return np.array([run.progress[name][:length] for run in runs], dtype=np.float64)
+    shared = reduce(np.intersect1d, [run.progress["iteration"] for run in runs])
+    return np.array([run.progress[name][np.isin(run.progress["iteration"], shared)] for run in runs], dtype=np.float64)
 
 
 # Drawing

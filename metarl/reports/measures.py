@@ -275,12 +275,13 @@ def best_on_the_other_half(halves: ArrayLike) -> tuple[NDArray[np.intp], Floats]
         halves: Mean of each option in each half, [half (2), ..., option].
 
     Returns:
-        The option chosen on each half (the first of equal ones), [half, ...], and the mean of both scores, [...].
+        The option chosen on each half (the first of equal ones, never one that is NaN), [half, ...], and the mean of
+        both scores, [...].
 
     Source: cross-validation, Stone 1974, with two parts.
     """
     values = np.asarray(halves, dtype=np.float64)
-    chosen = values.argmax(axis=-1)
+    chosen = np.where(np.isnan(values), -np.inf, values).argmax(axis=-1)
     scores = np.take_along_axis(values[::-1], chosen[..., None], axis=-1)[..., 0]
     return chosen, scores.mean(axis=0)
 

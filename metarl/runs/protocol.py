@@ -154,10 +154,15 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     if config.adapted_layers and not rule.adapted:
         adapted = ", ".join(agent.rule.adapted) or "nothing"
         raise UserError(f"adapted_layers names no tensor that this agent adapts; it adapts {adapted}.")
-    size = config.rollouts if isinstance(family, TaskFamily) else _queries(agent, family, config)
-    for name in ("shots", "queries"):
-        if isinstance(family, TaskFamily) and getattr(config, name) is not None:
-            raise UserError(f"{name} would do nothing: it is for supervised families, and {family.name} has episodes.")
+    if isinstance(family, TaskFamily):
+        foreign, why = ["shots", "queries"], f"it is for supervised families, and {family.name} has episodes"
+        size = config.episodes
+    else:
+        foreign, why = ["rollouts"], f"{family.name} is a supervised family; choose shots and queries"
+        size = _queries(agent, family, config)
+    for name in foreign:
+        if getattr(config, name) is not None:
+            raise UserError(f"{name} would do nothing: {why}.")
     settings = agent.settings.measured_on(size, config.shots)
     require_episodes(settings, rule.stages(scales), "rollouts")
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
@@ -329,7 +334,7 @@ class _Protocol:
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
-        config, trials = self._config, self._run.trials(self._config.rollouts)
+        config, trials = self._config, self._run.trials(self._config.episodes)
         tasks = np.repeat(self._tasks[group * _GROUP : (group + 1) * _GROUP], trials, axis=0)
         stages = rule.stages(self._scales)
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)

@@ -259,7 +259,7 @@ class Trainer:
                     break
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
-            with _sigterm_waits():
+            with _signals_wait():
                 writer.finish(state)
         return state
 
@@ -391,16 +391,24 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 @contextmanager
-def _sigterm_waits() -> Iterator[None]:
-    """Delays SIGTERM until the end of the block: the launcher sends it while a process saves because another failed."""
+def _signals_wait() -> Iterator[None]:
+    """Delays SIGTERM and Ctrl-C until the end of the block.
+
+    The launcher sends SIGTERM while a process saves because another failed. Ctrl-C comes twice to a seed of
+    ``--seeds``: from the terminal, and from the process that started the seeds.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda signum, _: came.append(signum))
+    before = {
+        signum: signal.signal(signum, lambda signum, _: came.append(signum))
+        for signum in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
         if came:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(came[0])

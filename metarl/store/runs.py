@@ -150,8 +150,15 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
     if not {"env", "algo", "seed"} <= config.keys():
         raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
     evaluation, *_ = _read_evaluations(files, checkpoint) or (None,)
-    sweep = _read_evaluations(files, checkpoint, sweep=True)
-    return StoredRun(path, config, _read_progress(files.progress), checkpoint, evaluation, trust, sweep)
+    sweep, progress = _read_evaluations(files, checkpoint, sweep=True), _read_progress(files.progress)
+    reached = max(progress.get("iteration", ()), default=0)
+    measured = None if evaluation is None or checkpoint == "best" else evaluation.iteration
+    if measured is not None and measured < reached:
+        say(
+            f"'{path}' was evaluated after iteration {measured}, and training went on to {reached:.0f}: run "
+            f"`{_command(path, checkpoint)}` again to measure the agent as it is now."
+        )
+    return StoredRun(path, config, progress, checkpoint, evaluation, trust, sweep)
 
 
 def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = False) -> tuple[Evaluation, ...]:

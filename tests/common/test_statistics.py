@@ -76,6 +76,17 @@ def test_p_values_without_spread():
     assert paired_p_values(same + 1.0, same) == [0.0]
 
 
+def test_a_seed_that_has_diverged_leaves_no_p_value():
+    first, second = np.random.default_rng(2).normal(size=(2, 5, 7, 3))
+    first[1, 2, 1], first[3, 0, 2] = np.nan, -np.inf
+    assert np.isfinite(paired_p_values(first, second)).tolist() == [True, False, False]
+
+
+def test_a_task_that_has_diverged_is_made_worse():
+    returns = [[1.0, 2.0, np.nan], [1.0, -np.inf, 0.0], [1.0, 2.0, 3.0], [np.nan, 1.0, np.nan]]
+    np.testing.assert_allclose(share_made_worse(returns), [0, 1 / 4, 2 / 4])
+
+
 def test_p_values_of_chance_are_below_a_level_as_often_as_it_says():
     draws = np.random.default_rng(3).normal(size=(2, 5, 1, 20_000))
     assert np.mean(paired_p_values(*draws) < 0.05) == pytest.approx(0.05, abs=0.005)

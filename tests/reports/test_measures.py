@@ -210,6 +210,12 @@ def test_the_best_option_is_scored_on_data_that_did_not_choose_it():
     np.testing.assert_allclose(score, [(-1 + 2) / 2, (0 + 0) / 2])
 
 
+def test_an_option_that_has_diverged_is_not_the_best():
+    chosen, score = best_on_the_other_half([[np.nan, 1.0, 2.0], [0.0, 4.0, np.nan]])
+    np.testing.assert_array_equal(chosen, [2, 1])
+    assert np.isnan(score)
+
+
 def test_choosing_among_noise_earns_nothing_on_the_other_half(rng):
     halves = rng.normal(size=(2, 20_000, 9))
     assert best_on_the_other_half(halves)[1].mean() == pytest.approx(0, abs=0.02)

@@ -939,3 +939,11 @@ def test_apart_letters_have_six_points_at_the_width_of_two_columns(tmp_path):
 def test_apart_is_refused_where_it_means_nothing(tmp_path):
     with pytest.raises(UserError, match="--apart is for gradient steps and for training, not for --x input"):
         plot_runs([tmp_path], tmp_path / "curve.png", x="input", apart=True)
+
+
+def test_seeds_that_logged_other_iterations_are_averaged_where_both_did(tmp_path):
+    runs = [make_run(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    head = "iteration,env_steps,pre_adaptation_return,post_adaptation_return\n"
+    (runs[1] / "progress.csv").write_text(f"{head}1,1000,-40,-30\n3,3000,-40,-20\n4,4000,-40,-10\n")
+    _, after = draw_training(groups_of(*runs), "iteration").axes
+    assert [[1, -25], [3, -15]] in [line.get_xydata().tolist() for line in after.lines]

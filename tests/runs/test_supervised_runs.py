@@ -79,6 +79,11 @@ def test_evaluation_measures_the_error_with_any_number_of_shots(run):
     assert "steps     error" in table
 
 
+def test_a_number_of_episodes_to_measure_is_refused_for_examples(run):
+    with pytest.raises(UserError, match="rollouts would do nothing: sinusoid is a supervised family; choose shots and"):
+        evaluate(run, EvaluationConfig(tasks=2, rollouts=500))
+
+
 def test_classification_is_measured_by_accuracy_with_an_interval(tmp_path):
     train(small(tmp_path, env=THIRDS, shots=10, iterations=400, inner_lr=0.5, hidden_sizes=(16,), adam={"lr": 0.01}))
     result = evaluate(tmp_path, EvaluationConfig(tasks=60, gradient_steps=2))

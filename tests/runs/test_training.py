@@ -304,15 +304,16 @@ def test_training_works_outside_the_main_thread(tmp_path):
     assert len(numbers(tmp_path)) == 1
 
 
-def test_sigterm_while_the_last_checkpoint_is_written_comes_after_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_while_the_last_checkpoint_is_written_comes_after_it(tmp_path, monkeypatch, number, end):
     finish = RunWriter.finish
 
-    def terminated(self, state):
-        signal.raise_signal(signal.SIGTERM)
+    def interrupted(self, state):
+        signal.raise_signal(number)
         finish(self, state)
 
-    monkeypatch.setattr(RunWriter, "finish", terminated)
-    with pytest.raises(Terminated):
+    monkeypatch.setattr(RunWriter, "finish", interrupted)
+    with pytest.raises(end):
         train(tiny(tmp_path, iterations=1))
     assert stored_progress(tmp_path).iteration == 1
 
