@@ -19,6 +19,7 @@ import metarl
 from metarl.commands import evaluate
 from metarl.config.config import Config
 from metarl.runs.training import train
+from metarl.store.runs import read_run
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
@@ -80,7 +81,8 @@ def _shortened(module, options):
     if module == "metarl.record":
         return [*options, "--steps", "1", "--goals", "1"]
     if module == "metarl.evaluate" and "--help" not in options:
-        return [*options, "--tasks", "2", "--rollouts", "2"]
+        has_episodes = read_run(options[0]).measure == "return"
+        return [*options, "--tasks", "2", *(["--rollouts", "2"] if has_episodes else [])]
     return options
 
 
