@@ -22,10 +22,10 @@ from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting, overridden
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
-from metarl.config.settings import Experiment
+from metarl.config.settings import EXECUTION, Experiment
 from metarl.config.trust import code_in, trust_options
 from metarl.envs import family_summaries
-from metarl.store.config_file import load_config, read_config
+from metarl.store.config_file import load_config, read_config, read_values
 from metarl.store.folder import RunFolder
 
 
@@ -107,14 +107,29 @@ def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
         shown = Config(**{"env": start.env, "env_kwargs": start.env_kwargs, "algo": start.algo, **named})
     if choice.resume:
         where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
-        folder = RunFolder(dataclasses.replace(shown, **where).folder)
-        # A preset or a stored configuration must be that of the run: training compares them.
-        if not (choice.preset or choice.config) and (folder.config.is_file() or not folder.begins(choice.resume)):
+        wanted = dataclasses.replace(shown, **where)
+        folder = RunFolder(wanted.folder)
+        if folder.config.is_file() or not folder.begins(choice.resume):
             run = dataclasses.replace(load_config(folder.path, trust), profile=False)
+            if choice.preset or choice.config:
+                _check_begun_with(wanted, run, folder)
             return run, run
         if choice.resume is True and choice.run_dir and not (named or choice.preset or choice.config):
             raise UserError(f"{folder.path} holds no settings yet: the run was stopped too early. Start it again.")
     return start, shown
+
+
+def _check_begun_with(wanted: Config, run: Config, folder: RunFolder) -> None:
+    """Raises UserError if a preset or a stored configuration says what the run neither has nor has overridden."""
+    now, before = wanted.to_dict(), run.to_dict()
+    # Family and algorithm are always among a run's choices.
+    overridden_there = read_values(folder.config).get("chosen", {}).keys() - {"env", "algo"}
+    for name in wanted.chosen:
+        if name not in (*EXECUTION, "iterations", *overridden_there) and now[name] != before[name]:
+            raise UserError(
+                f"{folder.path} was run with {name}={before[name]!r}, not {now[name]!r} as --preset or --config says; "
+                "resume it without, or choose another --run-dir."
+            )
 
 
 def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:

@@ -168,14 +168,17 @@ def test_a_run_from_a_stored_configuration_goes_on_in_its_own_folder(tmp_path, m
     line = ["--config", str(stored), "--resume", "auto"]
     assert parse_config(line) == Config(env="cheetah-dir", algo="maml", seed=3, inner_lr=0.3, resume="auto")
     train(tiny("runs/cheetah-dir-maml-seed3", env="cheetah-dir", seed=3, iterations=0, inner_lr=0.9))
-    with pytest.raises(UserError, match=r"cheetah-dir-maml-seed3 was run with .*; resume it with its own settings"):
-        train(parse_config(line))
+    assert parse_config(line).inner_lr == 0.9
 
 
 def test_a_preset_is_not_dropped_where_another_run_goes_on(tmp_path):
     run = train(tiny(tmp_path / "run", iterations=0))
-    with pytest.raises(UserError, match="was run with"):
-        train(parse_config(["--preset", "l2f-navigation", "--run-dir", str(run.path), "--resume", "auto"]))
+    line = ["--run-dir", str(run.path), "--resume", "auto"]
+    with pytest.raises(UserError, match=r"was run with .* as --preset or --config says; resume it without, or choose"):
+        parse_config(["--preset", "l2f-navigation", *line])
+    save_config(Config(run_dir=tmp_path / "other", discount=0.5), {})
+    with pytest.raises(UserError, match=r"was run with discount=0\.99, not 0\.5 as --preset or --config says"):
+        parse_config(["--config", str(tmp_path / "other/config.json"), *line])
 
 
 @pytest.mark.parametrize("words", ["--resume yes", "--resume auto extra", "--resume=1"])

@@ -60,7 +60,6 @@ def test_defaults_follow_the_built_in_families():
     assert resolved(env="cheetah-dir").rollouts.horizon == 200
     assert resolved(env="navigation").meta.meta_batch_size == resolved(env="navigation-b").meta.meta_batch_size == 20
     assert resolved(env="ant-dir").rollouts.discount == 0.95
-    assert (resolved(env="ant-dir").inner.inner_lr, resolved(env="ant-goal").inner.inner_lr) == (0.1, 1.0)
     assert resolved(env="cheetah-dir").policy.activation == "tanh"
     assert resolved(env="cheetah-dir-rllab").l2f.initial_gamma == 0.95
 

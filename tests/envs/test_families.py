@@ -208,7 +208,7 @@ NEAR_ZERO = {"activation": "tanh", "output_gain": 0.1}
         ("cheetah-vel-rllab", {**SAMPLED, **NEAR_ZERO, "initial_std": 0.5, "l2f": {"initial_gamma": 0.95}}),
         ("ant-dir", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
         ("ant-vel", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
-        ("ant-goal", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
+        ("ant-goal", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2, "inner_lr": 1.0}),
         ("walker-params", {**SAMPLED, **NEAR_ZERO}),
         ("cheetah-crippled", {**SAMPLED, **NEAR_ZERO, "discount": 0.95, "action_scale": 0.2}),
         ("tests.envs.test_families:CountingFamily", {}),
