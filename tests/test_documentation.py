@@ -81,8 +81,8 @@ def _shortened(module, options):
     if module == "metarl.record":
         return [*options, "--steps", "1", "--goals", "1"]
     if module == "metarl.evaluate" and "--help" not in options:
-        has_episodes = read_run(options[0]).measure == "return"
-        return [*options, "--tasks", "2", *(["--rollouts", "2"] if has_episodes else [])]
+        has_examples = options[0] != "--list" and read_run(options[0]).measure != "return"
+        return [*options, "--tasks", "2", *([] if has_examples else ["--rollouts", "2"])]
     return options
 
 
