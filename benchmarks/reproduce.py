@@ -223,10 +223,8 @@ def _lacks(run: Path, asked: Measurement, agent: Path) -> bool:
     result = run / asked.file
     if not result.is_file():
         return True
-    measured, reached = (
-        read_json(result).get("iteration"),
-        max(read_run(agent).progress.get("iteration", ()), default=0),
-    )
+    measured = read_json(result).get("iteration")
+    reached = max(read_run(agent).progress.get("iteration", ()), default=0)
     if asked.wanted.checkpoint == "last" and measured is not None and measured < reached:
         print(f"{result}: computed again, because it is of iteration {measured}, and training went on to {reached:.0f}")
         return True

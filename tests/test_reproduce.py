@@ -107,7 +107,17 @@ def test_a_run_that_was_begun_with_fewer_iterations_is_finished_and_measured_aga
     assert "was evaluated after iteration 1, and training went on to 2: run" in capfd.readouterr().err
 
 
-def test_what_is_not_trained_has_no_first_iterations(small):
+def test_a_run_goes_on_to_the_iterations_that_are_the_default_today(small, tmp_path, monkeypatch):
+    called = []
+    options = " ".join(arguments({name: value for name, value in SMALL.items() if name != "iterations"}))
+    begun = train(tiny(tmp_path / "begun", **{**SMALL, "iterations": 1}))
+    monkeypatch.setattr(reproduce, "_call", lambda *words: called.append(words))
+    reproduce._train(replace(small, variants={"maml": f"--algo maml {options}"}), "maml", 0, begun.path, [])
+    default = str(parse_config(["--env", "navigation", "--algo", "maml"]).resolve().run.iterations)
+    assert called[0][-3:] == ("--resume", "--iterations", default)
+
+
+def test_what_is_not_trained_has_no_first_iterations():
     assert reproduce.quick_options(EXPERIMENTS["algorithms-navigation"], "standstill", 0) == []
     assert reproduce.quick_options(EXPERIMENTS["algorithms-navigation"], "maml", 0) == ["--iterations", "2"]
 

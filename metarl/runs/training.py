@@ -401,14 +401,15 @@ def _signals_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {
-        signum: signal.signal(signum, lambda signum, _: came.append(signum))
-        for signum in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+
+    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
         if came:
             signal.raise_signal(came[0])
