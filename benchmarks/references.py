@@ -1,8 +1,9 @@
-"""What agents that know the prior reach on the discrete families: references for agents that learn to adapt.
+"""What agents and learners that know how tasks are drawn reach: references for those that learn to adapt.
 
-    python -m benchmarks.references                # both families
+    python -m benchmarks.references                # all families
     python -m benchmarks.references bandit         # exact values, by dynamic programming
     python -m benchmarks.references tabular-mdp    # planning agents on held-out tasks
+    python -m benchmarks.references regression     # posterior mean of held-out functions, regression-2, -3 and -5
 
 Families have their default sizes and horizons. Results go to benchmarks/results/references.json, where a family that is
 not asked for keeps its figures.
@@ -10,6 +11,7 @@ not asked for keeps its figures.
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +21,18 @@ import numpy as np
 import torch
 import tyro
 
-from benchmarks import bandit_agents, tabular_agents
+from benchmarks import bandit_agents, regression_posterior, tabular_agents
 from benchmarks.measure import Table
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import write_json
 from metarl.envs.bandit import BanditFamily
+from metarl.envs.regression import MultimodalRegressionFamily
 from metarl.envs.tabular import TabularMDPFamily
 from metarl.store.provenance import provenance
 
 RESULT = Path(__file__).parent / "results" / "references.json"
-Part = Literal["bandit", "tabular-mdp"]
+Part = Literal["bandit", "tabular-mdp", "regression"]
 _BANDIT_AGENTS = {
     "Bayes-optimal": bandit_agents.bayes_optimal,
     "greedy by the posterior mean": bandit_agents.greedy,
@@ -51,16 +54,18 @@ _TABULAR_AGENTS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Measures what agents that know the prior reach on the discrete families."""
+    """Measures what agents and learners that know how tasks are drawn reach."""
 
     parts: Annotated[tuple[Part, ...], tyro.conf.Positional] = get_args(Part)
-    """Families; by default both."""
+    """Families; by default all."""
     tasks: int = 2000
-    """Held-out processes of tabular-mdp; bandits are summed exactly."""
+    """Held-out processes of tabular-mdp, and functions of regression; bandits are summed exactly."""
     episodes: int = 10
     """Episodes on each process, through which agents remember."""
+    functions: int = 1_000_000
+    """Functions that represent the prior of regression."""
     seed: int = 10_000
-    """Seed of processes and episodes, the default of metarl.evaluate."""
+    """Seed of tasks and episodes, the default of metarl.evaluate."""
     output: Path = RESULT
     """Where the figures go."""
 
@@ -68,14 +73,15 @@ class Options:
 def main() -> None:
     """Runs the command."""
     options = tyro.cli(Options, prog="python -m benchmarks.references")
-    measured = {part: _bandit() if part == "bandit" else _tabular(options) for part in options.parts}
+    measure = {"bandit": _bandit, "tabular-mdp": _tabular, "regression": _regression}
+    measured = {part: measure[part](options) for part in options.parts}
     stored = json.loads(options.output.read_text()) if options.output.exists() else {}
     made_with = {"metarl": provenance(torch.device("cpu"))}
     stored |= {part: {**result, **made_with} for part, result in measured.items()}
     write_json(options.output, stored, indent=1)
 
 
-def _bandit() -> dict[str, Any]:
+def _bandit(options: Options) -> dict[str, Any]:
     family = BanditFamily()
     arms, pulls = int(np.prod(family.task_space.shape)), family.horizon
     # The mean of the largest of n uniform numbers is n / (n + 1).
@@ -115,6 +121,36 @@ def _tabular(options: Options) -> dict[str, Any]:
     print(Table(f"tabular-mdp, return of {episodes} episodes of {horizon} steps", rows), end="\n\n", flush=True)
     settings = {"tasks": options.tasks, "seed": options.seed, "episodes": episodes, "horizon": horizon}
     return {**settings, "return": agents}
+
+
+def _regression(options: Options) -> dict[str, Any]:
+    """Five examples, as in the paper; errors hold the noise of the targets."""
+    shots, queries, noise = 5, 100, 0.3
+    errors: dict[str, Any] = {}
+    for kinds, released in itertools.product((2, 3, 5), (False, True)):
+        family = MultimodalRegressionFamily(kinds, noise, released)
+        tasks = family.sample_tasks(options.tasks, stream(options.seed, Purpose.TEST_TASKS), "test")
+        drawn = family.draw_tasks(options.functions, stream(options.seed, Purpose.TRAIN_TASKS), "train")
+        squared, counts = [], []
+        for i, task in enumerate(tasks):
+            support, query = family.draw_sets(task, shots, queries, stream(options.seed, Purpose.TEST_ROLLOUTS, i))
+            mean, count = regression_posterior.posterior_mean(family, drawn, noise, support, query.inputs)
+            squared.append(float(((mean - query.targets) ** 2).mean()))
+            counts.append(count)
+        error = mean_and_interval(np.array(squared))
+        of_kind = [float(np.mean(np.array(squared)[family.modes(tasks) == kind])) for kind in range(kinds)]
+        errors[f"regression-{kinds}{', released' if released else ''}"] = {
+            "error": round(float(error.mean), 4),
+            "interval": round(float(np.asarray(error.half_width)), 4),
+            "of_each_kind": [round(value, 4) for value in of_kind],
+            "effective_functions_of_nine_tasks_in_ten": round(float(np.quantile(counts, 0.1))),
+        }
+    rows: list[dict[str, Any]] = [
+        {"family": name, "error": entry["error"], "+-95%": entry["interval"]} for name, entry in errors.items()
+    ]
+    print(Table(f"Bayes-optimal error from {shots} examples", rows), end="\n\n", flush=True)
+    settings = {"tasks": options.tasks, "seed": options.seed, "shots": shots, "functions": options.functions}
+    return {**settings, "posterior_mean": errors}
 
 
 if __name__ == "__main__":

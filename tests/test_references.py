@@ -1,4 +1,4 @@
-"""Reference agents on the discrete families: exact values against brute force, planning against enumeration."""
+"""Reference agents: exact values against brute force, planning against enumeration, posterior means against fits."""
 
 import itertools
 import json
@@ -10,9 +10,12 @@ import pytest
 
 from benchmarks import bandit_agents, references, tabular_agents
 from benchmarks.bandit_agents import bayes_optimal, greedy, thompson, ucb1, ucb1_tuned, value
+from benchmarks.regression_posterior import posterior_mean
 from benchmarks.tabular_agents import Belief, optimum, plan, play
 from metarl.common.streams import Purpose, stream
 from metarl.envs.bandit import BanditFamily
+from metarl.envs.regression import MultimodalRegressionFamily
+from metarl.envs.supervised import Examples
 from metarl.envs.tabular import TabularMDPFamily
 
 HALF = Fraction(1, 2)
@@ -170,6 +173,36 @@ def test_agents_remember_from_episode_to_episode_and_stay_below_the_optimum(agen
     np.testing.assert_array_equal(returns, play(agent, family, tasks, 8, 5, 1, each_step))
 
 
+def test_posterior_mean_of_lines_is_the_least_squares_line_where_the_prior_is_flat():
+    rng, noise = np.random.default_rng(0), 0.5
+    family = MultimodalRegressionFamily(2, noise)
+    lines = np.stack([np.ones(400_000), *rng.uniform(-3, 3, (2, 400_000)), np.zeros(400_000)], axis=1)
+    x = np.linspace(-5, 5, 7)[:, None]
+    support = Examples(x, 1.2 * x - 0.7 + noise * rng.standard_normal(x.shape))
+    mean, count = posterior_mean(family, lines, noise, support, np.array([[-4.0], [0.0], [6.0]]))
+    fitted = np.polyval(np.polyfit(x[:, 0], support.targets[:, 0], 1), [[-4.0], [0.0], [6.0]])
+    assert 500 < count < 10_000
+    np.testing.assert_allclose(mean, fitted, atol=0.05)
+    # Without an example it is the prior's mean.
+    mean, count = posterior_mean(family, lines, noise, Examples(np.zeros((0, 1)), np.zeros((0, 1))), x)
+    assert count == pytest.approx(len(lines))
+    np.testing.assert_allclose(mean, 0, atol=0.05)
+
+
+def test_posterior_mean_has_a_lower_error_than_the_prediction_of_any_other_noise():
+    """With the noise of the family the error is least: the posterior is neither too wide nor too narrow."""
+    noise, rng = 1.0, np.random.default_rng(0)
+    family = MultimodalRegressionFamily(2, noise)
+    drawn = family.draw_tasks(20_000, rng, "train")
+    errors = dict.fromkeys((0.3, 1.0, 4.0), 0.0)
+    for task in family.draw_tasks(200, rng, "test"):
+        support, query = family.draw_sets(task, 5, 20, rng)
+        for assumed in errors:
+            mean, _ = posterior_mean(family, drawn, assumed, support, query.inputs)
+            errors[assumed] += float(((mean - query.targets) ** 2).mean()) / 200
+    assert noise**2 < errors[1.0] < min(errors[0.3], errors[4.0])
+
+
 def test_command_stores_its_figures_and_keeps_those_of_the_other_family(tmp_path, monkeypatch, capsys):
     output = tmp_path / "references.json"
     output.write_text('{"bandit": "kept"}')
@@ -184,4 +217,19 @@ def test_command_stores_its_figures_and_keeps_those_of_the_other_family(tmp_path
     printed = capsys.readouterr().out
     for name, entry in part["return"].items():
         assert entry["mean"] == pytest.approx(sum(entry["per_episode"]), abs=0.01)
+        assert f"| {name} " in printed
+
+
+def test_command_measures_the_posterior_mean_of_functions(tmp_path, monkeypatch, capsys):
+    output = tmp_path / "references.json"
+    options = ["--tasks", "40", "--functions", "5000", "--seed", "3", "--output", str(output)]
+    monkeypatch.setattr("sys.argv", ["references", "regression", *options])
+    references.main()
+    part = json.loads(output.read_text())["regression"]
+    assert (part["tasks"], part["shots"], part["functions"]) == (40, 5, 5000)
+    errors = part["posterior_mean"]
+    assert len(errors) == 6
+    printed = capsys.readouterr().out
+    for name, entry in errors.items():
+        assert entry["error"] > 0.09  # The variance of the noise.
         assert f"| {name} " in printed
