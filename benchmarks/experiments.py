@@ -491,8 +491,8 @@ EXPERIMENTS = {
         {"mumomaml": f"--algo mumomaml {_FUNCTIONS}{_MUMOMAML_EMBEDDING}"},
         "--tasks 1000 --gradient-steps 10",
         seeds=(0,),
-        note="As regression-2, but with the sinusoids of the paper's text, of any frequency, and one inner step of 0.01; "
-        "`python -m benchmarks.references regression` computes that no learner reaches the published error there.",
+        note="As regression-2, but with the sinusoids of the paper's text, of any frequency, and one inner step of "
+        "0.01. No learner can reach the published error there (`python -m benchmarks.references regression`).",
     ),
     "regression-3": _kinds(3),
     "regression-5": _kinds(5, seeds=(0, 1)),

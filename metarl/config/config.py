@@ -400,12 +400,11 @@ def _checked_defaults(family: Family, algorithm: Algorithm) -> dict[str, Any]:
 
 def check_processes(settings: Settings, number: int) -> None:
     """Raises UserError if this number of processes cannot share the tasks of an iteration."""
-    tasks, supervised = settings.meta.meta_batch_size, settings.examples is not None
+    tasks = settings.meta.meta_batch_size
     if number == 1:
         return
-    if supervised or (settings.baseline and settings.baseline.trainer == "ppo"):
-        what = "supervised tasks" if supervised else "Stable-Baselines3's ppo"
-        raise UserError(f"processes must be 1 with {what}, got {number}: there are no episodes to share.")
+    if settings.examples is not None:
+        raise UserError(f"processes must be 1 with supervised tasks, got {number}: there are no episodes to share.")
     if number > tasks:
         raise UserError(f"processes must be at most meta_batch_size, {tasks}, because they share it, got {number}.")
     if settings.run.device == "cuda":

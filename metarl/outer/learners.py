@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
@@ -48,6 +49,23 @@ class Learner(Protocol):
 
     def close(self) -> None:
         """Closes the environments."""
+
+
+class OfFirstProcess:
+    """A learner whose iterations the first process runs alone; the others wait, and take over its results.
+
+    Args:
+        learner: The learner; every process has one, because each closes its own environments.
+        group: The processes.
+    """
+
+    def __init__(self, learner: Learner, group: Group) -> None:
+        self._learner, self._group = learner, group
+        self.initial, self.close = learner.initial, learner.close
+
+    def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
+        waiting: tuple[LearnerState, Row] = state, {}
+        return self._group.first(waiting if self._group.rank else self._learner.iteration(state, index, describe))
 
 
 @dataclass(frozen=True)

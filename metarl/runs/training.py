@@ -21,7 +21,7 @@ from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming
 from metarl.common.files import NotWritten
 from metarl.common.group import Group
 from metarl.common.importing import import_named
-from metarl.common.output import say_on_stdout
+from metarl.common.output import say, say_on_stdout
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.streams import Purpose, stream
@@ -33,7 +33,7 @@ from metarl.data import LearnerState, joined_by_name
 from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, check_dropped, make_runner
 from metarl.inner.supervised import SupervisedRunner
-from metarl.outer.learners import Learner, MetaLearner, before_and_after
+from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_and_after
 from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build, require_enough_to_train
 from metarl.runs.processes import joined, launch, num_launched
@@ -364,8 +364,12 @@ class Trainer:
         if baseline and baseline.trainer == "ppo":
             # Imported by name and only here: importing Stable-Baselines3 takes a second.
             make_learner = import_named("metarl.sb3.ppo:PPOLearner", "learner")
-            learner: Learner = make_learner(self._settings, self._family, self._rule.policy)
-            return learner
+            if self._group.size > 1 and self._group.rank == 0:
+                say(
+                    f"Stable-Baselines3's ppo trains in the first of {self._group.size} processes alone; "
+                    "baseline.trainer trpo shares the work."
+                )
+            return OfFirstProcess(make_learner(self._settings, self._family, self._rule.policy), self._group)
         return MetaLearner(self._settings, self._family, self._rule, self._workers, self.device)
 
 

@@ -77,6 +77,17 @@ def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
     assert_same_run(tmp_path / "1", tmp_path / "2")
 
 
+def test_the_first_process_alone_trains_by_ppo_which_is_said(tmp_path, capfd):
+    ppo = {"algo": "oracle", "baseline": {"trainer": "ppo"}, "validate_every": 1}
+    for processes in (1, 2):
+        capfd.readouterr()
+        run = train(tiny(tmp_path / str(processes), **{**RUN, **ppo, "processes": processes}))
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+    assert len(run.progress["iteration"]) == 2
+    told = capfd.readouterr().err
+    assert told.count("Stable-Baselines3's ppo trains in the first of 2 processes alone") == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
@@ -222,11 +233,6 @@ NOT_SHARED = pytest.mark.parametrize(
         ({"processes": 6}, "processes must be at most meta_batch_size, 5, because they share it, got 6"),
         ({"processes": 2, "device": "cuda"}, "processes share tasks on CPUs only"),
         ({"processes": 2, "env": "sinusoid"}, "processes must be 1 with supervised tasks, got 2"),
-        (
-            {"processes": 2, "algo": "oracle", "baseline": {"trainer": "ppo"}},
-            "must be 1 with Stable-Baselines3",
-        ),
-        ({"processes": 2, "algo": "pretrain", "baseline": {"trainer": "ppo"}}, "must be 1 with Stable-Baselines3"),
     ],
 )
 
