@@ -328,6 +328,14 @@ EXPERIMENTS = {
         seeds=_FIVE,
         note=f"The best two variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
+    "l2f-navigation-bimodal-shorter-steps": Experiment(
+        "navigation-bimodal",
+        _at_equal_steps("maml-0.1", "moments-fresh"),
+        "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40 --step-scales 1 0.5 0.25 0.125",
+        seeds=_FIVE,
+        agents_of="l2f-navigation-bimodal",
+        note=f"The same agents, adapted by steps of 1, 1/2, 1/4 and 1/8. {_TWO_BATCHES}",
+    ),
     "l2f-cheetah-dir-rllab": Experiment(
         "cheetah-dir-rllab",
         {
