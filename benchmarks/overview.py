@@ -44,7 +44,8 @@ def listed(names: Iterable[str]) -> str:
             }
         )
     note = (
-        "Environment steps and core-hours are those of training the runs that are kept; to do: at most, of the others."
+        "Environment steps and core-hours are those of training the runs that are kept; to do: at most, of the others. "
+        "Core-hours are CPU time, or the wall-clock time of runs that do not hold it."
     )
     return str(Table("Experiments", rows, note))
 

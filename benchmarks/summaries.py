@@ -245,7 +245,7 @@ def _first_and_last(run: StoredRun) -> list[float]:
 
 
 def core_hours(run: StoredRun) -> float:
-    """Hours of one core that training took; wall time where CPU time was not measured, as runs have one thread."""
+    """Hours of CPU time that training took; wall-clock time where CPU time was not measured."""
     seconds = run.progress.get("cpu_seconds", run.progress.get("seconds", np.zeros(1)))
     return float(seconds[-1]) / 3600
 
@@ -452,7 +452,7 @@ def _cell(value: Any) -> str:
 def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
     lines = [
         "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
-        "difference).",
+        "difference). Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
         "",
         "| variant | iterations | environment steps | core-hours | each seed | commits |",
         "|---|---|---|---|---|---|",

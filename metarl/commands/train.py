@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,27 +154,24 @@ def _chosen(parsed: Any, arguments: Sequence[str], start: Config) -> dict[str, A
         component, _, name = option.rpartition(".")
         if component:
             before = chosen.get(component, getattr(start, component))
-            value = getattr(getattr(parsed, component), name)
+            of_component = getattr(parsed, component)
+            if not hasattr(of_component, name):
+                name = name.removeprefix("no_")
+            value = getattr(of_component, name)
             chosen[component] = (
                 dataclasses.replace(before, **{name: value})
                 if isinstance(before, Checked)
                 else {**(before or {}), name: value}
             )
         elif option not in vars(Start):
-            chosen[option] = flat[option]
+            name = option if option in flat else option.removeprefix("no_")
+            chosen[name] = flat[name]
     return chosen
 
 
 def _named_options(arguments: Sequence[str]) -> list[str]:
-    """Names of the options on a command line, spelt like the settings."""
-    options = [argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
-    return [_without_no(option) for option in options]
-
-
-def _without_no(option: str) -> str:
-    """Strips ``no_`` from a flag that is switched off: l2f.no_normalise_embedding gives l2f.normalise_embedding."""
-    component, dot, name = option.rpartition(".")
-    return component + dot + name.removeprefix("no_")
+    """Names of the options on a command line, spelt like the settings; a flag that is switched off begins with no_."""
+    return [argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")]
 
 
 def listing() -> str:
@@ -208,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         run = train(config)
-        follows = f"next: python -m metarl.evaluate {' '.join([str(config.folder), *own])}"
+        follows = f"next: python -m metarl.evaluate {' '.join([shlex.quote(str(config.folder)), *own])}"
         say_on_stdout("; ".join(["done", *run.remarks(), follows]))
 
     return run_command(command)

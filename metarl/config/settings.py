@@ -31,7 +31,7 @@ class Experiment(Checked):
     """Algorithm: a name that --list shows, or package.module:Rule for your own."""
     attenuate: bool = False
     """Add Learn-to-Forget on top of the chosen algorithm (l2f is maml with it)."""
-    env_kwargs: dict[str, bool | int | float | str] = field(default_factory=dict)
+    env_kwargs: dict[str, bool | int | float | str | None] = field(default_factory=dict)
     """Parameters of the task family, as NAME VALUE pairs (frame_skip 1)."""
 
 

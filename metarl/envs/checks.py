@@ -198,6 +198,10 @@ def _task_problems(family: Family, seed: int) -> Problems:
             continue
         listed = family.split_tasks(split)
         splits[split] = tasks if listed is None else stacked([*listed])
+        try:
+            family.checked_modes(tasks)
+        except UserError as error:
+            wrong.setdefault("modes", str(error))
         if len(tasks) != _TASKS:
             told = f"sample_tasks(n={_TASKS}, split={split!r}) returned {len(tasks)} tasks; return n of them."
             wrong.setdefault("number", told)

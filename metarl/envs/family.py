@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -63,7 +63,6 @@ class Family(ABC):
         name: The family's id; the class's name unless set.
         task_space: The space that tasks are elements of.
         num_modes: Number of modes of the distribution of tasks; see `modes`.
-        measure: What an agent is measured by on a task: its "return", "error" or "accuracy".
         metrics: What is told of an episode beside its return, such as {"success": "any", "distance": "last"}: names of
             numbers in a step's info, and how they are aggregated over the episode's steps, by "any", "last", "mean",
             "sum" or "max". Rollouts keep these numbers. Supervised families have none.
@@ -78,17 +77,19 @@ class Family(ABC):
     name: str
     task_space: spaces.Space[Any]
     num_modes: int = 1
-    measure: Measure = "return"
     metrics: Mapping[str, Aggregate] = {}
     costs: Sequence[str] = ()
     defaults: Mapping[str, Any] = {}
     memory_defaults: Mapping[str, Any] = {}
     spec: FamilySpec | None = None
+    _needed: ClassVar[Mapping[str, str]] = {"task_space": "gymnasium.spaces.Box(-1.0, 1.0, (2,))"}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in cls.__dict__:
             cls.name = cls.__name__
+        if inspect.isfunction(cls.finite_tasks):
+            raise UserError(f"{cls.__name__}.finite_tasks must be a property; write @property above it.")
         try:
             inspect.signature(cls.draw_tasks).bind("self", "n", "rng", "split")
         except TypeError:
@@ -98,6 +99,19 @@ class Family(ABC):
             ) from None
 
     @property
+    def data(self) -> str:
+        """What the tasks are made of beside the family's parameters, such as files, in a few words that change with it.
+
+        By default nothing. A run keeps it, and is neither resumed nor evaluated on other data.
+        """
+        return ""
+
+    @property
+    def measure(self) -> Measure:
+        """What an agent is measured by on a task: its "return", "error" or "accuracy"."""
+        return "return"
+
+    @property
     def sign(self) -> int:
         """1 if a larger ``measure`` is better, -1 if a smaller one is."""
         return self.sign_of(self.measure)
@@ -105,6 +119,12 @@ class Family(ABC):
     def sign_of(self, name: str) -> int:
         """1 if more of the measure or metric ``name`` is better, -1 if less is."""
         return -1 if name == "error" or name in self.costs else 1
+
+    def check_complete(self) -> None:
+        """Raises UserError unless the subclass has set what has no default."""
+        for name, example in self._needed.items():
+            if inspect.getattr_static(self, name, None) is None:
+                raise UserError(f"{self.name} has no {name}; set it, such as {name} = {example}.")
 
     def check_metrics(self) -> None:
         """Raises UserError unless ``metrics`` have known aggregates and names of their own, and name all ``costs``."""
@@ -150,8 +170,12 @@ class Family(ABC):
 
     def independent(self, num_tasks: int, split: str) -> bool:
         """Whether this many tasks of a split are new and drawn apart, so that they have an interval."""
-        listed = self.split_tasks(split)
-        return listed is None or (self.finite_tasks is None and num_tasks <= len(listed))
+        listed = self._listed(split)
+        if listed is None or self.finite_tasks is not None:
+            return listed is None
+        # As `_balanced` draws them: each mode equally often.
+        of_modes = np.unique(self.checked_modes(listed), return_counts=True)[1]
+        return math.ceil(num_tasks / len(of_modes)) <= int(of_modes.min())
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split.
@@ -182,11 +206,20 @@ class Family(ABC):
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
         check_parts(self.task_space, f"the tasks of {self.name}")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
+        listed = self._listed(split)
+        if listed is not None:
+            return _balanced(listed, self.checked_modes(listed), n, stream)
+        drawn = self.draw_tasks(n, stream, split)
+        if len(drawn) != n:
+            raise UserError(f"{self.name}.draw_tasks must return {n} tasks, as many as asked for, got {len(drawn)}.")
+        return drawn
+
+    def _listed(self, split: str) -> NDArray[Any] | None:
+        """The tasks of `split_tasks` as an array, [number of tasks, *task shape]."""
         listed = self.split_tasks(split)
-        if listed is None:
-            return self.draw_tasks(n, stream, split)
-        tasks = stacked([*listed])
-        return _balanced(tasks, self.modes(tasks), n, stream)
+        if listed is not None and len(listed) == 0:
+            raise UserError(f"{self.name}.split_tasks lists no task for {split!r}; return None to draw tasks.")
+        return None if listed is None else stacked([*listed])
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
         """Draws tasks from the family's distribution; by default what ``task_space`` samples.
@@ -236,6 +269,21 @@ class Family(ABC):
             Numbers from 0 to ``num_modes`` - 1, [task].
         """
         return np.zeros(len(tasks), int)
+
+    def checked_modes(self, tasks: NDArray[Any]) -> IntArray:
+        """What `modes` says of tasks, [task].
+
+        Raises:
+            UserError: If it does not say one whole number from 0 to ``num_modes`` - 1 of each.
+        """
+        modes = np.asarray(self.modes(tasks))
+        whole = modes.dtype.kind in "iu" and modes.shape == (len(tasks),)
+        if not (whole and ((modes >= 0) & (modes < self.num_modes)).all()):
+            raise UserError(
+                f"{self.name}.modes must return a whole number from 0 to {self.num_modes - 1} for each of the "
+                f"{len(tasks)} tasks, got {shown(modes)}."
+            )
+        return modes.astype(int)
 
     @property
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import deque
@@ -111,6 +112,13 @@ class FewShotFamily(SupervisedFamily):
             UserError: If the folder holds no classes, or too few for a split.
         """
         return spaces.MultiDiscrete(np.full(self._ways, self._turns * len(self._splits_and_names[1])))
+
+    @property
+    def data(self) -> str:
+        """How many classes there are, and a digest of their names: with others, the splits would be others."""
+        names = self._splits_and_names[1]
+        digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+        return f"{len(names)} classes, {digest[:12]}"
 
     def split_classes(self, split: str) -> list[str]:
         """Names of the classes that tasks of a split consist of, in alphabetical order.

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
+from metarl.common.errors import UserError, shown
 from metarl.envs.interface import EpisodeBatch, reported
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step
 from metarl.envs.spaces import FlatObservation, flat_observation_space, observed
@@ -91,7 +92,12 @@ class LoopedEpisodes(EpisodeBatch):
                 observations[slot] = observed(self._space, observation, "step")
                 rewards[slot] = reward
             for name, values in self.terms.items():  # In double precision.
-                values[slot] = reported(info, name)
+                value = reported(info, name)
+                try:
+                    values[slot] = value
+                except (TypeError, ValueError):
+                    what = f"a step reports {shown(value)} as {name!r}, which the family's metrics name"
+                    raise UserError(f"{what}; it must be one number.") from None
             self.infos[slot] = info
             self._elapsed[slot] += 1
             self._truncated[slot] = cut or self._elapsed[slot] >= self._horizon

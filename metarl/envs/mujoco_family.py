@@ -200,8 +200,15 @@ class MujocoFamily(SimulatedFamily):
         """The ``mujoco.MjModel`` of ``model_file`` or of the ``environment``, shared; not to be modified.
 
         Raises:
-            UserError: If there is no such file, or if an actuator has no ``ctrlrange``.
+            UserError: If there is no such file, if an actuator has no ``ctrlrange``, or if an instance sets what its
+                class must.
         """
+        of_class = ("environment", "environment_kwargs", *(_OF_ENVIRONMENT if self._original is not None else ()))
+        if found := [name for name in of_class if name in vars(self)]:
+            raise UserError(
+                f"{self.name} sets self.{found[0]}, which has no effect beside an environment; set environment and "
+                "environment_kwargs in the class, and make a subclass for each variant."
+            )
         path = self._path
         model = self._original.model if self._original is not None else _compiled(path, Path(path).stat().st_mtime_ns)
         unlimited = np.flatnonzero(model.actuator_ctrllimited == 0)

@@ -2,11 +2,15 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from metarl.common.errors import UserError, nearest
 from metarl.common.importing import import_named, importable_name, refuse_root_link
+from metarl.common.strict_json import one_line
 from metarl.envs.family import Family, FamilySpec
 
 Factory = Callable[..., Family]
@@ -111,8 +115,16 @@ def get_family(family: FamilyLike, /, **kwargs: Any) -> Family:
     name, own = family_spec(family)
     chosen = {**own, **kwargs}
     factory, registered = _factory(name)
-    made = _make(name, factory, {**registered, **chosen})
+    # Copied, because the next family must be made with the same, whatever this one does with its arguments.
+    made = _make(name, factory, _copied({**registered, **chosen}))
+    of_this_function = isinstance(vars(made).get("spec"), FamilySpec)  # The factory may have called it.
+    if taken := [] if of_this_function else sorted({"name", "spec"} & vars(made).keys()):
+        raise UserError(
+            f"the constructor of {name} sets self.{taken[0]}, which metarl sets to what the family was made by; give "
+            "the attribute another name."
+        )
     made.name, made.spec = name, FamilySpec(name, chosen)
+    made.check_complete()
     return made
 
 
@@ -124,13 +136,16 @@ def family_spec(family: FamilyLike) -> FamilySpec:
             `get_family`.
 
     Returns:
-        A registered name or "package.module:Class", and the arguments.
+        A registered name or "package.module:Class", and the arguments. Those with which a user has registered the name
+        are among them: a run that has stored them is not changed by a later registration. (Those that JSON cannot
+        hold are not: they apply when the family is made.)
 
     Raises:
         UserError: If the family cannot be named.
     """
     if isinstance(family, str):
-        return FamilySpec(family, {})
+        entry = _registered.get(family)
+        return FamilySpec(family, {} if entry is None or entry.built_in else _storable(entry.kwargs))
     if isinstance(family, type) and issubclass(family, Family):
         return FamilySpec(_name_of(family), {})
     if not isinstance(family, Family):
@@ -141,6 +156,25 @@ def family_spec(family: FamilyLike) -> FamilySpec:
             "class and, as env_kwargs, its arguments, or register a function that makes it."
         )
     return FamilySpec(family.spec.name, dict(family.spec.kwargs))
+
+
+def _storable(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that JSON can hold."""
+    kept = {}
+    for name, value in kwargs.items():
+        with suppress(TypeError, ValueError):
+            one_line(value)
+            kept[name] = value
+    return kept
+
+
+def _copied(value: Any) -> Any:
+    """A copy of dictionaries, lists and arrays, and of those in them; anything else is the same object."""
+    if type(value) is dict:
+        return {name: _copied(part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _name_of(family: type[Family]) -> str:

@@ -71,4 +71,4 @@ def _bounds_to_json(bounds: NDArray[Any]) -> Any:
 def _bounds_from_json(values: Any, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     listed = values if isinstance(values, list) else [values]
     numbers = np.array([float(value) if isinstance(value, str) else value for value in listed], dtype=dtype)
-    return np.broadcast_to(numbers, shape).copy() if len(listed) == 1 else numbers.reshape(shape)
+    return np.broadcast_to(numbers[0], shape).copy() if len(listed) == 1 else numbers.reshape(shape)

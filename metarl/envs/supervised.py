@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +55,13 @@ class SupervisedFamily(Family):
     num_outputs: int = 1
     classes: bool = False
     test_queries: int | None = 100
-    measure: Measure = "error"
     defaults = DEFAULTS
+    _needed: ClassVar[Mapping[str, str]] = {**Family._needed, "num_inputs": "1"}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls.measure = "accuracy" if cls.classes else "error"
+    @property
+    def measure(self) -> Measure:
+        """What an agent is measured by: "accuracy" if targets are classes, else "error"."""
+        return "accuracy" if self.classes else "error"
 
     @abstractmethod
     def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:

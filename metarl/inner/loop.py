@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -266,10 +267,16 @@ def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradi
     return torch.cat([stage.update(meta, parameters[i : i + 1], support.tasks(i, i + 1)) for i in tasks])
 
 
+_LARGE_LOG_RATIO = 300.0  # Its exponential, and the square of that, are still numbers.
+
+
 def _effective_sample_size(parameters: Tensor, support: PolicyGradientSupport) -> Tensor:
     """(sum w)^2 / sum w^2 of the likelihood ratios w, as a share of the number of samples, [task]; 1 on policy."""
     samples = support.samples
     log_prob = require_derivatives(support.policy).log_prob(parameters, samples.observations, samples.actions)
     alive = samples.weights > 0
-    ratio = torch.exp((log_prob - samples.log_probs).double()) * alive
+    log_ratio = torch.where(alive, (log_prob - samples.log_probs).double(), -math.inf)
+    # A common factor of the ratios changes nothing, but without it they could all overflow, or all vanish.
+    largest = log_ratio.amax(1, keepdim=True)
+    ratio = torch.exp(log_ratio - torch.where(largest.abs() > _LARGE_LOG_RATIO, largest, 0.0))
     return ratio.sum(1) ** 2 / ((ratio**2).sum(1) * alive.sum(1))

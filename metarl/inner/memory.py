@@ -21,6 +21,9 @@ from metarl.policies.memory import MemoryPolicy, Network, Remembering, Trials
 from metarl.policies.normaliser import Normaliser, RunningStatistics
 from metarl.policies.recurrent import RecurrentPolicy
 
+# The least unit of rewards, as a share of their root mean square; and a root mean square of zeros alone.
+_LEAST_SPREAD, _NOTHING = 0.3, 2e-4
+
 
 @dataclass(frozen=True)
 class ActorCriticOutputs:
@@ -41,7 +44,9 @@ class MemoryRule(Adaptation):
     """A rule whose task parameters are a memory.
 
     Meta-parameters are the weights, which a subclass may make more, then statistics of the rewards: their number, mean
-    and variance. The statistics are of all rewards of training so far, and fixed during an iteration.
+    and variance. The statistics are of all rewards of training so far, and fixed during an iteration. The unit of
+    rewards is their standard deviation, but at least 0.3 times their root mean square, and 1 before a reward was other
+    than 0: else the first reward that differs from a constant one would count ten thousand times.
 
     Args:
         policy: The policy.
@@ -100,7 +105,10 @@ class MemoryRule(Adaptation):
 
     def rewards(self, meta: Tensor) -> Normaliser:
         """The normalisation of rewards in this iteration."""
-        return self._statistics.normaliser(meta[self._num_weights : self.num_meta])
+        shifts = self._statistics.normaliser(meta[self._num_weights : self.num_meta])
+        size = (shifts.std**2 + shifts.mean**2).sqrt()
+        unit = torch.maximum(shifts.std, _LEAST_SPREAD * size)
+        return Normaliser(shifts.mean, torch.where(size < _NOTHING, 1.0, unit))
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Number, mean and variance of each task's rewards."""

@@ -33,7 +33,7 @@ def modes_of(family: Family, tasks: NDArray[Any]) -> Tensor:
         family: The tasks' family.
         tasks: [task, ...].
     """
-    return torch.from_numpy(family.modes(tasks) if family.num_modes > 1 else np.full(len(tasks), UNKNOWN_MODE))
+    return torch.from_numpy(family.checked_modes(tasks) if family.num_modes > 1 else np.full(len(tasks), UNKNOWN_MODE))
 
 
 def fit(

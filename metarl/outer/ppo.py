@@ -157,14 +157,21 @@ class PPO:
         """The loss summed over the steps of some tasks; and summed surrogate gain, divergence and entropy."""
         config, distribution, trials = self._config, rule.policy.distribution, data.trials.tasks(rows)
         now, before, advantages = rule.forward(meta, trials), data.before, data.advantages[rows]
-        ratio = torch.exp(distribution.log_prob(now.outputs, now.extra, trials.actions) - data.log_probs[rows])
+        took_place = trials.mask > 0
+
+        def total(values: Tensor) -> Tensor:
+            # Not a product with the mask: padding can hold anything, and what has overflowed would stay.
+            return torch.where(took_place, values, 0.0).sum()
+
+        log_ratio = distribution.log_prob(now.outputs, now.extra, trials.actions) - data.log_probs[rows]
+        ratio = torch.exp(torch.where(took_place, log_ratio, 0.0))
         clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
-        surrogate = (torch.minimum(ratio * advantages, clipped * advantages) * trials.mask).sum()
-        error = ((now.values - data.targets[rows]) ** 2 * trials.mask).sum()
-        entropy = (distribution.entropy(now.outputs, now.extra) * trials.mask).sum()
-        kl = (distribution.kl(before.outputs[rows], before.extra, now.outputs, now.extra) * trials.mask).sum()
+        surrogate = total(torch.minimum(ratio * advantages, clipped * advantages))
+        error = total((now.values - data.targets[rows]) ** 2)
+        entropy = total(distribution.entropy(now.outputs, now.extra))
+        kl = total(distribution.kl(before.outputs[rows], before.extra, now.outputs, now.extra))
         loss = config.value_weight * error - surrogate - config.entropy_weight * entropy
-        return loss, torch.stack([surrogate - (advantages * trials.mask).sum(), kl, entropy])
+        return loss, torch.stack([surrogate - total(advantages), kl, entropy])
 
     def _numbers(self, reports: Sequence[Tensor], norms: Sequence[float], data: _Data) -> dict[str, float | int]:
         every = torch.stack([*reports]) if reports else torch.zeros(1, 3)

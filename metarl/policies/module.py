@@ -65,6 +65,21 @@ class ModulePolicy(DifferentiablePolicy):
         # functional_call swaps parameters in and out of the module, so every thread needs its own copy.
         self._copies = threading.local()
 
+    def require_separate_rows(self) -> None:
+        """Raises UserError if the output of an observation depends on the others that are computed with it.
+
+        It then says nothing of a single observation, as an acting agent has.
+        """
+        inputs = torch.zeros(2, self.observation_size)
+        inputs[1] = 1.0
+        with torch.no_grad():
+            together, alone = self._module(inputs), torch.cat([self._module(row[None]) for row in inputs])
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-5):
+            raise UserError(
+                "the policy body gives an observation other outputs beside others than alone, as normalisation over "
+                "the batch does; take one that treats each by itself, such as with LayerNorm."
+            )
+
     def _build(self, inputs: int, outputs: int) -> nn.Module:
         with globally_seeded(0, 0):
             module = self._make_body(inputs, outputs)

@@ -53,7 +53,7 @@ from metarl.reports.results import (
 from metarl.runs.build import require_episodes
 from metarl.runs.protocol import standing_still
 from metarl.runs.room import require_room
-from metarl.runs.trained_agent import Agent, load_with_iteration
+from metarl.runs.trained_agent import Agent, load_with_iteration, require_same_data
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
@@ -94,6 +94,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     output = config.output or RunFolder(results_folder(folder)).analysis
     config = replace(config, output=output)
     agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
+    require_same_data(agent.config, agent.family)
     project = _projection(config)
     path = output / ANALYSIS_FILE
     warn_if_unwritable(path)
@@ -122,7 +123,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
             checkpoint=config.checkpoint,
             iteration=iteration,
             tasks=tasks,
-            modes=agent.family.modes(tasks),
+            modes=agent.family.checked_modes(tasks),
             finite=agent.family.finite_tasks is not None,
             tensors=() if agent.rule.remembers else agent.rule.policy.layout.names,
             layers=() if agent.rule.remembers else layers(agent.rule.policy),
@@ -327,7 +328,8 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
     if not varying:
         return None, {"embedding": same}
     seen = {name: Projected(values, *project(values), task_r2(values, tasks)) for name, values in varying.items()}
-    embedding = Embedding(config.projection, rollouts, tasks, agent.family.modes(tasks), agent.family.num_modes, seen)
+    modes = agent.family.checked_modes(tasks)
+    embedding = Embedding(config.projection, rollouts, tasks, modes, agent.family.num_modes, seen)
     return embedding, {f"embedding of {name}": same for name in features if name not in varying}
 
 
@@ -347,7 +349,7 @@ def _memory(loops: _InnerLoops, agent: Agent) -> tuple[Memory | None, dict[str, 
     by_step = [task_r2(at, tasks) for at in np.moveaxis(states.reshape(len(tasks), -1, ends.shape[2]), 1, 0)]
     memory = Memory(
         tasks,
-        family.modes(tasks),
+        family.checked_modes(tasks),
         family.num_modes,
         lengths,
         ends,

@@ -161,7 +161,7 @@ def adaptation(
         memory = agent.adapt(env, num_steps=0, seed=seed)
         assert isinstance(memory, AdaptedMemory)
         return [_next_episode(memory, f"episode {number + 1}", env, horizon, camera) for number in numbers]
-    mode = int(family.modes(np.asarray([task]))[0])
+    mode = int(family.checked_modes(np.asarray([task]))[0])
     episodes = []
     for number in numbers:
         in_task()

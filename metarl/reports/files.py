@@ -51,11 +51,21 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot write '{path}': {reason(error)}.") from error
 
 
+def take_literally(figure: Figure) -> None:
+    """Lets dollars in labels be dollars: settings of a family may hold any text, and matplotlib would read formulas."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if "$" in (words := text.get_text()) and r"\mathdefault" not in words:  # Of a logarithmic axis.
+            text.set_parse_math(False)
+
+
 def save_picture(figure: Figure, picture: Path) -> None:
     """Writes a figure.
 
     Raises:
         UserError: If it cannot be written.
     """
+    take_literally(figure)
     with writing(picture) as file:
         figure.savefig(file, dpi=200, format=picture.suffix.lower()[1:])

@@ -49,7 +49,7 @@ def draw_functions(agent: Agent) -> Figure:
         true = family.function(task, x)
         if true is not None:
             ax.plot(x, true, color="black", linewidth=1.2, linestyle=(0, (4, 2)), label="true function")
-        mode = int(family.modes(tasks[number : number + 1])[0])
+        mode = int(family.checked_modes(tasks[number : number + 1])[0])
         for steps, colour in zip(_STEPS, _COLOURS, strict=True):
             fitted = agent.fit(support.inputs, support.targets, steps, mode)
             ax.plot(x, fitted.predict(x), color=colour, linewidth=1.8, label=_in_words(steps))

@@ -24,7 +24,7 @@ from metarl.config.trust import Trust, trust_options
 from metarl.reports.comparison import compare_lines, usual_reference
 from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
-from metarl.reports.files import checked_file, writing
+from metarl.reports.files import checked_file, take_literally, writing
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
 from metarl.reports.tables import comparison_table
 from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
@@ -246,5 +246,6 @@ def _recording(run: StoredRun, file: Path) -> dict[str, Any]:
 def _picture(figure: Figure, words: str) -> dict[str, str]:
     """A figure as an address that holds all of it, and a description for those who do not see it."""
     buffer = BytesIO()
+    take_literally(figure)
     figure.savefig(buffer, format="svg")
     return {"data": f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode()}", "alt": words}

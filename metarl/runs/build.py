@@ -19,6 +19,7 @@ from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, DifferentiableDistribution, SquaredError
+from metarl.policies.module import ModulePolicy
 from metarl.runs.room import require_room, require_room_to_train
 
 
@@ -111,7 +112,10 @@ def build_policy(family: Family, settings: Settings) -> Policy:
     Raises:
         UserError: If the family's spaces or the policy's body are not supported.
     """
-    return blueprint(family, settings).make(*_inputs_and_distribution(family))
+    policy = blueprint(family, settings).make(*_inputs_and_distribution(family))
+    if isinstance(policy, ModulePolicy) and settings.examples is None:
+        policy.require_separate_rows()
+    return policy
 
 
 def _zero_outputs(family: Family, settings: Settings) -> NDArray[np.float64] | None:

@@ -40,7 +40,7 @@ from metarl.inner.runner import check_dropped, make_runner
 from metarl.policies.base import require_derivatives
 from metarl.runs.build import family_of, require_episodes
 from metarl.runs.room import require_room
-from metarl.runs.trained_agent import Agent, load_with_iteration
+from metarl.runs.trained_agent import Agent, load_with_iteration, require_same_data
 from metarl.store.evaluations import Evaluation, MetricResult, References
 from metarl.store.folder import RunFolder
 from metarl.store.provenance import provenance
@@ -138,6 +138,8 @@ def _prepared(
     # To name the family here is the word for it.
     words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
     agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
+    if config.env is None:
+        require_same_data(agent.config, agent.family)
     return agent, iteration, replace(config, env=None) if config.env == agent.config.env else config
 
 

@@ -36,7 +36,8 @@ from metarl.rollouts.sampler import Sampler, with_advantages
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.build import blueprint, build, require_episodes
 from metarl.store.checkpoints import load_checkpoint
-from metarl.store.config_file import load_config
+from metarl.store.config_file import load_config, read_values
+from metarl.store.folder import RunFolder
 from metarl.store.reference import run_folder
 
 
@@ -308,6 +309,17 @@ def load(run_dir: str | Path, checkpoint: Checkpoint = "last", trust: Trust = Fa
             code that is not trusted.
     """
     return load_with_iteration(run_dir, checkpoint, trust)[0]
+
+
+def require_same_data(config: Config, family: Family) -> None:
+    """Raises UserError if a run was trained on other data than its family holds now (`metarl.envs.Family.data`)."""
+    path = RunFolder(config.folder).config
+    before = read_values(path).get("metarl", {}).get("data", "") if path.is_file() else ""
+    if before and before != (now := family.data):
+        raise UserError(
+            f"the data of {family.name} have changed since {config.folder} was trained: {before} then, {now} now. "
+            "What was trained on could now be in the tests; restore the data, or train a new run."
+        )
 
 
 def load_with_iteration(run_dir: str | Path, checkpoint: Checkpoint, trust: Trust) -> tuple[Agent, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -37,8 +38,8 @@ from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_a
 from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build, require_enough_to_train
 from metarl.runs.processes import joined, launch, num_launched
-from metarl.runs.trained_agent import Agent
-from metarl.runs.warm_start import meta_from
+from metarl.runs.trained_agent import Agent, require_same_data
+from metarl.runs.warm_start import learner_from
 from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
@@ -131,8 +132,11 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
     """Trains as the first process, which owns the run's folder."""
     settings, device = config.resolve(), trainer.device
     folder = RunFolder(settings.folder)
+    trainer.check_directory()
     with locked(folder, settings.run.take_over) as lock:
         new = _begins_anew(config)  # Again, because another process may have had the folder meanwhile.
+        if not new:
+            require_same_data(config, trainer.family)
         state = trainer.initial() if new else load_checkpoint(config, "last", to_resume=True)
         Agent(config, state.learner.meta)  # Refuses a checkpoint that does not fit.
         group.first(state)
@@ -140,7 +144,8 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
             more = "; raise --iterations for more" if state.iteration else ""
             say_on_stdout(f"{folder.path} has done its {state.iteration} iterations{more}")
             return _finished(config, state)
-        with RunWriter(config, provenance(device), lock, state) as writer:
+        data = {"data": trainer.family.data} if trainer.family.data else {}
+        with RunWriter(config, {**provenance(device), **data}, lock, state) as writer:
             writer.begin(new)
             state = trainer.train(state, writer)
     run = _finished(config, state)
@@ -193,6 +198,7 @@ class Trainer:
         callback: As of `train`.
 
     Attributes:
+        family: The task family.
         learner: Runs one iteration.
         device: As given.
     """
@@ -201,25 +207,26 @@ class Trainer:
         self, config: Config, device: torch.device, group: Group | None = None, callback: Callback | None = None
     ) -> None:
         group, self._callback = group or Group(), callback
+        self._directory = os.getcwd()  # Before anything is built, which may change it.
         self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
-        self._family, self._rule = build(self._settings)
+        self.family, self._rule = build(self._settings)
         require_enough_to_train(self._settings, self._rule)
         # Here, so that a wrong task space is told before anything is written.
-        check_parts(self._family.task_space, f"the tasks of {self._family.name}")
+        check_parts(self.family.task_space, f"the tasks of {self.family.name}")
         run = self._settings.run
         self._workers = Workers(run.threads, group)
         self._advice = Advice(self._settings)
         self.learner = self._make_learner()
         # The tasks of a finite family repeat: to adapt to each once would let chance choose the best checkpoint.
-        finite = self._family.finite_tasks
+        finite = self.family.finite_tasks
         self._num_validation_tasks = max(run.validation_tasks, 0 if finite is None else len(finite))
         self._validator: Runner | SupervisedRunner | None = None
         own = group.share(self._num_validation_tasks)
         if run.validate_every and own.stop > own.start:
             size = self._num_validation_tasks
-            self._validator = make_runner(self._family, self._rule, size, self._settings, self._workers, device)
-        self._measured = (self._family.measure, *self._family.metrics)
-        self._best_by = run.best_by or self._family.measure
+            self._validator = make_runner(self.family, self._rule, size, self._settings, self._workers, device)
+        self._measured = (self.family.measure, *self.family.metrics)
+        self._best_by = run.best_by or self.family.measure
         profiles = run.profile and group.rank == 0
         self._profile = Profile(RunFolder(self._settings.folder).trace, device) if profiles else None
 
@@ -235,11 +242,23 @@ class Trainer:
         if self._profile:
             self._profile.close()
 
+    def check_directory(self) -> None:
+        """Raises UserError, after going back, if the working directory is another one and the run's folder is in it."""
+        now = os.getcwd()
+        if now != self._directory and not self._settings.folder.is_absolute():
+            os.chdir(self._directory)
+            raise UserError(
+                f"an environment or a callback has changed the working directory from {self._directory} to {now}, and "
+                f"the run's folder {self._settings.folder} is relative to it; give run_dir (--run-dir) as an absolute "
+                "path, or change the directory back."
+            )
+
     def initial(self) -> RunState:
         """The state of a new run; raises UserError if it should start from a run that does not fit."""
         learner, source = self.learner.initial(), self._settings.run.init_from
         if source is not None:
-            learner = replace(learner, meta=meta_from(source, self._config, len(learner.meta)))
+            theirs = learner_from(source, self._config, len(learner.meta))
+            learner = LearnerState(theirs.meta, {**learner.memory, **theirs.memory})
         return RunState(learner)
 
     def train(self, state: RunState, writer: SilentWriter) -> RunState:
@@ -268,6 +287,7 @@ class Trainer:
         if self._callback is None or self._group.rank != 0:
             return False
         answer = self._callback(state.iteration, row, Agent(self._config, state.learner.meta))
+        self.check_directory()
         if not (answer is None or isinstance(answer, bool | np.bool_)):
             raise UserError(f"callback must return True, to stop the run, or False or None, got {shown(answer)}.")
         return bool(answer)
@@ -283,6 +303,7 @@ class Trainer:
         logs = done % run.log_every == 0 or validates or done == run.iterations
         with blaming(lambda: f"in iteration {done}"), self._advising():
             learner, numbers = self.learner.iteration(state.learner, state.iteration, describe=logs)
+        self.check_directory()
         row, validation_steps = dict(numbers), 0
         self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
@@ -318,7 +339,7 @@ class Trainer:
             for remark in (*self._workers.findings, *self._advice.after(row)):
                 writer.say(remark)
             self._workers.findings.clear()
-        sign = self._family.sign_of(self._best_by)
+        sign = self.family.sign_of(self._best_by)
         if isinstance(validation, float) and state.best_return < sign * validation < math.inf:
             new = replace(new, best_return=sign * validation)
             with timed("checkpoint"):
@@ -345,14 +366,14 @@ class Trainer:
     def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int, int]:
         """Columns of the validation, environment steps, dropped episodes; tasks and streams are the same every time."""
         seed = self._settings.run.seed
-        tasks = self._family.sample_tasks(
+        tasks = self.family.sample_tasks(
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
         measured: list[tuple[dict[str, torch.Tensor], int, tuple[Sequence[str], int]]] = []
         if self._validator:  # Where there are fewer tasks than processes, some have none.
             adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
-            numbers = {self._family.measure: adapted.returns, **adapted.metrics}
+            numbers = {self.family.measure: adapted.returns, **adapted.metrics}
             on_cpu = {name: values.cpu() for name, values in numbers.items()}
             measured = [(on_cpu, adapted.env_steps, (adapted.dropped, adapted.num_episodes))]
         parts, steps, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
@@ -369,8 +390,8 @@ class Trainer:
                     f"Stable-Baselines3's ppo trains in the first of {self._group.size} processes alone; "
                     "baseline.trainer trpo shares the work."
                 )
-            return OfFirstProcess(make_learner(self._settings, self._family, self._rule.policy), self._group)
-        return MetaLearner(self._settings, self._family, self._rule, self._workers, self.device)
+            return OfFirstProcess(make_learner(self._settings, self.family, self._rule.policy), self._group)
+        return MetaLearner(self._settings, self.family, self._rule, self._workers, self.device)
 
 
 def _validation_columns(measured: Mapping[str, torch.Tensor]) -> dict[str, float | int | str]:

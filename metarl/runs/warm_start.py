@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from metarl.common.errors import UserError
 from metarl.common.strict_json import one_line
 from metarl.config.config import Config
 from metarl.config.resolved import GROUPS
-from metarl.store.checkpoints import load_meta
+from metarl.data import LearnerState
+from metarl.store.checkpoints import load_learner
 from metarl.store.runs import read_run
 
+# What a learner remembers that gives the meta-parameters their meaning: the unit of the critic's values.
+_UNITS = ("values",)
 
-def meta_from(run_dir: Path, config: Config, num_meta: int) -> Tensor:
-    """The meta-parameters of a run's last checkpoint, [meta parameter], for a run with another configuration.
+
+def learner_from(run_dir: Path, config: Config, num_meta: int) -> LearnerState:
+    """The meta-parameters of a run's last checkpoint, and their units, for a run with another configuration.
 
     Args:
         run_dir: The folder of the run.
@@ -38,13 +41,13 @@ def meta_from(run_dir: Path, config: Config, num_meta: int) -> Tensor:
                     f"{run_dir} was trained with {full_name} {before[name]}, and this run has {now[name]}: its "
                     "meta-parameters do not fit; choose the same, or leave out init_from."
                 )
-    meta = load_meta(run_dir)
-    if len(meta) != num_meta:
+    learner = load_learner(run_dir)
+    if len(learner.meta) != num_meta:
         raise UserError(
-            f"{run_dir} has {len(meta)} meta-parameters, and this run {num_meta}: the observations, the actions or the "
-            f"settings of {config.algo} differ; choose the same, or leave out init_from."
+            f"{run_dir} has {len(learner.meta)} meta-parameters, and this run {num_meta}: the observations, the "
+            f"actions or the settings of {config.algo} differ; choose the same, or leave out init_from."
         )
-    return meta
+    return replace(learner, memory={name: value for name, value in learner.memory.items() if name in _UNITS})
 
 
 def _values(config: Mapping[str, Any], option: str | None) -> Mapping[str, Any]:

@@ -103,7 +103,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         if tasks is not None and len(tasks) == 0:
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)
-        self._split, self._tasks, self._next = split, tasks, 0
+        self._split, self._tasks, self._next, self._under_way = split, tasks, 0, False
         self._batch = LoopedEpisodes(self._family, 1, steps)
         self._episodes = CheckedEpisodes(self._batch, self._family)
         self._metrics = _Metrics(self._family, 1, steps)
@@ -132,10 +132,17 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         self._observation = np.zeros((1, self._batch.observation_size), np.float32)
         self._episodes.reset(stacked([task]), [episode_seed], self._observation)
         self._metrics.begin(np.arange(1))
+        self._under_way = True
         return self._observation[0].copy(), {**self._batch.infos[0], "task": copied(task)}
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Takes one step with an action in the policy's units, [action]."""
+        """Takes one step with an action in the policy's units, [action].
+
+        Raises:
+            UserError: If no episode is under way.
+        """
+        if not self._under_way:
+            raise UserError("no episode is under way: call reset before the first step, and after an episode's end.")
         reward, (terminated, truncated) = np.zeros(1), np.zeros((2, 1), bool)
         actions = self._action_map(np.asarray(action))[None]
         self._episodes.step(actions, self._observation, reward, terminated, truncated)
@@ -143,6 +150,7 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         info = dict(self._batch.infos[0])
         if terminated[0] or truncated[0]:
             info |= self._metrics.info(0)
+            self._under_way = False
         return self._observation[0].copy(), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def close(self) -> None:
@@ -198,6 +206,7 @@ class TaskVecEnv(VecEnv):
         super().__init__(num_envs, observation_space, policy_actions(self._family, action_scale))
         self._observations = np.zeros((num_envs, *observation_space.shape), np.float32)
         self._flags = np.zeros((2, num_envs), bool)
+        self._begun = False
 
     def reset(self) -> NDArray[np.float32]:
         """Begins an episode in every slot; observations [slot, observation].
@@ -211,10 +220,13 @@ class TaskVecEnv(VecEnv):
             self._rng = np.random.default_rng(self._seeds[0])
         self._reset_seeds()
         self._begin(np.arange(self.num_envs))
+        self._begun = True
         return self._observations.copy()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Stores the actions, [slot, action], for `step_wait`."""
+        """Stores the actions, [slot, action], for `step_wait`; raises UserError before the first `reset`."""
+        if not self._begun:
+            raise UserError("no episode is under way: call reset before the first step.")
         self._actions = self._action_map(actions)
 
     def step_wait(self) -> VecEnvStepReturn:

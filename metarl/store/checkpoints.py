@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,18 @@ def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunS
         return state
 
 
-def load_meta(run_dir: Path) -> Tensor:
-    """The meta-parameters of a run's last checkpoint, [meta parameter], whatever its configuration is.
+def load_learner(run_dir: Path) -> LearnerState:
+    """The meta-parameters and the memory of a run's last checkpoint, whatever its configuration is.
 
     Raises:
         UserError: If there is none, or it is damaged or not metarl's.
     """
-    return _parts(RunFolder(run_folder(run_dir)).checkpoint("last"))[1]["meta"]
+    return _learner(_parts(RunFolder(run_folder(run_dir)).checkpoint("last"))[1])
+
+
+def _learner(tensors: Mapping[str, Tensor]) -> LearnerState:
+    memory = {name.removeprefix(_MEMORY): value for name, value in tensors.items() if name.startswith(_MEMORY)}
+    return LearnerState(tensors["meta"], memory)
 
 
 def _load_previous(config: Config, damage: DamagedCheckpoint, to_resume: bool) -> RunState:
@@ -142,9 +148,8 @@ def _load(config: Config, which: str, to_resume: bool) -> RunState:
     tensors, progress = _read(config, which)
     if to_resume and len(tensors.get("optimiser", ())):
         raise UserError(f"{path} was written by metarl 0.1, which can resume it; this version can only evaluate it.")
-    memory = {name.removeprefix(_MEMORY): value for name, value in tensors.items() if name.startswith(_MEMORY)}
     try:
-        return RunState(LearnerState(tensors["meta"], memory), **progress)
+        return RunState(_learner(tensors), **progress)
     except (TypeError, ValueError) as error:
         raise _damaged(path, f": it does not say where the run stood ({error})") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,8 @@ def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = Fa
 
 
 def _command(folder: Path, checkpoint: Checkpoint) -> str:
-    return f"python -m metarl.evaluate {folder}" + (" --checkpoint best" if checkpoint == "best" else "")
+    best = ["--checkpoint", "best"] if checkpoint == "best" else []
+    return shlex.join(["python", "-m", "metarl.evaluate", str(folder), *best])
 
 
 def _read_progress(path: Path) -> dict[str, Floats]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -119,9 +120,8 @@ class RunWriter(SilentWriter):
 
     def _how_to_continue(self) -> str:
         path = self._folder.path
-        command = " ".join(
-            [f"python -m metarl.train --run-dir {path} --resume", *trust_options(self._config.to_dict())]
-        )
+        own = trust_options(self._config.to_dict())
+        command = " ".join([f"python -m metarl.train --run-dir {shlex.quote(str(path))} --resume", *own])
         return f"stopped; {path} holds the run up to iteration {self._saved}; to continue: {command}"
 
     def _add_checkpoint(self, state: RunState) -> None:

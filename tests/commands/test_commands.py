@@ -507,6 +507,17 @@ def test_taking_over_is_not_stored_for_the_next_resumption(folder, capsys, run):
     assert answer(train_main, ["--run-dir", "run", "--resume", "--iterations", "4"], capsys)[0] == 2
 
 
+def test_commands_that_are_printed_can_be_pasted(folder, capsys):
+    """Also if the run's folder needs quotation marks."""
+    line = ["--env", "navigation", "--algo", "maml", "--run-dir", "my runs/a b", "--iterations", "1", *TINY_ARGUMENTS]
+    _, printed, _ = answer(train_main, line, capsys)
+    assert printed == "done; next: python -m metarl.evaluate 'my runs/a b'\n"
+    assert shlex.split(printed)[-1] == "my runs/a b"
+    code, _, shown = answer(plot.main, ["my runs/a b", "--output", "curve.png"], capsys)
+    assert code == 2
+    assert "run `python -m metarl.evaluate 'my runs/a b'` first" in shown
+
+
 def test_the_closing_line_counts_meta_steps_that_were_not_accepted(capsys, monkeypatch):
     step = TRPO.step
 

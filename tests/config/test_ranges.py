@@ -9,6 +9,8 @@ from fault_table import fault
 
 import metarl
 from metarl import Range, UserError
+from metarl.agents.maml import MAML
+from metarl.commands.train import parse_config
 from metarl.config.checked import Checked, convert, hints
 
 
@@ -97,6 +99,26 @@ def test_what_lies_outside_a_range_is_refused(annotation, number, value_range):
 )
 def test_a_range_says_what_a_value_must_be(value_range, value, wanted):
     assert value_range.wanted(value) == wanted
+
+
+class Clipping(MAML):
+    """A rule with a setting whose name begins as a switched-off flag does."""
+
+    @dataclass(frozen=True)
+    class Settings(metarl.RuleSettings):
+        prefix = "rule."
+
+        no_clip: bool = False
+        clip_at: float = 1.0
+
+    def __init__(self, policy, inner, settings):
+        super().__init__(policy, inner)
+
+
+def test_a_setting_may_begin_with_no():
+    line = ["--env", "navigation", "--algo", f"{__name__}:Clipping"]
+    assert parse_config([*line, "--rule.no-clip"]).rule == {"no_clip": True}
+    assert parse_config([*line, "--rule.no-no-clip", "--rule.clip-at", "2"]).rule == {"no_clip": False, "clip_at": 2.0}
 
 
 def test_a_rule_of_ones_own_may_have_ranges_and_refuses_what_is_not_finite():

@@ -93,6 +93,18 @@ class TooFew(Sound):
         return rng.uniform(-1, 1, n - 1)
 
 
+class FewSampled(Sound):
+    def sample_tasks(self, n, rng, split="train"):
+        return super().sample_tasks(n, rng, split)[1:]
+
+
+class OddModes(Sound):
+    num_modes = 2
+
+    def modes(self, tasks):
+        return tasks > 0
+
+
 class Leaky(Sound):
     def sample_tasks(self, n, rng, split="train"):
         return rng.uniform(-1, 1, n)
@@ -345,7 +357,9 @@ def test_test_tasks_may_lie_elsewhere(family):
             r"has 1 problem.*\n- KeyError: 'test' \(.*, in draw_tasks: .*\). It happened while tasks of the split",
         ),
         (Irreproducible, "sample_tasks is not reproducible"),
-        (TooFew, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
+        (TooFew, "TooFew.draw_tasks must return 16 tasks, as many as asked for, got 15"),
+        (FewSampled, r"sample_tasks\(n=16, split='train'\) returned 15 tasks"),
+        (OddModes, r"OddModes.modes must return a whole number from 0 to 1 for each of the 16 tasks, got array\(\["),
         (Leaky, "the splits leak: 'train' and 'validation' share 16 of 16 tasks"),
         (Monotonous, "all tasks are the same"),
         (Unpicklable, "it cannot be pickled"),

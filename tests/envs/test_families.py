@@ -100,6 +100,42 @@ def test_tasks_of_a_list_are_independent_until_they_repeat():
     assert not get_family("cheetah-dir").independent(2, "test")
 
 
+class Uneven(CartPoleFamily):
+    """One task of one mode, and nine of the other, which are drawn equally often."""
+
+    num_modes = 2
+
+    def split_tasks(self, split):
+        return np.linspace(0.5, 1.5, 10)
+
+    def modes(self, tasks):
+        return (tasks > 0.5).astype(int)
+
+
+def test_tasks_of_modes_of_unequal_size_repeat_sooner():
+    family = Uneven()
+    for number, independent in ((2, True), (3, False), (10, False)):
+        assert family.independent(number, "test") is independent
+        drawn = [set(family.sample_tasks(number, rng(seed), "test")) for seed in range(10)]
+        assert all(len(tasks) == number for tasks in drawn) is independent
+
+
+def test_a_list_without_tasks_and_a_method_for_a_property_are_told():
+    class Empty(CartPoleFamily):
+        def split_tasks(self, split):
+            return []
+
+    with pytest.raises(
+        UserError, match=r"Empty\.split_tasks lists no task for 'validation'; return None to draw tasks"
+    ):
+        Empty().sample_tasks(2, rng(0), "validation")
+    with pytest.raises(UserError, match=r"Method\.finite_tasks must be a property; write @property above it"):
+
+        class Method(CartPoleFamily):
+            def finite_tasks(self):
+                return np.zeros(1)
+
+
 def test_a_slot_gets_another_environment_only_for_a_task_of_another_kind():
     family = ControlFamily()
     batch, observations = family.make_episodes(3, 5), np.zeros((3, 3))

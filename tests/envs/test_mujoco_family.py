@@ -432,3 +432,17 @@ def test_a_wrong_task_is_refused(task, message):
 def test_a_task_of_whole_numbers_stays_whole():
     with pytest.raises(UserError, match="whole numbers"):
         get_family("ant-crippled").make_env().reset(options={"task": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("environment_kwargs", {"frame_skip": 1}), ("environment", "Hopper-v5"), ("reset_noise", 1.0), ("frame_skip", 1)],
+)
+def test_what_an_instance_cannot_set_beside_an_environment_is_told(name, value):
+    class Variant(WalkerFamily):
+        def __init__(self):
+            super().__init__()
+            setattr(self, name, value)
+
+    with pytest.raises(UserError, match=f"Variant sets self.{name}, which has no effect beside an environment; set"):
+        Variant().make_env()

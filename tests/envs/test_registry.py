@@ -6,8 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from tiny_runs import tiny
 
 from examples.cartpole_family import CartPoleFamily
+from metarl import Config, SupervisedFamily, load, train
 from metarl.common.errors import UserError
 from metarl.common.importing import import_named
 from metarl.envs import (
@@ -183,3 +185,65 @@ def test_a_class_in_a_function_may_be_named_by_registering_it(registered):
 def test_an_abstract_family_is_refused():
     with pytest.raises(UserError, match=r"TaskFamily cannot be made with these arguments: TypeError: .*abstract"):
         get_family(TaskFamily)
+
+
+class Named(CartPoleFamily):
+    """A family with a parameter that metarl's own attribute would hide."""
+
+    def __init__(self, name="easy"):
+        self.name = name
+
+
+class Popping(CartPoleFamily):
+    """A family that changes its arguments."""
+
+    def __init__(self, options=None, names=()):
+        self.noise = (options or {}).pop("noise", 0.0)
+        self.last = names.pop() if names else None
+
+
+def test_an_attribute_that_would_be_overwritten_is_told():
+    with pytest.raises(UserError, match=r"the constructor of .*:Named sets self.name, which metarl sets"):
+        get_family(Named, name="hard")
+
+
+def test_a_family_cannot_change_what_the_next_one_is_made_with():
+    given = {"options": {"noise": 5.0}, "names": ["a", "b"]}
+    config = Config(env=Popping, env_kwargs=given, algo="maml")
+    for _ in range(2):
+        made = get_family(Popping, **config.env_kwargs)
+        assert (made.noise, made.last) == (5.0, "b")
+    assert config.to_dict()["env_kwargs"] == given == {"options": {"noise": 5.0}, "names": ["a", "b"]}
+
+
+def test_a_run_keeps_the_arguments_that_its_name_was_registered_with(registered, tmp_path):
+    register(Outer.Length, "lengths", longest=1.0)
+    config = tiny(tmp_path / "run", env="lengths", iterations=1, validate_every=0)
+    assert train(config).agent.family.task_space.high == 1.0
+    register(Outer.Length, "lengths", replace=True, longest=2.0)
+    assert load(tmp_path / "run").family.task_space.high == 1.0
+    with pytest.raises(UserError, match=r"was run with env_kwargs=\{'longest': 1.0\}, not \{'longest': 2.0\}"):
+        train(tiny(tmp_path / "run", env="lengths", iterations=2, validate_every=0, resume=True))
+    # What JSON cannot hold applies when the family is made.
+    register(lambda longest: Outer.Length(longest()), "called", longest=lambda: 3.0)
+    assert Config(env="called", algo="maml").env_kwargs == {}
+    assert get_family("called").task_space.high == 3.0
+
+
+def test_what_a_family_lacks_is_told_when_it_is_made():
+    class Spaceless(NavigationFamily):
+        task_space = None
+
+    class Inputless(SupervisedFamily):
+        task_space = spaces.Box(0.0, 1.0)
+
+        def draw(self, task, n, rng):
+            return np.zeros((n, 1)), np.zeros((n, 1))
+
+    for family, lacking in ((Spaceless, "task_space"), (Inputless, "num_inputs")):
+        register(family, "lacking", replace=True)
+        try:
+            with pytest.raises(UserError, match=f"lacking has no {lacking}; set it, such as {lacking} = "):
+                get_family("lacking")
+        finally:
+            registry.unregister("lacking")

@@ -5,7 +5,7 @@ import pytest
 from thirds import Thirds
 
 from examples.line_family import LineFamily
-from metarl import SupervisedFamily, UserError, check_task_family, get_family
+from metarl import UserError, check_task_family, get_family
 
 
 def draw(name, split="train", n=2000, **arguments):
@@ -139,8 +139,18 @@ def test_a_broken_family_is_told_what_is_wrong(fault, message):
 
 
 def test_classes_are_measured_by_accuracy():
-    assert (LineFamily.measure, Thirds.measure, SupervisedFamily.measure) == ("error", "accuracy", "error")
+    assert (LineFamily().measure, Thirds().measure) == ("error", "accuracy")
     check_task_family(Thirds())
+
+
+def test_an_instance_may_say_that_its_targets_are_classes():
+    class Chosen(Thirds):
+        classes = False
+
+        def __init__(self, classes):
+            self.classes = classes
+
+    assert [(family.measure, family.sign) for family in map(Chosen, (False, True))] == [("error", -1), ("accuracy", 1)]
 
 
 def test_classes_are_whole_numbers():

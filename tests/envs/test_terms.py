@@ -316,3 +316,19 @@ def test_an_algorithm_of_stable_baselines3_is_told_the_terms():
     single.reset()
     assert [single.step(np.zeros(1))[4]["success"] for _ in range(3)] == [False, True, True]
     assert [info["success"] for info in infos] == [float(3 * task > 1) for task in tasks]
+
+
+def test_a_number_of_a_metric_that_is_none_is_told_by_its_name():
+    class Listing(Step):
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, {**info, "success": np.zeros(2)}
+
+    class Listed(Steps):
+        def make_env(self, render_mode=None):
+            return Listing()
+
+    with pytest.raises(
+        UserError, match=r"a step reports array\(\[0\., 0\.\]\) as 'success', .*; it must be one number"
+    ):
+        run(Listed(), LoopedEpisodes(Listed(), SLOTS, 6), 1)

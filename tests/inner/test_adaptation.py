@@ -1,7 +1,9 @@
 """The inner loop: its reductions, what it leaves alone, and what `adapt` counts."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import problems
 import pytest
 import torch
@@ -9,6 +11,7 @@ from problems import MODES, TASKS, TIME, initial, make_policy, make_rule, make_s
 from torch import Tensor
 
 from metarl.data import Rollouts
+from metarl.inner import loop as loop_module
 from metarl.inner.loop import Adapted, adapt
 from metarl.inner.rule import Adaptation
 from metarl.policies.base import Policy
@@ -231,6 +234,19 @@ def test_effective_sample_size_of_rollouts_on_policy_is_one(monkeypatch):
     monkeypatch.setattr("metarl.agents.l2f.L2F._transformation", lambda self, meta, embedding: (ones, None))
     (size,) = run("l2f", {}, 1)[0].effective_sample_size
     torch.testing.assert_close(size, torch.ones(TASKS).double(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("shift", [0.0, -1000.0, 1000.0])
+def test_effective_sample_size_does_not_depend_on_a_common_factor(shift, monkeypatch):
+    log_ratios = torch.tensor([[0.0, -1.0, -3.0, -2.0, 5000.0]]).double() + shift
+    samples = SimpleNamespace(
+        observations=None, actions=None, log_probs=torch.zeros(1, 5), weights=torch.tensor([[1.0, 1, 1, 1, 0]])
+    )
+    policy = SimpleNamespace(log_prob=lambda *arguments: log_ratios)
+    monkeypatch.setattr(loop_module, "require_derivatives", lambda policy: policy)
+    size = loop_module._effective_sample_size(None, SimpleNamespace(samples=samples, policy=policy))
+    weights = np.exp([0.0, -1.0, -3.0, -2.0])
+    assert float(size) == pytest.approx(weights.sum() ** 2 / (weights**2).sum() / 4, rel=1e-12)
 
 
 def test_support_of_another_number_of_tasks_is_refused():

@@ -247,6 +247,41 @@ def test_padding_changes_nothing(workers):
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
+def test_padding_whose_numbers_overflow_changes_nothing(workers):
+    """Padded observations are zeros, and normalised by the spread of an entry that never changes they are huge."""
+    rule, loop = make()
+    trials = trials_of(episodes(loop))
+    data = PPO(PPOConfig(), DISCOUNT)._data(rule, LearnerState(loop.meta, {}), trials, workers)
+    # As if the actions in the padding had become e^1000 times as likely.
+    unlikely = dataclasses.replace(data, log_probs=data.log_probs - 1000 * (1 - trials.mask))
+    ppo, every = PPO(PPOConfig(), DISCOUNT), np.arange(TASKS)
+    results = [ppo._gradient(rule, loop.meta, part, every, workers) for part in (data, unlikely)]
+    gradients, reports = zip(*results, strict=True)
+    assert torch.isfinite(gradients[1]).all()
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
+    torch.testing.assert_close(*reports, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "unit"),
+    [
+        # Standard deviation of -1, 1, 3.
+        ([-1.0, 1.0, 3.0], (8 / 3) ** 0.5),
+        ([2.0, 2.0, 2.0], 0.6),
+        ([0.0, 0.0, 0.0], 1.0),
+        ([10.0, 10.0, 10.3], 0.3 * (306.09 / 3) ** 0.5),
+    ],
+)
+def test_the_unit_of_rewards_is_not_the_rounding_of_a_constant_one(rewards, unit):
+    rule, loop = make()
+    values = torch.tensor(rewards).double()[None, :, None]
+    seen = rule._statistics.of(values, torch.ones(1, 3))
+    meta = torch.cat([loop.meta[: rule._num_weights], seen[0]])
+    normaliser = rule.rewards(meta)
+    assert float(normaliser.mean) == pytest.approx(np.mean(rewards))
+    assert float(normaliser.std) == pytest.approx(unit, rel=1e-6)
+
+
 def test_results_do_not_depend_on_the_number_of_threads(monkeypatch):
     monkeypatch.setattr(ppo_module, "_TASKS_AT_ONCE", 4)
     _, loop = make()

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from metarl import ALGORITHMS, L2FConfig, ProMPConfig
+from metarl import ALGORITHMS, L2FConfig, ProMPConfig, report
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
@@ -947,3 +947,14 @@ def test_seeds_that_logged_other_iterations_are_averaged_where_both_did(tmp_path
     (runs[1] / "progress.csv").write_text(f"{head}1,1000,-40,-30\n3,3000,-40,-20\n4,4000,-40,-10\n")
     _, after = draw_training(groups_of(*runs), "iteration").axes
     assert [[1, -25], [3, -15]] in [line.get_xydata().tolist() for line in after.lines]
+
+
+def test_dollars_in_a_setting_are_no_formula(tmp_path):
+    """Two dollars would be one for matplotlib, and this one it could not read."""
+    runs = [
+        make_run(tmp_path / name, env="cartpole", env_kwargs={"text": text})
+        for name, text in (("a", "$x^$"), ("b", "$y_$"), ("c", ""))
+    ]
+    for x in ("gradient-step", "env-steps"):
+        assert plot_runs(runs, tmp_path / f"{x}.svg", x=x).exists()
+    assert "report" in report(runs, tmp_path / "report.html").name

@@ -213,6 +213,7 @@ def _header(path):
     [
         spaces.Box(-np.inf, np.inf, (3,), np.float64),
         spaces.Box(0, 255, (2, 3, 1), np.uint8),
+        spaces.Box(-1, 1, ()),
         spaces.Box(np.array([-1.5, -np.inf], np.float32), np.array([0.1, 2.0], np.float32)),
         spaces.Discrete(3, start=-1),
         spaces.MultiDiscrete([2, 3], start=[1, -1]),

@@ -1,6 +1,7 @@
 """A callback sees every logged iteration and may stop the run; the examples of callbacks."""
 
 import importlib.util
+import os
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from tiny_runs import ROOT, TINY, assert_same_run, final_parameters, numbers, stored_progress, tiny
 
 import metarl
+from examples.cartpole_family import CartPoleFamily
 from metarl import UserError
 from metarl.runs.training import train
 from metarl.store.checkpoints import load_checkpoint
@@ -185,3 +187,40 @@ def test_without_optuna_an_example_says_what_to_install(examples, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(SystemExit, match="this example needs Optuna: pip install optuna"):
         require_optuna()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_callback_that_changes_the_working_directory_splits_no_run(tmp_path, monkeypatch, absolute):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    config = tiny(tmp_path / "run" if absolute else "run", validate_every=0, checkpoint_every=1)
+
+    def leave(iteration, row, agent):
+        os.chdir(tmp_path / "elsewhere")
+
+    if absolute:
+        train(config, leave)
+    else:
+        with pytest.raises(UserError, match=r"has changed the working directory from .* to .*elsewhere, and the run's"):
+            train(config, leave)
+        assert os.getcwd() == str(tmp_path)
+    assert not any((tmp_path / "elsewhere").iterdir())
+    assert stored_progress(tmp_path / "run").iteration == (2 if absolute else 1)
+
+
+class Leaving(CartPoleFamily):
+    """A family whose environments change the working directory."""
+
+    def make_env(self, render_mode=None):
+        os.chdir(os.environ["METARL_TEST_ELSEWHERE"])
+        return super().make_env(render_mode)
+
+
+def test_an_environment_that_changes_the_working_directory_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("METARL_TEST_ELSEWHERE", str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"give run_dir \(--run-dir\) as an absolute path"):
+        train(tiny("run", env=Leaving, horizon=5))
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())

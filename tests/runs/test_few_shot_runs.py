@@ -1,11 +1,29 @@
 """Few-shot classification from training to figures."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
-from images import write_digits, write_patterns
+from gymnasium import spaces
+from images import write_class, write_digits, write_patterns
 from tiny_runs import assert_same_run, numbers
 
-from metarl import AnalysisConfig, Config, EvaluationConfig, UserError, analyze, evaluate, plot, train
+from metarl import AnalysisConfig, Config, EvaluationConfig, TaskFamily, UserError, analyze, evaluate, plot, train
+
+
+class Picture(gym.Env):
+    """Shows a picture of 16 x 16 pixels."""
+
+    observation_space, action_space = spaces.Box(0.0, 1.0, (256,)), spaces.Discrete(2)
+
+
+class Pictures(TaskFamily):
+    """Pictures."""
+
+    task_space = spaces.Box(0.0, 1.0)
+
+    def make_env(self, render_mode=None):
+        return Picture()
+
 
 SMALL = {
     "queries": 5,
@@ -88,3 +106,27 @@ def test_rules_learn_from_images(patterns, algo, tmp_path):
 def test_modulation_needs_the_built_in_network(patterns, tmp_path):
     with pytest.raises(UserError, match="mumomaml modulates hidden units: it needs the built-in network"):
         train(small(tmp_path, patterns, algo="mumomaml", iterations=1))
+
+
+def test_a_folder_whose_classes_have_changed_is_told_before_what_was_trained_on_gets_into_the_tests(tmp_path):
+    write_patterns(tmp_path / "images")
+    arguments = {"folder": str(tmp_path / "images"), "ways": 3, "size": 8}
+    short = {"iterations": 1, "policy_body": "metarl.policies.convolution:conv4"}
+    train(small(tmp_path / "run", arguments, **short))
+    assert evaluate(tmp_path / "run", EvaluationConfig(tasks=2, gradient_steps=1)).returns.shape == (2, 2)
+    write_class(tmp_path / "images" / "new", np.full((12, 8, 8), 100.0))
+    changed = r"have changed since .*run was trained: 20 classes, [0-9a-f]{12} then, 21 classes, [0-9a-f]{12} now"
+    for attempt in (
+        lambda: evaluate(tmp_path / "run", EvaluationConfig(tasks=2)),
+        lambda: analyze(tmp_path / "run", AnalysisConfig(tasks=2)),
+        lambda: train(small(tmp_path / "run", arguments, **{**short, "iterations": 2}, resume=True)),
+    ):
+        with pytest.raises(UserError, match=changed):
+            attempt()
+
+
+def test_a_body_that_normalises_over_the_batch_is_refused_where_an_agent_acts(tmp_path):
+    body = "metarl.policies.convolution:conv4"
+    with pytest.raises(UserError, match="gives an observation other outputs beside others than alone"):
+        train(Config(env=Pictures, algo="maml", policy_body=body, run_dir=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -13,6 +13,8 @@ from metarl.commands.train import parse_config
 from metarl.config.checked import hints
 from metarl.config.resolved import GROUPS
 from metarl.runs.training import train
+from metarl.store.checkpoints import load_checkpoint
+from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 
 
@@ -138,3 +140,14 @@ def test_a_run_may_learn_in_another_way_than_the_one_it_starts_from(algo, now, t
 def test_what_gives_meta_parameters_their_meaning_are_settings():
     for settings in (*GROUPS.values(), L2FConfig, *(row.settings for row in ALGORITHMS.values() if row.settings)):
         assert set(settings.meaning) <= set(hints(settings))
+
+
+def test_the_critics_unit_is_taken_over_and_nothing_else_that_was_remembered(tmp_path):
+    trial = {"algo": "rl2", "rl2": {"units": 8}, "validate_every": 0}
+    train(tiny(tmp_path / "source", **trial))
+    train(tiny(tmp_path / "run", **trial, init_from=tmp_path / "source", seed=3, iterations=0))
+    before, after = (load_checkpoint(load_config(tmp_path / name), "last").learner for name in ("source", "run"))
+    assert {"values", "exp_avg"} <= before.memory.keys()
+    assert after.memory.keys() == {"values"}
+    np.testing.assert_array_equal(after.memory["values"], before.memory["values"])
+    np.testing.assert_array_equal(after.meta, before.meta)

@@ -618,3 +618,19 @@ def test_threads_change_no_number(monkeypatch):
         actions = rng.uniform(-1, 1, (5, 6))
         for one, other in zip(*(env.step(actions)[:3] for env in envs), strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_step_without_an_episode_is_told():
+    env = TaskEnv("navigation", horizon=1)
+    with pytest.raises(UserError, match="no episode is under way: call reset before the first step"):
+        env.step(np.zeros(2))
+    env.reset(seed=0)
+    assert env.step(np.zeros(2))[3]
+    with pytest.raises(UserError, match="no episode is under way"):
+        env.step(np.zeros(2))
+    batch = TaskVecEnv("navigation", 2, horizon=1)
+    with pytest.raises(UserError, match="no episode is under way"):
+        batch.step(np.zeros((2, 2)))
+    batch.reset()
+    for _ in range(3):  # Slots begin again by themselves.
+        assert batch.step(np.zeros((2, 2)))[2].all()
