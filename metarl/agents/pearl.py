@@ -100,8 +100,8 @@ class PEARL(MemoryRule):
     ) -> tuple[Tensor, Tensor]:
         """The sum of all losses of soft actor-critic, each of which moves its own part of the meta-parameters.
 
-        With z from the posterior after ``context``, temperature t, critics Q1 and Q2, rewards r in units of their
-        standard deviation, and a' and a'' from the policy at the observations o and, afterwards, o':
+        With z from the posterior after ``context``, temperature t, critics Q1 and Q2, rewards r in the rule's units
+        (`rewards`), and a' and a'' from the policy at the observations o and, afterwards, o':
 
             critics and encoder  1/2 sum_i mean (Q_i(o, a, z) - y)^2  +  KL_WEIGHT * KL(q(z) || N(0, 1)),
                                  y = r + discount * (1 - terminated) * (min_i target_i(o', a'', z) - t log pi(a''))
