@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,7 @@ def family_spec(family: FamilyLike) -> FamilySpec:
         hold are not: they apply when the family is made.)
 
     Raises:
-        UserError: If the family cannot be named.
+        UserError: If the family cannot be named, or was changed after it was made.
     """
     if isinstance(family, str):
         entry = _registered.get(family)
@@ -155,7 +156,16 @@ def family_spec(family: FamilyLike) -> FamilySpec:
             f"this {type(family).__name__} was not made by get_family, so nothing says how to make it again; give its "
             "class and, as env_kwargs, its arguments, or register a function that makes it."
         )
-    return FamilySpec(family.spec.name, dict(family.spec.kwargs))
+    name, kwargs = family.spec
+    made_again = get_family(name, **kwargs)
+    for attribute in vars(family).keys() - vars(made_again).keys():
+        of_class = inspect.getattr_static(type(family), attribute, None)
+        if of_class is not None and not isinstance(of_class, cached_property):
+            raise UserError(
+                f"{attribute} of this {name} was changed after it was made, and a family that is made again would not "
+                "have it; set it in a subclass, or choose it where there is a setting for it."
+            )
+    return FamilySpec(name, dict(kwargs))
 
 
 def _storable(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -230,6 +230,15 @@ def test_a_run_keeps_the_arguments_that_its_name_was_registered_with(registered,
     assert get_family("called").task_space.high == 3.0
 
 
+def test_a_family_that_was_changed_after_it_was_made_is_told():
+    family = get_family(CARTPOLE)
+    assert family.observation_space.shape == (4,)  # Remembered by the family, which is no change.
+    assert Config(env=family, algo="maml").env == CARTPOLE
+    family.horizon = 7
+    with pytest.raises(UserError, match=r"horizon of this .*CartPoleFamily was changed after it was made"):
+        Config(env=family, algo="maml")
+
+
 def test_what_a_family_lacks_is_told_when_it_is_made():
     class Spaceless(NavigationFamily):
         task_space = None
