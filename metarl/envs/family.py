@@ -277,8 +277,8 @@ class Family(ABC):
             UserError: If it does not say one whole number from 0 to ``num_modes`` - 1 of each.
         """
         modes = np.asarray(self.modes(tasks))
-        whole = modes.dtype.kind in "iu" and modes.shape == (len(tasks),)
-        if not (whole and ((modes >= 0) & (modes < self.num_modes)).all()):
+        numbers = modes.dtype.kind in "iuf" and modes.shape == (len(tasks),)
+        if not (numbers and np.isin(modes, np.arange(self.num_modes)).all()):
             raise UserError(
                 f"{self.name}.modes must return a whole number from 0 to {self.num_modes - 1} for each of the "
                 f"{len(tasks)} tasks, got {shown(modes)}."

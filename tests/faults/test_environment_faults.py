@@ -122,9 +122,9 @@ def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, mo
 
     def fail(self, *arguments):
         if len(numbers(tmp_path)) == 3:
-            self._family.chance = 1.0
+            self.family.chance = 1.0
             self._validator = make_runner(
-                self._family, self._rule, self._num_validation_tasks, self._settings, self._workers, self.device
+                self.family, self._rule, self._num_validation_tasks, self._settings, self._workers, self.device
             )
         return validate(self, *arguments)
 
