@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.files import reason
@@ -117,6 +119,8 @@ class StoredRun:
         """
         evaluation = self.evaluated()
         amounts = evaluation.adaptation_episodes if unit == "episodes" else evaluation.adaptation_steps
+        if amounts is None and evaluation.step_name == "episode" and unit == "episodes":
+            return np.arange(len(evaluation.mean), dtype=np.float64)  # An agent with memory reads one at each step.
         if amounts is None and evaluation.adaptation_episodes is not None:
             raise UserError(f"'{self.path}' has examples, no environment steps: draw against adaptation-episodes.")
         if amounts is None:

@@ -627,6 +627,14 @@ def test_an_evaluation_that_does_not_say_what_adaptation_read_is_refused(tmp_pat
         plot_runs([folder], tmp_path / "a.png", x="adaptation-episodes")
 
 
+def test_an_older_evaluation_of_an_agent_with_memory_has_read_an_episode_at_each_step(tmp_path):
+    folder = make_run(tmp_path / "a", algo="rl2", evaluated={"step_name": "episode"})
+    (ax,) = draw_adaptation(groups_of(folder), "adaptation-episodes").axes
+    assert [x for x, _ in measured(ax)[0]] == [0, 1, 2]
+    with pytest.raises(UserError, match="of an older version"):
+        plot_runs([folder], tmp_path / "a.png", x="adaptation-steps")
+
+
 def test_seeds_of_different_sweeps_are_refused(tmp_path):
     folders = [make_swept_run(tmp_path / "a"), make_swept_run(tmp_path / "b", sizes=(1, 2), seed=1)]
     with pytest.raises(UserError, match="seeds of MAML were evaluated with different numbers of episodes"):
