@@ -56,10 +56,11 @@ if TYPE_CHECKING:
     from metarl.reports.curves import plot_runs as plot
     from metarl.reports.recording import record
     from metarl.reports.report import report
-    from metarl.runs.adapted import load_policy
+    from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy, load_policy
     from metarl.runs.protocol import evaluate, sweep_rollouts
-    from metarl.runs.trained_agent import load
-    from metarl.runs.training import train
+    from metarl.runs.trained_agent import Agent, FittedFunction, load
+    from metarl.runs.training import FinishedRun, train
+    from metarl.store.evaluations import Evaluation
 
 __all__ = [
     "ALGORITHMS",
@@ -67,13 +68,19 @@ __all__ = [
     "PRESETS",
     "AdamConfig",
     "Adaptation",
+    "AdaptedMemory",
+    "AdaptedPolicy",
+    "Agent",
     "AnalysisConfig",
     "BaselineConfig",
     "CAVIAConfig",
     "Config",
     "EpisodeBatch",
+    "Evaluation",
     "EvaluationConfig",
     "Fault",
+    "FinishedRun",
+    "FittedFunction",
     "L2FConfig",
     "LearnerState",
     "MAMLppConfig",
@@ -129,6 +136,12 @@ del mkl  # Imported for what it does.
 # Imported when first asked for, because they need PyTorch or MuJoCo.
 _HEAVY = {
     "Adaptation": "metarl.inner.rule:Adaptation",
+    "AdaptedMemory": "metarl.runs.adapted:AdaptedMemory",
+    "AdaptedPolicy": "metarl.runs.adapted:AdaptedPolicy",
+    "Agent": "metarl.runs.trained_agent:Agent",
+    "Evaluation": "metarl.store.evaluations:Evaluation",
+    "FinishedRun": "metarl.runs.training:FinishedRun",
+    "FittedFunction": "metarl.runs.trained_agent:FittedFunction",
     "LearnerState": "metarl.data:LearnerState",
     "MetaObjective": "metarl.outer.objective:MetaObjective",
     "MujocoFamily": "metarl.envs.mujoco_family:MujocoFamily",

@@ -12,6 +12,9 @@ from torch import Tensor
 from metarl.common.lazy import lazy
 from metarl.common.statistics import Aggregate
 
+Row = Mapping[str, float | int | str]
+"""The numbers of an iteration by the names of their columns in progress.csv."""
+
 
 @dataclass(frozen=True)
 class Samples:

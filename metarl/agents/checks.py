@@ -159,7 +159,8 @@ class _Trial:
             parameters = updated
 
     def factors(self) -> Problems:
-        loop, parameters = self._loop(), self._rule.start(self._loop().meta, _MODES)
+        loop = self._loop()
+        parameters = self._rule.start(loop.meta, _MODES)
         halves = self._rule.stages([0.5 * scale for scale in _SCALES])
         # `updates` reports a wrong number of stages.
         for number, (stage, half, support) in enumerate(zip(loop.stages, halves, loop.supports, strict=False)):

@@ -98,13 +98,13 @@ class L2F(WrappedAdaptation):
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
         """Task parameters before adaptation; already attenuated if gamma is a learned constant."""
-        parameters = self._rule.start(self._of_rule(meta), modes)
+        parameters = super().start(meta, modes)
         return (
             self._attenuated(meta, parameters, self._no_embedding(meta, len(modes))) if self._constant else parameters
         )
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        stages = [self._stage_of_rule(stage) for stage in self._rule.stages(step_scales, iteration)]
+        stages = super().stages(step_scales, iteration)
         if not stages or self._constant:
             return stages
         if self._options.attenuation_rollouts == "reuse":
@@ -145,7 +145,7 @@ class L2F(WrappedAdaptation):
         """Numbers of the attenuated rule, then mean and standard deviation over tasks of each layer's gamma."""
         inner, embedding = self._split(observed)
         spread, mean = torch.std_mean(self.layer_gamma(meta, embedding).double(), dim=0, correction=0)
-        report = self._rule.describe(self._of_rule(meta), inner)
+        report = super().describe(meta, inner)
         report |= {f"gamma_mean/{name}": value for name, value in zip(self.layer_names, mean.tolist(), strict=True)}
         spreads = zip(self.layer_names, spread.tolist(), strict=True)
         return report | {f"gamma_spread/{name}": value for name, value in spreads}
@@ -153,7 +153,7 @@ class L2F(WrappedAdaptation):
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Updates the running statistics of the embedding from the latest tasks."""
         inner, embedding = self._split(observed)
-        meta = torch.cat([self._rule.after_meta_step(self._of_rule(meta), inner), meta[self._rule.num_meta :]])
+        meta = super().after_meta_step(meta, inner)
         if not self._options.normalise_embedding:
             return meta
         mean, variance = self._statistics(meta)

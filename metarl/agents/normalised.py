@@ -1,15 +1,12 @@
 """Another rule, whose policies see observations that are normalised by running statistics."""
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, WrappedAdaptation
+from metarl.inner.rule import Adaptation, WrappedAdaptation
 from metarl.policies.normaliser import Normaliser, RunningStatistics
 
 
@@ -32,12 +29,6 @@ class NormalisedObservations(WrappedAdaptation):
     def initial(self, generator: np.random.Generator) -> Tensor:
         return torch.cat([self._rule.initial(generator), self._running.initial()])
 
-    def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return self._rule.start(self._of_rule(meta), modes)
-
-    def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return [self._stage_of_rule(stage) for stage in self._rule.stages(step_scales, iteration)]
-
     def normaliser(self, meta: Tensor) -> Normaliser:
         """The normalisation of this iteration."""
         return self._running.normaliser(meta[self._rule.num_meta :])
@@ -55,14 +46,14 @@ class NormalisedObservations(WrappedAdaptation):
         seen = self._running.of(observations, torch.cat([batch.mask.flatten(1) for batch in batches], dim=1))
         count, mean, variance = seen.tensor_split([1, 1 + len(normaliser.mean)], dim=1)
         raw = torch.cat([count, mean * normaliser.std + normaliser.mean, variance * normaliser.std**2], dim=1)
-        inner = self._rule.observe(replace(loop, rule=self._rule, meta=self._of_rule(loop.meta)))
+        inner = super().observe(loop)
         return torch.cat([inner, raw.to(inner)], dim=1)
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
-        return self._rule.attenuation(self._of_rule(meta), self._split(observed)[0])
+        return super().attenuation(meta, self._split(observed)[0])
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        return self._rule.describe(self._of_rule(meta), self._split(observed)[0])
+        return super().describe(meta, self._split(observed)[0])
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Adds the latest observations to the statistics."""

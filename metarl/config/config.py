@@ -456,7 +456,8 @@ def every_setting(config: Config) -> dict[str, tuple[Checked, str | None]]:
         By the name of their consumer: the settings, and the configuration's field that holds them (None if their fields
         are fields of the configuration).
     """
-    resolution, settings = _Resolution(config), config.resolve()
+    resolution = _Resolution(config)
+    settings = resolution.settings()
     shown: dict[str, tuple[Checked, str | None]] = {group: (getattr(settings, group), None) for group in GROUPS}
     shown["examples"] = settings.examples or ExampleSettings(), None
     algo, optimiser = settings.experiment.algo, settings.meta.meta_optimiser

@@ -1,4 +1,4 @@
-"""Settings of evaluation and analysis of a trained run; field comments become the command line's help."""
+"""Settings of evaluation, analysis and recording of a trained run; field comments become the command line's help."""
 
 from __future__ import annotations
 

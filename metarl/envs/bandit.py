@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
-from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, choices, rows
+from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, rows, whole_actions
 from metarl.envs.parameters import Check, positive_whole
 from metarl.envs.tasks import Probabilities, TaskEnvironment
 
@@ -64,7 +64,7 @@ class BanditEnv(TaskEnvironment, gym.Env[FloatArray, Any]):
 
     def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """Pulls the arm ``action``, a whole number."""
-        mean = np.asarray(self.task)[choices(action, self.num_arms)]
+        mean = np.asarray(self.task)[whole_actions(action, self.num_arms)]
         return np.ones(1), float(self.np_random.random() < mean), False, False, {}
 
 
@@ -87,7 +87,7 @@ class BanditCore(NativeCore):
 
     def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
         """Pulls an arm in some slots; see `NativeCore.advance`."""
-        arms = choices(rows(actions, slots), self._num_arms)
+        arms = whole_actions(rows(actions, slots), self._num_arms)
         means = np.take_along_axis(rows(self.tasks, slots), arms[:, None], axis=1)[:, 0]
         uniform = np.array([generator.random() for generator in self._generators.of(slots)])
         rewards[slots] = uniform < means

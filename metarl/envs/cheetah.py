@@ -350,7 +350,7 @@ class RllabCheetahDirFamily(CheetahDirFamily):
 
     name = "cheetah-dir-rllab"
     defaults = _RLLAB_DEFAULTS
-    preset = _RLLAB_TIMING
+    overrides = _RLLAB_TIMING
 
 
 class RllabCheetahVelFamily(CheetahVelFamily):
@@ -363,4 +363,4 @@ class RllabCheetahVelFamily(CheetahVelFamily):
 
     name = "cheetah-vel-rllab"
     defaults = _RLLAB_DEFAULTS
-    preset = _RLLAB_TIMING
+    overrides = _RLLAB_TIMING

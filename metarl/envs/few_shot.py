@@ -111,12 +111,13 @@ class FewShotFamily(SupervisedFamily):
         Raises:
             UserError: If the folder holds no classes, or too few for a split.
         """
-        return spaces.MultiDiscrete(np.full(self._ways, self._turns * len(self._splits_and_names[1])))
+        assert self._splits  # Tells if there are too few classes for a split.
+        return spaces.MultiDiscrete(np.full(self._ways, self._turns * len(self._names)))
 
     @property
     def data(self) -> str:
         """How many classes there are, and a digest of their names: with others, the splits would be others."""
-        names = self._splits_and_names[1]
+        names = self._names
         digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
         return f"{len(names)} classes, {digest[:12]}"
 
@@ -126,11 +127,10 @@ class FewShotFamily(SupervisedFamily):
         Args:
             split: "train", "validation" or "test".
         """
-        splits, names = self._splits_and_names
-        return [names[number] for number in splits[split]]
+        return [self._names[number] for number in self._splits[split]]
 
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> IntArray:
-        numbers = self._turns * self._splits_and_names[0][split][:, None] + np.arange(self._turns)
+        numbers = self._turns * self._splits[split][:, None] + np.arange(self._turns)
         return np.stack([rng.choice(numbers.ravel(), self._ways, replace=False) for _ in range(n)])
 
     def check_task(self, task: Any) -> None:
@@ -139,7 +139,7 @@ class FewShotFamily(SupervisedFamily):
             raise UserError(f"{task} is no task of {self.name}: its classes must differ.")
 
     def describe_task(self, task: Any) -> str:
-        names = self._splits_and_names[1]
+        names = self._names
         turned = [divmod(int(number), self._turns) for number in task]
         return ", ".join(names[number] + (f" turned by {90 * turns}°" if turns else "") for number, turns in turned)
 
@@ -167,7 +167,7 @@ class FewShotFamily(SupervisedFamily):
         pixels = self._pixels[base]
         if len(pixels) < n:
             raise UserError(
-                f"class {self._splits_and_names[1][base]} of {self._folder} holds {len(pixels)} images, and shots and "
+                f"class {self._names[base]} of {self._folder} holds {len(pixels)} images, and shots and "
                 f"queries need {n}: take fewer of them, or leave the class out of the split_file."
             )
         # Copied, because a turned image is a view with another order in memory.
@@ -178,7 +178,7 @@ class FewShotFamily(SupervisedFamily):
         from PIL import Image
 
         mode = "L" if self._channels == 1 else "RGB"
-        folder = Path(self._folder, self._splits_and_names[1][base])
+        folder = Path(self._folder, self._names[base])
         pixels = []
         for path in _images(folder, os.listdir(folder)):
             try:
@@ -192,8 +192,8 @@ class FewShotFamily(SupervisedFamily):
         return np.stack(pixels)
 
     @cached_property
-    def _splits_and_names(self) -> tuple[dict[str, IntArray], list[str]]:
-        """Numbers of the classes of each split, and the names of all classes."""
+    def _names(self) -> list[str]:
+        """Names of all classes, in alphabetical order."""
         if not self._folder:
             raise UserError(
                 f"{self.name} needs a folder of images: add --env-kwargs folder PATH (in Python, "
@@ -206,14 +206,19 @@ class FewShotFamily(SupervisedFamily):
         )
         if not names:
             raise UserError(f"there are no classes in {self._folder}: a class is a folder in it that holds images.")
-        splits = self._chosen_splits(names) if self._split_file else self._random_splits(len(names))
+        return names
+
+    @cached_property
+    def _splits(self) -> dict[str, IntArray]:
+        """Numbers of the classes of each split."""
+        splits = self._chosen_splits(self._names) if self._split_file else self._random_splits(len(self._names))
         for split, numbers in splits.items():
             if self._turns * len(numbers) < self._ways:
                 raise UserError(
                     f"the {split} split of {self._folder} has {self._turns * len(numbers)} classes, and a task needs "
                     f"{self._ways}: lower ways, or choose the classes of each split with split_file."
                 )
-        return splits, names
+        return splits
 
     def _random_splits(self, num_classes: int) -> dict[str, IntArray]:
         order = np.random.default_rng(self._split_seed).permutation(num_classes)

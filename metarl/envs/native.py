@@ -36,7 +36,7 @@ def rows(values: NDArray[Any], slots: Slots) -> NDArray[Any]:
     return values[slots] if isinstance(slots, slice) else values.take(slots, axis=0)
 
 
-def choices(actions: Any, n: int) -> IntArray:
+def whole_actions(actions: Any, n: int) -> IntArray:
     """Discrete actions, [...], as an array; raises UserError unless all are whole numbers from 0 to n - 1."""
     chosen = np.asarray(actions)
     if chosen.dtype.kind not in "iu" or (chosen < 0).any() or (chosen >= n).any():
@@ -354,14 +354,14 @@ class NativeFamily(CoreFamily):
 
     Attributes:
         env_class: The single environment.
-        preset: The family's parameters that differ from the environment's defaults.
+        overrides: The family's parameters that differ from the environment's defaults.
 
     Raises:
         UserError: If the environment has no such parameter, or not with this value.
     """
 
     env_class: ClassVar[type[TaskEnvironment]]
-    preset: ClassVar[Mapping[str, Any]] = {}
+    overrides: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, horizon: int | None = None, **parameters: Any) -> None:
         accepted = self.env_class.checks
@@ -373,7 +373,7 @@ class NativeFamily(CoreFamily):
                 )
         self.horizon = self.horizon if horizon is None else positive_whole("horizon", horizon)
         defaults = {name: known.default for name, known in inspect.signature(self.env_class).parameters.items()}
-        self._parameters = self.env_class.checked({**defaults, **self.preset, **parameters})
+        self._parameters = self.env_class.checked({**defaults, **self.overrides, **parameters})
         self._distribution: TaskDistribution = self.env_class.distribution(self._parameters)
         self.num_modes = self._distribution.num_modes
 

@@ -191,6 +191,10 @@ class OracleFamily(TaskFamily):
         """Which mode each task comes from, [task]."""
         return self._family.modes(tasks)
 
+    @property
+    def data(self) -> str:
+        return self._family.data
+
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:
         """Makes the family's batch of slots, with the task in every observation."""
         episodes = require_episode_batch(self._family.make_episodes(num_envs, horizon))

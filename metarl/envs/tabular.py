@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
-from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, choices, rows
+from metarl.envs.native import NativeCore, NativeFamily, SlotGenerators, Slots, rows, whole_actions
 from metarl.envs.parameters import Check, positive_whole
 from metarl.envs.tasks import TaskDistribution, TaskEnvironment
 
@@ -123,7 +123,7 @@ class TabularMDPEnv(TaskEnvironment, gym.Env[FloatArray, Any]):
 
     def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
         """Takes the action ``action``, a whole number."""
-        task, pair = np.asarray(self.task), (self._state, choices(action, self.num_actions))
+        task, pair = np.asarray(self.task), (self._state, whole_actions(action, self.num_actions))
         reward = self.tasks.means(task)[pair] + self.np_random.standard_normal()
         self._state = int(next_states(self.tasks.transitions(task)[pair], np.asarray(self.np_random.random())))
         return self._observation(), float(reward), False, False, {}
@@ -158,7 +158,7 @@ class TabularMDPCore(NativeCore):
 
     def advance(self, slots: Slots, actions: NDArray[Any], rewards: FloatArray, terminated: BoolArray) -> None:
         """Takes an action in some slots; see `NativeCore.advance`."""
-        chosen = choices(rows(actions, slots), self._num_actions)
+        chosen = whole_actions(rows(actions, slots), self._num_actions)
         index = (self._all[slots], self._states[slots], chosen)
         # Draw the reward, then the next state, in the same order as the single environment.
         generators = self._generators.of(slots)

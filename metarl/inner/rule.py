@@ -221,10 +221,10 @@ class WrappedAdaptation(Adaptation):
         return self._rule.initialisation(modes)
 
     def start(self, meta: Tensor, modes: Tensor) -> Tensor:
-        return self._rule.start(meta, modes)
+        return self._rule.start(self._of_rule(meta), modes)
 
     def stages(self, step_scales: Sequence[float], iteration: int | None = None) -> list[Stage]:
-        return self._rule.stages(step_scales, iteration)
+        return [self._stage_of_rule(stage) for stage in self._rule.stages(step_scales, iteration)]
 
     def begin(self, meta: Tensor, parameters: Tensor) -> Acting:
         return self._rule.begin(self._of_rule(meta), parameters)
@@ -233,20 +233,21 @@ class WrappedAdaptation(Adaptation):
         return self._rule.normaliser(self._of_rule(meta))
 
     def observe(self, loop: InnerLoop) -> Tensor:
-        return self._rule.observe(loop)
+        return self._rule.observe(replace(loop, rule=self._rule, meta=self._of_rule(loop.meta)))
 
     @property
     def observed(self) -> Mapping[str, slice]:
         return self._rule.observed
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
-        return self._rule.attenuation(meta, observed)
+        return self._rule.attenuation(self._of_rule(meta), observed)
 
     def describe(self, meta: Tensor, observed: Tensor) -> dict[str, float]:
-        return self._rule.describe(meta, observed)
+        return self._rule.describe(self._of_rule(meta), observed)
 
     def after_meta_step(self, meta: Tensor, observed: Tensor) -> Tensor:
-        return self._rule.after_meta_step(meta, observed)
+        of_rule = self._rule.after_meta_step(self._of_rule(meta), observed)
+        return torch.cat([of_rule, meta[self._rule.num_meta :]])
 
     def _of_rule(self, meta: Tensor) -> Tensor:
         """The other rule's meta-parameters, which come first."""

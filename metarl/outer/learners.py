@@ -17,13 +17,12 @@ from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.optimisers import get_meta_optimiser
 from metarl.config.resolved import Settings
-from metarl.data import LearnerState, joined_by_name
+from metarl.data import LearnerState, Row, joined_by_name
 from metarl.envs import Family
 from metarl.inner.loop import Adapted, Timing, observe
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import check_dropped, make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
-from metarl.store.progress import Row
 
 
 class Learner(Protocol):

@@ -373,8 +373,8 @@ def _through_training(
     kept = RunFolder(agent.config.folder).kept_iterations()
     others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:
-        reason = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
-        return None, {"through_training": reason}
+        why = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
+        return None, {"through_training": why}
     course = [analysed]
     for iteration in others:
         meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}").learner.meta).meta

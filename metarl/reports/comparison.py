@@ -129,6 +129,15 @@ class Comparison:
     lines: tuple[Line, ...]
     pairs: tuple[Pair, ...]
 
+    @property
+    def sign(self) -> int:
+        """1 if more of the measure is better, -1 if less is."""
+        return _sign(self.measure)
+
+
+def _sign(measure: str) -> int:
+    return -1 if measure == "error" else 1
+
 
 def compare(
     runs: str | Path | Iterable[str | Path],
@@ -229,7 +238,7 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
     steps = min(evaluation.returns.shape[1] for evaluation in evaluations)
     if step >= steps:
         raise UserError(f"step must be at most {steps - 1}, the steps that all runs were evaluated for, got {step}.")
-    sign = -1.0 if first.measure == "error" else 1.0
+    sign = _sign(first.measure)
     ordered = {label: sorted(of_line, key=lambda run: run.seed) for label, of_line in lines.items()}
     returns = {
         label: np.array([run.evaluated().returns[:, :steps] for run in of_line]) for label, of_line in ordered.items()

@@ -89,7 +89,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         for ax in axes[len(pairs) :]:
             ax.set_visible(False)
         left = [_draw_steps(ax, pair, comparison) for ax, pair in zip(axes, pairs, strict=False)]
-        better = "below 0 is better" if comparison.measure == "error" else "above 0 is better"
+        better = "above 0 is better" if comparison.sign > 0 else "below 0 is better"
         figure.supylabel(f"{comparison.measure}, less {comparison.reference}'s\n({better})", fontsize=7)
         words = [f"against {comparison.step_name}s", "dot: a seed, diamond: their mean"]
         words += ["bar: 95 % t interval over seeds"] * any(pair.interval is not None for pair in pairs)
@@ -101,7 +101,7 @@ def draw_differences(comparison: Comparison) -> Figure:
 
 def _draw_steps(ax: Axes, pair: Pair, comparison: Comparison) -> bool:
     """Draws a line's differences after each step; returns whether one of them leaves the axis."""
-    less_is_better, steps = comparison.measure == "error", range(_first(comparison), len(pair.mean))
+    less_is_better, steps = comparison.sign < 0, range(_first(comparison), len(pair.mean))
     for step in steps:
         mean = float(pair.mean[step])
         colour = _BETTER if (mean < 0) == less_is_better else _WORSE
@@ -163,7 +163,7 @@ def _caption(comparison: Comparison) -> str:
 def _draw_differences(ax: Axes, comparison: Comparison) -> None:
     pairs = comparison.pairs
     for row, pair in enumerate(pairs):
-        _draw_pair(ax, row, pair, comparison.step, less_is_better=comparison.measure == "error")
+        _draw_pair(ax, row, pair, comparison.step, less_is_better=comparison.sign < 0)
     _limit(ax, "x", [(row, pair.per_seed[:, comparison.step]) for row, pair in enumerate(pairs)], comparison)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(pairs)), [textwrap.shorten(pair.label, _LABEL_WIDTH, placeholder="…") for pair in pairs])
@@ -171,7 +171,7 @@ def _draw_differences(ax: Axes, comparison: Comparison) -> None:
     ax.tick_params(axis="y", length=0)
     style_axes(ax, grid="x", width=0.6)
     ax.spines["left"].set_visible(False)
-    better = "left is better" if comparison.measure == "error" else "right is better"
+    better = "right is better" if comparison.sign > 0 else "left is better"
     ax.set_xlabel(f"{comparison.measure} after {_steps(comparison)}, less {comparison.reference}'s ({better})")
 
 
@@ -185,7 +185,7 @@ def _draw_pair(ax: Axes, row: int, pair: Pair, step: int, *, less_is_better: boo
 
 
 def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], comparison: Comparison) -> None:
-    step, sign = comparison.step, -1 if comparison.measure == "error" else 1
+    step, sign = comparison.step, comparison.sign
     by_task = np.array([line.returns.mean(axis=0)[:, [0, step]] for line in lines])
     before = sign * np.nanmin(sign * by_task[:, :, 0])  # The worst one.
     best = sign * np.nanmax(sign * by_task)

@@ -6,7 +6,6 @@ algorithm looks the same in every figure.
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
+from metarl.common.output import say
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import convert
@@ -76,9 +76,8 @@ _COLUMNS = {"before": "pre_adaptation_{}", "after": "post_adaptation_{}"}
 _UNITS: dict[str, Literal["episodes", "steps"]] = {"adaptation-episodes": "episodes", "adaptation-steps": "steps"}
 # Share of white in the lines of a sweep, from the fewest episodes per step to the most.
 _PALEST, _DARKEST = 0.55, -0.25
-_WIDEST_WITH_FIVES = (
-    300  # Up to this ratio of its ends, a logarithmic axis has the ticks 1, 2, 5, 10; beyond, 1, 10, 100.
-)
+# Up to this ratio of its ends, a logarithmic axis has the ticks 1, 2, 5, 10; beyond, 1, 10, 100.
+_WIDEST_WITH_FIVES = 300
 _AXES = {
     "env-steps": ("env_steps", "environment steps of meta-training"),
     "cpu-seconds": ("cpu_seconds", "CPU-seconds of meta-training"),
@@ -234,7 +233,7 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
 
 
 def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
-    """Draws training before and after adaptation against environment steps or iterations, unsmoothed.
+    """Draws training before and after adaptation against environment steps, CPU-seconds or iterations, unsmoothed.
 
     Every family has two panels, or one if there is nothing between the two, as in trials of a single episode. Of
     supervised families, the validation is drawn.
@@ -244,7 +243,7 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
 
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
-        x: ``env-steps`` or ``iteration``.
+        x: ``env-steps``, ``cpu-seconds`` or ``iteration``.
         y: A metric to draw in place of the return.
 
     Returns:
@@ -415,15 +414,11 @@ def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
             "trained, or draw against gradient-step."
         )
     if untrained:
-        print(
-            f"left out, because without a progress.csv there is no training to draw: {_paths(untrained)}",
-            file=sys.stderr,
-        )
+        say(f"left out, because without a progress.csv there is no training to draw: {_paths(untrained)}")
     if without:
-        print(
+        say(
             f"left out, because their progress.csv holds no '{column}' ({x} were not measured): {_paths(without)}; "
-            "--x iteration draws all runs",
-            file=sys.stderr,
+            "--x iteration draws all runs"
         )
     return shown
 

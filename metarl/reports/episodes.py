@@ -19,7 +19,7 @@ from metarl.common.output import progress_bar
 from metarl.common.streams import Purpose, stream
 from metarl.envs import TaskFamily, require_environments
 from metarl.envs.single import begin, new_env, take_step
-from metarl.envs.spaces import flatten
+from metarl.envs.spaces import flatten, stacked
 from metarl.reports.wording import counted
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.trained_agent import Agent
@@ -161,7 +161,7 @@ def adaptation(
         memory = agent.adapt(env, num_steps=0, seed=seed)
         assert isinstance(memory, AdaptedMemory)
         return [_next_episode(memory, f"episode {number + 1}", env, horizon, camera) for number in numbers]
-    mode = int(family.checked_modes(np.asarray([task]))[0])
+    mode = int(family.checked_modes(stacked([task]))[0])
     episodes = []
     for number in numbers:
         in_task()

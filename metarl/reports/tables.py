@@ -132,7 +132,7 @@ def _amount(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _decimals(result: Evaluation | Analysis) -> int:
+def _decimals(result: Evaluation | Analysis | Comparison) -> int:
     """Digits after the point: errors and accuracies are about 1, returns larger."""
     return 2 if result.measure == "return" else 4
 
@@ -317,7 +317,7 @@ def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
 
 def comparison_table(result: Comparison) -> str:
     """A comparison as text: all lines after each step, differences from the reference, the primary comparison."""
-    decimals, at = 2 if result.measure == "return" else 4, result.step
+    decimals, at = _decimals(result), result.step
     steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
     after = f"after {counted(at, result.step_name)}"
     unit = "episodes" if result.measure == "return" else "examples"

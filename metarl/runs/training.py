@@ -30,7 +30,7 @@ from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
 from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
-from metarl.data import LearnerState, joined_by_name
+from metarl.data import LearnerState, Row, joined_by_name
 from metarl.envs.spaces import check_parts
 from metarl.inner.runner import Runner, check_dropped, make_runner
 from metarl.inner.supervised import SupervisedRunner
@@ -44,9 +44,9 @@ from metarl.store.checkpoints import RunState, load_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import locked
-from metarl.store.progress import Progress, Row, read_progress
+from metarl.store.progress import Progress, read_progress
 from metarl.store.provenance import provenance
-from metarl.store.writer import RunWriter, SilentWriter
+from metarl.store.writer import RunWriter, SilentWriter, Writer
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +261,7 @@ class Trainer:
             learner = LearnerState(theirs.meta, {**learner.memory, **theirs.memory})
         return RunState(learner)
 
-    def train(self, state: RunState, writer: SilentWriter) -> RunState:
+    def train(self, state: RunState, writer: Writer) -> RunState:
         """Runs the remaining iterations, unless the callback stops them; returns the run's state at the end."""
         run, first = self._settings.run, state.iteration + 1
         state = replace(state, learner=replace(state.learner, meta=state.learner.meta.to(self.device)))
@@ -295,7 +295,7 @@ class Trainer:
     def _profiled(self, number: int, first: int) -> AbstractContextManager[None]:
         return self._profile.iteration(number, first, self._settings.run.iterations) if self._profile else nullcontext()
 
-    def _advance(self, state: RunState, writer: SilentWriter) -> tuple[RunState, Row | None]:
+    def _advance(self, state: RunState, writer: Writer) -> tuple[RunState, Row | None]:
         """One iteration with validation and logging; returns the run's state after it, and its row if it is logged."""
         validate_every, begin, cpu_begin = self._settings.run.validate_every, time.perf_counter(), time.process_time()
         done, run = state.iteration + 1, self._settings.run

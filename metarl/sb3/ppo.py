@@ -21,13 +21,12 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.resolved import Settings
-from metarl.data import LearnerState
+from metarl.data import LearnerState, Row
 from metarl.envs import TaskFamily
 from metarl.policies.base import Policy
 from metarl.policies.mlp import MLPPolicy
 from metarl.sb3.actors import ACTIVATIONS, policy_parameters, set_policy_parameters
 from metarl.sb3.envs import TaskVecEnv
-from metarl.store.progress import Row
 
 _MOST_SLOTS = 40
 _MINIBATCH = 1000

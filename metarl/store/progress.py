@@ -22,10 +22,10 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from metarl.common.errors import UserError
 from metarl.common.output import progress_bar, say_above_bars
+from metarl.data import Row
 from metarl.store.folder import RunFolder, aside
 from metarl.store.journal import Journal
 
-Row = Mapping[str, float | int | str]
 Column = NDArray[np.float64] | NDArray[np.str_]
 # New names of columns from metarl 0.1.
 _RENAMED = {"line_search": "outcome"}

@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from metarl.common.errors import UserError
 from metarl.common.files import reason
 from metarl.common.output import say, say_above_bars
 from metarl.config.config import Config
 from metarl.config.trust import trust_options
+from metarl.data import Row
 from metarl.store.checkpoints import RunState, save_checkpoint
 from metarl.store.config_file import save_config
 from metarl.store.folder import RunFolder
 from metarl.store.lock import Lock
-from metarl.store.progress import ProgressLog, Row
+from metarl.store.progress import ProgressLog
+
+
+class Writer(Protocol):
+    """Where training puts rows and checkpoints."""
+
+    def row(self, row: Row | None) -> None:
+        """Writes the numbers of an iteration, or counts it if there are none."""
+
+    def say(self, text: str) -> None:
+        """Tells the user something beside the numbers."""
+
+    def best(self, state: RunState) -> None:
+        """Writes the best checkpoint so far."""
+
+    def checkpoint(self, state: RunState) -> None:
+        """Writes a checkpoint."""
+
+    def finish(self, state: RunState) -> None:
+        """Writes the last checkpoint of the run."""
 
 
 class SilentWriter:
-    """What processes other than the first do with rows and checkpoints: nothing."""
+    """The writer of processes other than the first, which does nothing."""
 
-    def row(self, row: Row | None) -> None:
-        """Does nothing."""
+    def row(self, row: Row | None) -> None: ...
 
-    def say(self, text: str) -> None:
-        """Does nothing."""
+    def say(self, text: str) -> None: ...
 
-    def best(self, state: RunState) -> None:
-        """Does nothing."""
+    def best(self, state: RunState) -> None: ...
 
-    def checkpoint(self, state: RunState) -> None:
-        """Does nothing."""
+    def checkpoint(self, state: RunState) -> None: ...
 
-    def finish(self, state: RunState) -> None:
-        """Does nothing."""
+    def finish(self, state: RunState) -> None: ...
 
 
-class RunWriter(SilentWriter):
+class RunWriter:
     """Writes rows and checkpoints. What cannot be written waits, and is tried again at the next checkpoint.
 
     A run that is stopped, by a fault or a signal, is told on stderr how it goes on, or what is lost.

@@ -19,7 +19,7 @@ from metarl.common.parallel import Workers
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.settings import InnerSettings
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import UNKNOWN_MODE, StageKind
+from metarl.inner.rule import UNKNOWN_MODE, StageKind, WrappedAdaptation
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
 
@@ -285,6 +285,42 @@ def test_rules_on_top_of_another_call_its_steps_what_it_does():
     for wrapped in (PartialAdaptation(rule, ("bias1",)), L2F(rule, L2FConfig())):
         assert wrapped.step_name == "whole step"
     assert make_rule("l2f", make_policy()).step_name == "gradient step"
+
+
+class WithExtras(WrappedAdaptation):
+    """A rule around another one, with three meta-parameters of its own."""
+
+    def __init__(self, rule):
+        super().__init__(rule, rule.num_meta + 3)
+
+    def initial(self, generator):
+        return torch.cat([super().initial(generator), torch.tensor([5.0, -6.0, 7.0])])
+
+
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [
+        ("maml", {}),
+        ("mamlpp", {"num_steps": 2}),
+        ("meta-sgd", {}),
+        ("context", {"context_size": 2}),
+        ("mumomaml", {}),
+        ("l2f", {"normalise_embedding": True}),
+    ],
+)
+def test_a_rule_around_another_one_may_have_meta_parameters_of_its_own(algo, options):
+    rule = make_rule(algo, make_policy(), **options)
+    wrapped = WithExtras(rule)
+    meta = initial(wrapped)
+    alone, around = (problems.run(each, meta[: each.num_meta], 2) for each in (rule, wrapped))
+    for got, want in zip(around.replay(meta), alone.replay(meta[:-3]), strict=True):
+        assert torch.equal(got, want)
+    observed = rule.observe(alone)
+    assert torch.equal(wrapped.observe(around), observed)
+    assert wrapped.describe(meta, observed) == rule.describe(meta[:-3], observed)
+    after = wrapped.after_meta_step(meta, observed)
+    assert torch.equal(after[:-3], rule.after_meta_step(meta[:-3], observed))
+    assert after[-3:].tolist() == [5, -6, 7]
 
 
 def test_unknown_layers_are_refused():

@@ -41,6 +41,7 @@ class Silent(gym.Env):
 
 class SilentFamily(TaskFamily):
     horizon = 4
+    data = "3 files"
     task_space = spaces.Discrete(6, start=2)
 
     def make_env(self):
@@ -147,7 +148,7 @@ def test_everything_but_the_observations_is_the_familys_own(family):
     drawn = [each.draw_tasks(5, np.random.default_rng(3), "test") for each in (oracle, family)]
     assert plain(drawn[0]) == plain(drawn[1])
     assert oracle.describe_task(tasks[0]) == family.describe_task(tasks[0])
-    for attribute in ("name", "horizon", "task_space", "action_space", "num_modes", "min_envs_per_shard"):
+    for attribute in ("name", "data", "horizon", "task_space", "action_space", "num_modes", "min_envs_per_shard"):
         assert getattr(oracle, attribute) == getattr(family, attribute)
     assert (oracle.metrics, oracle.costs, oracle.defaults) == (family.metrics, family.costs, family.defaults)
     np.testing.assert_array_equal(oracle.finite_tasks, family.finite_tasks)

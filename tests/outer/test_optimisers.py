@@ -19,7 +19,7 @@ COLUMNS = {
 }
 
 
-# The one for agents with memory is in test_trials.py.
+# Those of agents with memory are in test_trials.py and in tests/agents/test_pearl.py.
 @pytest.mark.parametrize("name", sorted(name for name, row in META_OPTIMISERS.items() if not row.algorithms))
 def test_every_row_takes_steps_and_describes_them(name):
     row, rule = META_OPTIMISERS[name], make_rule("l2f", make_policy())

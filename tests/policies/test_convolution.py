@@ -42,8 +42,11 @@ def test_bodies_have_four_convolutions_and_a_linear_head(body, inputs, features)
 def test_images_keep_their_places():
     module = conv4(3 * 8 * 8, 5)
     rows = torch.rand(4, 3 * 8 * 8)
-    first = module.blocks[0][0](rows.reshape(4, 3, 8, 8))
-    assert torch.equal(module.blocks[0][0](rows.unflatten(-1, module._shape)), first)
+    images = rows.reshape(4, 3, 8, 8)
+    outputs = module(rows)
+    assert torch.equal(outputs, module.head(module.summary(module.blocks(images))))
+    for other in (images.flip(1), images.mT):
+        assert not torch.allclose(module(other.reshape(4, -1)), outputs, atol=1e-3)
 
 
 def test_batch_statistics_are_those_of_batch_normalisation():

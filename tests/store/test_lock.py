@@ -155,6 +155,7 @@ def test_many_threads_that_take_and_release_are_never_two_at_once(tmp_path):
             try:
                 with locked(RunFolder(tmp_path), False):
                     inside.append(1)
+                    RunFolder(tmp_path).lock.read_text()  # Lets another thread in, if the lock does.
                     most.append(len(inside))
                     inside.pop()
                     entered.append(1)
