@@ -108,7 +108,7 @@ class _MeanLastState:
         return _Rows(torch.autograd.functional.jacobian(self._state, self._parameters, vectorize=at_once))
 
     def _state(self, parameters: Tensor) -> Tensor:
-        sequences, weights = self._sequences.flatten(0, 1), [view[0] for view in self._layout.views(parameters[None])]
+        sequences, weights = self._sequences.flatten(0, 1), self._layout.views(parameters)
         start = sequences.new_zeros(1, len(sequences), self._layout.shapes[1][1])
         # In training mode, because cuDNN cannot differentiate otherwise. There is no dropout.
         states = torch.ops.aten.gru.input(sequences, start, weights, True, 1, 0.0, True, False, True)[0]

@@ -83,7 +83,7 @@ class L2F(WrappedAdaptation):
         gamma, width = self._options.initial_gamma, len(self.layer_names)
         limit = 1 / math.sqrt(width)
         phi = torch.from_numpy(generator.uniform(-limit, limit, self._attenuator.size).astype(np.float32))
-        *layers, constants = (view[0] for view in self._attenuator.views(phi[None]))
+        *layers, constants = self._attenuator.views(phi)
         # ``constants`` are the last layer's bias, or the learned constants themselves.
         constants[:] = math.log(gamma / (1 - gamma)) if self._options.transform == "sigmoid" else gamma
         for part in [constants, *layers[-1:]]:
@@ -210,12 +210,11 @@ class L2F(WrappedAdaptation):
 
     def _transformation(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor | None]:
         """Gamma and delta, both [task, parameter]; delta is None unless the transform is affine."""
-        phi = meta[None, self._rule.num_meta : self._rule.num_meta + self._attenuator.size]
+        phi = meta[self._rule.num_meta : self._rule.num_meta + self._attenuator.size]
         if self._constant:
             outputs = phi.expand(len(embedding), -1)
         else:
-            layers = [view[0] for view in self._attenuator.views(phi)]
-            outputs = self._network(layers, self._normalised(meta, embedding))
+            outputs = self._network(self._attenuator.views(phi), self._normalised(meta, embedding))
         if self._options.transform == "sigmoid":
             outputs = outputs.sigmoid()
         group, kept = self._group.to(meta.device), self._kept.to(meta.device)

@@ -68,7 +68,7 @@ class MuMoMAML(Adaptation):
         theta, encoder = self.policy.initial(generator), self._encoder.initial(generator)
         limit = 1 / math.sqrt(self._encoder.size)
         mlps = torch.from_numpy(generator.uniform(-limit, limit, self._mlps.size).astype(np.float32))
-        views = [view[0] for view in self._mlps.views(mlps[None])]
+        views = self._mlps.views(mlps)
         # Last layers start at 0, so tau = 0 for every task: s = 1 for FiLM and softmax, 1/2 for the sigmoid.
         for last in [*views[2::4], *views[3::4]]:
             last.zero_()
@@ -111,7 +111,7 @@ class MuMoMAML(Adaptation):
 
     def scales_and_shifts(self, meta: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and shift of every hidden unit, both [task, unit]."""
-        views = [view[0] for view in self._mlps.views(meta[None, -self._mlps.size :])]
+        views = self._mlps.views(meta[-self._mlps.size :])
         layers = [
             self._of_layer(network(views[4 * i : 4 * i + 4], embedding)) for i, network in enumerate(self._networks)
         ]

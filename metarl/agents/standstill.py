@@ -51,7 +51,7 @@ class Standstill(Adaptation):
 
     def initial(self, generator: np.random.Generator) -> Tensor:
         meta = torch.zeros(self.num_meta)
-        *_, last_bias, log_std = self.policy.layout.views(meta[None])
+        *_, last_bias, log_std = self.policy.layout.views(meta)
         last_bias[:], log_std[:] = self._zero_outputs, _NO_EXPLORATION
         return meta
 

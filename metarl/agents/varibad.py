@@ -133,7 +133,7 @@ class VariBAD(RecurrentRule):
         self, meta: Tensor, trials: Trials, tasks: Tensor | None, steps: Tensor, latents: Tensor
     ) -> list[Tensor]:
         """Squared errors of each decoder, [trial, prefix, step, number]; of tasks, [trial, prefix, number]."""
-        views = [view[0] for view in self._layout.views(meta[None, self.policy.weights.size : self._num_weights])]
+        views = self._layout.views(meta[self.policy.weights.size : self._num_weights])
         tensors = iter(views)
         squares = []
         for name, decoder in self._decoders.items():

@@ -114,7 +114,8 @@ class MetaOptimiser:
     Attributes:
         title: Its name in tables.
         summary: Its description, in one sentence.
-        step: Its class, as package.module:name; a `metarl.outer.optimiser.Optimiser`, constructed with its settings.
+        optimiser: Its class, as package.module:name; a `metarl.outer.optimiser.Optimiser`, constructed with its
+            settings.
         settings: Class of its settings.
         option: The configuration's field that holds them.
         step_size: The setting that makes its steps smaller; None if it is not known.
@@ -125,7 +126,7 @@ class MetaOptimiser:
 
     title: str
     summary: str
-    step: str
+    optimiser: str
     settings: type[Checked]
     option: str = "optimiser"
     step_size: str | None = None

@@ -140,7 +140,7 @@ class MetaLearner:
         self._runner = make_runner(family, rule, settings.meta.meta_batch_size, settings, workers, device)
         row = get_meta_optimiser(settings.meta.meta_optimiser)
         rollouts = [settings.rollouts] if row.algorithms else []
-        self._optimiser: Optimiser = import_named(row.step, "meta_optimiser")(settings.optimiser, *rollouts)
+        self._optimiser: Optimiser = import_named(row.optimiser, "meta_optimiser")(settings.optimiser, *rollouts)
 
     def close(self) -> None:
         self._runner.close()

@@ -21,9 +21,9 @@ class Layout:
         self.size = sum(self.sizes)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Each tensor of ``flat`` [task, parameter] as a view [task, *shape]."""
-        parts = flat.split(self.sizes, dim=1)
-        return [part.view(len(part), *shape) for part, shape in zip(parts, self.shapes, strict=True)]
+        """Each tensor of ``flat`` [..., parameter] as a view [..., *shape]."""
+        parts = flat.split(self.sizes, dim=-1)
+        return [part.view(*part.shape[:-1], *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     def tensor_index(self) -> Tensor:
         """Index of the tensor that each parameter belongs to, [parameter]."""

@@ -96,7 +96,7 @@ class MemoryPolicy(Policy, ABC):
 
     def network(self, weights: Tensor) -> Network:
         """The network's tensors, views of ``weights`` [weight]."""
-        return [view[0] for view in self.weights.views(weights[None])]
+        return self.weights.views(weights)
 
     def extra(self, network: Network) -> Tensor:
         """State-independent parameters of the action distribution, [1, extra]; by default none."""

@@ -125,8 +125,8 @@ class ModulePolicy(DifferentiablePolicy):
         for name, part in module.named_modules():
             if name and not list(part.children()):
                 part.register_forward_hook(partial(keep, name))
-        views = self.layout.views(parameters[None])[: len(self._names)]
-        tensors = {name: view[0] for name, view in zip(self._names, views, strict=True)}
+        views = self.layout.views(parameters)[: len(self._names)]
+        tensors = dict(zip(self._names, views, strict=True))
         output = torch.func.functional_call(module, {**self._constants_like(parameters), **tensors}, (observations,))
         # If the last submodule returns the network's output, list it only once.
         if values and torch.equal(values[last := next(reversed(values))], output):

@@ -89,8 +89,8 @@ def _normalisation(model: BaseAlgorithm) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def set_policy_parameters(model: BaseAlgorithm, policy: Policy, parameters: Tensor) -> None:
     """The inverse of `policy_parameters`: gives a model's actor the parameters [parameter] of a policy."""
-    for tensor, value in zip(_tensors(_actor(model)), policy.layout.views(parameters[None]), strict=True):
-        tensor.copy_(value[0])
+    for tensor, value in zip(_tensors(_actor(model)), policy.layout.views(parameters), strict=True):
+        tensor.copy_(value)
 
 
 def _actor(model: BaseAlgorithm) -> ActorCriticPolicy:

@@ -24,7 +24,7 @@ COLUMNS = {
 def test_every_row_takes_steps_and_describes_them(name):
     row, rule = META_OPTIMISERS[name], make_rule("l2f", make_policy())
     state = LearnerState(initial(rule), {})
-    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings())
+    loop, optimiser = problems.run(rule, state.meta), import_named(row.optimiser, "optimiser")(row.settings())
     before = state.meta.clone()
     with Workers(2) as workers:
         new, report = optimiser.step(state, loop, workers, np.random.default_rng(0))
@@ -58,7 +58,8 @@ def test_one_long_meta_gradient_does_not_stop_adam(monkeypatch):
 def test_trpo_draws_the_rows_of_the_fisher_information_from_the_generator():
     row, rule = META_OPTIMISERS["trpo"], make_rule("maml", make_policy())
     state = LearnerState(initial(rule), {})
-    loop, optimiser = problems.run(rule, state.meta), import_named(row.step, "step")(row.settings(fisher_fraction=0.3))
+    loop = problems.run(rule, state.meta)
+    optimiser = import_named(row.optimiser, "optimiser")(row.settings(fisher_fraction=0.3))
     with Workers(1) as workers:
         steps = [optimiser.step(state, loop, workers, np.random.default_rng(seed))[0].meta for seed in (0, 0, 1)]
     assert torch.equal(steps[0], steps[1])
