@@ -104,7 +104,7 @@ FUNCTIONS = [
     (lambda: Config(hidden_sizes=np.zeros((99, 99))), "hidden_sizes[0] must be a whole number, got array([0., 0., 0.,"),
     (lambda: Evaluation.from_json(3), "it must be a dictionary, got 3."),
     (lambda: metarl.sb3.start_from("model.zip", 3), "config must be a metarl.Config, got 3."),
-    (lambda: metarl.sb3.AdaptedModel(3), f"adapted must be a metarl.{metarl.AdaptedPolicy.__name__}, got 3."),
+    (lambda: metarl.sb3.AdaptedModel(3), "adapted must be a metarl.AdaptedPolicy, got 3."),
     (lambda: metarl.sb3.TaskEnv("navigation", tasks=3), "tasks must be a list or an array of tasks, got 3."),
     (lambda: metarl.sb3.TaskEnv("navigation", split=3), "there is no split 3"),
 ]

@@ -133,8 +133,7 @@ class VariBAD(RecurrentRule):
         self, meta: Tensor, trials: Trials, tasks: Tensor | None, steps: Tensor, latents: Tensor
     ) -> list[Tensor]:
         """Squared errors of each decoder, [trial, prefix, step, number]; of tasks, [trial, prefix, number]."""
-        views = self._layout.views(meta[self.policy.weights.size : self._num_weights])
-        tensors = iter(views)
+        tensors = iter(self._layout.views(meta[self.policy.weights.size : self._num_weights]))
         squares = []
         for name, decoder in self._decoders.items():
             own = [next(tensors) for _ in decoder.shapes]

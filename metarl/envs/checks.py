@@ -196,8 +196,8 @@ def _task_problems(family: Family, seed: int) -> Problems:
         except Exception as error:
             yield error
             continue
-        listed = family.split_tasks(split)
-        splits[split] = tasks if listed is None else stacked([*listed])
+        listed = family.listed_tasks(split)
+        splits[split] = tasks if listed is None else listed
         try:
             family.checked_modes(tasks)
         except UserError as error:

@@ -170,7 +170,7 @@ class Family(ABC):
 
     def independent(self, num_tasks: int, split: str) -> bool:
         """Whether this many tasks of a split are new and drawn apart, so that they have an interval."""
-        listed = self._listed(split)
+        listed = self.listed_tasks(split)
         if listed is None or self.finite_tasks is not None:
             return listed is None
         # As `_balanced` draws them: each mode equally often.
@@ -206,7 +206,7 @@ class Family(ABC):
             raise UserError(f"there is no split {split!r}; the splits are {', '.join(SPLITS)}.{nearest(split, SPLITS)}")
         check_parts(self.task_space, f"the tasks of {self.name}")
         stream = np.random.default_rng([int(rng.integers(2**63)), SPLITS.index(split)])
-        listed = self._listed(split)
+        listed = self.listed_tasks(split)
         if listed is not None:
             return _balanced(listed, self.checked_modes(listed), n, stream)
         drawn = self.draw_tasks(n, stream, split)
@@ -214,7 +214,7 @@ class Family(ABC):
             raise UserError(f"{self.name}.draw_tasks must return {n} tasks, as many as asked for, got {len(drawn)}.")
         return drawn
 
-    def _listed(self, split: str) -> NDArray[Any] | None:
+    def listed_tasks(self, split: str) -> NDArray[Any] | None:
         """The tasks of `split_tasks` as an array, [number of tasks, *task shape]."""
         listed = self.split_tasks(split)
         if listed is not None and len(listed) == 0:

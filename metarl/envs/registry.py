@@ -118,10 +118,10 @@ def get_family(family: FamilyLike, /, **kwargs: Any) -> Family:
     factory, registered = _factory(name)
     # Copied, because the next family must be made with the same, whatever this one does with its arguments.
     made = _make(name, factory, _copied({**registered, **chosen}))
-    of_this_function = isinstance(vars(made).get("spec"), FamilySpec)  # The factory may have called it.
-    if taken := [] if of_this_function else sorted({"name", "spec"} & vars(made).keys()):
+    taken = {"name", "spec"} & vars(made).keys()
+    if taken and not isinstance(made.spec, FamilySpec):  # Else the factory has called this function.
         raise UserError(
-            f"the constructor of {name} sets self.{taken[0]}, which metarl sets to what the family was made by; give "
+            f"the constructor of {name} sets self.{min(taken)}, which metarl sets to what the family was made by; give "
             "the attribute another name."
         )
     made.name, made.spec = name, FamilySpec(name, chosen)

@@ -138,9 +138,11 @@ def _prepared(
     # To name the family here is the word for it.
     words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
     agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
+    if config.env == agent.config.env:
+        config = replace(config, env=None)
     if config.env is None:
         require_same_data(agent.config, agent.family)
-    return agent, iteration, replace(config, env=None) if config.env == agent.config.env else config
+    return agent, iteration, config
 
 
 def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluation:

@@ -118,6 +118,7 @@ def test_a_folder_whose_classes_have_changed_is_told_before_what_was_trained_on_
     changed = r"have changed since .*run was trained: 20 classes, [0-9a-f]{12} then, 21 classes, [0-9a-f]{12} now"
     for attempt in (
         lambda: evaluate(tmp_path / "run", EvaluationConfig(tasks=2)),
+        lambda: evaluate(tmp_path / "run", EvaluationConfig(tasks=2, env="few-shot")),
         lambda: analyze(tmp_path / "run", AnalysisConfig(tasks=2)),
         lambda: train(small(tmp_path / "run", arguments, **{**short, "iterations": 2}, resume=True)),
     ):
