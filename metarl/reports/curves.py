@@ -330,8 +330,9 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
         for panels in of_family:
             panels[0].set_ylabel(f"{family[0].env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=6.5)
         left |= limit_curves(list(shown), name)
-    against = steps_text(runs)
-    if x != "gradient-step":
+    if x == "gradient-step":
+        against = steps_text(runs)
+    else:
         when = "after" if any(_adapts(run, y) for run in runs) else "before"
         against = f"{_AXES[x][1]}, {training_text(runs, when, alone=when == 'before')}"
     words = [

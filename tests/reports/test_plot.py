@@ -940,7 +940,12 @@ def test_apart_letters_have_six_points_at_the_width_of_two_columns(tmp_path):
     texts = [text for text in figure.findobj(lambda part: hasattr(part, "get_fontsize")) if text.get_text()]
     assert min(text.get_fontsize() for text in texts) >= 6
     assert "the means of the others in grey" in " ".join(figure.get_supxlabel().split())
-    training = " ".join(draw_apart(groups_of(*folders), "env-steps").get_supxlabel().split())
+
+
+def test_apart_training_needs_no_evaluation(tmp_path):
+    folder = make_run(tmp_path / "maml")
+    (folder / "evaluation.json").unlink()
+    training = " ".join(draw_apart(groups_of(folder), "env-steps").get_supxlabel().split())
     assert "environment steps of meta-training, after adaptation" in training
 
 
