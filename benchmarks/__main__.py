@@ -13,18 +13,20 @@ from __future__ import annotations
 import importlib
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
 
+from benchmarks.experiments import RESULTS
 from benchmarks.measure import Table, as_json, refuse_changes, seconds
+from metarl.commands.cli import run_command
 from metarl.common.device import resolve_device
-from metarl.common.errors import UserError
 from metarl.common.strict_json import write_json
 from metarl.store.provenance import provenance
 
-RESULTS = Path(__file__).parent / "results" / "speed"
+SPEED = RESULTS / "speed"
 Part = Literal["rollouts", "checks", "meta-step", "iteration", "scaling", "processes", "start-up"]
 
 
@@ -46,14 +48,14 @@ class Options:
 def main() -> int:
     """Runs the command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m benchmarks")
-    folder = options.output or (None if options.quick else RESULTS)
-    try:
-        device = resolve_device(options.device)
-        if folder == RESULTS:
-            refuse_changes()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run_command(partial(_measure, options))
+
+
+def _measure(options: Options) -> None:
+    folder = options.output or (None if options.quick else SPEED)
+    device = resolve_device(options.device)
+    if folder == SPEED:
+        refuse_changes()
     made_with = provenance(device)  # Before results change the tree.
     for part in options.parts:
         module = importlib.import_module(f"benchmarks.{part.replace('-', '_')}")
@@ -64,7 +66,6 @@ def main() -> int:
             suffix = "-cuda" if device.type == "cuda" else ""
             content = {"part": part, "quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
             write_json(folder / f"{part}{suffix}.json", content, indent=1)
-    return 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from benchmarks.experiments import EXPERIMENTS, RESULTS, run_name
+from metarl.commands.cli import run_command
 from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json, write_json
 from metarl.config.algorithms import get_algorithm
@@ -152,14 +153,13 @@ def _shortened(evaluation: Evaluation) -> Evaluation:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m benchmarks.collect", args=arguments)
-    try:
+
+    def command() -> None:
         for run in options.runs:
             for folder in collect(run, options.experiment):
                 print(f"{run}: kept in {folder}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from benchmarks.experiments import RESULTS
 from benchmarks.measure import Table
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
@@ -37,7 +38,6 @@ from metarl.runs.training import Trainer
 from metarl.store.progress import read_progress
 from metarl.store.provenance import provenance
 
-RESULTS = Path(__file__).parent / "results"
 STEPS = RESULTS / "curvature" / "steps.json"
 CURVES = RESULTS / "navigation-curvature"
 ADMITTED = 0.95

@@ -15,15 +15,16 @@ import tyro
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.__main__ import RESULTS
+from benchmarks.__main__ import SPEED
 from benchmarks.measure import Cell
 from benchmarks.rollouts import ENVIRONMENT, OURS, PHYSICS
-from metarl.reports.styles import style_axes
+from metarl.reports.styles import COLOURS, add_caption, style_axes
+from metarl.reports.wording import engineering
 
 Row = dict[str, Cell]
 
-# Okabe and Ito's blue, as in the figures of runs; other software is grey, limits are pale.
-_OURS, _OTHERS, _LIMIT, _GREY = "#0072B2", "#8c8c8c", "#cfcfcf", "#6b6b6b"
+# Other software is grey, limits are pale.
+_OURS, _OTHERS, _LIMIT = COLOURS[0], "#8c8c8c", "#cfcfcf"
 _LIMITS = (PHYSICS, ENVIRONMENT, "arithmetic bound")
 _COLUMNS = 2
 _CAPTION_WIDTH = 150
@@ -51,7 +52,7 @@ class Panel:
 class Options:
     """Draws the stored measurements of speed."""
 
-    results: Annotated[Path, tyro.conf.Positional] = RESULTS
+    results: Annotated[Path, tyro.conf.Positional] = SPEED
     """Folder of the JSON files."""
     output: Path | None = None
     """The picture; by default speed.png in that folder."""
@@ -107,18 +108,18 @@ def draw(panels: list[Panel], caption: str) -> Figure:
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     text = textwrap.fill(caption, _CAPTION_WIDTH)
-    figure.supxlabel(text, fontsize=7.5, color=_GREY, x=0.01, horizontalalignment="left")
+    add_caption(figure, text)
     return figure
 
 
 def _draw_panel(ax: Axes, panel: Panel) -> None:
     labels, values = list(panel.bars), list(panel.bars.values())
     bars = ax.barh(labels, values, color=[_colour(label) for label in labels], height=0.7)
-    ax.bar_label(bars, [_number(value) for value in values], padding=3, fontsize=8)
+    ax.bar_label(bars, [engineering(value) for value in values], padding=3, fontsize=8)
     ax.invert_yaxis()
     ax.set_xlim(0, max(values) * _ROOM_FOR_FIGURES)
     ax.locator_params(axis="x", nbins=5)
-    ax.xaxis.set_major_formatter(lambda value, _: _number(value))
+    ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     ax.set_title(panel.title, fontsize=10, loc="left")
     ax.set_xlabel(panel.unit, fontsize=8)
     ax.tick_params(labelsize=8)
@@ -136,14 +137,6 @@ def _remark(row: Row) -> str:
     if row["subject"] in _LIMITS:
         return ", same actions"
     return "" if row["policy"] == "yes" else " (no policy)"
-
-
-def _number(value: float) -> str:
-    """A number with three digits: 1.23 M, 45.6 k, 789, 0.12."""
-    for size, letter in ((1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
 
 
 def _caption(made_with: Iterable[dict[str, str]]) -> str:

@@ -21,14 +21,15 @@ import numpy as np
 import torch
 import tyro
 
+from benchmarks.experiments import RESULTS
 from benchmarks.measure import Cell, Table, as_json, resident_memory
-from metarl.common.errors import UserError
+from metarl.commands.cli import run_command
 from metarl.common.strict_json import write_json
 from metarl.envs import get_family
 from metarl.envs.metaworld import MetaWorldFamily, environment_names
 from metarl.store.provenance import provenance
 
-RESULT = Path(__file__).parent / "results" / "meta-world.json"
+RESULT = RESULTS / "meta-world.json"
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,17 @@ class Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = tyro.cli(Options, prog="python -m benchmarks.meta_world", args=arguments)
-    try:
+
+    def command() -> None:
         tables = [_memory(options.quick), _speeds(options.quick), _scripted(options.quick)]
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print("\n\n".join(map(str, tables)))
-    output = options.output or (None if options.quick else RESULT)
-    if output is not None:
-        made_with = provenance(torch.device("cpu"))
-        content = {"quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
-        write_json(output, content, indent=1)
-    return 0
+        print("\n\n".join(map(str, tables)))
+        output = options.output or (None if options.quick else RESULT)
+        if output is not None:
+            made_with = provenance(torch.device("cpu"))
+            content = {"quick": options.quick, "made_with": made_with, "tables": as_json(tables)}
+            write_json(output, content, indent=1)
+
+    return run_command(command)
 
 
 def _speeds(quick: bool) -> Table:

@@ -22,6 +22,7 @@ import torch
 import tyro
 
 from benchmarks import bandit_agents, regression_posterior, tabular_agents
+from benchmarks.experiments import RESULTS
 from benchmarks.measure import Table
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
@@ -31,7 +32,7 @@ from metarl.envs.regression import MultimodalRegressionFamily
 from metarl.envs.tabular import TabularMDPFamily
 from metarl.store.provenance import provenance
 
-RESULT = Path(__file__).parent / "results" / "references.json"
+RESULT = RESULTS / "references.json"
 Part = Literal["bandit", "tabular-mdp", "regression"]
 _BANDIT_AGENTS = {
     "Bayes-optimal": bandit_agents.bayes_optimal,

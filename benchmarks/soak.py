@@ -20,6 +20,7 @@ import torch
 import tyro
 
 import metarl
+from benchmarks.experiments import RESULTS
 from benchmarks.failing import FAULTS, Failing, released
 from benchmarks.measure import resident_memory
 from metarl.common import parallel
@@ -27,7 +28,7 @@ from metarl.common.errors import UserError
 from metarl.common.strict_json import write_json
 from metarl.store.provenance import provenance
 
-RESULT = Path(__file__).parent / "results" / "soak.json"
+RESULT = RESULTS / "soak.json"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.experiments import EXPERIMENTS, RESULTS, run_name
-from benchmarks.reproduce import RUNS
+from benchmarks.experiments import EXPERIMENTS, RESULTS, RUNS, run_name
 from metarl.agents.mumomaml import MuMoMAML
+from metarl.commands.cli import run_command
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
@@ -37,12 +37,7 @@ _NAMES = ("algorithms-navigation", "algorithms-navigation-bimodal")
 
 def main() -> int:
     """Runs the command; returns its exit code."""
-    try:
-        _measure_all()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_measure_all)
 
 
 def _measure_all() -> None:

@@ -1,5 +1,7 @@
 """A wrong call of a public function is refused at its door, in one sentence of our own."""
 
+import sys
+
 import gymnasium
 import numpy as np
 import pytest
@@ -35,6 +37,14 @@ def made(config):
     from metarl.runs.trained_agent import Agent
 
     return Agent(config, build(config.resolve())[1].initial(np.random.default_rng(0)))
+
+
+def test_looking_up_a_name_of_metarl_leaves_the_import_path_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    assert metarl.Stage.__module__ == "metarl.inner.rule"
+    assert Config(env="navigation", algo="maml").resolve().run.processes == 1
+    assert sys.path == before
 
 
 def navigation():

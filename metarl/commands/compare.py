@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show, trusted
+from metarl.commands.cli import OwnCodeAndFamily, Runs, parse, run_command, show, trusted
 from metarl.config.measuring import Checkpoint
 
 
@@ -19,9 +19,7 @@ class CompareOptions:
     --step steps, has its p-values adjusted for their number by Holm's method; nothing else is adjusted.
     """
 
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
+    runs: Runs
     """Folders of evaluated runs on one family. Runs that differ only in their seed form a line."""
     output: Path | None = None
     """Also draws the differences, and every task before and after adaptation; the suffix chooses PNG, SVG or PDF."""

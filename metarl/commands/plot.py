@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show, trusted
+from metarl.commands.cli import OwnCodeAndFamily, Runs, parse, run_command, show, trusted
 from metarl.config.measuring import Checkpoint
 
 
@@ -15,9 +15,7 @@ from metarl.config.measuring import Checkpoint
 class PlotOptions:
     """Draws the curves of one or more runs: one bold line per algorithm for the mean, thin lines for the seeds."""
 
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
+    runs: Runs
     """Run folders. Runs that differ only in their seed share a line. The line is named after its algorithm and the
     settings that differ both from its default and from most lines. Each task family has a panel."""
     output: Path

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from metarl.commands.cli import OwnCodeAndFamily, parse, run_command, show, trusted
+from metarl.commands.cli import OwnCodeAndFamily, Runs, parse, run_command, show, trusted
 from metarl.config.measuring import Checkpoint
 
 
@@ -15,9 +15,7 @@ from metarl.config.measuring import Checkpoint
 class ReportOptions:
     """Writes one HTML file on one or more runs: figures, tables, settings, recordings, and how to make it again."""
 
-    runs: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")
-    ]
+    runs: Runs
     """Run folders. Runs that differ only in their seed are shown together; those of one family, side by side."""
     output: Path = Path("report.html")
     """The file; it needs no other file and no network."""

@@ -10,12 +10,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from types import FrameType
-from typing import IO, NoReturn
+from typing import IO
 
 from metarl.common.cores import available_cores
-from metarl.common.errors import Fault, Terminated, UserError
+from metarl.common.errors import Fault, UserError
 from metarl.common.output import say_on_stdout
+from metarl.common.signals import sigterm_raises
 from metarl.config.config import Config
 from metarl.config.settings import RunSettings
 
@@ -71,7 +71,7 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
     runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}
     at_once = _at_once(runs.values())
     failed: dict[int, int] = {}
-    with _Processes() as processes:
+    with _Processes() as processes, sigterm_raises():
         while waiting or processes.running:
             while waiting and len(processes.running) < at_once:
                 seed = next(iter(waiting))
@@ -135,20 +135,14 @@ class _Processes:
                 yield seed, process.returncode, _last_line(printed)
 
     def __enter__(self) -> _Processes:
-        self._before = signal.signal(signal.SIGTERM, _terminated)
         return self
 
     def __exit__(self, *error: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
         for process, _ in self.running.values():
             process.send_signal(signal.SIGINT)
         for process, printed in self.running.values():
             process.wait()
             printed.close()
-
-
-def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated(128 + signum)
 
 
 def _last_line(printed: IO[bytes]) -> str:

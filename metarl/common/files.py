@@ -31,6 +31,21 @@ class NotWritten(Fault):
 
 
 @contextmanager
+def keeping(result: Any, path: Path, advice: str = "") -> Iterator[None]:
+    """Raises NotWritten, with the result, in place of the OSError of a block that writes a file.
+
+    Args:
+        result: What would be lost.
+        path: The file.
+        advice: What to do, as the end of a sentence.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise NotWritten(f"cannot write '{path}': {reason(error)}{advice}.", result) from error
+
+
+@contextmanager
 def replacing(path: Path, old_as: Path | None = None) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of ``path`` at the end of the ``with`` block, once it is safe on the disk.
 

@@ -31,7 +31,7 @@ def import_named(spec: str, what: str) -> Any:
         raise UserError(f"{what} must have the form package.module:name, got {spec!r}.")
     refuse_root_link(spec)
     # `python -m` puts the working directory on sys.path; an installed command does not.
-    if not {"", os.getcwd()} & set(sys.path):
+    if module_name.partition(".")[0] != "metarl" and not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)

@@ -32,12 +32,10 @@ class Estimate:
     Attributes:
         mean: Mean over seeds, in the unit of the values; one entry for each trailing index.
         half_width: Half the interval's width, same shape as ``mean``; ``None`` for a single seed.
-        num_seeds: Number of seeds.
     """
 
     mean: NDArray[np.float64]
     half_width: NDArray[np.float64] | None
-    num_seeds: int
 
     @property
     def low(self) -> NDArray[np.float64] | None:
@@ -69,7 +67,7 @@ def mean_and_interval(per_seed: ArrayLike) -> Estimate:
     half_width = None
     if count > 1:
         half_width = _t_quantile(count - 1, 0.5 + _CONFIDENCE / 2) * values.std(axis=0, ddof=1) / np.sqrt(count)
-    return Estimate(values.mean(axis=0), half_width, count)
+    return Estimate(values.mean(axis=0), half_width)
 
 
 def aggregate(returns: ArrayLike) -> Estimate:

@@ -248,8 +248,10 @@ def _environment_problems(family: TaskFamily) -> Problems:
         env, other = new_env(family), new_env(family)
     if env is other:
         yield "make_env returns the same environment each time; make a new one, because every slot needs its own."
+    other.close()
     require_gymnasium(env, family.name)
     yield from _stateful_wrappers(env)
+    env.close()
     _ = family.observation_space  # Raises UserError if it is not supported.
     try:
         check_actions(family.action_space)
@@ -377,6 +379,7 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
             f"make_episodes reports the terms {sorted(batch.terms)}, and the family's metrics name "
             f"{sorted(family.metrics)}; give the batch the family's metrics."
         )
+        batch.close()
         return
     observations = np.zeros((2, *family.observation_space.shape))
     with blaming(lambda: f"in a batch that make_episodes of {family.name} made"):

@@ -168,9 +168,9 @@ class Family(ABC):
         """
         return self.finite_tasks
 
-    def independent(self, num_tasks: int, split: str) -> bool:
-        """Whether this many tasks of a split are new and drawn apart, so that they have an interval."""
-        listed = self.listed_tasks(split)
+    def independent(self, num_tasks: int) -> bool:
+        """Whether this many test tasks are new and drawn apart, so that they have an interval."""
+        listed = self.listed_tasks("test")
         if listed is None or self.finite_tasks is not None:
             return listed is None
         # As `_balanced` draws them: each mode equally often.

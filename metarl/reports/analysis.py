@@ -18,7 +18,7 @@ from metarl.agents.anil import PartialAdaptation
 from metarl.agents.attenuated import Attenuated
 from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
-from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.files import keeping, warn_if_unwritable
 from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
@@ -137,10 +137,8 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
             env_steps=loops.env_steps,
             **{**vars(inspection), "left_out": left_out},
         )
-    try:
+    with keeping(result, path, "; choose another output (--output)"):
         write_json(path, result)
-    except OSError as error:
-        raise NotWritten(f"cannot write {path}: {reason(error)}; choose another output (--output).", result) from error
     return result
 
 
@@ -159,7 +157,7 @@ class _InnerLoops:
     def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers) -> None:
         self.config, self._agent = config, agent
         self.workers, self.env_steps = workers, 0
-        self.independent = agent.family.independent(config.tasks, "test")
+        self.independent = agent.family.independent(config.tasks)
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The stages of the inner loop in training."""

@@ -22,7 +22,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from metarl.common.arrays import Floats, rows_of_numbers
-from metarl.common.files import NotWritten, reason, replacing
+from metarl.common.files import keeping, replacing
 from metarl.config.algorithms import run_title
 from metarl.reports.measures import Difference, Summary
 from metarl.reports.results import (
@@ -40,7 +40,7 @@ from metarl.reports.results import (
     Projected,
     Representations,
 )
-from metarl.reports.styles import COLOURS, GREY, MARKERS, style_axes
+from metarl.reports.styles import COLOURS, GREY, MARKERS, add_caption, style_axes
 from metarl.reports.wording import tasks_in_words
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
@@ -85,12 +85,9 @@ def draw(result: Analysis, folder: Path) -> list[Path]:
         figure, reading = make()
         width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
         caption = "\n".join(textwrap.fill(line, width) for line in (reading, *_origin(result, name)))
-        figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
-        try:
-            with replacing(path) as file:
-                figure.savefig(file, dpi=150, format="png")
-        except OSError as error:
-            raise NotWritten(f"cannot write '{path}': {reason(error)}.", result) from error
+        add_caption(figure, caption)
+        with keeping(result, path), replacing(path) as file:
+            figure.savefig(file, dpi=150, format="png")
         paths.append(path)
     return paths
 
@@ -139,7 +136,7 @@ def _draw_conflict(conflict: Conflict, tensors: Sequence[str]) -> tuple[Figure, 
     ax.set_ylabel("angle to the sum, radians")
     ax.set_ylim(0, 1.02 * math.pi)
     ax.set_title("degree of conflict of meta-gradients", loc="left")
-    _add_legend(figure, *_entries(ax))
+    _add_legend(figure, *ax.get_legend_handles_labels())
     missing = [name for i, name in enumerate(tensors) if i not in shown]
     reading = _DOTS + ("" if conflict.excess.interval is None else f" {_BARS}")
     return figure, reading + (f" Without a gradient: {', '.join(missing)}." if missing else "")
@@ -250,7 +247,7 @@ def _draw_gamma_sweep(sweep: GammaSweep, measure: str) -> tuple[Figure, str]:
     _name_ticks(gains, sweep.parts)
     gains.set_ylabel(f"gain in {measure} over gamma 1")
     gains.set_title("each task's own best gamma", loc="left")
-    _add_legend(figure, *_entries(ax))
+    _add_legend(figure, *ax.get_legend_handles_labels())
     reading = (
         "Left: means over tasks. Right: each task's best gamma, chosen on one half of the episodes and scored on the "
     )
@@ -286,7 +283,7 @@ def _draw_embedding(embedding: Embedding) -> tuple[Figure, str]:
     figure.suptitle(f"tasks as seen by {' and '.join(seen)}", x=0.01, horizontalalignment="left")
     if by_mode:
         # At the right, because the title is above.
-        figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
+        figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
     return figure, "Dots: tasks." + ("" if by_mode else selection) + _r2_in_words(seen, names)
 
 
@@ -351,7 +348,7 @@ def _draw_memory(memory: Memory) -> tuple[Figure, str]:
         ax.set_xlabel("")
     figure.suptitle("tasks as the memory holds them", x=0.01, horizontalalignment="left")
     if by_mode:
-        figure.legend(*_entries(rows[0][0]), loc="outside right upper", frameon=False, fontsize=9)
+        figure.legend(*rows[0][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
     reading = "Dots: state of the memory in each task, on the same two principal axes everywhere. Lines: its way there."
     return figure, reading + selection
 
@@ -377,7 +374,7 @@ def _draw_memory_r2(memory: Memory) -> tuple[Figure, str]:
     ax.set_ylabel("R², leave-one-out")
     ax.set_ylim(top=1.02)
     ax.set_title("the task, read from the memory", loc="left")
-    _add_legend(figure, *_entries(ax), columns=4)
+    _add_legend(figure, *ax.get_legend_handles_labels(), columns=4)
     reading = f"Ridge regression of the task from the state of each step, over {len(memory.tasks)} tasks."
     reading += " Dotted: the next episode begins." if num_episodes > 1 else ""
     if (memory.lengths < length).any():
@@ -410,7 +407,7 @@ def _draw_training(course: Sequence[AtCheckpoint], tensors: Sequence[str]) -> tu
     _share_range(list(angles.values()), _LEAST_RANGE)
     if _GAMMA in axes:
         _share_range([axes[_GAMMA]], _LEAST_RANGE)
-    _add_legend(figure, *_entries(rows[0][0]), columns=4)
+    _add_legend(figure, *rows[0][0].get_legend_handles_labels(), columns=4)
     return figure, "Lines: means over tasks; of the smoothness the median, with all tasks' range as the band."
 
 
@@ -428,9 +425,7 @@ def _courses(course: Sequence[AtCheckpoint]) -> dict[str, list[Summary]]:
     )
     panels: dict[str, list[Summary]] = {}
     if all(conflict):
-        panels |= {
-            _conflict_title(label): [getattr(at, name) for at in conflict] for name, label in _COMPARISONS.items()
-        }
+        panels |= {f"conflict {label}": [getattr(at, name) for at in conflict] for name, label in _COMPARISONS.items()}
     if all(attenuation):
         panels[_GAMMA] = [at.gamma for at in attenuation]
     if all(landscape):
@@ -549,11 +544,6 @@ def _name_components(row: Sequence[Axes], kind: str, projection: str, shares: Fl
 
 def _name_ticks(ax: Axes, names: Sequence[str]) -> None:
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-
-
-def _entries(ax: Axes) -> tuple[list[Any], list[str]]:
-    handles, labels = ax.get_legend_handles_labels()
-    return handles, labels
 
 
 def _add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str], columns: int = 2) -> None:

@@ -31,7 +31,7 @@ from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.labels import Group, group_runs
 from metarl.reports.wording import tasks_in_words
 from metarl.store.reference import run_folder
-from metarl.store.runs import StoredRun, read_run
+from metarl.store.runs import StoredRun, read_run, run_folders
 
 Ends = tuple[Floats, Floats]
 """Lower and upper ends of an interval, [step] each."""
@@ -174,7 +174,7 @@ def compare(
     """
     picture = None if output is None else checked_file(output, "picture", PICTURES)
     checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
-    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+    folders = run_folders(runs)
     chosen = convert("reference", reference, Path | None)
     groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
     if len(families := dict.fromkeys(group.env for group in groups)) > 1:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from metarl.common.arrays import Floats
 from metarl.reports.limits import ARROWS, LEAVES, MARK, WORSE, show_from, worst_shown
-from metarl.reports.styles import COLOURS, GREY, style_axes
+from metarl.reports.styles import COLOURS, GREY, add_caption, style_axes
 from metarl.reports.wording import counted
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
             below.supxlabel(f"{comparison.measure} of a task before adaptation", fontsize=7)
             below.supylabel(f"after {_steps(comparison)}", fontsize=7)
         caption = textwrap.fill(_caption(comparison), _CAPTION_WIDTH)
-        figure.supxlabel(caption, fontsize=5.5, color=GREY, x=0.01, horizontalalignment="left")
+        add_caption(figure, caption, 5.5)
     return figure
 
 
@@ -95,7 +95,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         words += ["bar: 95 % t interval over seeds"] * any(pair.interval is not None for pair in pairs)
         words += ["each panel has its own scale"] + [LEAVES] * any(left) + [_caption(comparison)]
         caption = textwrap.fill(" · ".join(words), round(_CAPTION_WIDTH * width / _WIDTH * 5.5 / 6))
-        figure.supxlabel(caption, fontsize=6, color=GREY, x=0.01, horizontalalignment="left")
+        add_caption(figure, caption, 6)
     return figure
 
 

@@ -28,7 +28,7 @@ from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.functions import draw_functions
 from metarl.reports.labels import Group, by_family, group_runs, runs_of
 from metarl.reports.limits import LEAVES, limit_curves
-from metarl.reports.styles import GREY, MARKERS, shaded, style_axes, style_of, styles_of
+from metarl.reports.styles import GREY, MARKERS, add_caption, shaded, style_axes, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
     amounts_text,
@@ -44,7 +44,7 @@ from metarl.reports.wording import (
     training_text,
 )
 from metarl.runs.trained_agent import load
-from metarl.store.runs import StoredRun, read_run
+from metarl.store.runs import StoredRun, read_run, run_folders
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +126,7 @@ def plot_runs(
     y, apart = convert("y", y, str | None), convert("apart", apart, bool)
     if apart and (x == "input" or x in _UNITS):
         raise UserError(f"--apart is for gradient steps and for training, not for --x {x}; leave it out.")
-    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+    folders = run_folders(runs)
     if x == "input":
         if len(folders) != 1:
             raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
@@ -341,7 +341,7 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     ]
     words += [LEAVES] * left + [seeds_text(runs), provenance_text(runs)]
     text = textwrap.fill(" · ".join(words), _APART_CAPTION_WIDTH)
-    figure.supxlabel(text, fontsize=6, color=GREY, x=0.01, horizontalalignment="left")
+    add_caption(figure, text, 6)
     return figure
 
 
@@ -589,7 +589,7 @@ def _finish(
     options: dict[str, Any] = {"loc": "outside right upper", "frameon": False, "fontsize": 9, "handlelength": 3.2}
     figure.legend(handles, labels, title=title, title_fontsize=9, alignment="left", **options)
     caption = textwrap.fill(caption, _CAPTION_WIDTH)
-    figure.supxlabel(caption, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
+    add_caption(figure, caption)
 
 
 def _two_tasks(runs: Sequence[StoredRun]) -> list[Floats | None]:

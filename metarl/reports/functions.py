@@ -10,7 +10,7 @@ from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
 from metarl.config.algorithms import run_title
 from metarl.envs import SupervisedFamily
-from metarl.reports.styles import GREY, style_axes
+from metarl.reports.styles import add_caption, style_axes
 from metarl.reports.wording import counted
 from metarl.runs.trained_agent import Agent
 
@@ -59,7 +59,7 @@ def draw_functions(agent: Agent) -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(labels), frameon=False, fontsize=9)
     title = f"{run_title(agent.config.to_dict())} on {family.name}, seed {agent.config.seed} · held-out tasks"
-    figure.supxlabel(title, fontsize=7.5, color=GREY, x=0.01, horizontalalignment="left")
+    add_caption(figure, title)
     return figure
 
 

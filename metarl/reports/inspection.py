@@ -303,7 +303,7 @@ def states_of(loop: InnerLoop) -> tuple[Floats, NDArray[np.intp]]:
         loop: The inner loop of all tasks.
 
     Returns:
-        The recurrent layer's state at each step, [task, episode, step, unit], where an episode that has ended keeps its
+        The state at each step, see `Memory`, [task, episode, step, unit], where an episode that has ended keeps its
         last state; and the length of each episode, [task, episode].
     """
     rule, data = loop.rule.core, episodes(loop)

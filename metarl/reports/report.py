@@ -31,7 +31,7 @@ from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.reference import results_folder
-from metarl.store.runs import StoredRun, read_run
+from metarl.store.runs import StoredRun, read_run, run_folders
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ def report(
     """
     page = checked_file(output, "report", (".html",))
     checkpoint = convert("checkpoint", checkpoint, Checkpoint)
-    folders = convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+    folders = run_folders(runs)
     groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
     text = _rendered(groups)
     with writing(page) as file:

@@ -275,8 +275,9 @@ class Embedding:
 class Memory:
     """What an agent with memory holds of its task in the course of a trial.
 
-    The state of a step is the recurrent layer's, from which the action is chosen: it has read the observation and
-    everything before it. An episode that has ended keeps its last state until the next one begins.
+    The state of a step is a recurrent layer's, from which the action is chosen: it has read the observation and
+    everything before it. PEARL's is the posterior's mean, which has read the step's action and reward, too. An episode
+    that has ended keeps its last state until the next one begins.
 
     Attributes:
         tasks: The tasks, [task, ...]; each has one trial, with as many episodes as in training.

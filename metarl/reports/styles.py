@@ -11,6 +11,7 @@ from metarl.reports.labels import Group
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours without yellow, and more; colour-blind readers can distinguish the first ten. Markers
 # distinguish the lines without colour. Every algorithm has a colour and a marker of its own.
@@ -43,6 +44,11 @@ def style_axes(ax: Axes, grid: Literal["x", "y"] | None = None, width: float = 0
     if grid is not None:
         ax.grid(axis=grid, color=_GRID, linewidth=width)
         ax.set_axisbelow(True)
+
+
+def add_caption(figure: Figure, text: str, size: float = 7.5) -> None:
+    """Writes a caption below a figure, flush left in grey; its size in points."""
+    figure.supxlabel(text, fontsize=size, color=GREY, x=0.01, horizontalalignment="left")
 
 
 def styles_of(groups: Sequence[Group]) -> dict[str, dict[str, Any]]:

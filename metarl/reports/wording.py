@@ -153,7 +153,8 @@ def number_text(value: float, decimals: int, sign: str = "") -> str:
 
 def engineering(value: float) -> str:
     """A number in short form for an axis or a caption, such as 32 M."""
+    rounded = float(f"{value:.3g}")  # First, or 999,999 would be 1e+03 k.
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if abs(value) >= factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:.3g}"
+        if abs(rounded) >= factor:
+            return f"{rounded / factor:.3g}{unit}"
+    return f"{rounded:.3g}"

@@ -303,11 +303,11 @@ class AdaptedMemory:
             raise UserError("no episode is running: call start() first.")
         rows = torch.from_numpy(flat_observation(self.observation_space, observation))[None]
         first = torch.ones(1) if self._action is None else torch.zeros(1)
-        self._receive(reward)
+        by_mode = convert("deterministic", deterministic, bool | None)
+        self._receive(reward)  # After all that can be refused: a corrected call would receive it twice.
         policy, network = self._policy, self._network
         seen = self.normaliser(rows) if self.normaliser else rows
         outputs, memory = policy.act(network, self.memory[None], seen, first)
-        by_mode = convert("deterministic", deterministic, bool | None)
         if policy.acts_by_mode if by_mode is None else by_mode:
             action = policy.distribution.mode(outputs[None])
         else:

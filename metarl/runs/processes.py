@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from metarl.common.errors import Abandoned, Fault, Terminated, UserError
 from metarl.common.group import Group
-from metarl.common.importing import import_named
 from metarl.common.output import say
 from metarl.config.config import Config
 
@@ -51,10 +50,11 @@ def joined() -> Iterator[Group]:
         dist.destroy_process_group()
 
 
-def launch(config: Config, callback: Any = None) -> None:
+def launch(train: Callable[[Config, Any], object], config: Config, callback: Any = None) -> None:
     """Trains a run with its ``processes`` on this machine; returns when it is finished.
 
     Args:
+        train: What each process calls, with the settings and the callback; the function of a module.
         config: The settings.
         callback: As of `metarl.train`.
 
@@ -85,7 +85,7 @@ def launch(config: Config, callback: Any = None) -> None:
     # Its reports of failures are pages long. The processes have said in their own words what went wrong.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        elastic_launch(launcher, _work)(config, callback)
+        elastic_launch(launcher, _work)(train, config, callback)
     except ChildFailedError as error:
         own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in _BECAUSE_OF_ANOTHER}
         rank, failure = min((own or error.failures).items(), key=lambda item: item[1].timestamp)
@@ -97,9 +97,8 @@ def launch(config: Config, callback: Any = None) -> None:
         raise Terminated(128 + error.sigval) from None
 
 
-def _work(config: Config, callback: Any) -> None:
+def _work(train: Callable[[Config, Any], object], config: Config, callback: Any) -> None:
     """One of the processes."""
-    train = import_named("metarl.runs.training:train", "train")
     try:
         train(config, callback)
     except Abandoned:

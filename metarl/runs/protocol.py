@@ -18,7 +18,7 @@ from metarl.agents.maml import MAML
 from metarl.agents.normalised import NormalisedObservations
 from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
-from metarl.common.files import NotWritten, reason, warn_if_unwritable
+from metarl.common.files import keeping, warn_if_unwritable
 from metarl.common.memory import require_memory
 from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
@@ -77,7 +77,8 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
     path = RunFolder(results_folder(agent.config.folder)).evaluation(config)
     warn_if_unwritable(path)
     result = _measured(agent, iteration, config)
-    _write(path, result, result)
+    with keeping(result, path):
+        write_json(path, result)
     return result
 
 
@@ -118,15 +119,9 @@ def sweep_rollouts(
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
     results = [_measured(agent, iteration, replace(config, rollouts=size)) for size in sizes][::-1]
-    _write(path, {"evaluations": results}, results)
+    with keeping(results, path):
+        write_json(path, {"evaluations": results})
     return results
-
-
-def _write(path: Path, content: object, result: object) -> None:
-    try:
-        write_json(path, content)
-    except OSError as error:
-        raise NotWritten(f"cannot write {path}: {reason(error)}.", result) from error
 
 
 def _prepared(
@@ -177,7 +172,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
-    independent = family.independent(len(tasks), "test")
+    independent = family.independent(len(tasks))
     estimate, (episodes, steps) = mean_and_interval(returns), measured.consumed.mean(0).numpy().T
     return Evaluation(
         config=agent.config.to_dict(),

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 import numpy as np
 import torch
 
 from metarl.common.device import resolve_device
-from metarl.common.errors import Diverged, Fault, Terminated, UserError, blaming, shown
+from metarl.common.errors import Diverged, Fault, UserError, blaming, shown
 from metarl.common.files import NotWritten
 from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.output import say, say_on_stdout
 from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
+from metarl.common.signals import signals_wait, sigterm_raises
 from metarl.common.streams import Purpose, stream
 from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
@@ -120,11 +117,11 @@ def train(config: Config, callback: Callback | None = None) -> FinishedRun:
     check_processes(settings, number)
     _begins_anew(config)  # Before anything is built, or any process started.
     if number > 1 and not num_launched():
-        with _sigterm_raises():
-            launch(config, callback)
+        with sigterm_raises():
+            launch(train, config, callback)
         return _finished(config, load_checkpoint(config, "last"))
     device = resolve_device(settings.run.device) if number == 1 else torch.device("cpu")
-    with _sigterm_raises(), joined() as group, Trainer(config, device, group, callback) as trainer:
+    with sigterm_raises(), joined() as group, Trainer(config, device, group, callback) as trainer:
         return _first(config, trainer, group) if group.rank == 0 else _other(config, trainer, group)
 
 
@@ -278,7 +275,7 @@ class Trainer:
                     break
         finally:
             # Keep the finished iterations however the loop ends, also by Ctrl-C or an error.
-            with _signals_wait():
+            with signals_wait():
                 writer.finish(state)
         return state
 
@@ -396,45 +393,3 @@ class Trainer:
 
 def _validation_columns(measured: Mapping[str, torch.Tensor]) -> dict[str, float | int | str]:
     return {f"validation_{name}": value for name, value in before_and_after(measured).items()}
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Turns SIGTERM into an exit with code 143 in the main thread, so that it unwinds like Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(signum: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated(128 + signum)
-
-    before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Delays SIGTERM and Ctrl-C until the end of the block.
-
-    The launcher sends SIGTERM while a process saves because another failed. Ctrl-C comes twice to a seed of
-    ``--seeds``: from the terminal, and from the process that started the seeds.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def handler(signum: int, frame: FrameType | None) -> None:
-        came.append(signum)
-
-    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for signum, earlier in before.items():
-            signal.signal(signum, earlier)
-        if came:
-            signal.raise_signal(came[0])

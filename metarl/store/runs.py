@@ -131,6 +131,15 @@ class StoredRun:
         return amounts
 
 
+def run_folders(runs: object) -> tuple[Path, ...]:
+    """The argument ``runs`` of what looks at several runs: folders, or one folder.
+
+    Raises:
+        UserError: If it is anything else.
+    """
+    return convert("runs", (runs,) if isinstance(runs, str | Path) else runs, tuple[Path, ...])
+
+
 def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust = False) -> StoredRun:
     """Reads the configuration, the progress and the evaluation of a run.
 

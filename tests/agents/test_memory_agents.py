@@ -150,9 +150,9 @@ def test_a_failed_call_changes_no_memory(agent):
     policy.start()
     policy.predict(np.zeros(2))
     before = policy.memory.clone()
-    for observation, reward in ((np.zeros(2), None), (np.zeros(3), 1.0), (np.zeros(2), np.inf)):
+    for refused in ((np.zeros(2), None), (np.zeros(3), 1.0), (np.zeros(2), np.inf), (np.zeros(2), 1.0, "yes")):
         with pytest.raises(UserError):
-            policy.predict(observation, reward)
+            policy.predict(*refused)
     assert torch.equal(policy.memory, before)
 
 

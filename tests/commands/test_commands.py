@@ -453,7 +453,7 @@ def test_a_full_disk_is_told_at_once_and_the_table_is_printed_all_the_same(
     assert code == 1
     assert title in printed
     assert "File too large; the result will only be printed." in said_before[0]
-    assert re.search(r"error: cannot write run/\S+\.json: File too large", shown)
+    assert re.search(r"error: cannot write 'run/\S+\.json': File too large", shown)
     assert everything_in(folder) == before
     assert answer(module.main, ["run", *options], capsys)[1].startswith(printed)
     assert everything_in(folder) != before

@@ -94,10 +94,10 @@ def test_a_split_with_a_list_draws_each_mode_and_each_of_its_tasks_equally_often
 
 def test_tasks_of_a_list_are_independent_until_they_repeat():
     family = ControlFamily()
-    assert family.independent(6, "test")
-    assert not family.independent(7, "test")
-    assert get_family("navigation").independent(10**6, "test")
-    assert not get_family("cheetah-dir").independent(2, "test")
+    assert family.independent(6)
+    assert not family.independent(7)
+    assert get_family("navigation").independent(10**6)
+    assert not get_family("cheetah-dir").independent(2)
 
 
 class Uneven(CartPoleFamily):
@@ -115,7 +115,7 @@ class Uneven(CartPoleFamily):
 def test_tasks_of_modes_of_unequal_size_repeat_sooner():
     family = Uneven()
     for number, independent in ((2, True), (3, False), (10, False)):
-        assert family.independent(number, "test") is independent
+        assert family.independent(number) is independent
         drawn = [set(family.sample_tasks(number, rng(seed), "test")) for seed in range(10)]
         assert all(len(tasks) == number for tasks in drawn) is independent
 
@@ -214,8 +214,8 @@ class OneForTests(CountingFamily):
 def test_a_family_with_a_list_for_each_split_has_held_out_tasks():
     family = OneForTests()
     assert family.finite_tasks is None
-    assert family.independent(1, "test")
-    assert not family.independent(2, "test")
+    assert family.independent(1)
+    assert not family.independent(2)
 
 
 def test_a_family_that_draws_without_a_split_is_refused_when_its_class_is_made():

@@ -261,7 +261,7 @@ def test_one_crippled_part_is_for_tests_only(name, training, held_out):
     env = family.make_env()
     assert {int(env.reset(seed=seed)[1]["task"]) for seed in range(40)} == set(training)
     assert family.finite_tasks is None  # A run may therefore call its test tasks held out,
-    assert not family.independent(2, "test")  # but repetitions of the only one have no interval.
+    assert not family.independent(2)  # but repetitions of the only one have no interval.
     metarl.check_task_family(family)
 
 

@@ -1,10 +1,26 @@
 import pytest
 
-from metarl.reports.wording import counted, tasks_in_words
+from metarl.reports.wording import counted, engineering, tasks_in_words
 
 
 def test_one_thing_alone_is_singular():
     assert [counted(number, "step") for number in range(3)] == ["0 steps", "1 step", "2 steps"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.12345, "0.123"),
+        (999.4, "999"),
+        (999.6, "1 k"),
+        (-999_600, "-1 M"),
+        (32e6, "32 M"),
+        (999_999_999, "1 G"),
+    ],
+)
+def test_a_number_is_rounded_before_its_unit_is_chosen(value, text):
+    assert engineering(value) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Signals that end a program as an exception does, so that it cleans up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from metarl.common.errors import Terminated
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turns SIGTERM into an exit with code 143 in the main thread, so that it unwinds like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated(128 + signum)
+
+    before: Callable[[int, FrameType | None], object] | int | None = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Delays SIGTERM and Ctrl-C until the end of the block.
+
+    The launcher sends SIGTERM while a process saves because another failed. Ctrl-C comes twice to a seed of
+    ``--seeds``: from the terminal, and from the process that started the seeds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        came.append(signum)
+
+    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, earlier in before.items():
+            signal.signal(signum, earlier)
+        if came:
+            signal.raise_signal(came[0])
