@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.statistics import Aggregate
-from metarl.data import ExampleBatch, Rollouts
+from metarl.data import ExampleBatch, Rollouts, joined_by_name
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
 from metarl.policies.base import require_derivatives
@@ -150,12 +150,10 @@ def observe(loop: InnerLoop, workers: Workers) -> Tensor:
 
 
 @dataclass
-class Adapted:
-    """The result of an inner loop with fresh rollouts.
+class Measured:
+    """What inner loops measure.
 
     Attributes:
-        loop: The inner loop.
-        parameters: The adapted policies, [task, parameter].
         returns: Mean return of each task after 0, 1, ... steps, [task, step]; of supervised tasks, error or accuracy on
             the query set.
         modulated_returns: The same between preparation (such as modulation) and first step, [task]; None without
@@ -168,15 +166,61 @@ class Adapted:
         metrics: Mean metrics of each task's episodes by name, as of ``returns``, [task, step].
     """
 
-    loop: InnerLoop
-    parameters: Tensor
     returns: Tensor
     modulated_returns: Tensor | None
-    env_steps: int
-    effective_sample_size: list[Tensor]
+    env_steps: int = 0
+    effective_sample_size: list[Tensor] = field(default_factory=list)
     dropped: Sequence[str] = ()
     num_episodes: int = 0
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def on_cpu(self) -> Measured:
+        """These numbers alone, on the CPU."""
+        return Measured(
+            self.returns.cpu(),
+            None if self.modulated_returns is None else self.modulated_returns.cpu(),
+            self.env_steps,
+            [size.cpu() for size in self.effective_sample_size],
+            self.dropped,
+            self.num_episodes,
+            {name: values.cpu() for name, values in self.metrics.items()},
+        )
+
+    def over_trials(self, trials: int) -> Self:
+        """Means of returns and metrics over ``trials`` copies of each task, which follow one another."""
+
+        def mean(values: Tensor) -> Tensor:
+            return values.unflatten(0, (-1, trials)).mean(1)
+
+        by_name = {name: mean(values) for name, values in self.metrics.items()}
+        return replace(self, returns=mean(self.returns), metrics=by_name)
+
+    @staticmethod
+    def joined(parts: Sequence[Measured]) -> Measured:
+        """Joins the tasks of several inner loops, in their order."""
+        modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
+        return Measured(
+            torch.cat([part.returns for part in parts]),
+            torch.cat(modulated) if modulated else None,
+            sum(part.env_steps for part in parts),
+            [torch.cat(sizes) for sizes in zip(*(part.effective_sample_size for part in parts), strict=True)],
+            [what for part in parts for what in part.dropped],
+            sum(part.num_episodes for part in parts),
+            joined_by_name([part.metrics for part in parts]),
+        )
+
+
+@dataclass(kw_only=True)
+class Adapted(Measured):
+    """The result of an inner loop with fresh rollouts.
+
+    Attributes:
+        loop: The inner loop.
+        parameters: The adapted policies, [task, parameter].
+    """
+
+    loop: InnerLoop
+    parameters: Tensor
 
 
 @dataclass(frozen=True)
@@ -257,7 +301,8 @@ def adapt(
     queries.append(collect_next())
     loop = InnerLoop(rule, stages, meta, modes, supports, queries)
     by_name = {name: torch.stack([step[name] for step in measured], dim=1) for name in metrics}
-    return Adapted(loop, policies(), torch.stack(returns, dim=1), modulated, env_steps, sizes, metrics=by_name)
+    stacked = torch.stack(returns, dim=1)
+    return Adapted(stacked, modulated, env_steps, sizes, metrics=by_name, loop=loop, parameters=policies())
 
 
 def _update(stage: Stage, meta: Tensor, parameters: Tensor, support: PolicyGradientSupport, each_task: bool) -> Tensor:

@@ -19,10 +19,10 @@ from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
-from metarl.data import Rollouts, joined_by_name
+from metarl.data import Rollouts
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
-from metarl.inner.loop import Adapted, Timing, adapt
+from metarl.inner.loop import Adapted, Measured, Timing, adapt
 from metarl.inner.rule import Adaptation, Stage
 from metarl.inner.side_by_side import SideBySide
 from metarl.inner.supervised import SupervisedRunner, modes_of
@@ -259,30 +259,16 @@ def _join(parts: Sequence[Adapted]) -> Adapted:
         supports.append(supports[-1] if stage.rollouts == 0 else PolicyGradientSupport.concatenate(of_shards))
     queries = [Rollouts.concatenate(of_shards) for of_shards in zip(*(loop.queries for loop in loops), strict=True)]
     modes = torch.cat([loop.modes for loop in loops])
-    modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
-    sizes = zip(*(part.effective_sample_size for part in parts), strict=True)
     return Adapted(
-        replace(loops[0], modes=modes, supports=supports, queries=queries),
-        torch.cat([part.parameters for part in parts]),
-        torch.cat([part.returns for part in parts]),
-        torch.cat(modulated) if modulated else None,
-        sum(part.env_steps for part in parts),
-        [torch.cat(of_shards) for of_shards in sizes],
-        [what for part in parts for what in part.dropped],
-        sum(part.num_episodes for part in parts),
-        joined_by_name([part.metrics for part in parts]),
+        **vars(Measured.joined(parts)),
+        loop=replace(loops[0], modes=modes, supports=supports, queries=queries),
+        parameters=torch.cat([part.parameters for part in parts]),
     )
 
 
-def check_dropped(parts: Iterable[tuple[Sequence[str], int]]) -> None:
-    """Raises Fault if too many episodes were dropped.
-
-    Args:
-        parts: `Adapted.dropped` and `Adapted.num_episodes` of inner loops that count together, such as those of all
-            processes.
-    """
-    parts = list(parts)
-    dropped, episodes = [what for part, _ in parts for what in part], sum(count for _, count in parts)
+def check_dropped(measured: Measured) -> None:
+    """Raises Fault if too many episodes were dropped."""
+    dropped, episodes = measured.dropped, measured.num_episodes
     if len(dropped) > MOST_DROPPED * episodes:
         raise Fault(
             f"{len(dropped)} of {episodes} episodes had to be dropped, more than {MOST_DROPPED:.0%}; mend the "

@@ -60,7 +60,7 @@ def fit(
     returns = torch.stack([measure(rule, policies[number], query) for number in (0, *steps)], dim=1)
     prepared = steps[0] - 1 if steps else 0
     modulated = measure(rule, policies[prepared], query) if prepared else None
-    return Adapted(loop, policies[-1], returns, modulated, 0, [])
+    return Adapted(returns, modulated, loop=loop, parameters=policies[-1])
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -17,9 +17,9 @@ from metarl.common.profiling import timed
 from metarl.common.streams import Purpose, stream
 from metarl.config.optimisers import get_meta_optimiser
 from metarl.config.resolved import Settings
-from metarl.data import LearnerState, Row, joined_by_name
+from metarl.data import LearnerState, Row
 from metarl.envs import Family
-from metarl.inner.loop import Adapted, Timing, observe
+from metarl.inner.loop import Adapted, Measured, Timing, observe
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import check_dropped, make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
@@ -67,48 +67,6 @@ class OfFirstProcess:
         return self._group.first(waiting if self._group.rank else self._learner.iteration(state, index, describe))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What the rows of progress.csv tell of an inner loop; fields as of `Adapted`, on the CPU."""
-
-    returns: Tensor
-    modulated_returns: Tensor | None
-    env_steps: int
-    dropped: int
-    effective_sample_size: list[Tensor]
-    timing: Timing
-    metrics: Mapping[str, Tensor]
-
-    @staticmethod
-    def of(adapted: Adapted, timing: Timing) -> _Measured:
-        """The same numbers of an inner loop."""
-        modulated = adapted.modulated_returns
-        return _Measured(
-            adapted.returns.cpu(),
-            None if modulated is None else modulated.cpu(),
-            adapted.env_steps,
-            len(adapted.dropped),
-            [size.cpu() for size in adapted.effective_sample_size],
-            timing,
-            {name: values.cpu() for name, values in adapted.metrics.items()},
-        )
-
-
-def _joined(parts: Sequence[_Measured]) -> _Measured:
-    """Joins the tasks of several processes, in their order."""
-    modulated = [part.modulated_returns for part in parts if part.modulated_returns is not None]
-    times = [(part.timing.rollout, part.timing.adaptation) for part in parts]
-    return _Measured(
-        torch.cat([part.returns for part in parts]),
-        torch.cat(modulated) if modulated else None,
-        sum(part.env_steps for part in parts),
-        sum(part.dropped for part in parts),
-        [torch.cat(sizes) for sizes in zip(*(part.effective_sample_size for part in parts), strict=True)],
-        Timing(*(sum(values) / len(parts) for values in zip(*times, strict=True))),
-        joined_by_name([part.metrics for part in parts]),
-    )
-
-
 def before_and_after(measured: Mapping[str, Tensor]) -> dict[str, float]:
     """Columns of progress.csv for what was measured after 0, 1, ... steps, [task, step] by name: means over tasks."""
     ends = {"pre": 0, "post": -1}
@@ -152,8 +110,9 @@ class MetaLearner:
         with timed("inner loops"):
             adapted, timing = self.inner_loops(state.meta, index)
         group, begin = self._workers.group, time.perf_counter()
-        if self._settings.rollouts.on_bad_episode == "drop":
-            check_dropped(group.gather((adapted.dropped, adapted.num_episodes)))
+        parts, timings = zip(*group.gather((adapted.on_cpu(), timing)), strict=True)
+        measured = Measured.joined(parts)
+        check_dropped(measured)
         with timed("meta-step"):
             generator = stream(self._settings.run.seed, Purpose.META_STEP, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)
@@ -162,8 +121,7 @@ class MetaLearner:
             new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
             # Processors of different types differ in the last bits.
             new = group.first(new)
-        measured = _joined(group.gather(_Measured.of(adapted, timing)))
-        row = self._row(measured, report, time.perf_counter() - begin, described)
+        row = self._row(measured, timings, report, time.perf_counter() - begin, described)
         if self._settings.baseline:
             # Training does not adapt, so there is nothing after adaptation.
             row = {name: value for name, value in row.items() if not name.startswith("post_adaptation")}
@@ -182,7 +140,8 @@ class MetaLearner:
 
     def _row(
         self,
-        measured: _Measured,
+        measured: Measured,
+        timings: Sequence[Timing],
         report: StepReport,
         meta_step_seconds: float,
         described: dict[str, float],
@@ -192,7 +151,7 @@ class MetaLearner:
         drops = in_environments and self._settings.rollouts.on_bad_episode == "drop"
         return {
             **({"env_steps": measured.env_steps} if in_environments else {}),
-            **({"dropped_episodes": measured.dropped} if drops else {}),
+            **({"dropped_episodes": len(measured.dropped)} if drops else {}),
             f"pre_adaptation_{measure}": float(returns[:, 0].mean()),
             **({} if modulated is None else {f"modulated_{measure}": float(modulated.mean())}),
             f"post_adaptation_{measure}": float(returns[:, -1].mean()),
@@ -204,7 +163,7 @@ class MetaLearner:
                 {"effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0} if in_environments else {}
             ),
             **described,
-            "seconds_rollout": round(measured.timing.rollout, 4),
-            "seconds_adaptation": round(measured.timing.adaptation, 4),
+            "seconds_rollout": round(sum(timing.rollout for timing in timings) / len(timings), 4),
+            "seconds_adaptation": round(sum(timing.adaptation for timing in timings) / len(timings), 4),
             "seconds_meta_step": round(meta_step_seconds, 4),
         }

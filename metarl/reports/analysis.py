@@ -182,9 +182,9 @@ class _InnerLoops:
         runner = make_runner(agent.family, rule, len(repeated), settings, self.workers, torch.device("cpu"))
         with closing(runner):
             adapted, _ = runner.run(meta, repeated, stages, self.config.seed, Purpose.TEST_ROLLOUTS, repeat)
-        check_dropped([(adapted.dropped, adapted.num_episodes)])
+        check_dropped(adapted)
         self.env_steps += adapted.env_steps
-        return replace(adapted, returns=adapted.returns.unflatten(0, (-1, trials)).mean(1))
+        return adapted.over_trials(trials)
 
 
 # Freezing

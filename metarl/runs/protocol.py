@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,10 @@ from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.config.trust import Trust, code_in
-from metarl.data import joined_by_name
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import checked_episodes
 from metarl.envs.spaces import element, stacked, zero_action
+from metarl.inner.loop import Measured
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation
 from metarl.inner.runner import check_dropped, make_runner
@@ -167,13 +167,13 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
     require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, scales, family, tasks, workers, device)
-        measured = protocol.run(rule, agent.meta, "agent")
+        measured, consumed = protocol.run(rule, agent.meta, "agent")
         untrained, random_meta = _untrained(agent, config)
-        random_returns = protocol.run(untrained, random_meta, "random initialisation").returns.numpy()
+        random_returns = protocol.run(untrained, random_meta, "random initialisation")[0].returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
     independent = family.independent(len(tasks))
-    estimate, (episodes, steps) = mean_and_interval(returns), measured.consumed.mean(0).numpy().T
+    estimate, (episodes, steps) = mean_and_interval(returns), consumed.mean(0).numpy().T
     return Evaluation(
         config=agent.config.to_dict(),
         env=family.name,
@@ -194,9 +194,9 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         # Repeats of finitely many tasks are not independent, so an interval over them would be too narrow.
         interval=estimate.half_width if independent else None,
         share_made_worse=share_made_worse(family.sign * returns) if rule.adapted else None,
-        modulated=None if measured.modulated is None else float(measured.modulated.mean()),
+        modulated=None if measured.modulated_returns is None else float(measured.modulated_returns.mean()),
         env_steps=measured.env_steps,
-        dropped_episodes=measured.dropped,
+        dropped_episodes=len(measured.dropped),
         references=References(standstill, random_returns.mean(0).astype(np.float64)),
         metarl=provenance(device),
         adaptation_episodes=episodes,
@@ -267,28 +267,6 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     return stacked(tasks)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The result of adaptation to some tasks.
-
-    Attributes:
-        returns: Mean return of each task after each gradient step, [task, step].
-        modulated: Mean return of each task between preparation and first gradient step, [task]; None without
-            preparation, see `metarl.inner.loop.Adapted`.
-        consumed: What adaptation had read before each return, [task, step, 2], see `metarl.inner.loop.InnerLoop`.
-        env_steps: Environment steps taken.
-        dropped: Number of episodes that were dropped.
-        metrics: The family's metrics by name, as of ``returns``, [task, step].
-    """
-
-    returns: Tensor
-    modulated: Tensor | None
-    consumed: Tensor
-    env_steps: int
-    dropped: int
-    metrics: Mapping[str, Tensor]
-
-
 class _Protocol:
     """Runs rules over the same tasks with the same random streams, in groups.
 
@@ -315,23 +293,25 @@ class _Protocol:
         self._run, self._config, self._scales, self._family = run, config, scales, family
         self._tasks, self._workers, self._device = tasks, workers, device
 
-    def run(self, rule: Adaptation, meta: Tensor, what: str) -> _Measured:
-        """Adapts to all tasks from ``meta``; ``what`` labels the progress bar."""
+    def run(self, rule: Adaptation, meta: Tensor, what: str) -> tuple[Measured, Tensor]:
+        """Adapts to all tasks from ``meta``.
+
+        Args:
+            rule: The rule.
+            meta: Meta-parameters, [meta parameter].
+            what: Label of the progress bar.
+
+        Returns:
+            What was measured; and what adaptation had read before each return, [task, step, 2], see
+            `metarl.inner.loop.InnerLoop`.
+        """
         meta = meta.to(self._device)
         groups = range(-(-len(self._tasks) // _GROUP))
         with progress_bar(groups, desc=what, unit="group", leave=False) as progress:
-            measured = [self._run_group(rule, meta, group) for group in progress]
-        modulated = [part.modulated for part in measured if part.modulated is not None]
-        return _Measured(
-            torch.cat([part.returns for part in measured]),
-            torch.cat(modulated) if modulated else None,
-            torch.cat([part.consumed for part in measured]),
-            sum(part.env_steps for part in measured),
-            sum(part.dropped for part in measured),
-            joined_by_name([part.metrics for part in measured]),
-        )
+            measured, consumed = zip(*(self._run_group(rule, meta, group) for group in progress), strict=True)
+        return Measured.joined(measured), torch.cat(consumed)
 
-    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> _Measured:
+    def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> tuple[Measured, Tensor]:
         """Adapts to the tasks of one group side by side; frees their rollouts afterwards."""
         config, trials = self._config, self._run.trials(self._config.episodes)
         tasks = np.repeat(self._tasks[group * _GROUP : (group + 1) * _GROUP], trials, axis=0)
@@ -339,20 +319,8 @@ class _Protocol:
         runner = make_runner(self._family, rule, len(tasks), self._run, self._workers, self._device)
         with closing(runner):
             adapted, _ = runner.run(meta, tasks, stages, config.seed, Purpose.TEST_ROLLOUTS, group)
-        check_dropped([(adapted.dropped, adapted.num_episodes)])
-        modulated = None if adapted.modulated_returns is None else adapted.modulated_returns.cpu()
-
-        def of_tasks(values: Tensor) -> Tensor:
-            return values.cpu().unflatten(0, (-1, trials)).mean(1)
-
-        return _Measured(
-            of_tasks(adapted.returns),
-            modulated,
-            adapted.loop.consumed(),
-            adapted.env_steps,
-            len(adapted.dropped),
-            {name: of_tasks(values) for name, values in adapted.metrics.items()},
-        )
+        check_dropped(adapted)
+        return adapted.on_cpu().over_trials(trials), adapted.loop.consumed()
 
 
 def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +27,9 @@ from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
 from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
-from metarl.data import LearnerState, Row, joined_by_name
+from metarl.data import LearnerState, Row
 from metarl.envs.spaces import check_parts
+from metarl.inner.loop import Measured
 from metarl.inner.runner import Runner, check_dropped, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_and_after
@@ -367,15 +368,14 @@ class Trainer:
             self._num_validation_tasks, stream(seed, Purpose.VALIDATION_TASKS), "validation"
         )
         stages = self._rule.stages((1.0,) * self._settings.inner.num_inner_steps)
-        measured: list[tuple[dict[str, torch.Tensor], int, tuple[Sequence[str], int]]] = []
+        own = list[Measured]()
         if self._validator:  # Where there are fewer tasks than processes, some have none.
             adapted, _ = self._validator.run(meta, tasks, stages, seed, Purpose.VALIDATION_ROLLOUTS, 0)
-            numbers = {self.family.measure: adapted.returns, **adapted.metrics}
-            on_cpu = {name: values.cpu() for name, values in numbers.items()}
-            measured = [(on_cpu, adapted.env_steps, (adapted.dropped, adapted.num_episodes))]
-        parts, steps, dropped = zip(*(part for own in self._group.gather(measured) for part in own), strict=True)
-        check_dropped(dropped)
-        return _validation_columns(joined_by_name(parts)), sum(steps), sum(len(bad) for bad, _ in dropped)
+            own = [adapted.on_cpu()]
+        measured = Measured.joined([part for parts in self._group.gather(own) for part in parts])
+        check_dropped(measured)
+        columns = _validation_columns({self.family.measure: measured.returns, **measured.metrics})
+        return columns, measured.env_steps, len(measured.dropped)
 
     def _make_learner(self) -> Learner:
         baseline = self._settings.baseline

@@ -15,6 +15,7 @@ from tiny_runs import ROOT, arguments, assert_same_run, final_parameters, number
 
 from metarl import Config, UserError
 from metarl.envs.navigation import NavigationFamily
+from metarl.inner.loop import Measured
 from metarl.inner.runner import check_dropped
 from metarl.runs.training import train
 from metarl.store.checkpoints import load_checkpoint
@@ -260,9 +261,10 @@ def test_there_is_at_least_one_process():
 
 @pytest.mark.parametrize(("parts", "too_many"), [([2, 0], False), ([2, 1], False), ([2, 2], True), ([4, 0], True)])
 def test_dropped_episodes_are_counted_over_all_processes(parts, too_many):
-    told = [([f"episode {number}" for number in range(dropped)], 16) for dropped in parts]
+    returns = torch.zeros(1, 1)
+    of_each = [Measured(returns, None, dropped=["an episode"] * dropped, num_episodes=16) for dropped in parts]
     with pytest.raises(UserError, match="4 of 32 episodes had to be dropped") if too_many else nullcontext():
-        check_dropped(told)
+        check_dropped(Measured.joined(of_each))
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_written_is_told(run, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(protocol, "write_json", refuse)
-    with pytest.raises(UserError, match=r"cannot write .*evaluation.json: Permission denied\."):
+    with pytest.raises(UserError, match=r"cannot write .*evaluation.json': Permission denied\."):
         evaluate(run, EvaluationConfig(**SMALL))
 
 
@@ -326,7 +326,7 @@ def test_a_sweep_that_cannot_be_written_is_not_lost(run, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(protocol, "write_json", refuse)
-    with pytest.raises(NotWritten, match=r"cannot write .*evaluation-sweep.json: Permission denied\.") as refusal:
+    with pytest.raises(NotWritten, match=r"cannot write .*evaluation-sweep.json': Permission denied\.") as refusal:
         sweep_rollouts(run, (1,), EvaluationConfig(**SMALL))
     assert [each.rollouts for each in refusal.value.result] == [1]
 
