@@ -28,7 +28,7 @@ from metarl.common.errors import UserError, nearest
 from metarl.common.strict_json import read_json, write_json
 from metarl.config.algorithms import get_algorithm
 from metarl.config.measuring import EvaluationConfig
-from metarl.data import LearnerState
+from metarl.runs.warm_start import warm_start
 from metarl.store.checkpoints import load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
@@ -137,8 +137,8 @@ def _keep_agent(run: Path, reference: Path) -> None:
             f"{state.iteration}: evaluate it again."
         )
     files = RunFolder(reference)
-    # Without what only training needs: the meta-optimiser's state, or the trials of a buffer.
-    agent = replace(state, learner=LearnerState(state.learner.meta, {}))
+    # Without what only going on needs: the meta-optimiser's state, or the trials of a buffer.
+    agent = replace(state, learner=warm_start(state.learner))
     save_checkpoint(replace(config, run_dir=reference), "last", agent)
     write_json(files.evaluation(EvaluationConfig()), _shortened(evaluation))
     shutil.copy(RunFolder(run).config, files.config)

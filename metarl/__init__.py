@@ -30,6 +30,7 @@ from metarl.config.measuring import AnalysisConfig, EvaluationConfig, RecordingC
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.presets import PRESETS, preset
 from metarl.envs import (
+    BrokenEpisode,
     EpisodeBatch,
     SupervisedFamily,
     TaskFamily,
@@ -73,6 +74,7 @@ __all__ = [
     "Agent",
     "AnalysisConfig",
     "BaselineConfig",
+    "BrokenEpisode",
     "CAVIAConfig",
     "Config",
     "EpisodeBatch",

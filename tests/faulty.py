@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from metarl import TaskFamily
+from metarl import BrokenEpisode, TaskFamily
 
 NAN, INF = float("nan"), float("inf")
 
@@ -46,6 +46,10 @@ def _raises(*_):
     raise KeyError("lost")
 
 
+def _broken(*_):
+    raise BrokenEpisode("the arm has left its base")
+
+
 def _breaks(*_):
     raise BrokenPipeError("the simulator's pipe")
 
@@ -78,6 +82,7 @@ FAULTS = {
     "exits": _exits,
     "raises": _raises,
     "breaks": _breaks,
+    "broken": _broken,
     "hangs": hangs,
 }
 

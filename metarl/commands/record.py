@@ -33,7 +33,7 @@ def _options(
     """Films an agent in one held-out task, before adaptation and after each step, or each episode, side by side.
 
     It writes a GIF, an MP4 if imageio-ffmpeg is installed, and for navigation a figure of trajectories to several
-    goals. Actions are sampled, as in an evaluation.
+    goals. Actions are chosen as in an evaluation: sampled, but for PEARL's.
 
     Args:
         run: The run's folder, or reference:NAME, whose files go into runs/reference/NAME/recording.

@@ -62,7 +62,7 @@ class RunSettings(Checked):
     """Continue the run in RUN_DIR from its last checkpoint; with auto, start it if RUN_DIR is missing or empty."""
     init_from: Path | None = None
     """Start from the meta-parameters of another run's last checkpoint: of the same algorithm and network, on any family
-    of the same sizes. Nothing else is taken over."""
+    of the same sizes. Nothing else is taken over, but for the unit of a critic's values."""
     take_over: bool = False
     """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
     seed: Seed = 0

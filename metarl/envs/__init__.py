@@ -3,7 +3,7 @@
 from metarl.envs.built_in import register_built_in
 from metarl.envs.checks import check_task_family
 from metarl.envs.family import Family, FamilySpec, TaskFamily, require_environments
-from metarl.envs.interface import Buffers, EpisodeBatch
+from metarl.envs.interface import BrokenEpisode, Buffers, EpisodeBatch
 from metarl.envs.oracle import OracleFamily
 from metarl.envs.registry import (
     FamilyLike,
@@ -19,6 +19,7 @@ from metarl.envs.supervised import SupervisedFamily
 register_built_in()
 
 __all__ = [
+    "BrokenEpisode",
     "Buffers",
     "EpisodeBatch",
     "Family",

@@ -19,7 +19,6 @@ from metarl.envs.mujoco_core import (
     SimulatedFamily,
     VelocityFamily,
     check_not_diverged,
-    diverged_counts,
 )
 from metarl.envs.native import SAMPLED_CURVATURE, NativeFamily, Slots
 from metarl.envs.parameters import Check, interval, not_negative, number, one_of, positive, positive_whole
@@ -110,7 +109,7 @@ class AntEnv(MujocoTask, TaskEnvironment, GymnasiumAntEnv):
         """Takes one step with torques ``action``, [8]."""
         before = self.data.xpos[_TORSO].copy()
         self.do_simulation(action, self.frame_skip)
-        check_not_diverged(diverged_counts(self))
+        check_not_diverged(self)
         place = self.data.xpos[_TORSO]
         velocity = (place - before) / self.dt
         state = self.state_vector()

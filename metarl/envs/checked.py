@@ -1,7 +1,8 @@
 """The environment's door: every batch of episodes is checked here, and every fault is told with its place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -25,8 +26,8 @@ class CheckedEpisodes(EpisodeBatch):
         episodes: The batch; owned from now on.
         family: The task family.
         rollouts_per_task: Slots of each task, task-major.
-        on_bad_episode: After a number that is not finite, "stop" raises `Fault`, and "drop" ends the episode instead.
-            None stops where there is no choice.
+        on_bad_episode: After a number that is not finite, or where an episode breaks off, "stop" raises `Fault`, and
+            "drop" ends the episode instead. None stops where there is no choice.
 
     Attributes:
         dropped: What was wrong with each dropped episode since the last reset of all slots, by slot.
@@ -93,13 +94,13 @@ class CheckedEpisodes(EpisodeBatch):
             if isinstance(error, Exception):
                 self._require_finite(actions)
             blame(error, self.where)
-        self._inside, self.terms = "", self._episodes.terms
+        self._inside, self.terms, broken = "", self._episodes.terms, self._episodes.broken
         reported = (observations, rewards, *self.terms.values())
         # Sums of squares take less time than to look at each number, and miss nothing.
         squares = sum([float(np.vdot(values, values)) for values in reported])
-        if not squares <= _LARGEST and any(_bad(values).any() for values in reported):
+        if broken or (not squares <= _LARGEST and any(_bad(values).any() for values in reported)):
             self._require_finite(actions)
-            self._refuse({"observation": observations, "reward": rewards, **self.terms})
+            self._refuse({"observation": observations, "reward": rewards, **self.terms}, broken)
         if self.dropped:
             slots = list(self.dropped)
             for values in reported:
@@ -119,19 +120,28 @@ class CheckedEpisodes(EpisodeBatch):
             slot = int(np.flatnonzero(bad)[0])
             raise Diverged(f"the policy's action is not finite in {self._named(slot)}")
 
-    def _refuse(self, values: dict[str, Any]) -> None:
-        """Stops at the first bad episode, or drops all of them; ``values`` are [num_envs, ...] by name."""
+    def _refuse(self, values: dict[str, Any], broken: Mapping[int, str] = MappingProxyType({})) -> None:
+        """Stops at the first bad episode, or drops all of them.
+
+        Args:
+            values: What is to be finite, [num_envs, ...] by name.
+            broken: Slots whose episode cannot go on, with the reason.
+        """
+        for slot, what in (*broken.items(), *self._not_finite(values)):
+            told = f"{what} in {self._named(slot)}"
+            if self._on_bad_episode != "drop":
+                choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
+                raise Fault(f"{told}; mend the environment{choice}.")
+            self.dropped.setdefault(slot, told)
+        self._episodes.end(np.array(list(self.dropped)))
+
+    def _not_finite(self, values: dict[str, Any]) -> Iterator[tuple[int, str]]:
         for name, of_slots in values.items():
             bad = _bad(of_slots).reshape(self.num_envs, -1)
             for slot in np.flatnonzero(bad.any(1)).tolist():
                 number = np.ravel(of_slots[slot])[bad[slot]][0]
                 place = f" (entry {np.flatnonzero(bad[slot])[0]})" if bad.shape[1] > 1 else ""
-                told = f"the {name}{place} is {_in_words(number)} in {self._named(slot)}"
-                if self._on_bad_episode != "drop":
-                    choice = ", or leave such episodes out (on_bad_episode drop)" if self._on_bad_episode else ""
-                    raise Fault(f"{told}; mend the environment{choice}.")
-                self.dropped.setdefault(slot, told)
-        self._episodes.end(np.array(list(self.dropped)))
+                yield slot, f"the {name}{place} is {_in_words(number)}"
 
     def _named(self, slot: int | None) -> str:
         """Names an episode at its present step; all of them if ``slot`` is None."""

@@ -326,8 +326,8 @@ def _lost(family: TaskFamily, seed: int) -> Problems:
     if telling is None:
         yield (
             "the task is lost at reset: different tasks gave the same trajectory; use options['task'] in the "
-            "environment's reset, or override set_task, and do not let reset overwrite what set_task changed. "
-            f"({_SPARSE})"
+            "environment's reset, or override set_task (in a MujocoFamily, use it in set_model or reward), and do not "
+            f"let reset overwrite what set_task changed. ({_SPARSE})"
         )
     # What tells tasks apart after one reset should do so after two: it comes first.
     tries.sort(key=lambda one: one is not telling)

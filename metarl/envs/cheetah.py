@@ -20,7 +20,6 @@ from metarl.envs.mujoco_core import (
     VelocityFamily,
     check_not_diverged,
     compile_model,
-    diverged_counts,
 )
 from metarl.envs.native import SAMPLED_CURVATURE, Slots
 from metarl.envs.parameters import Check, flag, interval, not_negative, number, one_of, positive_whole
@@ -119,7 +118,7 @@ class CheetahEnv(MujocoTask, TaskEnvironment, HalfCheetahEnv):
         """Takes one step with torques ``action``, [6]."""
         before = float(self.data.qpos[0])
         self.do_simulation(action, self.frame_skip)
-        check_not_diverged(diverged_counts(self))
+        check_not_diverged(self)
         velocity = self._velocity_since(before)
         terms = self.reward_terms(np.asarray(self.task), velocity, np.asarray(action, np.float64))
         info = {"x_position": self.data.qpos[0], **self.numbers(np.asarray(self.task), velocity), **terms}

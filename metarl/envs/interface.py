@@ -13,6 +13,13 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
 
 
+class BrokenEpisode(RuntimeError):
+    """Raised by an environment's ``step`` where its episode cannot go on, such as after a simulation has diverged.
+
+    Its text says what happened. Training then does what ``on_bad_episode`` says, as after a reward that is no number.
+    """
+
+
 @dataclass(frozen=True)
 class Buffers:
     """Arrays that receive a batch of episodes, initially 0: NumPy arrays, or tensors on the batch's own device.
@@ -49,12 +56,15 @@ class EpisodeBatch(ABC):
             before it.
         current: The slot that is at work inside a call; None between calls, or if all slots work at once.
         calling: The family's method that is at work inside a call of another name, such as "set_task"; else None.
+        broken: Slots whose episode could not go on in the last step, each with the reason; what the step has written
+            for them means nothing.
         dropped: Slots whose episode is to be left out, each with the reason.
     """
 
     terms: Mapping[str, Any]
     current: int | None = None
     calling: str | None = None
+    broken: Mapping[int, str] = MappingProxyType({})
     dropped: Mapping[int, str] = MappingProxyType({})
 
     def __init__(self, num_envs: int, observation_size: int, terms: Iterable[str] = ()) -> None:

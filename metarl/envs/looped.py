@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError, shown
-from metarl.envs.interface import EpisodeBatch, reported
+from metarl.envs.interface import BrokenEpisode, EpisodeBatch, reported
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step
 from metarl.envs.spaces import FlatObservation, flat_observation_space, observed
 
@@ -53,6 +53,7 @@ class LoopedEpisodes(EpisodeBatch):
         self._space = self._envs[0].observation_space
         super().__init__(num_envs, spaces.flatdim(self._space), family.metrics)
         self.infos: list[Mapping[str, Any]] = [{}] * num_envs
+        self.broken: dict[int, str] = {}
         self._elapsed = np.zeros(num_envs, int)
         self._terminated = np.zeros(num_envs, bool)
         self._truncated = np.zeros(num_envs, bool)
@@ -85,9 +86,14 @@ class LoopedEpisodes(EpisodeBatch):
     ) -> None:
         for values in (rewards, *self.terms.values()):
             values[...] = 0
+        self.broken = {}
         for slot in np.flatnonzero(~(self._terminated | self._truncated)):
             self.current = current = int(slot)
-            observation, reward, self._terminated[slot], cut, info = take_step(self._envs[current], actions[slot])
+            try:
+                observation, reward, self._terminated[slot], cut, info = take_step(self._envs[current], actions[slot])
+            except BrokenEpisode as error:
+                self.broken[current], self._terminated[slot] = str(error), True
+                continue
             with np.errstate(over="ignore"):
                 observations[slot] = observed(self._space, observation, "step")
                 rewards[slot] = reward

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError
-from metarl.envs.interface import EpisodeBatch
+from metarl.envs.interface import BrokenEpisode, EpisodeBatch
 from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import ALL, CoreFamily, NativeCore, NativeFamily, Slots
 from metarl.envs.tasks import TaskKeeper
@@ -24,6 +24,7 @@ from metarl.envs.tasks import TaskKeeper
 # MuJoCo silently resets a simulation that runs into one of the first three, and silently zeroes bad controls.
 _BAD = [int(getattr(mujoco.mjtWarning, f"mjWARN_BAD{what}").value) for what in ("QPOS", "QVEL", "QACC", "CTRL")]
 _DIVERGED = slice(min(_BAD), max(_BAD) + 1)
+_HAS_DIVERGED = "the simulation diverged (controls, positions, velocities or accelerations became huge or not a number)"
 
 
 def batch_module() -> Any:
@@ -65,21 +66,10 @@ def compile_model(path: str, velocity_sensor: bool = False) -> Any:
         return spec.compile()
 
 
-def check_not_diverged(counts: NDArray[Any]) -> None:
-    """Raises RuntimeError if a simulation has diverged.
-
-    Args:
-        counts: How often each of MuJoCo's warnings has occurred, [slot, warning].
-    """
-    counts = counts[:, _DIVERGED]
-    if counts.any():
-        diverged = np.flatnonzero(counts.any(axis=1))
-        # A single environment does not know its slot in a vector environment.
-        where = f" in {len(diverged)} of {len(counts)} slots, first in slot {diverged[0]}" if len(counts) > 1 else ""
-        raise RuntimeError(
-            f"the simulation diverged{where}: controls, positions, velocities or accelerations became huge or not a "
-            "number; are the actions finite and within bounds?"
-        )
+def check_not_diverged(env: MujocoEnv) -> None:
+    """Raises BrokenEpisode if a single environment's simulation has diverged."""
+    if np.asarray(env.data.warning.number)[_DIVERGED].any():
+        raise BrokenEpisode(_HAS_DIVERGED)
 
 
 class MujocoTask(TaskKeeper):
@@ -165,10 +155,13 @@ class MujocoCore(NativeCore):
         self.move(slots, actions[slots].astype(np.float64), rewards, terminated)
 
     def simulate(self, slots: Slots, **options: Any) -> None:
-        """Runs one environment step's physics in some slots; raises RuntimeError if one diverges."""
+        """Runs one environment step's physics in some slots; those whose simulation diverges are ``broken``."""
         ids = None if slots is ALL else slots
         self.batch.step(ids, nstep=self.env.frame_skip, **options)
-        check_not_diverged(self.batch.warning[..., 1])
+        # How often each of MuJoCo's warnings has occurred since the episodes began, [slot, warning].
+        diverged = self.batch.warning[..., 1][:, _DIVERGED].any(axis=1)
+        stepped = np.arange(self.num_envs)[slots] if diverged.any() else ()
+        self.broken = {int(slot): _HAS_DIVERGED for slot in stepped if diverged[slot]}
 
     @abstractmethod
     def move(self, slots: Slots, actions: FloatArray, rewards: FloatArray, terminated: BoolArray) -> None:
@@ -219,8 +212,3 @@ class VelocityFamily(SimulatedFamily, NativeFamily):
     def describe_task(self, task: Any) -> str:
         """Says the target velocity."""
         return f"velocity {float(task):.2f} m/s"
-
-
-def diverged_counts(env: MujocoEnv) -> NDArray[Any]:
-    """How often each of MuJoCo's warnings has occurred in a single environment, [1, warning]."""
-    return np.asarray(env.data.warning.number)[None]

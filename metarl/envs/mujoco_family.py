@@ -26,9 +26,9 @@ from metarl.envs.mujoco_core import (
     SimulatedFamily,
     check_not_diverged,
     compile_model,
-    diverged_counts,
 )
 from metarl.envs.native import ALL, NativeVectorEnv, Slots, rows
+from metarl.envs.parameters import not_negative, positive_whole, whole_between
 from metarl.envs.registry import get_family
 from metarl.envs.spaces import element
 from metarl.envs.tasks import TaskDistribution
@@ -154,13 +154,13 @@ class MujocoFamily(SimulatedFamily):
     def set_model(self, model: Any, task: Any) -> None:
         """Turns a copy of the model into the model of a task; by default all tasks have the same.
 
-        Anything may change that leaves the sizes and the time step as they are: ``model.body("torso").mass *= 2``,
-        ``model.dof_damping``, ``model.geom_friction``, ``model.opt.gravity``, ``model.actuator_gear[2] = 0`` to disable
-        an actuator. What MuJoCo derives from masses and inertias follows (``mj_setConst``); what its compiler derives
-        from shapes does not.
+        Anything may change that leaves the sizes, the time step and ``qpos0`` as they are, such as
+        ``model.body("torso").mass *= 2``, ``model.dof_damping``, ``model.geom_friction``, ``model.opt.gravity``,
+        ``model.actuator_gear[2] = 0`` to disable an actuator. What MuJoCo derives from masses and inertias follows
+        (``mj_setConst``); what its compiler derives from shapes does not.
 
         Args:
-            model: A fresh ``mujoco.MjModel``, to be modified.
+            model: A fresh ``mujoco.MjModel``, to be modified in place.
             task: The task, [*task shape].
         """
 
@@ -223,12 +223,22 @@ class MujocoFamily(SimulatedFamily):
         """The ``mujoco.MjModel`` of a task; the shared ``model`` if `set_model` is not overridden.
 
         Raises:
-            UserError: If `set_model` changes the time step.
+            UserError: If `set_model` changes the time step or ``qpos0``, or returns a model.
         """
         if type(self).set_model is MujocoFamily.set_model:
             return self.model
         model = copy.copy(self.model)
-        self.set_model(model, task)
+        returned = self.set_model(model, task)  # type: ignore[func-returns-value]
+        if returned is not None:
+            raise UserError(
+                f"set_model of {self.name} must change the model that it is given, and return nothing; got "
+                f"{shown(returned)}."
+            )
+        if not np.array_equal(model.qpos0, self.model.qpos0):
+            raise UserError(
+                f"set_model of {self.name} changes qpos0, which the first positions would not follow; all tasks must "
+                "have the same, and initial_state draws the first positions."
+            )
         if model.opt.timestep != self.model.opt.timestep:
             raise UserError(
                 f"set_model of {self.name} changes the time step from {self.model.opt.timestep:g} to "
@@ -342,6 +352,9 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         height: int = DEFAULT_SIZE,
     ) -> None:
         self.family = family
+        positive_whole(f"frame_skip of {family.name}", family.frame_skip)
+        not_negative(f"reset_noise of {family.name}", family.reset_noise)
+        whole_between(0, family.model.nq)(f"unobserved_positions of {family.name}", family.unobserved_positions)
         self.tasks = _FamilyTasks(family)
         self._modelled: Any = None  # The task of the present model.
         camera = dict(family.camera)
@@ -349,9 +362,10 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
             self, family._path, family.frame_skip, None, render_mode, width, height, default_camera_config=camera
         )
         self.metadata = {**self.metadata, "render_fps": round(1 / self.dt)}
+        arrays = [name for name in dir(self.data) if isinstance(getattr(self.data, name, None), np.ndarray)]
         for name in family.data_fields:
-            if not isinstance(getattr(self.data, name, None), np.ndarray):
-                hint = nearest(name, dir(self.data))
+            if name not in arrays:
+                hint = nearest(name, arrays)
                 raise UserError(f"MjData has no array {name!r}, one of the data_fields of {family.name}.{hint}")
         # Any task will do to find out how long an observation is.
         self.task = self.tasks.draw(1, np.random.default_rng(0))[0]
@@ -363,7 +377,7 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         """Takes one step with controls ``action``, [action]."""
         before = _kept(self._state())
         self.do_simulation(action, self.frame_skip)
-        check_not_diverged(diverged_counts(self))
+        check_not_diverged(self)
         step = MujocoStep(before, self._state(), np.asarray(action, np.float64)[None], self.dt)
         terms = _terms(self.family, step)
         if self.render_mode == "human":
@@ -373,8 +387,21 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         return self._get_obs(), reward, bool(_ends(self.family, step)[0]), False, info
 
     def initial_state(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-        """Draws the first positions [nq] and velocities [nv] of an episode."""
-        return self.family.initial_state(rng)
+        """Draws the first positions [nq] and velocities [nv] of an episode.
+
+        Raises:
+            UserError: If the family draws anything else.
+        """
+        drawn, sizes = self.family.initial_state(rng), (self.model.nq, self.model.nv)
+        parts = drawn if isinstance(drawn, tuple | list) and len(drawn) == 2 else (np.nan, np.nan)
+        positions, velocities = (np.asarray(part, np.float64) for part in parts)
+        shapes = positions.shape + velocities.shape
+        if shapes != sizes or not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+            raise UserError(
+                f"initial_state of {self.family.name} must return finite positions of shape ({sizes[0]},) and "
+                f"velocities of shape ({sizes[1]},), got {shown(drawn)}."
+            )
+        return positions, velocities
 
     def seed_and_choose_task(self, seed: int | None, options: dict[str, Any] | None) -> dict[str, Any]:
         """Seeds the environment, chooses its task and takes over the task's model."""
@@ -453,7 +480,10 @@ class ModelCore(MujocoCore):
     def bind(self) -> None:
         """Finds the state's arrays and the family's, see `MujocoCore.bind`."""
         super().bind()
-        self._data: dict[str, FloatArray] = {name: self.batch.bind(name) for name in self._family.data_fields}
+        try:
+            self._data: dict[str, FloatArray] = {name: self.batch.bind(name) for name in self._family.data_fields}
+        except ValueError as error:
+            raise UserError(f"the data_fields of {self._family.name} cannot be read in a batch: {error}.") from error
 
     def start(self, slots: IntArray, generators: Sequence[np.random.Generator]) -> None:
         """Gives simulations the models of their tasks and resets them; see `NativeCore.start`."""
@@ -533,9 +563,10 @@ def _ends(family: MujocoFamily, step: MujocoStep) -> BoolArray:
 
 
 def _column(values: Any, k: int, what: str) -> FloatArray:
-    """One number for each of k environments, [k]; one for all of them may be given."""
+    """One number for each of k environments, [k]; a number of Python's stands for all of them."""
     column = np.asarray(values, np.float64)
-    if column.shape not in ((k,), ()):
+    # One number of NumPy's is what a sum over all environments gives.
+    if column.shape != (k,) and (column.shape or isinstance(values, np.generic | np.ndarray)):
         raise UserError(
             f"{what} must have shape ({k},), a number for each environment, got {column.shape}; reduce over the last "
             "axis."

@@ -18,7 +18,7 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.cores import available_cores
 from metarl.common.errors import UserError, nearest
 from metarl.envs.family import TaskFamily
-from metarl.envs.interface import EpisodeBatch, reported
+from metarl.envs.interface import BrokenEpisode, EpisodeBatch, reported
 from metarl.envs.parameters import positive_whole
 from metarl.envs.tasks import TaskDistribution, TaskEnvironment, task_option
 
@@ -54,6 +54,7 @@ class NativeCore(ABC):
         tasks: Each slot's task, [num_envs, *task shape]; written by the owner before ``start``.
         terms: The last step's reward terms and other numbers by name, [num_envs] each, as in the single environment's
             info.
+        broken: Slots whose episode could not go on in the last step, each with the reason.
         draws: Whether it uses the generators that it is started with, at the start or at later steps.
     """
 
@@ -65,6 +66,7 @@ class NativeCore(ABC):
         self.num_envs = num_envs
         self.tasks = np.zeros((num_envs, *task_shape))
         self.terms: dict[str, FloatArray] = {}
+        self.broken: Mapping[int, str] = {}
 
     def use_threads(self, num_threads: int) -> None:  # noqa: B027 (most cores need no more than one)
         """Steps with several threads, if it can. Numbers do not depend on it. To be called before the first start."""
@@ -176,6 +178,7 @@ class NativeEpisodes(EpisodeBatch):
             values[...] = 0
         if isinstance(self._living, slice) or len(self._living):
             self._core.advance(self._living, actions, rewards, self._terminated)
+            self.broken = self._core.broken
             for name, values in self.terms.items():
                 values[self._living] = reported(self._core.terms, name)[self._living]
             self._elapsed[self._living] += 1
@@ -267,6 +270,8 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         stepping = ~self._ended
         slots: Slots = ALL if stepping.all() else np.flatnonzero(stepping)
         self._core.advance(slots, actions, rewards, terminated)
+        for slot, reason in self._core.broken.items():
+            raise BrokenEpisode(f"{reason} in slot {slot}")
         self._elapsed[slots] += 1
         info = self._start(np.flatnonzero(self._ended)) if self._ended.any() else {}
         for name, values in self._core.terms.items():

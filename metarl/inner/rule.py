@@ -67,6 +67,11 @@ class Stage:
         return self.kind is not StageKind.PREPARATION
 
 
+def needs_every_episode(stages: Sequence[Stage]) -> bool:
+    """Whether a stage reads a single episode of each task, so that none can be left out."""
+    return any(stage.rollouts == 1 for stage in stages)
+
+
 def fewest_episodes(stages: Sequence[Stage]) -> int:
     """The fewest episodes per task that the run's setting must ask for, so that each stage has what it reads."""
     fewest, by_setting = 1, False

@@ -23,7 +23,7 @@ from metarl.data import Rollouts
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.inner.loop import Adapted, Measured, Timing, adapt
-from metarl.inner.rule import Adaptation, Stage
+from metarl.inner.rule import Adaptation, Stage, needs_every_episode
 from metarl.inner.side_by_side import SideBySide
 from metarl.inner.supervised import SupervisedRunner, modes_of
 from metarl.inner.support import PolicyGradientSupport
@@ -210,7 +210,8 @@ class Runner:
 
     def _sampler(self, num_tasks: int, rollouts_per_task: int) -> Sampler:
         settings = self._settings
-        num_envs, on_bad_episode = num_tasks * rollouts_per_task, settings.on_bad_episode
+        num_envs = num_tasks * rollouts_per_task
+        on_bad_episode = None if needs_every_episode(self._rule.stages((1.0,))) else settings.on_bad_episode
         episodes = checked_episodes(self._family, num_envs, settings.horizon, rollouts_per_task, on_bad_episode)
         self._episodes.append(episodes)
         action_map = ActionMap(self._family.action_space, settings.action_scale)

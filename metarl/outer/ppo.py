@@ -55,8 +55,9 @@ class PPO:
         also earns what its knowledge is worth later. The value after a trial is 0.
 
         Outcomes are ``k epochs``, ``KL limit after k epochs`` and ``non-finite`` (a gradient; the state stays). Numbers
-        are ``updates``, the steps of Adam; ``surrogate_gain``, the increase of the surrogate that the last update saw,
-        in standardised advantages per step; ``kl``, the largest divergence that an update saw, in nats per step;
+        are ``updates``, the steps of Adam; ``surrogate_gain``, the increase of the surrogate, in standardised
+        advantages per step, on the last minibatch that was looked at, the one that stopped it included; ``kl``, the
+        largest divergence on such a minibatch, in nats per step;
         ``entropy``, in nats; ``explained_variance`` of the value targets, before the updates; and the first
         ``meta_gradient_norm``. If the agent acts on a belief, `train_belief` follows.
 
@@ -94,7 +95,8 @@ class PPO:
             done = epoch + 1
         new = LearnerState(parameter.detach(), {**state.memory, **adam.state[parameter], "values": data.statistics})
         outcome = f"KL limit after {done} epochs" if stopped else f"{done} epochs"
-        numbers = self._numbers(reports, norms, data)
+        # What has stopped it tells what the last update has done.
+        numbers = {**self._numbers([*reports, report] if stopped else reports, norms, data), "updates": len(norms)}
         if isinstance(rule, VariBAD):
             learned, of_belief = train_belief(rule, new, loop, generator)
             numbers |= of_belief

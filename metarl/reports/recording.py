@@ -33,7 +33,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     """Films an agent in one held-out task, before adaptation and after each step, side by side.
 
     An agent with gradient steps adapts anew for each panel, to the same episodes as far as it goes, then acts in one
-    more episode. Of an agent with memory, the panels are its first, second, ... episode. Actions are sampled, as in an
+    more episode. Of an agent with memory, the panels are its first, second, ... episode. Actions are chosen as in an
     evaluation. Navigation also gets a figure of the trajectories to several goals.
 
     Args:

@@ -29,6 +29,8 @@ from metarl.policies.normaliser import Normaliser
 from metarl.store.tensors import Unreadable, read_tensors, write_tensors
 
 _FORMAT = "metarl-policy-1"
+_LARGEST = float(np.finfo(np.float32).max)
+_Reward = Annotated[float, Range(-_LARGEST, _LARGEST)]  # As in training.
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,7 @@ class AdaptedMemory:
             raise UserError(
                 "predict needs the reward of the action before, for the memory: predict(observation, reward)."
             )
-        received = torch.tensor([convert("reward", reward, Annotated[float, Range()])])
+        received = torch.tensor([convert("reward", reward, _Reward)])
         self.memory = self._policy.received(self._network, self._rewards, self.memory[None], self._action, received)[0]
 
 

@@ -14,7 +14,7 @@ from metarl.config.algorithms import VariBADConfig, get_algorithm
 from metarl.config.resolved import Settings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, get_family, require_environments
 from metarl.envs.oracle import OracleFamily
-from metarl.inner.rule import Adaptation, Stage, fewest_episodes
+from metarl.inner.rule import Adaptation, Stage, fewest_episodes, needs_every_episode
 from metarl.policies.action_map import ActionMap
 from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
@@ -93,7 +93,7 @@ def require_enough_to_train(settings: Settings, rule: Adaptation) -> None:
             "must be at least 2 with it, got 1."
         )
     stages = rule.stages((1.0,) * settings.inner.num_inner_steps)
-    if settings.rollouts.on_bad_episode == "drop" and any(stage.rollouts == 1 for stage in stages):
+    if settings.rollouts.on_bad_episode == "drop" and needs_every_episode(stages):
         raise UserError(
             f"on_bad_episode drop would leave {settings.algorithm_name} nothing to read: a stage of it collects one "
             "episode of each task; take stop, or let it read more trajectories."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.common.errors import UserError
+from metarl.common.output import say
 from metarl.common.strict_json import one_line
 from metarl.config.config import Config
 from metarl.config.resolved import GROUPS
@@ -47,6 +48,14 @@ def learner_from(run_dir: Path, config: Config, num_meta: int) -> LearnerState:
             f"{run_dir} has {len(learner.meta)} meta-parameters, and this run {num_meta}: the observations, the "
             f"actions or the settings of {config.algo} differ; choose the same, or leave out init_from."
         )
+    start = warm_start(learner)
+    if settings.meta.meta_optimiser == "ppo" and not start.memory:
+        say(f"{run_dir} does not hold the unit of its critic's values, so the first advantages are less exact")
+    return start
+
+
+def warm_start(learner: LearnerState) -> LearnerState:
+    """What another run takes over from a learner: its meta-parameters and their units."""
     return replace(learner, memory={name: value for name, value in learner.memory.items() if name in _UNITS})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Tuple, flatten, flatten_space, unflatten
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
@@ -19,7 +19,8 @@ from metarl.runs.adapted import AdaptedMemory
 class LastReward(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment whose observations also tell the last reward: {"observation": ..., "reward": [1]}.
 
-    An agent with memory needs it, and Stable-Baselines3's tools do not pass it on. At a reset it is 0.
+    An agent with memory needs it, and Stable-Baselines3's tools do not pass it on. At a reset it is 0. Observations of
+    several parts (Dict, Tuple) are flattened, as by ``gymnasium.spaces.flatten``.
 
     Args:
         env: The environment.
@@ -27,21 +28,24 @@ class LastReward(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(expect("env", env, gymnasium.Env))
-        self.observation_space = Dict({"observation": env.observation_space, "reward": Box(-np.inf, np.inf, (1,))})
+        # Stable-Baselines3 has no dictionaries inside dictionaries.
+        self._parts = env.observation_space if isinstance(env.observation_space, Dict | Tuple) else None
+        observed = env.observation_space if self._parts is None else flatten_space(self._parts)
+        self.observation_space = Dict({"observation": observed, "reward": Box(-np.inf, np.inf, (1,))})
 
     def reset(self, **arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets the environment."""
         observation, info = self.env.reset(**arguments)
-        return _with_reward(observation, 0.0), info
+        return self._with_reward(observation, 0.0), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Steps the environment."""
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return _with_reward(observation, float(reward)), float(reward), terminated, truncated, info
+        return self._with_reward(observation, float(reward)), float(reward), terminated, truncated, info
 
-
-def _with_reward(observation: Any, reward: float) -> dict[str, Any]:
-    return {"observation": observation, "reward": np.array([reward], np.float32)}
+    def _with_reward(self, observation: Any, reward: float) -> dict[str, Any]:
+        seen = observation if self._parts is None else flatten(self._parts, observation)
+        return {"observation": seen, "reward": np.array([reward], np.float32)}
 
 
 class MemoryModel:
@@ -83,7 +87,11 @@ class MemoryModel:
         rewards = np.asarray(observation["reward"])[:, 0]
         agents = np.empty(len(rewards), object) if state is None else state[0].copy()
         begins = np.full(len(rewards), state is None) if episode_start is None else episode_start
-        each = iterate(batch_space(self._adapted.observation_space, len(rewards)), observation["observation"])
+        space, given = self._adapted.observation_space, observation["observation"]
+        if isinstance(space, Dict | Tuple):
+            each = iter([unflatten(space, flat) for flat in given])
+        else:
+            each = iterate(batch_space(space, len(rewards)), given)
         actions = []
         for index, (one, reward, start) in enumerate(zip(each, rewards, begins, strict=True)):
             if start:

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.evaluation import evaluate_policy
 from tiny_runs import assert_same_run, numbers, tiny
 
@@ -171,6 +172,48 @@ def test_stable_baselines3_evaluates_it(agent):
         observation, reward, *_ = single.step(alone.predict(observation, reward, deterministic=True))
         total += reward
     assert total == pytest.approx(mean)
+
+
+class Parts(gym.ObservationWrapper):
+    """Navigation with its observation in two parts, and rewards that are huge."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Dict({"x": spaces.Box(-9, 9, (1,)), "left": spaces.Discrete(2)})
+
+    def observation(self, observation):
+        return {"x": observation[:1].astype(np.float32), "left": int(observation[1] < 0)}
+
+    def step(self, action):
+        observation, reward, *ends = super().step(action)
+        return observation, 1e14 * reward, *ends
+
+
+class PartsFamily(NavigationFamily):
+    """Tasks of `Parts`."""
+
+    name = "parts"
+
+    def make_env(self, render_mode=None):
+        return Parts(super().make_env(render_mode))
+
+    make_episodes = metarl.TaskFamily.make_episodes
+
+
+def test_observations_of_several_parts_and_huge_rewards_are_no_obstacle_to_stable_baselines3(tmp_path):
+    metarl.train(tiny(tmp_path, env=f"{__name__}:PartsFamily", algo="rl2", rl2={"units": 8}, horizon=10))
+    agent = metarl.load(tmp_path, trust=True)
+    env = Parts(make_env())
+    model = MemoryModel(agent.adapt(env, num_steps=1))
+    mean, _ = evaluate_policy(model, LastReward(env), n_eval_episodes=2, deterministic=True, warn=False)
+    alone, total, reward = agent.adapt(Parts(make_env()), num_steps=1), 0.0, None
+    observation, _ = (single := Parts(make_env())).reset()
+    alone.start()
+    for _ in range(10):
+        observation, reward, *_ = single.step(alone.predict(observation, reward, deterministic=True))
+        total += reward
+    assert total == pytest.approx(mean)
+    assert total < -1e13
 
 
 def test_stable_baselines3_needs_the_last_reward(agent):

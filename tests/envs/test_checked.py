@@ -47,6 +47,7 @@ def run(family, on_bad_episode="stop", slots=SLOTS, steps=6):
         ),
         ("nan term", "the steps is nan in .* step 3"),
         ("observation beyond float32", r"the observation \(entry 0\) is inf, or does not fit single precision"),
+        ("broken", "the arm has left its base in FaultyFamily, task 1, rollout 0, step 3, seed 72"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -55,7 +56,7 @@ def test_a_number_that_is_not_finite_stops_and_is_named(fault, told):
         run(FaultyFamily(fault))
 
 
-@pytest.mark.parametrize("fault", ["nan observation", "nan reward", "reset"])
+@pytest.mark.parametrize("fault", ["nan observation", "nan reward", "reset", "broken"])
 def test_a_dropped_episode_ends_and_leaves_nothing_behind(fault):
     batch, seen = run(FaultyFamily(fault), "drop")
     assert list(batch.dropped) == [2, 3]

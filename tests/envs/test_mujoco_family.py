@@ -18,6 +18,7 @@ from examples.pendulum_family import PendulumFamily
 from examples.walker_family import WalkerFamily
 from metarl.common.errors import UserError
 from metarl.envs import get_family, mujoco_core
+from metarl.envs.checked import checked_episodes
 from metarl.envs.looped import LoopedEpisodes
 
 BUILT_IN = ["walker-params", "hopper-params", "cheetah-params", "cheetah-crippled", "ant-crippled", "humanoid-dir"]
@@ -390,6 +391,35 @@ FAULTS = [
         r"the term 'r' of Faulty must have shape \(1,\), a number for each environment, got \(1, 1\); reduce over",
     ),
     (lambda: step(faulty(terminated=lambda self, s: s.actions > 0)), r"terminated of Faulty must have shape \(1,\)"),
+    # What reduces over all environments would end or reward all of them.
+    (
+        lambda: step(faulty(terminated=lambda self, s: np.abs(s.after.positions).max() > 9)),
+        r"terminated of Faulty must have shape \(1,\), a number for each environment, got \(\); reduce",
+    ),
+    (lambda: step(faulty(reward=lambda self, s: {"r": s.actions.mean()})), r"the term 'r' of Faulty must have shape"),
+    *[
+        (
+            lambda drawn=drawn: faulty(initial_state=lambda self, rng: drawn).make_env().reset(seed=0),
+            r"initial_state of Faulty must return finite positions of shape \(1,\) and velocities of shape \(1,\), got",
+        )
+        for drawn in (np.zeros(1), (0.0, 0.0), (np.zeros(1), np.full(1, np.nan)), None)
+    ],
+    (
+        lambda: faulty(set_model=lambda self, m, t: copy.copy(m)).task_model(None),
+        "set_model of Faulty must change the model that it is given, and return nothing; got <mujoco",
+    ),
+    (
+        lambda: faulty(set_model=lambda self, m, t: m.qpos0.fill(1.0)).task_model(None),
+        "set_model of Faulty changes qpos0, which the first positions would not follow",
+    ),
+    (
+        lambda: faulty(data_fields=("time",)).make_env(),
+        r"no array 'time', one .* of Faulty\.($| Did you mean '(?!time'))",
+    ),
+    (lambda: faulty(frame_skip=0).make_env(), "frame_skip of Faulty must be a positive whole number, got 0"),
+    (lambda: faulty(frame_skip=2.5).make_env(), "frame_skip of Faulty must be a positive whole number, got 2.5"),
+    (lambda: faulty(reset_noise=-1.0).make_env(), "reset_noise of Faulty must be a number, 0 or greater, got -1.0"),
+    (lambda: faulty(unobserved_positions=2).make_env(), "unobserved_positions of Faulty must be .* from 0 to 1, got 2"),
     (
         lambda: faulty(observation=lambda self, s: s.positions[:, 0]).make_env(),
         r"observation of Faulty must have shape \(1, observation\), a row for each environment, got \(1,\)",
@@ -446,3 +476,44 @@ def test_what_an_instance_cannot_set_beside_an_environment_is_told(name, value):
 
     with pytest.raises(UserError, match=f"Variant sets self.{name}, which has no effect beside an environment; set"):
         Variant().make_env()
+
+
+class Unstable(PendulumFamily):
+    """The second of its tasks has a model that diverges."""
+
+    task_space = spaces.Discrete(2)
+    describe_task = metarl.TaskFamily.describe_task
+
+    def set_model(self, model, task):
+        model.actuator_gear[:] = 1e12 if task else 1.0
+
+
+@pytest.mark.filterwarnings("ignore:.*has no mujoco.batch")
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_mujoco_batch), False])
+def test_a_simulation_that_diverges_is_a_bad_episode(monkeypatch, native):
+    if not native:
+        monkeypatch.setattr(mujoco_core, "batch_module", lambda: None)
+
+    def stepped(on_bad_episode):
+        batch = checked_episodes(Unstable(), 4, 5, 2, on_bad_episode)
+        observations, rewards, ends = np.zeros((4, batch.observation_size)), np.zeros(4), np.zeros((2, 4), bool)
+        batch.reset(np.array([0, 0, 1, 1]), [5, 6, 7, 8], observations)
+        for _ in range(5):
+            batch.step(np.ones((4, 1), np.float32), observations, rewards, *ends)
+        return batch, observations, ends
+
+    told = r"^the simulation diverged \(controls.*\) in Unstable, .*, rollout 0, step \d, seed 7; mend the environment"
+    with pytest.raises(UserError, match=told):
+        stepped("stop")
+    batch, observations, (terminated, truncated) = stepped("drop")
+    assert set(batch.dropped) == {2, 3}
+    assert observations[:2].any()
+    assert truncated.tolist() == [True, True, False, False]
+    assert terminated.tolist() == [False, False, True, True]
+
+
+@needs_mujoco_batch
+def test_arrays_that_a_batch_cannot_read_are_told():
+    family = faulty(data_fields=("efc_force",))
+    with pytest.raises(UserError, match="data_fields of Faulty cannot be read in a batch: efc_force is in the arena"):
+        family.make_episodes(2, 5)

@@ -44,14 +44,16 @@ def assert_iterations_are_kept(run_dir):
 
 @fault(
     WHERE,
-    "an observation or reward that is not a number, infinite, or beyond single precision",
+    "an observation or reward that is not a number, infinite, or beyond single precision; a simulation that diverges",
     "the run stops with its checkpoint; one sentence names family, task, rollout, step, seed and number",
 )
-@pytest.mark.parametrize("name", ["nan observation", "infinite observation", "nan reward", "huge reward", "reset"])
+@pytest.mark.parametrize(
+    "name", ["nan observation", "infinite observation", "nan reward", "huge reward", "reset", "broken"]
+)
 def test_a_bad_number_stops_the_run(name, tmp_path):
     with pytest.raises(
         UserError,
-        match=r"^the (observation \(entry \d\)|reward) is -?(nan|inf, or .*) in faulty:FaultyFamily, task 1, r",
+        match=r"^the (observation \(entry \d\)|reward|arm) (is -?(nan|inf, or .*)|has left its base) in faulty:FaultyF",
     ):
         metarl.train(rare(tmp_path, name))
     assert_iterations_are_kept(tmp_path)
@@ -59,7 +61,8 @@ def test_a_bad_number_stops_the_run(name, tmp_path):
 
 def test_a_bad_number_stops_the_run_of_an_agent_with_memory(tmp_path):
     settings = {"algo": "rl2", "env_kwargs": {"fault": "nan reward", "chance": 0.05}}
-    with pytest.raises(UserError, match=r"^the reward is nan in faulty:FaultyFamily, task 1, r"):
+    told = r"^the reward is nan in faulty:FaultyFamily, task 1, r.*; mend the environment\. "  # No advice to drop it.
+    with pytest.raises(UserError, match=told):
         metarl.train(seldom(tmp_path, **settings))
     assert_iterations_are_kept(tmp_path)
 

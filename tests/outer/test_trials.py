@@ -325,7 +325,8 @@ def test_updates_end_at_the_divergence_allowed(workers):
     assert held.outcome == "KL limit after 0 epochs"
     assert free.numbers["updates"] == 12
     assert 1 <= held.numbers["updates"] < 12
-    assert held.numbers["kl"] <= 0.01 < free.numbers["kl"]
+    assert held.numbers["kl"] > 0.01  # Of the last update, which is kept.
+    assert held.numbers["surrogate_gain"] != 0
 
 
 def test_the_step_size_falls_to_zero(workers):

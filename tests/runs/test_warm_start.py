@@ -1,7 +1,7 @@
 """Runs that start from the meta-parameters of another one."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ from metarl.commands.train import parse_config
 from metarl.config.checked import hints
 from metarl.config.resolved import GROUPS
 from metarl.runs.training import train
-from metarl.store.checkpoints import load_checkpoint
+from metarl.runs.warm_start import warm_start
+from metarl.store.checkpoints import load_checkpoint, save_checkpoint
 from metarl.store.config_file import load_config
 from metarl.store.folder import RunFolder
 
@@ -151,3 +152,16 @@ def test_the_critics_unit_is_taken_over_and_nothing_else_that_was_remembered(tmp
     assert after.memory.keys() == {"values"}
     np.testing.assert_array_equal(after.memory["values"], before.memory["values"])
     np.testing.assert_array_equal(after.meta, before.meta)
+    assert warm_start(before).memory.keys() == {"values"}  # What an agent is shipped with.
+
+
+def test_a_critic_whose_unit_is_missing_is_told_of(tmp_path, capsys):
+    source = tmp_path / "source"
+    train(tiny(source, algo="rl2", rl2={"units": 8}, validate_every=0))
+    state = load_checkpoint(load_config(source), "last")
+    for memory, told in ((state.learner.memory, False), ({}, True)):
+        kept = replace(state, learner=replace(state.learner, memory=memory))
+        save_checkpoint(load_config(source), "last", kept)
+        run = tmp_path / f"run{told}"
+        train(tiny(run, algo="rl2", rl2={"units": 8}, validate_every=0, init_from=source, iterations=0))
+        assert ("does not hold the unit of its critic's values" in capsys.readouterr().err) is told

@@ -87,9 +87,10 @@ def _check_again(name):
     tasks = 40
     committed = _committed(name).evaluated()
     Path("tasks.json").write_text(json.dumps({"tasks": committed.to_json()["tasks"][:tasks]}))
+    size = "rollouts" if committed.shots is None else "queries"
     config = EvaluationConfig(
         task_file=Path("tasks.json"),
-        rollouts=committed.rollouts,
+        **{size: committed.rollouts},
         shots=committed.shots,
         gradient_steps=len(committed.mean) - 1,
         seed=committed.seed,
