@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -67,6 +68,8 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
         UserError: If a setting is impossible; nothing is started then.
         Fault: If a run has failed; the others have finished.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("--seeds starts a process for each seed itself; leave torchrun out, or give one --seed.")
     waiting = {seed: _words_of(seed, others) for seed in seeds}
     runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}
     at_once = _at_once(runs.values())
@@ -125,14 +128,14 @@ class _Processes:
         )
 
     def ended(self) -> Iterator[tuple[int, int, str]]:
-        """Waits a moment; gives the seed, the exit code and the last line of each process that has ended."""
+        """Waits a moment; gives seed, exit code and last words of each process that has ended."""
         process, _ = next(iter(self.running.values()))
         with suppress(subprocess.TimeoutExpired):
             process.wait(_SECONDS_BETWEEN_LOOKS)
         for seed, (process, printed) in list(self.running.items()):
             if process.poll() is not None:
                 del self.running[seed]
-                yield seed, process.returncode, _last_line(printed)
+                yield seed, process.returncode, _told(printed, bool(process.returncode))
 
     def __enter__(self) -> _Processes:
         return self
@@ -145,9 +148,11 @@ class _Processes:
             printed.close()
 
 
-def _last_line(printed: IO[bytes]) -> str:
-    """The last line that a process has printed; the live line is not one."""
+def _told(printed: IO[bytes], failed: bool) -> str:
+    """The last line that a process has printed; of one that has failed, its error or traceback."""
     with printed:
         printed.seek(0)
-        lines = printed.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "printed nothing")
+        text = printed.read().decode(errors="replace").replace("\r", "\n")  # The live line is not one.
+    lines = [line for line in text.split("\n") if line.strip()] or ["printed nothing"]
+    begins = [number for number, line in enumerate(lines) if line.startswith(("Traceback", "error:"))]
+    return "\n".join(lines[begins[-1] :] if failed and begins else lines[-1:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -206,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         run = train(config)
+        if int(os.environ.get("RANK", 0)):
+            return  # The first of torchrun's processes says it.
         follows = f"next: python -m metarl.evaluate {' '.join([shlex.quote(str(config.folder)), *own])}"
         say_on_stdout("; ".join(["done", *run.remarks(), follows]))
 

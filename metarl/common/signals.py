@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from metarl.common.errors import Terminated
 
+_REPLACED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # By PyTorch's launcher.
+
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
@@ -27,6 +29,20 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Puts back, at the end of the block, the handlers of signals that somebody else's code replaces in it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _REPLACED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -120,7 +120,10 @@ class Settings:
             self.examples, queries=size, shots=self.examples.shots if shots is None else shots
         )
         rollouts = dataclasses.replace(self.rollouts, rollouts_per_task=size // self.trials(size))
-        return dataclasses.replace(self, rollouts=rollouts, examples=examples)
+        # One task at a time is the least that can work.
+        most = self.run.envs_per_process and max(self.run.envs_per_process, rollouts.rollouts_per_task)
+        run = dataclasses.replace(self.run, envs_per_process=most)
+        return dataclasses.replace(self, rollouts=rollouts, examples=examples, run=run)
 
     def trials(self, size: int) -> int:
         """How often each task is adapted to, to measure ``size`` episodes of it."""

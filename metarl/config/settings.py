@@ -90,8 +90,8 @@ class RunSettings(Checked):
     """Processes on this machine that share the tasks of each iteration (torchrun gives more machines). The results do
     not depend on it."""
     envs_per_process: Natural = 0
-    """Most environments of a process that exist at once; its tasks take turns. 0 for all. The results do not depend on
-    it."""
+    """Most environments of a process that exist at once for training, and as many for validation; its tasks take turns.
+    0 for all. The results do not depend on it."""
     profile: bool = False
     """Measure where the time goes: print a table of the phases at the end, and write the trace of one iteration into
     RUN_DIR (for Perfetto or TensorBoard)."""

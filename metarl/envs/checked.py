@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import Diverged, Fault, blame, blaming
+from metarl.common.output import say
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
 
@@ -111,7 +112,10 @@ class CheckedEpisodes(EpisodeBatch):
         self._episodes.use_threads(num_threads)
 
     def close(self) -> None:
-        self._episodes.close()
+        try:
+            self._episodes.close()
+        except Exception as error:  # What they have done is done, and another fault may be on its way.
+            say(f"environments of {self._family.name} could not be closed: {type(error).__name__}: {error}")
 
     def _require_finite(self, actions: NDArray[Any]) -> None:
         """Raises Diverged if it is the policy that was not finite."""

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -115,8 +116,9 @@ class LoopedEpisodes(EpisodeBatch):
         self._terminated[slots] = True
 
     def close(self) -> None:
-        for env in self._envs.values():
-            env.close()
+        with ExitStack() as stack:  # Each is closed, whatever the others raise.
+            for env in self._envs.values():
+                stack.callback(env.close)
 
     def _env_for(self, slot: int, task: Any) -> gym.Env[Any, Any]:
         """The slot's environment, made anew if it is of another kind than the task's."""

@@ -93,10 +93,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
     output = config.output or RunFolder(results_folder(folder)).analysis
     config = replace(config, output=output)
+    path = Path.cwd() / output / ANALYSIS_FILE  # An environment may change the working directory.
     agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
     require_same_data(agent.config, agent.family)
     project = _projection(config)
-    path = output / ANALYSIS_FILE
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
     most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)
@@ -219,10 +219,10 @@ def _freezing(
 
 def _gap(loops: _InnerLoops, agent: Agent, tasks: NDArray[Any]) -> tuple[float, float] | None:
     """Returns of standing still and of the oracle; None if no oracle was given."""
-    oracle, settings = loops.config.oracle_return, agent.settings.rollouts
+    oracle = loops.config.oracle_return
     if oracle is None:
         return None
-    standstill, env_steps = standing_still(agent.family, tasks, settings, loops.config.seed)
+    standstill, env_steps = standing_still(agent.family, tasks, agent.settings, loops.config.seed, loops.workers)
     loops.env_steps += env_steps
     if standstill is None:
         raise UserError(f"{agent.family.name} has no action for standing still, so leave out oracle_return.")

@@ -50,9 +50,10 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         Fault: If a file cannot be written in the end.
     """
     config = expect("config", RecordingConfig() if config is None else config, RecordingConfig)
+    here = Path.cwd()  # An environment may change it.
     agent = load(run_dir, config.checkpoint, trust)
     family = require_environments(agent.family, "a recording")
-    folder = config.output or RunFolder(results_folder(agent.config.folder)).recording
+    folder = here / (config.output or RunFolder(results_folder(agent.config.folder)).recording)
     suffix = "" if config.checkpoint == "last" else f"-{config.checkpoint}"
     if config.seed != RecordingConfig.seed:
         suffix += f"-seed{config.seed}"

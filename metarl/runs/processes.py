@@ -7,12 +7,14 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -23,6 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from metarl.common.errors import Abandoned, Fault, Terminated, UserError
 from metarl.common.group import Group
 from metarl.common.output import say
+from metarl.common.signals import handlers_kept
 from metarl.config.config import Config
 
 # How long a process waits for the others, whose environments may be slow.
@@ -82,19 +85,58 @@ def launch(train: Callable[[Config, Any], object], config: Config, callback: Any
         monitor_interval=0.2,
         start_method="spawn",
     )
-    # Its reports of failures are pages long. The processes have said in their own words what went wrong.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    with tempfile.TemporaryDirectory() as folder, _quiet_launcher(), handlers_kept():
+        raised = Path(folder) / "raised"
+        watched = None if callback is None else _Watched(callback, raised)
+        try:
+            elastic_launch(launcher, _work)(train, config, watched)
+        except ChildFailedError as error:
+            if raised.exists():
+                raise pickle.loads(raised.read_bytes()) from None
+            raise _named(error, launcher.nproc_per_node) from None
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise Terminated(128 + error.sigval) from None
+
+
+class _Watched:
+    """A callback that writes what it raises into a file, for the process that has launched the others."""
+
+    def __init__(self, callback: Any, path: Path) -> None:
+        self._callback, self._path = callback, path
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self._callback(*arguments)
+        except BaseException as error:
+            with suppress(Exception):  # What cannot be sent is printed all the same.
+                content = pickle.dumps(error)
+                pickle.loads(content)
+                self._path.write_bytes(content)
+            raise
+
+
+@contextmanager
+def _quiet_launcher() -> Iterator[None]:
+    """PyTorch's reports of failures are pages long. The processes have said in their own words what went wrong."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
-        elastic_launch(launcher, _work)(train, config, callback)
-    except ChildFailedError as error:
-        own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in _BECAUSE_OF_ANOTHER}
-        rank, failure = min((own or error.failures).items(), key=lambda item: item[1].timestamp)
-        killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "has failed"
-        raise Fault(f"process {rank} of {launcher.nproc_per_node} {killed}; the others have ended, too.") from None
-    except SignalException as error:
-        if error.sigval == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise Terminated(128 + error.sigval) from None
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _named(error: ChildFailedError, number: int) -> Fault:
+    """Says which process has failed, unless all have ended because of another."""
+    own = {rank: failure for rank, failure in error.failures.items() if failure.exitcode not in _BECAUSE_OF_ANOTHER}
+    if not own:
+        return Fault(f"one of {number} processes has ended early, without an error; the others have ended, too.")
+    rank, failure = min(own.items(), key=lambda item: item[1].timestamp)
+    killed = f"was killed by {failure.signal_name()}" if failure.exitcode < 0 else "has failed"
+    return Fault(f"process {rank} of {number} {killed}; the others have ended, too.")
 
 
 def _work(train: Callable[[Config, Any], object], config: Config, callback: Any) -> None:

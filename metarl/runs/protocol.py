@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,9 @@ from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.checked import Count, convert, expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
-from metarl.config.settings import RolloutSettings
 from metarl.config.trust import Trust, code_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
-from metarl.envs.checked import checked_episodes
+from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.envs.spaces import element, stacked, zero_action
 from metarl.inner.loop import Measured
 from metarl.inner.memory import MemoryRule
@@ -73,8 +73,9 @@ def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust:
         NotWritten: If the file cannot be written; its ``result`` is the evaluation. A folder that cannot be written is
             said on stderr at once.
     """
+    here = Path.cwd()  # An environment may change it.
     agent, iteration, config = _prepared(run_dir, config, trust)
-    path = RunFolder(results_folder(agent.config.folder)).evaluation(config)
+    path = here / RunFolder(results_folder(agent.config.folder)).evaluation(config)
     warn_if_unwritable(path)
     result = _measured(agent, iteration, config)
     with keeping(result, path):
@@ -107,6 +108,7 @@ def sweep_rollouts(
     sizes = sorted(set(convert("rollouts", rollouts, tuple[Count, ...])), reverse=True)
     if not sizes:
         raise UserError("rollouts must hold at least one number of episodes, got none.")
+    here = Path.cwd()  # An environment may change it.
     agent, iteration, config = _prepared(run_dir, config, trust)
     if agent.settings.examples is not None:
         name = agent.settings.experiment.env
@@ -115,7 +117,7 @@ def sweep_rollouts(
         raise UserError("rollouts cannot be swept for an agent with memory, whose every step reads one episode.")
     stages = agent.rule.stages(agent.step_scales(config.gradient_steps, config.step_scales))
     require_episodes(agent.settings.measured_on(sizes[-1]), stages, "rollouts")
-    path = RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
+    path = here / RunFolder(results_folder(agent.config.folder)).evaluation(config, sweep=True)
     warn_if_unwritable(path)
     # The largest first: what does not fit into memory should fail early.
     results = [_measured(agent, iteration, replace(config, rollouts=size)) for size in sizes][::-1]
@@ -170,7 +172,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         measured, consumed = protocol.run(rule, agent.meta, "agent")
         untrained, random_meta = _untrained(agent, config)
         random_returns = protocol.run(untrained, random_meta, "random initialisation")[0].returns.numpy()
-        standstill, _ = standing_still(family, tasks, agent.settings.rollouts, config.seed)
+        standstill, _ = standing_still(family, tasks, agent.settings, config.seed, workers)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
     independent = family.independent(len(tasks))
     estimate, (episodes, steps) = mean_and_interval(returns), consumed.mean(0).numpy().T
@@ -323,7 +325,9 @@ class _Protocol:
         return adapted.on_cpu().over_trials(trials), adapted.loop.consumed()
 
 
-def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings, seed: int) -> tuple[float | None, int]:
+def standing_still(
+    family: Family, tasks: np.ndarray, settings: Settings, seed: int, workers: Workers
+) -> tuple[float | None, int]:
     """Mean return of the zero action over one episode per task, and the environment steps that it took.
 
     The return is None if the family is supervised, if its action space has no zero, or if all episodes were dropped.
@@ -331,25 +335,49 @@ def standing_still(family: Family, tasks: np.ndarray, settings: RolloutSettings,
     Args:
         family: The task family.
         tasks: [task, ...].
-        settings: Say how long an episode is, and what is done with bad ones.
+        settings: The run's settings.
         seed: Seed of the episodes.
+        workers: Threads.
+
+    Raises:
+        Fault: If an environment does not return in time.
     """
-    if not isinstance(family, TaskFamily):
+    if not isinstance(family, TaskFamily) or (zero := zero_action(family.action_space)) is None:
         return None, 0
-    zero = zero_action(family.action_space)
-    if zero is None:
-        return None, 0
+    num, rollouts = len(tasks), settings.rollouts
+    seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
+    most = settings.run.envs_per_process or num
+    returns, env_steps = list[float](), 0
+    for first in range(0, num, most):
+        some = slice(first, first + most)
+        size = len(tasks[some])
+        episodes = checked_episodes(family, size, rollouts.horizon, 1, rollouts.on_bad_episode)
+        watch = Watch(rollouts.step_timeout)
+        watched = (partial(watch.check, [episodes]), watch.interval) if rollouts.step_timeout else ()
+        try:
+            # In a thread, so that an environment that hangs is noticed.
+            live = partial(_live, episodes, tasks[some], seeds[some].tolist())
+            ((of_some, steps),) = workers.map(live, [zero], *watched)
+        finally:
+            if not workers.abandoned:
+                episodes.close()
+        returns, env_steps = [*returns, *of_some], env_steps + steps
+    return float(np.mean(returns)) if returns else None, env_steps
+
+
+def _live(
+    episodes: CheckedEpisodes, tasks: np.ndarray, seeds: Sequence[int], action: np.ndarray
+) -> tuple[list[float], int]:
+    """Returns of one episode of each task with always the same action, but for dropped ones; and their steps."""
     num, env_steps = len(tasks), 0
-    observations = np.zeros((num, *family.observation_space.shape), np.float32)
-    actions = np.repeat(zero[None], num, axis=0)
+    observations = np.zeros((num, episodes.observation_size), np.float32)
+    actions = np.repeat(action[None], num, axis=0)
     rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
     total = np.zeros(num)
-    seeds = stream(seed, Purpose.TEST_ROLLOUTS).integers(2**31, size=num)
-    with closing(checked_episodes(family, num, settings.horizon, 1, settings.on_bad_episode)) as episodes:
-        episodes.reset(tasks, seeds.tolist(), observations)
-        while not (ended := terminated | truncated).all():
-            env_steps += int((~ended).sum())
-            episodes.step(actions, observations, rewards, terminated, truncated)
-            total += rewards
-        kept = np.delete(total, list(episodes.dropped))
-    return float(kept.mean()) if len(kept) else None, env_steps
+    episodes.reset(tasks, seeds, observations)
+    while not (ended := terminated | truncated).all():
+        env_steps += int((~ended).sum())
+        episodes.step(actions, observations, rewards, terminated, truncated)
+        total += rewards
+    kept: list[float] = np.delete(total, list(episodes.dropped)).tolist()
+    return kept, env_steps

@@ -15,7 +15,7 @@ import torch
 
 from metarl.common.device import resolve_device
 from metarl.common.errors import Diverged, Fault, UserError, blaming, shown
-from metarl.common.files import NotWritten
+from metarl.common.files import NotWritten, reason
 from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.output import say, say_on_stdout
@@ -160,8 +160,12 @@ def _other(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
 
 
 def _finished(config: Config, state: RunState) -> FinishedRun:
-    path = RunFolder(config.folder).path
-    return FinishedRun(path, Agent(config, state.learner.meta), read_progress(path), state.dropped_episodes)
+    path, progress = RunFolder(config.folder).path, Progress()
+    try:
+        progress = read_progress(path)
+    except OSError as error:
+        say(f"cannot read the progress of {path}: {reason(error)}; the run is whole, without it")
+    return FinishedRun(path, Agent(config, state.learner.meta), progress, state.dropped_episodes)
 
 
 def _begins_anew(config: Config) -> bool:
@@ -284,7 +288,7 @@ class Trainer:
         """Calls the callback, in the first process; returns whether it stops the run."""
         if self._callback is None or self._group.rank != 0:
             return False
-        answer = self._callback(state.iteration, row, Agent(self._config, state.learner.meta))
+        answer = self._callback(state.iteration, row, Agent(self._config, state.learner.meta.clone()))
         self.check_directory()
         if not (answer is None or isinstance(answer, bool | np.bool_)):
             raise UserError(f"callback must return True, to stop the run, or False or None, got {shown(answer)}.")
@@ -315,6 +319,7 @@ class Trainer:
             nothing = dict.fromkeys(self._measured, torch.full((1, 1), math.nan))
             row |= dict.fromkeys(_validation_columns(nothing), "")
         steps = int(row.pop("env_steps", 0))
+        cpu_seconds = sum(self._group.gather(time.process_time() - cpu_begin))
         new = replace(
             state,
             learner=learner,
@@ -322,7 +327,7 @@ class Trainer:
             env_steps=state.env_steps + steps,
             validation_env_steps=state.validation_env_steps + validation_steps,
             seconds=state.seconds + time.perf_counter() - begin,
-            cpu_seconds=state.cpu_seconds + time.process_time() - cpu_begin,
+            cpu_seconds=state.cpu_seconds + cpu_seconds,
             dropped_episodes=state.dropped_episodes + int(row.get("dropped_episodes", 0)),
         )
         validation = row.get(f"validation_post_adaptation_{self._best_by}", "")

@@ -43,7 +43,7 @@ class RunState:
         validation_env_steps: Environment steps taken in validation; 0 before the first resumption in checkpoints of
             older versions.
         seconds: Wall time spent on them.
-        cpu_seconds: CPU time of the process spent on them, all threads together; 0 before the first resumption in
+        cpu_seconds: CPU time spent on them, all threads of all processes together; 0 before the first resumption in
             checkpoints of older versions.
         best_return: Best post-adaptation return on the validation tasks so far, or what ``best_by`` names in its place;
             negated where less is better.
@@ -125,10 +125,20 @@ def load_checkpoint(config: Config, which: str, to_resume: bool = False) -> RunS
 def load_learner(run_dir: Path) -> LearnerState:
     """The meta-parameters and the memory of a run's last checkpoint, whatever its configuration is.
 
+    If it is damaged, those of the previous one.
+
     Raises:
         UserError: If there is none, or it is damaged or not metarl's.
     """
-    return _learner(_parts(RunFolder(run_folder(run_dir)).checkpoint("last"))[1])
+    files = RunFolder(run_folder(run_dir))
+    try:
+        return _learner(_parts(files.checkpoint("last"))[1])
+    except DamagedCheckpoint as error:
+        if not files.checkpoint("previous").is_file():
+            raise
+        learner = _learner(_parts(files.checkpoint("previous"))[1])
+        say(f"{error} Took the previous one.")
+        return learner
 
 
 def _learner(tensors: Mapping[str, Tensor]) -> LearnerState:

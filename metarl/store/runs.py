@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
@@ -166,12 +168,16 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
     evaluation, *_ = _read_evaluations(files, checkpoint) or (None,)
     sweep, progress = _read_evaluations(files, checkpoint, sweep=True), _read_progress(files.progress)
     reached = max(progress.get("iteration", ()), default=0)
-    measured = None if evaluation is None or checkpoint == "best" else evaluation.iteration
-    if measured is not None and measured < reached:
-        say(
-            f"'{path}' was evaluated after iteration {measured}, and training went on to {reached:.0f}: run "
-            f"`{_command(path, checkpoint)}` again to measure the agent as it is now."
-        )
+    went_on = "training went on to"
+    if checkpoint == "best":
+        reached, went_on = _iteration(files.checkpoint("best")), "its best agent is now that of iteration"
+    for measured, option in ((evaluation, ""), (sweep[0] if sweep else None, " --rollouts-sweep ...")):
+        if measured is not None and measured.iteration is not None and measured.iteration < reached:
+            say(
+                f"'{path}' was evaluated{option and ', over several numbers of episodes,'} after iteration "
+                f"{measured.iteration}, and {went_on} {reached:.0f}: run "
+                f"`{_command(path, checkpoint)}{option}` again to measure the agent as it is now."
+            )
     return StoredRun(path, config, progress, checkpoint, evaluation, trust, sweep)
 
 
@@ -189,6 +195,15 @@ def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = Fa
     except ValueError as error:
         command = _command(files.path, checkpoint) + (" --rollouts-sweep ..." if sweep else "")
         raise UserError(f"'{path}' is no evaluation: {str(error).rstrip('.')}; run `{command}` again.") from error
+
+
+def _iteration(checkpoint: Path) -> int:
+    """The iteration of a checkpoint by its header; 0 if there is none, or it cannot be read."""
+    try:
+        with safe_open(checkpoint, "numpy") as file:
+            return int(json.loads(file.metadata()["progress"])["iteration"])
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError):
+        return 0
 
 
 def _command(folder: Path, checkpoint: Checkpoint) -> str:

@@ -301,3 +301,24 @@ def test_a_batch_that_steps_all_slots_at_once_says_where_too():
 
 def test_families_without_faults_are_fine():
     check_task_family(FaultyFamily(chance=0.0))
+
+
+class Closing(Faulty):
+    """Counts what was closed, and raises then."""
+
+    closed: ClassVar[list[object]] = []
+
+    def close(self):
+        self.closed.append(self)
+        raise OSError("the simulator has gone")
+
+
+def test_environments_that_cannot_be_closed_are_told_of_and_hide_nothing(capsys):
+    class Family(FaultyFamily):
+        def make_env(self, render_mode=None):
+            return Closing(self.fault, self.chance)
+
+    batch = checked_episodes(Family(), SLOTS, 6)
+    batch.close()
+    assert len(set(Closing.closed)) == SLOTS
+    assert "environments of Family could not be closed: OSError: the simulator has gone" in capsys.readouterr().err

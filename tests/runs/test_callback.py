@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -50,6 +51,45 @@ def test_what_a_callback_raises_ends_the_run_with_its_checkpoint(tmp_path):
     assert stored_progress(tmp_path).iteration == 1
 
 
+class Pruned(Exception):
+    """What a callback of one's own raises."""
+
+
+def prune(iteration, row, agent):
+    raise Pruned(iteration)
+
+
+def leave(iteration, row, agent):
+    sys.exit(0)
+
+
+@pytest.mark.parametrize(("callback", "raised"), [(prune, Pruned), (leave, SystemExit)])
+def test_what_a_callback_raises_comes_out_of_several_processes(tmp_path, callback, raised):
+    config = tiny(tmp_path, iterations=3, processes=2, checkpoint_every=1)
+    with pytest.raises(raised) as error:
+        train(config, callback)
+    assert error.value.args == (1,) or error.value.code == 0
+    assert load_checkpoint(config, "last").iteration == 1
+
+
+def test_a_callback_that_changes_its_agent_does_not_change_the_run(tmp_path):
+    train(tiny(tmp_path / "changed"), lambda iteration, row, agent: agent.meta.add_(1.0) is None)
+    train(tiny(tmp_path / "alone"))
+    assert_same_run(tmp_path / "changed", tmp_path / "alone")
+
+
+def test_a_run_whose_progress_cannot_be_read_is_not_lost(tmp_path, capsys):
+    def spoil(iteration, row, agent):
+        if iteration == 1:
+            (tmp_path / "progress.csv").unlink()
+            (tmp_path / "progress.csv").mkdir()
+
+    with pytest.raises(metarl.NotWritten) as error:
+        train(tiny(tmp_path, validate_every=0), spoil)
+    assert len(error.value.result.agent.meta)
+    assert "cannot read the progress of" in capsys.readouterr().err
+
+
 def test_an_answer_that_is_neither_yes_nor_no_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"callback must return True, to stop the run, or False or None, got 0\.5\."):
         train(tiny(tmp_path), lambda iteration, row, agent: 0.5)
@@ -69,7 +109,9 @@ class Second:
 
 def test_a_callback_stops_all_processes(tmp_path):
     config = tiny(tmp_path / "run", iterations=4, processes=2)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     run = train(config, Second(tmp_path / "calls"))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert (tmp_path / "calls").read_text() == "1 1\n2 2\n"
     assert run.progress["iteration"].tolist() == [1, 2]
     assert load_checkpoint(config, "last").iteration == 2
@@ -212,7 +254,7 @@ class Leaving(CartPoleFamily):
     """A family whose environments change the working directory."""
 
     def make_env(self, render_mode=None):
-        os.chdir(os.environ["METARL_TEST_ELSEWHERE"])
+        os.chdir(os.environ.get("METARL_TEST_ELSEWHERE", "."))
         return super().make_env(render_mode)
 
 
@@ -223,4 +265,17 @@ def test_an_environment_that_changes_the_working_directory_is_told_before_anythi
     with pytest.raises(UserError, match=r"give run_dir \(--run-dir\) as an absolute path"):
         train(tiny("run", env=Leaving, horizon=5))
     assert not (tmp_path / "run" / "config.json").exists()
+    assert not any((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_environment_that_changes_the_working_directory_takes_no_result_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train(tiny("run", env=Leaving, horizon=5))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("METARL_TEST_ELSEWHERE", str(tmp_path / "elsewhere"))
+    metarl.evaluate("run", metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1), trust=True)
+    os.chdir(tmp_path)
+    metarl.analyze("run", metarl.AnalysisConfig(tasks=2, rollouts=2, embedding_tasks=2), trust=True)
+    assert (tmp_path / "run/evaluation.json").is_file()
+    assert (tmp_path / "run/analysis/analysis.json").is_file()
     assert not any((tmp_path / "elsewhere").iterdir())

@@ -1,5 +1,6 @@
 """Processes that share the tasks: the same numbers as one, whole checkpoints however they end, and clear refusals."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -13,13 +14,16 @@ import pytest
 import torch
 from tiny_runs import ROOT, arguments, assert_same_run, final_parameters, numbers, tiny
 
-from metarl import Config, UserError
+import metarl
+from metarl import Config, EvaluationConfig, UserError
+from metarl.common.group import Group
 from metarl.envs.navigation import NavigationFamily
 from metarl.inner.loop import Measured
 from metarl.inner.runner import check_dropped
-from metarl.runs.training import train
+from metarl.runs.training import Trainer, train
 from metarl.store.checkpoints import load_checkpoint
 from metarl.store.config_file import load_config
+from metarl.store.writer import SilentWriter
 
 RUN = {"iterations": 2, "meta_batch_size": 5, "horizon": 15, "rollouts_per_task": 4, "hidden_sizes": (8,), "threads": 1}
 COMMAND = [sys.executable, "-m", "metarl.train"]
@@ -309,6 +313,41 @@ def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs
     train(tiny(tmp_path / "turns", **{**RUN, **settings, "envs_per_process": envs}))
     assert_same_run(tmp_path / "all", tmp_path / "turns")
     assert max(made) <= envs
+
+
+def test_a_run_whose_tasks_took_turns_is_evaluated_with_what_one_task_needs_at_least(tmp_path, monkeypatch):
+    made = []
+    make_episodes = NavigationFamily.make_episodes
+
+    def counted(self, num_envs, horizon):
+        made.append(num_envs)
+        return make_episodes(self, num_envs, horizon)
+
+    config = EvaluationConfig(tasks=7, rollouts=6, gradient_steps=1)
+    run = train(tiny(tmp_path / "turns", **{**RUN, "envs_per_process": 4})).path
+    expected = metarl.evaluate(train(tiny(tmp_path / "all", **RUN)).path, config)
+    monkeypatch.setattr(NavigationFamily, "make_episodes", counted)
+    result = metarl.evaluate(run, config)
+    assert max(made) == 6
+    np.testing.assert_array_equal(result.returns, expected.returns)
+    assert result.references.standstill == expected.references.standstill
+    metarl.sweep_rollouts(run, [2, 5], config)
+    metarl.analyze(run, metarl.AnalysisConfig(tasks=3, rollouts=5, embedding_tasks=3))
+
+
+class Twice(Group):
+    """A group in which another process has used as much CPU time as this one."""
+
+    def gather(self, value):
+        return [value, value] if isinstance(value, float) else super().gather(value)
+
+
+def test_the_cpu_time_of_all_processes_is_counted(tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "process_time", lambda: float(next(ticks)))
+    with Trainer(tiny(tmp_path, validate_every=0), torch.device("cpu"), Twice()) as trainer:
+        state = trainer.train(trainer.initial(), SilentWriter())
+    assert state.cpu_seconds == 2 * state.iteration
 
 
 def test_a_task_needs_its_environments_at_once(tmp_path):

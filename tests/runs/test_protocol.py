@@ -5,16 +5,20 @@ import math
 import signal
 import threading
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 import pytest
 from fault_table import fault
+from faulty import FaultyFamily
 from tiny_runs import ROOT, everything_in, tiny
 
 import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, NotWritten, UserError
+from metarl.common import parallel
+from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval
 from metarl.inner import runner
 from metarl.inner.runner import Runner
@@ -286,6 +290,34 @@ def reader(tmp_path_factory):
     """A run of L2F whose attenuator reads two trajectories of each task."""
     l2f = {"embedding": "gru", "trajectories": 2}
     return train(tiny(tmp_path_factory.mktemp("runs") / "reader", algo="l2f", l2f=l2f, iterations=0)).path
+
+
+def test_an_older_sweep_or_best_agent_is_told_of(tmp_path, capsys):
+    run = train(tiny(tmp_path, iterations=2, validate_every=1)).path
+    config = EvaluationConfig(tasks=2, gradient_steps=1, checkpoint="best")
+    sweep_rollouts(run, [2, 3], replace(config, checkpoint="last"))
+    best = evaluate(run, config).iteration
+    for name, kept in (("evaluation-sweep.json", "last"), ("evaluation-best.json", "best")):
+        stored = json.loads((run / name).read_text())
+        capsys.readouterr()
+        read_run(run, kept)
+        assert "was evaluated" not in capsys.readouterr().err
+        older = [{**part, "iteration": 0} for part in stored.get("evaluations", [stored])]
+        (run / name).write_text(json.dumps({"evaluations": older} if "evaluations" in stored else older[0]))
+        read_run(run, kept)
+        told = capsys.readouterr().err
+        if kept == "best":
+            assert f"after iteration 0, and its best agent is now that of iteration {best}: run" in told
+        else:
+            assert "over several numbers of episodes, after iteration 0, and training went on to 2: run" in told
+            assert "--rollouts-sweep" in told
+
+
+def test_an_environment_that_hangs_while_standing_still_is_noticed(monkeypatch):
+    monkeypatch.setattr(parallel, "SECONDS_TO_STOP", 0.05)
+    settings = tiny("run", step_timeout=0.1).resolve()
+    with Workers(1) as workers, pytest.raises(UserError, match=r"nothing has come back for 0\.1 seconds"):
+        protocol.standing_still(FaultyFamily("hangs"), np.ones(2), settings, 0, workers)
 
 
 def test_too_few_episodes_for_what_a_rule_reads_are_refused_before_any_is_collected(reader, monkeypatch):

@@ -67,6 +67,19 @@ def test_parameters_that_do_not_fit_are_refused(source, tmp_path):
         tiny(tmp_path / "run", algo="pretrain", baseline={"trainer": "ppo"}, init_from=source)
 
 
+def test_of_a_damaged_checkpoint_the_previous_one_is_taken(source, tmp_path, capsys):
+    train(tiny(tmp_path / "damaged", checkpoint_every=1))
+    checkpoint = RunFolder(tmp_path / "damaged").checkpoint("last")
+    content = bytearray(checkpoint.read_bytes())
+    content[-3] ^= 1
+    checkpoint.write_bytes(content)
+    train(tiny(tmp_path / "run", init_from=tmp_path / "damaged", iterations=0))
+    assert "is damaged" in (told := capsys.readouterr().err)
+    assert "Took the previous one." in told
+    train(tiny(tmp_path / "earlier", iterations=1))
+    np.testing.assert_array_equal(final_parameters(tmp_path / "run"), final_parameters(tmp_path / "earlier"))
+
+
 def test_nothing_that_a_foreign_folder_names_is_imported(source, tmp_path):
     content = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
     for name, data in content.items():
