@@ -22,7 +22,7 @@ class EvaluateOptions:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder, or reference:NAME for an agent that comes with the package. Its evaluation.json goes into
+    """The run's folder, or reference:NAME for an agent that comes with the package, whose evaluation.json goes into
     runs/reference/NAME."""
     rollouts_sweep: tuple[int, ...] = ()
     """Evaluates with each of these numbers of episodes in place of ROLLOUTS, such as 1 2 5 10 20 40, on the same tasks;

@@ -48,7 +48,10 @@ def nearest(name: object, candidates: Iterable[str]) -> str:
     Returns:
         A sentence such as ``" Did you mean 'navigation'?"``, with a leading space; empty if no candidate is close.
     """
-    close = difflib.get_close_matches(str(name), list(candidates), n=3, cutoff=0.5)
+    wanted, names = str(name), list(candidates)
+    # What begins so comes first: users shorten names.
+    begun = [candidate for candidate in names if len(wanted) > 2 and candidate.startswith(wanted)]
+    close = list(dict.fromkeys([*begun, *difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)]))[:3]
     return f" Did you mean {' or '.join(repr(match) for match in close)}?" if close else ""
 
 

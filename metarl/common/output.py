@@ -51,12 +51,16 @@ _LIVE, _LOG = Unbreakable(), _Lines()
 def progress_bar(*args: Any, **options: Any) -> Any:
     """A tqdm bar on stderr: a live line in a terminal or notebook, a line every 30 seconds in a log file.
 
+    A bar that does not stay (``leave=False``) has its first line in a log file after 30 seconds.
+
     Args:
         args: As those of tqdm.
         options: As those of tqdm.
     """
     stream = _stream_of_bars()
     seconds = _SECONDS_PER_LINE if stream is _LOG else 0.1
+    if stream is _LOG and not options.get("leave", True):
+        options["delay"] = seconds  # Work that is done sooner needs no line.
     return tqdm(*args, file=stream, mininterval=seconds, maxinterval=max(seconds, 10.0), **options)
 
 

@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{path} is damaged: its values are nested too deeply.") from None
     except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}.") from error
+        raise UserError(f"{path} is damaged, or no JSON: {error}.") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}.")
     return content

@@ -469,6 +469,8 @@ def get_algorithm(name: str) -> Algorithm:
     if ":" in name:
         summary, rule, settings = own_row(name, "algo")
         return Algorithm(own_title(name), summary, rule, settings=settings if hints(settings) else None)
+    if name in META_OPTIMISERS:
+        raise UserError(f"{name} is a meta-optimiser: choose an algorithm, and --meta-optimiser {name}.")
     raise UserError(
         f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are: {', '.join(sorted(ALGORITHMS))}; a rule of "
         "your own is given as package.module:Rule."

@@ -96,7 +96,7 @@ class SACConfig(Checked):
     lr: Positive = 1e-3
     """Adam's step size."""
     updates: Count = 700
-    """Steps of Adam in a meta-iteration, but in the first one, which only fills the buffer."""
+    """Steps of Adam in a meta-iteration, except in the first, which only fills the buffer."""
     trials: Count = 8
     """Trials in such a step, drawn from the buffer."""
     transitions: Count = 32

@@ -256,6 +256,7 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
         if isinstance(error.__cause__, OSError):  # The file cannot be read at all.
             raise
         example = json.dumps({"tasks": plain(family.sample_tasks(2, np.random.default_rng(0)))})
+        example = json.dumps(json.loads(example, parse_float=lambda digits: round(float(digits), 2)))
         raise UserError(
             f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."
         ) from error
@@ -308,9 +309,13 @@ class _Protocol:
             `metarl.inner.loop.InnerLoop`.
         """
         meta = meta.to(self._device)
-        groups = range(-(-len(self._tasks) // _GROUP))
-        with progress_bar(groups, desc=what, unit="group", leave=False) as progress:
-            measured, consumed = zip(*(self._run_group(rule, meta, group) for group in progress), strict=True)
+        measured, consumed = list[Measured](), list[Tensor]()
+        with progress_bar(total=len(self._tasks), desc=what, unit="task", leave=False) as progress:
+            for group in range(-(-len(self._tasks) // _GROUP)):
+                of_group = self._run_group(rule, meta, group)
+                measured.append(of_group[0])
+                consumed.append(of_group[1])
+                progress.update(len(of_group[0].returns))
         return Measured.joined(measured), torch.cat(consumed)
 
     def _run_group(self, rule: Adaptation, meta: Tensor, group: int) -> tuple[Measured, Tensor]:

@@ -178,7 +178,8 @@ def _in_words(row: Row) -> str:
     if "kl" in row:
         parts.append(f"KL {float(row['kl']):.4f}")
     if "outcome" in row:
-        parts.append(str(row["outcome"]))
+        # "accepted after 2" trials of the line search; the line must fit into 80 columns.
+        parts.append(re.sub(r"accepted after (\d+)", r"trial \1", str(row["outcome"])))
     return ", ".join(parts)
 
 
@@ -204,7 +205,7 @@ class ProgressLog:
             disable=total == 0,
             unit="it",
             dynamic_ncols=True,
-            bar_format="{n_fmt}/{total_fmt} |{bar:10}| {desc} [{elapsed}<{remaining}]",
+            bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}",
         )
 
     def write(self, row: Row) -> None:

@@ -51,6 +51,11 @@ def test_a_bar_in_a_log_file_is_whole_lines_and_in_a_notebook_a_live_one(monkeyp
         bar.close()
         log.seek(0)
         assert log.read() == "0/1000\nwords\n501/1000\n1000/1000\n"
+        log.seek(0)
+        log.truncate()
+        assert sum(progress_bar(range(3), leave=False)) == 3
+        log.seek(0)
+        assert log.read() == ""  # It was done within 30 seconds.
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     progress_bar(total=1, bar_format="{n}/{total}").close()
     assert sys.stderr.getvalue().startswith("\r0/1")

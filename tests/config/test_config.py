@@ -203,6 +203,7 @@ def test_what_was_converted_survives_json():
         ({"algo": None}, "algo must be a text, got None."),
         ({"env": None}, "give a task family as a name, a subclass of metarl.TaskFamily or a family, got None."),
         ({"algo": "mmal"}, "unknown algorithm 'mmal'. Did you mean 'maml'"),
+        ({"algo": "promp"}, "promp is a meta-optimiser: choose an algorithm, and --meta-optimiser promp"),
         ({"env": "cheetah-dri"}, "no task family named 'cheetah-dri'. Did you mean 'cheetah-dir'"),
         ({"env_kwargs": {"gravity": 1}}, "navigation has no parameter 'gravity'; it accepts"),
         ({"env_kwargs": {"goal_bound": object}}, "env_kwargs['goal_bound'] must be a number, a text, or a list or"),
