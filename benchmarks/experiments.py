@@ -174,11 +174,12 @@ def _memory(
     evaluation: str = "",
     seeds: tuple[int, ...] = (0, 1, 2),
     algo: str = "rl2",
+    options: str = "",
 ) -> Experiment:
     """An agent with memory; the evaluation goes on for two episodes more than a trial of training has."""
     return Experiment(
         env,
-        {algo: f"--algo {algo} --iterations {iterations} --validate-every 0"},
+        {algo: f"--algo {algo} --iterations {iterations} --validate-every 0{options}"},
         f"{evaluation or '--tasks 100'} --rollouts 10 --gradient-steps {episodes + 1}",
         seeds=seeds,
         note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
@@ -237,6 +238,8 @@ def _meta_world(task: str, algo: str, evaluation: str) -> Experiment:
     )
 
 
+# What a step towards the goal is worth comes with all later steps.
+_FAR_SIGHTED = " --discount 0.99 --gae-lambda 0.95"
 _SURVIVE_BONUS = "Returns hold the survive bonus, 200 for a whole episode; evaluation.json has the return without it."
 _RELEASE = "result files of the release of Finn et al. 2017"
 _NAVIGATION_MAML = Published(
@@ -384,8 +387,10 @@ EXPERIMENTS = {
     "memory-cheetah-vel-pearl": _memory("cheetah-vel", 160, 3, algo="pearl"),
     "memory-ant-dir": _memory("ant-dir", 250, 2, "--tasks 40", seeds=(0,)),
     "memory-ant-dir-varibad": _memory("ant-dir", 200, 2, "--tasks 40", seeds=(0,), algo="varibad"),
-    "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,)),
-    "memory-ant-goal-varibad": _memory("ant-goal", 200, 2, seeds=(0,), algo="varibad"),
+    "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,), options=_FAR_SIGHTED),
+    "memory-ant-goal-varibad": _memory(
+        "ant-goal", 400, 2, seeds=(0,), algo="varibad", options=f" --varibad.decoder task{_FAR_SIGHTED}"
+    ),
     "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),
     "cheetah-vel": Experiment(
