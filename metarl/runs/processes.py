@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -74,18 +75,20 @@ def launch(train: Callable[[Config, Any], object], config: Config, callback: Any
             f"callback cannot be sent to other processes ({error}); take a function or an object of a class that a "
             "module defines, not a lambda or a local function."
         ) from error
-    launcher = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=config.resolve().run.processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-        start_method="spawn",
-    )
+    number = config.resolve().run.processes
     with tempfile.TemporaryDirectory() as folder, _quiet_launcher(), handlers_kept():
+        launcher = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=number,
+            logs_specs=DefaultLogsSpecs(folder),  # Otherwise it leaves a folder of its own behind.
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.2,
+            start_method="spawn",
+        )
         raised = Path(folder) / "raised"
         watched = None if callback is None else _Watched(callback, raised)
         try:
@@ -93,7 +96,7 @@ def launch(train: Callable[[Config, Any], object], config: Config, callback: Any
         except ChildFailedError as error:
             if raised.exists():
                 raise pickle.loads(raised.read_bytes()) from None
-            raise _named(error, launcher.nproc_per_node) from None
+            raise _named(error, number) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import signal
 import sys
+import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -107,10 +108,13 @@ class Second:
         return iteration == 2
 
 
-def test_a_callback_stops_all_processes(tmp_path):
+def test_a_callback_stops_all_processes(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     config = tiny(tmp_path / "run", iterations=4, processes=2)
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     run = train(config, Second(tmp_path / "calls"))
+    assert not list((tmp_path / "temporary").iterdir())
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     assert (tmp_path / "calls").read_text() == "1 1\n2 2\n"
     assert run.progress["iteration"].tolist() == [1, 2]
