@@ -21,7 +21,7 @@ from metarl.reports.comparison_figure import draw_differences
 from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training
 from metarl.reports.files import save_picture
 from metarl.reports.labels import BOOKKEEPING, Group, differences
-from metarl.reports.wording import number_text
+from metarl.reports.wording import decimals_of, estimates_text, number_text
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, read_run
@@ -325,16 +325,16 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     steps = range(len(summary["references"]["random_initialisation"]))
     header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
     in_environments = summary["measure"] == "return"
-    decimals = 2 if in_environments else 4
+    decimals = decimals_of(summary["measure"])
 
     def cells(entry: dict[str, Any], sign: str = "") -> str:
-        means, seeds, interval = entry["mean"], entry["per_seed"], entry.get("interval")
-        widths = [f" ± {number_text(width, decimals)}" for width in interval] if interval else [""] * len(means)
-        return " | ".join(
-            f"{number_text(means[k], decimals, sign)}{widths[k]} "
-            f"({', '.join(number_text(seed[k], decimals, sign) for seed in seeds)})"
-            for k in steps
-        )
+        interval = np.array(entry["interval"]) if "interval" in entry else None
+        means = estimates_text(np.array(entry["mean"]), interval, decimals, sign, "± ")
+        seeds = [
+            ", ".join(number_text(value, decimals, sign) for value in of_step)
+            for of_step in zip(*entry["per_seed"], strict=True)
+        ]
+        return " | ".join(f"{mean} ({of_seeds})" for mean, of_seeds in zip(means, seeds, strict=True))
 
     measured, step = summary["measure"], summary["step_name"]
     what = f"{measured.capitalize()} after k {step}s" + (", on fresh episodes" if in_environments else "")
@@ -348,7 +348,7 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     random = " | ".join(number_text(value, decimals) for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
     if summary["references"]["standstill"] is not None:
-        standstill = f"{summary['references']['standstill']:.2f}"
+        standstill = number_text(summary["references"]["standstill"], decimals)
         lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
     lines += [_published_row(figure, steps, decimals) for figure in summary["published"]]
     if summary["published"]:

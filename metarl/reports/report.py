@@ -27,7 +27,7 @@ from metarl.reports.curves import draw_gradient_steps, draw_training
 from metarl.reports.files import checked_file, take_literally, writing
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
 from metarl.reports.tables import comparison_table
-from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
+from metarl.reports.wording import MEASURES, decimals_of, engineering, estimates_text, seeds_text, tasks_text
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.reference import results_folder
@@ -177,11 +177,7 @@ def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
         means = np.array([run.evaluated().mean for run in group.runs])
         estimate = mean_and_interval(means)
         shown = estimate.half_width if len(means) >= MIN_SEEDS_FOR_INTERVAL else None
-        widths = [None] * means.shape[1] if shown is None else shown.tolist()
-        cells = [
-            f"{mean:.3g}" + ("" if width is None else f" \N{PLUS-MINUS SIGN} {width:.2g}")
-            for mean, width in zip(estimate.mean.tolist(), widths, strict=True)
-        ]
+        cells = estimates_text(estimate.mean, shown, decimals_of(runs[0].measure), plus_minus="\N{PLUS-MINUS SIGN} ")
         rows.append({"label": group.label, "seeds": len(group.runs), "cells": cells})
     measure = MEASURES[runs[0].measure]
     return {

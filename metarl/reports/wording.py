@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -143,12 +144,31 @@ def number_text(value: float, decimals: int, sign: str = "") -> str:
     """A number with ``decimals`` digits after the point; as 3.3e+27 if that takes more than nine characters.
 
     Args:
-        value: The number.
+        value: The number; NaN is a dash.
         decimals: Digits after the point.
         sign: "+" to write the sign of positive numbers too.
     """
-    text = f"{value:{sign}.{decimals}f}"
+    if math.isnan(value):
+        return "-"
+    text = f"{value:{sign}z.{decimals}f}"  # z: never -0.00
     return text if len(text) <= _LONGEST_NUMBER else f"{value:{sign}.1e}"
+
+
+def estimates_text(
+    means: Floats, half_widths: Floats | None, decimals: int, sign: str = "", plus_minus: str = "+-"
+) -> list[str]:
+    """Means as in `number_text`, each with the half-width of its interval where it has one."""
+    widths = np.full_like(means, np.nan) if half_widths is None else half_widths
+    return [
+        number_text(mean, decimals, sign)
+        + ("" if math.isnan(width) else f" {plus_minus}{number_text(width, decimals)}")
+        for mean, width in zip(means.tolist(), widths.tolist(), strict=True)
+    ]
+
+
+def decimals_of(measure: str) -> int:
+    """Digits after the point of what a family is measured by: errors and accuracies are about 1, returns larger."""
+    return 2 if measure == "return" else 4
 
 
 def engineering(value: float) -> str:

@@ -11,7 +11,7 @@ from tiny_runs import ROOT, tiny
 import metarl
 from metarl.commands.report import main
 from metarl.common.errors import UserError
-from metarl.reports.wording import provenance_text
+from metarl.reports.wording import number_text, provenance_text
 from metarl.runs.training import train
 from metarl.store.runs import read_run
 
@@ -51,7 +51,7 @@ def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
     shown = words(written(runs, tmp_path))
     for path in runs:
         result = metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
-        assert all(f"{mean:.3g}" in shown for mean in result.mean)
+        assert all(number_text(mean, 2) in shown.split() for mean in result.mean)
         quoted, tasks = shlex.quote(str(path)), shlex.quote(f"{path}/evaluation.json")
         assert f"python -m metarl.train --config config.json --run-dir {quoted}" in shown
         measured = f"python -m metarl.evaluate {quoted} --task-file {tasks} --rollouts 2 --gradient-steps 1"

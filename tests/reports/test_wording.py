@@ -1,6 +1,7 @@
+import numpy as np
 import pytest
 
-from metarl.reports.wording import counted, engineering, tasks_in_words
+from metarl.reports.wording import counted, engineering, estimates_text, number_text, tasks_in_words
 
 
 def test_one_thing_alone_is_singular():
@@ -21,6 +22,29 @@ def test_one_thing_alone_is_singular():
 )
 def test_a_number_is_rounded_before_its_unit_is_chosen(value, text):
     assert engineering(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "sign", "text"),
+    [
+        (-33.96, "", "-33.96"),
+        (1234.5, "", "1234.50"),
+        (0.5, "+", "+0.50"),
+        (-0.004, "", "0.00"),
+        (-0.004, "+", "+0.00"),
+        (float("nan"), "", "-"),
+        (float("nan"), "+", "-"),
+        (-3.3e27, "", "-3.3e+27"),
+    ],
+)
+def test_a_number_has_its_decimals_and_no_number_is_a_dash(value, sign, text):
+    assert number_text(value, 2, sign) == text
+
+
+def test_an_estimate_has_an_interval_where_there_is_one():
+    means, widths = np.array([1.0, np.nan, 2.0]), np.array([0.5, np.nan, np.nan])
+    assert estimates_text(means, widths, 1) == ["1.0 +-0.5", "-", "2.0"]
+    assert estimates_text(means, None, 1, "+") == ["+1.0", "-", "+2.0"]
 
 
 @pytest.mark.parametrize(
