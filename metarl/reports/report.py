@@ -93,7 +93,8 @@ def _rendered(groups: Sequence[Group]) -> str:
     trained = _having(groups, _has_progress)
     return template.render(
         title="; ".join(
-            f"{', '.join(group.label for group in family)} on {family[0].env}" for family in by_family(groups)
+            f"{', '.join(dict.fromkeys(run_title(run.config) for run in runs_of(family)))} on {family[0].env}"
+            for family in by_family(groups)
         ),
         runs=[_facts(run) for run in runs],
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
@@ -103,7 +104,7 @@ def _rendered(groups: Sequence[Group]) -> str:
         without_progress=[str(run.path) for run in runs if not _has_progress(run)],
         phases=[row for group in trained for row in _phases(group)],
         phase_names=list(_PHASES.values()),
-        settings=[_settings(family) for family in by_family(groups)],
+        settings=[_settings(family) for family in by_family(groups) if len(runs_of(family)) > 1],
         recordings=[_recording(run, file) for run in runs for file in _recordings(run)],
     )
 

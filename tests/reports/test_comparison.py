@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 from scipy import stats
-from test_plot import NAVIGATION_TASKS, make_run
+from test_plot import NAVIGATION_TASKS, make_real_run, make_run
 
 from metarl import UserError, compare
 from metarl.commands.compare import main
@@ -158,6 +158,20 @@ def test_the_reference_may_be_chosen(five):
     comparison = compare(five, reference=five[5])
     assert comparison.reference == "ANIL"
     np.testing.assert_allclose(pair(comparison, "MAML").per_seed[:, 1], -np.array(GAINS["anil"]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ([{"algo": "anil"}, {"inner_lr": 0.05}], "MAML (inner lr 0.05)"),
+        ([{"algo": "anil"}, {"inner_lr": 0.05}, {"inner_lr": 0.1}], "MAML"),
+        ([{"algo": "anil"}, {"inner_lr": 0.05}, {"inner_lr": 0.02}], "ANIL"),
+        ([{"algo": "anil"}, {"algo": "maml", "attenuate": True}], "ANIL"),  # That is L2F.
+    ],
+)
+def test_the_usual_reference_is_maml_whatever_its_settings(tmp_path, settings, reference):
+    runs = [make_real_run(tmp_path / str(number), **{"algo": "maml", **one}) for number, one in enumerate(settings)]
+    assert compare(runs).reference == reference
 
 
 def test_the_figure_shows_differences_and_tasks(five):

@@ -62,6 +62,14 @@ def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
     assert "<b>&two" in shown  # as text
 
 
+def test_headings_say_what_is_true_of_the_runs(runs, tmp_path):
+    two, one = written(runs, tmp_path), written(runs[:1], tmp_path)
+    assert "<h1>MAML on navigation</h1>" in two  # The settings stand below.
+    assert "Settings in which the runs differ" in two
+    assert "Settings" not in words(one)
+    assert "held-out" not in "".join(re.findall("<h2.*", two))  # The figure's note says it of each family.
+
+
 def test_the_command_of_an_evaluation_names_its_checkpoint(runs, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(runs[0], copy)
