@@ -92,10 +92,10 @@ def groups_of(*folders):
     return group_runs([read_run(folder) for folder in folders])
 
 
-def make_real_run(folder, **settings):
+def make_real_run(folder, evaluated=None, **settings):
     """A run folder with the configuration that training would write."""
-    written = Config(**settings).to_dict()
-    return make_run(folder, **{name: value for name, value in written.items() if name != "run_dir"})
+    written = {name: value for name, value in Config(**settings).to_dict().items() if name != "run_dir"}
+    return make_run(folder, evaluated=evaluated, **written)
 
 
 def bold(ax):
