@@ -61,7 +61,7 @@ def summarise(name: str, folder: Path) -> str:
         text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
     else:
         _draw_training(lines, folder / "training.png", "env-steps" if in_environments else "iteration")
-        figures, text = ["[training](training.png)"], _training_markdown(summary, 1 if in_environments else 4)
+        figures, text = ["[training](training.png)"], _training_markdown(summary, in_environments=in_environments)
     if experiment.evaluation is not None:
         comparison = _add_evaluations(summary, runs)
         apart = len(lines) > _MOST_LINES_IN_A_PANEL
@@ -449,7 +449,8 @@ def _cell(value: Any) -> str:
     return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
+def _training_markdown(summary: dict[str, Any], *, in_environments: bool) -> str:
+    decimals = 1 if in_environments else 4
     lines = [
         "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
         "difference). Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
@@ -461,7 +462,7 @@ def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
         ends = [[f"{x:.{decimals}f}" for x in of_one] for of_one in entry["first_ten_last_ten_standard_error"]]
         seeds = "; ".join(f"{first} to {last} ({error})" for first, last, error in ends)
         commits = ", ".join(sorted(set(entry["commits"])))
-        steps = f"{max(entry['env_steps']):,}"
+        steps = f"{max(entry['env_steps']):,}" if in_environments else "-"
         lines.append(
             f"| {name} | {max(entry['iterations'])} | {steps} | {max(entry['core_hours']):.2f} | {seeds} | {commits} |"
         )

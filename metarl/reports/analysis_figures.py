@@ -41,7 +41,7 @@ from metarl.reports.results import (
     Representations,
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS, add_caption, style_axes
-from metarl.reports.wording import number_text, tasks_in_words
+from metarl.reports.wording import number_text, tasks_in_words, version_text
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
@@ -591,5 +591,5 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
         f"{tasks_in_words(tasks, result.finite)}, episodes of each: {rollouts} \N{MIDDLE DOT} "
-        f"metarl {origin['version']}, commit {origin['commit']}",
+        f"{version_text([origin['version']], [origin['commit']])}",
     )

@@ -234,8 +234,8 @@ def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], titles: Sequence[st
 
 
 def _wrapped(text: str, width: float) -> str:
-    """The text in lines of at most ``width`` characters."""
-    return textwrap.fill(text, int(width))
+    """The text in lines of at most ``width`` characters, rounded."""
+    return textwrap.fill(text, round(width))
 
 
 def _most_lines(texts: Sequence[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,11 +133,16 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
         low, high = engineering(min(totals)), engineering(max(totals))
         words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
     origins = [run.config.get("metarl") or {} for run in runs]
-    matches = [_COMMIT.fullmatch(commit) for run in runs for commit in run.commits]
-    commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
-    versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
-    words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))
+    versions = {str(origin["version"]) for origin in origins if origin.get("version")}
+    words.append(version_text(versions, {commit for run in runs for commit in run.commits}))
     return " · ".join(words)
+
+
+def version_text(versions: Iterable[str], commits: Iterable[str]) -> str:
+    """Versions and commits of the package, such as "metarl 0.1.0, commit 012345678", without what is no commit."""
+    matches = map(_COMMIT.fullmatch, commits)
+    short = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
+    return " ".join(["metarl", *sorted(versions)]) + (f", commit {', '.join(short)}" if short else "")
 
 
 def number_text(value: float, decimals: int, sign: str = "") -> str:
