@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from metarl.common.arrays import Floats
 from metarl.reports.limits import ARROWS, FAR, LEAVES, MARK, WORSE, show_between, worst_shown
 from metarl.reports.styles import COLOURS, GREY, add_caption, style_axes
-from metarl.reports.wording import counted
+from metarl.reports.wording import counted, plural
 
 if TYPE_CHECKING:
     from metarl.reports.comparison import Comparison, Line, Pair
@@ -105,7 +105,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         better = "above 0 is better" if comparison.sign > 0 else "below 0 is better"
         text = _wrapped(f"{comparison.measure}, less {comparison.reference}'s", _CHARACTERS_PER_INCH * height * 0.8)
         figure.supylabel(f"{text}\n({better})", fontsize=7)
-        words = [f"against {comparison.step_name}s", "dot: a seed, diamond: their mean"]
+        words = [f"against {plural(comparison.step_name)}", "dot: a seed, diamond: their mean"]
         words += ["bar: 95 % t interval over seeds"] * any(pair.interval is not None for pair in pairs)
         words += ["each panel has its own scale"] + [LEAVES] * any(left) + [_caption(comparison)]
         caption = _wrapped(" · ".join(words), _CAPTION_WIDTH * width / _WIDTH * 5.5 / 6)

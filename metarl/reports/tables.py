@@ -16,7 +16,7 @@ from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
-from metarl.reports.wording import counted, decimals_of, estimates_text, number_text, tasks_in_words
+from metarl.reports.wording import counted, decimals_of, estimates_text, number_text, plural, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
@@ -83,7 +83,8 @@ def evaluation_table(result: Evaluation) -> str:
     if result.references.standstill is not None:
         lines.append(f"standing still: {number_text(result.references.standstill, decimals)}")
     if result.dropped_episodes:
-        lines.append(f"{result.dropped_episodes} episodes were dropped (on_bad_episode)")
+        dropped = counted(result.dropped_episodes, "episode")
+        lines.append(f"{dropped} {'was' if result.dropped_episodes == 1 else 'were'} dropped (on_bad_episode)")
     return "\n".join(lines)
 
 
@@ -130,18 +131,18 @@ def _amount(value: float) -> str:
 
 
 def _data(result: Evaluation) -> str:
-    if result.shots is None:
-        return f"{result.rollouts} episodes"
-    return f"{result.shots} shots, measured on {result.rollouts} examples"
+    if result.shots is not None:
+        return f"{counted(result.shots, 'shot')}, measured on {counted(result.rollouts, 'example')}"
+    return counted(result.rollouts, "trial" if result.step_name == "episode" else "episode")  # with memory, or without
 
 
 def analysis_table(result: Analysis) -> str:
     """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
     run, settings = result.config, result.settings
+    unit = "query example" if result.measure != "return" else "episode" if result.memory is None else "trial"
     head = [
         f"{run_title(run)} on {run['env']}: "
-        f"{tasks_in_words(result.tasks, result.finite)}, "
-        f"{settings.rollouts} {'episodes' if result.measure == 'return' else 'query examples'}, "
+        f"{tasks_in_words(result.tasks, result.finite)}, {counted(settings.rollouts, unit)}, "
         f"checkpoint {result.checkpoint} (iteration {result.iteration}), "
         f"seed {settings.seed}",
         _before_and_after(result),
@@ -319,7 +320,7 @@ def comparison_table(result: Comparison) -> str:
     text = [
         f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",
         "",
-        f"{result.measure} after 0, 1, ... {result.step_name}s "
+        f"{result.measure} after 0, 1, ... {plural(result.step_name)} "
         f"(+- 95 % interval from {MIN_SEEDS_FOR_INTERVAL} seeds on)",
         *_aligned(["", *steps], [_with_means(line, line.mean, decimals) for line in result.lines]),
         "",

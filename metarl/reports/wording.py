@@ -27,7 +27,12 @@ _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 def counted(number: int, noun: str) -> str:
     """A number of things, such as "1 step" or "2 steps"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun, or of several, such as "gradient steps or episodes"."""
+    return " or ".join(f"{one}s" for one in noun.split(" or "))
 
 
 def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
@@ -85,7 +90,7 @@ def tasks_text(families: Sequence[Sequence[Group]]) -> str:
 def steps_text(runs: Sequence[StoredRun]) -> str:
     """The label of the adaptation axis."""
     names = dict.fromkeys(run.evaluated().step_name for run in runs)
-    return f"{' or '.join(f'{name}s' for name in names)} on the task"
+    return f"{plural(' or '.join(names))} on the task"
 
 
 def training_text(runs: Sequence[StoredRun], when: str, alone: bool = False) -> str:

@@ -73,12 +73,17 @@ def test_returns_of_different_problems_are_not_compared(tmp_path):
 
 
 def test_a_comparison_says_what_adaptation_had_read(tmp_path):
-    read = {"maml": [0, 20, 40], "rl2": [0, 1, 2]}
-    runs = [make_run(tmp_path / algo, algo=algo, evaluated={"adaptation_episodes": read[algo]}) for algo in read]
+    read, steps = {"maml": [0, 20, 40], "rl2": [0, 1, 2]}, {"maml": {}, "rl2": {"step_name": "episode"}}
+    runs = [
+        make_run(tmp_path / algo, algo=algo, evaluated={"adaptation_episodes": read[algo], **steps[algo]})
+        for algo in read
+    ]
     unknown = make_run(tmp_path / "anil", algo="anil")
     lines = compare([*runs, unknown]).lines
     assert [None if line.data is None else line.data.tolist() for line in lines] == [[0, 20, 40], [0, 1, 2], None]
-    rows = comparison_table(compare([*runs, unknown])).split("\n\n")[2].splitlines()
+    table = comparison_table(compare([*runs, unknown]))
+    assert "return after 0, 1, ... gradient steps or episodes (" in table
+    rows = table.split("\n\n")[2].splitlines()
     assert [row.split()[-1] for row in rows[1:]] == ["episodes", "20", "1", "-"]
 
 

@@ -1,11 +1,33 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from metarl.reports.tables import evaluation_table
 from metarl.reports.wording import counted, engineering, estimates_text, number_text, tasks_in_words
+from metarl.store.reference import reference_names
+from metarl.store.runs import read_run
 
 
 def test_one_thing_alone_is_singular():
     assert [counted(number, "step") for number in range(3)] == ["0 steps", "1 step", "2 steps"]
+    mixed = "gradient step or episode"
+    assert [counted(number, mixed) for number in (1, 2)] == [f"1 {mixed}", "2 gradient steps or episodes"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "dropped"),
+    [
+        ({"rollouts": 1, "dropped_episodes": 1}, ", 1 episode, checkpoint", "1 episode was dropped"),
+        ({"rollouts": 5, "dropped_episodes": 2}, ", 5 episodes, checkpoint", "2 episodes were dropped"),
+        ({"rollouts": 5, "step_name": "episode"}, ", 5 trials, checkpoint", ""),
+        ({"rollouts": 1, "shots": 1}, ", 1 shot, measured on 1 example, checkpoint", ""),
+    ],
+)
+def test_a_table_counts_what_the_evaluation_has(changes, data, dropped):
+    result = replace(read_run(f"reference:{reference_names()[0]}").evaluated(), **changes)
+    assert data in evaluation_table(result).splitlines()[0]
+    assert dropped in evaluation_table(result).splitlines()[-1]
 
 
 @pytest.mark.parametrize(
