@@ -41,7 +41,7 @@ from metarl.reports.results import (
     Representations,
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS, add_caption, style_axes
-from metarl.reports.wording import number_text, tasks_in_words, version_text
+from metarl.reports.wording import number_text, software_text, tasks_in_words
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
@@ -581,8 +581,7 @@ def _task_numbers(tasks: NDArray[Any]) -> tuple[Floats, list[str], str]:
 
 def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     """Two lines: the analysed run; the tasks, episodes and version of the analysis."""
-    run, origin = result.config, result.metarl
-    tasks, rollouts = result.tasks, result.settings.rollouts
+    run, tasks, rollouts = result.config, result.tasks, result.settings.rollouts
     if figure == "embedding" and result.embedding is not None:
         tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
     if figure.startswith("memory") and result.memory is not None:
@@ -591,5 +590,5 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
         f"{tasks_in_words(tasks, result.finite)}, episodes of each: {rollouts} \N{MIDDLE DOT} "
-        f"{version_text([origin['version']], [origin['commit']])}",
+        f"{software_text([{'metarl': result.metarl}])}",
     )

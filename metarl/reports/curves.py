@@ -44,7 +44,7 @@ from metarl.reports.wording import (
     tasks_text,
     training_text,
 )
-from metarl.runs.trained_agent import load
+from metarl.runs.trained_agent import load_with_iteration
 from metarl.store.runs import StoredRun, read_run, run_folders
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def plot_runs(
             raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
         if y is not None:
             raise UserError("--y names a metric, and --x input draws functions; leave --y out.")
-        figure = draw_functions(load(folders[0], checkpoint, trust))
+        figure = draw_functions(*load_with_iteration(folders[0], checkpoint, trust), checkpoint)
     else:
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
         if apart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import one_line
-from metarl.config.algorithms import ALGORITHMS
+from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group, runs_of
-from metarl.store.runs import StoredRun
+from metarl.store.runs import StoredRun, commits_of
 
 MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}
 """What families are measured by (`metarl.envs.Family.measure`), as the name of an axis."""
@@ -137,17 +137,25 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
     if totals:
         low, high = engineering(min(totals)), engineering(max(totals))
         words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
-    origins = [run.config.get("metarl") or {} for run in runs]
-    versions = {str(origin["version"]) for origin in origins if origin.get("version")}
-    words.append(version_text(versions, {commit for run in runs for commit in run.commits}))
-    return " · ".join(words)
+    return " · ".join([*words, software_text([run.config for run in runs])])
 
 
-def version_text(versions: Iterable[str], commits: Iterable[str]) -> str:
-    """Versions and commits of the package, such as "metarl 0.1.0, commit 012345678", without what is no commit."""
-    matches = map(_COMMIT.fullmatch, commits)
-    short = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
-    return " ".join(["metarl", *sorted(versions)]) + (f", commit {', '.join(short)}" if short else "")
+def agent_text(config: Mapping[str, Any], iteration: int, checkpoint: str) -> str:
+    """The agent that a checkpoint of a run holds, such as "MAML on navigation, seed 0, iteration 500 (last)"."""
+    return f"{run_title(config)} on {config['env']}, seed {config['seed']}, iteration {iteration} ({checkpoint})"
+
+
+def software_text(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Versions and commits of the package that some files name, such as "metarl 0.1.0, commit 012345678".
+
+    Args:
+        contents: Contents as `metarl.store.runs.commits_of` takes them. What is no commit is left out.
+    """
+    origins = [content.get("metarl") or {} for content in contents]
+    versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
+    matches = [_COMMIT.fullmatch(commit) for content in contents for commit in commits_of(content)]
+    commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
+    return " ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else "")
 
 
 def number_text(value: float, decimals: int, sign: str = "") -> str:
