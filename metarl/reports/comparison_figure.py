@@ -64,7 +64,8 @@ def draw_comparison(comparison: Comparison) -> Figure:
         if comparison.pairs:
             left = _draw_differences(above.subplots(), labels, comparison)
             better = "right is better" if comparison.sign > 0 else "left is better"
-            words.append("above: a dot is a seed, the diamond their mean")
+            bar = ", the bar the 95 % t interval" if any(pair.interval is not None for pair in comparison.pairs) else ""
+            words.append(f"above: a dot is a seed, the diamond their mean{bar}")
             text = f"{comparison.measure} after {_steps(comparison)}, less {comparison.reference}'s"
             above.supxlabel(f"{_wrapped(text, _CHARACTERS_PER_INCH * _WIDTH)}\n({better})", fontsize=7)
         if adapting:
