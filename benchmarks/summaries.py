@@ -21,7 +21,7 @@ from metarl.reports.comparison_figure import draw_differences
 from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training
 from metarl.reports.files import save_picture
 from metarl.reports.labels import BOOKKEEPING, Group, differences
-from metarl.reports.wording import number_text
+from metarl.reports.wording import decimals_of, estimates_text, number_text
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, read_run
@@ -61,7 +61,7 @@ def summarise(name: str, folder: Path) -> str:
         text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
     else:
         _draw_training(lines, folder / "training.png", "env-steps" if in_environments else "iteration")
-        figures, text = ["[training](training.png)"], _training_markdown(summary, 1 if in_environments else 4)
+        figures, text = ["[training](training.png)"], _training_markdown(summary, in_environments=in_environments)
     if experiment.evaluation is not None:
         comparison = _add_evaluations(summary, runs)
         apart = len(lines) > _MOST_LINES_IN_A_PANEL
@@ -325,16 +325,16 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     steps = range(len(summary["references"]["random_initialisation"]))
     header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
     in_environments = summary["measure"] == "return"
-    decimals = 2 if in_environments else 4
+    decimals = decimals_of(summary["measure"])
 
     def cells(entry: dict[str, Any], sign: str = "") -> str:
-        means, seeds, interval = entry["mean"], entry["per_seed"], entry.get("interval")
-        widths = [f" ± {number_text(width, decimals)}" for width in interval] if interval else [""] * len(means)
-        return " | ".join(
-            f"{number_text(means[k], decimals, sign)}{widths[k]} "
-            f"({', '.join(number_text(seed[k], decimals, sign) for seed in seeds)})"
-            for k in steps
-        )
+        interval = np.array(entry["interval"]) if "interval" in entry else None
+        means = estimates_text(np.array(entry["mean"]), interval, decimals, sign, "± ")
+        seeds = [
+            ", ".join(number_text(value, decimals, sign) for value in of_step)
+            for of_step in zip(*entry["per_seed"], strict=True)
+        ]
+        return " | ".join(f"{mean} ({of_seeds})" for mean, of_seeds in zip(means, seeds, strict=True))
 
     measured, step = summary["measure"], summary["step_name"]
     what = f"{measured.capitalize()} after k {step}s" + (", on fresh episodes" if in_environments else "")
@@ -348,7 +348,7 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     random = " | ".join(number_text(value, decimals) for value in summary["references"]["random_initialisation"])
     lines.append(f"| random initialisation | | {random} |")
     if summary["references"]["standstill"] is not None:
-        standstill = f"{summary['references']['standstill']:.2f}"
+        standstill = number_text(summary["references"]["standstill"], decimals)
         lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
     lines += [_published_row(figure, steps, decimals) for figure in summary["published"]]
     if summary["published"]:
@@ -449,7 +449,8 @@ def _cell(value: Any) -> str:
     return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
+def _training_markdown(summary: dict[str, Any], *, in_environments: bool) -> str:
+    decimals = 1 if in_environments else 4
     lines = [
         "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
         "difference). Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
@@ -461,7 +462,7 @@ def _training_markdown(summary: dict[str, Any], decimals: int) -> str:
         ends = [[f"{x:.{decimals}f}" for x in of_one] for of_one in entry["first_ten_last_ten_standard_error"]]
         seeds = "; ".join(f"{first} to {last} ({error})" for first, last, error in ends)
         commits = ", ".join(sorted(set(entry["commits"])))
-        steps = f"{max(entry['env_steps']):,}"
+        steps = f"{max(entry['env_steps']):,}" if in_environments else "-"
         lines.append(
             f"| {name} | {max(entry['iterations'])} | {steps} | {max(entry['core_hours']):.2f} | {seeds} | {commits} |"
         )

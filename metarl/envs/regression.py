@@ -63,7 +63,8 @@ class SinusoidFamily(SupervisedFamily):
 
     def describe_task(self, task: Any) -> str:
         amplitude, frequency, phase = task
-        return f"{amplitude:.2f} sin({frequency:.2f} x + {phase:.2f})"
+        x = "x" if frequency == 1 else f"{frequency:.2f} x"
+        return f"{amplitude:.2f} sin({x} + {phase:.2f})"
 
 
 def sinusoid(parameters: Sequence[float], x: FloatArray) -> FloatArray:

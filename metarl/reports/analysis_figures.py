@@ -41,7 +41,7 @@ from metarl.reports.results import (
     Representations,
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS, add_caption, style_axes
-from metarl.reports.wording import tasks_in_words
+from metarl.reports.wording import number_text, software_text, tasks_in_words
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
@@ -292,7 +292,7 @@ def _r2_in_words(seen: Mapping[str, Projected], numbers: Sequence[str]) -> str:
     sentences = []
     for kind, projected in seen.items():
         values = _shown_r2(projected.r2, numbers)
-        words = ", ".join(f"{name} {value:.2f}" for name, value in values.items() if math.isfinite(value))
+        words = ", ".join(f"{name} {number_text(value, 2)}" for name, value in values.items() if math.isfinite(value))
         sentences.append(f" R\N{SUPERSCRIPT TWO} of the task from {kind}, leave-one-out: {words or 'undefined'}.")
     return "".join(sentences)
 
@@ -312,7 +312,7 @@ def _shown_r2(r2: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
 
 def _r2_text(r2: float) -> str:
     """An R2 as the end of a title, if it is defined."""
-    return f", R\N{SUPERSCRIPT TWO} {r2:.2f}" if math.isfinite(r2) else ""
+    return f", R\N{SUPERSCRIPT TWO} {number_text(r2, 2)}" if math.isfinite(r2) else ""
 
 
 def _draw_memory(memory: Memory) -> tuple[Figure, str]:
@@ -581,8 +581,7 @@ def _task_numbers(tasks: NDArray[Any]) -> tuple[Floats, list[str], str]:
 
 def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     """Two lines: the analysed run; the tasks, episodes and version of the analysis."""
-    run, origin = result.config, result.metarl
-    tasks, rollouts = result.tasks, result.settings.rollouts
+    run, tasks, rollouts = result.config, result.tasks, result.settings.rollouts
     if figure == "embedding" and result.embedding is not None:
         tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
     if figure.startswith("memory") and result.memory is not None:
@@ -591,5 +590,5 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
         f"{tasks_in_words(tasks, result.finite)}, episodes of each: {rollouts} \N{MIDDLE DOT} "
-        f"metarl {origin['version']}, commit {origin['commit']}",
+        f"{software_text([{'metarl': result.metarl}])}",
     )

@@ -23,7 +23,7 @@ from metarl.common.statistics import (
     share_made_worse,
     share_of_gap,
 )
-from metarl.config.algorithms import ALGORITHMS
+from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.config.checked import Natural, convert
 from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
@@ -156,8 +156,8 @@ def compare(
         runs: Folders of evaluated runs on one family.
         output: A picture of the paired differences and of each task before and after adaptation: PNG, SVG or PDF by its
             suffix; None for none. An existing picture is replaced.
-        reference: A folder among ``runs``, whose line the others are compared with; None for MAML with its defaults, or
-            without it the line of the first run.
+        reference: A folder among ``runs``, whose line the others are compared with; None for MAML, of several lines of
+            it the one with its defaults, or without it the line of the first run.
         step: The steps of adaptation after which the primary comparison is made, and which the picture shows.
         checkpoint: The checkpoint whose evaluations are compared: ``last`` or ``best``.
         trust: Whether code from outside metarl that a run names may be imported, as for `metarl.load`. It is not
@@ -194,9 +194,10 @@ def compare(
 
 
 def usual_reference(groups: Sequence[Group]) -> str:
-    """Label of the line that the others are compared with: MAML with its defaults, or without it the first line."""
+    """Label of the line that the others are compared with: MAML's, the plain one of several; else the first line."""
     title = ALGORITHMS["maml"].title
-    return title if any(group.label == title for group in groups) else groups[0].label
+    labels = [group.label for group in groups if run_title(group.runs[0].config) == title]
+    return labels[0] if len(labels) == 1 else title if title in labels else groups[0].label
 
 
 def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step: int = 1) -> Comparison:

@@ -35,6 +35,7 @@ from metarl.reports.wording import (
     count_text,
     counted,
     engineering,
+    plural,
     provenance_text,
     rows_of_tasks,
     seeds_text,
@@ -43,7 +44,7 @@ from metarl.reports.wording import (
     tasks_text,
     training_text,
 )
-from metarl.runs.trained_agent import load
+from metarl.runs.trained_agent import load_with_iteration
 from metarl.store.runs import StoredRun, read_run, run_folders
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def plot_runs(
             raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
         if y is not None:
             raise UserError("--y names a metric, and --x input draws functions; leave --y out.")
-        figure = draw_functions(load(folders[0], checkpoint, trust))
+        figure = draw_functions(*load_with_iteration(folders[0], checkpoint, trust), checkpoint)
     else:
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
         if apart:
@@ -270,7 +271,7 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
         text = training_text(runs_of(family), when, alone=(family, "after") not in panels)
         ax.set_title(f"{family[0].env}, {text}", loc="left")
         ax.set_xlabel(_AXES[x][1])
-        ax.locator_params(axis="x", nbins=6)
+        ax.locator_params(axis="x", nbins=6, integer=x == "iteration", min_n_ticks=1)
         ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
     runs = runs_of(groups)
     kinds = dict.fromkeys("validation" if _column(run, "before", y).startswith("valid") else "training" for run in runs)
@@ -324,7 +325,7 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
             ax.tick_params(labelsize=6.5)
             style_axes(ax)
             if x != "gradient-step":
-                ax.locator_params(axis="x", nbins=4)
+                ax.locator_params(axis="x", nbins=4, integer=x == "iteration", min_n_ticks=1)
                 ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
         name = y or family[0].runs[0].measure
         for panels in of_family:
@@ -543,21 +544,31 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
 
 
 def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], *, averaged: bool) -> None:
-    """Draws references of the runs' evaluations, except those that are themselves among the runs."""
+    """Draws references of the runs' evaluations, except those that are themselves among the runs.
+
+    What depends on the step has a line for each kind of step, since those are of different networks.
+    """
     for name in names:
         algo = _REFERENCE_ALGORITHMS[name]
-        returns = [getattr(run.evaluated().references, name) for run in runs]
-        rows = [np.atleast_1d(values) for values in returns if values is not None]
-        if not rows or any(run.config["algo"] == algo for run in runs):
+        if any(run.config["algo"] == algo for run in runs):
             continue
-        common = min(map(len, rows))
-        mean = np.mean([row[:common] for row in rows], axis=0)
+        kinds: dict[str, list[Floats]] = {}
+        for run in runs:
+            values = getattr(run.evaluated().references, name)
+            if values is not None:
+                kind = run.evaluated().step_name if np.ndim(values) else ""
+                kinds.setdefault(kind, []).append(np.atleast_1d(values))
         title = ALGORITHMS[algo].title
-        style = style_of(title, algo) | {"marker": "", "label": title + ("\n(mean of both tasks)" if averaged else "")}
-        if common == 1:  # No steps: the same return everywhere.
-            ax.axhline(float(mean[0]), **style)
-        else:
-            ax.plot(range(common), mean, **style)
+        for variant, (kind, rows) in enumerate(kinds.items()):
+            common = min(map(len, rows))
+            mean = np.mean([row[:common] for row in rows], axis=0)
+            notes = [plural(kind)] * (len(kinds) > 1) + ["mean of both tasks"] * averaged
+            label = title + (f"\n({', '.join(notes)})" if notes else "")
+            style = style_of(title, algo, variant) | {"marker": "", "label": label}
+            if common == 1:  # No steps: the same return everywhere.
+                ax.axhline(float(mean[0]), **style)
+            else:
+                ax.plot(range(common), mean, **style)
 
 
 def _finish(

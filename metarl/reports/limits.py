@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 WORSE = {"return": -1, "error": 1}
 """The direction in which a measure has no bound, by its name; other measures do not diverge."""
 
-# A value has diverged if it is this many times the usual range worse than the worst start.
-_FAR = 10.0
+FAR = 10.0
+"""A value has diverged if it is this many times the usual range worse than the worst start."""
+
 _MARGIN = 0.05  # share of the axis beyond the last value
 ARROWS = {"y": {1: r"$\uparrow$", -1: r"$\downarrow$"}, "x": {1: r"$\rightarrow$", -1: r"$\leftarrow$"}}
 """Markers at the edge of an axis by its name: towards larger values, and towards smaller ones."""
@@ -38,7 +39,7 @@ def worst_shown(values: Floats, start: float, scale: float, worse: int) -> float
         worse: 1 if larger values are worse, else -1.
     """
     finite = worse * values[np.isfinite(values)]
-    shown = finite[finite <= worse * start + _FAR * scale]
+    shown = finite[finite <= worse * start + FAR * scale]
     return None if len(shown) == len(finite) else worse * float(max([worse * start, *shown]))
 
 
@@ -67,7 +68,7 @@ def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     if worst is None:
         return False
     for ax in axes:
-        edge = show_from(ax, "y", best, worst, worse)
+        edge = show_between(ax, "y", min(best, worst), max(best, worst))[worse > 0]
         for line in list(ax.lines):
             x, y = (np.asarray(data, dtype=np.float64) for data in line.get_data())
             if (beyond := np.flatnonzero(worse * y > worse * worst)).size:
@@ -75,14 +76,14 @@ def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     return True
 
 
-def show_from(ax: Axes, name: Literal["x", "y"], best: float, worst: float, worse: int) -> float:
-    """Limits an axis to the values from the best to the worst, and a margin; returns the end behind the worst."""
+def show_between(ax: Axes, name: Literal["x", "y"], low: float, high: float) -> tuple[float, float]:
+    """Limits an axis to the values from ``low`` to ``high``, and a margin; returns its ends."""
     transform = getattr(ax, f"{name}axis").get_transform()
-    ends = transform.transform(np.array([best, worst]))
-    margin = worse * _MARGIN * (abs(ends[1] - ends[0]) or abs(ends[0]) or 1.0)
-    low, edge = transform.inverted().transform(ends + np.array([-margin, margin]))
-    ax.set(**{f"{name}lim": (min(low, edge), max(low, edge))})
-    return float(edge)
+    ends = transform.transform(np.array([low, high]))
+    margin = _MARGIN * (ends[1] - ends[0] or abs(ends[0]) or 1.0)
+    first, last = transform.inverted().transform(ends + np.array([-margin, margin])).tolist()
+    ax.set(**{f"{name}lim": (first, last)})
+    return first, last
 
 
 def _scale_logarithmically(axes: Sequence[Axes]) -> None:

@@ -22,7 +22,8 @@ from metarl.envs.navigation import NavigationEnv
 from metarl.reports.episodes import Camera, adaptation, drawing_env
 from metarl.reports.film import Film, can_write_mp4
 from metarl.reports.trajectories import draw_trajectories
-from metarl.runs.trained_agent import load
+from metarl.reports.wording import agent_text
+from metarl.runs.trained_agent import load_with_iteration
 from metarl.store.folder import RunFolder
 from metarl.store.reference import results_folder
 
@@ -51,7 +52,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
     """
     config = expect("config", RecordingConfig() if config is None else config, RecordingConfig)
     here = Path.cwd()  # An environment may change it.
-    agent = load(run_dir, config.checkpoint, trust)
+    agent, iteration = load_with_iteration(run_dir, config.checkpoint, trust)
     family = require_environments(agent.family, "a recording")
     folder = here / (config.output or RunFolder(results_folder(agent.config.folder)).recording)
     suffix = "" if config.checkpoint == "last" else f"-{config.checkpoint}"
@@ -83,7 +84,9 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
         if isinstance(env.unwrapped, NavigationEnv):
             chosen = [tasks[(config.task + goal) % HELD_OUT_TASKS] for goal in range(config.goals)]
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]
-            files[folder / f"trajectories{suffix}.png"] = partial(_save, draw_trajectories(title, chosen, goals))
+            origin = agent_text(agent.config.to_dict(), iteration, config.checkpoint)
+            figure = draw_trajectories(f"{origin}, tasks of seed {config.seed}", chosen, goals)
+            files[folder / f"trajectories{suffix}.png"] = partial(_save, figure)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, write in files.items():

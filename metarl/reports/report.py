@@ -17,19 +17,21 @@ import numpy as np
 
 from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
+from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import one_line, plain
 from metarl.config.algorithms import run_title
 from metarl.config.checked import convert
-from metarl.config.measuring import Checkpoint, EvaluationConfig
-from metarl.config.trust import Trust, trust_options
+from metarl.config.measuring import Checkpoint
+from metarl.config.trust import Trust, require_trust, trust_options
+from metarl.envs import get_family
 from metarl.reports.comparison import compare_lines, usual_reference
 from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
 from metarl.reports.files import checked_file, take_literally, writing
 from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
 from metarl.reports.tables import comparison_table
-from metarl.reports.wording import MEASURES, engineering, seeds_text, tasks_text
+from metarl.reports.wording import MEASURES, decimals_of, engineering, estimates_text, seeds_text, tasks_text
 from metarl.store.evaluations import Evaluation
-from metarl.store.folder import RunFolder
 from metarl.store.reference import results_folder
 from metarl.store.runs import StoredRun, read_run, run_folders
 
@@ -91,7 +93,8 @@ def _rendered(groups: Sequence[Group]) -> str:
     trained = _having(groups, _has_progress)
     return template.render(
         title="; ".join(
-            f"{', '.join(group.label for group in family)} on {family[0].env}" for family in by_family(groups)
+            f"{', '.join(dict.fromkeys(run_title(run.config) for run in runs_of(family)))} on {family[0].env}"
+            for family in by_family(groups)
         ),
         runs=[_facts(run) for run in runs],
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
@@ -101,7 +104,7 @@ def _rendered(groups: Sequence[Group]) -> str:
         without_progress=[str(run.path) for run in runs if not _has_progress(run)],
         phases=[row for group in trained for row in _phases(group)],
         phase_names=list(_PHASES.values()),
-        settings=[_settings(family) for family in by_family(groups)],
+        settings=[_settings(family) for family in by_family(groups) if len(runs_of(family)) > 1],
         recordings=[_recording(run, file) for run in runs for file in _recordings(run)],
     )
 
@@ -123,7 +126,9 @@ def _facts(run: StoredRun) -> dict[str, Any]:
     """A run's row, and what it takes to make it again."""
     origin: Mapping[str, Any] = run.config.get("metarl") or {}
     steps, seconds = (_last(run, name) for name in ("env_steps", "seconds"))
-    folder = shlex.quote(str(results_folder(run.path)))
+    folder, evaluation = results_folder(run.path), run.evaluation
+    drawn = evaluation is not None and _are_drawn(run, evaluation)
+    train = ["python", "-m", "metarl.train", "--config", "config.json", "--run-dir", str(folder)]
     return {
         "path": str(run.path),
         "title": run_title(run.config),
@@ -138,25 +143,39 @@ def _facts(run: StoredRun) -> dict[str, Any]:
         ),
         "hardware": str(origin.get("hardware") or ""),
         "config": json.dumps(run.config, indent=1),
-        "train": " ".join(
-            [f"python -m metarl.train --config config.json --run-dir {folder}", *trust_options(run.config)]
-        ),
-        "evaluate": None if run.evaluation is None else _evaluate_command(run, run.evaluation),
+        "train": " ".join([shlex.join(train), *trust_options(run.config)]),
+        "evaluate": None if evaluation is None else _evaluate_command(run, evaluation, folder, drawn=drawn),
+        "tasks": None if evaluation is None or drawn else _task_file(evaluation),
     }
 
 
-def _evaluate_command(run: StoredRun, evaluation: Evaluation) -> str:
-    """The command that makes a run's evaluation again, on the same tasks."""
-    file = RunFolder(run.path).evaluation(EvaluationConfig(checkpoint=evaluation.checkpoint))
-    tasks = ["--tasks", len(evaluation.tasks)] if evaluation.finite else ["--task-file", file]
+def _evaluate_command(run: StoredRun, evaluation: Evaluation, folder: Path, *, drawn: bool) -> str:
+    """The command that makes a run's evaluation again in ``folder``; reads ``tasks.json`` unless tasks are drawn."""
+    tasks = ["--tasks", len(evaluation.tasks)] if drawn else ["--task-file", "tasks.json"]
     if evaluation.shots is None:
         size = ["--rollouts", evaluation.rollouts]
     else:
         size = ["--shots", evaluation.shots, "--queries", evaluation.rollouts]
     steps = ["--gradient-steps", len(evaluation.mean) - 1, "--seed", evaluation.seed]
     which = [] if evaluation.checkpoint == "last" else ["--checkpoint", evaluation.checkpoint]
-    words = ["python", "-m", "metarl.evaluate", run.path, *tasks, *size, *steps, *which]
+    words = ["python", "-m", "metarl.evaluate", folder, *tasks, *size, *steps, *which]
     return " ".join([shlex.join(map(str, words)), *trust_options(run.config)])
+
+
+def _are_drawn(run: StoredRun, evaluation: Evaluation) -> bool:
+    """Whether the evaluation's seed draws its tasks; False if the family is not available or not trusted."""
+    try:
+        require_trust(run.config, run.trust)
+        family = get_family(run.env, **run.config.get("env_kwargs", {}))
+        tasks = family.sample_tasks(len(evaluation.tasks), stream(evaluation.seed, Purpose.TEST_TASKS), "test")
+    except UserError:
+        return False
+    return bool(plain(tasks) == plain(evaluation.tasks))
+
+
+def _task_file(evaluation: Evaluation) -> str:
+    """The evaluation's tasks as a file for ``--task-file``, one a line."""
+    return '{"tasks": [\n' + ",\n".join(map(one_line, evaluation.tasks)) + "\n]}"
 
 
 def _last(run: StoredRun, column: str) -> float | None:
@@ -177,11 +196,7 @@ def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
         means = np.array([run.evaluated().mean for run in group.runs])
         estimate = mean_and_interval(means)
         shown = estimate.half_width if len(means) >= MIN_SEEDS_FOR_INTERVAL else None
-        widths = [None] * means.shape[1] if shown is None else shown.tolist()
-        cells = [
-            f"{mean:.3g}" + ("" if width is None else f" \N{PLUS-MINUS SIGN} {width:.2g}")
-            for mean, width in zip(estimate.mean.tolist(), widths, strict=True)
-        ]
+        cells = estimates_text(estimate.mean, shown, decimals_of(runs[0].measure), plus_minus="\N{PLUS-MINUS SIGN} ")
         rows.append({"label": group.label, "seeds": len(group.runs), "cells": cells})
     measure = MEASURES[runs[0].measure]
     return {

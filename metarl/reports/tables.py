@@ -16,7 +16,7 @@ from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
-from metarl.reports.wording import counted, number_text, tasks_in_words
+from metarl.reports.wording import counted, decimals_of, estimates_text, number_text, plural, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
@@ -34,7 +34,7 @@ def reference_table() -> str:
     rows = [("agent", "algorithm", "family", "iterations", "after 0, 1, ... steps")]
     for name in reference_names():
         result = read_run(Path(f"reference:{name}")).evaluated()
-        decimals = _decimals(result)
+        decimals = decimals_of(result.measure)
         means = " ".join(number_text(mean, decimals) for mean in result.mean)
         steps = f"{result.measure} {means} ({result.step_name}s)"
         rows.append((f"reference:{name}", run_title(result.config), result.env, str(result.iteration), steps))
@@ -46,7 +46,7 @@ def reference_table() -> str:
 def evaluation_table(result: Evaluation) -> str:
     """An evaluation as text: a row for each step of adaptation, with the references in further columns."""
     none = [np.nan] * len(result.mean)
-    decimals = _decimals(result)
+    decimals = decimals_of(result.measure)
     interval = _column(none if result.interval is None else result.interval, decimals)
     shares = none if result.share_made_worse is None else result.share_made_worse
     worse = ["-" if math.isnan(share) else f"{share:.0%}" for share in shares]
@@ -81,9 +81,10 @@ def evaluation_table(result: Evaluation) -> str:
             f"attenuated or modulated, before the first {result.step_name}: {number_text(result.modulated, decimals)}"
         )
     if result.references.standstill is not None:
-        lines.append(f"standing still: {result.references.standstill:.2f}")
+        lines.append(f"standing still: {number_text(result.references.standstill, decimals)}")
     if result.dropped_episodes:
-        lines.append(f"{result.dropped_episodes} episodes were dropped (on_bad_episode)")
+        dropped = counted(result.dropped_episodes, "episode")
+        lines.append(f"{dropped} {'was' if result.dropped_episodes == 1 else 'were'} dropped (on_bad_episode)")
     return "\n".join(lines)
 
 
@@ -105,7 +106,7 @@ def sweep_table(results: Sequence[Evaluation]) -> str:
     lines.append(f"episodes a {first.step_name}" + "".join(f"{name:>11}" for name in names))
     width = len(lines[-1]) - 11 * len(names)
     for result in results:
-        means = [number_text(mean, _decimals(result)) for mean in result.mean]
+        means = [number_text(mean, decimals_of(result.measure)) for mean in result.mean]
         amounts = [_amount(values[-1]) for values in _adaptation_data(result).values()]
         lines.append(f"{result.rollouts:>{width}}" + "".join(f"{cell:>11}" for cell in [*means, *amounts]))
     return "\n".join(lines)
@@ -121,10 +122,7 @@ def _adaptation_data(result: Evaluation) -> dict[str, Floats]:
 def _with_interval(metric: MetricResult) -> list[str]:
     """A metric after each step, with its interval if it has one."""
     decimals = 2 if np.nanmax(np.abs(metric.mean)) >= _LARGE else 3
-    means = _column(metric.mean, decimals)
-    if metric.interval is None:
-        return means
-    return [f"{mean} +-{width}" for mean, width in zip(means, _column(metric.interval, decimals), strict=True)]
+    return estimates_text(metric.mean, metric.interval, decimals)
 
 
 def _amount(value: float) -> str:
@@ -132,24 +130,19 @@ def _amount(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _decimals(result: Evaluation | Analysis | Comparison) -> int:
-    """Digits after the point: errors and accuracies are about 1, returns larger."""
-    return 2 if result.measure == "return" else 4
-
-
 def _data(result: Evaluation) -> str:
-    if result.shots is None:
-        return f"{result.rollouts} episodes"
-    return f"{result.shots} shots, measured on {result.rollouts} examples"
+    if result.shots is not None:
+        return f"{counted(result.shots, 'shot')}, measured on {counted(result.rollouts, 'example')}"
+    return counted(result.rollouts, "trial" if result.step_name == "episode" else "episode")  # with memory, or without
 
 
 def analysis_table(result: Analysis) -> str:
     """An analysis as text: tables of tensors, representations, frozen layers, gammas, and what features predict."""
     run, settings = result.config, result.settings
+    unit = "query example" if result.measure != "return" else "episode" if result.memory is None else "trial"
     head = [
         f"{run_title(run)} on {run['env']}: "
-        f"{tasks_in_words(result.tasks, result.finite)}, "
-        f"{settings.rollouts} {'episodes' if result.measure == 'return' else 'query examples'}, "
+        f"{tasks_in_words(result.tasks, result.finite)}, {counted(settings.rollouts, unit)}, "
         f"checkpoint {result.checkpoint} (iteration {result.iteration}), "
         f"seed {settings.seed}",
         _before_and_after(result),
@@ -171,7 +164,9 @@ def analysis_table(result: Analysis) -> str:
 
 
 def _before_and_after(result: Analysis) -> str:
-    first, *_, last = [number_text(value, _decimals(result)) for value in result.returns.mean(axis=0)[[0, -1]]]
+    first, *_, last = [
+        number_text(value, decimals_of(result.measure)) for value in result.returns.mean(axis=0)[[0, -1]]
+    ]
     if result.memory is None:
         return f"{result.measure} before the inner loop {first}, after it {last}"
     episodes = result.returns.shape[1]
@@ -231,7 +226,7 @@ def _table_of_freezing(result: Analysis) -> list[str]:
     if freezing is None:
         return []
     interval = np.full_like(freezing.difference, np.nan) if freezing.interval is None else freezing.interval
-    decimals = _decimals(result)
+    decimals = decimals_of(result.measure)
     columns = [_column(values, decimals) for values in (freezing.returns.mean, freezing.difference, interval)]
     lines = [
         "",
@@ -257,7 +252,8 @@ def _table_of_gammas(result: Analysis) -> list[str]:
     }
     if sweep.gap is not None:
         columns |= {"of the gap": [f"{share:.1%}" for share in sweep.gap.share]}
-        lines += [f"gap: from standing still {sweep.gap.standstill:.2f} to the oracle's {sweep.gap.oracle:.2f}"]
+        standstill, oracle = (number_text(value, 2) for value in (sweep.gap.standstill, sweep.gap.oracle))
+        lines += [f"gap: from standing still {standstill} to the oracle's {oracle}"]
     return [*lines, _row("attenuated", columns), *_rows(sweep.parts, list(columns.values()))]
 
 
@@ -302,7 +298,7 @@ def _row(name: str, cells: Iterable[str]) -> str:
 
 
 def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
-    """Formats numbers with equal decimals, NaN as a dash.
+    """Formats numbers with equal decimals.
 
     Args:
         values: [row].
@@ -312,19 +308,19 @@ def _column(values: ArrayLike, decimals: int | None = None) -> list[str]:
     if decimals is None:
         largest = max((abs(value) for value in numbers if value and not math.isnan(value)), default=1.0)
         decimals = min(max(3 - math.floor(math.log10(largest)), 0), 9)
-    return ["-" if math.isnan(value) else number_text(round(value, decimals) + 0.0, decimals) for value in numbers]
+    return [number_text(value, decimals) for value in numbers]
 
 
 def comparison_table(result: Comparison) -> str:
     """A comparison as text: all lines after each step, differences from the reference, the primary comparison."""
-    decimals, at = _decimals(result), result.step
+    decimals, at = decimals_of(result.measure), result.step
     steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
     after = f"after {counted(at, result.step_name)}"
     unit = "episodes" if result.measure == "return" else "examples"
     text = [
         f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",
         "",
-        f"{result.measure} after 0, 1, ... {result.step_name}s "
+        f"{result.measure} after 0, 1, ... {plural(result.step_name)} "
         f"(+- 95 % interval from {MIN_SEEDS_FOR_INTERVAL} seeds on)",
         *_aligned(["", *steps], [_with_means(line, line.mean, decimals) for line in result.lines]),
         "",
@@ -353,11 +349,7 @@ def comparison_table(result: Comparison) -> str:
 
 def _with_means(row: Line | Pair, mean: Floats, decimals: int, sign: str = "") -> list[str]:
     """The label, the number of seeds, and the mean after each step with its interval."""
-    widths = (
-        [""] * len(mean) if row.interval is None else [f" +-{number_text(width, decimals)}" for width in row.interval]
-    )
-    cells = [f"{number_text(value, decimals, sign)}{width}" for value, width in zip(mean, widths, strict=True)]
-    return [row.label, str(len(row.seeds)), *cells]
+    return [row.label, str(len(row.seeds)), *estimates_text(mean, row.interval, decimals, sign)]
 
 
 def _points(line: Line, step: int, decimals: int) -> list[str]:
@@ -374,10 +366,12 @@ def _points(line: Line, step: int, decimals: int) -> list[str]:
 
 def _tests(pair: Pair, step: int, decimals: int) -> list[str]:
     """The label, the probability of improvement, the p-values and every seed's difference."""
-    better = f"{pair.improvement[step]:.2f}{_ends(pair.improvement_interval, step, 2)}"
+    better = f"{number_text(pair.improvement[step], 2)}{_ends(pair.improvement_interval, step, 2)}"
     p_values = ["-", "-"]
     if pair.p_values is not None and pair.adjusted is not None:
-        p_values = [f"{pair.p_values[step]:.3g}", f"{pair.adjusted:.3g}"]
+        p_values = [
+            "-" if math.isnan(value) else f"{value:.3g}" for value in (float(pair.p_values[step]), pair.adjusted)
+        ]
     return [
         pair.label,
         better,

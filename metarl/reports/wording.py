@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import one_line
-from metarl.config.algorithms import ALGORITHMS
+from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group, runs_of
-from metarl.store.runs import StoredRun
+from metarl.store.runs import StoredRun, commits_of
 
 MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}
 """What families are measured by (`metarl.envs.Family.measure`), as the name of an axis."""
@@ -26,7 +27,12 @@ _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
 
 def counted(number: int, noun: str) -> str:
     """A number of things, such as "1 step" or "2 steps"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """The plural of a noun, or of several, such as "gradient steps or episodes"."""
+    return " or ".join(f"{one}s" for one in noun.split(" or "))
 
 
 def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:
@@ -84,7 +90,7 @@ def tasks_text(families: Sequence[Sequence[Group]]) -> str:
 def steps_text(runs: Sequence[StoredRun]) -> str:
     """The label of the adaptation axis."""
     names = dict.fromkeys(run.evaluated().step_name for run in runs)
-    return f"{' or '.join(f'{name}s' for name in names)} on the task"
+    return f"{plural(' or '.join(names))} on the task"
 
 
 def training_text(runs: Sequence[StoredRun], when: str, alone: bool = False) -> str:
@@ -131,24 +137,56 @@ def provenance_text(runs: Sequence[StoredRun]) -> str:
     if totals:
         low, high = engineering(min(totals)), engineering(max(totals))
         words.append(f"{low if low == high else f'{low} to {high}'} environment steps a run")
-    origins = [run.config.get("metarl") or {} for run in runs]
-    matches = [_COMMIT.fullmatch(commit) for run in runs for commit in run.commits]
-    commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
+    return " · ".join([*words, software_text([run.config for run in runs])])
+
+
+def agent_text(config: Mapping[str, Any], iteration: int, checkpoint: str) -> str:
+    """The agent that a checkpoint of a run holds, such as "MAML on navigation, seed 0, iteration 500 (last)"."""
+    return f"{run_title(config)} on {config['env']}, seed {config['seed']}, iteration {iteration} ({checkpoint})"
+
+
+def software_text(contents: Sequence[Mapping[str, Any]]) -> str:
+    """Versions and commits of the package that some files name, such as "metarl 0.1.0, commit 012345678".
+
+    Args:
+        contents: Contents as `metarl.store.runs.commits_of` takes them. What is no commit is left out.
+    """
+    origins = [content.get("metarl") or {} for content in contents]
     versions = sorted({str(origin["version"]) for origin in origins if origin.get("version")})
-    words.append(" ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else ""))
-    return " · ".join(words)
+    matches = [_COMMIT.fullmatch(commit) for content in contents for commit in commits_of(content)]
+    commits = sorted({match[1][:9] + (match[2] or "") for match in matches if match})
+    return " ".join(["metarl", *versions]) + (f", commit {', '.join(commits)}" if commits else "")
 
 
 def number_text(value: float, decimals: int, sign: str = "") -> str:
     """A number with ``decimals`` digits after the point; as 3.3e+27 if that takes more than nine characters.
 
     Args:
-        value: The number.
+        value: The number; NaN is a dash.
         decimals: Digits after the point.
         sign: "+" to write the sign of positive numbers too.
     """
-    text = f"{value:{sign}.{decimals}f}"
+    if math.isnan(value):
+        return "-"
+    text = f"{value:{sign}z.{decimals}f}"  # z: never -0.00
     return text if len(text) <= _LONGEST_NUMBER else f"{value:{sign}.1e}"
+
+
+def estimates_text(
+    means: Floats, half_widths: Floats | None, decimals: int, sign: str = "", plus_minus: str = "+-"
+) -> list[str]:
+    """Means as in `number_text`, each with the half-width of its interval where it has one."""
+    widths = np.full_like(means, np.nan) if half_widths is None else half_widths
+    return [
+        number_text(mean, decimals, sign)
+        + ("" if math.isnan(width) else f" {plus_minus}{number_text(width, decimals)}")
+        for mean, width in zip(means.tolist(), widths.tolist(), strict=True)
+    ]
+
+
+def decimals_of(measure: str) -> int:
+    """Digits after the point of what a family is measured by: errors and accuracies are about 1, returns larger."""
+    return 2 if measure == "return" else 4
 
 
 def engineering(value: float) -> str:

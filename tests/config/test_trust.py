@@ -263,7 +263,6 @@ def test_the_commands_of_a_report_take_the_word(tmp_path, module, monkeypatch):
     }
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     run.rename(tmp_path / "before")
-    commands["evaluate"][commands["evaluate"].index("--task-file") + 1] = str(tmp_path / "before/evaluation.json")
     for name, main in (("train", train_command.main), ("evaluate", evaluate.main)):
         new_process(monkeypatch, module)
         assert main(commands[name]) == 0

@@ -714,6 +714,11 @@ def test_captions_and_tables_call_the_algorithm_by_its_title(l2f):
     assert _origin(l2f, "conflict")[0].startswith("L2F on navigation, seed 0, ")
 
 
+def test_captions_name_a_commit_as_other_figures_do(l2f):
+    made = replace(l2f, metarl={**l2f.metarl, "commit": "0123456789ab-dirty"})
+    assert _origin(made, "conflict")[1].endswith("commit 012345678-dirty")
+
+
 def test_a_task_alone_in_its_mode_has_no_conflict(tmp_path):
     train(tiny(tmp_path, algo="multi-maml", env="navigation-bimodal", iterations=0, validate_every=0))
     family = load(tmp_path).family

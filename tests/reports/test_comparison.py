@@ -1,9 +1,10 @@
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from scipy import stats
-from test_plot import NAVIGATION_TASKS, make_run
+from test_plot import NAVIGATION_TASKS, make_real_run, make_run
 
 from metarl import UserError, compare
 from metarl.commands.compare import main
@@ -72,12 +73,17 @@ def test_returns_of_different_problems_are_not_compared(tmp_path):
 
 
 def test_a_comparison_says_what_adaptation_had_read(tmp_path):
-    read = {"maml": [0, 20, 40], "rl2": [0, 1, 2]}
-    runs = [make_run(tmp_path / algo, algo=algo, evaluated={"adaptation_episodes": read[algo]}) for algo in read]
+    read, steps = {"maml": [0, 20, 40], "rl2": [0, 1, 2]}, {"maml": {}, "rl2": {"step_name": "episode"}}
+    runs = [
+        make_run(tmp_path / algo, algo=algo, evaluated={"adaptation_episodes": read[algo], **steps[algo]})
+        for algo in read
+    ]
     unknown = make_run(tmp_path / "anil", algo="anil")
     lines = compare([*runs, unknown]).lines
     assert [None if line.data is None else line.data.tolist() for line in lines] == [[0, 20, 40], [0, 1, 2], None]
-    rows = comparison_table(compare([*runs, unknown])).split("\n\n")[2].splitlines()
+    table = comparison_table(compare([*runs, unknown]))
+    assert "return after 0, 1, ... gradient steps or episodes (" in table
+    rows = table.split("\n\n")[2].splitlines()
     assert [row.split()[-1] for row in rows[1:]] == ["episodes", "20", "1", "-"]
 
 
@@ -160,17 +166,65 @@ def test_the_reference_may_be_chosen(five):
     np.testing.assert_allclose(pair(comparison, "MAML").per_seed[:, 1], -np.array(GAINS["anil"]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "reference"),
+    [
+        ([{"algo": "anil"}, {"inner_lr": 0.05}], "MAML (inner lr 0.05)"),
+        ([{"algo": "anil"}, {"inner_lr": 0.05}, {"inner_lr": 0.1}], "MAML"),
+        ([{"algo": "anil"}, {"inner_lr": 0.05}, {"inner_lr": 0.02}], "ANIL"),
+        ([{"algo": "anil"}, {"algo": "maml", "attenuate": True}], "ANIL"),  # That is L2F.
+    ],
+)
+def test_the_usual_reference_is_maml_whatever_its_settings(tmp_path, settings, reference):
+    runs = [make_real_run(tmp_path / str(number), **{"algo": "maml", **one}) for number, one in enumerate(settings)]
+    assert compare(runs).reference == reference
+
+
 def test_the_figure_shows_differences_and_tasks(five):
     comparison = compare(five)
-    differences, *scatters = [ax for part in draw_comparison(comparison).subfigs for ax in part.axes]
+    figure = draw_comparison(comparison)
+    differences, *scatters = [ax for part in figure.subfigs for ax in part.axes]
     assert [label.get_text() for label in differences.get_yticklabels()] == ["L2F", "ANIL"]
     dots = [line for line in differences.lines if line.get_marker() == "o"]
     np.testing.assert_allclose(dots[0].get_xdata(), GAINS["l2f"])
-    assert differences.get_xlabel() == "return after 1 gradient step, less MAML's (right is better)"
+    assert figure.subfigs[0].get_supxlabel() == "return after 1 gradient step, less MAML's\n(right is better)"
     assert len(scatters) == 3
     before, after = np.concatenate([line.get_xydata() for line in scatters[2].lines[1:]]).T
     np.testing.assert_allclose(before, -40.0)
-    np.testing.assert_allclose(sorted(after), [-30, -27, -24])  # Mean over the seeds of MAML.
+    every = [-20.0 + 3 * task - 5 * seed for task in range(3) for seed in range(5)]
+    np.testing.assert_allclose(sorted(after), sorted(every))
+
+
+def test_a_panel_has_a_dot_for_each_task_that_its_title_counts(tmp_path):
+    """A task of which one seed gets worse and the other better is half worse, whatever its mean."""
+    share = {"evaluated": {"share_made_worse": [0.0, 0.0]}}
+    runs = [
+        make_run(tmp_path / f"{seed}", seed=seed, returns=[[-40.0, after]] * 3, **share)
+        for seed, after in enumerate((-50.0, -10.0))
+    ]
+    (panel,) = [ax for part in draw_comparison(compare(runs)).subfigs for ax in part.axes]
+    assert panel.get_title(loc="left") == "MAML\n50% worse"
+    assert [len(dots.get_xdata()) for dots in panel.lines[1:]] == [3, 3]
+
+
+def test_texts_of_the_figure_are_whole_and_within_it(tmp_path):
+    """Labels of lines may be long, and differ in their last word alone."""
+    share = {"evaluated": {"share_made_worse": [0.0, 0.0, 0.0]}}
+    long = {"algo": "maml", "rollouts_per_task": 12, "activation": "tanh", **share}
+    values = [0.05, 0.06, 0.07]
+    runs = [make_real_run(tmp_path / str(number), inner_lr=value, **long) for number, value in enumerate(values)]
+    comparison = compare([make_real_run(tmp_path / "anil", algo="anil", **share), *runs], reference=runs[0])
+    figure = draw_comparison(comparison)
+    figure.draw_without_rendering()
+    differences, *panels = [ax for part in figure.subfigs for ax in part.axes]
+    labels = [label.get_text().replace("\n", " ") for label in differences.get_yticklabels()]
+    assert labels == [pair.label for pair in comparison.pairs]
+    assert comparison.reference in figure.subfigs[0].get_supxlabel().replace("\n", " ")
+    drawn = figure.get_tightbbox()
+    assert drawn.x0 >= 0
+    assert drawn.x1 <= figure.get_figwidth()
+    titles = [ax._left_title.get_window_extent() for ax in panels]
+    assert not any(one.overlaps(other) for one, other in pairwise(titles))
 
 
 def test_differences_after_each_step_have_a_panel_for_each_line(five):
@@ -194,6 +248,21 @@ def diverging(tmp_path):
     """MAML, and an L2F that diverges in the second step."""
     returns = [[-40.0, -20.0, -1e30], [-40.0, -20.0, -10.0], [-40.0, -20.0, -10.0]]
     return [make_run(tmp_path / "maml"), make_run(tmp_path / "l2f", algo="l2f", returns=returns)]
+
+
+@pytest.mark.parametrize("value", [-1e30, float("nan")])
+@pytest.mark.parametrize(("algo", "arrows"), [("l2f", ("down", "left")), ("maml", ("up", "right"))])
+def test_what_diverges_is_marked_on_its_side(tmp_path, algo, arrows, value):
+    """The difference is as large if the reference diverges, and there is none if a seed has no number."""
+    returns = [[-40.0, -20.0, value], [-40.0, -20.0, -10.0], [-40.0, -20.0, -10.0]]
+    other = {"maml": "l2f", "l2f": "maml"}[algo]
+    runs = [make_run(tmp_path / algo, algo=algo, returns=returns), make_run(tmp_path / other, algo=other)]
+    comparison = compare(runs, step=2)
+    (panel, *_) = draw_differences(comparison).axes
+    (row, *_) = [ax for part in draw_comparison(comparison).subfigs for ax in part.axes]
+    for ax, arrow, limits in zip((panel, row), arrows, (panel.get_ylim(), row.get_xlim()), strict=True):
+        assert [line.get_marker() for line in ax.lines if "arrow" in str(line.get_marker())] == [rf"$\{arrow}arrow$"]
+        assert max(np.abs(limits)) < 100
 
 
 def test_a_difference_that_diverges_stretches_no_axis(diverging):

@@ -92,10 +92,10 @@ def groups_of(*folders):
     return group_runs([read_run(folder) for folder in folders])
 
 
-def make_real_run(folder, **settings):
+def make_real_run(folder, evaluated=None, **settings):
     """A run folder with the configuration that training would write."""
-    written = Config(**settings).to_dict()
-    return make_run(folder, **{name: value for name, value in written.items() if name != "run_dir"})
+    written = {name: value for name, value in Config(**settings).to_dict().items() if name != "run_dir"}
+    return make_run(folder, evaluated=evaluated, **written)
 
 
 def bold(ax):
@@ -423,6 +423,31 @@ def test_reference_that_is_a_run_is_not_drawn_twice(tmp_path):
     assert legend(draw_gradient_steps(groups_of(maml, random, still))) == [
         "MAML", "random initialisation", "standing still",
     ]  # fmt: skip
+
+
+def test_a_reference_that_takes_steps_has_a_line_for_each_kind_of_step(tmp_path):
+    """A random network of neurons after gradient steps is another agent than a random memory after episodes."""
+    memory = {"references": {"standstill": -38.0, "random_initialisation": [-70.0, -71.0]}, "step_name": "episode"}
+    episodes = make_run(tmp_path / "rl2", algo="rl2", returns=[[-40.0, -20.0]] * 3, evaluated=memory)
+    figure = draw_gradient_steps(groups_of(make_run(tmp_path / "maml"), episodes))
+    lines = {line.get_label().replace("\n", " "): line for line in figure.axes[0].lines}
+    one, other = (lines[f"random initialisation ({kind})"] for kind in ("gradient steps", "episodes"))
+    assert one.get_ydata().tolist() == [-80, -60, -50]
+    assert other.get_ydata().tolist() == [-70, -71]
+    assert one.get_color() != other.get_color()
+    assert "standing still" in lines
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_iterations_are_whole(tmp_path, iterations):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", algo="l2f")]
+    for run in runs:
+        header, *rows = (run / "progress.csv").read_text().splitlines()
+        (run / "progress.csv").write_text("\n".join([header, *rows[:iterations], ""]))
+    groups = groups_of(*runs)
+    for figure in (draw_training(groups, "iteration"), draw_apart(groups, "iteration")):
+        figure.draw_without_rendering()
+        assert all(tick % 1 == 0 for ax in figure.axes if ax.get_visible() for tick in ax.get_xticks())
 
 
 def test_a_folder_given_twice_counts_once(tmp_path):

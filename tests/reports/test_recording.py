@@ -1,6 +1,7 @@
 """Recordings: which episodes they hold, films and figures of them, and where nothing can be drawn."""
 
 import dataclasses
+import itertools
 from types import SimpleNamespace
 
 import gymnasium
@@ -129,7 +130,7 @@ def test_an_agent_with_memory_shows_a_trial_of_training_by_default(folder, monke
     shown = []
     monkeypatch.setattr(recording, "adaptation", lambda *arguments: shown.append(arguments[3]) or [episode()])
     agent = untrained(folder / "run", algo="rl2", horizon=4, num_inner_steps=5)
-    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (agent, 0))
     metarl.record("run")
     assert set(shown) == {5}
 
@@ -196,7 +197,7 @@ class _Drawn(gymnasium.Wrapper):
 
 def test_a_task_is_filmed_in_the_kind_of_environment_that_it_needs(folder, monkeypatch):
     agent = untrained(folder / "run", env="examples.control_family:ControlFamily", horizon=3)
-    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (agent, 0))
     tasks = agent.family.sample_tasks(40, stream(10_000, Purpose.TEST_TASKS), "test")
     numbers = {agent.family.kind(task): number for number, task in enumerate(tasks)}
     kinds, make_env = [], ControlFamily.make_env
@@ -217,7 +218,7 @@ def test_a_family_whose_make_env_takes_no_render_mode_is_told_so(folder, monkeyp
     agent = untrained(folder / "run")
     make_env = type(agent.family).make_env
     monkeypatch.setattr(type(agent.family), "make_env", lambda self: make_env(self))
-    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (agent, 0))
     with pytest.raises(UserError, match="navigation cannot be filmed: its make_env takes no render_mode; give it this"):
         metarl.record("run")
 
@@ -237,8 +238,13 @@ def test_trajectories_are_the_positions_and_the_star_is_the_goal(run):
     agent = metarl.load(run)
     tasks = [np.array([0.3, -0.2]), np.array([-0.4, 0.1])]
     goals = [adaptation(agent, agent.family.make_env(), task, 1, 5) for task in tasks]
-    figure = draw_trajectories("MAML on navigation", tasks, goals)
+    figure = draw_trajectories("MAML on navigation, seed 0, iteration 2 (last)", tasks, goals)
     assert len(figure.axes) == 2
+    caption = figure.get_supxlabel().replace("\n", " ")
+    assert (
+        caption == "MAML on navigation, seed 0, iteration 2 (last) · returns above a panel in the order of the legend"
+    )
+    assert [(panel.get_xlabel(), panel.get_ylabel()) for panel in figure.axes] == [("x", "y"), ("x", "")]
     for panel, task, episodes in zip(figure.axes, tasks, goals, strict=True):
         before, after, start, goal = panel.lines
         for line, lived in zip((before, after), episodes, strict=True):
@@ -251,8 +257,21 @@ def test_trajectories_are_the_positions_and_the_star_is_the_goal(run):
     assert words == ["before adaptation", "after 1 gradient step", "start", "goal"]
 
 
+@pytest.mark.parametrize(("goals", "episodes"), [(1, 8), (4, 4), (6, 3)])
+def test_texts_of_trajectories_keep_apart(goals, episodes):
+    of_goal = [episode(f"episode {number + 1}", 40) for number in range(episodes)]
+    figure = draw_trajectories("RL^2 on navigation, seed 0", [np.array([0.3, 0.2])] * goals, [of_goal] * goals)
+    figure.draw_without_rendering()
+    (caption,) = (text for text in figure.texts if text.get_text() == figure.get_supxlabel())
+    apart = [caption, figure.legends[0], *(text for ax in figure.axes for text in (ax.title, ax.xaxis.label))]
+    boxes = [part.get_window_extent() for part in apart]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    assert figure.get_tightbbox().x1 <= figure.get_figwidth()
+
+
 def test_the_oracle_is_recorded_too(folder, monkeypatch):
-    monkeypatch.setattr(recording, "load", lambda *arguments: untrained(folder / "run", algo="oracle"))
+    oracle = untrained(folder / "run", algo="oracle")
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (oracle, 0))
     assert [path.name for path in metarl.record("run", SMALL)][-1] == "trajectories.png"
 
 
@@ -269,7 +288,7 @@ def test_the_oracle_is_recorded_too(folder, monkeypatch):
 def test_families_that_cannot_be_drawn_are_named(settings, message, monkeypatch):
     config = Config(algo="maml", **settings)
     agent = Agent(config, build(config.resolve())[1].initial(np.random.default_rng(0)))
-    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (agent, 0))
     with pytest.raises(UserError) as error:
         metarl.record("run")
     assert message in str(error.value)
@@ -301,7 +320,7 @@ def test_a_machine_without_a_renderer_is_told_in_one_sentence_what_to_install():
 
 def test_half_cheetah_is_filmed_without_a_display_or_the_reason_is_told(folder, monkeypatch):
     agent = untrained(folder / "run", env="cheetah-dir", horizon=2)
-    monkeypatch.setattr(recording, "load", lambda *arguments: agent)
+    monkeypatch.setattr(recording, "load_with_iteration", lambda *arguments: (agent, 0))
     try:
         gif, *_ = metarl.record("run", RecordingConfig(steps=0))
     except UserError as error:

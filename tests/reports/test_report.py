@@ -9,9 +9,10 @@ import pytest
 from tiny_runs import ROOT, tiny
 
 import metarl
+from metarl.commands.evaluate import main as evaluate_main
 from metarl.commands.report import main
 from metarl.common.errors import UserError
-from metarl.reports.wording import provenance_text
+from metarl.reports.wording import number_text, provenance_text
 from metarl.runs.training import train
 from metarl.store.runs import read_run
 
@@ -51,14 +52,22 @@ def test_a_report_shows_returns_settings_and_commands(runs, tmp_path):
     shown = words(written(runs, tmp_path))
     for path in runs:
         result = metarl.evaluate(path, metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
-        assert all(f"{mean:.3g}" in shown for mean in result.mean)
-        quoted, tasks = shlex.quote(str(path)), shlex.quote(f"{path}/evaluation.json")
+        assert all(number_text(mean, 2) in shown.split() for mean in result.mean)
+        quoted = shlex.quote(str(path))
         assert f"python -m metarl.train --config config.json --run-dir {quoted}" in shown
-        measured = f"python -m metarl.evaluate {quoted} --task-file {tasks} --rollouts 2 --gradient-steps 1"
+        measured = f"python -m metarl.evaluate {quoted} --tasks 2 --rollouts 2 --gradient-steps 1"
         assert f"{measured} --seed 10000\n" in shown
     assert re.search(r"inner_lr\s+0\.1\s+0\.25", shown)
     assert "MAML (inner lr 0.25)" in shown
     assert "<b>&two" in shown  # as text
+
+
+def test_headings_say_what_is_true_of_the_runs(runs, tmp_path):
+    two, one = written(runs, tmp_path), written(runs[:1], tmp_path)
+    assert "<h1>MAML on navigation</h1>" in two  # The settings stand below.
+    assert "Settings in which the runs differ" in two
+    assert "Settings" not in words(one)
+    assert "held-out" not in "".join(re.findall("<h2.*", two))  # The figure's note says it of each family.
 
 
 def test_the_command_of_an_evaluation_names_its_checkpoint(runs, tmp_path):
@@ -67,8 +76,37 @@ def test_the_command_of_an_evaluation_names_its_checkpoint(runs, tmp_path):
     of_best = json.loads((copy / "evaluation.json").read_text()) | {"checkpoint": "best"}
     (copy / "evaluation-best.json").write_text(json.dumps(of_best))
     shown = words(written([copy], tmp_path, checkpoint="best"))
-    assert f"--task-file {copy}/evaluation-best.json --rollouts 2" in shown
     assert "--seed 10000 --checkpoint best\n" in shown
+
+
+@pytest.mark.parametrize("tasks", [None, [[0.1, 0.2], [0.3, -0.4]]])
+def test_the_commands_make_the_evaluation_again(runs, tmp_path, monkeypatch, tasks):
+    """They need the page alone, whether the evaluation's tasks were drawn or came from a file."""
+    monkeypatch.chdir(tmp_path)
+    copy, given = tmp_path / "run", tmp_path / "given.json"
+    shutil.copytree(runs[0], copy)
+    given.write_text(json.dumps({"tasks": tasks}))
+    drawn = {"tasks": 3} if tasks is None else {"task_file": given}
+    before = metarl.evaluate(copy, metarl.EvaluationConfig(rollouts=2, gradient_steps=1, seed=7, **drawn))
+    page = written([copy], tmp_path)
+    given.unlink()
+    (copy / "evaluation.json").unlink()
+    files = re.findall(r'<summary>(\w+\.json)</summary><pre tabindex="0">([^<]+)</pre>', page)
+    assert [name for name, _ in files] == (["config.json"] if tasks is None else ["config.json", "tasks.json"])
+    for name, content in files:
+        (tmp_path / name).write_text(html.unescape(content))
+    (command,) = re.findall(r"python -m metarl\.evaluate (.+)", words(page))
+    assert evaluate_main(shlex.split(command)) == 0
+    again = read_run(copy).evaluated()
+    assert again.tasks.tolist() == before.tasks.tolist()
+    assert again.returns.tolist() == before.returns.tolist()
+
+
+def test_the_commands_of_a_reference_agent_write_into_one_folder(tmp_path):
+    name = metarl.reference_names()[0]
+    shown = words(written([f"reference:{name}"], tmp_path))
+    assert f"--run-dir runs/reference/{name}\n" in shown
+    assert f"metarl.evaluate runs/reference/{name} " in shown
 
 
 def test_supervised_runs_have_curves_too_and_commands_that_they_take(tmp_path):

@@ -1,6 +1,7 @@
 """Supervised runs from training to figures."""
 
 import json
+import re
 
 import gymnasium
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from tiny_runs import assert_same_run, final_parameters, numbers, stored_progress
 
 from metarl import AnalysisConfig, Config, EvaluationConfig, UserError, analyze, evaluate, load, plot, train
+from metarl.reports.functions import draw_functions
 from metarl.reports.tables import evaluation_table
+from metarl.runs.trained_agent import load_with_iteration
 
 SMALL = {"hidden_sizes": (8,), "log_every": 5, "validate_every": 10, "validation_tasks": 4}
 THIRDS = "thirds:Thirds"
@@ -100,6 +103,19 @@ def test_agent_fits_a_users_examples(run):
     assert after < before
     with pytest.raises(UserError, match=r"inputs must have shape \(examples, 1\), got \(10, 2\)"):
         agent.fit(np.hstack([x, x]), y)
+
+
+def test_the_figure_of_functions_names_its_axes_and_its_agent(run):
+    figure = draw_functions(*load_with_iteration(run, "last", False), "last")
+    assert [ax.get_xlabel() for ax in figure.axes] == [""] * 3 + ["input"] * 3
+    assert [ax.get_ylabel() for ax in figure.axes] == ["output", "", ""] * 2
+    config = json.loads((run / "config.json").read_text())
+    origin = (
+        rf"on sinusoid, seed 0, iteration {config['iterations']} \(last\) · \d+ shots · 6 held-out tasks · metarl .+"
+    )
+    assert re.search(origin, figure.get_supxlabel())
+    # The frequency is always 1.
+    assert all(re.fullmatch(r"\d\.\d\d sin\(x \+ \d\.\d\d\)", ax.get_title(loc="left")) for ax in figure.axes)
 
 
 def test_figures_and_analysis_of_a_supervised_run(run, tmp_path):
