@@ -814,7 +814,7 @@ def foreign_config(folder):
 
 def broken_json(folder):
     (make_run(folder / "a") / "config.json").write_text("{")
-    return ["a"], "config.json is damaged: Expecting property name"
+    return ["a"], "config.json is damaged, or no JSON: Expecting property name"
 
 
 def incomplete_evaluation(folder):

@@ -262,7 +262,7 @@ def test_a_folder_that_is_no_run_is_told(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"env": "naviga', r"config\.json is damaged: .+"),
+        ('{"env": "naviga', r"config\.json is damaged, or no JSON: .+"),
         ("[]", r"config\.json is damaged: .+"),
         (
             '{"env": "navigation", "trpo": {"max_k": 1}}',

@@ -175,13 +175,13 @@ def test_a_wrong_field_of_an_evaluation_is_named(run, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is damaged: Expecting value: line 1 column 1"),
-        ('{"env": "nav', "is damaged: Unterminated string"),
+        ("", "is damaged, or no JSON: Expecting value: line 1 column 1"),
+        ('{"env": "nav', "is damaged, or no JSON: Unterminated string"),
         ("[]", "is damaged: expected a JSON object, got list"),
         ("[" * 100_000, "is damaged: its values are nested too deeply"),
         ('{"a":' * 60 + "1" + "}" * 60, "is damaged: its values are nested too deeply"),
-        ('{"a": "\\ud800"}', "is damaged: 'utf-8' codec can't encode"),
-        ('{"a": ' + "9" * 5000 + "}", "is damaged: Exceeds the limit"),
+        ('{"a": "\\ud800"}', "is damaged, or no JSON: 'utf-8' codec can't encode"),
+        ('{"a": ' + "9" * 5000 + "}", "is damaged, or no JSON: Exceeds the limit"),
     ],
 )
 def test_a_file_that_is_no_json_object_is_refused_in_a_sentence(tmp_path, text, message):
@@ -194,7 +194,7 @@ def test_a_file_that_is_no_json_object_is_refused_in_a_sentence(tmp_path, text, 
 
 def test_bytes_that_are_no_text_and_a_folder_are_refused_in_a_sentence(tmp_path):
     (tmp_path / "file.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(UserError, match="is damaged: 'utf-8' codec"):
+    with pytest.raises(UserError, match="is damaged, or no JSON: 'utf-8' codec"):
         read_json(tmp_path / "file.json")
     with pytest.raises(UserError, match=r"cannot read .*: Is a directory\."):
         read_json(tmp_path)
