@@ -222,12 +222,12 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
         if problems[0] != problems[1]:
             one, other = (", ".join(f"{name} {value}" for name, value in of.items()) for of in problems)
             raise UserError(
-                f"'{runs[0].path}' ({one}) and '{run.path}' ({other}) are of different problems, so that their returns "
+                f"'{runs[0].name}' ({one}) and '{run.name}' ({other}) are of different problems, so that their returns "
                 "cannot be compared: give runs of one."
             )
         if not _same(evaluation.tasks, first.tasks):
             raise UserError(
-                f"'{runs[0].path}' and '{run.path}' were evaluated on different tasks: evaluate them again with the "
+                f"'{runs[0].name}' and '{run.name}' were evaluated on different tasks: evaluate them again with the "
                 "same --seed and --tasks, or the same --task-file."
             )
     for label, of_line in lines.items():
@@ -311,7 +311,7 @@ def _pair(
     own, theirs = [run.seed for run in runs], [run.seed for run in others]
     seeds = tuple(seed for seed in own if seed in theirs)
     if not seeds:
-        raise UserError(f"'{runs[0].path}' and '{others[0].path}' are of lines without a common seed to pair them by.")
+        raise UserError(f"'{runs[0].name}' and '{others[0].name}' are of lines without a common seed to pair them by.")
     one = returns[[own.index(seed) for seed in seeds]]
     other = other_returns[[theirs.index(seed) for seed in seeds]]
     difference, enough = paired_difference(one, other), len(seeds) >= MIN_SEEDS_FOR_INTERVAL

@@ -426,7 +426,7 @@ def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
 
 
 def _paths(runs: Sequence[StoredRun]) -> str:
-    return ", ".join(f"'{run.path}'" for run in runs)
+    return ", ".join(f"'{run.name}'" for run in runs)
 
 
 # Numbers of a line
@@ -474,7 +474,7 @@ def _returns_per_seed(group: Group, task: Floats | None, y: str | None) -> Float
 def _column_per_seed(runs: Sequence[StoredRun], name: str, x: str) -> Floats:
     for run in runs:
         if not len(run.progress.get(name, ())):
-            raise UserError(f"'{run.path / 'progress.csv'}' holds no '{name}': nothing to draw against {x}.")
+            raise UserError(f"the progress.csv of '{run.name}' holds no '{name}': nothing to draw against {x}.")
     shared = reduce(np.intersect1d, [run.progress["iteration"] for run in runs])
     return np.array([run.progress[name][np.isin(run.progress["iteration"], shared)] for run in runs], dtype=np.float64)
 

@@ -149,7 +149,7 @@ def _check_seeds_differ(group: Sequence[StoredRun]) -> None:
         other = by_seed.setdefault(run.seed, run)
         if other is not run:
             raise UserError(
-                f"'{other.path}' and '{run.path}' have the same settings and the same seed: give one of them."
+                f"'{other.name}' and '{run.name}' have the same settings and the same seed: give one of them."
             )
 
 

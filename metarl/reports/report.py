@@ -100,8 +100,8 @@ def _rendered(groups: Sequence[Group]) -> str:
         adaptation=[_adaptation(family) for family in by_family(evaluated)],
         comparisons=[_comparison(family) for family in by_family(evaluated) if len(family) > 1],
         training=[_training(family) for family in by_family(trained)],
-        not_evaluated=[str(run.path) for run in runs if not _is_evaluated(run)],
-        without_progress=[str(run.path) for run in runs if not _has_progress(run)],
+        not_evaluated=[run.name for run in runs if not _is_evaluated(run)],
+        without_progress=[run.name for run in runs if not _has_progress(run)],
         phases=[row for group in trained for row in _phases(group)],
         phase_names=list(_PHASES.values()),
         settings=[_settings(family) for family in by_family(groups) if len(runs_of(family)) > 1],
@@ -130,7 +130,7 @@ def _facts(run: StoredRun) -> dict[str, Any]:
     drawn = evaluation is not None and _are_drawn(run, evaluation)
     train = ["python", "-m", "metarl.train", "--config", "config.json", "--run-dir", str(folder)]
     return {
-        "path": str(run.path),
+        "path": run.name,
         "title": run_title(run.config),
         "env": run.env,
         "seed": run.seed,

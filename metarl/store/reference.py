@@ -41,3 +41,8 @@ def results_folder(folder: Path) -> Path:
     That is the folder itself, but for a reference agent, which stays as it came, ``runs/reference/NAME``.
     """
     return _RESULTS / folder.name if folder.resolve().parent == REFERENCES else folder
+
+
+def named(folder: Path) -> str:
+    """How a user writes the run in ``folder``: ``reference:NAME`` for a reference agent, else the folder."""
+    return f"{_PREFIX}{folder.name}" if folder.resolve().parent == REFERENCES else str(folder)

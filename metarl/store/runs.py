@@ -25,7 +25,7 @@ from metarl.store.config_file import read_values
 from metarl.store.evaluations import Evaluation
 from metarl.store.folder import RunFolder
 from metarl.store.progress import is_numbers, read_table
-from metarl.store.reference import run_folder
+from metarl.store.reference import named, run_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,11 @@ class StoredRun:
     evaluation: Evaluation | None
     trust: Trust = False
     sweep: tuple[Evaluation, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What a user writes for it: its folder, or ``reference:NAME``."""
+        return named(self.path)
 
     @property
     def env(self) -> str:
@@ -82,8 +87,8 @@ class StoredRun:
         """
         if self.evaluation is None:
             what = "the best checkpoint of " if self.checkpoint == "best" else ""
-            command = _command(self.path, self.checkpoint)
-            raise UserError(f"{what}run '{self.path}' was not evaluated yet: run `{command}` first.")
+            command = _command(self.name, self.checkpoint)
+            raise UserError(f"{what}run '{self.name}' was not evaluated yet: run `{command}` first.")
         return self.evaluation
 
     def evaluations(self) -> tuple[Evaluation, ...]:
@@ -107,7 +112,7 @@ class StoredRun:
         values = evaluation.per_task(name or evaluation.measure)
         if values is None:
             known = ", ".join((evaluation.measure, *evaluation.metrics))
-            raise UserError(f"the evaluation of '{self.path}' holds no {name!r}; it holds {known}.")
+            raise UserError(f"the evaluation of '{self.name}' holds no {name!r}; it holds {known}.")
         return values
 
     def adaptation_data(self, unit: Literal["episodes", "steps"]) -> Floats:
@@ -124,11 +129,11 @@ class StoredRun:
         if amounts is None and evaluation.step_name == "episode" and unit == "episodes":
             return np.arange(len(evaluation.mean), dtype=np.float64)  # An agent with memory reads one at each step.
         if amounts is None and evaluation.adaptation_episodes is not None:
-            raise UserError(f"'{self.path}' has examples, no environment steps: draw against adaptation-episodes.")
+            raise UserError(f"'{self.name}' has examples, no environment steps: draw against adaptation-episodes.")
         if amounts is None:
             raise UserError(
-                f"the evaluation of '{self.path}' is of an older version and does not say what adaptation had read: "
-                f"run `{_command(self.path, self.checkpoint)}` again."
+                f"the evaluation of '{self.name}' is of an older version and does not say what adaptation had read: "
+                f"run `{_command(self.name, self.checkpoint)}` again."
             )
         return amounts
 
@@ -176,7 +181,7 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
             say(
                 f"'{path}' was evaluated{option and ', over several numbers of episodes,'} after iteration "
                 f"{measured.iteration}, and {went_on} {reached:.0f}: run "
-                f"`{_command(path, checkpoint)}{option}` again to measure the agent as it is now."
+                f"`{_command(named(path), checkpoint)}{option}` again to measure the agent as it is now."
             )
     return StoredRun(path, config, progress, checkpoint, evaluation, trust, sweep)
 
@@ -193,7 +198,7 @@ def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = Fa
             raise UserError("it has no list 'evaluations'.")
         return tuple(map(Evaluation.from_json, parts))
     except ValueError as error:
-        command = _command(files.path, checkpoint) + (" --rollouts-sweep ..." if sweep else "")
+        command = _command(named(files.path), checkpoint) + (" --rollouts-sweep ..." if sweep else "")
         raise UserError(f"'{path}' is no evaluation: {str(error).rstrip('.')}; run `{command}` again.") from error
 
 
@@ -206,9 +211,9 @@ def _iteration(checkpoint: Path) -> int:
         return 0
 
 
-def _command(folder: Path, checkpoint: Checkpoint) -> str:
+def _command(folder: str, checkpoint: Checkpoint) -> str:
     best = ["--checkpoint", "best"] if checkpoint == "best" else []
-    return shlex.join(["python", "-m", "metarl.evaluate", str(folder), *best])
+    return shlex.join(["python", "-m", "metarl.evaluate", folder, *best])
 
 
 def _read_progress(path: Path) -> dict[str, Floats]:

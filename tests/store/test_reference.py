@@ -1,6 +1,7 @@
 """Agents that come with the package: whole, small, and as good as it says."""
 
 import json
+import math
 import sys
 import zlib
 from pathlib import Path
@@ -136,7 +137,8 @@ def test_the_list_names_every_agent_with_what_it_reaches(capsys):
     for line, name in zip(lines, NAMES, strict=True):
         result = read_run(Path(f"reference:{name}")).evaluated()
         decimals = 4 if result.measure == "error" else 2
-        shown = [float(word) for word in line.rpartition(result.measure)[2].partition("(")[0].split()]
+        words = line.rpartition(result.measure)[2].partition("(")[0].split()
+        shown = [math.nan if word == "-" else float(word) for word in words]
         # Very large ones have two digits.
         assert shown == pytest.approx(result.mean, rel=0.05, abs=0.51 * 10**-decimals, nan_ok=True)
         assert all(f"{mean:.{decimals}f}" in line for mean in result.mean if abs(mean) < 1000)
@@ -149,6 +151,12 @@ def test_an_unknown_agent_is_refused_with_the_nearest_names(capsys):
     assert f"there is no reference agent {wrong!r}. Did you mean '{NAMES[0]}'" in str(error.value)
     assert evaluate.main([f"reference:{wrong}"]) == 2
     assert "`python -m metarl.evaluate --list` names all" in capsys.readouterr().err
+
+
+def test_an_agent_is_called_by_its_name(folder):
+    for x in ("iteration", "adaptation-steps"):
+        with pytest.raises(UserError, match=r"'reference:sinusoid-maml-seed0'"):
+            metarl.plot("reference:sinusoid-maml-seed0", "curve.png", x=x)
 
 
 def test_a_run_may_start_from_an_agent(folder):
