@@ -145,6 +145,7 @@ class OracleFamily(TaskFamily):
         self.num_modes = family.num_modes
         self.metrics = family.metrics
         self.costs = family.costs
+        self.defaults = family.defaults
         _ = family.task_size  # A wrong task space should fail here, not at the first episode.
 
     def make_env(self, render_mode: str | None = None, kind: Hashable = None) -> gym.Env[Any, Any]:
