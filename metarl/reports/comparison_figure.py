@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metarl.common.arrays import Floats
+from metarl.common.words import counted, plural
 from metarl.reports.limits import ARROWS, FAR, LEAVES, MARK, WORSE, show_between, worst_shown
 from metarl.reports.styles import COLOURS, GREY, add_caption, style_axes
-from metarl.reports.wording import counted, plural
 
 if TYPE_CHECKING:
     from metarl.reports.comparison import Comparison, Line, Pair

@@ -20,6 +20,7 @@ from metarl.common.arrays import Floats
 from metarl.common.errors import UserError
 from metarl.common.output import say
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL, mean_and_interval
+from metarl.common.words import counted, plural
 from metarl.config.algorithms import ALGORITHMS
 from metarl.config.checked import convert
 from metarl.config.measuring import Checkpoint
@@ -33,9 +34,7 @@ from metarl.reports.wording import (
     MEASURES,
     amounts_text,
     count_text,
-    counted,
     engineering,
-    plural,
     provenance_text,
     rows_of_tasks,
     seeds_text,

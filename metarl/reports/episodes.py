@@ -17,10 +17,10 @@ from PIL import Image
 from metarl.common.errors import UserError
 from metarl.common.output import progress_bar
 from metarl.common.streams import Purpose, stream
+from metarl.common.words import counted
 from metarl.envs import TaskFamily, require_environments
 from metarl.envs.single import begin, new_env, take_step
 from metarl.envs.spaces import flatten, stacked
-from metarl.reports.wording import counted
 from metarl.runs.adapted import AdaptedMemory, AdaptedPolicy
 from metarl.runs.trained_agent import Agent
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from metarl.common.errors import UserError
 from metarl.common.streams import Purpose, stream
+from metarl.common.words import counted
 from metarl.config.measuring import Checkpoint
 from metarl.envs import SupervisedFamily
 from metarl.reports.styles import add_caption, style_axes
-from metarl.reports.wording import agent_text, counted, software_text
+from metarl.reports.wording import agent_text, software_text
 from metarl.runs.trained_agent import Agent
 from metarl.store.config_file import read_values
 from metarl.store.folder import RunFolder

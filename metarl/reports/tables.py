@@ -11,12 +11,13 @@ from numpy.typing import ArrayLike
 
 from metarl.common.arrays import Floats
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
+from metarl.common.words import counted, plural
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
-from metarl.reports.wording import counted, decimals_of, estimates_text, number_text, plural, tasks_in_words
+from metarl.reports.wording import decimals_of, estimates_text, number_text, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metarl.common.arrays import Floats, rows_of_numbers
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import one_line
+from metarl.common.words import counted, plural
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.reports.labels import Group, runs_of
 from metarl.store.runs import StoredRun, commits_of
@@ -23,16 +24,6 @@ MEASURES = {"return": "return of an episode", "error": "mean squared error", "ac
 
 _LONGEST_NUMBER = 9  # characters
 _COMMIT = re.compile(r"([0-9a-f]{7,40})(-dirty)?")
-
-
-def counted(number: int, noun: str) -> str:
-    """A number of things, such as "1 step" or "2 steps"."""
-    return f"{number} {noun if number == 1 else plural(noun)}"
-
-
-def plural(noun: str) -> str:
-    """The plural of a noun, or of several, such as "gradient steps or episodes"."""
-    return " or ".join(f"{one}s" for one in noun.split(" or "))
 
 
 def tasks_in_words(tasks: Sequence[Any] | NDArray[Any], finite: bool) -> str:

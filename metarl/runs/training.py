@@ -23,6 +23,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.signals import signals_wait, sigterm_raises
 from metarl.common.streams import Purpose, stream
+from metarl.common.words import counted
 from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
 from metarl.config.settings import EXECUTION
@@ -81,7 +82,8 @@ class FinishedRun:
             steps = f"{found.count} of {found.total} meta-steps in progress.csv"
             remarks.append(f"{steps} were not accepted ({found.kinds}){advice}")
         if self.dropped_episodes:
-            remarks.append(f"{self.dropped_episodes} episodes were dropped")
+            were = "was" if self.dropped_episodes == 1 else "were"
+            remarks.append(f"{counted(self.dropped_episodes, 'episode')} {were} dropped")
         return remarks
 
 

@@ -3,8 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from metarl.common.words import counted
 from metarl.reports.tables import evaluation_table
-from metarl.reports.wording import counted, engineering, estimates_text, number_text, tasks_in_words
+from metarl.reports.wording import engineering, estimates_text, number_text, tasks_in_words
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
 

@@ -350,3 +350,4 @@ def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
 
 def test_a_finished_run_counts_the_episodes_that_were_dropped():
     assert FinishedRun(Path("run"), None, {}, 3).remarks() == ["3 episodes were dropped"]
+    assert FinishedRun(Path("run"), None, {}, 1).remarks() == ["1 episode was dropped"]
