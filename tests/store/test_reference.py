@@ -48,14 +48,16 @@ def test_an_agent_given_by_its_path_stays_as_it_came(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_agent_holds_meta_parameters_alone_and_loads(name):
+def test_an_agent_holds_meta_parameters_and_their_units_alone_and_loads(name):
     files = RunFolder(REFERENCES / name)
     assert {path.name for path in files.path.rglob("*") if path.is_file()} == {
         "config.json",
         "evaluation.json",
         "last.safetensors",
     }
-    (meta,) = load_file(files.checkpoint("last")).values()
+    tensors = load_file(files.checkpoint("last"))
+    meta = tensors.pop("meta")
+    assert tensors.keys() <= {"memory.values"}
     assert meta.dtype == torch.float32
     assert torch.equal(metarl.load(f"reference:{name}").meta, meta)
     stored = read_run(Path(f"reference:{name}"))
