@@ -179,7 +179,7 @@ def _memory(
     """An agent with memory; the evaluation goes on for two episodes more than a trial of training has."""
     return Experiment(
         env,
-        {algo: f"--algo {algo} --iterations {iterations} --validate-every 0{options}"},
+        {algo: f"--algo {algo} --iterations {iterations} --validate-every 0 {options}".strip()},
         f"{evaluation or '--tasks 100'} --rollouts 10 --gradient-steps {episodes + 1}",
         seeds=seeds,
         note="Column 0 is the first episode in a new task, column 1 the second, and so on.",
@@ -240,7 +240,7 @@ def _meta_world(task: str, algo: str, evaluation: str) -> Experiment:
 
 
 # What a step towards the goal is worth comes with all later steps.
-_FAR_SIGHTED = " --discount 0.99 --gae-lambda 0.95"
+_FAR_SIGHTED = "--discount 0.99 --gae-lambda 0.95"
 _SURVIVE_BONUS = "Returns hold the survive bonus, 200 for a whole episode; evaluation.json has the return without it."
 _RELEASE = "result files of the release of Finn et al. 2017"
 _NAVIGATION_MAML = Published(
@@ -390,7 +390,7 @@ EXPERIMENTS = {
     "memory-ant-dir-varibad": _memory("ant-dir", 200, 2, "--tasks 40", seeds=(0,), algo="varibad"),
     "memory-ant-goal": _memory("ant-goal", 400, 2, seeds=(0,), options=_FAR_SIGHTED),
     "memory-ant-goal-varibad": _memory(
-        "ant-goal", 400, 2, seeds=(0,), algo="varibad", options=f" --varibad.decoder task{_FAR_SIGHTED}"
+        "ant-goal", 400, 2, seeds=(0,), algo="varibad", options=f"--varibad.decoder task {_FAR_SIGHTED}"
     ),
     "memory-bandit": _memory("bandit", 400, 1, "--tasks 1000"),
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),

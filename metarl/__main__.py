@@ -6,10 +6,10 @@ from metarl import __version__
 from metarl.common.errors import nearest
 from metarl.common.output import say, say_on_stdout
 
-COMMANDS = ("train", "evaluate", "plot", "compare", "analyze", "record", "report")
+_COMMANDS = ("train", "evaluate", "plot", "compare", "analyze", "record", "report")
 
 if words := [word for word in sys.argv[1:] if word not in ("-h", "--help")]:
-    hint = f" Write python -m metarl.{words[0]} for that." if words[0] in COMMANDS else nearest(words[0], COMMANDS)
+    hint = f" Write python -m metarl.{words[0]} for that." if words[0] in _COMMANDS else nearest(words[0], _COMMANDS)
     say(f"error: python -m metarl takes no arguments, got {' '.join(words)!r}.{hint}")
     sys.exit(2)
 say_on_stdout(f"""metarl {__version__}: meta-reinforcement learning on Gymnasium and PyTorch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO
 
-from metarl.common.cores import available_cores
+from metarl.common.cores import available_cores, num_launched
 from metarl.common.errors import Fault, UserError
 from metarl.common.output import say_on_stdout
 from metarl.common.signals import sigterm_raises
@@ -68,7 +67,7 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
         UserError: If a setting is impossible; nothing is started then.
         Fault: If a run has failed; the others have finished.
     """
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if num_launched():
         raise UserError("--seeds starts a process for each seed itself; leave torchrun out, or give one --seed.")
     waiting = {seed: _words_of(seed, others) for seed in seeds}
     runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}

@@ -17,6 +17,7 @@ import tyro
 
 from metarl.commands.cli import Trusted, parse, run_command, show
 from metarl.commands.seeds import split_seeds, train_seeds
+from metarl.common.cores import num_launched
 from metarl.common.errors import UserError
 from metarl.common.output import say, say_on_stdout
 from metarl.config.algorithms import ALGORITHMS
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.runs.training import train  # After parsing, so that --help answers at once.
 
         run = train(config)
-        if int(os.environ.get("RANK", 0)):
+        if num_launched() and os.environ["RANK"] != "0":
             return  # The first of torchrun's processes says it.
         follows = f"next: python -m metarl.evaluate {' '.join([shlex.quote(str(config.folder)), *own])}"
         say_on_stdout("; ".join(["done", *run.remarks(), follows]))

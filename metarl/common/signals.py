@@ -11,7 +11,8 @@ from typing import NoReturn
 
 from metarl.common.errors import Terminated
 
-_REPLACED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # By PyTorch's launcher.
+# By PyTorch's launcher; not every system has all of them.
+_REPLACED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """The environment's door: every batch of episodes is checked here, and every fault is told with its place."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -77,7 +76,7 @@ class CheckedEpisodes(EpisodeBatch):
             self._episodes.reset(tasks, seeds, observations, slots)
         self._inside = ""
         if _bad(observations).any():
-            self._refuse({"observation": observations})
+            self._refuse({"observation": observations}, {})
             observations[list(self.dropped)] = 0
 
     def step(
@@ -124,7 +123,7 @@ class CheckedEpisodes(EpisodeBatch):
             slot = int(np.flatnonzero(bad)[0])
             raise Diverged(f"the policy's action is not finite in {self._named(slot)}")
 
-    def _refuse(self, values: dict[str, Any], broken: Mapping[int, str] = MappingProxyType({})) -> None:
+    def _refuse(self, values: dict[str, Any], broken: Mapping[int, str]) -> None:
         """Stops at the first bad episode, or drops all of them.
 
         Args:
@@ -222,3 +221,16 @@ class Watch:
                 self._since[index] = place, now
             elif now - since > self.seconds:
                 raise Fault(f"nothing has come back for {self.seconds:g} seconds (step_timeout) {batch.where()}.")
+
+
+def watching(batches: Sequence[CheckedEpisodes], seconds: float) -> tuple[Callable[[], None], float] | tuple[()]:
+    """What to call again and again while batches are stepped, and the seconds between the calls; () to watch nothing.
+
+    Args:
+        batches: The batches; more may be added to the list.
+        seconds: As of `Watch`; 0 to watch nothing.
+    """
+    if not seconds:
+        return ()
+    watch = Watch(seconds)
+    return lambda: watch.check(batches), watch.interval

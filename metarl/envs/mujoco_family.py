@@ -395,8 +395,8 @@ class ModelEnv(MujocoTask, MujocoEnv, EzPickle):
         drawn, sizes = self.family.initial_state(rng), (self.model.nq, self.model.nv)
         parts = drawn if isinstance(drawn, tuple | list) and len(drawn) == 2 else (np.nan, np.nan)
         positions, velocities = (np.asarray(part, np.float64) for part in parts)
-        shapes = positions.shape + velocities.shape
-        if shapes != sizes or not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        fits = (positions.shape, velocities.shape) == ((sizes[0],), (sizes[1],))
+        if not fits or not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
             raise UserError(
                 f"initial_state of {self.family.name} must return finite positions of shape ({sizes[0]},) and "
                 f"velocities of shape ({sizes[1]},), got {shown(drawn)}."

@@ -176,6 +176,7 @@ class NativeEpisodes(EpisodeBatch):
     ) -> None:
         for values in (rewards, *self.terms.values()):
             values[...] = 0
+        self.broken = {}
         if isinstance(self._living, slice) or len(self._living):
             self._core.advance(self._living, actions, rewards, self._terminated)
             self.broken = self._core.broken

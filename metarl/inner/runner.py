@@ -21,7 +21,7 @@ from metarl.config.resolved import Settings
 from metarl.config.settings import RolloutSettings
 from metarl.data import Rollouts
 from metarl.envs import Family, SupervisedFamily, TaskFamily, require_environments
-from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
+from metarl.envs.checked import CheckedEpisodes, checked_episodes, watching
 from metarl.inner.loop import Adapted, Measured, Timing, adapt
 from metarl.inner.rule import Adaptation, Stage, needs_every_episode
 from metarl.inner.side_by_side import SideBySide
@@ -180,7 +180,9 @@ class Runner:
         parts = list[tuple[Adapted, Timing]]()
 
         def work() -> int:
-            for of_thread in self._workers.map(run_shards, threads, *self._watch()):
+            for of_thread in self._workers.map(
+                run_shards, threads, *watching(self._episodes, self._settings.step_timeout)
+            ):
                 parts.extend(of_thread)
             return sum(adapted.env_steps for adapted, _ in parts)
 
@@ -193,13 +195,6 @@ class Runner:
                 f"{len(self._shards)} threads as in one, {decision}"
             )
         return parts, len(threads)
-
-    def _watch(self) -> tuple[Callable[[], None], float] | tuple[()]:
-        """What to call again and again while environments are stepped, and the seconds between the calls, if any."""
-        if not self._settings.step_timeout:
-            return ()
-        watch = Watch(self._settings.step_timeout)
-        return lambda: watch.check(self._episodes), watch.interval
 
     def _sampler_of(self, index: int, num_tasks: int, rollouts_per_task: int) -> Sampler:
         """A shard's sampler for this number of tasks and of episodes per task; built at its first use."""

@@ -86,7 +86,9 @@ class PPO:
                 norms.append(norm)
                 if not np.isfinite(norm):
                     of_belief = dict.fromkeys(BELIEF_NUMBERS if isinstance(rule, VariBAD) else (), math.nan)
-                    return state, StepReport("non-finite", {**self._numbers(reports, norms, data), **of_belief})
+                    return state, StepReport(
+                        "non-finite", {**self._numbers(len(reports), reports, norms, data), **of_belief}
+                    )
                 reports.append(report)
                 parameter.grad = limited(gradient, norm, config.max_gradient_norm)
                 adam.step()
@@ -96,7 +98,7 @@ class PPO:
         new = LearnerState(parameter.detach(), {**state.memory, **adam.state[parameter], "values": data.statistics})
         outcome = f"KL limit after {done} epochs" if stopped else f"{done} epochs"
         # What has stopped it tells what the last update has done.
-        numbers = {**self._numbers([*reports, report] if stopped else reports, norms, data), "updates": len(norms)}
+        numbers = self._numbers(len(reports), [*reports, report] if stopped else reports, norms, data)
         if isinstance(rule, VariBAD):
             learned, of_belief = train_belief(rule, new, loop, generator)
             numbers |= of_belief
@@ -175,10 +177,12 @@ class PPO:
         loss = config.value_weight * error - surrogate - config.entropy_weight * entropy
         return loss, torch.stack([surrogate - total(advantages), kl, entropy])
 
-    def _numbers(self, reports: Sequence[Tensor], norms: Sequence[float], data: _Data) -> dict[str, float | int]:
+    def _numbers(
+        self, updates: int, reports: Sequence[Tensor], norms: Sequence[float], data: _Data
+    ) -> dict[str, float | int]:
         every = torch.stack([*reports]) if reports else torch.zeros(1, 3)
         return {
-            "updates": len(reports),
+            "updates": updates,
             "surrogate_gain": float(every[-1, 0]),
             "kl": float(every[:, 1].max()),
             "entropy": float(every[0, 2]),

@@ -425,7 +425,9 @@ def _courses(course: Sequence[AtCheckpoint]) -> dict[str, list[Summary]]:
     )
     panels: dict[str, list[Summary]] = {}
     if all(conflict):
-        panels |= {f"conflict {label}": [getattr(at, name) for at in conflict] for name, label in _COMPARISONS.items()}
+        panels |= {
+            _conflict_title(label): [getattr(at, name) for at in conflict] for name, label in _COMPARISONS.items()
+        }
     if all(attenuation):
         panels[_GAMMA] = [at.gamma for at in attenuation]
     if all(landscape):

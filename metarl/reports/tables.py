@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from metarl.common.arrays import Floats
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
-from metarl.common.words import counted, plural
+from metarl.common.words import counted, dropped_text, plural
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
@@ -84,8 +84,7 @@ def evaluation_table(result: Evaluation) -> str:
     if result.references.standstill is not None:
         lines.append(f"standing still: {number_text(result.references.standstill, decimals)}")
     if result.dropped_episodes:
-        dropped = counted(result.dropped_episodes, "episode")
-        lines.append(f"{dropped} {'was' if result.dropped_episodes == 1 else 'were'} dropped (on_bad_episode)")
+        lines.append(f"{dropped_text(result.dropped_episodes)} (on_bad_episode)")
     return "\n".join(lines)
 
 

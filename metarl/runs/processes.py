@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from metarl.common.cores import num_launched
 from metarl.common.errors import Abandoned, Fault, Terminated, UserError
 from metarl.common.group import Group
 from metarl.common.output import say
@@ -34,11 +35,6 @@ _PATIENCE = timedelta(hours=2)
 # Exit codes of a process that ends because another one has: it noticed, or the launcher has sent SIGTERM.
 _ABANDONED = 75
 _BECAUSE_OF_ANOTHER = (_ABANDONED, 128 + signal.SIGTERM, -signal.SIGTERM)
-
-
-def num_launched() -> int:
-    """How many processes PyTorch's launcher has started, this one among them; 0 if it has not started this one."""
-    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
 from metarl.config.trust import Trust, code_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
-from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
+from metarl.envs.checked import CheckedEpisodes, checked_episodes, watching
 from metarl.envs.spaces import element, stacked, zero_action
 from metarl.inner.loop import Measured
 from metarl.inner.memory import MemoryRule
@@ -357,12 +357,10 @@ def standing_still(
         some = slice(first, first + most)
         size = len(tasks[some])
         episodes = checked_episodes(family, size, rollouts.horizon, 1, rollouts.on_bad_episode)
-        watch = Watch(rollouts.step_timeout)
-        watched = (partial(watch.check, [episodes]), watch.interval) if rollouts.step_timeout else ()
         try:
             # In a thread, so that an environment that hangs is noticed.
             live = partial(_live, episodes, tasks[some], seeds[some].tolist())
-            ((of_some, steps),) = workers.map(live, [zero], *watched)
+            ((of_some, steps),) = workers.map(live, [zero], *watching([episodes], rollouts.step_timeout))
         finally:
             if not workers.abandoned:
                 episodes.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from metarl.common.cores import num_launched
 from metarl.common.device import resolve_device
 from metarl.common.errors import Diverged, Fault, UserError, blaming, shown
 from metarl.common.files import NotWritten, reason
@@ -23,7 +24,7 @@ from metarl.common.parallel import Workers
 from metarl.common.profiling import Profile, timed
 from metarl.common.signals import signals_wait, sigterm_raises
 from metarl.common.streams import Purpose, stream
-from metarl.common.words import counted
+from metarl.common.words import dropped_text
 from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
 from metarl.config.settings import EXECUTION
@@ -36,7 +37,7 @@ from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_and_after
 from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build, require_enough_to_train
-from metarl.runs.processes import joined, launch, num_launched
+from metarl.runs.processes import joined, launch
 from metarl.runs.trained_agent import Agent, require_same_data
 from metarl.runs.warm_start import learner_from
 from metarl.store.checkpoints import RunState, load_checkpoint
@@ -82,8 +83,7 @@ class FinishedRun:
             steps = f"{found.count} of {found.total} meta-steps in progress.csv"
             remarks.append(f"{steps} were not accepted ({found.kinds}){advice}")
         if self.dropped_episodes:
-            were = "was" if self.dropped_episodes == 1 else "were"
-            remarks.append(f"{counted(self.dropped_episodes, 'episode')} {were} dropped")
+            remarks.append(dropped_text(self.dropped_episodes))
         return remarks
 
 

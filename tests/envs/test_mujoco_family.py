@@ -402,7 +402,7 @@ FAULTS = [
             lambda drawn=drawn: faulty(initial_state=lambda self, rng: drawn).make_env().reset(seed=0),
             r"initial_state of Faulty must return finite positions of shape \(1,\) and velocities of shape \(1,\), got",
         )
-        for drawn in (np.zeros(1), (0.0, 0.0), (np.zeros(1), np.full(1, np.nan)), None)
+        for drawn in (np.zeros(1), (0.0, 0.0), (np.zeros((1, 1)), 0.0), (np.zeros(1), np.full(1, np.nan)), None)
     ],
     (
         lambda: faulty(set_model=lambda self, m, t: copy.copy(m)).task_model(None),
@@ -510,6 +510,21 @@ def test_a_simulation_that_diverges_is_a_bad_episode(monkeypatch, native):
     assert observations[:2].any()
     assert truncated.tolist() == [True, True, False, False]
     assert terminated.tolist() == [False, False, True, True]
+
+
+@needs_mujoco_batch
+def test_an_episode_is_broken_in_the_step_in_which_it_breaks():
+    batch = Unstable().make_episodes(2, 5)
+    observations, rewards, ends = np.zeros((2, batch.observation_size)), np.zeros(2), np.zeros((2, 2), bool)
+    batch.reset(np.array([1, 1]), [5, 6], observations)
+    for _ in range(5):
+        batch.step(np.ones((2, 1), np.float32), observations, rewards, *ends)
+        if batch.broken:
+            break
+    assert set(batch.broken) == {0, 1}
+    batch.end(np.array([0, 1]))
+    batch.step(np.ones((2, 1), np.float32), observations, rewards, *ends)
+    assert not batch.broken
 
 
 @needs_mujoco_batch
