@@ -8,8 +8,7 @@ from pathlib import Path
 
 from benchmarks.experiments import EXPERIMENTS, RESULTS, RUNS, Published, run_name
 from benchmarks.measure import Cell, Table
-from benchmarks.summaries import core_hours
-from metarl.commands.train import parse_config
+from benchmarks.summaries import config_of, core_hours
 from metarl.common.errors import UserError
 from metarl.common.strict_json import read_json
 from metarl.config.resolved import Settings
@@ -68,7 +67,7 @@ def detailed(name: str) -> str:
             {
                 "variant": variant,
                 "seeds kept": f"{', '.join(map(str, runs)) or 'none'} of {', '.join(map(str, seeds))}",
-                "iterations": parse_config(experiment.train_options(variant, 0)).resolve().run.iterations,
+                "iterations": config_of(*experiment.train_options(variant, 0)).resolve().run.iterations,
                 **_costs(list(runs.values())),
                 "M env steps to do": to_do,
                 "commits": ", ".join(_commits(list(runs.values()))) or None,
@@ -122,7 +121,7 @@ def _to_do(name: str, variants: Sequence[str]) -> str | None:
         variant: sum(lacks(run_name(variant, seed)) for seed in experiment.seeds_of(variant)) for variant in variants
     }
     steps = sum(
-        runs * budget(parse_config(experiment.train_options(variant, 0)).resolve())
+        runs * budget(config_of(*experiment.train_options(variant, 0)).resolve())
         for variant, runs in missing.items()
         if runs
     )

@@ -17,6 +17,7 @@ from tyro.constructors import (
     PrimitiveConstructorSpec,
     PrimitiveTypeInfo,
     StructConstructorSpec,
+    StructFieldSpec,
     StructTypeInfo,
 )
 
@@ -117,11 +118,11 @@ class _Rules(ConstructorRegistry):
     def __init__(self) -> None:
         super().__init__()
         self.primitive_rule(_bool_or_auto)
-        self.struct_rule(self._help_without_line_breaks)
+        self.struct_rule(self._with_our_help)
         self._asks_others = False
 
-    def _help_without_line_breaks(self, info: StructTypeInfo) -> StructConstructorSpec | None:
-        """Joins the lines of help texts: the script for completion would offer each further line as a candidate."""
+    def _with_our_help(self, info: StructTypeInfo) -> StructConstructorSpec | None:
+        """Joins the lines of help texts, of which completion would offer each as a candidate; names empty defaults."""
         if self._asks_others:
             return None
         self._asks_others = True
@@ -131,9 +132,16 @@ class _Rules(ConstructorRegistry):
             self._asks_others = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        return replace(spec, fields=tuple(replace(part, helptext=_on_one_line(part.helptext)) for part in spec.fields))
+        fields = (replace(part, helptext=_on_one_line(part.helptext), type=_hinted(part)) for part in spec.fields)
+        return replace(spec, fields=tuple(fields))
 
 
+def _hinted(part: StructFieldSpec) -> Any:
+    """The type of an option, with "none" for an empty default, of which tyro would print nothing."""
+    return Annotated[part.type, _NONE] if part.default in ((), {}) else part.type
+
+
+_NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
 _Help = str | Callable[[], str | None] | None
 
 

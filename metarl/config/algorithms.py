@@ -102,8 +102,8 @@ class ANILConfig(Checked):
     """ANIL (Raghu et al. 2020)."""
 
     adapted_layers: tuple[str, ...] = ()
-    """anil: tensors that the inner loop adapts, such as weight3 bias3 log_std; by default the last layer and the
-    log-std."""
+    """anil: tensors that the inner loop adapts, such as weight3 bias3 log_std; the last layer and the log-std
+    if none is named."""
 
 
 @dataclass(frozen=True)

@@ -381,6 +381,7 @@ def test_help_shows_the_familys_defaults(capsys):
     assert default("--env navigation --help", "horizon") == "100"
     assert default("--help --env ant-dir", "discount") == "0.95"
     assert default("--help --algo maml", "algo") == "maml"
+    assert default("--help", "env-kwargs") == "none"
 
 
 def test_evaluates_help_names_every_setting(capsys):

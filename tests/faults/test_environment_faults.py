@@ -266,7 +266,7 @@ sys.exit(main(sys.argv[3:]))
     "Ctrl-C or SIGTERM while `step` does not return",
     "the first one ends the process, with every finished iteration in the checkpoint",
 )
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_one_signal_ends_a_run_whose_environment_hangs(number, tmp_path):
     options = ["--env", ENV, "--env-kwargs", "fault", "hangs", "chance", "0.01", *_options(tmp_path)]
     tests = str(ROOT / "tests")

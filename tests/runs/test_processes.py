@@ -63,8 +63,13 @@ def started(run_dir, processes, **settings):
     "settings",
     [
         {"algo": "maml"},
-        {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh", "normalise_embedding": True}},
-        {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True},
+        pytest.param(
+            {"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh", "normalise_embedding": True}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"algo": "maml", "meta_optimiser": "promp", "normalise_observations": True}, marks=pytest.mark.slow
+        ),
         # The last bits of an agent with memory need four tasks in each process.
         *(
             pytest.param(
