@@ -22,7 +22,7 @@ from metarl.config.settings import InnerSettings, PolicySettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, adapt
-from metarl.inner.rule import Adaptation, StageKind
+from metarl.inner.rule import Adaptation, Stage, StageKind
 from metarl.inner.support import Support
 from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Gaussian
@@ -69,31 +69,25 @@ def check_rule(
     if kind is not None and not isinstance(settings, kind):
         settings = kind(**convert_some("settings", {} if settings is None else settings, kind))
     trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
-    checks = (
-        trial.settings,
-        trial.initial,
-        trial.updates,
-        trial.factors,
-        trial.independence,
-        trial.derivatives,
-        trial.pickling,
-    )
-    problems = list(dict.fromkeys(problem for check in checks for problem in _problems_of(check)))
-    if problems:
+    problems = _problems_of(trial.settings, trial.initial, trial.updates, trial.pickling)
+    # Where an update is wrong, these would only say so again.
+    if problems := problems or _problems_of(trial.factors, trial.independence, trial.derivatives):
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise UserError(f"the rule {name} has {len(problems)} problem(s):{listed}")
 
 
-def _problems_of(check: Callable[[], Problems]) -> list[str]:
+def _problems_of(*checks: Callable[[], Problems]) -> list[str]:
+    """What some checks find, each once."""
     problems = []
-    try:
-        for problem in check():
-            problems.append(problem)
-    except UserError as error:
-        problems.append(str(error))
-    except Exception as error:  # Any error in the rule is one more problem to report.
-        problems.append(f"{check.__name__} could not be checked: {type(error).__name__}: {error}.")
-    return problems
+    for check in checks:
+        try:
+            for problem in check():
+                problems.append(problem)
+        except UserError as error:
+            problems.append(str(error))
+        except Exception as error:  # Any error in the rule is one more problem to report.
+            problems.append(f"{check.__name__} could not be checked: {type(error).__name__}: {error}.")
+    return list(dict.fromkeys(problems))
 
 
 class _Trial:
@@ -156,6 +150,7 @@ class _Trial:
                 yield f"stage {number} changes its inputs; return a new tensor instead of changing one in place."
             if not torch.isfinite(updated).all():
                 yield f"stage {number} returns numbers that are not finite."
+                return
             parameters = updated
 
     def factors(self) -> Problems:
@@ -241,9 +236,12 @@ class _Trial:
             fallback = 1 if self._rule.remembers else _EPISODES
             return _imaginary(self._rule.policy, policies, self._seed + phase, episodes or fallback)
 
+        stages = list(self._rule.stages(_SCALES))
+        if wrong := [stage for stage in stages if not isinstance(stage, Stage)]:
+            raise UserError(f"stages must give metarl.Stage objects, such as Stage(update), got {shown(wrong[0])}.")
         stages = [
             dataclasses.replace(stage, update=_keeping_shape(number, stage.update, self._rule.policy.layout.size))
-            for number, stage in enumerate(self._rule.stages(_SCALES))
+            for number, stage in enumerate(stages)
         ]
         return adapt(self._rule, meta, stages, _MODES, collect, "ratio", each_task=False).loop
 
@@ -253,6 +251,8 @@ def _keeping_shape(number: int, update: _Update, size: int) -> _Update:
 
     def checked(meta: Tensor, parameters: Tensor, support: Support) -> Tensor:
         updated = update(meta, parameters, support)
+        if not isinstance(updated, Tensor):
+            raise UserError(f"stage {number} must return a tensor, got {shown(updated)}.")
         if updated.ndim != 2 or len(updated) != len(parameters) or updated.shape[1] < size:
             raise UserError(
                 f"stage {number} must return [{len(parameters)} tasks, at least {size} parameters], got shape "

@@ -31,7 +31,7 @@ _HELD, _HELD_STEPS, _HELD_TASKS = 12, 200, 8  # Actions that are held, for how m
 
 Trajectory = list[NDArray[Any]]
 Problems = Iterator[str | BaseException]
-_SecondReset = Literal["given", "plain"] | None
+_SecondReset = Literal["given", "plain", "after an episode"] | None
 
 
 def check_task_family(family: Family, seed: int = 0) -> None:
@@ -46,7 +46,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - each ``make_env`` makes a new environment; every one of ``kinds`` has the same spaces, and tasks have no others;
     - ``reset`` and ``step`` return what Gymnasium asks for, and all numbers are finite;
     - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
-    - the same seed gives the same trajectory;
+    - the same seed gives the same trajectory, also after an episode in the same environment;
     - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
     - ``make_episodes`` equals single environments, including the terms of the family's ``metrics``.
 
@@ -302,12 +302,25 @@ def _numbers(family: TaskFamily, seed: int) -> Problems:
 
 
 def _determinism(family: TaskFamily, seed: int) -> Problems:
+    if problem := _not_repeated(family, seed):
+        yield problem
+
+
+def _not_repeated(family: TaskFamily, seed: int) -> str | None:
+    """Why a trajectory is not the same again under its seed; None if it is."""
     task = _tasks(family, seed)[0]
-    if not _same(_trajectory(family, task, seed), _trajectory(family, task, seed)):
-        yield (
+    first = _trajectory(family, task, seed)
+    if not _same(first, _trajectory(family, task, seed)):
+        return (
             "it is not deterministic under a seed: the same task, seed and actions gave another trajectory; draw from "
             "self.np_random only, and call super().reset(seed=seed) in the environment's reset."
         )
+    if not _same(first, _trajectory(family, task, seed, "after an episode")):
+        return (
+            "an episode depends on the one before: after a reset of the same environment, the same task, seed and "
+            "actions gave another trajectory; let reset set everything anew that step changes."
+        )
+    return None
 
 
 class _Try(NamedTuple):
@@ -366,6 +379,8 @@ def _lost_at_plain_reset(family: TaskFamily, seed: int) -> Problems:
 
 
 def _episodes(family: TaskFamily, seed: int) -> Problems:
+    if _not_repeated(family, seed):
+        return  # Nor would a batch repeat it.
     first_task, *others = _tasks(family, seed)
     # Of another kind, if there is one: slot 1 then needs another environment for its second task.
     other_task = next((task for task in others if family.kind(task) != family.kind(first_task)), others[0])
@@ -433,33 +448,36 @@ def _trajectory(
         family: The family.
         task: The task, given at the first reset together with the seed.
         seed: Seed of environment and actions.
-        second_reset: None, or a second reset without a seed: "given" passes the task again; "plain" does not, like an
-            agent that adapts in a user's environment.
+        second_reset: None, or a second reset before the steps. "given" passes the task again without a seed; "plain"
+            neither of them, like an agent that adapts in a user's environment. "after an episode" passes both, after
+            steps with the same actions.
         actions: The actions; by default fixed random ones.
     """
     if actions is None:
         actions = _actions(family, seed, min(family.horizon, _STEPS))
     call = "make_env"
-    resets: dict[_SecondReset, list[tuple[int | None, bool]]] = {
-        None: [(seed, True)],
-        "given": [(seed, True), (None, True)],
-        "plain": [(seed, True), (None, False)],
+    # Each reset's seed, whether it gives the task, and whether steps follow.
+    resets: dict[_SecondReset, list[tuple[int | None, bool, bool]]] = {
+        None: [(seed, True, True)],
+        "given": [(seed, True, False), (None, True, True)],
+        "plain": [(seed, True, False), (None, False, True)],
+        "after an episode": [(seed, True, True), (seed, True, True)],
     }
     with blaming(lambda: f"in {call} of {family.name}, {family.describe_task(task)}, seed {seed}"):
         env = make_flat_env(family, family.kind(task))
-        for given_seed, gives_task in resets[second_reset]:
+        for given_seed, gives_task, acts in resets[second_reset]:
             call = "set_task"
             options = family.set_task(env, task) if gives_task else None
             call = "reset"
             observation, _ = begin(env, given_seed, options)
             trajectory = [_flat(observed(env.observation_space, observation, "reset"))]
-        for number, action in enumerate(actions, 1):
-            call = f"step {number}"
-            observation, reward, terminated, truncated, info = take_step(env, action)
-            numbers = observed(env.observation_space, observation, "step"), reward
-            trajectory.append(_flat(*numbers, *(reported(info, name) for name in sorted(family.metrics))))
-            if terminated or truncated:
-                break
+            for number, action in enumerate(actions if acts else (), 1):
+                call = f"step {number}"
+                observation, reward, terminated, truncated, info = take_step(env, action)
+                numbers = observed(env.observation_space, observation, "step"), reward
+                trajectory.append(_flat(*numbers, *(reported(info, name) for name in sorted(family.metrics))))
+                if terminated or truncated:
+                    break
         call = "close"
         env.close()
     return trajectory

@@ -26,6 +26,7 @@ from metarl.envs.spaces import (
     MOST_FINITE,
     all_elements,
     check_parts,
+    element,
     flat_observation_space,
     flat_space,
     flatten,
@@ -258,6 +259,16 @@ class Family(ABC):
         """Raises UserError unless ``task`` is a task of the family; by default, an element of ``task_space``."""
         if not self.task_space.contains(task):
             raise UserError(f"{task} is no task of {self.name}: {self.task_space}.")
+
+    def task_from(self, value: Any) -> Any:
+        """The task that a user's value stands for, such as one read from JSON.
+
+        Raises:
+            UserError: If it is no task of the family.
+        """
+        task = element(self.task_space, value, "the task")
+        self.check_task(task)
+        return task
 
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode of the distribution each task was drawn from; by default all come from one.

@@ -88,6 +88,15 @@ class MujocoTask(TaskKeeper):
         observation, positions = super().reset()  # type: ignore[misc]
         return observation, {**positions, **info}
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Gymnasium's environments are made anew from their arguments, which do not hold what a reset has chosen.
+        kept: Any = super().__getstate__()
+        return {**kept, "task": self.task, "generator": self._np_random}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
+        self.task, self._np_random = state["task"], state["generator"]
+
     def reset_model(self) -> NDArray[np.float64]:
         """Puts the simulation into a first state; called by Gymnasium's reset."""
         assert isinstance(self, MujocoEnv)

@@ -130,7 +130,9 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
         return self._trail[-1].copy(), info
 
     def step(self, action: NDArray[Any]) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """Moves the point by ``action``, [2]."""
+        """Moves the point by ``action``, [2]; raises UserError if it has another shape."""
+        if np.shape(action) != (2,):
+            raise UserError(f"the action must have shape (2,), got {np.shape(action)}.")
         position = self.move(self._trail[-1], np.asarray(action))
         self._trail.append(position)
         offset = position - np.asarray(self.task)[:2]

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,9 +157,15 @@ def family_spec(family: FamilyLike) -> FamilySpec:
         )
     name, kwargs = family.spec
     made_again = get_family(name, **kwargs)
-    for attribute in vars(family).keys() - vars(made_again).keys():
-        of_class = inspect.getattr_static(type(family), attribute, None)
-        if of_class is not None and not isinstance(of_class, cached_property):
+    for attribute, value in vars(family).items():
+        if attribute in vars(made_again):
+            if attribute.startswith("_"):  # Perhaps a store of what has been computed.
+                continue
+            changed = _in_text(value) != _in_text(vars(made_again)[attribute])
+        else:
+            of_class = inspect.getattr_static(type(family), attribute, None)
+            changed = of_class is not None and not isinstance(of_class, cached_property)
+        if changed:
             raise UserError(
                 f"{attribute} of this {name} was changed after it was made, and a family that is made again would not "
                 "have it; set it in a subclass, or choose it where there is a setting for it."
@@ -168,14 +173,17 @@ def family_spec(family: FamilyLike) -> FamilySpec:
     return FamilySpec(name, dict(kwargs))
 
 
+def _in_text(value: Any) -> str | None:
+    """A value as a line of JSON; None if JSON cannot hold it."""
+    try:
+        return one_line(value)
+    except (TypeError, ValueError):
+        return None
+
+
 def _storable(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that JSON can hold."""
-    kept = {}
-    for name, value in kwargs.items():
-        with suppress(TypeError, ValueError):
-            one_line(value)
-            kept[name] = value
-    return kept
+    return {name: value for name, value in kwargs.items() if _in_text(value) is not None}
 
 
 def _copied(value: Any) -> Any:

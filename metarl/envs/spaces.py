@@ -179,6 +179,19 @@ def in_order_of(model: Space, space: Space) -> Space:
     return space
 
 
+def same_form(one: Space, other: Space) -> bool:
+    """Whether two spaces have the same parts, and `flatten` makes the same of them but for their order."""
+    return bool(_form(one) == _form(other))
+
+
+def _form(space: Space) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _form(part) for name, part in space.items()}
+    if isinstance(space, spaces.Tuple):
+        return [_form(part) for part in space]
+    return space.shape, choices(space), isinstance(space, _ONE_HOT), _is_image(space)
+
+
 def flatten(space: Space, value: Any, what: str) -> NDArray[np.float64]:
     """An element of a space as numbers.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _Reward = Annotated[float, Range(-_LARGEST, _LARGEST)]  # As in training.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AdaptedPolicy:
     """A policy after adaptation to one task.
 
@@ -132,7 +133,7 @@ class AdaptedPolicy:
         example = torch.zeros(self.policy.observation_size)
         try:
             program = torch.onnx.export(
-                _Deployed(self),
+                _Deployed(self).eval(),
                 (example,),
                 input_names=["observation"],
                 output_names=["action"],
@@ -141,8 +142,8 @@ class AdaptedPolicy:
             )
         except torch.onnx.OnnxExporterError as error:
             raise UserError(
-                f"PyTorch {torch.__version__} cannot export this policy to ONNX; one with a body of your own "
-                "(policy_body) needs PyTorch 2.13: pip install -U torch."
+                f"PyTorch {torch.__version__} cannot export this policy to ONNX ({_innermost(error)}). A body of your "
+                "own (policy_body) needs PyTorch 2.13 or newer, and operations that ONNX has."
             ) from error
         assert program is not None
         try:
@@ -150,6 +151,13 @@ class AdaptedPolicy:
                 opened.write(program.model_proto.SerializeToString())
         except OSError as error:
             raise Fault(f"cannot write {file}: {reason(error)}.") from error
+
+
+def _innermost(error: BaseException) -> str:
+    """The first line of the error that led to all others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return shown(error) if not str(error) else str(error).strip().splitlines()[0]
 
 
 class _Deployed(torch.nn.Module):
@@ -175,16 +183,20 @@ def flat_observations(space: gymnasium.Space[Any], observation: Any) -> tuple[np
         UserError: If it is neither, or is not finite.
     """
     try:
-        return flat_observation(space, observation)[None], True
+        rows, alone = [flatten(space, observation, "the observation")], True
     except UserError as error:
-        alone = error
+        rows, alone = _several(space, observation), False
+        if not rows:
+            raise UserError(f"{error} Several observations lie along a first axis.") from error
+    return _finite(np.stack(rows), observation), alone
+
+
+def _several(space: gymnasium.Space[Any], observations: Any) -> list[np.ndarray]:
+    """Observations along a first axis, each flat; empty if they are not."""
     try:
-        rows = [flat_observation(space, one) for one in iterate(batch_space(space), observation)]
+        return [flatten(space, one, "the observation") for one in iterate(batch_space(space), observations)]
     except (UserError, TypeError, ValueError, LookupError):
-        raise alone from None
-    if not rows:
-        raise alone
-    return np.stack(rows), False
+        return []
 
 
 def flat_observation(space: gymnasium.Space[Any], observation: Any) -> np.ndarray:
@@ -193,10 +205,14 @@ def flat_observation(space: gymnasium.Space[Any], observation: Any) -> np.ndarra
     Raises:
         UserError: If it does not fit the space or is not finite.
     """
-    flat = flatten(space, observation, "the observation").astype(np.float32)
-    if not np.isfinite(flat).all():
+    return _finite(flatten(space, observation, "the observation"), observation)
+
+
+def _finite(flat: np.ndarray, observation: Any) -> np.ndarray:
+    single = flat.astype(np.float32)
+    if not np.isfinite(single).all():
         raise UserError(f"observation must be finite numbers, got {shown(observation)}.")
-    return flat
+    return single
 
 
 class AdaptedMemory:
@@ -210,6 +226,8 @@ class AdaptedMemory:
         action = agent.predict(observation, reward)
         ...
         agent.finish(reward)
+
+    `abandon` ends an episode that cannot be finished, and forgets it.
 
     Args:
         policy: The policy.
@@ -243,7 +261,7 @@ class AdaptedMemory:
         self._policy, self._weights, self._rewards = policy, weights, rewards
         self._network = policy.network(weights)
         self._rng = rng
-        self._running = False
+        self._before: Tensor | None = None  # The memory at the start of the episode that is running.
         self._action: Tensor | None = None
 
     def __repr__(self) -> str:
@@ -259,8 +277,10 @@ class AdaptedMemory:
             UserError: If an episode is running, or a file cannot hold the observation space.
             Fault: If the file cannot be written.
         """
-        if self._running:
-            raise UserError("an episode is running: call finish(reward) with its last reward before save.")
+        if self.running:
+            raise UserError(
+                "an episode is running: call finish(reward) with its last reward, or abandon(), before save."
+            )
         tensors = {"weights": self._weights, "memory": self.memory, **_normaliser_tensors("reward", self._rewards)}
         _save(path, self, tensors, {"generator": self._rng.bit_generator.state})
 
@@ -278,9 +298,11 @@ class AdaptedMemory:
         Raises:
             UserError: If the one before has not been finished.
         """
-        if self._running:
-            raise UserError("the episode before has not ended: call finish(reward) with its last reward first.")
-        self._running = True
+        if self.running:
+            raise UserError(
+                "the episode before has not ended: call finish(reward) with its last reward first, or abandon()."
+            )
+        self._before = self.memory
         draws = torch.from_numpy(self._rng.standard_normal((1, self._policy.num_draws), np.float32))
         self.memory = self._policy.started(self.memory[None], draws)[0]
 
@@ -301,7 +323,7 @@ class AdaptedMemory:
             UserError: If the observation does not fit the space, the reward is missing or not finite, or no episode has
                 been started.
         """
-        if not self._running:
+        if not self.running:
             raise UserError("no episode is running: call start() first.")
         rows = torch.from_numpy(flat_observation(self.observation_space, observation))[None]
         first = torch.ones(1) if self._action is None else torch.zeros(1)
@@ -329,9 +351,26 @@ class AdaptedMemory:
             UserError: If no episode with an action is running, or the reward is not finite.
         """
         if self._action is None:
-            raise UserError("no episode is running: call start() and predict(observation) first.")
+            raise UserError("no episode with an action is running: call start() and predict(observation) first.")
         self._receive(reward)
-        self._running, self._action = False, None
+        self._before = self._action = None
+
+    def abandon(self) -> None:
+        """Ends the running episode and forgets it: the memory is again as before `start`. Without one, does nothing."""
+        if self._before is not None:
+            self.memory = self._before
+        self._before = self._action = None
+
+    def copied(self, rng: np.random.Generator) -> AdaptedMemory:
+        """Another agent with the same memory, which draws its actions by ``rng``."""
+        other = copy.copy(self)
+        other._rng = rng
+        return other
+
+    @property
+    def running(self) -> bool:
+        """Whether an episode is running, between `start` and `finish`."""
+        return self._before is not None
 
     def _receive(self, reward: float | None) -> None:
         """Remembers the reward of the action before."""

@@ -32,7 +32,7 @@ from metarl.config.resolved import Settings
 from metarl.config.trust import Trust, code_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import CheckedEpisodes, checked_episodes, watching
-from metarl.envs.spaces import element, stacked, zero_action
+from metarl.envs.spaces import stacked, zero_action
 from metarl.inner.loop import Measured
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import Adaptation
@@ -239,7 +239,7 @@ def _partial(rule: Adaptation, config: EvaluationConfig) -> Adaptation:
 def _other_family(agent: Agent, env: str) -> Family:
     family = family_of(agent.settings.experiment.algo, env)
     if isinstance(family, TaskFamily):
-        agent.check_fits(family.observation_space, family.action_space)
+        agent.check_fits(family.single_observation_space, family.action_space)
     else:
         agent.check_same_examples(family)
     return family
@@ -263,8 +263,7 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     tasks = []
     for number, value in enumerate(values):
         try:
-            tasks.append(element(family.task_space, value, "the task"))
-            family.check_task(tasks[-1])
+            tasks.append(family.task_from(value))
         except UserError as error:
             raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
     return stacked(tasks)

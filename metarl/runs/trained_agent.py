@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from metarl.common.errors import UserError, shown
 from metarl.common.memory import require_memory
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import one_line
 from metarl.config.checked import Count, Positive, Range, Seed, convert, expect
 from metarl.config.config import Config
 from metarl.config.measuring import Checkpoint
@@ -24,8 +26,8 @@ from metarl.config.trust import Trust
 from metarl.data import ExampleBatch, Rollouts
 from metarl.envs import EpisodeBatch, Family, SupervisedFamily, require_environments
 from metarl.envs.checked import CheckedEpisodes
-from metarl.envs.single import begin, take_step
-from metarl.envs.spaces import choices, flat_space, flatten, in_order_of
+from metarl.envs.single import begin, require_gymnasium, take_step
+from metarl.envs.spaces import choices, flat_space, flatten, in_order_of, same_form
 from metarl.inner.loop import adapt
 from metarl.inner.memory import MemoryRule
 from metarl.inner.rule import UNKNOWN_MODE, evaluation_scales
@@ -41,7 +43,7 @@ from metarl.store.folder import RunFolder
 from metarl.store.reference import run_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FittedFunction:
     """A function after adaptation to one supervised task.
 
@@ -123,6 +125,7 @@ class Agent:
             UserError: If the environment does not fit the agent, or a number is out of range.
         """
         self.check_fits(expect("env", env, gymnasium.Env).observation_space, env.action_space)
+        require_gymnasium(env, self.family.name)
         settings = self.settings.rollouts
         num_steps, seed = convert("num_steps", num_steps, Steps), convert("seed", seed, Seed)
         num_rollouts = convert("num_rollouts", num_rollouts, Count | None) or settings.rollouts_per_task
@@ -150,10 +153,11 @@ class Agent:
             return with_advantages(Rollouts.concatenate(episodes, axis=1), settings.discount, settings.gae_lambda)
 
         adapted = adapt(self.rule, self.meta, stages, torch.tensor([mode]), collect, self.settings.inner.inner_loss)
-        parameters, returns = adapted.parameters[0], adapted.returns[0].numpy()
+        # A copy, because without a step they are the agent's own.
+        parameters, returns = adapted.parameters[0].clone(), adapted.returns[0].numpy()
         plan = blueprint(self.family, self.settings)
         if isinstance(rule := self.rule.core, MemoryRule):
-            weights, rewards = self.meta[: rule.policy.weights.size], rule.rewards(self.meta)
+            weights, rewards = self.meta[: rule.policy.weights.size].clone(), rule.rewards(self.meta)
             made, rng = (action_map, space, returns, plan), stream(seed, Purpose.DEPLOYMENT, len(returns))
             return AdaptedMemory(rule.policy, weights, rewards, parameters, *made, rng, normaliser)
         return AdaptedPolicy(require_derivatives(rule.policy), parameters, action_map, space, returns, plan, normaliser)
@@ -235,6 +239,11 @@ class Agent:
                 f"the environment's observations have {size} numbers; this agent was trained on {self.config.env} with "
                 f"{wanted_size}.{hint}"
             )
+        if not same_form(observation_space, family.single_observation_space):
+            raise UserError(
+                f"the environment's observations are {observation_space}; this agent was trained on {self.config.env} "
+                f"with {family.single_observation_space}. Other parts, shapes or types of pixels mean other numbers."
+            )
         wanted = family.action_space
         same = action_space.shape == wanted.shape and choices(action_space) == choices(wanted)
         if type(action_space) is not type(wanted) or not same:
@@ -265,12 +274,15 @@ class _OneEnvironment(EpisodeBatch):
     def __init__(self, env: gymnasium.Env[Any, Any], space: gymnasium.Space[Any], horizon: int) -> None:
         super().__init__(1, flat_space(space, "the environment's observations").shape[0])
         self._env, self._space, self._horizon = env, space, horizon
+        self._task: str | None = None  # What the environment tells of it.
 
     def reset(
         self, tasks: np.ndarray, seeds: Sequence[int], observations: np.ndarray, slots: np.ndarray | None = None
     ) -> None:
         self._steps = 0
-        observation, _ = begin(self._env, None, None)
+        observation, info = begin(self._env, None, None)
+        if "task" in info:
+            self._require_same(info["task"])
         with np.errstate(over="ignore"):  # What does not fit becomes infinite, and the door refuses it.
             observations[0] = flatten(self._space, observation, "an observation")
 
@@ -288,6 +300,18 @@ class _OneEnvironment(EpisodeBatch):
             observations[0] = flatten(self._space, observation, "an observation")
             rewards[0] = reward
         truncated[0] = cut_off or self._steps >= self._horizon
+
+    def _require_same(self, task: Any) -> None:
+        """Raises UserError if the environment tells of another task than before."""
+        with suppress(TypeError):  # An object of its own, which has no text.
+            text = one_line(task)
+            if self._task not in (None, text):
+                raise UserError(
+                    f"the environment has changed its task, from {self._task} to {text}, and an agent adapts to one: "
+                    "the environment must keep its task at a reset without a seed, which metarl.sb3.TaskEnv and "
+                    "wrappers that pass a seed do not."
+                )
+            self._task = text
 
     def close(self) -> None:
         """Does nothing: the caller closes the environment."""

@@ -46,7 +46,8 @@ def start_from(model: BaseAlgorithm, config: Config) -> Agent:
     if not rule.adapted:
         raise UserError(f"{config.algo} never adapts, so there is nothing to start; take algo='maml', for example.")
     meta = rule.initial(stream(config.seed, Purpose.INITIALISATION))
-    meta[rule.initialisation(torch.arange(family.num_modes))] = policy_parameters(model, rule.policy)
+    place = rule.initialisation(torch.arange(family.num_modes))  # Before the actor is read: it says what a rule lacks.
+    meta[place] = policy_parameters(model, rule.policy)
     return Agent(config, meta)
 
 

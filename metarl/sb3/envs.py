@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
 from metarl.data import over_episodes
 from metarl.envs import FamilyLike, TaskFamily, get_family, require_environments
 from metarl.envs.checked import CheckedEpisodes, checked_episodes
 from metarl.envs.looped import LoopedEpisodes
 from metarl.envs.native import threads_for
 from metarl.envs.parameters import positive, positive_whole
-from metarl.envs.spaces import copied, stacked
+from metarl.envs.spaces import choices, copied, stacked
 from metarl.envs.tasks import task_option
 from metarl.policies.action_map import ActionMap
 from metarl.policies.distributions import Categoricals, Gaussian
@@ -86,8 +86,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         tasks: Tasks to use in this order, repeatedly, instead of drawing them.
 
     Raises:
-        UserError: If there is no such family or split, if its spaces are not supported, if ``tasks`` is empty, or if a
-            number is not positive.
+        UserError: If there is no such family or split, if its spaces are not supported, if ``tasks`` is empty or holds
+            what is no task of the family, or if a number is not positive.
     """
 
     def __init__(
@@ -103,7 +103,8 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         if tasks is not None and len(tasks) == 0:
             raise UserError("tasks must hold at least one task, got none; leave it out to draw tasks from the split.")
         self._family, steps = _family_and_horizon(family, split, horizon)
-        self._split, self._tasks, self._next, self._under_way = split, tasks, 0, False
+        self._tasks = None if tasks is None else [self._family.task_from(task) for task in tasks]
+        self._split, self._next, self._under_way = split, 0, False
         self._batch = LoopedEpisodes(self._family, 1, steps)
         self._episodes = CheckedEpisodes(self._batch, self._family)
         self._metrics = _Metrics(self._family, 1, steps)
@@ -121,13 +122,13 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
             options: ``{"task": task}`` sets the task of this episode only.
 
         Raises:
-            UserError: If the options hold anything else.
+            UserError: If the options hold anything else, or no task of the family.
         """
         super().reset(seed=seed)
         if seed is not None:
             self._next = 0
         given = task_option(options)
-        task = self._choose_task() if given is None else given
+        task = self._choose_task() if given is None else self._family.task_from(given)
         episode_seed = int(self.np_random.integers(2**31))
         self._observation = np.zeros((1, self._batch.observation_size), np.float32)
         self._episodes.reset(stacked([task]), [episode_seed], self._observation)
@@ -139,12 +140,12 @@ class TaskEnv(gym.Env[NDArray[np.float32], Any]):
         """Takes one step with an action in the policy's units, [action].
 
         Raises:
-            UserError: If no episode is under way.
+            UserError: If no episode is under way, or the action does not fit the action space.
         """
         if not self._under_way:
             raise UserError("no episode is under way: call reset before the first step, and after an episode's end.")
         reward, (terminated, truncated) = np.zeros(1), np.zeros((2, 1), bool)
-        actions = self._action_map(np.asarray(action))[None]
+        actions = self._action_map(_policy_action(self.action_space, action))[None]
         self._episodes.step(actions, self._observation, reward, terminated, truncated)
         self._metrics.add(self._episodes.terms)
         info = dict(self._batch.infos[0])
@@ -224,10 +225,14 @@ class TaskVecEnv(VecEnv):
         return self._observations.copy()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Stores the actions, [slot, action], for `step_wait`; raises UserError before the first `reset`."""
+        """Stores the actions, [slot, action], for `step_wait`.
+
+        Raises:
+            UserError: Before the first `reset`, or if the actions do not fit the action space.
+        """
         if not self._begun:
             raise UserError("no episode is under way: call reset before the first step.")
-        self._actions = self._action_map(actions)
+        self._actions = self._action_map(_policy_action(self.action_space, actions, self.num_envs))
 
     def step_wait(self) -> VecEnvStepReturn:
         """Takes one step in every slot; a slot whose episode ends begins another one at once.
@@ -283,6 +288,23 @@ class TaskVecEnv(VecEnv):
         self._metrics.begin(slots)
         for slot, task in zip(slots, tasks, strict=True):
             self.reset_infos[slot] = {"task": copied(task)}
+
+
+def _policy_action(space: spaces.Space[Any], action: Any, *slots: int) -> NDArray[Any]:
+    """The action of a policy, or those of some slots, as an array; numbers may lie outside the bounds of a ``Box``.
+
+    Raises:
+        UserError: If it does not have the space's shape, holds what is not finite, or no choices of the space.
+    """
+    actions, shape = np.asarray(action), (*slots, *(space.shape or ()))
+    if actions.shape != shape or actions.dtype.kind not in "biuf" or not np.isfinite(actions).all():
+        raise UserError(f"actions must be finite numbers of shape {shape}, got {shown(action)}.")
+    if isinstance(space, spaces.Box):
+        return actions
+    sizes = space.nvec if isinstance(space, spaces.MultiDiscrete) else choices(space)[0]
+    if ((actions < 0) | (actions >= sizes) | (actions % 1 != 0)).any():
+        raise UserError(f"actions must be choices of {space}, got {shown(action)}.")
+    return actions.astype(int)
 
 
 def _family_and_horizon(family: FamilyLike, split: str, horizon: int | None) -> tuple[TaskFamily, int]:

@@ -102,6 +102,16 @@ class SameLength(Own):
         return super().stages([1.0] * len(step_scales))
 
 
+class Empty(Own):
+    def update(self, meta, parameters, support, size):
+        return None
+
+
+class Bare(Own):
+    def stages(self, step_scales, iteration=None):
+        return [super().stages(step_scales)[0].update]
+
+
 class NotJSON(Own):
     @dataclass(frozen=True)
     class Settings(metarl.RuleSettings):
@@ -119,7 +129,12 @@ class NotJSON(Own):
         (Mixing, "a task's result depends on the other tasks"),
         (Ordering, "the order of the tasks changes the results"),
         (Shapeless, r"stage 0 must return \[3 tasks, at least \d+ parameters\], got shape"),
-        (Unfinished, "stage 0 returns numbers that are not finite"),
+        (Unfinished, "has 1 problem.*\n- stage 0 returns numbers that are not finite"),
+        (Empty, r"has 1 problem.*\n- stage 0 must return a tensor, got None"),
+        (
+            Bare,
+            r"has 1 problem.*\n- stages must give metarl.Stage objects, such as Stage\(update\), got functools.partial",
+        ),
         (Restless, "initial is not reproducible"),
         (Short, "initial must return num_meta"),
         (Double, r"initial must return num_meta = \d+ numbers of torch.float32, got .* of torch.float64"),

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
 from tiny_runs import assert_same_run, numbers, tiny
 
 import metarl
@@ -18,7 +20,7 @@ from metarl.envs.navigation import NavigationFamily
 from metarl.inner.memory import trials_of
 from metarl.reports.tables import evaluation_table
 from metarl.rollouts.sampler import Sampler
-from metarl.sb3 import AdaptedModel, LastReward, MemoryModel
+from metarl.sb3 import AdaptedModel, LastReward, MemoryModel, TaskEnv, start_from
 
 
 def make_env():
@@ -129,7 +131,7 @@ def test_what_is_missing_is_asked_for(agent):
     with pytest.raises(UserError, match=r"no episode is running: call start\(\) first"):
         policy.predict(np.zeros(2))
     policy.start()
-    with pytest.raises(UserError, match="no episode is running"):
+    with pytest.raises(UserError, match="no episode with an action is running"):
         policy.finish(0.0)
     with pytest.raises(UserError, match="the first action of an episode has no reward before it: leave out reward"):
         policy.predict(np.zeros(2), 1.0)
@@ -216,6 +218,71 @@ def test_observations_of_several_parts_and_huge_rewards_are_no_obstacle_to_stabl
     assert total < -1e13
 
 
+def test_parts_have_their_names_whatever_their_order(tmp_path):
+    class Turned(gym.ObservationWrapper):
+        """The same parts, in the other order."""
+
+        def __init__(self, env):
+            super().__init__(env)
+            self.observation_space = spaces.Dict([(name, env.observation_space[name]) for name in ("x", "left")])
+
+        def observation(self, observation):
+            return observation
+
+    metarl.train(tiny(tmp_path, env=f"{__name__}:PartsFamily", algo="rl2", rl2={"units": 8}, horizon=10))
+    agent = metarl.load(tmp_path, trust=True)
+    returns = []
+    for env in (Parts(make_env()), Turned(Parts(make_env()))):
+        model = MemoryModel(agent.adapt(env, num_steps=1))
+        returns.append(evaluate_policy(model, LastReward(env), n_eval_episodes=1, deterministic=True, warn=False)[0])
+    assert list(env.observation_space) == ["x", "left"]
+    assert returns[0] == returns[1]
+
+
+def test_a_model_is_a_copy_whose_samples_repeat_with_the_seed(agent):
+    policy = agent.adapt(make_env(), num_steps=1)
+    before, state = policy.memory.clone(), policy._rng.bit_generator.state
+
+    def returns(seed, num_envs=1):
+        model, env = MemoryModel(policy, seed), DummyVecEnv([lambda: LastReward(make_env())] * num_envs)
+        return evaluate_policy(
+            model, env, n_eval_episodes=2, deterministic=False, return_episode_rewards=True, warn=False
+        )[0]
+
+    assert returns(1) == returns(1) == returns(1, num_envs=2)
+    assert returns(1) != returns(2)
+    assert torch.equal(policy.memory, before)
+    assert policy._rng.bit_generator.state == state
+    model = MemoryModel(policy)
+    policy.start()
+    with pytest.raises(UserError, match=r"an episode of the agent is running: .* or abandon\(\)"):
+        MemoryModel(policy)
+    seen = {"observation": np.zeros(2), "reward": np.zeros(1)}
+    with pytest.raises(UserError, match="of several environments, along a first axis"):
+        model.predict(seen)
+
+
+def test_an_episode_that_cannot_be_finished_is_abandoned(agent):
+    policy = agent.adapt(make_env(), num_steps=1)
+    before = policy.memory.clone()
+    policy.abandon()
+    policy.start()
+    with pytest.raises(UserError, match=r"no episode with an action is running"):
+        policy.finish(0.0)
+    policy.abandon()
+    policy.start()
+    policy.predict(np.zeros(2))
+    policy.predict(np.zeros(2), -1.0)
+    with pytest.raises(UserError, match=r"call finish\(reward\) with its last reward first, or abandon\(\)"):
+        policy.start()
+    policy.abandon()
+    assert torch.equal(policy.memory, before)
+    policy.start()
+    policy.predict(np.zeros(2))
+    policy.finish(-1.0)
+    assert not torch.equal(policy.memory, before)
+
+
 def test_stable_baselines3_needs_the_last_reward(agent):
     model = MemoryModel(agent.adapt(make_env(), num_steps=0))
     with pytest.raises(UserError, match=r"wrapped in metarl\.sb3\.LastReward"):
@@ -265,6 +332,7 @@ def test_families_have_defaults_for_either_kind_of_agent(monkeypatch):
         Config(env=Pulls, algo="rl2")
 
 
-def test_a_memory_is_no_start_for_stable_baselines3(agent):
+def test_a_memory_is_no_start_for_stable_baselines3():
+    model = PPO("MlpPolicy", TaskEnv("navigation"), device="cpu")
     with pytest.raises(UserError, match="no initial policy of its own"):
-        agent.rule.initialisation(torch.zeros(1))
+        start_from(model, Config(env="navigation", algo="rl2"))

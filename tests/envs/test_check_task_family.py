@@ -229,6 +229,21 @@ class Unseeded(Sound):
         return env
 
 
+class Gathering(Drift):
+    """Its speed grows with every step, and no reset stops it."""
+
+    speed = 0.0
+
+    def step(self, action):
+        self.speed += 0.1
+        return super().step(action + self.speed)
+
+
+class Lingering(Sound):
+    def make_env(self):
+        return Gathering()
+
+
 class SharedTask(Sound):
     """Keeps the task in the class, where all slots see the last one."""
 
@@ -385,6 +400,7 @@ def test_test_tasks_may_lie_elsewhere(family):
         (LosesWithoutSeed, "the task is lost at a reset without a seed"),
         (RedrawsAtPlainReset, "the task is lost at a plain reset: after env.reset"),
         (Unseeded, "it is not deterministic under a seed"),
+        (Lingering, "has 1 problem.*\n- an episode depends on the one before: .* let reset set everything anew"),
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
         (BeginsElsewhere, "make_episodes differs from a single environment in slot 1"),
         (UnknownKind, "kind gives 'third', and kinds has no such entry"),

@@ -1,5 +1,6 @@
 """What the environments do: tasks, rewards, ends, seeds, pictures."""
 
+import copy
 import inspect
 import json
 import pickle
@@ -331,6 +332,14 @@ def test_environments_can_be_pickled(env_class):
     again = pickle.loads(pickle.dumps(env))
     assert again.tasks.space == env.tasks.space
     assert getattr(again, "frame_skip", None) == getattr(env, "frame_skip", None)
+    assert again.task is None
+    env.reset(seed=3)
+    copied = copy.deepcopy(env)
+    np.testing.assert_array_equal(copied.task, env.task)
+    for one in (env, copied):  # The generator is a copy, too.
+        one.reset()
+    action = np.zeros(env.action_space.shape, env.action_space.dtype)
+    np.testing.assert_array_equal(env.step(action)[0], copied.step(action)[0])
 
 
 def test_a_diverged_simulation_raises():

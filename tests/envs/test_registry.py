@@ -234,9 +234,11 @@ def test_a_family_that_was_changed_after_it_was_made_is_told():
     family = get_family(CARTPOLE)
     assert family.observation_space.shape == (4,)  # Remembered by the family, which is no change.
     assert Config(env=family, algo="maml").env == CARTPOLE
-    family.horizon = 7
-    with pytest.raises(UserError, match=r"horizon of this .*CartPoleFamily was changed after it was made"):
-        Config(env=family, algo="maml")
+    navigation = get_family("navigation")
+    for changed, name in ((family, ".*CartPoleFamily"), (navigation, "navigation")):
+        changed.horizon = 7
+        with pytest.raises(UserError, match=rf"horizon of this {name} was changed after it was made"):
+            Config(env=changed, algo="maml")
 
 
 def test_what_a_family_lacks_is_told_when_it_is_made():

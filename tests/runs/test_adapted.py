@@ -113,7 +113,7 @@ def test_a_policy_that_pytorch_cannot_export_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(UserError, match=r"cannot export this policy to ONNX; one with a body of your own .* needs"):
+    with pytest.raises(UserError, match=r"cannot export this policy to ONNX \(vmap\)\. A body of your own .* needs"):
         adapted().export_onnx(tmp_path / "policy.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -14,6 +14,7 @@ from tiny_runs import ROOT, everything_in, tiny
 
 import metarl
 from metarl import UserError
+from metarl.envs.navigation import NavigationFamily
 from metarl.inner.rule import evaluation_scales
 from metarl.runs.training import train
 from metarl.store.folder import RunFolder
@@ -116,8 +117,10 @@ def test_predict_draws_from_the_generator_it_is_given(agent):
 
 def test_predict_says_what_it_needs(agent):
     policy = agent.adapt(navigation(), num_steps=0, num_rollouts=1)
-    with pytest.raises(ValueError, match=r"observation must have shape \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"observation must have shape \(2,\), got \(3,\)\. Several .* a first axis"):
         policy.predict(np.zeros(3))
+    with pytest.raises(ValueError, match="observation must be finite numbers, got array"):
+        policy.predict(np.array([[0.0, 0.0], [0.0, np.nan]]))
     with pytest.raises(ValueError, match=r"needs a generator: rng=numpy.random.default_rng\(seed\)"):
         policy.predict(np.zeros(2), deterministic=False)
 
@@ -143,6 +146,71 @@ PLANE = spaces.Box(-np.inf, np.inf, (2,))
 def test_an_environment_that_does_not_fit_is_refused(agent, observation_space, action_space, message):
     with pytest.raises(UserError, match=message):
         agent.adapt(Other(observation_space, action_space))
+
+
+class Pixels(gymnasium.ObservationWrapper):
+    """Navigation seen as a picture of four pixels."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = spaces.Box(0, 255, (2, 2), np.uint8)
+
+    def observation(self, observation):
+        return np.full((2, 2), 100 + 50 * np.clip(observation, -1, 1), np.uint8)
+
+
+class PixelFamily(NavigationFamily):
+    """Tasks of `Pixels`."""
+
+    name = "pixels"
+
+    def make_env(self, render_mode=None):
+        return Pixels(super().make_env(render_mode))
+
+    make_episodes = metarl.TaskFamily.make_episodes
+
+
+def test_an_environment_whose_observations_mean_something_else_is_refused(tmp_path):
+    """As many numbers, of which the agent would make others."""
+    train(tiny(tmp_path / "run", env=f"{__name__}:PixelFamily", iterations=1))
+    agent = metarl.load(tmp_path / "run", trust=True)
+    actions = agent.family.action_space
+    agent.check_fits(spaces.Box(0, 255, (2, 2), np.uint8), actions)
+    for other in (spaces.Box(0, 255, (2, 2)), spaces.Box(0, 255, (4,), np.uint8), spaces.MultiBinary((2, 2))):
+        with pytest.raises(UserError, match=r"observations are .*; this agent was trained on .* with Box\(0, 255"):
+            agent.check_fits(other, actions)
+
+
+class Restless(gymnasium.Wrapper):
+    """Draws another task at each reset."""
+
+    def reset(self, *, seed=None, options=None):
+        return self.env.reset(seed=int(self.np_random.integers(2**31)))
+
+
+class NoGymnasium(gymnasium.Wrapper):
+    """Has a reset of its own."""
+
+    def reset(self):
+        return self.env.reset()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [(Restless, "has changed its task, from .* to .* must keep its task"), (NoGymnasium, "define it as reset")],
+)
+def test_an_environment_that_does_not_keep_its_task_is_refused(agent, wrapper, message):
+    with pytest.raises(UserError, match=message):
+        agent.adapt(wrapper(navigation()), num_steps=0, num_rollouts=2)
+
+
+def test_an_adapted_policy_is_a_value_of_its_own(agent):
+    before = agent.meta.clone()
+    policies = [agent.adapt(navigation(), num_steps=0, num_rollouts=1) for _ in range(2)]
+    policies[0].parameters.add_(1.0)
+    assert torch.equal(agent.meta, before)
+    assert policies.index(policies[1]) == 1
+    assert len({*policies}) == 2
 
 
 def test_discrete_actions_are_elements_of_the_action_space(tmp_path, monkeypatch):

@@ -189,6 +189,8 @@ def test_processes_of_their_own_give_what_one_process_gives():
         ({"family": "navigatoin"}, "Did you mean 'navigation'"),
         ({"family": "navigation", "split": "trian"}, "Did you mean 'train'"),
         ({"family": "navigation", "tasks": []}, "at least one task, got none"),
+        ({"family": "navigation", "tasks": "abc"}, "the task must be numbers of shape"),
+        ({"family": "navigation", "tasks": [[0.0, np.nan]]}, r"\[ 0\. nan\] is no task of navigation"),
         ({"family": "navigation", "horizon": 0}, "horizon must be a positive whole number, got 0"),
         ({"family": "navigation", "action_scale": 0.0}, "action_scale must be a positive number, got 0.0"),
     ],
@@ -283,6 +285,41 @@ def test_a_batch_has_the_spaces_of_its_single_environment_and_serves_stable_base
 def test_a_batch_says_what_is_wrong(use, message):
     with pytest.raises(UserError, match=message):
         use()
+
+
+@pytest.mark.parametrize(
+    ("family", "action", "message"),
+    [
+        ("navigation", np.zeros((3, 1)), r"actions must be finite numbers of shape \(3, 2\)"),
+        ("navigation", np.zeros((1, 2)), r"of shape \(3, 2\)"),
+        ("navigation", np.zeros(2), r"of shape \(3, 2\)"),
+        ("navigation", np.full((3, 2), np.nan), "actions must be finite numbers"),
+        ("bandit", [0, 1.5, 0], "actions must be choices of Discrete"),
+        ("bandit", [0, 5, 0], "actions must be choices of Discrete"),
+        ("bandit", [0, -1, 0], "actions must be choices of Discrete"),
+    ],
+)
+def test_actions_that_do_not_fit_are_refused_before_anything_changes(family, action, message):
+    batch, alone = TaskVecEnv(family, 3), TaskEnv(family)
+    batch.reset(), alone.reset(seed=0)
+    with pytest.raises(UserError, match=message):
+        batch.step(action)
+    # One slot's part of it, with an axis too many where the shape is wrong.
+    wrong = action[1:2] if "shape" in message else action[1]
+    with pytest.raises(UserError, match="actions must be"):
+        alone.step(wrong)
+    fitting = np.zeros((3, *batch.action_space.shape), batch.action_space.dtype)
+    batch.step(fitting)
+    alone.step(fitting[0])
+
+
+def test_a_task_given_at_reset_is_one_of_the_family():
+    env = TaskEnv("navigation")
+    for task in ([0.1], [np.nan, 0.0], "there"):
+        with pytest.raises(UserError, match=r"the task must|no task of navigation"):
+            env.reset(options={"task": task})
+    _, info = env.reset(options={"task": (0.1, 0.2)})
+    assert info["task"].tolist() == [0.1, 0.2]
 
 
 def with_options(batch, options={"task": 1}):  # noqa: B006 (it is not changed)
