@@ -48,7 +48,7 @@ class L2F(WrappedAdaptation):
         rule: The rule that starts from the attenuated initialisation.
         options: Settings of Learn-to-Forget.
 
-    Source: Baik et al. 2020, equations 5 and 6, algorithm 1; ablations tables 4 and 6.
+    Source: Baik et al. 2020, equations 3 and 4, algorithm 1; ablations tables 4 and 6.
     """
 
     def __init__(self, rule: Adaptation, options: L2FConfig) -> None:

@@ -26,7 +26,7 @@ class MultiMAML(Adaptation):
     Raises:
         UserError: If the task distribution has one mode, or if a task's mode is unknown.
 
-    Source: Vuorio et al. 2019, section 4.1.
+    Source: Vuorio et al. 2019, section 5.1.
     """
 
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, num_modes: int) -> None:

@@ -44,7 +44,7 @@ class MuMoMAML(Adaptation):
     Raises:
         UserError: If the policy is not a multilayer perceptron with a hidden layer.
 
-    Source: Vuorio et al. 2019, algorithm 1, sections 3 and A.3.
+    Source: Vuorio et al. 2019, algorithm 1, sections 4 and A.3.
     """
 
     policy: DifferentiablePolicy

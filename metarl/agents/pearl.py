@@ -96,7 +96,14 @@ class PEARL(MemoryRule):
         return Noise(drawn(trials, self.options.latent_size), drawn(*actions), drawn(*actions))
 
     def loss(
-        self, meta: Tensor, targets: Tensor, discount: float, context: Transitions, batch: Transitions, noise: Noise
+        self,
+        meta: Tensor,
+        targets: Tensor,
+        discount: float,
+        context: Transitions,
+        num_known: Tensor,
+        batch: Transitions,
+        noise: Noise,
     ) -> tuple[Tensor, Tensor]:
         """The sum of all losses of soft actor-critic, each of which moves its own part of the meta-parameters.
 
@@ -115,6 +122,7 @@ class PEARL(MemoryRule):
             targets: The weights of the target critics, [weight].
             discount: Discount of one step.
             context: Transitions that the posterior is inferred from.
+            num_known: How many they stand for, see `posterior`.
             batch: Other transitions of the same trials.
             noise: Gives samples.
 
@@ -122,10 +130,10 @@ class PEARL(MemoryRule):
             The loss; and the critics' loss, the divergence in nats, the policy's entropy in nats, and the temperature,
             [4].
 
-        Source: Rakelly et al. 2019, section 4.2 and algorithm 1; Haarnoja et al. 2018, sections 4 to 6.
+        Source: Rakelly et al. 2019, algorithm 1; Haarnoja et al. 2018, sections 4 to 6.
         """
         policy, network, rewards = self.policy, self.network(meta), self.rewards(meta)
-        mean, variance = self.posterior(meta, context)
+        mean, variance = self.posterior(meta, context, num_known)
         divergence = normal_kl(mean, variance.log(), torch.zeros_like(mean), torch.zeros_like(mean)).mean()
         latents = (mean + noise.latents * variance.sqrt())[:, None].expand(-1, batch.rewards.shape[1], -1)
         known, critics = latents.detach(), self._layout.views(meta[None, self.critics])
@@ -148,11 +156,17 @@ class PEARL(MemoryRule):
         loss = of_critics + self.options.kl_weight * divergence + of_policy + of_temperature
         return loss, torch.stack([of_critics, divergence, entropy, temperature]).detach()
 
-    def posterior(self, meta: Tensor, context: Transitions) -> tuple[Tensor, Tensor]:
-        """Mean and variance of the latent variable after some transitions, [trial, latent] each."""
+    def posterior(self, meta: Tensor, context: Transitions, num_known: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the latent variable after some transitions, [trial, latent] each.
+
+        Args:
+            meta: Meta-parameters, [meta parameter].
+            context: A sample of the transitions.
+            num_known: How many there are, [trial, 1]: the posterior is as sharp as after all of them. 0: the prior.
+        """
         observed = context.observations, context.actions, context.rewards
-        precisions, means = self.policy.factors(self.network(meta), self.rewards(meta), *observed)
-        return posterior(precisions.sum(1), means.sum(1))
+        factors = self.policy.factors(self.network(meta), self.rewards(meta), *observed)
+        return posterior(*(num_known * factor.mean(1) for factor in factors))
 
     def values(self, critics: Network, latents: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
         """What both critics say, [2, ...], of latent variables, observations and actions, [..., number] each.

@@ -344,6 +344,12 @@ class _Resolution:
             self._refuse("init_from", "an algorithm that is trained")
         if algorithm.training != "meta" and l2f is not None:
             raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
+        prepares = algo == "mumomaml" or (l2f is not None and l2f.conditioning == "task")
+        if prepares and not settings.inner.num_inner_steps:
+            raise UserError(
+                f"num_inner_steps must be at least 1 with {settings.algorithm_name}: training without a step would not "
+                "train what comes before it, got 0."
+            )
         if self._supervised:
             self._check_supervised(settings)
             return
@@ -363,11 +369,17 @@ class _Resolution:
         for name in ("start_kl", "reuse_kl"):
             if l2f is not None and getattr(l2f, name) and settings.meta.meta_optimiser != "trpo":
                 raise UserError(f"l2f.{name} is a part of TRPO's meta-step: it needs meta_optimiser trpo.")
-        if reused and settings.inner.inner_loss == "score":
-            raise UserError(
-                "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
-                "ratio or l2f.attenuation_rollouts fresh."
-            )
+        if settings.inner.inner_loss == "score":
+            if reused:
+                raise UserError(
+                    "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
+                    "ratio or l2f.attenuation_rollouts fresh."
+                )
+            if settings.meta.meta_optimiser == "promp":
+                raise UserError(
+                    "the score loss is wrong from ProMP's second epoch on, which adapts other policies than those that "
+                    "collected the rollouts; take inner_loss ratio."
+                )
 
 
 def _joined(defaults: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ _BIMODAL: Mapping[str, Any] = {
     "num_inner_steps": 1,
     "meta_batch_size": 20,
     "rollouts_per_task": 20,
+    "inner_loss": "score",
     **_TRPO,
 }
 _MUMOMAML_PAPER = "Vuorio et al. 2019, appendix A.3"
@@ -136,7 +137,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mumomaml-navigation": Preset(
         _MUMOMAML_PAPER,
-        "MuMoMAML on navigation with goals of two modes.",
+        "MuMoMAML on navigation with goals of two modes; the plain distance as reward, where the appendix squares it.",
         {
             **_BIMODAL,
             "algo": "mumomaml",
@@ -147,7 +148,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "mumomaml-navigation-maml": Preset(
         _MUMOMAML_PAPER,
-        "MAML on navigation with goals of two modes, with the settings that MuMoMAML was compared with.",
+        "MAML on navigation with goals of two modes, as compared with MuMoMAML; the plain distance as reward.",
         {**_BIMODAL, "algo": "maml", "inner_lr": 0.03, "discount": 0.95},
     ),
     "anil-navigation": Preset(_ANIL_PAPER, "ANIL on 2D navigation.", {**_ANIL, "env": "navigation", "horizon": 100}),

@@ -316,11 +316,17 @@ _LARGE_LOG_RATIO = 300.0  # Its exponential, and the square of that, are still n
 
 
 def _effective_sample_size(parameters: Tensor, support: PolicyGradientSupport) -> Tensor:
-    """(sum w)^2 / sum w^2 of the likelihood ratios w, as a share of the number of samples, [task]; 1 on policy."""
+    """(sum w)^2 / sum w^2 of the weights w, as a share of the number of samples, [task]; 1 on policy.
+
+    A step's weight is its likelihood ratio; in the loss ``dice`` it is the product of those of its episode so far.
+    """
     samples = support.samples
     log_prob = require_derivatives(support.policy).log_prob(parameters, samples.observations, samples.actions)
     alive = samples.weights > 0
-    log_ratio = torch.where(alive, (log_prob - samples.log_probs).double(), -math.inf)
+    log_ratio = torch.where(alive, (log_prob - samples.log_probs).double(), 0.0)
+    if support.loss == "dice":
+        log_ratio = log_ratio.unflatten(1, (-1, samples.episode_length)).cumsum(2).flatten(1)
+    log_ratio = torch.where(alive, log_ratio, -math.inf)
     # A common factor of the ratios changes nothing, but without it they could all overflow, or all vanish.
     largest = log_ratio.amax(1, keepdim=True)
     ratio = torch.exp(log_ratio - torch.where(largest.abs() > _LARGE_LOG_RATIO, largest, 0.0))

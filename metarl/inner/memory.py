@@ -21,8 +21,8 @@ from metarl.policies.memory import MemoryPolicy, Network, Remembering, Trials
 from metarl.policies.normaliser import Normaliser, RunningStatistics
 from metarl.policies.recurrent import RecurrentPolicy
 
-# The least unit of rewards, as a share of their root mean square; and a root mean square of zeros alone.
-_LEAST_SPREAD, _NOTHING = 0.3, 2e-4
+_LEAST_SPREAD = 0.3  # The least unit of rewards, as a share of their root mean square.
+_TINY = 1e-3  # Of smaller units, what the statistics add to a variance would be a part.
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,15 @@ class MemoryRule(Adaptation):
 
     def rewards(self, meta: Tensor) -> Normaliser:
         """The normalisation of rewards in this iteration."""
-        shifts = self._statistics.normaliser(meta[self._num_weights : self.num_meta])
-        size = (shifts.std**2 + shifts.mean**2).sqrt()
-        unit = torch.maximum(shifts.std, _LEAST_SPREAD * size)
-        return Normaliser(shifts.mean, torch.where(size < _NOTHING, 1.0, unit))
+        statistics = meta[self._num_weights : self.num_meta].detach()
+        shifts, (_, mean, variance) = self._statistics.normaliser(statistics), statistics.split(1)
+
+        def unit(spread: Tensor) -> Tensor:
+            return torch.maximum(spread, _LEAST_SPREAD * (spread**2 + mean**2).sqrt())
+
+        tiny = unit(variance.sqrt())
+        of_tiny = torch.where(tiny > 0, tiny, 1.0)
+        return Normaliser(mean, torch.where(tiny < _TINY, of_tiny, unit(shifts.std)))
 
     def observe(self, loop: InnerLoop) -> Tensor:
         """Number, mean and variance of each task's rewards."""

@@ -19,12 +19,13 @@ def inner_loss(
 
     With l = log pi(a|s) - log pi_behaviour(a|s), and A the advantage:
 
-    ``ratio``: L = - mean exp(l_t) A_t. It is valid for rollouts of any behaviour policy. The gradient is right; the
-    Hessian has low variance but a bias (LVC: no cross terms between time steps).
-    ``score``: L = - mean log pi(a_t|s_t) A_t, the loss of the original release. On policy, the gradient is the same and
-    the Hessian differs.
-    ``dice``: L = - mean (exp(l_0 + ... + l_t) - exp(l_0 + ... + l_{t-1})) A_t, summed along the episode. The gradient
-    is right. For undiscounted returns the Hessian is right in expectation, with cross terms, but noisy.
+    ``ratio``: L = - mean exp(l_t) A_t. At other policies than the behaviour policy it corrects the actions, and keeps
+    the states that the behaviour policy has met. The Hessian has low variance but a bias (LVC: no cross terms between
+    time steps).
+    ``score``: L = - mean log pi(a_t|s_t) A_t, the loss of the original release. It is for the behaviour policy alone,
+    where the Hessian differs from the other two.
+    ``dice``: L = - mean (exp(l_0 + ... + l_t) - exp(l_0 + ... + l_{t-1})) A_t, summed along the episode. For
+    undiscounted returns, gradient and Hessian are right in expectation at any policy, with cross terms, but noisy.
 
     At the behaviour policy all three gradients equal the vanilla policy gradient.
 

@@ -35,8 +35,9 @@ def linear_baseline(
     - Fewer: each fifth of the rollouts is predicted by a fit to the others, with a penalty on top of the ridge. Of
       several penalties, in units of the features' variances, it is the heaviest whose squared error on the rollouts
       left out is within one standard error of the least. The heaviest leave only time, or only the mean.
-    - Fewer steps than features, more than 1000 features, or a single rollout: the same, but with the features of time
-      alone. A linear function of an image cannot be found from fewer steps than pixels.
+    - Fewer steps than features, more than 1000 features, or a single rollout with fewer than 8 steps for each feature:
+      the same, but with the features of time alone. A linear function of an image cannot be found from fewer steps than
+      pixels. Where there are no other rollouts to fit, the prediction is 0.
 
     An episode that the environment cut off before the horizon would have gone on. The value V(s_T) of the observation
     that followed completes its returns: y_t = sum of discounted rewards + discount^(T - t) V(s_T). With n(t) the

@@ -43,22 +43,23 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lamb
     return discounted_sum((rewards + discount * following - values) * mask, discount * gae_lambda) * mask
 
 
-def above_noise(advantages: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def above_noise(advantages: Tensor, returns: Tensor, rewards: Tensor, mask: Tensor) -> Tensor:
     """Whether each task's advantages say more than rounding and the ridge of the baseline do, [task].
 
     They do not if the returns of different rollouts are the same at each step, but for rounding in single precision (a
-    constant reward), or if the baseline explains all but 1e-4 of the differences.
+    constant reward), or if the baseline explains all but 1e-4 of the differences. A single rollout has no others: its
+    rewards are compared with one another.
 
     Args:
         advantages: [task, rollout, time].
         returns: Discounted returns, same shape; 0 after an episode's end.
+        rewards: Rewards, the same.
         mask: 1 while the episode ran, same shape.
     """
-    # A single rollout has no others: its returns are compared over time.
-    axis = 1 if mask.shape[1] > 1 else 2
-    mean = returns.sum(axis, keepdim=True) / mask.sum(axis, keepdim=True).clamp(min=1)
-    differences = _norm((returns - mean) * mask)
-    rounding = torch.finfo(torch.float32).eps * _norm(returns)
+    values, axis = (returns, 1) if mask.shape[1] > 1 else (rewards, 2)
+    mean = values.sum(axis, keepdim=True) / mask.sum(axis, keepdim=True).clamp(min=1)
+    differences = _norm((values - mean) * mask)
+    rounding = torch.finfo(torch.float32).eps * _norm(values)
     return (differences > rounding) & (_norm(advantages) > 1e-4 * differences)
 
 

@@ -161,7 +161,7 @@ def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> R
     rewards, mask = rollouts.rewards.double(), rollouts.mask.double()
     values, returns = linear_baseline(rollouts.observations, rewards, mask, discount, rollouts.truncated)
     advantages = gae(rewards, values, mask, discount, gae_lambda)
-    advantages = standardise(advantages, mask) * above_noise(advantages, returns, mask)[:, None, None]
+    advantages = standardise(advantages, mask) * above_noise(advantages, returns, rewards, mask)[:, None, None]
     return replace(rollouts, advantages=advantages.to(rollouts.rewards.dtype))
 
 

@@ -353,6 +353,9 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
         ({"algo": "maml", "promp": ProMPConfig(lr=0.1)}, "promp would do nothing: it is for meta_optimiser promp"),
         ({"algo": "maml", "promp": {"lr": 0}}, "promp.lr must be greater than 0, got 0"),
         ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
+        ({"meta_optimiser": "promp", "inner_loss": "score"}, "the score loss is wrong from ProMP's second epoch on"),
+        ({"algo": "l2f", "num_inner_steps": 0}, "num_inner_steps must be at least 1 with l2f: training without a step"),
+        ({"algo": "mumomaml", "num_inner_steps": 0}, "num_inner_steps must be at least 1 with mumomaml"),
         (
             {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",

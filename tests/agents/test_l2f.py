@@ -334,11 +334,10 @@ def test_more_trajectories_than_reused_rollouts_are_refused(settings, name):
     message = f"rollouts_per_task must be at least 3, the trajectories of each task that {name} reads .*, got 2"
     with pytest.raises(UserError, match=message):
         build_run(Config(**settings, rollouts_per_task=2).resolve())
-    # Enough; fresh ones, which are as many as it takes; or no inner loop.
+    # Enough; or fresh ones, which are as many as it takes.
     build_run(Config(**settings, rollouts_per_task=3).resolve())
     fresh = {**settings.get("l2f", {}), "attenuation_rollouts": "fresh"}
     build_run(Config(**{**settings, "l2f": fresh}, rollouts_per_task=2).resolve())
-    build_run(Config(**settings, rollouts_per_task=2, num_inner_steps=0).resolve())
 
 
 @pytest.mark.parametrize(

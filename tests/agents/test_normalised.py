@@ -111,8 +111,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one_on_any_number_of_thr
         {"algo": "context"},
         {"algo": "pretrain"},
         {"algo": "oracle"},
-        {"algo": "mumomaml", "num_inner_steps": 0},
-        {"algo": "l2f", "num_inner_steps": 0},
+        {"algo": "maml", "num_inner_steps": 0},
     ],
     ids=str,
 )

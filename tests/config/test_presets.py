@@ -104,7 +104,11 @@ def test_what_is_chosen_on_the_command_line_wins():
         ("maml-ant-dir --env-kwargs frame_skip 5", {"env_kwargs": {**ANT, "frame_skip": 5}}, ""),
         # What cannot be unset is left out.
         ("l2f-cheetah-dir --algo maml", {"algo": "maml", "l2f": None}, "l2f"),
-        ("maml-navigation --meta-optimiser promp", {"meta_optimiser": "promp", "trpo": None}, "trpo"),
+        (
+            "maml-navigation --meta-optimiser promp --inner-loss ratio",
+            {"meta_optimiser": "promp", "inner_loss": "ratio", "trpo": None},
+            "trpo",
+        ),
         ("l2f-navigation --env cheetah-dir", {"env": "cheetah-dir", "env_kwargs": {}}, "env_kwargs"),
         ("l2f-navigation --env navigation-c", {"env": "navigation-c"}, ""),
         (

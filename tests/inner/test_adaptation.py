@@ -236,16 +236,23 @@ def test_effective_sample_size_of_rollouts_on_policy_is_one(monkeypatch):
     torch.testing.assert_close(size, torch.ones(TASKS).double(), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("shift", [0.0, -1000.0, 1000.0])
-def test_effective_sample_size_does_not_depend_on_a_common_factor(shift, monkeypatch):
-    log_ratios = torch.tensor([[0.0, -1.0, -3.0, -2.0, 5000.0]]).double() + shift
+@pytest.mark.parametrize(
+    ("loss", "shift", "of_steps"),
+    [
+        *(("ratio", shift, [0.0, -1.0, -3.0, -2.0]) for shift in (0.0, -1000.0, 1000.0)),
+        ("dice", 0.0, [0.0, -1.0, -3.0, -5.0]),  # Two episodes of three steps, of which the last one took no step.
+    ],
+)
+def test_effective_sample_size_is_that_of_the_weights_but_for_a_common_factor(loss, shift, of_steps, monkeypatch):
+    log_ratios = torch.tensor([[0.0, -1.0, 5000.0, -3.0, -2.0, 5000.0]]).double() + shift
+    alive = torch.tensor([[1.0, 1, 0, 1, 1, 0]])
     samples = SimpleNamespace(
-        observations=None, actions=None, log_probs=torch.zeros(1, 5), weights=torch.tensor([[1.0, 1, 1, 1, 0]])
+        observations=None, actions=None, log_probs=torch.zeros(1, 6), weights=alive, episode_length=3
     )
     policy = SimpleNamespace(log_prob=lambda *arguments: log_ratios)
     monkeypatch.setattr(loop_module, "require_derivatives", lambda policy: policy)
-    size = loop_module._effective_sample_size(None, SimpleNamespace(samples=samples, policy=policy))
-    weights = np.exp([0.0, -1.0, -3.0, -2.0])
+    size = loop_module._effective_sample_size(None, SimpleNamespace(samples=samples, policy=policy, loss=loss))
+    weights = np.exp(of_steps)
     assert float(size) == pytest.approx(weights.sum() ** 2 / (weights**2).sum() / 4, rel=1e-12)
 
 

@@ -105,28 +105,28 @@ def test_returns_that_are_the_same_in_all_rollouts_say_nothing():
     shared = (40 + draw(TIME)) * mask  # a function of time alone
     rounding = 40 * 1e-8 * draw(*SHAPE, seed=1) * mask
     noise = 1e-3 * draw(*SHAPE, seed=2) * mask
-    assert not above_noise(noise, shared + rounding, mask).any()
-    assert above_noise(noise, shared + 1e3 * rounding, mask).all()
+    assert not above_noise(noise, shared + rounding, shared, mask).any()
+    assert above_noise(noise, shared + 1e3 * rounding, shared, mask).all()
 
 
 def test_differences_that_the_baseline_explains_say_nothing():
     mask, returns = uneven_mask(), 40 + draw(*SHAPE)
     unexplained = draw(*SHAPE, seed=1) * mask
-    assert not above_noise(1e-6 * unexplained, returns * mask, mask).any()
-    assert above_noise(1e-2 * unexplained, returns * mask, mask).all()
+    assert not above_noise(1e-6 * unexplained, returns * mask, returns, mask).any()
+    assert above_noise(1e-2 * unexplained, returns * mask, returns, mask).all()
 
 
-def test_a_single_rollout_is_compared_with_its_other_steps():
+def test_the_rewards_of_a_single_rollout_are_compared_with_one_another():
     mask = torch.ones(1, 1, TIME).double()
-    returns = draw(1, 1, TIME)
-    assert above_noise(returns, returns, mask).all()
-    assert not above_noise(returns, torch.full_like(returns, 3.0), mask).any()
+    noise, returns = draw(1, 1, TIME, seed=1), discounted_sum(mask, 0.9)
+    assert above_noise(noise, returns, draw(1, 1, TIME), mask).all()
+    assert not above_noise(noise, returns, 3 * mask, mask).any()
 
 
 def test_each_task_has_its_own_noise():
     mask, returns = torch.ones(SHAPE).double(), draw(*SHAPE)
     returns[1] = 5
-    assert above_noise(draw(*SHAPE, seed=1), returns, mask).tolist() == [True, False, True]
+    assert above_noise(draw(*SHAPE, seed=1), returns, returns, mask).tolist() == [True, False, True]
 
 
 def advantages_with(constant: float, discount: float) -> Tensor:
