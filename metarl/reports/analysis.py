@@ -205,6 +205,7 @@ def _freezing(
     per_task = np.array(after).T
     difference = difference_over_tasks(per_task - per_task[:, :1], loops.independent)
     freezing = Freezing(
+        unit=agent.family.measure,
         frozen_layers=list(range(len(parts) + 1)),
         names=["none", *(f"first {k}" if k > 1 else "first" for k in range(1, len(parts))), "all"],
         returns=over_tasks(per_task),
@@ -266,6 +267,7 @@ def _gamma_sweep(
     best = sign * best
     gain = difference_over_tasks(sign * (best - own.mean(0)[:, None]), loops.independent)
     sweep = GammaSweep(
+        unit=agent.family.measure,
         gammas=GAMMAS,
         parts=[*(f"layer {number}" for number in range(1, len(tensors))), "network"],
         tensors=tensors,
@@ -325,7 +327,11 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
     same = "what it sees is the same for every task"
     if not varying:
         return None, {"embedding": same}
-    seen = {name: Projected(values, *project(values), task_r2(values, tasks)) for name, values in varying.items()}
+    finite = agent.family.finite_tasks is not None
+    seen = {
+        name: Projected(values, *project(values), task_r2(values, tasks, finite=finite))
+        for name, values in varying.items()
+    }
     modes = agent.family.checked_modes(tasks)
     embedding = Embedding(config.projection, rollouts, tasks, modes, agent.family.num_modes, seen)
     return embedding, {f"embedding of {name}": same for name in features if name not in varying}
@@ -344,7 +350,9 @@ def _memory(loops: _InnerLoops, agent: Agent) -> tuple[Memory | None, dict[str, 
     states, lengths = states_of(adapted.loop)
     ends = states[:, :, -1]
     axes = PrincipalAxes.of(ends.reshape(-1, ends.shape[2]))
-    by_step = [task_r2(at, tasks) for at in np.moveaxis(states.reshape(len(tasks), -1, ends.shape[2]), 1, 0)]
+    finite = family.finite_tasks is not None
+    at_steps = np.moveaxis(states.reshape(len(tasks), -1, ends.shape[2]), 1, 0)
+    by_step = [task_r2(at, tasks, finite=finite) for at in at_steps]
     memory = Memory(
         tasks,
         family.checked_modes(tasks),

@@ -245,11 +245,12 @@ def _draw_gamma_sweep(sweep: GammaSweep, measure: str) -> tuple[Figure, str]:
     ax.set_title("start attenuated by hand", loc="left")
     _draw_differences(gains, sweep.gain, range(len(sweep.parts)))
     _name_ticks(gains, sweep.parts)
-    gains.set_ylabel(f"gain in {measure} over gamma 1")
+    gains.set_ylabel(f"{'reduction of' if measure == 'error' else 'gain in'} {measure} over gamma 1")
     gains.set_title("each task's own best gamma", loc="left")
     _add_legend(figure, *ax.get_legend_handles_labels())
     reading = (
-        "Left: means over tasks. Right: each task's best gamma, chosen on one half of the episodes and scored on the "
+        f"Left: means over tasks. Right: each task's best gamma, chosen on one half of the "
+        f"{'episodes' if measure == 'return' else 'examples'} and scored on the "
     )
     reading += f"other. {_DOTS}" + ("" if sweep.gain.interval is None else f" {_BARS}")
     if sweep.gap is not None:
@@ -588,9 +589,10 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
         tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
     if figure.startswith("memory") and result.memory is not None:
         tasks, rollouts = result.memory.tasks, result.memory.lengths.shape[1]
+    of_each = "episodes of each" if result.measure == "return" else "examples of each to measure"
     which = "" if figure == "through_training" else f", iteration {result.iteration} ({result.checkpoint})"
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
-        f"{tasks_in_words(tasks, result.finite)}, episodes of each: {rollouts} \N{MIDDLE DOT} "
+        f"{tasks_in_words(tasks, result.finite)}, {of_each}: {rollouts} \N{MIDDLE DOT} "
         f"{software_text([{'metarl': result.metarl}])}",
     )

@@ -54,7 +54,8 @@ class Line:
         interquartile_interval: Its bootstrap interval over seeds; None below ten seeds.
         made_worse: Share of tasks that adaptation makes worse, mean over seeds, [step]; None if no step changes the
             policy.
-        gap_closed: Share of the gap from standing still to the oracle, [step]; None without an oracle among the runs.
+        gap_closed: Share of the gap from standing still to the oracle, [step]; None without an oracle among the runs,
+            or if it returns no more than standing still.
         data: Episodes of a task, or examples, that adaptation had read before each return, mean over tasks and seeds,
             [step]; None if evaluations of older versions do not say it.
     """
@@ -270,12 +271,13 @@ def _same(tasks: NDArray[np.generic], others: NDArray[np.generic]) -> bool:
 def _ends_of_the_gap(
     lines: Mapping[str, Sequence[StoredRun]], returns: Mapping[str, Floats]
 ) -> tuple[float, float] | None:
-    """Returns of standing still and of the oracle before adaptation; None without one of them."""
+    """Returns of standing still and of the oracle before adaptation; None without one, or if there is no gap."""
     oracles = [label for label, runs in lines.items() if runs[0].config["algo"] == "oracle"]
     if not oracles:
         return None
     standstill = lines[oracles[0]][0].evaluated().references.standstill
-    return None if standstill is None else (standstill, float(returns[oracles[0]][:, :, 0].mean()))
+    oracle = float(returns[oracles[0]][:, :, 0].mean())
+    return (standstill, oracle) if standstill is not None and oracle > standstill else None
 
 
 def _line(

@@ -70,7 +70,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
             above.supxlabel(f"{_wrapped(text, _CHARACTERS_PER_INCH * _WIDTH)}\n({better})", fontsize=7)
         if adapting:
             axes = below.subplots(rows, _COLUMNS, squeeze=False, sharex=True, sharey=True).ravel()
-            _draw_tasks(axes.tolist(), adapting, titles, comparison)
+            left |= _draw_tasks(axes.tolist(), adapting, titles, comparison)
             words.append("below: a dot is a task of a seed, orange where adaptation makes it worse")
             below.supxlabel(f"{comparison.measure} of a task before adaptation", fontsize=7)
             below.supylabel(f"after {_steps(comparison)}", fontsize=7)
@@ -142,13 +142,15 @@ def _limit(
         ax: The panel.
         name: The axis of the differences.
         differences: Places on the other axis, and the differences there, from `_reached`.
-        comparison: The comparison; what its lines reach after the first step says what is usual.
+        comparison: The comparison; where its lines begin, and the best that one reaches, say what is usual.
     """
     if comparison.measure not in WORSE:
         return False
     values = np.concatenate([of_place for _, of_place in differences])
-    usual = [abs(line.mean[_first(comparison)]) for line in comparison.lines]
-    far = FAR * float(np.median([value for value in usual if np.isfinite(value)] or [0.0]))
+    means = np.array([line.mean for line in comparison.lines])
+    best = comparison.sign * np.nanmax(comparison.sign * means, initial=-np.inf)
+    usual = [abs(best), abs(np.nanmedian(means[:, 0]))]
+    far = FAR * max([value for value in usual if np.isfinite(value)], default=0.0)
     shown = values[abs(values) <= far]
     if len(shown) == len(values):
         return False
@@ -210,7 +212,8 @@ def _draw_pair(ax: Axes, row: int, pair: Pair, step: int, *, less_is_better: boo
     ax.plot(mean, row, "D", color=colour, markersize=4, markeredgecolor="white", markeredgewidth=0.5)
 
 
-def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], titles: Sequence[str], comparison: Comparison) -> None:
+def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], titles: Sequence[str], comparison: Comparison) -> bool:
+    """Draws a panel for each line; returns whether a task has diverged, which is marked at the edge."""
     step, sign = comparison.step, comparison.sign
     drawn = [line.returns[:, :, [0, step]].reshape(-1, 2) for line in lines]
     every = np.concatenate(drawn)
@@ -219,19 +222,26 @@ def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], titles: Sequence[st
     worst = worst_shown(every, before, abs(before - best), -sign)
     if worst is None:
         worst = sign * np.nanmin(sign * every)
+    left, arrow = False, ARROWS["y"][-sign]
     for ax, line, title, values in zip(axes, lines, titles, drawn, strict=False):
+        worse = ~(sign * values[:, 1] >= sign * values[:, 0])
         # At the edge, also what is no number.
         before, after = sign * np.fmax(sign * values, sign * worst).T
-        worse = sign * after < sign * before
+        far = ~(sign * values >= sign * worst).all(axis=1)
+        left |= bool(far.any())
         ax.plot([worst, best], [worst, best], color=GREY, linewidth=0.8, zorder=0)
         for shown, colour in ((~worse, _BETTER), (worse, _WORSE)):
-            ax.plot(before[shown], after[shown], "o", color=colour, markersize=2.2, alpha=0.6, mew=0)
+            of_tasks: dict[str, Any] = {"linestyle": "", "color": colour, "alpha": 0.6, "mew": 0}
+            ax.plot(before[shown & ~far], after[shown & ~far], marker="o", markersize=2.2, **of_tasks)
+            if (shown & far).any():
+                ax.plot(before[shown & far], after[shown & far], marker=arrow, markersize=5, clip_on=False, **of_tasks)
         assert line.made_worse is not None
         ax.set_title(f"{title}\n{line.made_worse[step]:.0%} worse", fontsize=6.5, loc="left")
         style_axes(ax)
         ax.locator_params(nbins=3)
     for ax in axes[len(lines) :]:
         ax.remove()
+    return left
 
 
 def _wrapped(text: str, width: float) -> str:

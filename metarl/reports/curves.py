@@ -69,6 +69,8 @@ _APART_LABEL_WIDTH = 24
 _APART_CAPTION_WIDTH = 125
 _PANELS_IN_A_ROW = 4
 _PALE = "#d4d4d4"
+_MOST_MARKED = 12  # Points of a line; of more, only some have a marker.
+_MOST_DIFFERENT = 0.1  # of the range of what is drawn, between the references of runs that share one
 _LEGEND_LINE_INCHES = 0.15
 _LEGEND_GAP_INCHES = 0.065
 _CAPTION_INCHES = 0.5
@@ -173,7 +175,8 @@ def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure
         if y is None:
             _draw_references(ax, runs, _REFERENCE_ALGORITHMS, averaged=task is not None)
         ax.set_xlabel(steps_text(runs))
-        ax.set_xticks(range(max(run.evaluated().returns.shape[1] for run in runs)))
+        every = range(max(run.evaluated().returns.shape[1] for run in runs))
+        ax.set_xticks(every[:: -(-len(every) // _MOST_MARKED)])
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
     caption = f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}"
@@ -238,8 +241,8 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
     Every family has two panels, or one if there is nothing between the two, as in trials of a single episode. Of
     supervised families, the validation is drawn.
 
-    Seeds are averaged iteration by iteration, up to the last iteration that all of them have. Runs whose training does
-    not adapt have no returns after adaptation, so they appear only in the panel "before".
+    Seeds are averaged iteration by iteration, where all of them have a number. Runs whose training does not adapt have
+    no returns after adaptation, so they appear only in the panel "before".
 
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
@@ -265,8 +268,9 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
                 continue
             # Markers start at different places, so that those of close lines do not cover each other.
             places = (_MARKER_SPACING * index / len(family), _MARKER_SPACING)
-            style = {**styles[group.label], "linewidth": 1.2, "markevery": places, "label": group.label}
-            _draw_group(ax, *_trained(runs, when, x, y), style)
+            line = _trained(runs, when, x, y)
+            style = {**styles[group.label], "linewidth": 1.2, "label": group.label, **_marked(len(line[0]), places)}
+            _draw_group(ax, *line, style, with_gaps=True)
         text = training_text(runs_of(family), when, alone=(family, "after") not in panels)
         ax.set_title(f"{family[0].env}, {text}", loc="left")
         ax.set_xlabel(_AXES[x][1])
@@ -317,9 +321,9 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
                 ax.sharex(shown[0])
                 ax.sharey(shown[0])
             for places, per_seed in lines:
-                ax.plot(places, per_seed.mean(axis=0), color=_PALE, linewidth=0.8)
-            style = {**styles[group.label], "linewidth": 1.2, "markersize": 3, "markevery": 0.25}
-            _draw_group(ax, *line, style)
+                _draw_mean(ax, places, per_seed, {"color": _PALE, "linewidth": 0.8}, with_gaps=x != "gradient-step")
+            style = {**styles[group.label], "linewidth": 1.2, "markersize": 3, **_marked(len(line[0]), 0.25)}
+            _draw_group(ax, *line, style, with_gaps=x != "gradient-step")
             ax.set_title(textwrap.fill(group.label, _APART_LABEL_WIDTH), fontsize=7, loc="left")
             ax.tick_params(labelsize=6.5)
             style_axes(ax)
@@ -339,10 +343,17 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
         f"against {against}",
         "each panel: one line in colour, its seeds thin, and the means of the others in grey",
     ]
-    words += [LEAVES] * left + [seeds_text(runs), provenance_text(runs)]
+    words += [LEAVES] * left + [seeds_text(runs)]
+    words += [tasks_text(families)] if x == "gradient-step" else []
+    words += [provenance_text(runs)]
     text = textwrap.fill(" · ".join(words), _APART_CAPTION_WIDTH)
     add_caption(figure, text, 6)
     return figure
+
+
+def _marked(points: int, places: Any) -> dict[str, Any]:
+    """Options of a line whose markers would lie on one another: only those at some ``places``."""
+    return {"markevery": places} if points > _MOST_MARKED else {}
 
 
 def _line(group: Group, x: str, y: str | None) -> tuple[Floats, Floats]:
@@ -355,13 +366,18 @@ def _line(group: Group, x: str, y: str | None) -> tuple[Floats, Floats]:
 
 
 def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tuple[Floats, Floats]:
-    """Horizontal positions [row] and values [seed, row] of training, without rows that measured nothing."""
+    """Horizontal positions [row] and values [seed, row] of training, without rows that measured nothing.
+
+    What one seed has not measured is NaN.
+    """
     columns = {_column(run, when, y) for run in runs}
     # Only some of the seeds may have validated.
     column = columns.pop() if len(columns) == 1 else _COLUMNS[when].format(y or runs[0].measure)
     per_seed = _column_per_seed(runs, column, x)
-    places = _column_per_seed(runs, _AXES[x][0], x).mean(axis=0)
-    measured = np.isfinite(per_seed).all(axis=0) & np.isfinite(places)
+    places = np.ma.masked_invalid(_column_per_seed(runs, _AXES[x][0], x)).mean(axis=0).filled(np.nan)
+    measured = np.isfinite(per_seed).any(axis=0) & np.isfinite(places)
+    if not measured.any():
+        raise UserError(f"the progress.csv of {_paths(runs)} holds no number of '{column}': nothing to draw.")
     return places[measured], per_seed[:, measured]
 
 
@@ -378,7 +394,8 @@ def _column(run: StoredRun, when: str, y: str | None) -> str:
     """
     column = _COLUMNS[when].format(y or run.measure)
     validation = f"validation_{column}"
-    return validation if run.measure != "return" and validation in run.progress else column
+    measured = bool(np.isfinite(run.progress.get(validation, np.array([]))).any())
+    return validation if run.measure != "return" and measured else column
 
 
 def _fit(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | None) -> bool:
@@ -474,8 +491,11 @@ def _column_per_seed(runs: Sequence[StoredRun], name: str, x: str) -> Floats:
     for run in runs:
         if not len(run.progress.get(name, ())):
             raise UserError(f"the progress.csv of '{run.name}' holds no '{name}': nothing to draw against {x}.")
-    shared = reduce(np.intersect1d, [run.progress["iteration"] for run in runs])
-    return np.array([run.progress[name][np.isin(run.progress["iteration"], shared)] for run in runs], dtype=np.float64)
+    iterations = reduce(np.union1d, [run.progress["iteration"] for run in runs])
+    values = np.full((len(runs), len(iterations)), np.nan)
+    for row, run in zip(values, runs, strict=True):
+        row[np.searchsorted(iterations, run.progress["iteration"])] = run.progress[name]
+    return values
 
 
 # Drawing
@@ -520,7 +540,7 @@ def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, Any]) -> None:
+def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, Any], *, with_gaps: bool = False) -> None:
     """Draws seeds thin, their mean bold, and the interval.
 
     Args:
@@ -528,11 +548,20 @@ def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, An
         x: Horizontal positions, [point].
         per_seed: Returns, [seed, point].
         style: Options of matplotlib's plot for the mean.
+        with_gaps: Whether what is no number was not measured; else it has diverged.
     """
     if len(per_seed) > 1:
-        ax.plot(x, per_seed.T, color=style["color"], linestyle=style["linestyle"], linewidth=0.6, alpha=0.4)
+        of_seed = {name: style[name] for name in ("color", "linestyle")}
+        for values in per_seed:
+            _draw_mean(ax, x, values[None], {**of_seed, "linewidth": 0.6, "alpha": 0.4}, with_gaps=with_gaps)
     _draw_interval(ax, x, per_seed, style["color"])
-    ax.plot(x, per_seed.mean(axis=0), **style)
+    _draw_mean(ax, x, per_seed, style, with_gaps=with_gaps)
+
+
+def _draw_mean(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, Any], *, with_gaps: bool) -> None:
+    """Draws the mean over seeds; arguments as for `_draw_group`."""
+    shown = np.isfinite(per_seed).all(axis=0) if with_gaps else np.ones(len(x), bool)
+    ax.plot(x[shown], per_seed[:, shown].mean(axis=0), **style)
 
 
 def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> None:
@@ -545,8 +574,12 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
 def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], *, averaged: bool) -> None:
     """Draws references of the runs' evaluations, except those that are themselves among the runs.
 
-    What depends on the step has a line for each kind of step, since those are of different networks.
+    What depends on the step has a line for each kind of step, since those are of different networks. Where the runs'
+    references differ by more than a tenth of what is drawn, none is drawn, and the legend says so: a mean over runs
+    would be the reference of none.
     """
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.lines])
+    allowed = _MOST_DIFFERENT * float(np.nanmax(values) - np.nanmin(values))
     for name in names:
         algo = _REFERENCE_ALGORITHMS[name]
         if any(run.config["algo"] == algo for run in runs):
@@ -560,11 +593,16 @@ def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], 
         title = ALGORITHMS[algo].title
         for variant, (kind, rows) in enumerate(kinds.items()):
             common = min(map(len, rows))
-            mean = np.mean([row[:common] for row in rows], axis=0)
+            of_runs = np.array([row[:common] for row in rows])
+            mean = of_runs.mean(axis=0)
+            differ = bool((np.ptp(of_runs, axis=0) > allowed).any())
             notes = [plural(kind)] * (len(kinds) > 1) + ["mean of both tasks"] * averaged
+            notes += ["not the same for all runs,\nso not drawn"] * differ
             label = title + (f"\n({', '.join(notes)})" if notes else "")
             style = style_of(title, algo, variant) | {"marker": "", "label": label}
-            if common == 1:  # No steps: the same return everywhere.
+            if differ:
+                ax.plot([], [], **style)
+            elif common == 1:  # No steps: the same return everywhere.
                 ax.axhline(float(mean[0]), **style)
             else:
                 ax.plot(range(common), mean, **style)
@@ -605,4 +643,4 @@ def _finish(
 def _two_tasks(runs: Sequence[StoredRun]) -> list[Floats | None]:
     """The two tasks of a family with exactly two tasks, else [None]."""
     tasks = np.unique(np.concatenate([rows_of_tasks(run) for run in runs]), axis=0)
-    return list(tasks) if len(tasks) == 2 else [None]
+    return list(tasks) if len(tasks) == 2 and all(run.evaluated().finite for run in runs) else [None]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from metarl.common.errors import UserError
+from metarl.common.output import say
 from metarl.config.algorithms import ALGORITHMS, run_title
 from metarl.config.config import Config, every_setting
 from metarl.config.optimisers import META_OPTIMISERS
@@ -45,7 +46,8 @@ class Group:
 def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
     """Groups runs that differ only in their seed.
 
-    A setting that is newer than a run counts as what the version before did.
+    A setting that is newer than a run counts as what the version before did. Says if seeds of a line were evaluated
+    after different numbers of iterations.
 
     Args:
         runs: Runs of one or several families.
@@ -59,7 +61,10 @@ def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
     if not runs:
         raise UserError("there is no run: give at least one run folder.")
     families = dict.fromkeys(run.env for run in runs)
-    return [group for family in families for group in _group([run for run in runs if run.env == family])]
+    groups = [group for family in families for group in _group([run for run in runs if run.env == family])]
+    for group in groups:
+        _warn_of_shorter_seeds(group)
+    return groups
 
 
 def by_family(groups: Sequence[Group]) -> list[list[Group]]:
@@ -93,6 +98,18 @@ def _group(runs: Sequence[StoredRun]) -> list[Group]:
         Group(_label(line, lines), tuple(sorted(group, key=lambda run: run.seed)))
         for line, group in zip(lines, groups.values(), strict=True)
     ]
+
+
+def _warn_of_shorter_seeds(group: Group) -> None:
+    """Says if the seeds of a line were evaluated after different numbers of iterations, the last of each."""
+    reached: dict[int, list[int]] = {}
+    for run in group.runs:
+        evaluation = run.evaluation
+        if evaluation is not None and evaluation.checkpoint == "last" and evaluation.iteration is not None:
+            reached.setdefault(evaluation.iteration, []).append(run.seed)
+    if len(reached) > 1:
+        iterations = ", ".join(f"seed {seed} after {count}" for count, seeds in reached.items() for seed in seeds)
+        say(f"seeds of {group.label} were trained for different numbers of iterations: {iterations}.")
 
 
 class _Line(NamedTuple):

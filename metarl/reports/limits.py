@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from metarl.common.arrays import Floats
 
@@ -46,7 +47,7 @@ def worst_shown(values: Floats, start: float, scale: float, worse: int) -> float
 def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     """Fits the vertical axis of panels that share it: logarithmic for errors, and without values that have diverged.
 
-    An arrow at the edge marks where a line first leaves the axis.
+    An arrow at the edge marks where a line first leaves the axis, or has no number any more.
 
     Args:
         axes: Panels with all of their lines.
@@ -65,15 +66,23 @@ def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     start = worse * max(worse * curve[0] for curve in curves)
     best = worse * min(worse * values)
     worst = worst_shown(values, start, max(abs(start - best), float(np.median(np.abs(values)))), worse)
-    if worst is None:
+    if worst is None and not any(_is_lost(curve).any() for curve in lines):
         return False
+    if worst is None:
+        worst = worse * max(worse * values)
     for ax in axes:
         edge = show_between(ax, "y", min(best, worst), max(best, worst))[worse > 0]
         for line in list(ax.lines):
             x, y = (np.asarray(data, dtype=np.float64) for data in line.get_data())
-            if (beyond := np.flatnonzero(worse * y > worse * worst)).size:
+            if (beyond := np.flatnonzero((worse * y > worse * worst) | _is_lost(y))).size:
                 ax.plot(x[beyond[0]], edge, marker=ARROWS["y"][worse], color=line.get_color(), **MARK)
     return True
+
+
+def _is_lost(curve: Floats) -> NDArray[np.bool_]:
+    """Where a curve has become NaN after it was a number, and stays so: it has diverged."""
+    finite = np.flatnonzero(np.isfinite(curve))
+    return np.arange(len(curve)) > (finite[-1] if len(finite) else len(curve))
 
 
 def show_between(ax: Axes, name: Literal["x", "y"], low: float, high: float) -> tuple[float, float]:

@@ -286,26 +286,28 @@ def best_on_the_other_half(halves: ArrayLike) -> tuple[NDArray[np.intp], Floats]
     return chosen, scores.mean(axis=0)
 
 
-def leave_one_out_r2(features: ArrayLike, targets: ArrayLike) -> Floats:
-    """R2 of ridge regression, where every row is predicted from all other rows.
+def leave_one_out_r2(features: ArrayLike, targets: ArrayLike, groups: ArrayLike | None = None) -> Floats:
+    """R2 of ridge regression, where every row is predicted from all other rows, or from those of other groups.
 
     R2 = 1 - sum (y_i - prediction_i)^2 / sum (y_i - mean of the others)^2: 1 if the features determine the target, 0 if
     they predict it no better than the other rows' mean does, and negative if worse.
 
     With standardised, centred features X = U S V^T of n rows and the ridge n k, the fit is H y with the hat matrix
 
-        H = 1/n + U diag(S^2 / (S^2 + n k)) U^T,    and    y_i - prediction_i = (y - H y)_i / (1 - H_ii).
+        H = 1/n + U diag(S^2 / (S^2 + n k)) U^T,    and    (y - prediction)_g = (1 - H_gg)^-1 (y - H y)_g
 
-    So no row needs a fit of its own. Each target takes the k in `RIDGES` with the least generalised cross-validation
-    n |y - H y|^2 / (n - trace H)^2.
+    for the rows g of a group. So no row needs a fit of its own. Each target takes the k in `RIDGES` with the least
+    generalised cross-validation n |y - H y|^2 / (n - trace H)^2.
 
     Args:
         features: [row, feature].
         targets: [row, target].
+        groups: Which rows are left out together, such as repeats of one task, a number for each, [row]; by default each
+            alone.
 
     Returns:
         [target]; NaN for a target that is constant or not finite, and for all targets if no feature varies or if there
-        are fewer than three rows.
+        are fewer than three groups.
 
     Raises:
         ValueError: If the rows do not match.
@@ -314,7 +316,9 @@ def leave_one_out_r2(features: ArrayLike, targets: ArrayLike) -> Floats:
     """
     x, y = _centred_pair(features, targets)
     count, scale = len(x), x.std(axis=0)
-    if count < 3 or not scale.any():
+    of_row = np.arange(count) if groups is None else np.asarray(groups)
+    members = [np.flatnonzero(of_row == group) for group in np.unique(of_row)]
+    if len(members) < 3 or not scale.any():
         return np.full(y.shape[1], np.nan)
     x = x[:, scale > 0] / scale[scale > 0]
     left, sizes, _ = np.linalg.svd(x, full_matrices=False)
@@ -324,27 +328,40 @@ def leave_one_out_r2(features: ArrayLike, targets: ArrayLike) -> Floats:
         shrinkage = sizes**2 / (sizes**2 + count * ridge)
         residuals = y - left @ (shrinkage[:, None] * along)
         leverages = 1 / count + left**2 @ shrinkage
-        errors.append(((residuals / (1 - leverages)[:, None]) ** 2).sum(axis=0))
+        left_out = [_left_out(left[rows], shrinkage, residuals[rows], count) for rows in members]
+        errors.append((np.concatenate(left_out) ** 2).sum(axis=0))
         scores.append((residuals**2).sum(axis=0) / (1 - leverages.mean()) ** 2)
-    # The mean of the others is off by (y_i - mean) n / (n - 1), and y is centred.
-    total = ((y * count / (count - 1)) ** 2).sum(axis=0)
+    # y is centred, so the mean of the others is minus the sum of the group, over their number.
+    differences = [y[rows] + y[rows].sum(axis=0) / (count - len(rows)) for rows in members]
+    total = (np.concatenate(differences) ** 2).sum(axis=0)
     chosen = np.argmin(scores, axis=0)
-    error = np.take_along_axis(np.array(errors), chosen[None], axis=0)[0]
+    error: Floats = np.take_along_axis(np.array(errors), chosen[None], axis=0)[0]
     defined = np.isfinite(total) & (total > 0)
     return np.where(defined, 1 - error / np.where(defined, total, 1), np.nan)
 
 
-def task_r2(features: Floats, tasks: NDArray[Any]) -> dict[str, float]:
-    """R2 of the task's numbers and, if there are several, of its direction and length, by name."""
+def _left_out(left: Floats, shrinkage: Floats, residuals: Floats, count: int) -> Floats:
+    """Residuals [row, target] of some rows by a fit to all others; see `leave_one_out_r2`."""
+    hat = 1 / count + (left * shrinkage) @ left.T
+    return np.asarray(np.linalg.solve(np.eye(len(hat)) - hat, residuals), dtype=np.float64)
+
+
+def task_r2(features: Floats, tasks: NDArray[Any], *, finite: bool) -> dict[str, float]:
+    """R2 of the task's numbers and, if there are several, of its direction and length, by name.
+
+    All rows of a task are left out together, so that the task that is predicted is a new one. If there are finitely
+    many tasks, which training has seen, each row is left out alone.
+    """
     numbers = rows_of_numbers(tasks)
+    groups = None if finite else np.unique(numbers, axis=0, return_inverse=True)[1].ravel()
     size = numbers.shape[1]
     if size == 1:
-        return {"task": float(leave_one_out_r2(features, numbers)[0])}
+        return {"task": float(leave_one_out_r2(features, numbers, groups)[0])}
     lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
     # A task of length 0 has no direction; the R2 of directions is then NaN.
     directions = np.divide(numbers, lengths, out=np.full_like(numbers, np.nan), where=lengths > 0)
     names = [f"{what}[{index}]" for what in ("task", "direction") for index in range(size)]
-    r2 = leave_one_out_r2(features, np.concatenate([numbers, directions, lengths], axis=1))
+    r2 = leave_one_out_r2(features, np.concatenate([numbers, directions, lengths], axis=1), groups)
     return dict(zip([*names, "length"], r2.tolist(), strict=True))
 
 

@@ -122,6 +122,14 @@ def _having(groups: Sequence[Group], what: Callable[[StoredRun], bool]) -> list[
     return [replace(group, runs=kept) for group in groups if (kept := tuple(filter(what, group.runs)))]
 
 
+def _reached(run: StoredRun) -> str:
+    """The run's last iteration; of an agent that comes without its progress that of the evaluation."""
+    reached = _last(run, "iteration")
+    if reached is None and run.evaluation is not None:
+        reached = run.evaluation.iteration
+    return "?" if reached is None else f"{reached:.0f}"
+
+
 def _facts(run: StoredRun) -> dict[str, Any]:
     """A run's row, and what it takes to make it again."""
     origin: Mapping[str, Any] = run.config.get("metarl") or {}
@@ -134,7 +142,7 @@ def _facts(run: StoredRun) -> dict[str, Any]:
         "title": run_title(run.config),
         "env": run.env,
         "seed": run.seed,
-        "iterations": f"{_last(run, 'iteration') or 0:.0f} of {run.config.get('iterations', '?')}",
+        "iterations": f"{_reached(run)} of {run.config.get('iterations', '?')}",
         "steps": "" if steps is None else engineering(steps),
         "time": "" if seconds is None else _time(seconds),
         "commit": ", then ".join(run.commits),

@@ -158,7 +158,7 @@ class Freezing:
     """Returns after an inner loop whose gradient steps leave the first k layers unchanged.
 
     Attributes:
-        unit: Unit of the numbers.
+        unit: Unit of the numbers: the family's measure.
         frozen_layers: The values of k.
         names: Names of the values of k.
         returns: Return after the inner loop, [k] and [task, k].
@@ -167,7 +167,7 @@ class Freezing:
             not independent.
     """
 
-    unit: str = "return"
+    unit: str
     frozen_layers: Sequence[int]
     names: Sequence[str]
     returns: Summary
@@ -202,19 +202,20 @@ class GammaSweep:
     `metarl.reports.measures`), so that neither lucky episodes nor a lucky support count as a gain.
 
     Attributes:
-        unit: Unit of the returns.
+        unit: Unit of the returns: the family's measure.
         gammas: The factors; 1 is the rule itself.
         parts: What a gamma attenuates: each layer, then the whole network.
         tensors: Names of each part's tensors; a weight and its bias share a gamma, and the log-std keeps 1.
         returns: Return after the inner loop, [part, gamma] and [task, part, gamma].
         unattenuated: Return with gamma = 1, [] and [task].
         best: Return with each task's best gamma, [part] and [task, part].
-        gain: ``best`` minus ``unattenuated``, [part] and [task, part]; with an interval unless the family is finite.
+        gain: ``best`` minus ``unattenuated``, or the reverse of errors, so that more is better, [part] and [task,
+            part]; with an interval unless the family is finite.
         chosen: The gamma chosen on each half, [half, task, part].
         gap: The gain as a share of a gap; None if no oracle's return was given.
     """
 
-    unit: str = "return"
+    unit: str
     gammas: Sequence[float]
     parts: Sequence[str]
     tensors: Sequence[Sequence[str]]

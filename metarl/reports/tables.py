@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metarl.common.arrays import Floats
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
+from metarl.common.strict_json import one_line
 from metarl.common.words import counted, dropped_text, plural
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
@@ -240,15 +242,17 @@ def _table_of_gammas(result: Analysis) -> list[str]:
     sweep = result.gamma_sweep
     if sweep is None:
         return []
-    at_gammas = [_column(values, 2) for values in np.asarray(sweep.returns.mean)]
-    lines = ["", "return after the inner loop, the start attenuated by gamma", _row("gamma", sweep.parts)]
+    decimals, on = decimals_of(result.measure), "episodes" if result.measure == "return" else "examples"
+    at_gammas = [_column(values, decimals) for values in np.asarray(sweep.returns.mean)]
+    lines = ["", f"{result.measure} after the inner loop, the start attenuated by gamma", _row("gamma", sweep.parts)]
     lines += _rows([f"{gamma:g}" for gamma in sweep.gammas], at_gammas)
-    lines += ["", "best gamma of each task, chosen on one half of the episodes and scored on the other"]
+    better = "; a gain is what is better" if result.measure == "error" else ""
+    lines += ["", f"best gamma of each task, chosen on one half of the {on} and scored on the other{better}"]
     columns = {
-        "gamma = 1": _column([float(sweep.unattenuated.mean)] * len(sweep.parts), 2),
-        "best": _column(sweep.best.mean, 2),
-        "gain": _column(sweep.gain.mean, 2),
-        "+-95%": _intervals(sweep.gain, 2),
+        "gamma = 1": _column([float(sweep.unattenuated.mean)] * len(sweep.parts), decimals),
+        "best": _column(sweep.best.mean, decimals),
+        "gain": _column(sweep.gain.mean, decimals),
+        "+-95%": _intervals(sweep.gain, decimals),
     }
     if sweep.gap is not None:
         columns |= {"of the gap": [f"{share:.1%}" for share in sweep.gap.share]}
@@ -261,7 +265,7 @@ def _table_of_features(result: Analysis) -> list[str]:
     if result.embedding is None:
         return []
     columns = {kind: projected.r2 for kind, projected in result.embedding.seen.items()}
-    return _table_of_r2("what the rule sees", len(result.embedding.tasks), columns)
+    return _table_of_r2("what the rule sees", result.embedding.tasks, result.finite, columns)
 
 
 def _table_of_memory(result: Analysis) -> list[str]:
@@ -272,13 +276,16 @@ def _table_of_memory(result: Analysis) -> list[str]:
         f"episode {episode + 1}": {name: values[episode, -1] for name, values in memory.r2.items()}
         for episode in range(memory.lengths.shape[1])[:_SHOWN_EPISODES]
     }
-    return _table_of_r2("the memory at the end of an episode", len(memory.tasks), columns)
+    return _table_of_r2("the memory at the end of an episode", memory.tasks, result.finite, columns)
 
 
-def _table_of_r2(source: str, num_tasks: int, columns: Mapping[str, Mapping[str, float]]) -> list[str]:
-    names = list(next(iter(columns.values())))
+def _table_of_r2(
+    source: str, tasks: NDArray[Any], finite: bool, columns: Mapping[str, Mapping[str, float]]
+) -> list[str]:
+    names, different = list(next(iter(columns.values()))), counted(len(set(map(one_line, tasks))), "task")
+    over = f"{len(tasks)} repeats of {different}" if finite else different
     shown = [name for name in names if name not in names[_SHOWN_NUMBERS:-1]]
-    lines = ["", f"R2 of the task from {source}, leave-one-out over {num_tasks} tasks", _row("predicted", columns)]
+    lines = ["", f"R2 of the task from {source}, leave-one-out over {over}", _row("predicted", columns)]
     lines += _rows(shown, [_column([r2[name] for name in shown], 2) for r2 in columns.values()])
     left = len(names) - len(shown)
     return [*lines, f"and {left} more in the file"] if left else lines

@@ -49,6 +49,8 @@ def count_text(groups: Sequence[Group]) -> str:
     """The number of seeds of the lines with one label, one line per family."""
     counts = sorted({len(group.runs) for group in groups})
     interval = "95 % interval" if counts[0] >= MIN_SEEDS_FOR_INTERVAL else "no interval"
+    if counts[0] < MIN_SEEDS_FOR_INTERVAL <= counts[-1]:
+        interval = f"95 % interval from {MIN_SEEDS_FOR_INTERVAL} on"
     return f"{' or '.join(map(str, counts))} seed{'s' if counts[-1] > 1 else ''}, {interval}"
 
 

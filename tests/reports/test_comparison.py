@@ -137,6 +137,35 @@ def test_share_of_the_gap_is_measured_between_standing_still_and_the_oracle(tmp_
     assert compare(make_line(tmp_path / "more", "maml", [0])).lines[0].gap_closed is None
 
 
+def test_an_oracle_that_is_worse_than_standing_still_closes_no_gap(tmp_path):
+    """The worst line would close most of it."""
+    oracle = make_run(tmp_path / "oracle", algo="oracle", returns=[[-54.0] * 3] * 3)
+    comparison = compare([make_run(tmp_path / "maml"), oracle])
+    assert [line.gap_closed for line in comparison.lines] == [None, None]
+
+
+def test_a_large_difference_from_lines_near_zero_is_drawn(tmp_path):
+    """Returns have no natural zero: that two of three lines are near it says nothing of what is far."""
+    runs = [make_run(tmp_path / "maml", returns=[[-14.0, 400.0, 410.0]] * 3)]
+    runs += [make_run(tmp_path / algo, algo=algo, returns=[[-1.0, -1.0, -1.0]] * 3) for algo in ("random", "anil")]
+    figure = draw_comparison(compare(runs))
+    assert figure.subfigs[0].axes[0].get_xlim()[0] < -401
+    assert "arrow" not in figure.get_supxlabel()
+
+
+def test_a_task_that_diverges_is_marked_and_counts_as_worse(tmp_path):
+    evaluated = {"measure": "error", "share_made_worse": [0.0, 0.0, 0.0]}
+    returns = [[3.0, 1.0, 0.5], [3.0, 1.0, 0.5], [3.0, 2485.0, float("nan")]]
+    run = make_run(tmp_path / "maml", env="sinusoid", returns=returns, evaluated=evaluated)
+    for step in (1, 2):
+        figure = draw_comparison(compare([run], step=step))
+        (panel,) = [ax for part in figure.subfigs for ax in part.axes]
+        marked = [line for line in panel.lines if "arrow" in str(line.get_marker())]
+        assert [(len(line.get_xdata()), line.get_color()) for line in marked] == [(1, "#D55E00")]
+        assert panel.get_title(loc="left") == "MAML\n33% worse"
+        assert "arrow at the edge" in " ".join(figure.get_supxlabel().split())
+
+
 def test_a_smaller_error_is_better(tmp_path):
     def run(algo, error):
         folder = make_run(tmp_path / algo, algo=algo, returns=[[1.0, error]] * 3, evaluated={"measure": "error"})

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from metarl import ALGORITHMS, L2FConfig, ProMPConfig, report
+from metarl import ALGORITHMS, L2FConfig, ProMPConfig, compare, report
 from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
@@ -163,6 +163,11 @@ def test_lines_of_different_numbers_of_seeds_say_so_one_by_one(tmp_path):
     figure = draw_gradient_steps(groups_of(*folders))
     assert figure.legends[0].get_title().get_text() == ""
     assert legend(figure)[:2] == ["MAML 1 seed, no interval", "ANIL 2 seeds, no interval"]
+    folders = [
+        make_run(tmp_path / f"b{seed}", env="navigation-b", algo="anil", seed=seed) for seed in range(5)
+    ] + folders
+    figure = draw_gradient_steps(groups_of(*folders))
+    assert legend(figure)[0] == "ANIL 2 or 5 seeds, 95 % interval from 5 on"
 
 
 @pytest.mark.parametrize(
@@ -458,7 +463,10 @@ def test_a_folder_given_twice_counts_once(tmp_path):
 
 def test_two_tasks_are_drawn_apart(tmp_path):
     returns = [[1.0, 5.0], [-1.0, 7.0], [1.0, 9.0]]
-    folder = make_run(tmp_path / "a", env="cheetah-dir", tasks=[[1.0], [-1.0], [1.0]], returns=returns)
+    two = {"env": "cheetah-dir", "tasks": [[1.0], [-1.0], [1.0]], "returns": returns}
+    (together,) = draw_gradient_steps(groups_of(make_run(tmp_path / "drawn", **two))).axes  # Of tasks without end.
+    np.testing.assert_allclose(bold(together)[0].get_ydata(), [1 / 3, 7.0])
+    folder = make_run(tmp_path / "a", **two, evaluated={"finite": True})
     backward, forward = draw_gradient_steps(group_runs([read_run(folder)])).axes
     np.testing.assert_allclose(bold(backward)[0].get_ydata(), [-1.0, 7.0])
     np.testing.assert_allclose(bold(forward)[0].get_ydata(), [1.0, 7.0])
@@ -717,6 +725,7 @@ def arrows(ax):
     ("measure", "usual", "diverging"),
     [
         ("return", [-40.0, -20.0, -10.0], [-40.0, -1e6, float("nan")]),
+        ("return", [-40.0, -20.0, -10.0], [-40.0, float("nan"), float("nan")]),
         ("error", [3.0, 1.0, 0.5], [3.0, 1.0, 1e31]),
     ],
 )
@@ -751,12 +760,74 @@ def test_no_line_leaves_the_axis_without_divergence(tmp_path):
     assert ax.get_ylim()[1] > 300
 
 
+def test_references_that_differ_between_runs_are_named_and_not_drawn(tmp_path):
+    """A mean over them would be the reference of no run."""
+    near, far = ({"standstill": value, "random_initialisation": [-80.0, -60.0, -50.0]} for value in (-37.0, -90.0))
+    same = [make_run(tmp_path / "a"), make_run(tmp_path / "b", algo="anil", evaluated={"references": near})]
+    other = make_run(tmp_path / "c", algo="l2f", evaluated={"references": far})
+    (ax,) = draw_gradient_steps(groups_of(*same)).axes
+    assert [line.get_ydata()[0] for line in ax.lines if "standing" in line.get_label()] == [-37.5]
+    figure = draw_gradient_steps(groups_of(*same, other))
+    assert [len(line.get_ydata()) for line in figure.axes[0].lines if "standing" in line.get_label()] == [0]
+    assert "standing still (not the same for all runs, so not drawn)" in legend(figure)
+    assert [len(line.get_ydata()) for line in figure.axes[0].lines if "random" in line.get_label()] == [3]
+
+
+def test_every_point_of_a_short_line_is_marked(tmp_path):
+    run = make_run(tmp_path / "a")
+    training, apart = draw_training(groups_of(run), "iteration"), draw_apart(groups_of(run), "gradient-step")
+    marked = [
+        line.get_markevery() for ax in (*training.axes, *apart.axes) for line in ax.lines if line.get_marker() == "o"
+    ]
+    assert marked == [None] * 3
+    rows = "".join(f"{i},{1000 * i},-40,-20\n" for i in range(1, 31))
+    (run / "progress.csv").write_text(f"iteration,env_steps,pre_adaptation_return,post_adaptation_return\n{rows}")
+    assert bold(draw_training(groups_of(run), "iteration").axes[0])[0].get_markevery() is not None
+
+
+def test_training_is_drawn_where_the_validation_has_no_number(tmp_path):
+    run = make_run(tmp_path / "a", env="sinusoid", evaluated={"measure": "error"})
+    head = "iteration,pre_adaptation_error,post_adaptation_error,validation_pre_adaptation_error"
+    (run / "progress.csv").write_text(f"{head},validation_post_adaptation_error\n1,5,3,,\n2,5,2,,\n")
+    figure = draw_training(groups_of(run), "iteration")
+    np.testing.assert_allclose(bold(figure.axes[1])[0].get_ydata(), [3, 2])
+    assert "training tasks" in figure.get_supxlabel()
+    (run / "progress.csv").write_text(f"{head},validation_post_adaptation_error\n1,,,,\n")
+    with pytest.raises(UserError, match="holds no number of 'pre_adaptation_error': nothing to draw"):
+        draw_training(groups_of(run), "iteration")
+
+
+def test_many_steps_have_few_ticks(tmp_path):
+    references = {"standstill": -38.0, "random_initialisation": [-50.0] * 41}
+    run = make_run(tmp_path / "a", returns=[[-40.0] * 41] * 3, evaluated={"references": references})
+    (ax,) = draw_gradient_steps(groups_of(run)).axes
+    assert ax.get_xticks().tolist() == list(range(0, 41, 4))
+
+
+def test_apart_the_caption_says_on_which_tasks(tmp_path):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", algo="anil", tasks=[[0.1, 0.1]])]
+    caption = " ".join(draw_apart(groups_of(*runs), "gradient-step").get_supxlabel().split())
+    assert "held-out task" in caption
+    assert "not the same for all runs \N{MIDDLE DOT} last checkpoint" in caption
+
+
+def test_a_seed_with_fewer_iterations_is_named(tmp_path, capsys):
+    runs = [make_run(tmp_path / str(seed), seed=seed, evaluated={"iteration": 30 - 20 * seed}) for seed in range(2)]
+    compare(runs)
+    told = "seeds of MAML were trained for different numbers of iterations: seed 0 after 30, seed 1 after 10."
+    assert told in capsys.readouterr().err
+    plot_runs(runs, tmp_path / "a.svg")
+    assert told in capsys.readouterr().err
+
+
 def test_seeds_of_different_length_are_averaged_as_far_as_all_go(tmp_path):
     first, second = (make_run(tmp_path / str(seed), seed=seed) for seed in range(2))
     text = (second / "progress.csv").read_text().splitlines()
     (second / "progress.csv").write_text("\n".join(text[:2]) + "\n")
     figure = draw_training(groups_of(first, second), "env-steps")
     assert [len(bold(ax)[0].get_xdata()) for ax in figure.axes] == [1, 1]
+    assert sorted(len(line.get_xdata()) for line in figure.axes[0].lines) == [1, 1, 3]  # Each seed as far as it goes.
+    assert not arrows(figure.axes[0])
     figure.savefig(tmp_path / "one point.png")  # markers are placed by then
 
 

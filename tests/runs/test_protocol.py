@@ -404,6 +404,13 @@ def test_a_groups_rollouts_are_gone_before_the_next_ones(run, monkeypatch):
     assert alive == [0] * 6  # three tasks, for the agent and for a random initialisation
 
 
+def test_tasks_that_were_chosen_twice_have_no_interval(run, tmp_path):
+    path = tmp_path / "tasks.json"
+    for tasks, has_one in (([[0.1, 0.2]] * 3, False), ([[0.1, 0.2], [0.2, 0.1], [0.0, 0.3]], True)):
+        path.write_text(json.dumps({"tasks": tasks}))
+        assert (evaluate(run, EvaluationConfig(**SMALL, task_file=path)).interval is not None) == has_one
+
+
 def test_a_task_file_gives_the_tasks(run, tmp_path):
     tasks = [[0.1, 0.2], [-0.3, 0.4], [0.0, 0.5], [0.1, -0.1]]
     path = write_tasks(tmp_path / "tasks.json", tasks)
