@@ -41,7 +41,7 @@ from metarl.reports.results import (
     Representations,
 )
 from metarl.reports.styles import COLOURS, GREY, MARKERS, add_caption, style_axes
-from metarl.reports.wording import number_text, software_text, tasks_in_words
+from metarl.reports.wording import number_text, read_by, software_text, tasks_in_words
 
 # Largest number of a task's components that get panels of their own; more would be unreadable.
 _TASK_DIMENSIONS = 4
@@ -250,7 +250,7 @@ def _draw_gamma_sweep(sweep: GammaSweep, measure: str) -> tuple[Figure, str]:
     _add_legend(figure, *ax.get_legend_handles_labels())
     reading = (
         f"Left: means over tasks. Right: each task's best gamma, chosen on one half of the "
-        f"{'episodes' if measure == 'return' else 'examples'} and scored on the "
+        f"{read_by(measure)} and scored on the "
     )
     reading += f"other. {_DOTS}" + ("" if sweep.gain.interval is None else f" {_BARS}")
     if sweep.gap is not None:
@@ -589,10 +589,9 @@ def _origin(result: Analysis, figure: str) -> tuple[str, str]:
         tasks, rollouts = result.embedding.tasks, result.embedding.rollouts
     if figure.startswith("memory") and result.memory is not None:
         tasks, rollouts = result.memory.tasks, result.memory.lengths.shape[1]
-    of_each = "episodes of each" if result.measure == "return" else "examples of each to measure"
     which = "" if figure == "through_training" else f", iteration {result.iteration} ({result.checkpoint})"
     return (
         f"{run_title(run)} on {run['env']}, seed {run['seed']}{which}",
-        f"{tasks_in_words(tasks, result.finite)}, {of_each}: {rollouts} \N{MIDDLE DOT} "
+        f"{tasks_in_words(tasks, result.finite)}, {read_by(result.measure)} of each: {rollouts} \N{MIDDLE DOT} "
         f"{software_text([{'metarl': result.metarl}])}",
     )

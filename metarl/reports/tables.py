@@ -19,7 +19,7 @@ from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
 from metarl.reports.measures import Difference
 from metarl.reports.results import Analysis
-from metarl.reports.wording import decimals_of, estimates_text, number_text, tasks_in_words
+from metarl.reports.wording import decimals_of, estimates_text, number_text, read_by, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
 from metarl.store.reference import reference_names
 from metarl.store.runs import read_run
@@ -116,7 +116,7 @@ def sweep_table(results: Sequence[Evaluation]) -> str:
 
 def _adaptation_data(result: Evaluation) -> dict[str, Floats]:
     """What adaptation had read before each return, [step] by its unit; empty for files of older versions."""
-    unit = "episodes" if result.shots is None else "examples"
+    unit = read_by(result.measure)
     amounts = {unit: result.adaptation_episodes, "env steps": result.adaptation_steps}
     return {name: values for name, values in amounts.items() if values is not None}
 
@@ -242,7 +242,7 @@ def _table_of_gammas(result: Analysis) -> list[str]:
     sweep = result.gamma_sweep
     if sweep is None:
         return []
-    decimals, on = decimals_of(result.measure), "episodes" if result.measure == "return" else "examples"
+    decimals, on = decimals_of(result.measure), read_by(result.measure)
     at_gammas = [_column(values, decimals) for values in np.asarray(sweep.returns.mean)]
     lines = ["", f"{result.measure} after the inner loop, the start attenuated by gamma", _row("gamma", sweep.parts)]
     lines += _rows([f"{gamma:g}" for gamma in sweep.gammas], at_gammas)
@@ -323,7 +323,7 @@ def comparison_table(result: Comparison) -> str:
     decimals, at = decimals_of(result.measure), result.step
     steps = ["seeds", *map(str, range(len(result.lines[0].mean)))]
     after = f"after {counted(at, result.step_name)}"
-    unit = "episodes" if result.measure == "return" else "examples"
+    unit = read_by(result.measure)
     text = [
         f"{result.env}: {result.tasks}, {result.checkpoint} checkpoint; the unit of all intervals is the seed",
         "",

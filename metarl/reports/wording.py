@@ -106,7 +106,7 @@ def amounts_text(runs: Sequence[StoredRun], unit: str) -> str:
     """The label of the axis of what adaptation had read: ``episodes`` (of supervised tasks, examples) or ``steps``."""
     if unit == "steps":
         return "environment steps of adaptation to the task"
-    kinds = dict.fromkeys("episodes" if run.evaluated().shots is None else "examples" for run in runs)
+    kinds = dict.fromkeys(read_by(run.evaluated().measure) for run in runs)
     return f"{' or '.join(kinds)} of adaptation to the task"
 
 
@@ -175,6 +175,11 @@ def estimates_text(
         + ("" if math.isnan(width) else f" {plus_minus}{number_text(width, decimals)}")
         for mean, width in zip(means.tolist(), widths.tolist(), strict=True)
     ]
+
+
+def read_by(measure: str) -> str:
+    """What adaptation reads in families of this measure: episodes, or examples."""
+    return "episodes" if measure == "return" else "examples"
 
 
 def decimals_of(measure: str) -> int:
