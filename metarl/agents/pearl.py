@@ -101,7 +101,7 @@ class PEARL(MemoryRule):
         targets: Tensor,
         discount: float,
         context: Transitions,
-        num_known: Tensor,
+        weight: Tensor,
         batch: Transitions,
         noise: Noise,
     ) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ class PEARL(MemoryRule):
             targets: The weights of the target critics, [weight].
             discount: Discount of one step.
             context: Transitions that the posterior is inferred from.
-            num_known: How many they stand for, see `posterior`.
+            weight: What each of them counts, see `posterior`.
             batch: Other transitions of the same trials.
             noise: Gives samples.
 
@@ -133,7 +133,7 @@ class PEARL(MemoryRule):
         Source: Rakelly et al. 2019, algorithm 1; Haarnoja et al. 2018, sections 4 to 6.
         """
         policy, network, rewards = self.policy, self.network(meta), self.rewards(meta)
-        mean, variance = self.posterior(meta, context, num_known)
+        mean, variance = self.posterior(meta, context, weight)
         divergence = normal_kl(mean, variance.log(), torch.zeros_like(mean), torch.zeros_like(mean)).mean()
         latents = (mean + noise.latents * variance.sqrt())[:, None].expand(-1, batch.rewards.shape[1], -1)
         known, critics = latents.detach(), self._layout.views(meta[None, self.critics])
@@ -156,17 +156,17 @@ class PEARL(MemoryRule):
         loss = of_critics + self.options.kl_weight * divergence + of_policy + of_temperature
         return loss, torch.stack([of_critics, divergence, entropy, temperature]).detach()
 
-    def posterior(self, meta: Tensor, context: Transitions, num_known: Tensor) -> tuple[Tensor, Tensor]:
+    def posterior(self, meta: Tensor, context: Transitions, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the latent variable after some transitions, [trial, latent] each.
 
         Args:
             meta: Meta-parameters, [meta parameter].
-            context: A sample of the transitions.
-            num_known: How many there are, [trial, 1]: the posterior is as sharp as after all of them. 0: the prior.
+            context: The transitions.
+            weight: What each counts, [trial, 1]: 1/2 if each was drawn twice; 0 gives the prior.
         """
         observed = context.observations, context.actions, context.rewards
         factors = self.policy.factors(self.network(meta), self.rewards(meta), *observed)
-        return posterior(*(num_known * factor.mean(1) for factor in factors))
+        return posterior(*(weight * factor.sum(1) for factor in factors))
 
     def values(self, critics: Network, latents: Tensor, observations: Tensor, actions: Tensor) -> Tensor:
         """What both critics say, [2, ...], of latent variables, observations and actions, [..., number] each.

@@ -45,9 +45,10 @@ class SAC:
     ) -> tuple[LearnerState, StepReport]:
         """Adds the trials to the buffer, and takes steps of Adam on the losses of trials drawn from it.
 
-        The losses are on transitions of whole trials. The posterior is that of an agent that has lived through their
-        first k episodes, with a random k, since the last episode of a trial has no later one to serve; it is estimated
-        from a sample of their transitions. With one episode in a trial it is the prior. The first iteration
+        The losses are on transitions of whole trials. The posterior has read others of the same trials: of their first
+        k episodes, with a random k, since the last episode of a trial has no later one to serve. Where these have fewer
+        transitions than are drawn, none counts more than once; where a trial has one episode, it is the prior. The
+        first iteration
         only fills the buffer: it is the first to tell the statistics of observations and rewards. With several
         processes, each repeats the same updates.
 
@@ -98,12 +99,12 @@ class SAC:
         # What an episode begins with has read the earlier ones alone, in which the agent knew less.
         earlier = torch.randint(max(1, episodes - 1), (config.trials, 1), generator=random)
         context = steps.drawn(trials, earlier, rule.options.context, random)
-        num_known = steps.counts[trials, earlier] * (episodes > 1)
+        weight = (steps.counts[trials, earlier] / rule.options.context).clamp(max=1) * (episodes > 1)
         batch = steps.drawn(trials, torch.full_like(earlier, episodes - 1), config.transitions, random)
         noise = rule.noise(batch, random)
         with torch.enable_grad():
             leaf = meta.clone().requires_grad_()
-            loss, report = rule.loss(leaf, targets, self._discount, context, num_known, batch, noise)
+            loss, report = rule.loss(leaf, targets, self._discount, context, weight, batch, noise)
             (gradient,) = torch.autograd.grad(loss, leaf)
         return gradient, report
 

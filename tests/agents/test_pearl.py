@@ -57,9 +57,7 @@ def transitions(seed=0, rows=ROWS):
     return Transitions(draw(OBSERVATION), draw(ACTIONS).tanh(), draw(), draw(OBSERVATION), terminated)
 
 
-def num_rows(context):
-    """Each trial's number of transitions, of which the context leaves out none."""
-    return torch.full((len(context.rewards), 1), context.rewards.shape[1])
+ONCE = torch.ones(1, 1)  # Each transition counts once.
 
 
 def policy_and_network():
@@ -73,7 +71,7 @@ def policy_and_network():
 def test_the_posterior_is_the_product_of_the_prior_and_a_factor_of_each_transition():
     rule, meta = make()
     context = transitions()
-    mean, variance = rule.posterior(meta, context, num_rows(context))
+    mean, variance = rule.posterior(meta, context, ONCE)
     inputs = torch.cat([context.observations, context.actions, (context.rewards[..., None] - 0.5) / STD], dim=2)
     factor_mean, spread = rule.policy._encoder(rule.network(meta)[:4], inputs).chunk(2, dim=2)
     deviation = torch.nn.functional.softplus(spread).sqrt()
@@ -91,14 +89,13 @@ def test_the_posterior_is_the_product_of_the_prior_and_a_factor_of_each_transiti
             )
 
 
-def test_a_sample_of_transitions_gives_the_posterior_of_all():
-    """Drawn with repetition, four of each: an agent has met each once."""
+def test_transitions_that_were_drawn_again_count_once():
+    """An agent has met each once, and 4 of each were drawn."""
     rule, meta = make()
     context = transitions(rows=3)
     drawn = Transitions(*(getattr(context, part.name).repeat_interleave(4, 1) for part in dataclasses.fields(context)))
-    known = num_rows(context)
-    torch.testing.assert_close(rule.posterior(meta, drawn, known), rule.posterior(meta, context, known))
-    mean, variance = rule.posterior(meta, drawn, 0 * known)
+    torch.testing.assert_close(rule.posterior(meta, drawn, ONCE / 4), rule.posterior(meta, context, ONCE))
+    mean, variance = rule.posterior(meta, drawn, 0 * ONCE)
     assert not mean.any()
     assert (variance == 1).all()
 
@@ -187,10 +184,8 @@ def test_the_losses_are_stable_baselines(monkeypatch):
     targets = meta[rule.critics] + 0.1 * torch.randn(len(meta[rule.critics]), dtype=torch.float64)
     context, batch = transitions(1, rows=8), transitions(2)
     noise = rule.noise(batch, torch.Generator().manual_seed(0))
-    loss, (of_critics, _, entropy, temperature) = rule.loss(
-        meta, targets, DISCOUNT, context, num_rows(context), batch, noise
-    )
-    mean, variance = rule.posterior(meta, context, num_rows(context))
+    loss, (of_critics, _, entropy, temperature) = rule.loss(meta, targets, DISCOUNT, context, ONCE, batch, noise)
+    mean, variance = rule.posterior(meta, context, ONCE)
     latents = (mean + noise.latents * variance.sqrt())[:, None].expand(-1, ROWS, -1)
     theirs = of_stable_baselines(rule, meta, targets, batch, latents, noise, monkeypatch)
     # They add 1e-6 before a logarithm.
@@ -206,11 +201,11 @@ def test_the_divergence_is_from_the_prior():
     rule, meta = make(kl_weight=0.7)
     context, batch = transitions(1), transitions(2)
     noise = rule.noise(batch, torch.Generator().manual_seed(0))
-    arguments = meta[rule.critics], DISCOUNT, context, num_rows(context), batch, noise
+    arguments = meta[rule.critics], DISCOUNT, context, ONCE, batch, noise
     loss, report = rule.loss(meta, *arguments)
     rule.options = dataclasses.replace(rule.options, kl_weight=0.0)
     without, _ = rule.loss(meta, *arguments)
-    mean, variance = rule.posterior(meta, context, num_rows(context))
+    mean, variance = rule.posterior(meta, context, ONCE)
     posterior, prior = (torch.distributions.Normal(*pair) for pair in ((mean, variance.sqrt()), (0 * mean, 1)))
     divergence = torch.distributions.kl_divergence(posterior, prior).sum(1).mean()
     torch.testing.assert_close(loss - without, 0.7 * divergence)
@@ -233,7 +228,7 @@ def test_each_loss_moves_its_own_part():
     def gradient(**changed):
         rule.options = dataclasses.replace(rule.options, **changed)
         leaf = meta.clone().requires_grad_()
-        loss, _ = rule.loss(leaf, meta[rule.critics], DISCOUNT, context, num_rows(context), batch, noise)
+        loss, _ = rule.loss(leaf, meta[rule.critics], DISCOUNT, context, ONCE, batch, noise)
         return torch.autograd.grad(loss, leaf)[0]
 
     everything = gradient(kl_weight=0.0)
@@ -309,10 +304,10 @@ def test_the_posterior_reads_the_first_episodes_of_a_trial(monkeypatch):
     assert {*drawn.observations[..., 0].flatten().tolist()} <= {*first.flatten().tolist()}
     seen, loss = [], rule.loss
 
-    def recorded(meta, targets, discount, context, known, batch, noise):
-        assert {*known.flatten().tolist()} <= {6, 4, 2}  # The lengths of the first episodes.
+    def recorded(meta, targets, discount, context, weight, batch, noise):
+        assert {round(64 * one) for one in weight.flatten().tolist()} <= {6, 4, 2}  # The lengths of the first episodes.
         seen.append((context, batch))
-        return loss(meta, targets, discount, context, known, batch, noise)
+        return loss(meta, targets, discount, context, weight, batch, noise)
 
     monkeypatch.setattr(rule, "loss", recorded)
     state, _ = stepped(rule, LearnerState(meta, {}), loop)
@@ -366,7 +361,7 @@ def test_it_learns_from_random_actions_which_action_each_task_wants():
         loop = loop_of(rule, state.meta, first=10 * index)
         state, _ = stepped(rule, state, loop, updates=200, trials=8, transitions=16, lr=1e-2)
     context = every_step(_Steps(loop.queries[0]), last=0)
-    latents, _ = rule.posterior(state.meta, context, num_rows(context))
+    latents, _ = rule.posterior(state.meta, context, ONCE)
     outputs = rule.policy.outputs(rule.network(state.meta), latents, torch.zeros(TASKS, OBSERVATION))
     chosen = rule.policy.distribution.mode(outputs)[:, 0]
     # Before, all tasks had the same action, with a mean distance of 0.67.
