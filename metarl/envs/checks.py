@@ -221,8 +221,8 @@ def _task_problems(family: Family, seed: int) -> Problems:
     yield from wrong.values()
     if "train" in splits and len(_different(splits["train"])) < 2:
         yield "all tasks are the same; draw them from the generator that is passed in."
-    elif family.finite_tasks is None and all_elements(family.task_space) is None:
-        yield from _leaks(splits)
+    elif family.finite_tasks is None:
+        yield from _leaks(splits, few=all_elements(family.task_space) is not None)
 
 
 def _drawn(family: Family, seed: int, split: str) -> NDArray[Any]:
@@ -230,10 +230,13 @@ def _drawn(family: Family, seed: int, split: str) -> NDArray[Any]:
         return family.sample_tasks(_TASKS, np.random.default_rng(seed), split)
 
 
-def _leaks(splits: dict[str, NDArray[Any]]) -> Problems:
+def _leaks(splits: dict[str, NDArray[Any]], *, few: bool) -> Problems:
+    """Tasks that splits share; of ``few`` tasks, validation may share those of training."""
     names = list(splits)
     for position, one in enumerate(names):
         for other in names[position + 1 :]:
+            if few and other != "test":
+                continue
             shared = _different(splits[one]).keys() & _different(splits[other]).keys()
             if shared:
                 yield (
@@ -261,16 +264,13 @@ def _environment_problems(family: TaskFamily) -> Problems:
 
 def _kind_problems(family: TaskFamily, seed: int) -> Problems:
     for kind in family.kinds:
-        with blaming(partial("in make_env of {}, kind {!r}".format, family.name, kind)):
-            env = make_flat_env(family, kind)
+        try:
+            with blaming(partial("in make_env of {}, kind {!r}".format, family.name, kind)):
+                env = make_flat_env(family, kind)
+        except UserError as error:
+            yield str(error)
+            continue
         yield from _stateful_wrappers(env)
-        sizes = env.observation_space.shape, family.observation_space.shape
-        if sizes[0] != sizes[1] or env.action_space != family.action_space:
-            yield (
-                f"environments of the kind {kind!r} have observations of shape {sizes[0]} and the actions "
-                f"{env.action_space}, and those that make_env makes by default {sizes[1]} and {family.action_space}; "
-                "wrap them so that all kinds have the same."
-            )
         env.close()
     needed = {family.kind(task) for task in _tasks(family, seed)}
     if unknown := needed - {*(family.kinds or [None])}:

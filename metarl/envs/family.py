@@ -169,14 +169,9 @@ class Family(ABC):
         """
         return self.finite_tasks
 
-    def independent(self, num_tasks: int) -> bool:
-        """Whether this many test tasks are new and drawn apart, so that they have an interval."""
-        listed = self.listed_tasks("test")
-        if listed is None or self.finite_tasks is not None:
-            return listed is None
-        # As `_balanced` draws them: each mode equally often.
-        of_modes = np.unique(self.checked_modes(listed), return_counts=True)[1]
-        return math.ceil(num_tasks / len(of_modes)) <= int(of_modes.min())
+    def independent(self, tasks: Sequence[Any] | NDArray[Any]) -> bool:
+        """Whether test tasks are new and differ, so that they have an interval: repeats would make it too narrow."""
+        return self.finite_tasks is None and len(set(map(one_line, tasks))) == len(tasks)
 
     def sample_tasks(self, n: int, rng: np.random.Generator, split: str = "train") -> NDArray[Any]:
         """Draws tasks for a split.
@@ -213,7 +208,7 @@ class Family(ABC):
         drawn = self.draw_tasks(n, stream, split)
         if len(drawn) != n:
             raise UserError(f"{self.name}.draw_tasks must return {n} tasks, as many as asked for, got {len(drawn)}.")
-        return drawn
+        return stacked([*drawn])
 
     def listed_tasks(self, split: str) -> NDArray[Any] | None:
         """The tasks of `split_tasks` as an array, [number of tasks, *task shape]."""

@@ -116,9 +116,15 @@ class FewShotFamily(SupervisedFamily):
 
     @property
     def data(self) -> str:
-        """How many classes there are, and a digest of their names: with others, the splits would be others."""
+        """How many classes there are, and a digest of what decides which of them are for tests.
+
+        These are their names, and the splits of a ``split_file``.
+        """
         names = self._names
-        digest = hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+        decides = names
+        if self._split_file:
+            decides = [f"{split}/{name}" for split in SPLITS for name in self.split_classes(split)]
+        digest = hashlib.sha256("\n".join(decides).encode(errors="surrogateescape")).hexdigest()
         return f"{len(names)} classes, {digest[:12]}"
 
     def split_classes(self, split: str) -> list[str]:

@@ -251,10 +251,6 @@ class _CrippledFamily(LocomotionFamily):
         parts = np.arange(self.task_space.n)
         return parts[(parts == self.held_out) == (split == "test")]
 
-    def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
-        """Draws parts of the split."""
-        return rng.choice(self.split_tasks(split), n)
-
 
 class CheetahCrippledFamily(_Cheetah, _CrippledFamily):
     """Gymnasium's HalfCheetah-v5 with one motor disabled; it should run forward.

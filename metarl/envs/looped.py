@@ -14,7 +14,7 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import UserError, shown
 from metarl.envs.interface import BrokenEpisode, EpisodeBatch, reported
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step
-from metarl.envs.spaces import FlatObservation, flat_observation_space, observed
+from metarl.envs.spaces import FlatObservation, flat_observation_space, in_order_of, observed, same_form
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -26,10 +26,24 @@ def make_flat_env(family: "TaskFamily", kind: Hashable = None) -> gym.Env[Any, A
     Args:
         family: The family.
         kind: One of the family's ``kinds``, or None.
+
+    Raises:
+        UserError: If environments of this kind have other observations or actions than the family's.
     """
     env = new_env(family, kind)
-    flat = flat_observation_space(env.observation_space, f"the observations of {family.name}")
-    return env if flat is env.observation_space else FlatObservation(env, family.name)
+    space = env.observation_space
+    if kind is not None:
+        usual, actions = family.single_observation_space, family.action_space
+        space = in_order_of(usual, space)
+        if not same_form(space, usual) or env.action_space != actions:
+            env.close()
+            raise UserError(
+                f"environments of the kind {kind!r} have the observations {env.observation_space} and the actions "
+                f"{env.action_space}, and those that make_env makes by default {usual} and {actions}; wrap them so "
+                "that all kinds have the same."
+            )
+    flat = flat_observation_space(space, f"the observations of {family.name}")
+    return env if flat is env.observation_space else FlatObservation(env, family.name, space)
 
 
 class LoopedEpisodes(EpisodeBatch):
@@ -49,7 +63,13 @@ class LoopedEpisodes(EpisodeBatch):
         self._family, self._horizon = family, horizon
         # The kind that a slot needs is known with its first task only; one environment shows errors now.
         self._kinds: list[Hashable] = [None] * num_envs
-        self._envs = {slot: make_flat_env(family) for slot in range(1 if family.kinds else num_envs)}
+        self._envs: dict[int, gym.Env[Any, Any]] = {}
+        try:
+            for slot in range(1 if family.kinds else num_envs):
+                self._envs[slot] = make_flat_env(family)
+        except BaseException:
+            self.close()
+            raise
         require_gymnasium(self._envs[0], family.name)
         self._space = self._envs[0].observation_space
         super().__init__(num_envs, spaces.flatdim(self._space), family.metrics)

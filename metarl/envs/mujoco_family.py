@@ -30,7 +30,7 @@ from metarl.envs.mujoco_core import (
 from metarl.envs.native import ALL, NativeVectorEnv, Slots, rows
 from metarl.envs.parameters import not_negative, positive_whole, whole_between
 from metarl.envs.registry import get_family
-from metarl.envs.spaces import element
+from metarl.envs.spaces import element, is_countable
 from metarl.envs.tasks import TaskDistribution
 
 
@@ -452,13 +452,20 @@ class _FamilyTasks(TaskDistribution):
 
     def draw(self, n: int, rng: np.random.Generator) -> NDArray[Any]:
         """Draws n tasks, [n, *task shape]."""
-        return self._family.draw_tasks(n, rng, "train")
+        listed = self._family.listed_tasks("train")
+        return self._family.draw_tasks(n, rng, "train") if listed is None else rng.choice(listed, n)
 
     def check(self, task: Any) -> NDArray[Any]:
-        """Returns a copy of a task that a user gave; raises UserError if it has another shape or is not finite."""
+        """Returns a copy of a task that a user gave.
+
+        Raises:
+            UserError: If it has another shape or is not finite, or if tasks are whole numbers and it is none of them.
+        """
         checked = np.array(element(self.space, task, "the task"))
         if not np.isfinite(checked).all():
             raise UserError(f"the task must be finite, got {checked}.")
+        if is_countable(self.space) and not self.space.contains(checked):
+            raise UserError(f"the task must be an element of {self.space}, got {checked}.")
         return checked
 
 

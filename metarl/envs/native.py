@@ -1,6 +1,7 @@
 """Native batches: one core steps many copies of an environment. Episodes and vector environments build on it."""
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.cores import available_cores
-from metarl.common.errors import UserError, nearest
+from metarl.common.errors import UserError, nearest, shown
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import BrokenEpisode, EpisodeBatch, reported
 from metarl.envs.parameters import positive_whole
@@ -207,14 +208,18 @@ class NativeEpisodes(EpisodeBatch):
 class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
     """A Gymnasium vector environment on a native core, with autoreset at the next step.
 
-    Equal to ``SyncVectorEnv`` over the single environments, step by step, in float64. ``reset`` takes
-    ``options={"task": tasks}``, one task per slot, [num_envs, *task shape]; tasks last as in the single environment.
+    Observations, rewards and ends equal those of ``SyncVectorEnv`` over the single environments, step by step, in
+    float64; infos hold the reward's terms and the family's metrics. ``reset`` takes ``options={"task": tasks}``, one
+    task per slot, [num_envs, *task shape]; tasks last as in the single environment.
 
     Args:
         core: The core; owned from now on.
         env: A single environment, which has the spaces and the distribution of tasks.
-        max_episode_steps: Steps after which an episode is truncated.
+        max_episode_steps: Steps after which an episode is truncated; -1 for no limit.
         num_threads: Threads that step the core; by default as many as there are cores. It changes no number.
+
+    Raises:
+        UserError: If ``max_episode_steps`` is anything else than -1 or a positive whole number.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
@@ -228,7 +233,8 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self.action_space = batch_space(env.action_space, core.num_envs)
         self._core = core
         self._distribution: TaskDistribution = env.tasks
-        self._horizon = max_episode_steps
+        unlimited = max_episode_steps == -1
+        self._horizon = math.inf if unlimited else positive_whole("max_episode_steps", max_episode_steps)
         self._generators: list[np.random.Generator] | None = None
         self._elapsed = np.zeros(core.num_envs, int)
         self._ended = np.zeros(core.num_envs, bool)
@@ -244,11 +250,14 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
 
         Returns:
             Observations, [num_envs, observation], and info with the tasks.
+
+        Raises:
+            UserError: If the options hold anything else. Nothing has changed then.
         """
-        seeds = self._seeds(seed)
+        seeds, tasks = self._seeds(seed), self._checked_tasks(task_option(options))
         unsettled = [number is not None or self._generators is None for number in seeds]
         self._seed(seeds)
-        self._settle_tasks(task_option(options), unsettled)
+        self._settle_tasks(tasks, unsettled)
         info = self._start(np.arange(self.num_envs))
         self._ended[:] = False
         return self._observe(), info
@@ -299,12 +308,18 @@ class NativeVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
             if number is not None:
                 self._generators[slot] = seeding.np_random(number)[0]
 
-    def _settle_tasks(self, tasks: Any, unsettled: list[bool]) -> None:
+    def _checked_tasks(self, tasks: Any) -> list[NDArray[Any]] | None:
+        """The tasks that a user gave, one for each slot."""
+        if tasks is None:
+            return None
+        if not isinstance(tasks, Sequence | np.ndarray) or np.ndim(tasks) == 0 or len(tasks) != self.num_envs:
+            raise UserError(f"there must be one task for each of {self.num_envs} slots, got {shown(tasks)}.")
+        return [self._distribution.check(task) for task in tasks]
+
+    def _settle_tasks(self, tasks: list[NDArray[Any]] | None, unsettled: list[bool]) -> None:
         """Sets ``tasks``; if None, draws tasks for the unsettled slots, which have no task or a new seed."""
         if tasks is not None:
-            if len(tasks) != self.num_envs:
-                raise UserError(f"there must be one task for each of {self.num_envs} slots, got {len(tasks)}.")
-            self._core.tasks[...] = [self._distribution.check(task) for task in tasks]
+            self._core.tasks[...] = tasks
             return
         assert self._generators is not None
         for slot in np.flatnonzero(unsettled):

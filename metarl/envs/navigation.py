@@ -46,11 +46,12 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     counter-clockwise (`metarl.envs.tasks.Modes`). The number changes nothing in the environment.
 
     Args:
-        goal_bound: Goals are uniform in [-goal_bound, goal_bound]^2.
+        goal_bound: Goals are uniform in [-goal_bound, goal_bound]^2; by default 0.5.
         start_bound: Starts are uniform in [-start_bound, start_bound]^2 and belong to the task, if greater than 0.
         goal_modes: If given, the number of modes of the goals, 2 to 6, instead of uniform goals.
-        goal_distance: Distance of the modes' centres from the origin, 0 to 4.
-        goal_deviation: Standard deviation of each coordinate of the goals around the centre of their mode.
+        goal_distance: Distance of the modes' centres from the origin, 0 to 4; by default 1.
+        goal_deviation: Standard deviation of each coordinate of the goals around the centre of their mode; by default
+            0.5.
         action_bound: Largest change of a coordinate in one step.
         squared_distance: Whether the reward is minus the squared distance.
         end_distance: Distance to the goal below which the episode ends.
@@ -64,11 +65,11 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012 (as in Gymnasium)
     checks: ClassVar[Mapping[str, Check]] = {
-        "goal_bound": positive,
+        "goal_bound": optional(positive),
         "start_bound": not_negative,
         "goal_modes": optional(whole_between(2, 6)),
-        "goal_distance": between(0, 4),
-        "goal_deviation": not_negative,
+        "goal_distance": optional(between(0, 4)),
+        "goal_deviation": optional(not_negative),
         "action_bound": positive,
         "squared_distance": flag,
         "end_distance": not_negative,
@@ -77,11 +78,11 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
 
     def __init__(
         self,
-        goal_bound: float = 0.5,
+        goal_bound: float | None = None,
         start_bound: float = 0.0,
         goal_modes: int | None = None,
-        goal_distance: float = 1.0,
-        goal_deviation: float = 0.5,
+        goal_distance: float | None = None,
+        goal_deviation: float | None = None,
         action_bound: float = 0.1,
         squared_distance: bool = False,
         end_distance: float = 0.01,
@@ -114,11 +115,16 @@ class NavigationEnv(TaskEnvironment, gym.Env[FloatArray, FloatArray]):
     @staticmethod
     def distribution(parameters: Mapping[str, Any]) -> TaskDistribution:
         start_bound: float = parameters["start_bound"]
+        bound, distance, deviation = (parameters[f"goal_{name}"] for name in ("bound", "distance", "deviation"))
         if parameters["goal_modes"] is not None:
             if start_bound > 0:
                 raise UserError("goal_modes and start_bound cannot be combined: with modes, episodes start at 0.")
-            return Modes(parameters["goal_modes"], parameters["goal_distance"], parameters["goal_deviation"])
-        bounds = np.array([parameters["goal_bound"]] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
+            if bound is not None:
+                raise UserError("goal_bound would do nothing with goal_modes; choose goal_distance and goal_deviation.")
+            return Modes(parameters["goal_modes"], _or(distance, 1.0), _or(deviation, 0.5))
+        if distance is not None or deviation is not None:
+            raise UserError("goal_distance and goal_deviation would do nothing without goal_modes; choose goal_bound.")
+        bounds = np.array([_or(bound, 0.5)] * 2 + [start_bound] * (2 if start_bound > 0 else 0))
         return Uniform(-bounds, bounds)
 
     def reset(
@@ -232,6 +238,10 @@ class NavigationFamily(NativeFamily):
         goal, start = np.asarray(task)[:2], starts(np.asarray(task))
         described = f"goal ({goal[0]:+.2f}, {goal[1]:+.2f})"
         return f"{described}, start ({start[0]:+.2f}, {start[1]:+.2f})" if _has_start(task) else described
+
+
+def _or(chosen: float | None, usual: float) -> float:
+    return usual if chosen is None else chosen
 
 
 def starts(tasks: FloatArray) -> FloatArray:

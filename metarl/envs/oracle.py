@@ -1,6 +1,6 @@
 """The oracle's view of a task family: every observation includes the task."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +87,11 @@ class OracleEpisodes(EpisodeBatch):
     def calling(self) -> str | None:  # type: ignore[override]
         """The family's method that is at work inside a call of another name."""
         return self._episodes.calling
+
+    @property
+    def broken(self) -> Mapping[int, str]:  # type: ignore[override]
+        """Slots whose episode could not go on in the last step, each with the reason."""
+        return self._episodes.broken
 
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None

@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
-from metarl.common.errors import UserError
+from metarl.common.errors import UserError, shown
 
 Check = Callable[[str, Any], Any]
 
@@ -77,9 +77,13 @@ def interval(lowest: float, highest: float) -> tuple[float, float]:
 
 def _number(name: str, value: Any, wanted: str, least: float, most: float = math.inf) -> float:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and least <= value <= most):
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:
+        number = math.inf
+    if not (math.isfinite(number) and least <= number <= most):
         raise _refused(name, value, wanted)
-    return float(value)
+    return number
 
 
 def _whole(name: str, value: Any, wanted: str, least: float, most: float = math.inf) -> int:
@@ -90,4 +94,4 @@ def _whole(name: str, value: Any, wanted: str, least: float, most: float = math.
 
 
 def _refused(name: str, value: Any, wanted: str) -> UserError:
-    return UserError(f"{name} must be {wanted}, got {value!r}.")
+    return UserError(f"{name} must be {wanted}, got {shown(value)}.")

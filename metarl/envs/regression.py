@@ -22,7 +22,7 @@ class SinusoidFamily(SupervisedFamily):
     Args:
         lowest_frequency: Lowest frequency.
         highest_frequency: Highest frequency.
-        shifted: Whether training draws amplitude [0.1, 3], the lower half of the frequencies and phase [0, pi / 2], and
+        shifted: Whether training and validation draw amplitude [0.1, 3], the lower half of the frequencies and phase [0, pi / 2], and
             tests the ranges above them (up to 5, and pi), so that they do not overlap.
 
     Raises:
@@ -51,7 +51,7 @@ class SinusoidFamily(SupervisedFamily):
     def draw_tasks(self, n: int, rng: np.random.Generator, split: str) -> NDArray[Any]:
         low, high = self._low, self._high
         if self._shifted:
-            low, high = (low, self._middle) if split == "train" else (self._middle, high)
+            low, high = (self._middle, high) if split == "test" else (low, self._middle)
         return rng.uniform(low, high, (n, 3))
 
     def draw(self, task: Any, n: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
@@ -151,6 +151,11 @@ class MultimodalRegressionFamily(SupervisedFamily):
         signs = rng.choice([-1.0, 1.0], size=n)
         parameters[:, 0] *= np.where(kind == self._quadratic, signs, 1.0)
         return np.concatenate([kind[:, None], parameters], axis=1)
+
+    def check_task(self, task: Any) -> None:
+        super().check_task(task)
+        if task[0] != int(task[0]):
+            raise UserError(f"{task} is no task of {self.name}: its first number, the kind, must be whole.")
 
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         return tasks[:, 0].astype(int)

@@ -276,27 +276,28 @@ class FlatObservation(gym.Wrapper[NDArray[np.float64], Any, Any, Any]):
     Args:
         env: The environment.
         name: The family's name, for messages.
+        space: Its observations, with the parts in the order that they are flattened in.
 
     Raises:
         UserError: If the observations are not supported; later, if one does not have the form of the space.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
+    def __init__(self, env: gym.Env[Any, Any], name: str, space: Space) -> None:
         super().__init__(env)
-        self._what = f"an observation of {name}"
-        self.observation_space: Space = flat_observation_space(env.observation_space, f"the observations of {name}")
+        self._what, self._space = f"an observation of {name}", space
+        self.observation_space: Space = flat_observation_space(space, f"the observations of {name}")
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Resets the environment; the observation is [number]."""
         observation, info = begin(self.env, seed, options)
-        return flatten(self.env.observation_space, observation, self._what), dict(info)
+        return flatten(self._space, observation, self._what), dict(info)
 
     def step(self, action: Any) -> tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]:
         """Takes one step; the observation is [number]."""
         observation, reward, terminated, truncated, info = take_step(self.env, action)
-        flat = flatten(self.env.observation_space, observation, self._what)
+        flat = flatten(self._space, observation, self._what)
         return flat, reward, terminated, truncated, dict(info)
 
 

@@ -1,7 +1,7 @@
 """Supervised task families: regression and classification tasks instead of environments."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -57,6 +57,10 @@ class SupervisedFamily(Family):
     test_queries: int | None = 100
     defaults = DEFAULTS
     _needed: ClassVar[Mapping[str, str]] = {**Family._needed, "num_inputs": "1"}
+
+    def independent(self, tasks: Sequence[Any] | NDArray[Any]) -> bool:
+        """Whether test tasks are new, so that they have an interval; each repeat of one has examples of its own."""
+        return self.finite_tasks is None
 
     @property
     def measure(self) -> Measure:

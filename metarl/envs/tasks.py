@@ -76,10 +76,16 @@ class Uniform(TaskDistribution):
     Args:
         low: Lower bounds, [*task shape].
         high: Upper bounds, of the same shape.
+
+    Raises:
+        UserError: If the width of the box is no finite number.
     """
 
     def __init__(self, low: Any, high: Any) -> None:
         low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(high - low).all():
+                raise UserError(f"tasks from {low} to {high} are too far apart for double precision.")
         self.space = spaces.Box(low, high, low.shape, np.float64)
 
     def draw(self, n: int, rng: np.random.Generator) -> FloatArray:

@@ -104,7 +104,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     require_room(measured, agent.rule.policy, most_tasks, "tasks", "rollouts")
     tasks = agent.family.sample_tasks(config.tasks, stream(config.seed, Purpose.TEST_TASKS), "test")
     with Workers(config.threads) as workers:
-        loops = _InnerLoops(agent, config, workers)
+        loops = _InnerLoops(agent, config, workers, independent=agent.family.independent(tasks))
         gap = _gap(loops, agent, tasks)
         adapted = loops.run(agent.rule, agent.meta, loops.stages(agent.rule), tasks, config.rollouts)
         inspection = inspect(adapted.loop, loops.workers, loops.independent)
@@ -151,13 +151,13 @@ class _InnerLoops:
     Attributes:
         workers: Threads.
         env_steps: Environment steps taken so far.
-        independent: Whether tasks are independent draws, and not repeats of finitely many.
+        independent: Whether the tasks have an interval, see `metarl.envs.Family.independent`.
     """
 
-    def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers) -> None:
+    def __init__(self, agent: Agent, config: AnalysisConfig, workers: Workers, *, independent: bool) -> None:
         self.config, self._agent = config, agent
         self.workers, self.env_steps = workers, 0
-        self.independent = agent.family.independent(config.tasks)
+        self.independent = independent
 
     def stages(self, rule: Adaptation) -> list[Stage]:
         """The stages of the inner loop in training."""

@@ -25,7 +25,7 @@ from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
-from metarl.common.strict_json import one_line, plain, read_json, write_json
+from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.checked import Count, convert, expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
@@ -174,8 +174,7 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         random_returns = protocol.run(untrained, random_meta, "random initialisation")[0].returns.numpy()
         standstill, _ = standing_still(family, tasks, agent.settings, config.seed, workers)
     finite, returns = family.finite_tasks, measured.returns.double().numpy()
-    chosen_again = config.task_file is not None and len(set(map(one_line, tasks))) < len(tasks)
-    independent = family.independent(len(tasks)) and not chosen_again
+    independent = family.independent(tasks)
     estimate, (episodes, steps) = mean_and_interval(returns), consumed.mean(0).numpy().T
     return Evaluation(
         config=agent.config.to_dict(),
@@ -194,7 +193,6 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
         task_names=None if finite is None or len(finite) != 2 else tuple(family.describe_task(task) for task in tasks),
         returns=returns,
         mean=estimate.mean,
-        # Repeats of finitely many tasks, or of chosen ones, are not independent: an interval would be too narrow.
         interval=estimate.half_width if independent else None,
         share_made_worse=share_made_worse(family.sign * returns) if rule.adapted else None,
         modulated=None if measured.modulated_returns is None else float(measured.modulated_returns.mean()),

@@ -8,6 +8,7 @@ import pytest
 from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
 
+from metarl.common.arrays import array_of_objects
 from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family, checks
 from metarl.envs.checks import _is_theirs
@@ -142,6 +143,39 @@ class OtherSpaces(TwoKinds):
         if kind == "other":
             env.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float64)
         return env
+
+
+class OtherOrder(TwoKinds):
+    """As many numbers in each kind, in another order."""
+
+    def make_env(self, kind="one"):
+        names = ["a", "b"] if kind == "one" else ["b", "a"]
+        env = gym.wrappers.TransformObservation(
+            Drift(),
+            lambda place: {"a": place, "b": 2 * place},
+            spaces.Dict([(name, Drift.observation_space) for name in names]),
+        )
+        assert list(env.observation_space) == names
+        return env
+
+
+class OtherBounds(TwoKinds):
+    def make_env(self, kind="one"):
+        env = Drift()
+        if kind == "other":
+            env.action_space = spaces.Box(-50, 50, (1,), np.float32)
+        return env
+
+
+class SharedElements(Sound):
+    """Draws the same few whole numbers for each split."""
+
+    task_space = spaces.Discrete(40)
+
+    def draw_tasks(self, n, rng, split):
+        return rng.integers(40, size=n)
+
+    finite_tasks = None
 
 
 class OneGoalForEachKind(TwoKinds):
@@ -404,7 +438,9 @@ def test_test_tasks_may_lie_elsewhere(family):
         (SharedTask, "make_episodes differs from a single environment in slot 0"),
         (BeginsElsewhere, "make_episodes differs from a single environment in slot 1"),
         (UnknownKind, "kind gives 'third', and kinds has no such entry"),
-        (OtherSpaces, r"environments of the kind 'other' have observations of shape \(2,\) and .* by default \(1,\)"),
+        (OtherSpaces, r"environments of the kind 'other' have the observations .*\(2,\), .* by default .*\(1,\)"),
+        (OtherBounds, r"the kind 'other' have .* and the actions Box\(-50"),
+        (SharedElements, "the splits leak: 'train' and 'test' share"),
         (OneGoalForEachKind, "the task is lost at reset"),
         (LeakyLists, "the splits leak: 'train' and 'validation' share 2 of 20 tasks"),
         (BeginsEverywhere, "make_episodes differs from a single environment in slot 0"),
@@ -413,6 +449,16 @@ def test_test_tasks_may_lie_elsewhere(family):
 def test_each_defect_is_found(family, problem):
     with pytest.raises(UserError, match=problem):
         check_task_family(family())
+
+
+def test_parts_of_all_kinds_have_the_familys_order():
+    family = OtherOrder()
+    check_task_family(family)
+    batch = family.make_episodes(2, 3)
+    observations = np.zeros((2, 2))
+    batch.reset(array_of_objects([(0, 0.5), (1, 0.5)]), [0, 0], observations)
+    np.testing.assert_array_equal(observations[0], observations[1])
+    np.testing.assert_array_equal(observations[:, 1], 2 * observations[:, 0])
 
 
 @pytest.mark.parametrize("family", [Leaky, LosesWithoutSeed, RedrawsAtPlainReset, SharedTask, Unpicklable])

@@ -429,11 +429,37 @@ def test_a_vector_environment_tells_wrong_sizes():
         envs.step(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="one seed for each of 3 slots, got 2"):
         envs.reset(seed=[1, 2])
-    with pytest.raises(UserError, match="one task for each of 3 slots, got 1"):
-        envs.reset(options={"task": np.zeros((1, 2))})
+    for wrong in (np.zeros((1, 2)), 1.0, [[0.1, 0.2]]):
+        with pytest.raises(UserError, match="one task for each of 3 slots, got"):
+            envs.reset(options={"task": wrong})
+    _, info = envs.reset()
+    assert np.abs(info["task"]).min() > 0  # Drawn, as if the refused reset had not been.
     envs.reset(seed=0)
     with pytest.raises(ValueError, match=r"actions must have shape \(3, 2\), got \(2,\)"):
         envs.step(np.zeros(2))
+
+
+def test_a_vector_environment_may_have_no_limit():
+    make = partial(gym.make_vec, "metarl/Navigation-v0", 2, vectorization_mode="vector_entry_point")
+    envs = make(max_episode_steps=-1)
+    envs.reset(seed=0)
+    assert not any(envs.step(np.zeros((2, 2)))[3].any() for _ in range(150))
+    with pytest.raises(UserError, match="max_episode_steps must be a positive whole number, got 0"):
+        make(max_episode_steps=0)
+
+
+def test_parameters_of_navigation_that_would_do_nothing_are_refused():
+    with pytest.raises(UserError, match="goal_bound would do nothing with goal_modes"):
+        NavigationEnv(goal_modes=2, goal_bound=50)
+    for name in ("goal_distance", "goal_deviation"):
+        with pytest.raises(UserError, match="would do nothing without goal_modes"):
+            NavigationEnv(**{name: 2.0})
+
+
+@pytest.mark.parametrize("bound", [1e308, 10**400])
+def test_bounds_without_a_finite_width_are_refused(bound):
+    with pytest.raises(UserError, match=r"too far apart for double precision|goal_bound must be"):
+        NavigationEnv(goal_bound=bound)
 
 
 @pytest.mark.parametrize("env_id", ["CheetahDir", "CheetahVel", "AntDir", "AntVel", "AntGoal", "WalkerParams"])

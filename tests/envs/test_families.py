@@ -94,10 +94,24 @@ def test_a_split_with_a_list_draws_each_mode_and_each_of_its_tasks_equally_often
 
 def test_tasks_of_a_list_are_independent_until_they_repeat():
     family = ControlFamily()
-    assert family.independent(6)
-    assert not family.independent(7)
-    assert get_family("navigation").independent(10**6)
-    assert not get_family("cheetah-dir").independent(2)
+    assert family.independent(family.sample_tasks(6, rng(0), "test"))
+    assert not family.independent(family.sample_tasks(7, rng(0), "test"))
+    navigation = get_family("navigation")
+    assert navigation.independent(navigation.sample_tasks(1000, rng(0), "test"))
+    assert not get_family("cheetah-dir").independent([1.0, -1.0])
+    sinusoid = get_family("sinusoid")
+    assert sinusoid.independent(2 * [*sinusoid.sample_tasks(1, rng(0), "test")])  # With other examples.
+
+
+def test_tasks_that_are_drawn_twice_have_no_interval():
+    """Of 101 elements few are for tests, so that 40 draws repeat them."""
+
+    class Wide(CountingFamily):
+        task_space = spaces.Discrete(101)
+        finite_tasks = None
+
+    family = Wide()
+    assert not family.independent(family.sample_tasks(40, rng(0), "test"))
 
 
 class Uneven(CartPoleFamily):
@@ -115,9 +129,8 @@ class Uneven(CartPoleFamily):
 def test_tasks_of_modes_of_unequal_size_repeat_sooner():
     family = Uneven()
     for number, independent in ((2, True), (3, False), (10, False)):
-        assert family.independent(number) is independent
-        drawn = [set(family.sample_tasks(number, rng(seed), "test")) for seed in range(10)]
-        assert all(len(tasks) == number for tasks in drawn) is independent
+        drawn = [family.sample_tasks(number, rng(seed), "test") for seed in range(10)]
+        assert all(map(family.independent, drawn)) is independent
 
 
 def test_a_list_without_tasks_and_a_method_for_a_property_are_told():
@@ -214,8 +227,8 @@ class OneForTests(CountingFamily):
 def test_a_family_with_a_list_for_each_split_has_held_out_tasks():
     family = OneForTests()
     assert family.finite_tasks is None
-    assert family.independent(1)
-    assert not family.independent(2)
+    assert family.independent(family.sample_tasks(1, rng(0), "test"))
+    assert not family.independent(family.sample_tasks(2, rng(0), "test"))
 
 
 def test_a_family_that_draws_without_a_split_is_refused_when_its_class_is_made():

@@ -121,6 +121,10 @@ def test_split_file_names_the_classes(folder, tmp_path):
     (tmp_path / "split.json").write_text(json.dumps(split))
     family = make(folder, ways=2, split_file=str(tmp_path / "split.json"))
     assert {name: family.split_classes(name) for name in SPLITS} == {name: sorted(part) for name, part in split.items()}
+    # An edited file moves classes from training to tests, so the data are others.
+    before, split["train"], split["test"] = family.data, split["test"], split["train"]
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    assert make(folder, ways=2, split_file=str(tmp_path / "split.json")).data != before
 
 
 def test_split_file_may_name_folders_of_classes(folder, tmp_path):

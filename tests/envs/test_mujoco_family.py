@@ -262,7 +262,10 @@ def test_one_crippled_part_is_for_tests_only(name, training, held_out):
     env = family.make_env()
     assert {int(env.reset(seed=seed)[1]["task"]) for seed in range(40)} == set(training)
     assert family.finite_tasks is None  # A run may therefore call its test tasks held out,
-    assert not family.independent(2)  # but repetitions of the only one have no interval.
+    assert not family.independent(tasks[:2])  # but repetitions of the only one have no interval.
+    for wrong in (-1, 7):
+        with pytest.raises(UserError, match=r"the task must be an element of Discrete\("):
+            env.reset(options={"task": wrong})
     metarl.check_task_family(family)
 
 

@@ -1,6 +1,7 @@
 """The oracle sees the task in its observations, and nothing else is different."""
 
 import pickle
+from contextlib import nullcontext
 
 import gymnasium as gym
 import numpy as np
@@ -9,10 +10,12 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from machines import MachineFamily, SwitchesFamily
 
+import metarl
 from examples.cartpole_family import CartPoleFamily
 from metarl.common.errors import UserError
 from metarl.common.strict_json import plain
 from metarl.envs import TaskFamily, check_task_family, get_family
+from metarl.envs.checked import checked_episodes
 from metarl.envs.oracle import OracleFamily
 
 NAMES = ["navigation", "navigation-bimodal", "bandit", "tabular-mdp", "cheetah-dir"]
@@ -169,3 +172,38 @@ def test_tasks_that_are_no_arrays_are_told():
         UserError, match=r"the tasks of TextFamily are Dict.*, and Text\(.*\) is not supported: use Box"
     ):
         OracleFamily(TextFamily())
+
+
+class Breaking(Silent):
+    """Cannot go on from its second step on."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == 2:
+            raise metarl.BrokenEpisode("its arm came off")
+        return super().step(action)
+
+
+class BreakingFamily(TaskFamily):
+    horizon = 4
+    task_space = spaces.Discrete(9)
+
+    def make_env(self, render_mode=None):
+        return Breaking()
+
+
+@pytest.mark.parametrize("wrap", [lambda family: family, OracleFamily])
+def test_broken_episodes_are_no_others_with_the_task_in_sight(wrap):
+    family = wrap(BreakingFamily())
+    observations, rewards, flags = np.zeros((2, *family.observation_space.shape)), np.zeros(2), np.zeros((2, 2), bool)
+    for choice in ("stop", "drop"):
+        batch = checked_episodes(family, 2, 4, on_bad_episode=choice)
+        batch.reset(np.array([1, 2]), [0, 1], observations)
+        batch.step(np.zeros(2, int), observations, rewards, *flags)
+        with pytest.raises(UserError, match="its arm came off") if choice == "stop" else nullcontext():
+            batch.step(np.zeros(2, int), observations, rewards, *flags)
+    assert sorted(batch.dropped) == [0, 1]

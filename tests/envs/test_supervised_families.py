@@ -33,12 +33,11 @@ def test_sinusoids_have_the_papers_ranges(name, low, high):
 
 
 def test_shifted_sinusoids_are_tested_where_training_never_was():
-    _, train = draw("sinusoid-l2f", shifted=True)
-    for split in ("validation", "test"):
-        family, test = draw("sinusoid-l2f", split, shifted=True)
-        assert (train.max(0) <= [3, 1, np.pi / 2]).all()
-        assert (test.min(0) >= [3, 1, np.pi / 2]).all()
-        assert all(map(family.task_space.contains, test))
+    family, test = draw("sinusoid-l2f", "test", shifted=True)
+    assert (test.min(0) >= [3, 1, np.pi / 2]).all()
+    assert all(map(family.task_space.contains, test))
+    for split in ("train", "validation"):  # What chooses the best agent must not know of the tests either.
+        assert (draw("sinusoid-l2f", split, shifted=True)[1].max(0) <= [3, 1, np.pi / 2]).all()
 
 
 @pytest.mark.parametrize("kinds", [2, 3, 5])
