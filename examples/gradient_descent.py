@@ -1,6 +1,6 @@
 """A custom meta-optimiser with a setting: one gradient step on the meta-objective.
 
-    python -m metarl.train --env navigation --meta-optimiser examples.gradient_descent:GradientDescent
+    python -m metarl.train --env navigation --algo maml --meta-optimiser examples.gradient_descent:GradientDescent
 
 --optimiser.lr 0.02 sets the step size.
 """

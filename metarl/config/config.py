@@ -42,8 +42,8 @@ from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_f
 class Config:
     """The user's choices for a training run; None means not chosen.
 
-    A setting that is not chosen takes the task family's default, if it has one, else the general default, which is the
-    original paper's. ``resolve`` returns the settings in force. A copy with another ``env`` or ``algo``
+    A setting that is not chosen takes the task family's default, if it has one, else the general default; settings of
+    papers are in `metarl.preset`. ``resolve`` returns the settings in force. A copy with another ``env`` or ``algo``
     (``dataclasses.replace``) keeps only the choices, not the defaults.
 
     Scalars of NumPy and PyTorch are accepted as Python's, lists as tuples, texts as paths. ``env`` may be a subclass of
@@ -56,7 +56,7 @@ class Config:
     """
 
     env: str | type[Family] | Family = "navigation"
-    algo: str | type = "l2f"
+    algo: str | type = "maml"
     attenuate: bool = False
     env_kwargs: Mapping[str, Any] = field(default_factory=dict)
     run_dir: Path | str | None = None

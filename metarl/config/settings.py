@@ -27,7 +27,7 @@ class Experiment(Checked):
 
     env: str = "navigation"
     """Task family: a registered name, or package.module:Family for your own."""
-    algo: str = "l2f"
+    algo: str = "maml"
     """Algorithm: a name that --list shows, or package.module:Rule for your own."""
     attenuate: bool = False
     """Add Learn-to-Forget on top of the chosen algorithm (l2f is maml with it)."""

@@ -22,8 +22,8 @@ class SinusoidFamily(SupervisedFamily):
     Args:
         lowest_frequency: Lowest frequency.
         highest_frequency: Highest frequency.
-        shifted: Whether training and validation draw amplitude [0.1, 3], the lower half of the frequencies and phase [0, pi / 2], and
-            tests the ranges above them (up to 5, and pi), so that they do not overlap.
+        shifted: Whether training and validation draw amplitude [0.1, 3], the lower half of the frequencies and phase
+            [0, pi / 2], and tests the ranges above them (up to 5, and pi), so that they do not overlap.
 
     Raises:
         UserError: If a frequency is not positive, or the lowest is above the highest.

@@ -31,8 +31,8 @@ DESCENT = "examples.gradient_descent:GradientDescent"
         ("--env_kwargs goal_bound 0.25", {"env_kwargs": {"goal_bound": 0.25}}),
         ("--trpo.max-kl 0.02", {"trpo": {"max_kl": 0.02}}),
         ("--trpo.max-kl 0.02 --trpo.cg-iterations 3", {"trpo": {"max_kl": 0.02, "cg_iterations": 3}}),
-        ("--l2f.normalise-embedding", {"l2f": {"normalise_embedding": True}}),
-        ("--l2f.no-normalise-embedding", {"l2f": {"normalise_embedding": False}}),
+        ("--algo l2f --l2f.normalise-embedding", {"algo": "l2f", "l2f": {"normalise_embedding": True}}),
+        ("--algo l2f --l2f.no-normalise-embedding", {"algo": "l2f", "l2f": {"normalise_embedding": False}}),
         (
             "--algo anil --attenuate --adapted-layers bias3",
             {"algo": "anil", "attenuate": True, "adapted_layers": ("bias3",)},

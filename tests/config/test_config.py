@@ -61,7 +61,7 @@ def test_defaults_follow_the_built_in_families():
     assert resolved(env="navigation").meta.meta_batch_size == resolved(env="navigation-b").meta.meta_batch_size == 20
     assert resolved(env="ant-dir").rollouts.discount == 0.95
     assert resolved(env="cheetah-dir").policy.activation == "tanh"
-    assert resolved(env="cheetah-dir-rllab").l2f.initial_gamma == 0.95
+    assert resolved(env="cheetah-dir-rllab", algo="l2f").l2f.initial_gamma == 0.95
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.permutations(family_names(), 2)))
@@ -328,7 +328,7 @@ def test_another_algorithm_brings_no_attenuation_with_it(algo):
 def test_the_folder_is_named_after_family_algorithm_and_seed():
     assert Config(env="cheetah-dir", algo="maml", seed=4).folder == Path("runs/cheetah-dir-maml-seed4")
     assert Config(algo="anil", attenuate=True).folder == Path("runs/navigation-anil-attenuated-seed0")
-    assert Config(env=OWN).folder == Path(f"runs/{__name__}.ChoosyFamily-l2f-seed0")
+    assert Config(env=OWN).folder == Path(f"runs/{__name__}.ChoosyFamily-maml-seed0")
     assert Config(run_dir="here").folder == Path("here")
 
 

@@ -74,7 +74,7 @@ def test_presets_have_the_papers_details():
     settings = {name: metarl.preset(name).resolve() for name in PRESETS}
     assert settings["l2f-navigation"].experiment.env_kwargs == {"action_bound": 0.2}
     assert settings["l2f-cheetah-dir"].l2f == metarl.L2FConfig()  # The family's own initial gamma is another.
-    assert Config(env="cheetah-dir-rllab").resolve().l2f != metarl.L2FConfig()
+    assert Config(env="cheetah-dir-rllab", algo="l2f").resolve().l2f != metarl.L2FConfig()
     assert settings["mumomaml-navigation"].own == metarl.MuMoMAMLConfig(embedding_size=8, trajectories=1)
     assert settings["maml-ant-dir"].experiment.env_kwargs == ANT
     assert settings["maml-ant-vel"].experiment.env_kwargs == {**ANT, "survive_bonus": 1.05}

@@ -24,7 +24,7 @@ def test_saved_configuration_is_loaded_for_the_folder_it_lies_in(tmp_path):
         {},
         {"env": "cheetah-dir", "horizon": 200},
         {"algo": "anil", "attenuate": True, "adapted_layers": ["bias3"]},
-        {"trpo": {"max_kl": 0.5}, "l2f": {"initial_gamma": 0.9}},
+        {"algo": "l2f", "trpo": {"max_kl": 0.5}, "l2f": {"initial_gamma": 0.9}},
         {"trpo": TRPOConfig(max_kl=0.5)},
         {"env_kwargs": {"goal_bound": 0.25}},
         {"algo": "pretrain", "hidden_sizes": (8,)},

@@ -110,7 +110,7 @@ def test_an_edited_evaluation_is_read_or_refused_in_a_sentence(run):
     content = evaluation(stored(run, CONFIGS["l2f"])).to_json()
     stored(run, CONFIGS["l2f"])
     (run / "evaluation.json").write_text(json.dumps(content))
-    assert "L2F on navigation" in evaluation_table(read_run(run).evaluated())
+    assert "MAML on navigation" in evaluation_table(read_run(run).evaluated())
 
     @FEW
     @given(edits(content))
