@@ -54,7 +54,7 @@ def draw_comparison(comparison: Comparison) -> Figure:
     rows, titles = -(-len(adapting) // _COLUMNS), [_wrapped(line.label, _TITLE_WIDTH) for line in adapting]
     labels = [_wrapped(pair.label, _LABEL_WIDTH) for pair in comparison.pairs]
     heights = [
-        0.7 + len(labels) * (0.1 + _LINE * _most_lines(labels)),
+        0.7 + len(labels) * (0.1 + _LINE * _most_lines(labels)) if labels else 0.01,
         0.35 + rows * (0.95 + _LINE * _most_lines(titles)),
     ]
     words, left = [], False
