@@ -362,6 +362,16 @@ def test_help_names_every_setting_with_its_comment(capsys):
     assert "Step size of the inner loop." in " ".join(printed.replace("│", " ").split())
 
 
+def test_help_on_an_algorithm_leaves_out_what_others_take(capsys):
+    _, printed, _ = answer(train_main, ["--algo", "rl2", "--help"], capsys)
+    assert "--rl2.units" in printed
+    assert "--ppo.epochs" in printed
+    assert not [group for group in ("trpo", "l2f", "varibad", "sac") if f"--{group}." in printed]
+    code, _, told = answer(train_main, ["--algo", "rl2", "--trpo.max-kl", "0.1"], capsys)
+    assert code == 2
+    assert "trpo would do nothing: it is for meta_optimiser trpo" in told
+
+
 def test_help_may_be_read_in_part():
     command = [sys.executable, "-m", "metarl.train", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
