@@ -159,7 +159,7 @@ def test_unsuitable_policy_bodies_are_refused_by_name(tmp_path, bodies):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("algo", ["maml", "l2f", "rl2"])
+@pytest.mark.parametrize("algo", ["maml", "rl2"])
 def test_without_inner_steps_nothing_is_adapted(tmp_path, algo):
     progress = train(tiny(tmp_path, algo=algo, iterations=1, validate_every=0, num_inner_steps=0)).progress
     assert progress["pre_adaptation_return"] == progress["post_adaptation_return"]
