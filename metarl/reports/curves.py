@@ -173,7 +173,7 @@ def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure
             steps = np.arange(per_seed.shape[1]) + spacing * (index - (len(family) - 1) / 2)
             _draw_group(ax, steps, per_seed, {**styles[group.label], "label": group.label})
         if y is None:
-            _draw_references(ax, runs, _REFERENCE_ALGORITHMS, averaged=task is not None)
+            _draw_references(ax, family, _REFERENCE_ALGORITHMS, averaged=task is not None)
         ax.set_xlabel(steps_text(runs))
         every = range(max(run.evaluated().returns.shape[1] for run in runs))
         ax.set_xticks(every[:: -(-len(every) // _MOST_MARKED)])
@@ -222,7 +222,7 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
                 style = _style_of_size(style, sizes, size, shade=line.label in swept)
             _draw_group(ax, drawn[-1], per_seed.mean(0, keepdims=True) if line.label in swept else per_seed, style)
         if y is None:
-            _draw_references(ax, runs, ["standstill"], averaged=task is not None)
+            _draw_references(ax, family, ["standstill"], averaged=task is not None)
         _scale_logarithmically(ax, np.concatenate(drawn))
         ax.set_xlabel(amounts_text(runs, unit))
         ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
@@ -571,33 +571,34 @@ def _draw_interval(ax: Axes, x: NDArray[Any], per_seed: Floats, colour: str) -> 
     ax.fill_between(x, estimate.low, estimate.high, color=colour, alpha=0.18, linewidth=0)  # type: ignore[arg-type]
 
 
-def _draw_references(ax: Axes, runs: Sequence[StoredRun], names: Iterable[str], *, averaged: bool) -> None:
-    """Draws references of the runs' evaluations, except those that are themselves among the runs.
+def _draw_references(ax: Axes, lines: Sequence[Group], names: Iterable[str], *, averaged: bool) -> None:
+    """Draws references of the lines' evaluations, mean over seeds, except those that are themselves among the lines.
 
-    What depends on the step has a line for each kind of step, since those are of different networks. Where the runs'
-    references differ by more than a tenth of what is drawn, none is drawn, and the legend says so: a mean over runs
-    would be the reference of none.
+    What depends on the step has a line for each kind of step, since those are of different networks. Where the
+    references of lines differ by more than a tenth of what is drawn, none is drawn, and the legend says so: a mean over
+    lines would be the reference of none.
     """
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.lines])
     allowed = _MOST_DIFFERENT * float(np.nanmax(values) - np.nanmin(values))
     for name in names:
         algo = _REFERENCE_ALGORITHMS[name]
-        if any(run.config["algo"] == algo for run in runs):
+        if any(run.config["algo"] == algo for run in runs_of(lines)):
             continue
         kinds: dict[str, list[Floats]] = {}
-        for run in runs:
-            values = getattr(run.evaluated().references, name)
-            if values is not None:
-                kind = run.evaluated().step_name if np.ndim(values) else ""
-                kinds.setdefault(kind, []).append(np.atleast_1d(values))
+        for line in lines:
+            measured = [getattr(run.evaluated().references, name) for run in line.runs]
+            of_seeds = [np.atleast_1d(values) for values in measured if values is not None]
+            if of_seeds:
+                kind = line.runs[0].evaluated().step_name if len(of_seeds[0]) > 1 else ""
+                kinds.setdefault(kind, []).append(np.mean(of_seeds, axis=0))
         title = ALGORITHMS[algo].title
         for variant, (kind, rows) in enumerate(kinds.items()):
             common = min(map(len, rows))
-            of_runs = np.array([row[:common] for row in rows])
-            mean = of_runs.mean(axis=0)
-            differ = bool((np.ptp(of_runs, axis=0) > allowed).any())
+            of_lines = np.array([row[:common] for row in rows])
+            mean = of_lines.mean(axis=0)
+            differ = bool((np.ptp(of_lines, axis=0) > allowed).any())
             notes = [plural(kind)] * (len(kinds) > 1) + ["mean of both tasks"] * averaged
-            notes += ["not the same for all runs,\nso not drawn"] * differ
+            notes += ["not the same for all lines,\nso not drawn"] * differ
             label = title + (f"\n({', '.join(notes)})" if notes else "")
             style = style_of(title, algo, variant) | {"marker": "", "label": label}
             if differ:

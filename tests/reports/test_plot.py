@@ -760,8 +760,8 @@ def test_no_line_leaves_the_axis_without_divergence(tmp_path):
     assert ax.get_ylim()[1] > 300
 
 
-def test_references_that_differ_between_runs_are_named_and_not_drawn(tmp_path):
-    """A mean over them would be the reference of no run."""
+def test_references_that_differ_between_lines_are_named_and_not_drawn(tmp_path):
+    """A mean over them would be the reference of no line. Seeds of one line have one, their mean."""
     near, far = ({"standstill": value, "random_initialisation": [-80.0, -60.0, -50.0]} for value in (-37.0, -90.0))
     same = [make_run(tmp_path / "a"), make_run(tmp_path / "b", algo="anil", evaluated={"references": near})]
     other = make_run(tmp_path / "c", algo="l2f", evaluated={"references": far})
@@ -769,7 +769,10 @@ def test_references_that_differ_between_runs_are_named_and_not_drawn(tmp_path):
     assert [line.get_ydata()[0] for line in ax.lines if "standing" in line.get_label()] == [-37.5]
     figure = draw_gradient_steps(groups_of(*same, other))
     assert [len(line.get_ydata()) for line in figure.axes[0].lines if "standing" in line.get_label()] == [0]
-    assert "standing still (not the same for all runs, so not drawn)" in legend(figure)
+    assert "standing still (not the same for all lines, so not drawn)" in legend(figure)
+    seeds = make_run(tmp_path / "d"), make_run(tmp_path / "e", seed=1, evaluated={"references": far})
+    (ax,) = draw_gradient_steps(groups_of(*seeds)).axes
+    assert [line.get_ydata()[0] for line in ax.lines if "standing" in line.get_label()] == [-64.0]
     assert [len(line.get_ydata()) for line in figure.axes[0].lines if "random" in line.get_label()] == [3]
 
 
