@@ -131,6 +131,12 @@ _L2F_NAVIGATION = {
     },
     "moments-reuse": f"--algo l2f {_MOMENTS}",
     "moments-fresh": f"--algo l2f {_MOMENTS} {_FRESH}",
+    # The policy that collects the reused episodes is held near the one that they are reused for.
+    **{
+        f"{name}-kl-{weight}": f"--algo l2f{embedding} --l2f.reuse-kl {weight}"
+        for name, embedding in (("l2f-stop-raw-reuse", ""), ("moments-reuse", f" {_MOMENTS}"))
+        for weight in ("0.01", "0.1", "1")
+    },
 }
 _TWO_BATCHES = "Step 1 of a variant with fresh rollouts has seen two batches of episodes, as step 2 of MAML has."
 _START_KL = "--algo l2f --l2f.initial-gamma 0.5 --l2f.start-kl"
@@ -396,7 +402,15 @@ EXPERIMENTS = {
     "memory-tabular-mdp": _memory("tabular-mdp", 250, 10, "--tasks 400", seeds=(0,)),
     "cheetah-vel": Experiment(
         "cheetah-vel",
-        {algo: f"--algo {algo} --iterations 70 --validate-every 0" for algo in ("maml", "anil", "l2f")},
+        {
+            name: f"--algo {options} --iterations 70 --validate-every 0"
+            for name, options in (
+                ("maml", "maml"),
+                ("anil", "anil"),
+                ("l2f", "l2f"),
+                ("l2f-reuse-kl-0.1", "l2f --l2f.reuse-kl 0.1"),
+            )
+        },
         "--tasks 100 --rollouts 20",
         published=(_MAML_VELOCITY, Published("anil", {1: -120.9}, _ANIL)),
     ),
