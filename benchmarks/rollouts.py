@@ -323,7 +323,7 @@ def _peers(problem: Problem, size: tuple[int, int, int], effort: Effort) -> list
     make_subproc = partial(SubprocVecEnv, start_method="forkserver")
     processes = tuple(available_cores() * factor for factor in effort.processes)
     peers: list[tuple[str, tuple[int, ...], Make]] = [
-        ("Gymnasium make_vec", as_ours, partial(_make_vec, f"metarl/{problem.env_id}-v0", horizon)),
+        ("metarl by Gymnasium's make_vec", as_ours, partial(_make_vec, f"metarl/{problem.env_id}-v0", horizon)),
         ("metarl.sb3 TaskVecEnv", as_ours, lambda size: TaskVecEnv(problem.family, size, horizon=horizon)),
         ("Gymnasium SyncVectorEnv", effort.sizes, lambda size: SyncVectorEnv([make_one] * size)),
         ("Gymnasium AsyncVectorEnv", processes, lambda size: make_async([make_one] * size)),

@@ -115,7 +115,7 @@ def test_rollouts_compare_each_environment_with_its_limit_and_with_vector_enviro
     alone = ["walker-params", "hopper-params", "cheetah-params", "cheetah-crippled", "ant-crippled", "humanoid-dir"]
     assert list(of_env) == compared + alone
     for env, rows in of_env.items():
-        native = {"Gymnasium make_vec", "metarl.sb3 TaskVecEnv"}
+        native = {"metarl by Gymnasium's make_vec", "metarl.sb3 TaskVecEnv"}
         others = {"Gymnasium SyncVectorEnv", "Gymnasium AsyncVectorEnv", "Stable-Baselines3 SubprocVecEnv"} | native
         assert others & set(rows) == (others if env in compared else set())
         assert {name for name, row in rows.items() if row["policy"] == "yes"} == {
