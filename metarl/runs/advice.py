@@ -12,7 +12,7 @@ from metarl.outer.optimiser import NOT_ACCEPTED
 
 # A judgement needs this many of the latest iterations.
 _ITERATIONS = 10
-_LOW_SAMPLE_SIZE = 0.2
+_LOW_SAMPLE_SIZE = 0.5
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ class Advice:
             return None
         return (
             f"the effective sample size of the episodes that L2F reuses is {100 * mean:.2g} % of their number, so "
-            "that their gradients say little: try l2f.attenuation_rollouts fresh, or an l2f.initial_gamma nearer to 1."
+            "that their gradients say little: try l2f.reuse_kl 0.1, or l2f.attenuation_rollouts fresh."
         )
