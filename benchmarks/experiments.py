@@ -135,8 +135,9 @@ _L2F_NAVIGATION = {
     **{
         f"{name}-kl-{weight}": f"--algo l2f{embedding} --l2f.reuse-kl {weight}"
         for name, embedding in (("l2f-stop-raw-reuse", ""), ("moments-reuse", f" {_MOMENTS}"))
-        for weight in ("0.01", "0.1", "1")
+        for weight in ("0.01", "0.1")
     },
+    "l2f-stop-raw-reuse-both-kl-1": "--algo l2f --l2f.start-kl 1 --l2f.reuse-kl 1",
 }
 _TWO_BATCHES = "Step 1 of a variant with fresh rollouts has seen two batches of episodes, as step 2 of MAML has."
 _START_KL = "--algo l2f --l2f.initial-gamma 0.5 --l2f.start-kl"
@@ -356,7 +357,7 @@ EXPERIMENTS = {
                 ("l2f-start-kl-0", f"{_START_KL} 0"),
                 ("l2f-start-kl-1", f"{_START_KL} 1"),
                 ("l2f-reuse-kl-0.1", f"{_START_KL} 0 --l2f.reuse-kl 0.1"),
-                ("l2f-reuse-kl-1", f"{_START_KL} 0 --l2f.reuse-kl 1"),
+                ("l2f-start-kl-1-reuse-kl-1", f"{_START_KL} 1 --l2f.reuse-kl 1"),
             )
         },
         "--tasks 40 --rollouts 40",
