@@ -325,20 +325,21 @@ EXPERIMENTS = {
         "navigation",
         _at_equal_steps(
             "maml-0.1",
+            "moments-reuse-kl-0.1",
             "moments-fresh",
             "l2f-through-normalised-fresh",
             "l2f-stop-normalised-fresh",
             "l2f-stop-raw-fresh",
         ),
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
-        note=f"The best four variants of L2F, beside MAML. {_TWO_BATCHES}",
+        note=f"The best variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
     "l2f-navigation-bimodal": Experiment(
         "navigation-bimodal",
-        _at_equal_steps("maml-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
+        _at_equal_steps("maml-0.1", "moments-reuse-kl-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
         seeds=_FIVE,
-        note=f"The best two variants of L2F, beside MAML. {_TWO_BATCHES}",
+        note=f"The best variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
     "l2f-navigation-bimodal-shorter-steps": Experiment(
         "navigation-bimodal",
@@ -410,6 +411,7 @@ EXPERIMENTS = {
                 ("anil", "anil"),
                 ("l2f", "l2f"),
                 ("l2f-reuse-kl-0.1", "l2f --l2f.reuse-kl 0.1"),
+                ("l2f-moments-reuse-kl-0.1", f"l2f {_MOMENTS} --l2f.reuse-kl 0.1"),
             )
         },
         "--tasks 100 --rollouts 20",
