@@ -74,7 +74,7 @@ class L2F(WrappedAdaptation):
         self._attenuator = Layout([("constant", (num_outputs,))] if self._constant else self._network.shapes)
         # The log-std is not attenuated by default: scaling it would pull the standard deviation to 1.
         self._kept = layout.members(() if options.attenuate_log_std else ("log_std",))
-        statistics = 2 * self._embedding_size if options.normalise_embedding else 0
+        statistics = 2 * self._embedding_size if options.normalised else 0
         of_encoder = self._encoder.num_parameters if self._encoder else 0
         super().__init__(rule, rule.num_meta + self._attenuator.size + of_encoder + statistics)
         self.exact = rule.exact and (self._constant or gru or options.embedding_gradient == "through")
@@ -91,7 +91,7 @@ class L2F(WrappedAdaptation):
         parts = [self._rule.initial(generator), phi]
         if self._encoder:
             parts.append(self._encoder.initial(generator))
-        if self._options.normalise_embedding:
+        if self._options.normalised:
             # Mean and variance; variance 0 marks that there are no data yet.
             parts.append(torch.zeros(2 * self._embedding_size))
         return torch.cat(parts)
@@ -154,7 +154,7 @@ class L2F(WrappedAdaptation):
         """Updates the running statistics of the embedding from the latest tasks."""
         inner, embedding = self._split(observed)
         meta = super().after_meta_step(meta, inner)
-        if not self._options.normalise_embedding:
+        if not self._options.normalised:
             return meta
         mean, variance = self._statistics(meta)
         new_mean, spread = embedding.mean(0), embedding.var(0, correction=0)
@@ -224,7 +224,7 @@ class L2F(WrappedAdaptation):
         return gamma, torch.where(kept, 0, outputs[:, self._num_groups + group])
 
     def _normalised(self, meta: Tensor, embedding: Tensor) -> Tensor:
-        if not self._options.normalise_embedding:
+        if not self._options.normalised:
             return embedding
         mean, variance = self._statistics(meta)
         # Before the first meta-step, and for a layer whose gradient never varies, the attenuator sees zeros.

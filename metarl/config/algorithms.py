@@ -32,15 +32,15 @@ class L2FConfig(Checked):
     """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
     embedding: Literal["mean", "moments", "gru"] = "mean"
     """What the attenuator sees of a task: each layer's mean gradient (mean, as published); also the logarithm of each
-    layer's root mean square gradient and the mean return (moments, which needs NORMALISE_EMBEDDING); or, instead of
-    gradients, a learned GRU's embedding of trajectories, as MuMoMAML's (gru)."""
+    layer's root mean square gradient and the mean return (moments, always standardised); or, instead of gradients, a
+    learned GRU's embedding of trajectories, as MuMoMAML's (gru)."""
     trajectories: Count = 1
     """Trajectories of each task that the GRU reads, out of those collected before attenuation."""
     embedding_gradient: Literal["stop", "through"] = "stop"
     """Treat the embedding as a constant of the meta-gradient (as the authors' code does), or differentiate through it
     (their algorithm 1, read literally)."""
     normalise_embedding: bool = False
-    """Standardise the embedding by running statistics before the attenuator sees it."""
+    """Standardise the embedding by running statistics before the attenuator sees it; moments always are."""
     initial_gamma: Annotated[float, Range()] = 0.5
     """Initial attenuation factor, approximately; 0.5 is the published sigmoid(0)."""
     attenuate_log_std: bool = False
@@ -50,6 +50,11 @@ class L2FConfig(Checked):
     reuse_kl: NotNegative = 0.0
     """Weight, in the meta-loss, of the KL divergence from the unattenuated policy to the attenuated one, which reuses
     its rollouts."""
+
+    @property
+    def normalised(self) -> bool:
+        """Whether the embedding is standardised; moments always are, because their units differ."""
+        return self.normalise_embedding or self.embedding == "moments"
 
     def check(self) -> None:
         if self.transform == "sigmoid" and not 0 < self.initial_gamma < 1:
@@ -68,11 +73,6 @@ class L2FConfig(Checked):
             raise UserError("l2f.embedding_gradient is for gradients: l2f.embedding gru depends on the GRU alone.")
         if self.embedding != "gru" and self.trajectories != 1:
             raise UserError("l2f.trajectories needs l2f.embedding gru: gradients use all rollouts.")
-        if self.embedding == "moments" and not self.normalise_embedding:
-            raise UserError(
-                "l2f.embedding moments needs l2f.normalise_embedding: gradients, their logarithms and returns have "
-                "different units."
-            )
 
     def _check_constant(self) -> None:
         """Raises UserError if a choice would do nothing, because gamma is a constant."""

@@ -87,10 +87,10 @@ def require_episodes(settings: Settings, stages: Sequence[Stage], name: str) -> 
 
 def require_enough_to_train(settings: Settings, rule: Adaptation) -> None:
     """Raises UserError if what each iteration collects is too little for these settings to train with."""
-    if settings.l2f is not None and settings.l2f.normalise_embedding and settings.meta.meta_batch_size == 1:
+    if settings.l2f is not None and settings.l2f.normalised and settings.meta.meta_batch_size == 1:
         raise UserError(
-            "l2f.normalise_embedding divides by the standard deviation over the tasks of an iteration: meta_batch_size "
-            "must be at least 2 with it, got 1."
+            "l2f.normalise_embedding and l2f.embedding moments divide by the standard deviation over the tasks of an "
+            "iteration: meta_batch_size must be at least 2 with them, got 1."
         )
     stages = rule.stages((1.0,) * settings.inner.num_inner_steps)
     if settings.rollouts.on_bad_episode == "drop" and needs_every_episode(stages):

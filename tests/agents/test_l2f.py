@@ -358,19 +358,22 @@ def test_what_does_nothing_with_constants_is_refused(choice):
         L2FConfig(conditioning="constant", **choice)
 
 
+@pytest.mark.parametrize("choice", [{"normalise_embedding": True}, {"embedding": "moments"}])
 @pytest.mark.parametrize("env", ["navigation", "sinusoid"])
-def test_one_task_alone_cannot_normalise_the_embedding(env):
+def test_one_task_alone_cannot_normalise_the_embedding(env, choice):
     """Its variance over the tasks of an iteration is always 0. A run that has been made so can still be read."""
-    config = Config(env=env, algo="l2f", l2f={"normalise_embedding": True}, meta_batch_size=1)
-    with pytest.raises(UserError, match="meta_batch_size must be at least 2 with it, got 1"):
+    config = Config(env=env, algo="l2f", l2f=choice, meta_batch_size=1)
+    with pytest.raises(UserError, match="meta_batch_size must be at least 2 with them, got 1"):
         Trainer(config, torch.device("cpu"))
     for changed in ({"meta_batch_size": 2}, {"l2f": None}):
         Trainer(replace(config, **changed), torch.device("cpu"))
 
 
-def test_moments_without_normalisation_are_refused():
-    with pytest.raises(UserError, match="embedding moments needs"):
-        L2FConfig(embedding="moments")
+def test_moments_are_always_standardised():
+    (rule, meta), (asked, same) = (build(embedding="moments", normalise_embedding=asked) for asked in (False, True))
+    assert torch.equal(meta, same)
+    observed = observe(rule, meta)
+    assert torch.equal(rule.gamma(meta, observed), asked.gamma(meta, observed))
 
 
 def test_start_kl_adds_the_unattenuated_policys_divergence_to_the_trust_region():
