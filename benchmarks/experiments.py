@@ -343,7 +343,7 @@ EXPERIMENTS = {
     ),
     "l2f-navigation-bimodal-shorter-steps": Experiment(
         "navigation-bimodal",
-        _at_equal_steps("maml-0.1", "moments-fresh"),
+        _at_equal_steps("maml-0.1", "moments-reuse-kl-0.1", "moments-fresh"),
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40 --step-scales 1 0.5 0.25 0.125",
         seeds=_FIVE,
         agents_of="l2f-navigation-bimodal",
