@@ -49,7 +49,7 @@ class L2FConfig(Checked):
     """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
     reuse_kl: NotNegative = 0.0
     """Weight, in the meta-loss, of the KL divergence from the unattenuated policy to the attenuated one, which reuses
-    its rollouts."""
+    its rollouts; docs/l2f.md has measured 0.1."""
 
     @property
     def normalised(self) -> bool:
