@@ -91,5 +91,6 @@ class Advice:
             return None
         return (
             f"the effective sample size of the episodes that L2F reuses is {100 * mean:.2g} % of their number, so "
-            "that their gradients say little: try l2f.reuse_kl 0.1, or l2f.attenuation_rollouts fresh."
+            "that their gradients say little: try l2f.reuse_kl 0.1 or more (with TRPO), or l2f.attenuation_rollouts "
+            "fresh."
         )

@@ -30,7 +30,7 @@ def test_a_low_effective_sample_size_is_told_once():
     assert said(rows(30, size=0.6)) == []
     (remark,) = said(rows(30, size=0.1))
     assert remark.startswith("the effective sample size of the episodes that L2F reuses is 10 % of their number")
-    assert remark.endswith("try l2f.reuse_kl 0.1, or l2f.attenuation_rollouts fresh.")
+    assert remark.endswith("try l2f.reuse_kl 0.1 or more (with TRPO), or l2f.attenuation_rollouts fresh.")
     assert said([{"outcome": "accepted after 1"}] * 20) == []  # Supervised runs have none.
 
 
