@@ -115,6 +115,8 @@ _FIVE_SEEDS = dict.fromkeys(("maml", "l2f", "anil", "mumomaml", "context"), _FIV
 _FRESH = "--l2f.attenuation-rollouts fresh --iterations 67"
 _NORMALISED = "--l2f.normalise-embedding"
 _MOMENTS = f"--l2f.embedding moments {_NORMALISED}"
+# Nothing holds the policy that collects the reused episodes near the one that they are reused for.
+_FREE = "--l2f.reuse-kl 0"
 _L2F_NAVIGATION = {
     "maml-0.1": "--algo maml",
     "maml-0.01": "--algo maml --inner-lr 0.01",
@@ -127,11 +129,10 @@ _L2F_NAVIGATION = {
         )
         for gradient in ("stop", "through")
         for embedding, normalise in (("raw", []), ("normalised", [_NORMALISED]))
-        for rollouts, fresh in (("reuse", []), ("fresh", [_FRESH]))
+        for rollouts, fresh in (("reuse", [_FREE]), ("fresh", [_FRESH]))
     },
-    "moments-reuse": f"--algo l2f {_MOMENTS}",
+    "moments-reuse": f"--algo l2f {_MOMENTS} {_FREE}",
     "moments-fresh": f"--algo l2f {_MOMENTS} {_FRESH}",
-    # The policy that collects the reused episodes is held near the one that they are reused for.
     **{
         f"{name}-kl-{weight}": f"--algo l2f{embedding} --l2f.reuse-kl {weight}"
         for name, embedding in (("l2f-stop-raw-reuse", ""), ("moments-reuse", f" {_MOMENTS}"))
@@ -155,7 +156,8 @@ def _at_equal_steps(*names: str) -> dict[str, str]:
 def _conflict(env: str, options: str, iterations: int, rollouts: int) -> Experiment:
     """MAML and L2F on a family whose tasks pull apart, with the conflict of MAML's meta-gradients."""
     variants = {
-        algo: f"--algo {algo}{options} --validate-every 0 --iterations {iterations}" for algo in ("maml", "l2f")
+        name: f"--algo {algo}{options} --validate-every 0 --iterations {iterations}"
+        for name, algo in (("maml", "maml"), ("l2f", f"l2f {_FREE}"))
     }
     return Experiment(
         env,
@@ -355,8 +357,8 @@ EXPERIMENTS = {
             name: f"{options} --iterations 50 --validate-every 0"
             for name, options in (
                 ("maml", "--algo maml"),
-                ("l2f-start-kl-0", f"{_START_KL} 0"),
-                ("l2f-start-kl-1", f"{_START_KL} 1"),
+                ("l2f-start-kl-0", f"{_START_KL} 0 {_FREE}"),
+                ("l2f-start-kl-1", f"{_START_KL} 1 {_FREE}"),
                 ("l2f-reuse-kl-0.1", f"{_START_KL} 0 --l2f.reuse-kl 0.1"),
                 ("l2f-start-kl-1-reuse-kl-1", f"{_START_KL} 1 --l2f.reuse-kl 1"),
             )
@@ -410,8 +412,8 @@ EXPERIMENTS = {
                 ("maml", "maml"),
                 ("anil", "anil"),
                 ("l2f", "l2f"),
-                ("l2f-reuse-kl-0.1", "l2f --l2f.reuse-kl 0.1"),
-                ("l2f-moments-reuse-kl-0.1", f"l2f {_MOMENTS} --l2f.reuse-kl 0.1"),
+                ("l2f-reuse-kl-0", f"l2f {_FREE}"),
+                ("l2f-moments", f"l2f {_MOMENTS}"),
             )
         },
         "--tasks 100 --rollouts 20",

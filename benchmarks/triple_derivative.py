@@ -71,12 +71,12 @@ class _Part:
         self._loop = replace(loop, supports=[PlainSupport.like(support) for support in loop.supports])
         self._queries = [query.samples for query in loop.queries]
         self._meta = loop.meta.detach().clone().requires_grad_()
-        self._now = self._outputs(self._meta)
+        self._now, self._penalty = self._at(self._meta)
         self._old = [tuple(value.detach() for value in values) for values in self._now]
 
     @lazy
     def loss(self) -> Tensor:
-        return self._loss(self._now)
+        return self._loss(self._now) + self._penalty
 
     def gradient(self) -> Tensor:
         return torch.autograd.grad(self.loss, self._meta, retain_graph=True)[0]
@@ -85,19 +85,28 @@ class _Part:
         return torch.autograd.grad(self._kl_gradient, self._meta, direction, retain_graph=True)[0]
 
     def loss_and_kl(self, meta: Tensor) -> tuple[Tensor, Tensor]:
-        new = [tuple(value.detach() for value in values) for values in self._outputs(meta)]
-        return self._loss(new), self._kl(new)
+        outputs, penalty = self._at(meta)
+        new = [tuple(value.detach() for value in values) for values in outputs]
+        return self._loss(new) + penalty, self._kl(new)
 
     @lazy
     def _kl_gradient(self) -> Tensor:
         return torch.autograd.grad(self._kl(self._now), self._meta, create_graph=True)[0]
 
-    def _outputs(self, meta: Tensor) -> list[tuple[Tensor, ...]]:
-        policy, policies = self._loop.rule.policy, self._loop.queried(self._loop.replay(meta))
-        pairs = zip(policies, self._queries, strict=True)
-        return [
-            (policy.outputs(parameters, query.observations), policy.extra(parameters)) for parameters, query in pairs
-        ]
+    def _at(self, meta: Tensor) -> tuple[list[tuple[Tensor, ...]], Tensor]:
+        """Distributions of the queried policies, and the sum over tasks of the penalties of stages, a scalar."""
+        loop, policies, penalty = self._loop, self._loop.replay(meta), meta.new_zeros(())
+        for before, after, stage, support in zip(policies, policies[1:], loop.stages, loop.supports, strict=False):
+            if stage.kl_penalty:
+                samples = support.samples
+                pair = (*self._outputs(before, samples), *self._outputs(after, samples))
+                penalty = penalty + stage.kl_penalty * (samples.weights * self._distribution.kl(*pair)).sum()
+        pairs = zip(loop.queried(policies), self._queries, strict=True)
+        return [self._outputs(parameters, query) for parameters, query in pairs], penalty
+
+    def _outputs(self, parameters: Tensor, samples: Samples) -> tuple[Tensor, ...]:
+        policy = self._loop.rule.policy
+        return policy.outputs(parameters, samples.observations), policy.extra(parameters)
 
     def _loss(self, distributions: list[tuple[Tensor, ...]]) -> Tensor:
         return self._mean(distributions, lambda at, query: inner_loss(self._distribution, *at, query, "ratio"))

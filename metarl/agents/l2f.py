@@ -117,7 +117,7 @@ class L2F(WrappedAdaptation):
             rollouts,
             StageKind.PREPARATION,
             kl_weight=self._options.start_kl,
-            kl_penalty=self._options.reuse_kl,
+            kl_penalty=self._options.reuse_kl or 0.0,
             reads=self._options.trajectories,
         )
         return [attenuate, *stages]

@@ -47,9 +47,14 @@ class L2FConfig(Checked):
     """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
     start_kl: NotNegative = 0.0
     """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
-    reuse_kl: NotNegative = 0.0
+    reuse_kl: NotNegative | None = None
     """Weight, in the meta-loss, of the KL divergence from the unattenuated policy to the attenuated one, which reuses
-    its rollouts; docs/l2f.md has measured 0.1."""
+    its rollouts; by default 0.1 with TRPO, which alone has this term. With 0 the two may drift apart."""
+
+    @property
+    def reuses(self) -> bool:
+        """Whether the attenuated policy takes its first step with the unattenuated one's rollouts."""
+        return self.conditioning == "task" and self.attenuation_rollouts == "reuse"
 
     @property
     def normalised(self) -> bool:
@@ -85,6 +90,9 @@ class L2FConfig(Checked):
                     "read no rollouts."
                 )
 
+
+REUSE_KL = 0.1
+"""``l2f.reuse_kl`` if TRPO's meta-step reuses rollouts, and nothing else was chosen; docs/l2f.md has the evidence."""
 
 OF_THE_TASK = (
     "embedding",

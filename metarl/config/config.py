@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 from metarl.common.errors import UserError, nearest, shown
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import (
+    REUSE_KL,
     Algorithm,
     BaselineConfig,
     CAVIAConfig,
@@ -236,6 +237,9 @@ class _Resolution:
                 parts[part.part] = value
             elif value != self.component(part, chosen=False):
                 self._refuse(part.option or self._first_chosen(part), part.purpose)
+        l2f = parts["l2f"]
+        if l2f is not None and l2f.reuse_kl is None and l2f.reuses and optimiser == "trpo":
+            parts["l2f"] = dataclasses.replace(l2f, reuse_kl=REUSE_KL)
         for option, purpose in OWN_OPTIONS.items():
             if getattr(config, option) is not None and not any(part.option == option for part in known):
                 self._refuse(option, f"{purpose} of your own with Settings")
@@ -365,12 +369,11 @@ class _Resolution:
             ):
                 if is_on:
                     raise UserError(f"{name} is not for Stable-Baselines3's ppo; take baseline.trainer trpo.")
-        reused = l2f is not None and l2f.conditioning == "task" and l2f.attenuation_rollouts == "reuse"
         for name in ("start_kl", "reuse_kl"):
             if l2f is not None and getattr(l2f, name) and settings.meta.meta_optimiser != "trpo":
                 raise UserError(f"l2f.{name} is a part of TRPO's meta-step: it needs meta_optimiser trpo.")
         if settings.inner.inner_loss == "score":
-            if reused:
+            if l2f is not None and l2f.reuses:
                 raise UserError(
                     "the score loss is wrong for the unattenuated policy's rollouts, which L2F reuses; take inner_loss "
                     "ratio or l2f.attenuation_rollouts fresh."

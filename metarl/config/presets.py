@@ -68,13 +68,13 @@ _MAML_PAPER = "Finn et al. 2017, section 5.3 and appendix A.2"
 _RLLAB_ANT: Mapping[str, Any] = {"frame_skip": 2, "ctrl_cost_weight": 0.005, "survive_bonus": 0.05}
 
 # Discount, baseline and episodes of training are not printed: MAML's. Reused rollouts need the likelihood ratio in the
-# inner loss. A family may have another initial gamma.
+# inner loss. By default the initial gamma may be another, and there is a penalty that the paper does not have.
 _L2F: Mapping[str, Any] = {
     **_MAML,
     "algo": "l2f",
     "inner_lr": 0.01,
     "inner_loss": "ratio",
-    "l2f": {"initial_gamma": 0.5},
+    "l2f": {"initial_gamma": 0.5, "reuse_kl": 0.0},
 }
 _L2F_PAPER = "Baik et al. 2020, table L (b) and appendix D.1"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metarl.config.algorithms import REUSE_KL
 from metarl.config.resolved import Settings
 from metarl.outer.optimiser import NOT_ACCEPTED
 
@@ -89,8 +90,9 @@ class Advice:
         mean = sum(sizes) / len(sizes) if sizes else 1.0
         if mean >= _LOW_SAMPLE_SIZE:
             return None
+        weight = self._settings.l2f.reuse_kl if self._settings.l2f else None
+        hold = "meta_optimiser trpo" if weight is None else f"l2f.reuse_kl {max(10 * weight, REUSE_KL):g}"
         return (
             f"the effective sample size of the episodes that L2F reuses is {100 * mean:.2g} % of their number, so "
-            "that their gradients say little: try l2f.reuse_kl 0.1 or more (with TRPO), or l2f.attenuation_rollouts "
-            "fresh."
+            f"that their gradients say little: try {hold}, or l2f.attenuation_rollouts fresh."
         )

@@ -140,9 +140,18 @@ def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
     if (stored.get("baseline") or {}).get("trainer") == "ppo":
         kept.pop("envs_per_process", None)
     l2f = kept.get("l2f")
-    if isinstance(l2f, Mapping) and l2f.get("conditioning") == "constant":
-        kept["l2f"] = {name: value for name, value in l2f.items() if name not in OF_THE_TASK}
+    if isinstance(l2f, Mapping):
+        constant = l2f.get("conditioning") == "constant"
+        idle = OF_THE_TASK if constant else () if _reuses_in_trpo(stored) else ("reuse_kl",)
+        kept["l2f"] = {name: value for name, value in l2f.items() if name not in idle}
     return kept
+
+
+def _reuses_in_trpo(stored: Mapping[str, Any]) -> bool:
+    """Whether TRPO's meta-step reuses the rollouts that L2F attenuates by; older versions did not store the choice."""
+    l2f = {"conditioning": "task", "attenuation_rollouts": "reuse", **(stored.get("l2f") or {})}
+    choices = (l2f["conditioning"], l2f["attenuation_rollouts"], stored.get("meta_optimiser", "trpo"))
+    return choices == ("task", "reuse", "trpo")
 
 
 def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,7 +160,9 @@ def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:
     if l2f := stored.get("l2f"):
         # The meta-gradient went through the embedding.
         before = "stop" if l2f.get("conditioning") == "constant" else "through"
-        former["l2f"] = {"embedding_gradient": before, **l2f}
+        # The unattenuated policy was free to drift from the attenuated one.
+        drift = {"reuse_kl": 0.0} if _reuses_in_trpo(stored) else {}
+        former["l2f"] = {"embedding_gradient": before, **drift, **l2f}
     if adam := stored.get("adam"):
         # The meta-gradient had no limit.
         former["adam"] = {"max_gradient_norm": None, **adam}

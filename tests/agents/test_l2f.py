@@ -411,6 +411,25 @@ def test_reuse_kl_is_for_reused_rollouts():
         L2FConfig(reuse_kl=1.0, attenuation_rollouts="fresh")
 
 
+@pytest.mark.parametrize(
+    ("choices", "weight"),
+    [
+        ({}, 0.1),
+        ({"algo": "anil", "attenuate": True}, 0.1),
+        ({"l2f": {"embedding": "moments"}}, 0.1),
+        ({"l2f": {"reuse_kl": 0}}, 0.0),
+        ({"l2f": {"reuse_kl": 0.3}}, 0.3),
+        ({"l2f": {"attenuation_rollouts": "fresh"}}, 0.0),
+        ({"l2f": {"conditioning": "constant"}}, 0.0),
+        ({"meta_optimiser": "promp"}, 0.0),
+        ({"env": "sinusoid"}, 0.0),
+    ],
+)
+def test_reused_rollouts_are_held_near_by_default_where_trpo_can(choices, weight):
+    _, rule = build_run(Config(**{"algo": "l2f", "hidden_sizes": (4,), **choices}).resolve())
+    assert max(stage.kl_penalty for stage in rule.stages((1.0,), 0)) == weight
+
+
 @pytest.mark.parametrize("start_kl", [0.0, 0.7])
 def test_reuse_kl_adds_the_divergence_from_the_unattenuated_to_the_attenuated_policy_to_the_loss(start_kl):
     rule, meta = build(reuse_kl=0.3, start_kl=start_kl, embedding_gradient="through")

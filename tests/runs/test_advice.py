@@ -10,8 +10,8 @@ from metarl.runs.advice import Advice
 from metarl.runs.training import train
 
 
-def said(rows):
-    advice = Advice(Config(algo="l2f").resolve())
+def said(rows, **settings):
+    advice = Advice(Config(algo="l2f", **settings).resolve())
     return [remark for row in rows for remark in advice.after(row)]
 
 
@@ -30,7 +30,11 @@ def test_a_low_effective_sample_size_is_told_once():
     assert said(rows(30, size=0.6)) == []
     (remark,) = said(rows(30, size=0.1))
     assert remark.startswith("the effective sample size of the episodes that L2F reuses is 10 % of their number")
-    assert remark.endswith("try l2f.reuse_kl 0.1 or more (with TRPO), or l2f.attenuation_rollouts fresh.")
+    assert remark.endswith("try l2f.reuse_kl 1, or l2f.attenuation_rollouts fresh.")
+    (remark,) = said(rows(30, size=0.1), l2f={"reuse_kl": 0})
+    assert remark.endswith("try l2f.reuse_kl 0.1, or l2f.attenuation_rollouts fresh.")
+    (remark,) = said(rows(30, size=0.1), meta_optimiser="promp")
+    assert remark.endswith("try meta_optimiser trpo, or l2f.attenuation_rollouts fresh.")
     assert said([{"outcome": "accepted after 1"}] * 20) == []  # Supervised runs have none.
 
 

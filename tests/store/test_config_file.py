@@ -6,6 +6,7 @@ import json
 import pytest
 
 from metarl import Config, TRPOConfig, UserError
+from metarl.config.algorithms import REUSE_KL
 from metarl.store.config_file import load_config, read_config, save_config
 
 
@@ -92,6 +93,39 @@ def test_an_l2f_of_before_its_gradient_was_a_choice_went_through_the_embedding(
         del stored["l2f"][name]
     path.write_text(json.dumps(stored))
     assert load_config(tmp_path).resolve().l2f.embedding_gradient == expected
+
+
+def test_an_l2f_of_before_reused_rollouts_were_held_near_let_them_drift(tmp_path):
+    """A run of 0.1 does not know of other meta-optimisers either."""
+    save_config(Config(algo="l2f", run_dir=tmp_path), {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["l2f"].pop("reuse_kl") == REUSE_KL
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path).resolve().l2f.reuse_kl == 0
+    del stored["meta_optimiser"]
+    path.write_text(json.dumps(stored))
+    assert load_config(tmp_path).resolve().l2f.reuse_kl == 0
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"l2f": {"attenuation_rollouts": "fresh"}},
+        {"l2f": {"conditioning": "constant"}},
+        {"meta_optimiser": "promp"},
+        {"env": "sinusoid"},
+    ],
+)
+def test_a_stored_weight_of_reused_rollouts_says_nothing_where_there_is_none(tmp_path, choices):
+    config = Config(algo="l2f", run_dir=tmp_path, **choices)
+    save_config(config, {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    assert stored["l2f"]["reuse_kl"] is None
+    for former in ({**stored["l2f"], "reuse_kl": 0.0}, {k: v for k, v in stored["l2f"].items() if k != "reuse_kl"}):
+        path.write_text(json.dumps({**stored, "l2f": former}))
+        assert load_config(tmp_path).to_dict() == config.to_dict()
 
 
 def test_a_run_of_before_the_meta_gradient_had_a_limit_has_none(tmp_path):
