@@ -133,8 +133,10 @@ _L2F_NAVIGATION = {
     },
     "moments-reuse": f"--algo l2f {_MOMENTS} {_FREE}",
     "moments-fresh": f"--algo l2f {_MOMENTS} {_FRESH}",
+    "moments": f"--algo l2f {_MOMENTS}",
+    # The penalty alone, which the trust region does not know.
     **{
-        f"{name}-kl-{weight}": f"--algo l2f{embedding} --l2f.reuse-kl {weight}"
+        f"{name}-kl-{weight}": f"--algo l2f{embedding} --l2f.reuse-kl {weight} --l2f.start-kl 0"
         for name, embedding in (("l2f-stop-raw-reuse", ""), ("moments-reuse", f" {_MOMENTS}"))
         for weight in ("0.01", "0.1")
     },
@@ -327,6 +329,7 @@ EXPERIMENTS = {
         "navigation",
         _at_equal_steps(
             "maml-0.1",
+            "moments",
             "moments-reuse-kl-0.1",
             "moments-fresh",
             "l2f-through-normalised-fresh",
@@ -338,14 +341,14 @@ EXPERIMENTS = {
     ),
     "l2f-navigation-bimodal": Experiment(
         "navigation-bimodal",
-        _at_equal_steps("maml-0.1", "moments-reuse-kl-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
+        _at_equal_steps("maml-0.1", "moments", "moments-reuse-kl-0.1", "moments-fresh", "l2f-through-normalised-fresh"),
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40",
         seeds=_FIVE,
         note=f"The best variants of L2F, beside MAML. {_TWO_BATCHES}",
     ),
     "l2f-navigation-bimodal-shorter-steps": Experiment(
         "navigation-bimodal",
-        _at_equal_steps("maml-0.1", "moments-reuse-kl-0.1", "moments-fresh"),
+        _at_equal_steps("maml-0.1", "moments", "moments-reuse-kl-0.1", "moments-fresh"),
         "--task-file benchmarks/task_lists/navigation-bimodal.json --rollouts 40 --step-scales 1 0.5 0.25 0.125",
         seeds=_FIVE,
         agents_of="l2f-navigation-bimodal",
@@ -359,6 +362,7 @@ EXPERIMENTS = {
                 ("maml", "--algo maml"),
                 ("l2f-start-kl-0", f"{_START_KL} 0 {_FREE}"),
                 ("l2f-start-kl-1", f"{_START_KL} 1 {_FREE}"),
+                ("l2f", "--algo l2f --l2f.initial-gamma 0.5"),
                 ("l2f-reuse-kl-0.1", f"{_START_KL} 0 --l2f.reuse-kl 0.1"),
                 ("l2f-start-kl-1-reuse-kl-1", f"{_START_KL} 1 --l2f.reuse-kl 1"),
             )
@@ -412,8 +416,10 @@ EXPERIMENTS = {
                 ("maml", "maml"),
                 ("anil", "anil"),
                 ("l2f", "l2f"),
-                ("l2f-reuse-kl-0", f"l2f {_FREE}"),
                 ("l2f-moments", f"l2f {_MOMENTS}"),
+                ("l2f-start-kl-0", "l2f --l2f.start-kl 0"),
+                ("l2f-moments-start-kl-0", f"l2f {_MOMENTS} --l2f.start-kl 0"),
+                ("l2f-reuse-kl-0", f"l2f {_FREE}"),
             )
         },
         "--tasks 100 --rollouts 20",

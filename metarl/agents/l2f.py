@@ -116,7 +116,7 @@ class L2F(WrappedAdaptation):
             self._attenuate,
             rollouts,
             StageKind.PREPARATION,
-            kl_weight=self._options.start_kl,
+            kl_weight=self._options.start_kl or 0.0,
             kl_penalty=self._options.reuse_kl or 0.0,
             reads=self._options.trajectories,
         )

@@ -6,7 +6,7 @@ A new rule needs one file in metarl/agents and one row here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from metarl.common.errors import UserError, nearest
@@ -45,16 +45,22 @@ class L2FConfig(Checked):
     """Initial attenuation factor, approximately; 0.5 is the published sigmoid(0)."""
     attenuate_log_std: bool = False
     """Attenuate the log standard deviation too, which pulls the standard deviation towards 1."""
-    start_kl: NotNegative = 0.0
-    """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's."""
     reuse_kl: NotNegative | None = None
     """Weight, in the meta-loss, of the KL divergence from the unattenuated policy to the attenuated one, which reuses
     its rollouts; by default 0.1 with TRPO, which alone has this term. With 0 the two may drift apart."""
+    start_kl: NotNegative | None = None
+    """Weight of the unattenuated policy's KL divergence in the trust region, beside the adapted policy's; by default
+    that of l2f.reuse_kl, whose penalty TRPO's step would else overshoot."""
 
     @property
     def reuses(self) -> bool:
         """Whether the attenuated policy takes its first step with the unattenuated one's rollouts."""
         return self.conditioning == "task" and self.attenuation_rollouts == "reuse"
+
+    def with_weights(self) -> L2FConfig:
+        """The same settings; of the two weights, those that are not chosen get what TRPO has by default."""
+        reuse_kl = REUSE_KL if self.reuse_kl is None else self.reuse_kl
+        return replace(self, reuse_kl=reuse_kl, start_kl=reuse_kl if self.start_kl is None else self.start_kl)
 
     @property
     def normalised(self) -> bool:

@@ -11,7 +11,6 @@ from typing import Any, Literal, NoReturn, TypeVar
 from metarl.common.errors import UserError, nearest, shown
 from metarl.common.importing import importable_name
 from metarl.config.algorithms import (
-    REUSE_KL,
     Algorithm,
     BaselineConfig,
     CAVIAConfig,
@@ -238,8 +237,8 @@ class _Resolution:
             elif value != self.component(part, chosen=False):
                 self._refuse(part.option or self._first_chosen(part), part.purpose)
         l2f = parts["l2f"]
-        if l2f is not None and l2f.reuse_kl is None and l2f.reuses and optimiser == "trpo":
-            parts["l2f"] = dataclasses.replace(l2f, reuse_kl=REUSE_KL)
+        if l2f is not None and l2f.reuses and optimiser == "trpo":
+            parts["l2f"] = l2f.with_weights()
         for option, purpose in OWN_OPTIONS.items():
             if getattr(config, option) is not None and not any(part.option == option for part in known):
                 self._refuse(option, f"{purpose} of your own with Settings")

@@ -141,10 +141,16 @@ def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
         kept.pop("envs_per_process", None)
     l2f = kept.get("l2f")
     if isinstance(l2f, Mapping):
-        constant = l2f.get("conditioning") == "constant"
-        idle = OF_THE_TASK if constant else () if _reuses_in_trpo(stored) else ("reuse_kl",)
-        kept["l2f"] = {name: value for name, value in l2f.items() if name not in idle}
+        kept["l2f"] = _acting(l2f, stored)
     return kept
+
+
+def _acting(l2f: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of L2F, of a run with the stored settings, without those that do nothing."""
+    if l2f.get("conditioning") == "constant":
+        return {name: value for name, value in l2f.items() if name not in OF_THE_TASK}
+    weights = () if _reuses_in_trpo(stored) else ("reuse_kl", "start_kl")
+    return {name: value for name, value in l2f.items() if name not in weights or value}
 
 
 def _reuses_in_trpo(stored: Mapping[str, Any]) -> bool:
@@ -160,9 +166,9 @@ def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:
     if l2f := stored.get("l2f"):
         # The meta-gradient went through the embedding.
         before = "stop" if l2f.get("conditioning") == "constant" else "through"
-        # The unattenuated policy was free to drift from the attenuated one.
-        drift = {"reuse_kl": 0.0} if _reuses_in_trpo(stored) else {}
-        former["l2f"] = {"embedding_gradient": before, **drift, **l2f}
+        # The unattenuated policy was free to drift, in itself and from the attenuated one.
+        free = {"reuse_kl": 0.0, "start_kl": 0.0} if _reuses_in_trpo(stored) else {}
+        former["l2f"] = {"embedding_gradient": before, **free, **l2f}
     if adam := stored.get("adam"):
         # The meta-gradient had no limit.
         former["adam"] = {"max_gradient_norm": None, **adam}

@@ -21,7 +21,7 @@ from metarl.inner.support import PolicyGradientSupport
 from metarl.outer.objective import MetaObjective
 from metarl.policies.losses import inner_loss
 from metarl.runs.build import build as build_run
-from metarl.runs.training import Trainer
+from metarl.runs.training import Trainer, train
 
 
 def build(**options: object) -> tuple[L2F, Tensor]:
@@ -412,22 +412,26 @@ def test_reuse_kl_is_for_reused_rollouts():
 
 
 @pytest.mark.parametrize(
-    ("choices", "weight"),
+    ("choices", "penalty", "weight"),
     [
-        ({}, 0.1),
-        ({"algo": "anil", "attenuate": True}, 0.1),
-        ({"l2f": {"embedding": "moments"}}, 0.1),
-        ({"l2f": {"reuse_kl": 0}}, 0.0),
-        ({"l2f": {"reuse_kl": 0.3}}, 0.3),
-        ({"l2f": {"attenuation_rollouts": "fresh"}}, 0.0),
-        ({"l2f": {"conditioning": "constant"}}, 0.0),
-        ({"meta_optimiser": "promp"}, 0.0),
-        ({"env": "sinusoid"}, 0.0),
+        ({}, 0.1, 0.1),
+        ({"algo": "anil", "attenuate": True}, 0.1, 0.1),
+        ({"l2f": {"embedding": "moments"}}, 0.1, 0.1),
+        ({"l2f": {"reuse_kl": 0}}, 0, 0),
+        ({"l2f": {"reuse_kl": 0.3}}, 0.3, 0.3),
+        ({"l2f": {"start_kl": 0}}, 0.1, 0),
+        ({"l2f": {"start_kl": 1, "reuse_kl": 0}}, 0, 1),
+        ({"l2f": {"attenuation_rollouts": "fresh"}}, 0, 0),
+        ({"l2f": {"attenuation_rollouts": "fresh", "start_kl": 1}}, 0, 1),
+        ({"l2f": {"conditioning": "constant"}}, 0, 0),
+        ({"meta_optimiser": "promp"}, 0, 0),
+        ({"env": "sinusoid"}, 0, 0),
     ],
 )
-def test_reused_rollouts_are_held_near_by_default_where_trpo_can(choices, weight):
+def test_reused_rollouts_are_held_near_by_default_where_trpo_can(choices, penalty, weight):
     _, rule = build_run(Config(**{"algo": "l2f", "hidden_sizes": (4,), **choices}).resolve())
-    assert max(stage.kl_penalty for stage in rule.stages((1.0,), 0)) == weight
+    stages = rule.stages((1.0,), 0)
+    assert (max(stage.kl_penalty for stage in stages), max(stage.kl_weight for stage in stages)) == (penalty, weight)
 
 
 @pytest.mark.parametrize("start_kl", [0.0, 0.7])
@@ -456,6 +460,18 @@ def test_reuse_kl_adds_the_divergence_from_the_unattenuated_to_the_attenuated_po
         assert loss == pytest.approx(other + float(penalty(elsewhere)), rel=1e-12)
         assert kl == same_kl
         assert torch.equal(objective.fisher_product(direction), reference.fisher_product(direction))
+
+
+def test_the_trust_region_knows_the_unattenuated_policy_so_that_steps_do_not_overshoot_the_penalty(tmp_path):
+    """To scale the initialisation up and gamma down changes no adapted policy, and the penalty a lot."""
+
+    def trials(**l2f):
+        sizes = {"meta_batch_size": 10, "rollouts_per_task": 10, "horizon": 50, "hidden_sizes": (16, 16)}
+        length = {"iterations": 4, "validate_every": 0, "seed": 2, "run_dir": tmp_path / str(len(l2f))}
+        run = train(Config(env="navigation-bimodal", algo="l2f", l2f=l2f, **sizes, **length))
+        return run.progress["line_search_trials"].sum()
+
+    assert trials() < 0.7 * trials(start_kl=0)
 
 
 def test_start_kl_counts_all_rows_of_a_support_with_fewer_episodes_than_the_queries():

@@ -74,8 +74,8 @@ def test_presets_have_the_papers_details():
     settings = {name: metarl.preset(name).resolve() for name in PRESETS}
     assert settings["l2f-navigation"].experiment.env_kwargs == {"action_bound": 0.2}
     # By default, the family's initial gamma is another, and reused rollouts are held near.
-    assert settings["l2f-cheetah-dir"].l2f == metarl.L2FConfig(reuse_kl=0)
-    of_family = metarl.L2FConfig(initial_gamma=0.95, reuse_kl=0.1)
+    assert settings["l2f-cheetah-dir"].l2f == metarl.L2FConfig(reuse_kl=0, start_kl=0)
+    of_family = metarl.L2FConfig(initial_gamma=0.95, reuse_kl=0.1, start_kl=0.1)
     assert Config(env="cheetah-dir-rllab", algo="l2f").resolve().l2f == of_family
     assert settings["mumomaml-navigation"].own == metarl.MuMoMAMLConfig(embedding_size=8, trajectories=1)
     assert settings["maml-ant-dir"].experiment.env_kwargs == ANT
@@ -88,7 +88,7 @@ def test_what_is_chosen_on_the_command_line_wins():
     settings = config.resolve()
     assert (settings.inner.inner_lr, settings.run.seed, settings.experiment.env) == (0.2, 3, "navigation-c")
     assert settings.optimiser == dataclasses.replace(EXACT, max_kl=0.05)
-    assert settings.l2f == metarl.L2FConfig(scope="filter", reuse_kl=0)
+    assert settings.l2f == metarl.L2FConfig(scope="filter", reuse_kl=0, start_kl=0)
     assert (settings.meta.meta_batch_size, settings.run.iterations) == (20, 500)
 
 

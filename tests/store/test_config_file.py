@@ -100,12 +100,16 @@ def test_an_l2f_of_before_reused_rollouts_were_held_near_let_them_drift(tmp_path
     save_config(Config(algo="l2f", run_dir=tmp_path), {})
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
-    assert stored["l2f"].pop("reuse_kl") == REUSE_KL
+    assert stored["l2f"].pop("reuse_kl") == stored["l2f"]["start_kl"] == REUSE_KL
+    for start_kl in (0.0, 1.0):
+        stored["l2f"]["start_kl"] = start_kl
+        path.write_text(json.dumps(stored))
+        resolved = load_config(tmp_path).resolve().l2f
+        assert (resolved.reuse_kl, resolved.start_kl) == (0, start_kl)
+    del stored["meta_optimiser"], stored["l2f"]["start_kl"]
     path.write_text(json.dumps(stored))
-    assert load_config(tmp_path).resolve().l2f.reuse_kl == 0
-    del stored["meta_optimiser"]
-    path.write_text(json.dumps(stored))
-    assert load_config(tmp_path).resolve().l2f.reuse_kl == 0
+    resolved = load_config(tmp_path).resolve().l2f
+    assert (resolved.reuse_kl, resolved.start_kl) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -122,8 +126,10 @@ def test_a_stored_weight_of_reused_rollouts_says_nothing_where_there_is_none(tmp
     save_config(config, {})
     path = tmp_path / "config.json"
     stored = json.loads(path.read_text())
-    assert stored["l2f"]["reuse_kl"] is None
-    for former in ({**stored["l2f"], "reuse_kl": 0.0}, {k: v for k, v in stored["l2f"].items() if k != "reuse_kl"}):
+    weights = ("reuse_kl", "start_kl")
+    assert [stored["l2f"][name] for name in weights] == [None, None]
+    others = {name: value for name, value in stored["l2f"].items() if name not in weights}
+    for former in ({**others, "reuse_kl": 0.0, "start_kl": 0.0}, {**others, "start_kl": 0.0}, others):
         path.write_text(json.dumps({**stored, "l2f": former}))
         assert load_config(tmp_path).to_dict() == config.to_dict()
 
