@@ -49,7 +49,7 @@ class Stage:
         kl_weight: Weight, in TRPO's trust region, of the KL divergence of the policies before this stage, measured on
             its support; the adapted policies' has weight 1.
         kl_penalty: Weight, in TRPO's loss, of the mean KL divergence from the policies before this stage to those after
-            it, on its support.
+            it, on its support. Give ``kl_weight`` too: TRPO's step overshoots what its trust region does not see.
         reads: The fewest episodes per task that the update can do with.
     """
 

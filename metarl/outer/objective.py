@@ -90,15 +90,16 @@ class _Chunk:
     def __init__(self, loop: InnerLoop, fisher_rows: Tensor | None) -> None:
         self._loop, self._policy, self._weights = loop, require_derivatives(loop.rule.policy), loop.query_weights
         self._queries, self._loss = [query.samples for query in loop.queries], loop.queries[-1].loss
-        stages, counted = list(enumerate(loop.stages)), len(self._queries)
         # Policies that count beside the queried ones: place in the replay, stage of the rows, weight of the divergence.
-        others = [(i, i, stage.kl_weight) for i, stage in stages if stage.kl_weight]
+        others: list[tuple[int, int, float]] = []
         # Weights of the penalties, by the place among the counted policies of that before the stage; the next is after.
         self._penalties: dict[int, float] = {}
-        for i, stage in stages:
+        for i, stage in enumerate(loop.stages):
             if stage.kl_penalty:
-                self._penalties[counted + len(others)] = stage.kl_penalty
-                others += [(i, i, 0.0), (i + 1, i, 0.0)]
+                self._penalties[len(self._queries) + len(others)] = stage.kl_penalty
+                others += [(i, i, stage.kl_weight), (i + 1, i, 0.0)]
+            elif stage.kl_weight:
+                others.append((i, i, stage.kl_weight))
         self._others = [place for place, _, _ in others]
         self._data = [*self._queries, *(loop.supports[i].samples for _, i, _ in others)]
         self._kl_weights = [*self._weights, *(weight for _, _, weight in others)]
@@ -154,7 +155,8 @@ class _Chunk:
         new = self._outputs(meta)
         kl = torch.zeros((), dtype=torch.float64, device=meta.device)
         for old, now, rows, weight in zip(self._old, new, self._data, self._kl_weights, strict=True):
-            kl += weight * (rows.weights * self._policy.distribution.kl(*old, *now)).double().sum()
+            if weight:
+                kl += weight * (rows.weights * self._policy.distribution.kl(*old, *now)).double().sum()
         return torch.stack([self._surrogate(new), kl])
 
     def proximal(self, meta: Tensor, clip: float, kl_penalty: float) -> tuple[Tensor, Tensor]:
