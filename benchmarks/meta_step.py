@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,23 +26,32 @@ from metarl.outer.trpo import Objective, trpo_step
 
 ENVS = ("navigation", "cheetah-dir", "ant-dir")
 ALGOS = ("maml", "l2f", "fomaml", "anil")
+BESIDE: dict[str, dict[str, Any]] = {
+    "maml": {"algo": "maml"},
+    "l2f": {"algo": "l2f"},
+    "l2f, reuse_kl 0": {"algo": "l2f", "l2f": {"reuse_kl": 0}},
+}
+"""Choices of the rules that are timed beside one another, MAML first."""
 _SQUARE = 2048
+_TRIALS = 2
 Shape = tuple[int, ...]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def measure(quick: bool, device: torch.device) -> list[Table]:
-    """Two tables: parts on one thread, and whole meta-steps on all cores."""
+    """Three tables: parts on one thread; on all cores whole meta-steps, and L2F's beside MAML's."""
     small = {"meta_batch_size": 3, "rollouts_per_task": 3, "horizon": 20} if quick else {}
     rounds = 1 if quick else 3
-    parts, whole = [], []
+    parts, whole, beside = [], [], []
     for env in ENVS:
         for algo in ALGOS:
             problem = make_problem(Config(env=env, algo=algo, **small), device)
             parts.append(_parts(problem, rounds))
             if env != "ant-dir" and algo != "fomaml":
                 whole += _whole(problem, 1 if quick else 2)
+        if env != "ant-dir":
+            beside += _beside_maml(env, small, 1 if quick else 7, device)
     return [
         Table(
             "Parts of the meta-step, one thread",
@@ -57,6 +66,12 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
             whole,
             f"Surrogate gradient, conjugate gradients and line search on {available_cores()} threads. Ratio: the "
             "looped reference's seconds over these, median of the rounds.",
+        ),
+        Table(
+            "L2F's meta-step beside MAML's",
+            beside,
+            f"On {available_cores()} threads with default curvature and {_TRIALS} line-search trials for each, by turns. "
+            "Ratio: over MAML's, median of the rounds.",
         ),
     ]
 
@@ -145,6 +160,36 @@ def _whole(problem: Problem, rounds: int) -> list[dict[str, Cell]]:
             "surrogate gain": reports[subject].numbers["surrogate_gain"],
         }
         for subject in candidates
+    ]
+
+
+def _beside_maml(env: str, small: dict[str, Any], rounds: int, device: torch.device) -> list[dict[str, Cell]]:
+    """Rows of a meta-step of MAML, L2F, and L2F without its penalty, with the same number of line-search trials."""
+    problems = {name: make_problem(Config(env=env, **choices, **small), device) for name, choices in BESIDE.items()}
+
+    def step(problem: Problem, workers: Workers) -> None:
+        trpo = problem.settings.optimiser
+        assert isinstance(trpo, TRPOConfig)
+        objective = problem.objective(workers, trpo.fisher_fraction, trpo.hessian_fraction)
+        direction = objective.loss_and_gradient()[1]
+        for _ in range(trpo.cg_iterations):
+            objective.fisher_product(direction)
+        for _ in range(_TRIALS):
+            objective.evaluate(problem.loop.meta)
+
+    with Workers(available_cores()) as workers:
+        candidates: dict[str, Callable[[], object]] = {
+            name: partial(step, problem, workers) for name, problem in problems.items()
+        }
+        times = interleaved(_waiting(candidates, problems["maml"]), rounds)
+    return [
+        {
+            "size": _size(problem.settings),
+            "rule": name,
+            "seconds": _median(times[name]),
+            "ratio": median_ratio(times[name], times["maml"]),
+        }
+        for name, problem in problems.items()
     ]
 
 

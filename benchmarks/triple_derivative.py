@@ -69,7 +69,11 @@ class _Part:
 
     def __init__(self, loop: InnerLoop) -> None:
         self._loop = replace(loop, supports=[PlainSupport.like(support) for support in loop.supports])
-        self._queries = [query.samples for query in loop.queries]
+        # Stages whose policies count beside the queried ones.
+        self._starts = [i for i, stage in enumerate(loop.stages) if stage.kl_weight]
+        starts = [loop.supports[i].samples for i in self._starts]
+        self._data = [*(query.samples for query in loop.queries), *starts]
+        self._weights = [*loop.query_weights, *(loop.stages[i].kl_weight for i in self._starts)]
         self._meta = loop.meta.detach().clone().requires_grad_()
         self._now, self._penalty = self._at(self._meta)
         self._old = [tuple(value.detach() for value in values) for values in self._now]
@@ -94,30 +98,32 @@ class _Part:
         return torch.autograd.grad(self._kl(self._now), self._meta, create_graph=True)[0]
 
     def _at(self, meta: Tensor) -> tuple[list[tuple[Tensor, ...]], Tensor]:
-        """Distributions of the queried policies, and the sum over tasks of the penalties of stages, a scalar."""
+        """Distributions of the policies that count, and the sum over tasks of the penalties of stages, a scalar."""
         loop, policies, penalty = self._loop, self._loop.replay(meta), meta.new_zeros(())
         for before, after, stage, support in zip(policies, policies[1:], loop.stages, loop.supports, strict=False):
             if stage.kl_penalty:
                 samples = support.samples
                 pair = (*self._outputs(before, samples), *self._outputs(after, samples))
                 penalty = penalty + stage.kl_penalty * (samples.weights * self._distribution.kl(*pair)).sum()
-        pairs = zip(loop.queried(policies), self._queries, strict=True)
-        return [self._outputs(parameters, query) for parameters, query in pairs], penalty
+        counted = [*loop.queried(policies), *(policies[i] for i in self._starts)]
+        pairs = zip(counted, self._data, strict=True)
+        return [self._outputs(parameters, samples) for parameters, samples in pairs], penalty
 
     def _outputs(self, parameters: Tensor, samples: Samples) -> tuple[Tensor, ...]:
         policy = self._loop.rule.policy
         return policy.outputs(parameters, samples.observations), policy.extra(parameters)
 
     def _loss(self, distributions: list[tuple[Tensor, ...]]) -> Tensor:
-        return self._mean(distributions, lambda at, query: inner_loss(self._distribution, *at, query, "ratio"))
+        queried = distributions[: len(self._loop.queries)]
+        return self._total(queried, lambda at, query: inner_loss(self._distribution, *at, query, "ratio"))
 
     def _kl(self, distributions: list[tuple[Tensor, ...]]) -> Tensor:
         pairs = list(zip(self._old, distributions, strict=True))
-        return self._mean(pairs, lambda pair, query: query.weights * self._distribution.kl(*pair[0], *pair[1]))
+        return self._total(pairs, lambda pair, samples: samples.weights * self._distribution.kl(*pair[0], *pair[1]))
 
-    def _mean(self, values: list[Any], term: Callable[[Any, Samples], Tensor]) -> Tensor:
-        weighted = zip(values, self._queries, self._loop.query_weights, strict=True)
-        return torch.stack([weight * term(value, query).sum() for value, query, weight in weighted]).sum()
+    def _total(self, values: list[Any], term: Callable[[Any, Samples], Tensor]) -> Tensor:
+        weighted = zip(values, self._data, self._weights, strict=False)
+        return torch.stack([weight * term(value, samples).sum() for value, samples, weight in weighted]).sum()
 
     @property
     def _distribution(self) -> Distribution:

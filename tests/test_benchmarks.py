@@ -16,7 +16,7 @@ from tiny_runs import ROOT, tiny
 from benchmarks import measure, meta_world, step_length
 from benchmarks.figure import draw, meta_step_panels, rollout_panels
 from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
-from benchmarks.meta_step import ALGOS, ENVS
+from benchmarks.meta_step import ALGOS, BESIDE, ENVS
 from benchmarks.rollouts import Rollouts
 from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
@@ -160,7 +160,7 @@ def test_start_up_times_the_help_and_the_first_iteration(tables):
 
 @pytest.mark.slow
 def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(tables):
-    parts, whole = tables("meta-step")
+    parts, whole, beside = tables("meta-step")
     assert len(parts["rows"]) == len(ENVS) * len(ALGOS)
     assert all(row["share of the bound"] > 0 and row["looped / ours"] > 0 for row in parts["rows"])
     steps = {(row["size"], row["algorithm"], row["subject"]): row for row in whole["rows"]}
@@ -169,6 +169,8 @@ def test_meta_steps_of_the_package_and_of_the_reference_do_the_same(tables):
             reference = steps[size, algo, "triple derivative, looped"]
             assert row["line search"] == reference["line search"]
             assert row["surrogate gain"] == pytest.approx(reference["surrogate gain"], rel=1e-2)
+    assert [row["rule"] for row in beside["rows"]] == 2 * list(BESIDE)
+    assert {row["ratio"] for row in beside["rows"] if row["rule"] == "maml"} == {1}
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ RULES = [
     ("l2f", {"embedding": "gru", "trajectories": 3}),
     ("l2f", {"embedding": "gru", "attenuation_rollouts": "fresh", "transform": "affine"}),
     ("l2f", {"reuse_kl": 0.3}),
+    ("l2f", {"reuse_kl": 0.3, "start_kl": 0.2}),
     ("fomaml", {}),
     ("anil", {}),
     ("anil", {"attenuate": True, "adapted_layers": ("weight1", "bias2")}),
