@@ -70,8 +70,8 @@ def measure(quick: bool, device: torch.device) -> list[Table]:
         Table(
             "L2F's meta-step beside MAML's",
             beside,
-            f"On {available_cores()} threads with default curvature and {_TRIALS} line-search trials for each, by turns. "
-            "Ratio: over MAML's, median of the rounds.",
+            f"On {available_cores()} threads with default curvature and {_TRIALS} line-search trials for each. "
+            "By turns; the ratio is over MAML's, median of the rounds.",
         ),
     ]
 
