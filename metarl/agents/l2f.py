@@ -32,13 +32,17 @@ class L2F(WrappedAdaptation):
     By default the meta-gradient takes m_i as a constant, as the authors' code does. It is then a partial gradient:
     exact for phi, and without the part of theta that acts through m_i. docs/l2f.md compares paper, code and package.
 
+    The first step reuses the unattenuated policies' rollouts, and the KL divergence between these policies and the
+    attenuated ones is part of the meta-loss, so that the rollouts stay valid; the unattenuated policies count in the
+    trust region, which would else be blind to a step that scales theta up and gamma down.
+
     Meta-parameters are the rule's, then phi, then the running mean and variance of m if the embedding is normalised.
     The running statistics follow the data, not the meta-gradient.
 
-    Variants: an embedding that also holds the logarithm of each layer's root mean square gradient and the mean return;
-    the unattenuated policy's KL divergence in the trust region, or its divergence from the attenuated policy in the
-    loss; or, instead of gradients, a GRU's embedding of trajectories (`TrajectoryEncoder`), with as many numbers as
-    layers. The GRU's parameters are then the last part of phi, and the meta-gradient is exact.
+    Variants: fresh rollouts for the first step; an embedding that also holds the logarithm of each layer's root mean
+    square gradient and the mean return; or, instead of gradients, a GRU's embedding of trajectories
+    (`TrajectoryEncoder`), with as many numbers as layers. The GRU's parameters are then the last part of phi, and the
+    meta-gradient is exact.
 
     Ablations: one gamma for the network, per unit (its incoming weights) or per parameter; gamma as a learned constant,
     which costs no rollouts; gamma without the sigmoid; the affine map gamma * theta + delta. With gamma fixed at 1 this
