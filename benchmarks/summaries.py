@@ -171,7 +171,7 @@ def measurements(experiment: Experiment) -> list[Measurement]:
 @cache
 def config_of(*train_options: str) -> Config:
     """What a command line of ``python -m metarl.train`` asks for today; to parse it takes a tenth of a second."""
-    return parse_config(train_options)
+    return parse_config(train_options, quiet=True)
 
 
 def settings_of(train_options: Sequence[str]) -> dict[str, str]:

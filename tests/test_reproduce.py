@@ -409,7 +409,10 @@ def test_the_first_rows_are_compared_bit_for_bit_on_the_same_processor(tmp_path)
 
 def test_the_list_has_every_experiment_with_its_measured_cost(capsys):
     assert reproduce.main(["--list"]) == 0
-    rows = {line.split("|")[1].strip(): line for line in capsys.readouterr().out.splitlines() if line.startswith("|")}
+    printed, errors = capsys.readouterr()
+    assert not errors
+    assert printed.startswith("**Experiments**")  # Not by what a preset leaves out.
+    rows = {line.split("|")[1].strip(): line for line in printed.splitlines() if line.startswith("|")}
     assert EXPERIMENTS.keys() <= rows.keys()
     assert "Finn et al. 2017" in rows["navigation"]
     assert "| 76.7 " in rows["navigation"]  # M environment steps, from the rows of its nine runs.
