@@ -37,11 +37,14 @@ class Unbreakable:
 
 
 class _Lines(Unbreakable):
-    """Whole lines instead of one that is written over: for files and pipes."""
+    """Whole lines instead of one that is written over, none twice in a row: for files and pipes."""
+
+    _last = ""
 
     def write(self, text: str) -> int:
-        if words := text.strip():
+        if (words := text.strip()) and words != self._last:
             super().write(f"{words}\n")
+            self._last = words
         return len(text)
 
 

@@ -48,6 +48,7 @@ def test_a_bar_in_a_log_file_is_whole_lines_and_in_a_notebook_a_live_one(monkeyp
             bar.update()
             if index == 500:
                 say_above_bars("words")
+        bar.refresh()  # As on an iteration that ends 30 seconds after the latest line.
         bar.close()
         log.seek(0)
         assert log.read() == "0/1000\nwords\n501/1000\n1000/1000\n"

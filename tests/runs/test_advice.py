@@ -26,6 +26,11 @@ def test_many_rejected_steps_are_told_once():
     assert said(rows(9, "rejected")) == []
 
 
+def test_steps_without_a_gradient_may_mean_that_the_family_is_solved():
+    (remark,) = said(rows(10, "zero gradient"))
+    assert "(10 zero gradient): try fewer iterations if every episode earns the most that it can, else a rew" in remark
+
+
 def test_a_low_effective_sample_size_is_told_once():
     assert said(rows(30, size=0.6)) == []
     (remark,) = said(rows(30, size=0.1))

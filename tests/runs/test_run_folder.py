@@ -345,7 +345,8 @@ def test_a_finished_run_counts_the_meta_steps_that_were_not_accepted():
         "1 of 1 meta-steps in progress.csv were not accepted (1 non-finite): try a smaller promp.lr or inner_lr, "
         "normalise_observations, or smaller rewards"
     ]
-    assert more.startswith("3 of 10 meta-steps in progress.csv were not accepted (2 zero gradient, 1 rejected): try a ")
+    counted = "3 of 10 meta-steps in progress.csv were not accepted (2 zero gradient, 1 rejected): try fewer "
+    assert more.startswith(counted)
 
 
 def test_a_finished_run_counts_the_episodes_that_were_dropped():
