@@ -93,7 +93,7 @@ class Settings:
         """Names of the settings that make the steps of training smaller, such as "promp.lr or inner_lr"."""
         of_meta = get_meta_optimiser(self.meta.meta_optimiser).step_size if self.optimiser else None
         of_inner = None if self.algorithm.remembers else "inner_lr"
-        return " or ".join(filter(None, (of_meta, of_inner)))
+        return " or ".join(filter(None, (of_meta, of_inner))) or "step of the meta-optimiser"
 
     @property
     def algorithm_name(self) -> str:

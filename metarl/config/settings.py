@@ -91,7 +91,8 @@ class RunSettings(Checked):
     not depend on it."""
     envs_per_process: Natural = 0
     """Most environments of a process that exist at once for training, and as many for validation; its tasks take turns.
-    0 for all. The results do not depend on it."""
+    0 for all. A stage that collects another number of episodes has its own beside them. The results do not depend on
+    it."""
     profile: bool = False
     """Measure where the time goes: print a table of the phases at the end, and write the trace of one iteration into
     RUN_DIR (for Perfetto or TensorBoard)."""
@@ -165,6 +166,13 @@ class PolicySettings(Checked):
     policy_body: str | None = None
     """A torch.nn.Module as the policy's network: package.module:function, called with (inputs, outputs),
     and with the shape of an observation if it has a parameter "shape"."""
+
+    def check(self) -> None:
+        if self.initial_std < self.min_std:
+            raise UserError(
+                f"initial_std must be at least min_std, {self.min_std:g}, got {self.initial_std:g}: below its floor "
+                "the standard deviation has no gradient, and would stay there."
+            )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
     """
     if trust is True:
         return
-    vouched = _names(trust)
+    vouched = names_in(trust)
     foreign = {
         setting: name
         for setting, name in code_in(values).items()
@@ -71,7 +71,8 @@ def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
         )
 
 
-def _names(trust: Trust) -> tuple[str, ...]:
+def names_in(trust: Trust) -> tuple[str, ...]:
+    """The names that the caller's word holds, of which there may be a single one; none if it is True or False."""
     if isinstance(trust, bool):
         return ()
     return convert("trust", (trust,) if isinstance(trust, str) else trust, tuple[str, ...])

@@ -204,8 +204,9 @@ class WrappedAdaptation(Adaptation):
 
     def __init__(self, rule: Adaptation, num_meta: int | None = None) -> None:
         super().__init__(rule.policy, rule.num_meta if num_meta is None else num_meta)
-        self._rule, self.exact, self.remembers = rule, rule.exact, rule.remembers
-        self.sees_tasks = rule.sees_tasks
+        self._rule, kind = rule, type(self)
+        self.exact, self.remembers = kind.exact and rule.exact, kind.remembers or rule.remembers
+        self.sees_tasks = kind.sees_tasks or rule.sees_tasks
 
     @property
     def adapted(self) -> Sequence[str]:

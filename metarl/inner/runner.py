@@ -215,8 +215,18 @@ class Runner:
 
 
 def _rounds(start: int, stop: int, most: int) -> list[tuple[int, int]]:
-    """Divides tasks ``start`` to ``stop`` into the fewest rounds of at most ``most`` tasks, as equal as can be."""
-    bounds = np.linspace(start, stop, -(-(stop - start) // most) + 1).astype(int).tolist()
+    """Divides tasks ``start`` to ``stop`` into the fewest rounds, as equal as can be.
+
+    Rounds of one size share their environments. There may be two sizes; ``most`` is the most tasks of both together.
+    """
+    number = stop - start
+
+    def tasks_at_once(rounds: int) -> int:
+        smaller, larger_rounds = divmod(number, rounds)
+        return 2 * smaller + 1 if larger_rounds else smaller
+
+    fewest = next(rounds for rounds in range(1, number + 1) if tasks_at_once(rounds) <= most)
+    bounds = np.linspace(start, stop, fewest + 1).astype(int).tolist()
     return list(itertools.pairwise(bounds))
 
 

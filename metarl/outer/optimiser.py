@@ -50,7 +50,8 @@ class Optimiser(Protocol):
         Args:
             state: The meta-parameters that ``loop`` started from, and the memory that the previous `step` returned;
                 the memory is empty before the first step.
-            loop: The inner loop of all tasks.
+            loop: The inner loop of this process's tasks, which are all if there is one process.
+                `metarl.outer.objective.MetaObjective` adds up those of all processes; so must whatever is not from it.
             workers: Threads.
             generator: Source of randomness.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metarl.common.importing import import_named
-from metarl.config.algorithms import get_algorithm
+from metarl.config.algorithms import ALGORITHMS, get_algorithm
 from metarl.config.checked import Checked
 from metarl.config.settings import PolicySettings
 from metarl.policies.base import Policy
@@ -71,15 +71,15 @@ class Blueprint:
         """The blueprint that `to_json` describes.
 
         Raises:
-            UserError: If a setting is impossible, or the algorithm is unknown.
+            UserError: If a setting is impossible.
             KeyError, TypeError, ValueError: If the values are not those of a blueprint.
         """
         algo, options = values["algo"], None
         if algo is not None:
-            algorithm = get_algorithm(algo)
-            settings = algorithm.settings
-            if settings is None or not algorithm.remembers:
-                raise ValueError(f"{algo} has no memory")
-            options = settings(**values["options"])
+            # A file's word: a name of other code must not be imported.
+            algorithm = ALGORITHMS.get(algo)
+            if algorithm is None or algorithm.settings is None or not algorithm.remembers:
+                raise ValueError(f"{algo} is no algorithm with a memory")
+            options = algorithm.settings(**values["options"])
         shape = tuple(int(size) for size in values["input_shape"])
         return Blueprint(PolicySettings(**values["network"]), shape, algo, options)

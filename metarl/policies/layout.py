@@ -34,6 +34,9 @@ class Layout:
         return torch.tensor([name in names for name in self.names])[self.tensor_index()]
 
     def row_index(self) -> Tensor:
-        """Index of each parameter's row, counted over all tensors, [parameter]; each entry of a bias is a row."""
-        widths = torch.cat([torch.full((shape[0],), math.prod(shape[1:])) for shape in self.shapes])
+        """Index of each parameter's row, counted over all tensors, [parameter]; each entry of a bias is a row.
+
+        A tensor without dimensions is one row.
+        """
+        widths = torch.cat([torch.full(shape[:1] or (1,), math.prod(shape[1:])) for shape in self.shapes])
         return torch.repeat_interleave(torch.arange(len(widths)), widths)

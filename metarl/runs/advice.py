@@ -90,9 +90,12 @@ class Advice:
         mean = sum(sizes) / len(sizes) if sizes else 1.0
         if mean >= _LOW_SAMPLE_SIZE:
             return None
-        weight = self._settings.l2f.reuse_kl if self._settings.l2f else None
-        hold = "meta_optimiser trpo" if weight is None else f"l2f.reuse_kl {max(10 * weight, REUSE_KL):g}"
+        who, remedy = "the rule", "a smaller change before the step that reuses them, or fresh episodes for it"
+        if l2f := self._settings.l2f:
+            weight = l2f.reuse_kl
+            hold = "meta_optimiser trpo" if weight is None else f"l2f.reuse_kl {max(10 * weight, REUSE_KL):g}"
+            who, remedy = "L2F", f"{hold}, or l2f.attenuation_rollouts fresh"
         return (
-            f"the effective sample size of the episodes that L2F reuses is {100 * mean:.2g} % of their number, so "
-            f"that their gradients say little: try {hold}, or l2f.attenuation_rollouts fresh."
+            f"the effective sample size of the episodes that {who} reuses is {100 * mean:.2g} % of their number, so "
+            f"that their gradients say little: try {remedy}."
         )

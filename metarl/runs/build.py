@@ -20,7 +20,7 @@ from metarl.policies.base import Policy
 from metarl.policies.blueprint import Blueprint
 from metarl.policies.distributions import Categorical, DifferentiableDistribution, SquaredError
 from metarl.policies.module import ModulePolicy
-from metarl.runs.room import require_room, require_room_to_train
+from metarl.runs.room import require_room_for_network
 
 
 def family_of(algo: str, env: str, **parameters: Any) -> Family:
@@ -44,9 +44,7 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
     experiment = settings.experiment
     family = family_of(experiment.algo, experiment.env, **experiment.env_kwargs)
     policy = build_policy(family, settings)
-    tasks = max(settings.meta.meta_batch_size, settings.run.validation_tasks if settings.run.validate_every else 0)
-    data = "shots or queries" if settings.examples else "rollouts_per_task or horizon"
-    require_room(settings, policy, tasks, "meta_batch_size or validation_tasks", data)
+    require_room_for_network(settings, policy)
     shown = isinstance(settings.own, VariBADConfig) and settings.own.decoder == "task"
     rule = build_rule(
         experiment.algo,
@@ -60,7 +58,6 @@ def build(settings: Settings) -> tuple[Family, Adaptation]:
         zero_outputs=_zero_outputs(family, settings) if settings.algorithm.knows_zero else None,
     )
     require_episodes(settings, rule.stages((1.0,) * settings.inner.num_inner_steps), "rollouts_per_task")
-    require_room_to_train(settings, rule)
     return family, rule
 
 

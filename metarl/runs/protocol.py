@@ -29,7 +29,7 @@ from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.checked import Count, convert, expect
 from metarl.config.measuring import EvaluationConfig
 from metarl.config.resolved import Settings
-from metarl.config.trust import Trust, code_in
+from metarl.config.trust import Trust, code_in, names_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import CheckedEpisodes, checked_episodes, watching
 from metarl.envs.spaces import stacked, zero_action
@@ -133,7 +133,7 @@ def _prepared(
     config = expect("config", EvaluationConfig() if config is None else config, EvaluationConfig)
     resolve_device(config.device)  # Refuse a device that is missing before the run is read.
     # To name the family here is the word for it.
-    words = trust is True or [*(trust or ()), *code_in({"env": config.env}).values()]
+    words = trust is True or [*names_in(trust), *code_in({"env": config.env}).values()]
     agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
     if config.env == agent.config.env:
         config = replace(config, env=None)

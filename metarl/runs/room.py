@@ -12,6 +12,14 @@ from metarl.policies.memory import MemoryPolicy
 from metarl.policies.recurrent import RecurrentPolicy
 
 
+def require_room_for_network(settings: Settings, policy: Policy) -> None:
+    """Raises UserError if the policy's network cannot fit into this machine's memory."""
+    if isinstance(policy, MemoryPolicy):
+        size = f"{_of_memory(settings, policy)} or hidden_sizes"
+        require_memory("the weights of the network", policy.weights.size, size)
+    require_memory("the weights of the network", policy.layout.size, "hidden_sizes")
+
+
 def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: str, lower_data: str) -> None:
     """Raises UserError if the policies or the data of some tasks cannot fit into this machine's memory.
 
@@ -26,11 +34,8 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
     rows = examples.shots + examples.queries if examples else rollouts.rollouts_per_task * rollouts.horizon
     numbers_in_row = policy.observation_size + 1
     if isinstance(policy, MemoryPolicy):  # All episodes of a trial.
-        assert settings.own is not None
-        size = settings.own.prefix + ("units" if isinstance(policy, RecurrentPolicy) else "latent_size")
-        require_memory("the weights of the network", policy.weights.size, f"{size} or hidden_sizes")
         rows *= settings.inner.num_inner_steps + 1
-        lower_data = f"num_inner_steps, horizon or {size}"
+        lower_data = f"num_inner_steps, horizon or {_of_memory(settings, policy)}"
     if isinstance(policy, RecurrentPolicy):  # Training goes back through its states.
         numbers_in_row += policy.options.units
     require_memory(f"the policies of {tasks} tasks", tasks * policy.layout.size, f"hidden_sizes, {lower_tasks}")
@@ -38,11 +43,21 @@ def require_room(settings: Settings, policy: Policy, tasks: int, lower_tasks: st
 
 
 def require_room_to_train(settings: Settings, rule: Adaptation) -> None:
-    """Raises UserError if what the algorithm learns from, beside rollouts, cannot fit into this machine's memory."""
+    """Raises UserError if what the algorithm learns from cannot fit into this machine's memory."""
+    run = settings.run
+    tasks = max(settings.meta.meta_batch_size, run.validation_tasks if run.validate_every else 0)
+    data = "shots or queries" if settings.examples else "rollouts_per_task or horizon"
+    require_room(settings, rule.policy, tasks, "meta_batch_size or validation_tasks", data)
     if isinstance(settings.own, VariBADConfig):
         _for_belief(settings, settings.own, rule)
     if isinstance(settings.own, PEARLConfig) and isinstance(settings.optimiser, SACConfig):
         _for_replay(settings, settings.own, settings.optimiser, rule)
+
+
+def _of_memory(settings: Settings, policy: MemoryPolicy) -> str:
+    """The setting that says how large the memory is."""
+    assert settings.own is not None
+    return settings.own.prefix + ("units" if isinstance(policy, RecurrentPolicy) else "latent_size")
 
 
 def _for_belief(settings: Settings, options: VariBADConfig, rule: Adaptation) -> None:

@@ -38,6 +38,7 @@ from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_a
 from metarl.runs.advice import Advice, not_accepted
 from metarl.runs.build import build, require_enough_to_train
 from metarl.runs.processes import joined, launch
+from metarl.runs.room import require_room_to_train
 from metarl.runs.trained_agent import Agent, require_same_data
 from metarl.runs.warm_start import learner_from
 from metarl.store.checkpoints import RunState, load_checkpoint
@@ -215,6 +216,7 @@ class Trainer:
         self._config, self._settings, self.device, self._group = config, config.resolve(), device, group
         self.family, self._rule = build(self._settings)
         require_enough_to_train(self._settings, self._rule)
+        require_room_to_train(self._settings, self._rule)
         # Here, so that a wrong task space is told before anything is written.
         check_parts(self.family.task_space, f"the tasks of {self.family.name}")
         run = self._settings.run

@@ -323,6 +323,20 @@ def test_a_rule_around_another_one_may_have_meta_parameters_of_its_own(algo, opt
     assert after[-3:].tolist() == [5, -6, 7]
 
 
+class Inexact(WrappedAdaptation):
+    """A rule around another one that leaves out derivatives, and sees tasks."""
+
+    exact = False
+    sees_tasks = True
+
+
+def test_a_rule_around_another_one_says_what_it_is_as_any_other():
+    inner = make_rule("maml", make_policy())
+    assert (inner.exact, inner.sees_tasks) == (True, False)
+    assert (Inexact(inner).exact, Inexact(inner).sees_tasks) == (False, True)
+    assert (WrappedAdaptation(Inexact(inner)).exact, WrappedAdaptation(Inexact(inner)).sees_tasks) == (False, True)
+
+
 def test_unknown_layers_are_refused():
     with pytest.raises(UserError, match=r"the policy has no tensor 'weigth1'\. Did you mean 'weight1'"):
         make_rule("anil", make_policy(), adapted_layers=("weigth1",))

@@ -165,6 +165,10 @@ def test_what_was_converted_survives_json():
         ({"inner_lr": float("nan")}, "inner_lr must be a finite number, got nan."),
         ({"inner_lr": np.array([0.1, 0.2])}, "inner_lr must be a finite number, got array([0.1, 0.2])."),
         ({"initial_std": -1.0}, "initial_std must be at least 1e-12, got -1.0."),
+        (
+            {"initial_std": 0.01, "min_std": 0.1},
+            "initial_std must be at least min_std, 0.1, got 0.01: below its floor the standard deviation has no",
+        ),
         ({"action_scale": float("inf")}, "action_scale must be a finite number, got inf."),
         ({"discount": 1.5}, "discount must be at most 1, got 1.5."),
         ({"gae_lambda": -0.1}, "gae_lambda must be at least 0, got -0.1."),

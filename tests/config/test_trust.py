@@ -101,13 +101,14 @@ def test_a_path_through_metarl_is_no_way_round(tmp_path):
         metarl.load(run)
 
 
+@pytest.mark.parametrize("read", [metarl.load, metarl.evaluate])
 @pytest.mark.parametrize("trust", [True, "{}:Family", ["{}:Family"]])
-def test_with_a_word_the_code_is_imported(tmp_path, module, trust):
+def test_with_a_word_the_code_is_imported(tmp_path, module, trust, read):
     if isinstance(trust, str | list):
         trust = trust.format(module) if isinstance(trust, str) else [name.format(module) for name in trust]
     run = foreign_run(tmp_path / "run", "env", f"{module}:Family")
     with pytest.raises(UserError, match=r"would do nothing|no checkpoint"):
-        metarl.load(run, trust=trust)
+        read(run, trust=trust)
     assert module in sys.modules
 
 

@@ -391,3 +391,8 @@ def test_a_body_that_asks_for_it_is_told_the_shape_of_an_observation():
     parameters = policy.initial(np.random.default_rng(0))
     assert policy.outputs(parameters[None], torch.zeros(1, 5, 48)).shape == (1, 5, 2)
     assert set(told) == {(48, 2, (3, 4, 4))}
+
+
+def test_a_row_is_what_feeds_one_unit():
+    layout = Layout([("weight", (2, 3)), ("bias", (2,)), ("kernel", (1, 2, 2)), ("scale", ())])
+    assert layout.row_index().tolist() == [0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 4, 5]

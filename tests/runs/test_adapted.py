@@ -174,7 +174,7 @@ def test_a_policy_body_is_imported_only_on_the_callers_word(tmp_path, monkeypatc
     assert metarl.load_policy(tmp_path / "policy", trust=True)
 
 
-def test_files_that_hold_no_policy_are_refused(tmp_path):
+def test_files_that_hold_no_policy_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "policy"
     with pytest.raises(UserError, match="there is no file"):
         metarl.load_policy(path)
@@ -186,7 +186,11 @@ def test_files_that_hold_no_policy_are_refused(tmp_path):
         metarl.load_policy(path)
     adapted().save(path)
     tensors, header = load_file(path), _header(path)
-    for change in ({"observation_space": {"kind": "Box"}}, {"action_space": {"kind": "Line"}}, {"blueprint": []}):
+    (tmp_path / "imported_by_a_policy.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    foreign = {"blueprint": {**header["blueprint"], "algo": "imported_by_a_policy:Rule"}}
+    spaces_of_no_kind = {"observation_space": {"kind": "Box"}}, {"action_space": {"kind": "Line"}}
+    for change in (*spaces_of_no_kind, {"blueprint": []}, foreign):
         save_file(tensors, path, {"format": "metarl-policy-1", "policy": json.dumps({**header, **change})})
         with pytest.raises(UserError, match="holds no whole policy"):
             metarl.load_policy(path)

@@ -11,7 +11,7 @@ from metarl.runs.training import train
 
 
 def said(rows, **settings):
-    advice = Advice(Config(algo="l2f", **settings).resolve())
+    advice = Advice(Config(**{"algo": "l2f", **settings}).resolve())
     return [remark for row in rows for remark in advice.after(row)]
 
 
@@ -40,6 +40,9 @@ def test_a_low_effective_sample_size_is_told_once():
     assert remark.endswith("try l2f.reuse_kl 0.1, or l2f.attenuation_rollouts fresh.")
     (remark,) = said(rows(30, size=0.1), meta_optimiser="promp")
     assert remark.endswith("try meta_optimiser trpo, or l2f.attenuation_rollouts fresh.")
+    (remark,) = said(rows(30, size=0.1), algo="maml")  # As of an own rule.
+    assert "the episodes that the rule reuses is 10 %" in remark
+    assert remark.endswith("try a smaller change before the step that reuses them, or fresh episodes for it.")
     assert said([{"outcome": "accepted after 1"}] * 20) == []  # Supervised runs have none.
 
 

@@ -313,11 +313,13 @@ def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs
         made.append(num_envs)
         return make_episodes(self, num_envs, horizon)
 
-    train(tiny(tmp_path / "all", **{**RUN, **settings}))
+    settings = {**RUN, **settings, "validate_every": 0}
+    train(tiny(tmp_path / "all", **settings))
     monkeypatch.setattr(NavigationFamily, "make_episodes", counted)
-    train(tiny(tmp_path / "turns", **{**RUN, **settings, "envs_per_process": envs}))
+    train(tiny(tmp_path / "turns", **{**settings, "envs_per_process": envs}))
     assert_same_run(tmp_path / "all", tmp_path / "turns")
-    assert max(made) <= envs
+    # All exist at once; the stage of MuMoMAML that collects one episode has its own, of one or two tasks.
+    assert sum(size for size in made if size >= RUN["rollouts_per_task"]) <= envs
 
 
 def test_a_run_whose_tasks_took_turns_is_evaluated_with_what_one_task_needs_at_least(tmp_path, monkeypatch):

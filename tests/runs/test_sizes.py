@@ -14,6 +14,7 @@ import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, UserError
 from metarl.commands.cli import run_command
 from metarl.runs.build import build
+from metarl.runs.room import require_room_to_train
 from metarl.runs.training import train
 
 HUGE = 10**11
@@ -39,7 +40,7 @@ def run(tmp_path_factory):
         ({"rollouts_per_task": HUGE}, "lower meta_batch_size or validation_tasks, rollouts_per_task or horizon"),
         ({"meta_batch_size": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
         ({"validation_tasks": HUGE}, "lower hidden_sizes, meta_batch_size or validation_tasks"),
-        ({"hidden_sizes": (10**7, 10**7)}, "lower hidden_sizes, meta_batch_size"),
+        ({"hidden_sizes": (10**7, 10**7)}, "the weights of the network take .* lower hidden_sizes"),
         ({"algo": "rl2", "horizon": 10**7, "num_inner_steps": 9_999}, "lower .*num_inner_steps, horizon or rl2.units"),
         ({"algo": "rl2", "rl2": {"units": 10**6}}, "the weights of the network take .* lower rl2.units or hidden"),
         ({"algo": "varibad", "varibad": {"units": 10**6}}, "lower varibad.units or hidden_sizes"),
@@ -69,7 +70,15 @@ def test_a_training_that_cannot_fit_is_refused_before_it_begins(tmp_path, settin
 
 
 def test_what_is_measured_once_is_no_matter_of_validation():
-    build(Config(validation_tasks=HUGE, validate_every=0).resolve())
+    settings = Config(validation_tasks=HUGE, validate_every=0).resolve()
+    require_room_to_train(settings, build(settings)[1])
+
+
+def test_an_agent_is_loaded_where_its_training_would_not_fit(run, monkeypatch):
+    monkeypatch.setattr("metarl.common.memory._memory", lambda: 2_000)
+    agent = metarl.load(run)
+    with pytest.raises(UserError, match=r"the data of .* tasks take at least"):
+        require_room_to_train(agent.settings, agent.rule)
 
 
 @pytest.mark.parametrize(
