@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from metarl.agents.l2f import L2F
 from metarl.agents.normalised import NormalisedObservations
+from metarl.common.errors import UserError
 from metarl.common.importing import import_named
 from metarl.config.algorithms import L2FConfig, get_algorithm
 from metarl.config.checked import Checked
@@ -52,7 +53,14 @@ def build_rule(
         arguments.append(num_modes)
     if algorithm.knows_zero:
         arguments.append(zero_outputs)
-    rule: Adaptation = import_named(algorithm.rule, "algo")(policy, *arguments)
+    kind = import_named(algorithm.rule, "algo")
+    try:
+        rule: Adaptation = kind(policy, *arguments)
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # From inside the rule, whose traceback says more.
+        takes = "policy, inner settings" + (", own settings" if algorithm.settings else "")
+        raise UserError(f"{name} cannot be made from ({takes}): {error}.") from error
     if algorithm.attenuated or l2f:
         rule = L2F(rule, l2f or L2FConfig())
     return NormalisedObservations(rule) if normalise_observations else rule

@@ -22,7 +22,7 @@ from metarl.config.settings import InnerSettings, PolicySettings
 from metarl.data import Rollouts
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, adapt
-from metarl.inner.rule import Adaptation, Stage, StageKind
+from metarl.inner.rule import Adaptation, Stage, StageKind, report_of, updated_meta
 from metarl.inner.support import Support
 from metarl.policies.base import DifferentiablePolicy, Policy
 from metarl.policies.distributions import Gaussian
@@ -50,6 +50,7 @@ def check_rule(
     - Initial meta-parameters depend on the generator alone.
     - Updates leave their inputs unchanged, keep the shapes and treat every task independently.
     - A gradient step is proportional to its factor in ``step_scales``.
+    - What it reports of itself has the right form.
     - Derivatives equal finite differences (unless the rule sets ``exact`` to False).
     - The rule can be pickled.
 
@@ -69,7 +70,7 @@ def check_rule(
     if kind is not None and not isinstance(settings, kind):
         settings = kind(**convert_some("settings", {} if settings is None else settings, kind))
     trial = _Trial(name, settings if isinstance(settings, Checked) else None, seed)
-    problems = _problems_of(trial.settings, trial.initial, trial.updates, trial.pickling)
+    problems = _problems_of(trial.settings, trial.initial, trial.updates, trial.reports, trial.pickling)
     # Where an update is wrong, these would only say so again.
     if problems := problems or _problems_of(trial.factors, trial.independence, trial.derivatives):
         listed = "".join(f"\n- {problem}" for problem in problems)
@@ -152,6 +153,15 @@ class _Trial:
                 yield f"stage {number} returns numbers that are not finite."
                 return
             parameters = updated
+
+    def reports(self) -> Problems:
+        rule, loop = self._rule, self._loop()
+        observed = rule.observe(loop)
+        if observed.ndim != 2 or len(observed) != _TASKS:
+            yield f"observe must return [task, feature] for {_TASKS} tasks, got shape {tuple(observed.shape)}."
+            return
+        report_of(rule, loop.meta, observed)
+        updated_meta(rule, loop.meta, observed)
 
     def factors(self) -> Problems:
         loop = self._loop()

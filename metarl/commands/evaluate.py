@@ -24,7 +24,7 @@ class EvaluateOptions:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder, or reference:NAME for an agent that comes with the package, whose evaluation.json goes into
     runs/reference/NAME."""
-    rollouts_sweep: tuple[int, ...] = ()
+    rollouts_sweep: tuple[int, ...] | None = None
     """Evaluates with each of these numbers of episodes in place of ROLLOUTS, such as 1 2 5 10 20 40, on the same tasks;
     writes evaluation-sweep.json."""
     list: bool = False
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.runs.protocol import evaluate, sweep_rollouts
 
         run, config, trust = options.run, options.config, trusted(options.own, [options.run])
-        if options.rollouts_sweep:
-            print_table(lambda: sweep_rollouts(run, options.rollouts_sweep, config, trust), sweep_table)
+        if (sizes := options.rollouts_sweep) is not None:
+            print_table(lambda: sweep_rollouts(run, sizes, config, trust), sweep_table)
         else:
             print_table(lambda: evaluate(run, config, trust), evaluation_table)
 

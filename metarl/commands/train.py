@@ -68,7 +68,7 @@ def parse_config(arguments: Sequence[str], quiet: bool = False) -> Config:
         _options_type(settings, hidden),
         prog="python -m metarl.train",
         description="Meta-trains an agent. Defaults depend on --env and --algo; with --resume, they are the run's. "
-        "With --algo, this text leaves out what other algorithms take.",
+        "With --algo, this text leaves out the groups of settings that other algorithms take.",
         args=list(arguments),
     )
     config, left_out = overridden(start, _chosen(parsed, arguments, start))

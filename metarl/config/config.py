@@ -269,7 +269,8 @@ class _Resolution:
         if isinstance(choice, Checked):
             return convert(part.option, choice, part.settings)
         given = convert_some(part.option, self._defaults.get(part.option, {}), part.settings)
-        return part.settings(**{**given, **(choice or {})})
+        chosen_parts = {} if choice is None else convert_some(part.option, choice, part.settings)
+        return part.settings(**{**given, **chosen_parts})
 
     def _first_chosen(self, part: Component) -> str:
         return next(name for name in part.fields if name in self._config.chosen)

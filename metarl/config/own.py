@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 
 from metarl.common.errors import UserError
@@ -32,4 +33,11 @@ def own_row(spec: str, what: str) -> tuple[str, str, type[Checked]]:
         raise UserError(
             f"{spec}.Settings must be a frozen dataclass derived from metarl.RuleSettings, got {settings!r}."
         )
+    without = [
+        part.name
+        for part in dataclasses.fields(settings)
+        if part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+    ]
+    if without:
+        raise UserError(f"{spec}.Settings needs a default for {', '.join(without)}.")
     return (inspect.getdoc(kind) or "").partition("\n")[0], spec, settings

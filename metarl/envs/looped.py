@@ -143,6 +143,8 @@ class LoopedEpisodes(EpisodeBatch):
     def _env_for(self, slot: int, task: Any) -> gym.Env[Any, Any]:
         """The slot's environment, made anew if it is of another kind than the task's."""
         kind = self._family.kind(task)
+        if self._family.kinds and kind not in self._family.kinds:
+            raise UserError(f"kind of {self._family.name} gives {kind!r}, which is none of its kinds.")
         if kind != self._kinds[slot]:
             if slot in self._envs:
                 self._envs.pop(slot).close()

@@ -80,6 +80,8 @@ def check_parts(space: Space, what: str) -> None:
     Raises:
         UserError: If they are not.
     """
+    if not isinstance(space, spaces.Space):
+        raise UserError(f"{what} must be a Gymnasium space, got {shown(space)}.")
     for part in _parts(space):
         if not _is_numeric(part):
             raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError, shown
 from metarl.inner.support import Support
 from metarl.policies.base import Acting, Policy, require_derivatives
 from metarl.policies.normaliser import Normaliser
@@ -266,6 +267,28 @@ class WrappedAdaptation(Adaptation):
             return stage.update(self._of_rule(meta), parameters, support)
 
         return replace(stage, update=update)
+
+
+def report_of(rule: Adaptation, meta: Tensor, observed: Tensor) -> Mapping[str, float]:
+    """The rule's `Adaptation.describe`; raises UserError unless it is numbers by name."""
+    report: object = rule.describe(meta, observed)
+    if not isinstance(report, Mapping):
+        raise UserError(f"the rule's `describe` must return a dictionary of numbers by name, got {shown(report)}.")
+    for name, value in report.items():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise UserError(f"the rule's `describe` must return numbers, got {shown(value)} for {name!r}.") from None
+    return report
+
+
+def updated_meta(rule: Adaptation, meta: Tensor, observed: Tensor) -> Tensor:
+    """The rule's `Adaptation.after_meta_step`; raises UserError unless it has the shape of ``meta``."""
+    after: object = rule.after_meta_step(meta, observed)
+    if not isinstance(after, Tensor) or after.shape != meta.shape:
+        got = tuple(after.shape) if isinstance(after, Tensor) else shown(after)
+        raise UserError(f"the rule's `after_meta_step` must return the {len(meta)} meta-parameters, got {got}.")
+    return after
 
 
 def evaluation_scales(num_steps: int, trained_steps: int, wanted: Sequence[float] = ()) -> tuple[float, ...]:

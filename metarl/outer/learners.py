@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.group import Group
 from metarl.common.importing import import_named
 from metarl.common.parallel import Workers
@@ -20,9 +21,15 @@ from metarl.config.resolved import Settings
 from metarl.data import LearnerState, Row
 from metarl.envs import Family
 from metarl.inner.loop import Adapted, Measured, Timing, observe
-from metarl.inner.rule import Adaptation
+from metarl.inner.rule import Adaptation, report_of, updated_meta
 from metarl.inner.runner import check_dropped, make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
+
+# Columns of progress.csv that are not from one iteration's learner.
+_OF_THE_RUN = (
+    *("iteration", "env_steps", "validation_env_steps", "dropped_episodes"),
+    *("seconds", "cpu_seconds", "steps_per_second"),
+)
 
 
 class Learner(Protocol):
@@ -104,7 +111,12 @@ class MetaLearner:
         self._runner.close()
 
     def initial(self) -> LearnerState:
-        return LearnerState(self._rule.initial(stream(self._settings.run.seed, Purpose.INITIALISATION)), {})
+        rule, generator = self._rule, stream(self._settings.run.seed, Purpose.INITIALISATION)
+        meta = rule.initial(generator)
+        if meta.shape != (rule.num_meta,):
+            shape = tuple(meta.shape)
+            raise UserError(f"the rule's initial must return num_meta = {rule.num_meta} numbers, got shape {shape}.")
+        return LearnerState(meta, {})
 
     def iteration(self, state: LearnerState, index: int, describe: bool = True) -> tuple[LearnerState, Row]:
         with timed("inner loops"):
@@ -117,8 +129,8 @@ class MetaLearner:
             generator = stream(self._settings.run.seed, Purpose.META_STEP, index)
             new, report = self._optimiser.step(state, adapted.loop, self._workers, generator)
             observed = observe(adapted.loop, self._workers)
-            described = self._rule.describe(state.meta, observed) if describe else {}
-            new = replace(new, meta=self._rule.after_meta_step(new.meta, observed))
+            described = report_of(self._rule, state.meta, observed) if describe else {}
+            new = replace(new, meta=updated_meta(self._rule, new.meta, observed))
             # Processors of different types differ in the last bits.
             new = group.first(new)
         row = self._row(measured, timings, report, time.perf_counter() - begin, described)
@@ -144,12 +156,12 @@ class MetaLearner:
         timings: Sequence[Timing],
         report: StepReport,
         meta_step_seconds: float,
-        described: dict[str, float],
+        described: Mapping[str, float],
     ) -> Row:
         measure, returns, modulated = self._family.measure, measured.returns, measured.modulated_returns
         sizes, in_environments = measured.effective_sample_size, measure == "return"
         drops = in_environments and self._settings.rollouts.on_bad_episode == "drop"
-        return {
+        measurements: dict[str, float | int | str] = {
             **({"env_steps": measured.env_steps} if in_environments else {}),
             **({"dropped_episodes": len(measured.dropped)} if drops else {}),
             f"pre_adaptation_{measure}": float(returns[:, 0].mean()),
@@ -158,12 +170,16 @@ class MetaLearner:
             f"post_adaptation_{measure}_std": float(returns[:, -1].std(correction=0)),
             **before_and_after(measured.metrics),
             "outcome": report.outcome,
-            **report.numbers,
-            **(
-                {"effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0} if in_environments else {}
-            ),
-            **described,
+        }
+        size = {"effective_sample_size": float(torch.stack(sizes).mean()) if sizes else 1.0} if in_environments else {}
+        seconds = {
             "seconds_rollout": round(sum(timing.rollout for timing in timings) / len(timings), 4),
             "seconds_adaptation": round(sum(timing.adaptation for timing in timings) / len(timings), 4),
             "seconds_meta_step": round(meta_step_seconds, 4),
         }
+        names = {*_OF_THE_RUN, *measurements, *size, *seconds}
+        for whose, numbers in (("the meta-optimiser's report", report.numbers), ("the rule's `describe`", described)):
+            if taken := sorted(name for name in numbers if name in names or name.startswith("validation_")):
+                raise UserError(f"{whose} has names that the run itself writes: {', '.join(taken)}; rename them.")
+            names.update(numbers)
+        return {**measurements, **report.numbers, **size, **described, **seconds}

@@ -428,11 +428,11 @@ def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
         )
     if not shown and untrained:
         raise UserError(
-            f"no training to draw against {x}: there is no progress.csv in {_paths(untrained)}; give runs that were "
-            "trained, or draw against gradient-step."
+            f"no training to draw against {x}: no progress.csv with rows is in {_paths(untrained)}; give runs that "
+            "were trained, or draw against gradient-step."
         )
     if untrained:
-        say(f"left out, because without a progress.csv there is no training to draw: {_paths(untrained)}")
+        say(f"left out, because without rows of a progress.csv there is no training to draw: {_paths(untrained)}")
     if without:
         say(
             f"left out, because their progress.csv holds no '{column}' ({x} were not measured): {_paths(without)}; "

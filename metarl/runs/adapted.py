@@ -265,7 +265,7 @@ class AdaptedMemory:
         self._action: Tensor | None = None
 
     def __repr__(self) -> str:
-        return f"<agent with a memory of {len(self.returns) - 1} episodes, return {self.returns[-1]:.4g}>"
+        return f"<agent with a memory, adapted by {len(self.returns) - 1} episodes, return {self.returns[-1]:.4g}>"
 
     def save(self, path: str | Path) -> None:
         """Writes the agent with its memory into one file, as `AdaptedPolicy.save` does. It goes on from there.

@@ -163,13 +163,13 @@ def _reuses_in_trpo(stored: Mapping[str, Any]) -> bool:
 def with_former_behaviour(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Adds to stored settings what metarl did before the setting existed, where today's default does something else."""
     former = dict(stored)
-    if l2f := stored.get("l2f"):
+    if isinstance(l2f := stored.get("l2f"), Mapping):
         # The meta-gradient went through the embedding.
         before = "stop" if l2f.get("conditioning") == "constant" else "through"
         # The unattenuated policy was free to drift, in itself and from the attenuated one.
         free = {"reuse_kl": 0.0, "start_kl": 0.0} if _reuses_in_trpo(stored) else {}
         former["l2f"] = {"embedding_gradient": before, **free, **l2f}
-    if adam := stored.get("adam"):
+    if isinstance(adam := stored.get("adam"), Mapping):
         # The meta-gradient had no limit.
         former["adam"] = {"max_gradient_norm": None, **adam}
     return former

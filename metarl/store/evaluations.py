@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.common.arrays import Floats, array_of_objects
+from metarl.common.arrays import Floats, array_of_objects, rows_of_numbers
 from metarl.common.errors import UserError, shown
 from metarl.common.strict_json import plain
 from metarl.config.checked import Natural, convert
@@ -151,6 +151,10 @@ class Evaluation:
         """Raises UserError unless the arrays fit together."""
         if self.returns.ndim != 2 or self.tasks.shape[:1] != self.returns.shape[:1] or not self.returns.size:
             raise UserError("'returns' must be a table with a row for each of 'tasks'.")
+        try:
+            rows_of_numbers(self.tasks)
+        except (TypeError, ValueError):
+            raise UserError("'tasks' must hold as many numbers of each task.") from None
         for name in ("mean", "interval", "share_made_worse", "adaptation_episodes", "adaptation_steps"):
             numbers = getattr(self, name)
             if numbers is not None and numbers.shape != self.returns.shape[1:]:

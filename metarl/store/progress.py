@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
@@ -20,7 +21,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault
 from metarl.common.output import progress_bar, say_above_bars
 from metarl.data import Row
 from metarl.store.folder import RunFolder, aside
@@ -90,7 +91,7 @@ def read_table(path: Path, until: float = math.inf, columns: Sequence[str] = ())
     """
     if not path.exists():
         return Table([], [])
-    header, *lines = path.read_bytes().split(b"\n")
+    header, *lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")  # A spreadsheet's mark.
     torn, cut_off = bool(lines.pop()) if lines else bool(header), False  # A whole file ends with the end of a line.
     found = [_RENAMED.get(name, name) for name in _cells(header)]
     cells = [_cells(line) for line in lines]
@@ -220,7 +221,7 @@ class ProgressLog:
         if not self._journals:
             self._journals = [self._begin_table(list(row)), self._begin_events()]
         if new := sorted(row.keys() - set(self._columns)):
-            raise UserError(
+            raise Fault(
                 f"iteration {row['iteration']} has numbers that the first iteration did not report: {', '.join(new)}. "
                 "A rule's `describe` and a meta-optimiser's report must name them every time; NaN leaves a cell empty."
             )

@@ -121,9 +121,51 @@ class NotJSON(Own):
         super().__init__(policy, inner)
 
 
+class Silent(Own):
+    def describe(self, meta, observed):
+        return None
+
+
+class Wordy(Own):
+    def describe(self, meta, observed):
+        return {"spread": torch.zeros(3)}
+
+
+class Forgetful(Own):
+    def after_meta_step(self, meta, observed):
+        return None
+
+
+class Flat(Own):
+    def observe(self, loop):
+        return loop.meta.new_zeros(4)
+
+
+class NoDefault(Own):
+    @dataclass(frozen=True)
+    class Settings(metarl.RuleSettings):
+        number: float
+
+
+class TakesNoInner(Own):
+    def __init__(self, policy):
+        super().__init__(policy, None)
+
+
+class Overwriting(Own):
+    def describe(self, meta, observed):
+        return {"kl": 1.0, "iteration": 7, "validation_mine": 0.0}
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
+        (Silent, "the rule's `describe` must return a dictionary of numbers by name, got None"),
+        (Wordy, r"the rule's `describe` must return numbers, got tensor\(\[0., 0., 0.\]\) for 'spread'"),
+        (Forgetful, r"the rule's `after_meta_step` must return the \d+ meta-parameters, got None"),
+        (Flat, r"observe must return \[task, feature\] for 3 tasks, got shape \(4,\)"),
+        (NoDefault, "NoDefault.Settings needs a default for number"),
+        (TakesNoInner, r"TakesNoInner cannot be made from \(policy, inner settings\): .* takes 2 positional arguments"),
         (Detached, "its derivatives differ from finite differences"),
         (Changing, "stage 0 changes its inputs"),
         (Mixing, "a task's result depends on the other tasks"),
@@ -187,6 +229,35 @@ def test_the_examples_rule_with_no_strength_is_maml(tmp_path):
     own, maml, strong = (final_parameters(tmp_path / name) for name in ("own", "maml", "strong"))
     torch.testing.assert_close(own, maml, rtol=1e-4, atol=1e-6)
     assert abs(strong - maml).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            Overwriting,
+            "has names that the run itself writes: iteration, kl, validation_mine; rename them. It happened in",
+        ),
+        (Silent, "must return a dictionary of numbers by name, got None. It happened in iteration 1"),
+        (Forgetful, "meta-parameters, got None. It happened in iteration 1"),
+        (Short, "the rule's initial must return num_meta"),
+    ],
+)
+def test_a_run_stops_where_a_rules_report_is_wrong(tmp_path, rule, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny(tmp_path / "run", algo=rule, iterations=2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rule": {"strngth": 1.0}}, r"rule has no setting 'strngth'\. Did you mean 'strength'"),
+        ({"rule": 3}, "rule must be Settings or a dictionary of its settings, got 3"),
+    ],
+)
+def test_settings_that_a_rule_has_not_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Config(algo=PROXIMAL, **settings).resolve()
 
 
 @pytest.mark.parametrize(

@@ -286,6 +286,7 @@ BAD_EVALUATION = {
     "run --rollouts -1": "rollouts must be at least 1, got -1.",
     "run --gradient-steps -1": "gradient_steps must be at least 0, got -1.",
     "run --rollouts-sweep 2 0": "rollouts[1] must be at least 1, got 0.",
+    "run --rollouts-sweep": "rollouts must hold at least one number of episodes, got none.",
     "run --env cheetah-dir": "observations have 17 numbers; this agent was trained on navigation with 2.",
     "run --env navigation-f": "there is no task family named 'navigation-f'. Did you mean",
     "run --env my_families:Words": "is not supported: use Box, Discrete",

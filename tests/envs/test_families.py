@@ -161,6 +161,16 @@ def test_a_slot_gets_another_environment_only_for_a_task_of_another_kind():
     batch.close()
 
 
+def test_a_task_of_no_kind_is_told():
+    class Kindless(ControlFamily):
+        kind = metarl.TaskFamily.kind
+
+    batch = Kindless().make_episodes(1, 5)
+    with pytest.raises(UserError, match="gives None, which is none of its kinds"):
+        batch.reset(stacked([(0, 1.1)]), [0], np.zeros((1, 3)))
+    batch.close()
+
+
 def test_a_family_of_two_kinds_trains_on_one_and_both(tmp_path):
     run = metarl.train(tiny(tmp_path, env=ControlFamily, horizon=5, meta_batch_size=3))
     result = metarl.evaluate(run.path, metarl.EvaluationConfig(tasks=12, rollouts=2, gradient_steps=1))

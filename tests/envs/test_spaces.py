@@ -236,3 +236,8 @@ def test_tuples_of_equal_shape_are_not_mixed_up():
 def test_elements_are_described_in_words():
     value = {"where": (np.array([0.25, -1.0]), np.int64(3)), "kind": 2}
     assert in_words(value) == "where ([ 0.25 -1.  ], 3), kind 2"
+
+
+def test_what_is_no_space_is_told():
+    with pytest.raises(UserError, match=r"the tasks of mine must be a Gymnasium space, got \[1, 2\]\."):
+        check_parts([1, 2], "the tasks of mine")

@@ -938,10 +938,14 @@ def test_untrained_runs_are_left_out_of_env_steps_with_a_notice(tmp_path, capsys
     command = ["--x", "env-steps", "--output", str(tmp_path / "a.png")]
     assert main([str(trained), str(untrained), *command]) == 0
     printed = capsys.readouterr()
-    assert f"left out, because without a progress.csv there is no training to draw: '{untrained}'\n" == printed.err
+    assert (
+        f"left out, because without rows of a progress.csv there is no training to draw: '{untrained}'\n" == printed.err
+    )
     assert printed.out == f"{tmp_path / 'a.png'}\n"
     assert main([str(untrained), *command]) == 2
-    message = f"no training to draw against env-steps: there is no progress.csv in '{untrained}'; give runs that were"
+    message = (
+        f"no training to draw against env-steps: no progress.csv with rows is in '{untrained}'; give runs that were"
+    )
     assert message in capsys.readouterr().err
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fault_table import fault
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Fault
 from metarl.store.progress import ProgressLog, read_progress, read_table
 from metarl.store.runs import read_run
 
@@ -142,7 +142,7 @@ def test_a_run_goes_on_with_other_columns(tmp_path):
 
 def test_a_number_that_the_first_iteration_did_not_report_is_named(tmp_path):
     written(tmp_path, [{"iteration": 1, "old": 0.5}, {"iteration": 2}])
-    with pytest.raises(UserError, match="2 has numbers that the first iteration did not report: drift, spread"):
+    with pytest.raises(Fault, match="2 has numbers that the first iteration did not report: drift, spread"):
         written(tmp_path / "other", [{"iteration": 1, "old": 0.5}, {"iteration": 2, "spread": 1.0, "drift": 1.0}])
 
 
@@ -154,6 +154,16 @@ def test_a_damaged_file_is_read_without_its_damaged_lines_and_it_is_told(tmp_pat
     progress = read_run(tmp_path).progress
     assert progress["iteration"].tolist() == [1, 3, 4, 5, 6]
     assert "progress.csv is damaged: 1 of its lines cannot be read and are left out." in capsys.readouterr().err
+
+
+def test_a_file_saved_by_a_spreadsheet_is_read(tmp_path):
+    written(tmp_path, ROWS)
+    progress = read_progress(tmp_path)
+    path = tmp_path / "progress.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    again = read_progress(tmp_path)
+    assert list(again) == list(progress)
+    assert again["iteration"].tolist() == progress["iteration"].tolist()
 
 
 def test_columns_are_numbers_or_texts(tmp_path):

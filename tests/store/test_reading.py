@@ -13,7 +13,7 @@ from metarl import Config, UserError
 from metarl.common.strict_json import read_json
 from metarl.reports.labels import group_runs
 from metarl.reports.tables import evaluation_table
-from metarl.store.config_file import load_config, save_config
+from metarl.store.config_file import load_config, save_config, with_former_behaviour
 from metarl.store.evaluations import Evaluation, References
 from metarl.store.runs import read_run
 
@@ -156,6 +156,7 @@ def evaluation(config):
         ({"returns": [[1.0, "x", 3.0]] * 3}, r"'returns' must be a list of numbers, got \[\[1\.0, 'x', 3\.0\],"),
         ({"returns": [[1.0, float("inf"), 3.0]] * 3}, "'returns' must hold finite numbers"),
         ({"tasks": [["a"]] * 3}, "'tasks' must be a list of numbers"),
+        ({"tasks": [[1.0], [1.0, 2.0], [3.0, 4.0]]}, "'tasks' must hold as many numbers of each task"),
         ({"mean": [1.0]}, "'mean' must have a number for each column of 'returns'"),
         ({"task_names": ["left"]}, "'task_names' must have a name for each of 'tasks'"),
         ({"references": {"standstill": None, "random_initialisation": [1.0]}}, "'random_initialisation' must have a"),
@@ -203,3 +204,9 @@ def test_bytes_that_are_no_text_and_a_folder_are_refused_in_a_sentence(tmp_path)
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks/results").glob("*/*/config.json"))[::10], ids=str)
 def test_configurations_of_older_versions_are_read(path):
     assert read_run(path.parent).env == json.loads(path.read_text())["env"]
+
+
+@pytest.mark.parametrize("group", ["adam", "l2f"])
+def test_a_group_of_settings_of_another_type_is_no_traceback(group):
+    with a_sentence_at_worst():
+        assert with_former_behaviour({"algo": "l2f", group: "x"})[group] == "x"
