@@ -141,6 +141,9 @@ def _check(names: Iterable[str]) -> int:
         elif summarised != {folder.name for folder in committed(name)}:
             unsaid += 1
             print(f"{name}: its summary is of other runs; python -m benchmarks.reproduce {name} --summary")
+        elif any(of["command"] != EXPERIMENTS[name].command(variant) for variant, of in said["variants"].items()):
+            unsaid += 1
+            print(f"{name}: its summary has other commands; python -m benchmarks.reproduce {name} --summary")
         elif not found:
             print(f"{name}: today's commands make all of its {len(summarised)} runs")
     page = RESULTS / "README.md"

@@ -84,12 +84,27 @@ def summarise(name: str, folder: Path) -> str:
         text = _outdated_markdown(summary) + text
     if experiment.note:
         text = f"{experiment.note}\n\n{text}"
-    facts = next(iter(summary["variants"].values()))["trained_with"]
-    text = f"# {name}\n\n{text}\nHardware: {facts['hardware']}; torch {facts['torch']}, MuJoCo {facts['mujoco']}. "
-    text += f"All of it: `python -m benchmarks.reproduce {name}`.\n"
+    text = f"# {name}\n\n{text}\n{_hardware(runs)} All of it: `python -m benchmarks.reproduce {name}`.\n"
     write_json(folder / "summary.json", summary, indent=1)
     (folder / "summary.md").write_text(text)
     return text
+
+
+def _hardware(runs: Mapping[str, Sequence[StoredRun]]) -> str:
+    """What the runs were trained on and with, in sentences: that of most of them, then that of each other run."""
+    made_on: dict[str, list[str]] = {}
+    for variant, of_one in runs.items():
+        for run in of_one:
+            made_on.setdefault(_made_on(run), []).append(run_name(variant, run.seed))
+    usual, *others = sorted(made_on, key=lambda words: -len(made_on[words]))
+    return " ".join([f"Hardware: {usual}.", *(f"Of {', '.join(made_on[words])}: {words}." for words in others)])
+
+
+def _made_on(run: StoredRun) -> str:
+    """Hardware and software of a run; of all its parts if it was resumed on another machine."""
+    parts = (run.config["metarl"], *run.config.get("resumed_with", ()))
+    words = [f"{of['hardware']}; torch {of['torch']}, MuJoCo {of['mujoco']}" for of in parts]
+    return " and ".join(dict.fromkeys(words))
 
 
 def _draw_training(lines: list[Group], picture: Path, x: str) -> None:
@@ -234,7 +249,7 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
         "command": experiment.command(name),
         "seeds": [run.seed for run in runs],
         "commits": [" and ".join(run.commits) for run in runs],
-        "trained_with": runs[0].config["metarl"],
+        "trained_on": [_made_on(run) for run in runs],
         "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
         "core_hours": [round(core_hours(run), 3) for run in runs],
         "iterations": [int(run.progress["iteration"][-1]) if run.progress else 0 for run in runs],
@@ -272,7 +287,6 @@ def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) 
     for line in comparison.lines:
         entry, of_one = summary["variants"][line.label], [run.evaluated() for run in runs[line.label]]
         entry |= {
-            "evaluated_with": of_one[0].metarl,
             "per_seed": line.returns.mean(1).round(decimals).tolist(),
             "mean": line.mean.round(decimals).tolist(),
             "interquartile_mean": line.interquartile_mean.round(decimals).tolist(),

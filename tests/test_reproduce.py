@@ -156,6 +156,16 @@ def test_kept_results_are_not_trained_again_which_is_said(trained, tmp_path, cap
     assert (kept / "anil-seed0/evaluation.json").is_file()
 
 
+def test_a_summary_with_other_commands_than_todays_is_told_of(trained, tmp_path, capsys):
+    assert reproduce.main(["small", "--keep"]) == 0
+    path = tmp_path / "results/small/summary.json"
+    summary = json.loads(path.read_text())
+    summary["variants"]["anil"]["command"] += " --horizon 3"
+    path.write_text(json.dumps(summary))
+    assert reproduce.main(["small", "--check"]) == 1
+    assert "small: its summary has other commands; python -m benchmarks.reproduce small" in capsys.readouterr().out
+
+
 def test_results_from_a_changed_tree_are_refused(trained, tmp_path, monkeypatch, capsys):
     config = json.loads((trained / "maml-seed0/config.json").read_text())
     config["metarl"]["commit"] += "-dirty"
@@ -332,6 +342,17 @@ def test_figures_have_the_names_of_the_variants_and_are_linked(trained, monkeypa
     assert drawn["comparison.png"].axes[0].get_title(loc="left") == "anil"
     assert "[differences from maml after each step](comparison.png)" in text
     assert "different settings" not in text
+
+
+def test_runs_made_elsewhere_are_told_of(trained):
+    path = trained / "anil-seed0/config.json"
+    content = json.loads(path.read_text())
+    elsewhere = {**content["metarl"], "hardware": "8 cores, Another"}
+    path.write_text(json.dumps({**content, "resumed_with": [elsewhere, elsewhere]}))
+    text = summaries.summarise("small", trained)
+    here = "2 cores, AMD EPYC; torch 2.13.0+cpu, MuJoCo 4.0.0"
+    there = here.replace("2 cores, AMD EPYC", "8 cores, Another")
+    assert f"\nHardware: {here}. Of anil-seed0: {here} and {there}. All of it: " in text
 
 
 def test_seeds_of_a_variant_with_different_settings_are_told_of(trained, small, monkeypatch):
