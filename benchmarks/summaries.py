@@ -26,7 +26,7 @@ from metarl.reports.labels import BOOKKEEPING, Group, differences
 from metarl.reports.wording import decimals_of, estimates_text, number_text
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
-from metarl.store.runs import StoredRun, read_run
+from metarl.store.runs import StoredRun, origins_of, read_run
 
 _UNSET = "unset"
 # With more, each line gets a panel of its own.
@@ -102,8 +102,7 @@ def _hardware(runs: Mapping[str, Sequence[StoredRun]]) -> str:
 
 def _made_on(run: StoredRun) -> str:
     """Hardware and software of a run; of all its parts if it was resumed on another machine."""
-    parts = (run.config["metarl"], *run.config.get("resumed_with", ()))
-    words = [f"{of['hardware']}; torch {of['torch']}, MuJoCo {of['mujoco']}" for of in parts]
+    words = [f"{of['hardware']}; torch {of['torch']}, MuJoCo {of['mujoco']}" for of in origins_of(run.config)]
     return " and ".join(dict.fromkeys(words))
 
 

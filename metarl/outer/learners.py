@@ -27,8 +27,13 @@ from metarl.outer.optimiser import Optimiser, StepReport
 
 # Columns of progress.csv that are not from one iteration's learner.
 _OF_THE_RUN = (
-    *("iteration", "env_steps", "validation_env_steps", "dropped_episodes"),
-    *("seconds", "cpu_seconds", "steps_per_second"),
+    "iteration",
+    "env_steps",
+    "validation_env_steps",
+    "dropped_episodes",
+    "seconds",
+    "cpu_seconds",
+    "steps_per_second",
 )
 
 

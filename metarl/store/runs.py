@@ -228,5 +228,9 @@ def _read_progress(path: Path) -> dict[str, Floats]:
 
 def commits_of(content: Mapping[str, Any]) -> list[str]:
     """The commits that the content of a ``config.json``, an evaluation or an analysis names, each once."""
-    origins = (content.get("metarl") or {}, *content.get("resumed_with", ()))
-    return list(dict.fromkeys(str(origin["commit"]) for origin in origins if origin.get("commit")))
+    return list(dict.fromkeys(str(origin["commit"]) for origin in origins_of(content) if origin.get("commit")))
+
+
+def origins_of(content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Version, commit, packages and hardware of each process that made a ``config.json``'s run, or a result."""
+    return [content.get("metarl") or {}, *content.get("resumed_with", ())]
