@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,10 +113,15 @@ def show(text: str) -> None:
 
 
 class _Rules(ConstructorRegistry):
-    """What tyro makes of our options in another way than by itself."""
+    """What tyro makes of our options in another way than by itself.
 
-    def __init__(self) -> None:
+    Args:
+        hidden: Names of options and groups of options that the help leaves out.
+    """
+
+    def __init__(self, hidden: Collection[str]) -> None:
         super().__init__()
+        self._hidden = hidden
         self.primitive_rule(_bool_or_auto)
         self.struct_rule(self._with_our_help)
         self._asks_others = False
@@ -132,13 +137,14 @@ class _Rules(ConstructorRegistry):
             self._asks_others = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        fields = (replace(part, helptext=_on_one_line(part.helptext), type=_hinted(part)) for part in spec.fields)
+        fields = (replace(part, helptext=_on_one_line(part.helptext), type=self._hinted(part)) for part in spec.fields)
         return replace(spec, fields=tuple(fields))
 
-
-def _hinted(part: StructFieldSpec) -> Any:
-    """The type of an option, with "none" for an empty default, of which tyro would print nothing."""
-    return Annotated[part.type, _NONE] if part.default in ((), {}) else part.type
+    def _hinted(self, part: StructFieldSpec) -> Any:
+        """The type of an option, with "none" for an empty default, of which tyro would print nothing."""
+        if part.name in self._hidden:
+            return Annotated[part.type, tyro.conf.Suppress]
+        return Annotated[part.type, _NONE] if part.default in ((), {}) else part.type
 
 
 _NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
@@ -175,13 +181,14 @@ def _bool_or_auto(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool | st
 _parsing = threading.Lock()
 
 
-def parse(make: Callable[..., Result], **options: Any) -> Result:
+def parse(make: Callable[..., Result], hidden: Collection[str] = (), **options: Any) -> Result:
     """Calls `tyro.cli`, but raises a UserError of our own checks unchanged instead of printing it in tyro's box.
 
     Several threads may call it.
 
     Args:
         make: Called with the parsed arguments.
+        hidden: Names of options and groups of options that the help leaves out.
         options: Options of `tyro.cli`.
 
     Raises:
@@ -192,7 +199,7 @@ def parse(make: Callable[..., Result], **options: Any) -> Result:
     try:
         with _parsing, redirect_stderr(printed), _printing():
             # Comments are no help texts: not to look for them saves reading the sources again.
-            return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), registry=_Rules(), **options)
+            return tyro.cli(make, config=(tyro.conf.HelptextFromCommentsOff,), registry=_Rules(hidden), **options)
     except SystemExit as end:
         # tyro turned our error into an exit: find it again among the exceptions that led to the exit.
         cause: BaseException | None = end

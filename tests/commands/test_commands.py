@@ -373,6 +373,21 @@ def test_help_on_an_algorithm_leaves_out_what_others_take(capsys):
     assert "trpo would do nothing: it is for meta_optimiser trpo" in told
 
 
+@pytest.mark.parametrize(
+    ("line", "of_others", "kept"),
+    [
+        ("--algo rl2", "inner-lr inner-loss policy-body shots", "num-inner-steps gae-lambda horizon"),
+        ("--algo pearl", "inner-lr gae-lambda", "discount"),
+        ("--algo maml --env sinusoid", "horizon discount initial-std gae-lambda", "shots inner-lr policy-body"),
+        ("--algo maml", "shots queries", "inner-lr policy-body horizon"),
+    ],
+)
+def test_help_on_an_algorithm_leaves_out_single_settings_that_it_refuses(line, of_others, kept, capsys):
+    _, printed, _ = answer(train_main, [*line.split(), "--help"], capsys)
+    assert not [option for option in of_others.split() if f"--{option} " in printed]
+    assert not [option for option in kept.split() if f"--{option} " not in printed]
+
+
 def test_help_may_be_read_in_part():
     command = [sys.executable, "-m", "metarl.train", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
