@@ -11,7 +11,7 @@ from metarl.common.arrays import BoolArray, FloatArray, IntArray
 from metarl.common.errors import Diverged, Fault, blame, blaming
 from metarl.common.output import say
 from metarl.envs.family import TaskFamily
-from metarl.envs.interface import Buffers, EpisodeBatch, require_episode_batch
+from metarl.envs.interface import EpisodeBatch, require_episode_batch
 
 BadEpisode = Literal["stop", "drop"]
 _LARGEST = np.finfo(np.float32).max
@@ -57,9 +57,6 @@ class CheckedEpisodes(EpisodeBatch):
     def where(self) -> str:
         """Names the call that has not returned yet."""
         return f"in {self._episodes.calling or self._inside or 'a call'} of {self._named(self._episodes.current)}"
-
-    def buffers(self, num_steps: int) -> Buffers:
-        return self._episodes.buffers(num_steps)
 
     def reset(
         self, tasks: NDArray[Any], seeds: Sequence[int], observations: FloatArray, slots: IntArray | None = None
@@ -152,7 +149,7 @@ class CheckedEpisodes(EpisodeBatch):
             return f"{self.num_envs} environments of {self._family.name}, step {self._steps - self._begun.min()}"
         slot, name = slot or 0, self._family.name
         step, task = f"step {self._steps - self._begun[slot]}", self._tasks[slot]
-        if not np.size(task):  # An environment that the caller made and reset.
+        if isinstance(task, np.ndarray) and not task.size:  # An environment that the caller made and reset.
             return f"{name}, {step}"
         words = self._family.describe_task(task)
         return f"{name}, {words}, rollout {slot % self._rollouts}, {step}, seed {self._seeds[slot]}"

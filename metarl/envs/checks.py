@@ -14,13 +14,13 @@ from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
-from metarl.common.arrays import FloatArray
+from metarl.common.arrays import BoolArray, FloatArray
 from metarl.common.errors import UserError, blaming
 from metarl.common.strict_json import one_line
 from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
-from metarl.envs.single import begin, new_env, require_gymnasium, take_step
+from metarl.envs.single import begin, new_env, require_gymnasium, take_step, too_short
 from metarl.envs.spaces import all_elements, check_actions, element, observed, sampled, stacked
 from metarl.envs.supervised import SupervisedFamily
 
@@ -44,6 +44,7 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - tasks of every split lie inside the task space, are reproducible, and are not shared between splits (unless the
       task space or ``finite_tasks`` says that there are finitely many);
     - each ``make_env`` makes a new environment; every one of ``kinds`` has the same spaces, and tasks have no others;
+    - no wrapper ends episodes before the family's ``horizon``;
     - ``reset`` and ``step`` return what Gymnasium asks for, and all numbers are finite;
     - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
     - the same seed gives the same trajectory, also after an episode in the same environment;
@@ -151,6 +152,8 @@ def _basics(family: TaskFamily, seed: int) -> Problems:
     if isinstance(getattr(family, "task_space", None), gym.Space):
         yield from _environment_problems(family)
         yield from _kind_problems(family, seed)
+        if problem := too_short(family, family.horizon):
+            yield problem
 
 
 def _task_basics(family: Family, seed: int) -> Problems:
@@ -399,14 +402,21 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     observations = np.zeros((2, *family.observation_space.shape))
     with blaming(lambda: f"in a batch that make_episodes of {family.name} made"):
         batch.reset(stacked(tasks), [seed, seed], observations)
-        first = _trajectories(batch, observations, [(action, action) for action in actions[:half]])
+        living = np.ones(2, bool)
+        first = _trajectories(batch, observations, [(action, action) for action in actions[:half]], living)
         batch.reset(stacked(tasks[:1]), [seed], observations, np.array([1]))
         # Slot 0 goes on, while slot 1 has begun another episode.
-        second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False))
+        living[1] = True
+        second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False), living)
+        if living[0]:
+            yield (
+                f"an episode of make_episodes goes on after {horizon} steps, which were asked for as its horizon; let "
+                "step truncate it there."
+            )
+        _trajectories(batch, observations, [(actions[0], actions[0])] * 2, living)
         batch.close()
-    whole = first[0] + second[0][1:] if len(expected[0]) > half + 1 else first[0]
     pairs = (
-        (0, whole, expected[0]),
+        (0, first[0] + second[0][1:], expected[0]),
         (1, first[1], expected[1][: half + 1]),
         (1, second[1], expected[0][: horizon - half + 1]),
     )
@@ -420,14 +430,32 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
 
 
 def _trajectories(
-    batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]]
+    batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]], living: BoolArray
 ) -> list[Trajectory]:
-    """Trajectories of both slots from here on, under these actions, in the form of `_trajectory`."""
+    """Trajectories of both slots from here on, under these actions, in the form of `_trajectory`.
+
+    Args:
+        batch: The batch.
+        observations: Its observations, [2, observation]; they become those after the last action.
+        actions: An action for each slot, step by step.
+        living: Whether the episodes are running, [2]; becomes whether they are after the last action.
+
+    Raises:
+        UserError: If a slot whose episode has ended does not stand still.
+    """
     rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
     trajectories = [[_flat(observation)] for observation in observations]
-    living = np.ones(2, bool)
     for pair in actions:
+        before = observations.copy()
         batch.step(np.stack(pair), observations, rewards, terminated, truncated)
+        for slot in np.flatnonzero(~living):
+            terms = [values[slot] for values in batch.terms.values()]
+            moved = not np.array_equal(observations[slot], before[slot], equal_nan=True)
+            if moved or any((rewards[slot], *terms)) or not (terminated[slot] or truncated[slot]):
+                raise UserError(
+                    "in a batch of make_episodes a slot whose episode has ended does not stand still: until its next "
+                    "reset, step must keep its observation and its flags, and give it reward 0 and terms 0."
+                )
         for slot in np.flatnonzero(living):
             terms = [values[slot] for _, values in sorted(batch.terms.items())]
             trajectories[slot].append(_flat(observations[slot], rewards[slot], *terms))

@@ -331,7 +331,7 @@ class TaskFamily(Family):
 
     @abstractmethod
     def make_env(self, render_mode: str | None = None) -> gym.Env[Any, Any]:
-        """Makes one environment of the family, without a limit on the episode's length.
+        """Makes one environment of the family, without a limit on the episode's length that is below the horizon.
 
         Args:
             render_mode: Gymnasium's render mode; a family that is never drawn may leave this parameter out.

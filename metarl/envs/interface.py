@@ -22,7 +22,7 @@ class BrokenEpisode(RuntimeError):
 
 @dataclass(frozen=True)
 class Buffers:
-    """Arrays that receive a batch of episodes, initially 0: NumPy arrays, or tensors on the batch's own device.
+    """Arrays that receive a batch of episodes, initially 0.
 
     Attributes:
         observations: Observations before each step and after the last one, [time + 1, num_envs, observation].
@@ -33,12 +33,12 @@ class Buffers:
         terms: Numbers that steps report beside the reward, by name, [time, num_envs].
     """
 
-    observations: Any
-    rewards: Any
-    alive: Any
-    terminated: Any
-    truncated: Any
-    terms: Mapping[str, Any]
+    observations: FloatArray
+    rewards: FloatArray
+    alive: FloatArray
+    terminated: BoolArray
+    truncated: BoolArray
+    terms: Mapping[str, FloatArray]
 
 
 class EpisodeBatch(ABC):
@@ -58,7 +58,8 @@ class EpisodeBatch(ABC):
         calling: The family's method that is at work inside a call of another name, such as "set_task"; else None.
         broken: Slots whose episode could not go on in the last step, each with the reason; what the step has written
             for them means nothing.
-        dropped: Slots whose episode is to be left out, each with the reason.
+        dropped: Slots whose episode is left out, each with the reason, as `metarl.envs.checked.CheckedEpisodes` says;
+            a batch of your own says ``broken``.
     """
 
     terms: Mapping[str, Any]

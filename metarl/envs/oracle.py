@@ -14,13 +14,13 @@ from metarl.common.errors import UserError
 from metarl.envs.family import TaskFamily
 from metarl.envs.interface import EpisodeBatch, require_episode_batch
 from metarl.envs.single import begin, new_env, take_step
-from metarl.envs.spaces import copied, flat_observation_space, flatten
+from metarl.envs.spaces import copied, flat_observation_space, flatten, in_order_of
 
 
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
     """Appends the task to the observations of an environment, both flat (`metarl.envs.spaces.flatten`).
 
-    The task comes from the reset's info, else from its options, else from ``known_task``.
+    The task comes from the reset's info, else from ``set_task``, else from the reset's options; else it stays.
 
     Args:
         env: The environment.
@@ -30,11 +30,14 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
         known_task: The current task, or None if it is not known.
     """
 
+    known_task: Any = None
+    _was_set = False
+
     def __init__(self, env: gym.Env[Any, Any], family: TaskFamily) -> None:
         super().__init__(env)
-        self.known_task: Any = None
         self._family = family
-        flat = flat_observation_space(env.observation_space, f"the observations of {family.name}")
+        self._space = in_order_of(family.single_observation_space, env.observation_space)
+        flat = flat_observation_space(self._space, f"the observations of {family.name}")
         self.observation_space: spaces.Space[Any] = _space_with_task(flat, family)
 
     def reset(
@@ -46,7 +49,9 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
             UserError: If the task is not known.
         """
         observation, info = begin(self.env, seed, options)
-        self.known_task = info.get("task", (options or {}).get("task", self.known_task))
+        # What set_task returns as options need not be the task itself.
+        given = {} if self._was_set else options or {}
+        self.known_task, self._was_set = info.get("task", given.get("task", self.known_task)), False
         if self.known_task is None:
             raise UserError(
                 f"the environment of {self._family.name} does not tell its task; set it with the family's set_task "
@@ -54,13 +59,17 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
             )
         return self._with_task(observation), dict(info)
 
+    def set_task(self, task: Any) -> None:
+        """Tells the task of the next reset."""
+        self.known_task, self._was_set = copied(task), True
+
     def step(self, action: Any) -> tuple[FloatArray, Any, bool, bool, dict[str, Any]]:
         """Takes one step."""
         observation, reward, terminated, truncated, info = take_step(self.env, action)
         return self._with_task(observation), reward, terminated, truncated, dict(info)
 
     def _with_task(self, observation: Any) -> FloatArray:
-        flat = flatten(self.env.observation_space, observation, f"an observation of {self._family.name}")
+        flat = flatten(self._space, observation, f"an observation of {self._family.name}")
         return np.concatenate([flat, self._family.flat_tasks([self.known_task])[0]])
 
 
@@ -168,7 +177,7 @@ class OracleFamily(TaskFamily):
             if not isinstance(layer, gym.Wrapper):
                 raise UserError(f"the environment does not show its task; make it with make_env, got {env}.")
             layer = layer.env
-        layer.known_task = copied(task)
+        layer.set_task(task)
         return self._family.set_task(layer.env, task)
 
     @property

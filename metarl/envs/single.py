@@ -1,11 +1,13 @@
 """Calls of a single environment, held to what Gymnasium asks for."""
 
 import inspect
+import math
 from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.wrappers import TimeLimit
 
 from metarl.common.errors import UserError, shown
 
@@ -28,6 +30,27 @@ def new_env(family: "TaskFamily", kind: Hashable = None, render_mode: str | None
     if not isinstance(env, gym.Env):
         raise UserError(f"make_env of {family.name} returned {shown(env)}, and it must return a gymnasium.Env.")
     return env
+
+
+def too_short(family: "TaskFamily", horizon: int) -> str | None:
+    """Why episodes of a family end before the horizon; None if no wrapper of its environments ends them.
+
+    Args:
+        family: The family; an environment of each kind is made.
+        horizon: Steps of an episode.
+    """
+    for kind in family.kinds or [None]:
+        env = layer = new_env(family, kind)
+        env.close()
+        while isinstance(layer, gym.Wrapper):
+            limit = layer._max_episode_steps if isinstance(layer, TimeLimit) else math.inf
+            if limit < horizon:
+                return (
+                    f"make_env limits episodes to {limit} steps, and horizon is {horizon}; give "
+                    f"max_episode_steps=-1 to gymnasium.make, or take horizon {limit}."
+                )
+            layer = layer.env
+    return None
 
 
 def begin(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Mapping[str, Any]]:

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.common.errors import UserError
+from metarl.common.errors import Diverged, UserError
 from metarl.envs.spaces import check_actions, choices, zero_action
 from metarl.policies.distributions import Categorical, Categoricals, DifferentiableDistribution, Gaussian
 
@@ -95,7 +95,11 @@ class ActionMap:
             np.floor(scaled, out=scaled)
         np.maximum(scaled, self._low, out=scaled)
         np.minimum(scaled, self._high, out=scaled)
-        return scaled if self._start is None else scaled.astype(np.int64)
+        if self._start is None:
+            return scaled
+        if np.isnan(scaled).any():  # No integer says so.
+            raise Diverged("the policy's action is not finite")
+        return scaled.astype(np.int64)
 
     def outputs_of_zero(self) -> NDArray[np.float64] | None:
         """The policy's action that stands for 0, [action]; None if 0 is no element of the space, or a choice."""

@@ -78,16 +78,13 @@ class Sampler:
         """
         time, task, rollout = self._horizon, self._num_tasks, self._rollouts
         buffers = self._episodes.buffers(time)
-        # Shares memory with the buffer, on the batch's own device.
-        observations = torch.as_tensor(buffers.observations)
-        device = observations.device
-        acting = begin(parameters.to(device))
+        observations = torch.from_numpy(buffers.observations)  # Shares memory with the buffer.
+        acting = begin(parameters)
         distribution = acting.distribution
         seeds = np.stack([stream.integers(2**31, size=rollout) for stream in streams])
         noise = torch.from_numpy(np.stack([distribution.noise(stream, (rollout, time)) for stream in streams]))
         acting.draw(streams)
-        noise = noise.to(device)
-        outputs = torch.zeros(time, task, rollout, distribution.num_outputs, device=device)
+        outputs = torch.zeros(time, task, rollout, distribution.num_outputs)
         normalise = normaliser.to(observations) if normaliser else _unchanged
         actions: list[Tensor] = []
 

@@ -134,6 +134,8 @@ def _prepared(
     resolve_device(config.device)  # Refuse a device that is missing before the run is read.
     # To name the family here is the word for it.
     words = trust is True or [*names_in(trust), *code_in({"env": config.env}).values()]
+    if config.task_file is not None:
+        config = replace(config, task_file=config.task_file.absolute())  # An environment may change the directory.
     agent, iteration = load_with_iteration(run_dir, config.checkpoint, words)
     if config.env == agent.config.env:
         config = replace(config, env=None)
@@ -357,7 +359,7 @@ def standing_still(
         episodes = checked_episodes(family, size, rollouts.horizon, 1, rollouts.on_bad_episode)
         try:
             # In a thread, so that an environment that hangs is noticed.
-            live = partial(_live, episodes, tasks[some], seeds[some].tolist())
+            live = partial(_live, episodes, rollouts.horizon, tasks[some], seeds[some].tolist())
             ((of_some, steps),) = workers.map(live, [zero], *watching([episodes], rollouts.step_timeout))
         finally:
             if not workers.abandoned:
@@ -367,7 +369,7 @@ def standing_still(
 
 
 def _live(
-    episodes: CheckedEpisodes, tasks: np.ndarray, seeds: Sequence[int], action: np.ndarray
+    episodes: CheckedEpisodes, horizon: int, tasks: np.ndarray, seeds: Sequence[int], action: np.ndarray
 ) -> tuple[list[float], int]:
     """Returns of one episode of each task with always the same action, but for dropped ones; and their steps."""
     num, env_steps = len(tasks), 0
@@ -376,7 +378,10 @@ def _live(
     rewards, terminated, truncated = np.zeros(num), np.zeros(num, bool), np.zeros(num, bool)
     total = np.zeros(num)
     episodes.reset(tasks, seeds, observations)
-    while not (ended := terminated | truncated).all():
+    for _ in range(horizon):
+        ended = terminated | truncated
+        if ended.all():
+            break
         env_steps += int((~ended).sum())
         episodes.step(actions, observations, rewards, terminated, truncated)
         total += rewards

@@ -64,7 +64,7 @@ def _for_belief(settings: Settings, options: VariBADConfig, rule: Adaptation) ->
     """Raises UserError if what the belief is trained with cannot fit into this machine's memory."""
     steps = (settings.inner.num_inner_steps + 1) * settings.rollouts.horizon
     decoded = options.prefixes * (1 if rule.sees_tasks else options.decoded_steps)
-    width = max(options.latent_size, *options.decoder_sizes)
+    width = max((options.latent_size, *options.decoder_sizes))
     require_memory("the decoders", rule.num_meta, "varibad.latent_size or varibad.decoder_sizes")
     numbers = options.buffer * steps * (rule.policy.observation_size + 2)
     require_memory("the trials of the buffer", numbers, "varibad.buffer, num_inner_steps or horizon")

@@ -30,6 +30,8 @@ from metarl.config.config import Config, check_processes
 from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, Row
+from metarl.envs.family import TaskFamily
+from metarl.envs.single import too_short
 from metarl.envs.spaces import check_parts
 from metarl.inner.loop import Measured
 from metarl.inner.runner import Runner, check_dropped, make_runner
@@ -260,7 +262,14 @@ class Trainer:
             )
 
     def initial(self) -> RunState:
-        """The state of a new run; raises UserError if it should start from a run that does not fit."""
+        """The state of a new run.
+
+        Raises:
+            UserError: If it should start from a run that does not fit, or if environments end episodes too early.
+        """
+        rollouts = self._settings.rollouts
+        if isinstance(self.family, TaskFamily) and (problem := too_short(self.family, rollouts.horizon)):
+            raise UserError(problem)
         learner, source = self.learner.initial(), self._settings.run.init_from
         if source is not None:
             theirs = learner_from(source, self._config, len(learner.meta))

@@ -342,6 +342,11 @@ def test_defaults_of_algorithm_and_family_for_one_component_are_joined(monkeypat
     assert (settings.minibatches, settings.clip, settings.epochs) == (7, 0.1, 2)
 
 
+def test_a_decoder_without_hidden_layers_learns(tmp_path):
+    run = train(tiny(tmp_path, algo="varibad", varibad={"decoder_sizes": (), "units": 4}))
+    assert np.isfinite(run.progress["post_adaptation_return"]).all()
+
+
 def test_tasks_are_shown_to_their_decoder_alone(tmp_path):
     shown = {}
     for decoder in ("reward", "task"):

@@ -13,6 +13,7 @@ from metarl.common.errors import UserError
 from metarl.envs import TaskFamily, check_task_family, checks
 from metarl.envs.checks import _is_theirs
 from metarl.envs.looped import LoopedEpisodes
+from metarl.envs.oracle import OracleFamily
 
 
 class Drift(gym.Env):
@@ -316,6 +317,39 @@ class BeginsEverywhere(Sound):
         return self.Batch(self, num_envs, horizon)
 
 
+class OneFlag(Sound):
+    """Its batch says only once that an episode has ended."""
+
+    class Batch(LoopedEpisodes):
+        def step(self, actions, observations, rewards, terminated, truncated):
+            before = self._terminated | self._truncated
+            super().step(actions, observations, rewards, terminated, truncated)
+            truncated &= ~before
+
+    def make_episodes(self, num_envs, horizon):
+        return self.Batch(self, num_envs, horizon)
+
+
+class PaysOn(Sound):
+    """Its batch rewards slots whose episode has ended."""
+
+    class Batch(LoopedEpisodes):
+        def step(self, actions, observations, rewards, terminated, truncated):
+            before = self._terminated | self._truncated
+            super().step(actions, observations, rewards, terminated, truncated)
+            rewards[before] = 1
+
+    def make_episodes(self, num_envs, horizon):
+        return self.Batch(self, num_envs, horizon)
+
+
+class GoesOn(Sound):
+    """Its batch does not know the horizon."""
+
+    def make_episodes(self, num_envs, horizon):
+        return LoopedEpisodes(self, num_envs, horizon + 5)
+
+
 class EndsAtOnce(Drift):
     def step(self, action):
         observation, reward, _, truncated, info = super().step(action)
@@ -444,6 +478,9 @@ def test_test_tasks_may_lie_elsewhere(family):
         (OneGoalForEachKind, "the task is lost at reset"),
         (LeakyLists, "the splits leak: 'train' and 'validation' share 2 of 20 tasks"),
         (BeginsEverywhere, "make_episodes differs from a single environment in slot 0"),
+        (OneFlag, "a slot whose episode has ended does not stand still"),
+        (PaysOn, "a slot whose episode has ended does not stand still"),
+        (GoesOn, r"an episode of make_episodes goes on after \d+ steps, which were asked for as its horizon"),
     ],
 )
 def test_each_defect_is_found(family, problem):
@@ -459,6 +496,20 @@ def test_parts_of_all_kinds_have_the_familys_order():
     batch.reset(array_of_objects([(0, 0.5), (1, 0.5)]), [0, 0], observations)
     np.testing.assert_array_equal(observations[0], observations[1])
     np.testing.assert_array_equal(observations[:, 1], 2 * observations[:, 0])
+
+
+def test_the_oracle_shows_parts_of_all_kinds_in_the_familys_order():
+    oracle = OracleFamily(OtherOrder())
+    check_task_family(oracle)
+    shown = []
+    for kind in ("one", "other"):
+        env = oracle.make_env(kind=kind)
+        options = oracle.set_task(env, (0, 0.5))
+        env.reset(seed=0, options=options)
+        shown.append(env.step(np.ones(1, np.float32))[0])
+    first, second = shown
+    np.testing.assert_array_equal(first, second)
+    assert first[1] == 2 * first[0] != 0
 
 
 @pytest.mark.parametrize("family", [Leaky, LosesWithoutSeed, RedrawsAtPlainReset, SharedTask, Unpicklable])

@@ -10,12 +10,13 @@ import pytest
 from fault_table import fault as row
 from faulty import FAULTS, Faulty, FaultyFamily
 from gymnasium import spaces
-from gymnasium.wrappers import NormalizeObservation
+from gymnasium.wrappers import NormalizeObservation, TimeLimit
 
 from metarl.common.errors import UserError
 from metarl.envs import EpisodeBatch, check_task_family
 from metarl.envs.checked import CheckedEpisodes, Watch, checked_episodes
 from metarl.envs.oracle import OracleFamily
+from metarl.envs.spaces import stacked
 
 SLOTS = 4  # Tasks 0, 0, 1, 1: two rollouts each.
 
@@ -141,6 +142,40 @@ def family_of(make):
     return Family()
 
 
+class PartsFamily(FaultyFamily):
+    """Its tasks have parts of different shapes."""
+
+    task_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(1, 2, (1,))])
+
+    def set_task(self, env, task):
+        return {"task": float(task[0])}
+
+    def describe_task(self, task):
+        return f"task {int(task[0])} with {len(task[1])} number"
+
+
+def test_a_fault_in_a_task_of_parts_is_told_or_dropped():
+    tasks = stacked([(slot // 2, np.ones(1)) for slot in range(SLOTS)])
+    observations = np.zeros((SLOTS, 2), np.float32)
+
+    def step(batch):
+        rewards, (terminated, truncated) = np.zeros(SLOTS, np.float32), np.zeros((2, SLOTS), bool)
+        batch.reset(tasks, [70 + slot for slot in range(SLOTS)], observations)
+        for _ in range(3):
+            batch.step(np.zeros((SLOTS, 1), np.float32), observations, rewards, terminated, truncated)
+
+    with pytest.raises(
+        UserError, match="the reward is nan in PartsFamily, task 1 with 1 number, rollout 0, step 3, se"
+    ):
+        step(checked_episodes(PartsFamily("nan reward"), SLOTS, 6, 2))
+    with pytest.raises(KeyError) as caught:
+        step(checked_episodes(PartsFamily("raises"), SLOTS, 6, 2))
+    assert "in step of PartsFamily, task 1 with 1 number, rollout 0" in caught.value.__notes__[0]
+    dropping = checked_episodes(PartsFamily("nan reward"), SLOTS, 6, 2, "drop")
+    step(dropping)
+    assert list(dropping.dropped) == [2, 3]
+
+
 def test_a_reset_that_is_not_gymnasiums_is_refused():
     with pytest.raises(
         UserError, match=r"reset of Old, an environment of Family, cannot be called .*reset\(self, \*, s"
@@ -199,6 +234,10 @@ def test_what_make_env_must_not_return_is_said(made):
         (FaultyFamily("observation beyond float32"), r"a number does not fit single precision: task 1 gave 1e\+308"),
         (family_of(Old), "reset of Old, an environment of Family, cannot be called"),
         (family_of(lambda: NormalizeObservation(Faulty("raises", 0))), "NormalizeObservation, whose statistics differ"),
+        (
+            family_of(lambda: TimeLimit(Faulty("raises", 0), 5)),
+            "make_env limits episodes to 5 steps, and horizon is 6; give max_episode_steps=-1 to gymnasium.make, or ta",
+        ),
     ],
 )
 def test_the_check_finds_them(family, told):

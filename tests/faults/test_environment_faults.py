@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from fault_table import fault
 from faulty import FaultyFamily
+from gymnasium import spaces
 from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl
 from metarl.commands import train as command
-from metarl.common.errors import Terminated, UserError, blaming
+from metarl.common.errors import Diverged, Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
 from metarl.envs.checked import checked_episodes
 from metarl.inner.runner import make_runner
+from metarl.policies.action_map import ActionMap
 from metarl.reports.tables import evaluation_table
 from metarl.runs.training import Trainer
 
@@ -210,6 +212,13 @@ def test_an_evaluation_leaves_out_what_training_left_out(tmp_path):
     assert f"{result.dropped_episodes} episodes were dropped" in evaluation_table(result)
 
 
+def test_a_policy_that_is_not_finite_is_told_from_an_environment_with_integers():
+    action_map = ActionMap(spaces.Box(0, 5, (1,), np.int64))
+    with pytest.raises(Diverged, match="the policy's action is not finite"):
+        action_map(np.array([[0.5], [np.nan]], np.float32))
+    assert action_map(np.array([[0.5], [np.inf]], np.float32)).tolist() == [[4], [5]]
+
+
 @fault(WHERE, "a policy that is not finite", "the run stops and names the settings that make steps smaller")
 def test_a_diverged_adaptation_is_told(tmp_path):
     explosive = {"inner_lr": 1e12, "hidden_sizes": (16, 16, 16), "activation": "relu"}
@@ -332,3 +341,14 @@ def test_no_thread_is_left_behind_by_a_fault(tmp_path):
     with pytest.raises(KeyError):
         metarl.train(rare(tmp_path, "raises"))
     assert threading.active_count() == before
+
+
+@fault(WHERE, "`make_env` limits episodes to fewer steps than `horizon`", "refused before training")
+@pytest.mark.parametrize("settings", [{}, {"algo": "oracle"}, {"algo": "rl2"}])
+def test_a_limit_below_the_horizon_is_refused(settings, tmp_path):
+    settings = {"env": "examples.cartpole_family:CartPoleFamily", "iterations": 0, "validate_every": 0, **settings}
+    with pytest.raises(
+        UserError, match=r"^make_env limits episodes to 500 steps, and horizon is 501; give max_episode_"
+    ):
+        metarl.train(tiny(tmp_path / "run", **settings, horizon=501))
+    assert metarl.train(tiny(tmp_path / "run", **settings, horizon=500)).path == tmp_path / "run"

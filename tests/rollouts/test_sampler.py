@@ -13,7 +13,7 @@ from gymnasium import spaces
 from metarl.common.parallel import Workers
 from metarl.common.streams import Purpose, stream
 from metarl.data import Rollouts
-from metarl.envs import Buffers, EpisodeBatch, TaskFamily
+from metarl.envs import EpisodeBatch, TaskFamily
 from metarl.policies.action_map import ActionMap
 from metarl.policies.mlp import MLPPolicy
 from metarl.rollouts.baseline import linear_baseline
@@ -268,41 +268,6 @@ def test_terms_and_cuts_go_wherever_their_rollouts_go():
     assert_identical(Rollouts.concatenate(episodes, axis=1), rollouts)
     assert_identical(rollouts.to(torch.device("cpu")), rollouts)
     assert rollouts.to(torch.device("meta")).terms["effort"].is_meta
-
-
-class TensorDrift(Drift):
-    """The same on buffers of its own kind, tensors."""
-
-    def buffers(self, num_steps: int) -> Buffers:
-        shape = (num_steps, self.num_envs)
-        return Buffers(
-            observations=torch.zeros(num_steps + 1, self.num_envs, self.observation_size),
-            rewards=torch.zeros(shape),
-            alive=torch.zeros(shape),
-            terminated=torch.zeros(self.num_envs, dtype=torch.bool),
-            truncated=torch.zeros(self.num_envs, dtype=torch.bool),
-            terms={"effort": torch.zeros(shape)},
-        )
-
-    def reset(self, tasks, seeds, observations) -> None:
-        super().reset(tasks, seeds, self._numpy(observations))
-
-    def step(self, actions, *results) -> None:
-        super().step(actions, *map(self._numpy, results))
-        self.terms = {"effort": torch.as_tensor(self.terms["effort"])}
-
-    def _numpy(self, values: torch.Tensor) -> np.ndarray:
-        assert isinstance(values, torch.Tensor)
-        return values.numpy()
-
-
-def test_a_batch_may_make_buffers_of_another_kind():
-    action_map = ActionMap(BOX)
-    policy = MLPPolicy(OBSERVATION, action_map.distribution, (16, 100))
-    sampler = Sampler(TensorDrift(TASKS * ROLLOUTS), action_map, TASKS, HORIZON)
-    assert_identical(
-        sampler.collect(policy.begin, parameters_of(policy), GOALS, streams_of(range(TASKS))), collect()[0]
-    )
 
 
 def test_steps_that_no_episode_reached_are_zero():
