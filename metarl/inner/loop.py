@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
+from metarl.common.errors import UserError
 from metarl.common.parallel import Workers
 from metarl.common.profiling import timed
 from metarl.common.statistics import Aggregate
@@ -285,6 +286,10 @@ def adapt(
 
     for stage in stages:
         if stage.rollouts == 0:
+            if not supports:
+                raise UserError("the first stage has no rollouts before it to use again; leave out its rollouts=0.")
+            if len(returns) == num_steps:  # Else no return would belong to the step before.
+                collect_next()
             support = supports[-1]
             with timed("effective sample size"):
                 sizes.append(_effective_sample_size(policies(), support))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -269,17 +269,23 @@ class WrappedAdaptation(Adaptation):
         return replace(stage, update=update)
 
 
-def report_of(rule: Adaptation, meta: Tensor, observed: Tensor) -> Mapping[str, float]:
+def report_of(rule: Adaptation, meta: Tensor, observed: Tensor) -> dict[str, float]:
     """The rule's `Adaptation.describe`; raises UserError unless it is numbers by name."""
     report: object = rule.describe(meta, observed)
     if not isinstance(report, Mapping):
         raise UserError(f"the rule's `describe` must return a dictionary of numbers by name, got {shown(report)}.")
+    return numbers_of(report, "the rule's `describe` must return numbers")
+
+
+def numbers_of(report: Mapping[str, Any], wanted: str) -> dict[str, float]:
+    """A report as Python's numbers; raises UserError, which begins with ``wanted``, for what is no single number."""
+    numbers: dict[str, float] = {}
     for name, value in report.items():
         try:
-            float(value)
-        except (TypeError, ValueError):
-            raise UserError(f"the rule's `describe` must return numbers, got {shown(value)} for {name!r}.") from None
-    return report
+            numbers[name] = value if type(value) in (int, float) else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"{wanted}, got {shown(value)} for {name!r}.") from None
+    return numbers
 
 
 def updated_meta(rule: Adaptation, meta: Tensor, observed: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from metarl.config.resolved import Settings
 from metarl.data import LearnerState, Row
 from metarl.envs import Family
 from metarl.inner.loop import Adapted, Measured, Timing, observe
-from metarl.inner.rule import Adaptation, report_of, updated_meta
+from metarl.inner.rule import Adaptation, numbers_of, report_of, updated_meta
 from metarl.inner.runner import check_dropped, make_runner
 from metarl.outer.optimiser import Optimiser, StepReport
 
@@ -183,8 +183,9 @@ class MetaLearner:
             "seconds_meta_step": round(meta_step_seconds, 4),
         }
         names = {*_OF_THE_RUN, *measurements, *size, *seconds}
-        for whose, numbers in (("the meta-optimiser's report", report.numbers), ("the rule's `describe`", described)):
+        reported = numbers_of(report.numbers, "the meta-optimiser's report must hold numbers")
+        for whose, numbers in (("the meta-optimiser's report", reported), ("the rule's `describe`", described)):
             if taken := sorted(name for name in numbers if name in names or name.startswith("validation_")):
                 raise UserError(f"{whose} has names that the run itself writes: {', '.join(taken)}; rename them.")
             names.update(numbers)
-        return {**measurements, **report.numbers, **size, **described, **seconds}
+        return {**measurements, **reported, **size, **described, **seconds}

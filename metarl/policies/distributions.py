@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 # Of a Gaussian before tanh; wider ones are two peaks at the bounds. Stable-Baselines3 has the same.
-_LARGEST_LOG_STD = 2.0
+LARGEST_LOG_STD = 2.0
 
 
 class Distribution(ABC):
@@ -187,7 +187,7 @@ class SquashedGaussian(Distribution):
     def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """Means and log standard deviations, [..., action] each."""
         mean, log_std = outputs.chunk(2, dim=-1)
-        return mean, log_std.clamp(self._min_log_std, _LARGEST_LOG_STD)
+        return mean, log_std.clamp(self._min_log_std, LARGEST_LOG_STD)
 
 
 class SquaredError(DifferentiableDistribution):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from metarl.common.errors import UserError
 from metarl.common.global_seed import globally_seeded
@@ -103,10 +104,18 @@ class ModulePolicy(DifferentiablePolicy):
             self._check_same_again(before, inputs, outputs)
         return module
 
+    def _made(self, inputs: int, outputs: int) -> nn.Module:
+        """Another body. Its lazy layers have their parameters: they draw them at the first input."""
+        module = self._make_body(inputs, outputs)
+        if any(is_lazy(parameter) for parameter in module.parameters()):
+            with torch.no_grad():
+                module(torch.zeros(1, inputs))
+        return module
+
     def _check_same_again(self, constants: Mapping[str, Tensor], inputs: int, outputs: int) -> None:
         """Raises UserError if another module has other constants than these."""
         with globally_seeded(1, 1):
-            again = self._make_body(inputs, outputs)
+            again = self._made(inputs, outputs)
         if changed := _different(constants, _constants(again)):
             raise UserError(
                 f"a policy body's buffers and frozen parameters must be the same whenever it is made, and {changed} "
@@ -144,7 +153,7 @@ class ModulePolicy(DifferentiablePolicy):
     def initial_body(self, generator: np.random.Generator) -> Tensor:
         seed = int(generator.integers(2**63))
         with globally_seeded(seed, seed % 2**32):
-            module = self._make_body(self.observation_size, self.distribution.num_outputs)
+            module = self._made(self.observation_size, self.distribution.num_outputs)
         return torch.cat([parameter.detach().float().flatten() for parameter in _trained(module).values()])
 
     def outputs(self, parameters: Tensor, observations: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from metarl.common.errors import UserError
 from metarl.config.algorithms import PEARLConfig
 from metarl.config.settings import PolicySettings
-from metarl.policies.distributions import Distribution, Gaussian, SquashedGaussian
+from metarl.policies.distributions import LARGEST_LOG_STD, Distribution, Gaussian, SquashedGaussian
 from metarl.policies.memory import MemoryPolicy, Network, Trials
 from metarl.policies.normaliser import Normaliser
 from metarl.policies.perceptron import Perceptron
@@ -57,6 +57,11 @@ class PosteriorPolicy(MemoryPolicy):
     ) -> None:
         if not isinstance(distribution, Gaussian):
             raise UserError("pearl needs actions that are numbers, and here they are choices; take rl2 or varibad.")
+        if math.log(settings.initial_std) >= LARGEST_LOG_STD:
+            raise UserError(
+                f"initial_std must be less than {math.exp(LARGEST_LOG_STD):.2f} with pearl, got "
+                f"{settings.initial_std:g}: at this limit of the standard deviation it has no gradient."
+            )
         actions, latent = distribution.num_outputs, options.latent_size
         hidden, activation = settings.hidden_sizes, settings.activation
         inputs = observation_size + actions + 1

@@ -12,6 +12,7 @@ from tiny_runs import assert_same_run, final_parameters, tiny
 import metarl
 from metarl import ALGORITHMS, Config, UserError
 from metarl.agents.maml import MAML
+from metarl.common.streams import Purpose, stream
 from metarl.runs.trained_agent import load
 from metarl.runs.training import train
 
@@ -131,6 +132,23 @@ class Wordy(Own):
         return {"spread": torch.zeros(3)}
 
 
+class OfNothing(Own):
+    def stages(self, step_scales, iteration=None):
+        first, *others = super().stages(step_scales, iteration)
+        return [dataclasses.replace(first, rollouts=0), *others]
+
+
+class Twice(Own):
+    """Takes its second step with the episodes of the first; reports a tensor."""
+
+    def stages(self, step_scales, iteration=None):
+        first, *others = super().stages(step_scales, iteration)
+        return [first, *(dataclasses.replace(stage, rollouts=0) for stage in others)]
+
+    def describe(self, meta, observed):
+        return {"first": meta[0]}
+
+
 class Forgetful(Own):
     def after_meta_step(self, meta, observed):
         return None
@@ -162,6 +180,7 @@ class Overwriting(Own):
     [
         (Silent, "the rule's `describe` must return a dictionary of numbers by name, got None"),
         (Wordy, r"the rule's `describe` must return numbers, got tensor\(\[0., 0., 0.\]\) for 'spread'"),
+        (OfNothing, "the first stage has no rollouts before it to use again; leave out its rollouts=0"),
         (Forgetful, r"the rule's `after_meta_step` must return the \d+ meta-parameters, got None"),
         (Flat, r"observe must return \[task, feature\] for 3 tasks, got shape \(4,\)"),
         (NoDefault, "NoDefault.Settings needs a default for number"),
@@ -220,6 +239,25 @@ def test_a_run_with_a_rule_of_ones_own_is_stored_resumed_and_loaded(tmp_path):
     agent = load(tmp_path / "whole")
     assert agent.settings.own.strength == 0.5
     assert torch.equal(agent.meta, torch.from_numpy(final_parameters(tmp_path / "whole")))
+
+
+def test_each_step_with_the_episodes_of_another_is_measured(tmp_path):
+    metarl.check_rule(Twice)
+    run = train(tiny(tmp_path, algo=Twice, num_inner_steps=2, inner_lr=0.5))
+    assert len(set(run.progress["pre_adaptation_return"] - run.progress["post_adaptation_return"]) - {0.0}) == 2
+    result = metarl.evaluate(tmp_path, metarl.EvaluationConfig(tasks=3, rollouts=2, gradient_steps=3), trust=True)
+    assert result.returns.shape == (3, 4)
+    assert result.adaptation_episodes.tolist() == [0, 2, 2, 2]  # All steps read the same two episodes.
+    with pytest.raises(UserError, match="no rollouts before it to use again"):
+        train(tiny(tmp_path / "nothing", algo=OfNothing))
+
+
+def test_a_reported_tensor_is_a_number(tmp_path):
+    run = train(tiny(tmp_path, algo=Twice))
+    assert run.progress["first"].dtype.kind == "f"
+    assert run.progress["first"][0] == pytest.approx(
+        float(run.agent.rule.initial(stream(0, Purpose.INITIALISATION))[0])
+    )
 
 
 def test_the_examples_rule_with_no_strength_is_maml(tmp_path):

@@ -57,6 +57,13 @@ def transitions(seed=0, rows=ROWS):
     return Transitions(draw(OBSERVATION), draw(ACTIONS).tanh(), draw(), draw(OBSERVATION), terminated)
 
 
+def test_a_deviation_at_its_limit_is_refused():
+    options, largest = PEARLConfig(LATENT), math.exp(2)
+    with pytest.raises(UserError, match=r"initial_std must be less than 7\.39 with pearl, got 20: at this limit"):
+        PosteriorPolicy(OBSERVATION, Gaussian(ACTIONS), options, PolicySettings(initial_std=20.0))
+    PosteriorPolicy(OBSERVATION, Gaussian(ACTIONS), options, PolicySettings(initial_std=largest - 1e-3))
+
+
 ONCE = torch.ones(1, 1)  # Each transition counts once.
 
 

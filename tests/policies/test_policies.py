@@ -322,6 +322,17 @@ def test_making_a_body_leaves_the_global_generators_alone():
     assert (torch.rand(1), np.random.random()) == expected  # noqa: NPY002
 
 
+def test_lazy_layers_draw_their_parameters_as_others_do():
+    def lazy(inputs, outputs):
+        return nn.Sequential(nn.LazyLinear(7), nn.Tanh(), nn.LazyLinear(outputs))
+
+    def plain(inputs, outputs):
+        return nn.Sequential(nn.Linear(inputs, 7), nn.Tanh(), nn.Linear(7, outputs))
+
+    ours, expected = (ModulePolicy(4, Gaussian(2), make).initial(np.random.default_rng(3)) for make in (lazy, plain))
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+
+
 def test_layer_norm_is_welcome():
     policy = ModulePolicy(4, Categorical(2), lambda i, o: nn.Sequential(nn.LayerNorm(i), nn.Linear(i, o)))
     assert policy.outputs(policy.initial(np.random.default_rng(0)).expand(3, -1), torch.ones(3, 5, 4)).shape == (
