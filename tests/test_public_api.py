@@ -60,7 +60,7 @@ def refusal(call, *arguments):
     return str(error.value)
 
 
-PATH = r"must be a path (names of at most 255 bytes, together at most 4095), got"
+PATH = r"must be a path (in UTF-8; names of at most 255 bytes, together at most 4095), got"
 
 FUNCTIONS = [
     (lambda: metarl.train("navigation"), "config must be a metarl.Config, got 'navigation'."),

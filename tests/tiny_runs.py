@@ -26,7 +26,8 @@ def tiny(run_dir, **settings):
     """A configuration that trains an iteration in a fraction of a second."""
     algo = settings.get("algo", "maml")
     one = {"rollouts_per_task": 1} if isinstance(algo, str) and get_algorithm(algo).remembers else {}
-    return Config(**{"algo": algo, "iterations": 2, "run_dir": Path(run_dir), **TINY, **one, **settings})
+    size = {name: value for name, value in TINY.items() if name != "hidden_sizes" or "policy_body" not in settings}
+    return Config(**{"algo": algo, "iterations": 2, "run_dir": Path(run_dir), **size, **one, **settings})
 
 
 def arguments(settings):

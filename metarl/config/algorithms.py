@@ -29,7 +29,7 @@ class L2FConfig(Checked):
     transform: Literal["sigmoid", "unconstrained", "affine"] = "sigmoid"
     """Gamma in (0, 1), any gamma, or any gamma plus an offset delta (gamma * theta + delta)."""
     attenuation_rollouts: Literal["reuse", "fresh"] = "reuse"
-    """First inner step: reuse the unattenuated policy's rollouts (as published), or collect additional fresh ones."""
+    """First inner step: reuse the unattenuated policy's rollouts, or collect additional fresh ones."""
     embedding: Literal["mean", "moments", "gru"] = "mean"
     """What the attenuator sees of a task: each layer's mean gradient (mean, as published); also the logarithm of each
     layer's root mean square gradient and the mean return (moments, always standardised); or, instead of gradients, a

@@ -180,7 +180,7 @@ def _convert_to_tuple(name: str, value: Any, kind: Any) -> tuple[Any, ...]:
 
 
 def _convert_to_mapping(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+    if not isinstance(value, Mapping) or any(_text(key) is None for key in value):
         raise UserError(f"{name} must be a dictionary with names as its keys, got {shown(value)}.")
     return {key: _as_json(f"{name}[{key!r}]", part) for key, part in value.items()}
 
@@ -195,7 +195,7 @@ def _as_json(name: str, value: Any) -> Any:
         return _convert_to_mapping(name, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number, got {value}.")
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float) or _text(value) is not None:
         return value
     raise UserError(f"{name} must be a number, a text, or a list or dictionary of them, got {shown(value)}.")
 
@@ -228,18 +228,29 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _text(value: Any) -> str | None:
+    """The value if it is a text that files of UTF-8 can hold."""
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
 _LONGEST_NAME, _LONGEST_PATH = 255, 4095  # bytes
 
 
 def _path(value: Any) -> Path | None:
     if not isinstance(value, str | os.PathLike):
         return None
-    try:
-        encoded = os.fsencode(value)
-    except UnicodeEncodeError:
+    name = _text(os.fsdecode(value))
+    if name is None:
         return None
+    encoded = name.encode()
     long = len(encoded) > _LONGEST_PATH or max(map(len, encoded.split(b"/"))) > _LONGEST_NAME
-    return None if long or b"\0" in encoded else Path(os.fsdecode(encoded))
+    return None if long or b"\0" in encoded else Path(name)
 
 
 _SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -247,6 +258,6 @@ _SCALARS: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     BoolOrAuto: ("True, False or 'auto'", _bool_or_auto),
     int: ("a whole number", _whole),
     float: ("a finite number", _number),
-    str: ("a text", lambda value: value if isinstance(value, str) else None),
-    Path: (f"a path (names of at most {_LONGEST_NAME} bytes, together at most {_LONGEST_PATH})", _path),
+    str: ("a text", _text),
+    Path: (f"a path (in UTF-8; names of at most {_LONGEST_NAME} bytes, together at most {_LONGEST_PATH})", _path),
 }

@@ -25,6 +25,7 @@ from metarl.config.algorithms import (
 from metarl.config.checked import BoolOrAuto, Checked, convert, convert_some, hints
 from metarl.config.optimisers import META_OPTIMISERS, AdamConfig, PPOConfig, ProMPConfig, SACConfig, TRPOConfig
 from metarl.config.resolved import (
+    BUILT_IN_NETWORK,
     GRADIENT_STEPS,
     GROUPS,
     OWN_OPTIONS,
@@ -339,6 +340,9 @@ class _Resolution:
         for name in unused:
             if name in self._config.chosen:
                 self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
+        for name in BUILT_IN_NETWORK if settings.policy.policy_body and not algorithm.remembers else ():
+            if name in self._config.chosen:
+                self._refuse(name, "metarl's own networks, and policy_body is another")
         if algorithm.training == "none" and settings.run.iterations:
             message = (
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."

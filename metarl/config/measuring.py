@@ -86,7 +86,7 @@ class AnalysisConfig(Checked):
     """Return of an oracle on the same family; the gain of the best gammas is then also reported as a share of the gap
     from standing still to it."""
     output: Path | None = None
-    """Folder for analysis.json and the figures; by default RUN/analysis."""
+    """Folder for analysis.json and the figures; by default RUN/analysis, of the best checkpoint RUN/analysis-best."""
     threads: Threads = 0
     """Threads; 0 for one per core."""
 

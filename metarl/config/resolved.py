@@ -44,6 +44,9 @@ REINFORCEMENT = ("inner_loss", "initial_std", "min_std", "normalise_observations
 GRADIENT_STEPS = ("inner_lr", "inner_loss", "policy_body")
 """Fields of the configuration that agents with memory do not use."""
 
+BUILT_IN_NETWORK = ("hidden_sizes", "activation", "output_gain")
+"""Fields of the configuration that do nothing beside ``policy_body``."""
+
 OWN_OPTIONS = {"rule": "an algorithm", "optimiser": "a meta-optimiser"}
 """The configuration's fields that hold the settings of a user's own algorithm or meta-optimiser."""
 
@@ -135,7 +138,8 @@ class Settings:
         of_others = REINFORCEMENT if self.examples is not None else tuple(hints(ExampleSettings))
         steps = GRADIENT_STEPS if self.algorithm.remembers else ()
         best = () if self.run.validate_every else ("best_by",)
-        return (*of_others, *steps, *best, *get_meta_optimiser(self.meta.meta_optimiser).unused)
+        network = BUILT_IN_NETWORK if self.policy.policy_body and not self.algorithm.remembers else ()
+        return (*of_others, *steps, *best, *network, *get_meta_optimiser(self.meta.meta_optimiser).unused)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON values, by the names of `Config`'s fields; None for settings without effect."""

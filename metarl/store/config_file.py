@@ -14,7 +14,7 @@ from metarl.common.strict_json import read_json, write_json
 from metarl.config.algorithms import OF_THE_TASK, BaselineConfig, get_algorithm, stored_trainer
 from metarl.config.checked import Checked, Seed, convert
 from metarl.config.config import Config
-from metarl.config.resolved import idle_fields
+from metarl.config.resolved import BUILT_IN_NETWORK, idle_fields
 from metarl.config.trust import Trust, require_trust
 from metarl.store.folder import RunFolder
 
@@ -139,6 +139,8 @@ def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
         kept.pop("best_by", None)
     if (stored.get("baseline") or {}).get("trainer") == "ppo":
         kept.pop("envs_per_process", None)
+    if stored.get("policy_body"):
+        kept = {name: value for name, value in kept.items() if name not in BUILT_IN_NETWORK}
     l2f = kept.get("l2f")
     if isinstance(l2f, Mapping):
         kept["l2f"] = _acting(l2f, stored)

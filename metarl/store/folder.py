@@ -42,10 +42,9 @@ class RunFolder:
         """TensorBoard's events."""
         return self.path / "tensorboard"
 
-    @property
-    def analysis(self) -> Path:
-        """Folder of the analysis and its figures."""
-        return self.path / "analysis"
+    def analysis(self, checkpoint: str) -> Path:
+        """Folder of the analysis and its figures; its name contains the checkpoint unless that is the last."""
+        return self.path / ("analysis" if checkpoint == "last" else f"analysis-{checkpoint}")
 
     @property
     def recording(self) -> Path:

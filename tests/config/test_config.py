@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import get_type_hints
 
@@ -17,6 +18,7 @@ from metarl.config.checked import hints
 from metarl.config.resolved import GROUPS, components, idle_fields
 from metarl.config.settings import ExampleSettings
 from metarl.envs.navigation import NavigationFamily
+from metarl.store.config_file import stored_config
 
 
 class ChoosyFamily(NavigationFamily):
@@ -184,11 +186,18 @@ def test_what_was_converted_survives_json():
         ),
         (
             {"run_dir": "x" * 300},
-            "run_dir must be a path (names of at most 255 bytes, together at most 4095), got",
+            "run_dir must be a path (in UTF-8; names of at most 255 bytes, together at most 4095), got",
         ),
         ({"run_dir": "a\0b"}, "run_dir must be a path"),
+        ({"run_dir": "caf\udce9"}, "run_dir must be a path (in UTF-8; "),
+        ({"init_from": os.fsencode("caf\udce9")}, "init_from must be a path (in UTF-8; "),
+        ({"env_kwargs": {"goal_bound": "\udce9"}}, "env_kwargs['goal_bound'] must be a number, a text, or a list or"),
+        ({"best_by": "\udce9"}, "best_by must be a text, got '\\udce9'."),
         ({"run_dir": "long/" * 900}, "run_dir must be a path"),
-        ({"run_dir": 3}, "run_dir must be a path (names of at most 255 bytes, together at most 4095), got 3."),
+        (
+            {"run_dir": 3},
+            "run_dir must be a path (in UTF-8; names of at most 255 bytes, together at most 4095), got 3.",
+        ),
         ({"resume": "yes"}, "resume must be True, False or 'auto', got 'yes'."),
         ({"resume": 1}, "resume must be True, False or 'auto', got 1."),
         ({"resume": None}, "resume must be True, False or 'auto', got None."),
@@ -273,7 +282,6 @@ def test_what_is_in_force_survives_json():
         algo="l2f",
         env_kwargs={"frame_skip": 1},
         run_dir=Path("somewhere"),
-        hidden_sizes=(8, 4),
         trpo=TRPOConfig(max_kl=0.5),
         l2f=L2FConfig(attenuation_rollouts="fresh", initial_gamma=0.9),
         policy_body="module:function",
@@ -288,6 +296,18 @@ def test_what_is_in_force_survives_json():
 )
 def test_what_is_stored_says_whether_the_run_attenuates(settings, attenuates):
     assert Config(**settings).to_dict()["attenuate"] is attenuates
+
+
+def test_a_body_of_ones_own_leaves_nothing_to_the_built_in_networks():
+    stored = Config(policy_body="module:function").to_dict()
+    network = ("hidden_sizes", "activation", "output_gain")
+    assert [stored[name] for name in network] == [None, None, None]
+    for name, value in zip(network, ((8,), "tanh", 0.1), strict=True):
+        with pytest.raises(UserError, match=f"{name} would do nothing: it is for metarl's own networks, and pol"):
+            Config(policy_body="module:function", **{name: value})
+    older = {**stored, "hidden_sizes": [100, 100], "activation": "relu", "output_gain": 1.0}
+    again = stored_config(older, trust=["module:function"])
+    assert again.to_dict() == stored
 
 
 def test_idle_settings_are_stored_as_null():

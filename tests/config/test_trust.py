@@ -157,7 +157,8 @@ def test_what_belongs_to_metarl_needs_no_word():
 def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monkeypatch, capsys, by_setting):
     own = ["--env", f"{module}:Family", "--algo", f"{module}:Rule", "--policy-body", f"{module}:body"]
     word = ["--trust", own[1], "--trust", own[3], "--trust", own[5]]
-    line = ["--run-dir", "run", *own, "--iterations", "1", *arguments({**TINY, "horizon": 5})]
+    size = {name: value for name, value in TINY.items() if name != "hidden_sizes"}  # The body has its own.
+    line = ["--run-dir", "run", *own, "--iterations", "1", *arguments({**size, "horizon": 5})]
     assert train_command.main(line) == 0
     assert capsys.readouterr().out == f"done; next: python -m metarl.evaluate run {' '.join(word)}\n"
     for main, options in (

@@ -19,7 +19,7 @@ SMALL = {"tasks": 4, "rollouts": 2, "gradient_steps": 1}
 
 
 def small(folder, family, **settings):
-    return tiny(folder, env=f"machines:{family}", **{"horizon": 5, "hidden_sizes": (8,), **settings})
+    return tiny(folder, env=f"machines:{family}", **{"horizon": 5, **settings})
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -130,7 +130,7 @@ def test_another_error_of_a_command_keeps_its_traceback():
 
 def test_a_path_that_is_too_long_names_its_setting(tmp_path):
     for config in (lambda: Config(run_dir=tmp_path / ("x" * 256)), lambda: AnalysisConfig(output="x" * 5000)):
-        with pytest.raises(UserError, match=r"(run_dir|output) must be a path \(names of at most 255 bytes"):
+        with pytest.raises(UserError, match=r"(run_dir|output) must be a path \(in UTF-8; names of at most 255 bytes"):
             config()
     kept = Config(run_dir=tmp_path / ("x" * 255))
     assert dataclasses.replace(kept, seed=1).folder == kept.folder

@@ -170,7 +170,7 @@ def test_the_actor_starts_as_the_policy_of_every_rule_does(tmp_path):
 
 
 def test_a_policy_with_another_body_is_refused(tmp_path):
-    config = tiny(tmp_path, policy_body="problems:make_body", **TANH)
+    config = tiny(tmp_path, policy_body="problems:make_body")
     family, rule = build(config.resolve())
     with pytest.raises(UserError, match="leave out policy_body"):
         PPOLearner(config.resolve(), family, rule.policy)

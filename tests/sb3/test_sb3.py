@@ -599,7 +599,7 @@ def test_drawn_actions_repeat_with_the_seed(tmp_path):
 
 
 def test_start_from_refuses_a_policy_with_another_body(tmp_path):
-    config = tiny(tmp_path, policy_body="problems:make_body", **TANH)
+    config = tiny(tmp_path, policy_body="problems:make_body")
     with pytest.raises(UserError, match="leave out policy_body"):
         start_from(model_on("navigation"), config)
 
