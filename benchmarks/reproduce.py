@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -231,11 +231,19 @@ def _lacks(run: Path, asked: Measurement, agent: Path) -> bool:
     if asked.wanted.checkpoint == "last" and measured is not None and measured < reached:
         print(f"{result}: computed again, because it is of iteration {measured}, and training went on to {reached:.0f}")
         return True
+    if agent != run and _training_of(run) != _training_of(agent):
+        print(f"{result}: computed again, because its agent was trained again")
+        return True
     if differences := other_options(result, asked.wanted):
         print(f"{result}: computed again, because its options were others ({'; '.join(differences)})")
         return True
     print(f"{result}: there already; remove it to compute it again")
     return False
+
+
+def _training_of(run: Path) -> Any:
+    """The software, commit and hardware that a run was trained with."""
+    return read_json(RunFolder(run).config)["metarl"]
 
 
 def _train(experiment: Experiment, variant: str, seed: int, folder: Path, more: Sequence[str]) -> None:

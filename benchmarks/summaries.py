@@ -18,6 +18,7 @@ from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.config import Config
 from metarl.config.measuring import AnalysisConfig, EvaluationConfig
+from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, compare_lines
 from metarl.reports.comparison_figure import draw_differences
 from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training
@@ -211,22 +212,27 @@ def differences_from(today: dict[str, str], run: Path, iterations: str) -> list[
 
 def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> list[str]:
     """What an evaluation or analysis in a file was asked for in other words than ``wanted``, as text."""
-    content = read_json(result)
+    content, today = read_json(result), plain(asdict(wanted))
     if isinstance(wanted, AnalysisConfig):
         before = {name: value for name, value in content["analysis"].items() if name not in ("output", "threads")}
     else:
-        before = {"seed": content["seed"], "gradient_steps": len(content["returns"][0]) - 1}
+        run, steps = content["config"], len(content["returns"][0]) - 1
+        supervised = content.get("shots") is not None
+        before = {"seed": content["seed"], "gradient_steps": steps}
         if wanted.task_file is None:
             before["tasks"] = len(content["tasks"])
         elif content["tasks"] != read_json(wanted.task_file)["tasks"]:
             before["task_file"] = "another one"
-        if content.get("shots") is None:
-            before["rollouts"] = content["rollouts"]
-        elif wanted.shots is not None:
-            before["shots"] = content["shots"]
-    today = plain(asdict(wanted))
-    if isinstance(wanted, EvaluationConfig):
-        today["rollouts"] = wanted.episodes
+        before |= {name: content[name] for name in ("shots" if supervised else "rollouts", "env", "checkpoint")}
+        before |= {"step_scales": content["step_scales"], "adapted_layers": content.get("adapted_layers", [])}
+        scales = wanted.step_scales or (1.0,) * supervised
+        today["step_scales"] = list(evaluation_scales(steps, run.get("num_inner_steps") or 1, scales))
+        today["env"], today["rollouts"] = wanted.env or run["env"], wanted.episodes
+        if supervised:
+            before["queries"] = content["rollouts"]
+            for name in ("shots", "queries"):
+                if getattr(wanted, name) is None:  # The family's own.
+                    today[name] = before[name]
     return [f"{name} {value}, today {today[name]}" for name, value in before.items() if value != today[name]]
 
 
@@ -283,6 +289,10 @@ def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) 
     first = runs[reference][0].evaluated()
     summary["measure"], summary["step_name"], summary["reference"] = first.measure, first.step_name, reference
     decimals = 5 if first.measure == "error" else 3
+    for name in runs.keys() - paired.keys():  # They have no seed in common with the first variant yet.
+        per_seed = np.array([run.evaluated().mean for run in runs[name]])
+        means = {"per_seed": per_seed, "mean": per_seed.mean(0)}
+        summary["variants"][name] |= {key: values.round(decimals).tolist() for key, values in means.items()}
     for line in comparison.lines:
         entry, of_one = summary["variants"][line.label], [run.evaluated() for run in runs[line.label]]
         entry |= {

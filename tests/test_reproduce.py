@@ -209,6 +209,15 @@ def test_agents_of_another_experiment_are_trained_there_and_evaluated_here(small
     capfd.readouterr()
     assert reproduce.main(["far"]) == 0
     assert f"{reproduce.RUNS / 'far/maml-seed0/evaluation.json'}: there already" in capfd.readouterr().out
+    trained = runs / "small/maml-seed0/config.json"
+    config = json.loads(trained.read_text())
+    config["metarl"]["commit"] = "fedcba987654"  # As if it had been removed and trained again.
+    trained.write_text(json.dumps(config))
+    assert reproduce.main(["far"]) == 0
+    assert (
+        "far/maml-seed0/evaluation.json: computed again, because its agent was trained again" in capfd.readouterr().out
+    )
+    assert json.loads((runs / "far/maml-seed0/config.json").read_text())["metarl"]["commit"] == "fedcba987654"
 
 
 def test_meta_world_without_its_package_is_a_sentence(tmp_path, monkeypatch, capsys):
@@ -375,6 +384,34 @@ def test_a_result_of_other_options_is_computed_again_and_told_of(trained, small,
     assert options in capsys.readouterr().out
     assert called == [("metarl.evaluate", str(reproduce.RUNS / "small/maml-seed0"), *small.evaluation.split())]
     assert options.partition(";")[0] in summaries.outdated("small", trained)["maml-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("run", "changed", "told"),
+    [
+        ("navigation/maml-seed0", {"step_scales": (1.0, 0.25)}, ["step_scales [1.0, 0.5, 0.5, 0.5], today [1.0, 0.25"]),
+        ("navigation/maml-seed0", {"env": "navigation-b"}, ["env navigation, today navigation-b"]),
+        ("navigation/maml-seed0", {"checkpoint": "best"}, ["checkpoint last, today best"]),
+        ("navigation/maml-seed0", {"adapted_layers": ("bias1",)}, ["adapted_layers [], today ['bias1']"]),
+        ("sinusoid/maml-seed0", {"queries": 7}, ["queries 100, today 7"]),
+        ("sinusoid/maml-seed0", {"shots": 3}, ["shots 5, today 3"]),
+    ],
+)
+def test_every_option_of_an_evaluation_counts(run, changed, told):
+    (asked,) = summaries.measurements(EXPERIMENTS[run.partition("/")[0]])
+    assert summaries.other_options(RESULTS / run / "evaluation.json", asked.wanted) == []
+    others = summaries.other_options(RESULTS / run / "evaluation.json", replace(asked.wanted, **changed))
+    assert [other[: len(text)] for other, text in zip(others, told, strict=True)] == told
+
+
+def test_a_variant_without_a_seed_of_the_first_is_summarised_without_a_difference(trained, small, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "small", replace(small, seeds=(0, 1)))
+    shutil.rmtree(trained / "anil-seed0")
+    shutil.copytree(RESULTS / "algorithms-navigation/anil-seed1", trained / "anil-seed1")
+    text = summaries.summarise("small", trained)
+    means = read_run(trained / "anil-seed1").evaluated().mean
+    assert f"| anil | 1 | {means[0]:.2f} ({means[0]:.2f}) |" in text
+    assert "difference" not in json.loads((trained / "summary.json").read_text())["variants"]["anil"]
 
 
 def test_an_analysis_of_other_options_is_told_of():

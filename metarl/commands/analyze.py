@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from metarl.reports.analysis_figures import draw
         from metarl.reports.tables import analysis_table
 
-        trust = trusted(own, [run])
+        here, trust = Path.cwd(), trusted(own, [run])  # An environment may change the working directory.
         result = print_table(lambda: analyze(run, config, trust), analysis_table)
         folder = result.settings.output
         assert folder is not None  # `analyze` says where it wrote.
-        figures = draw(result, folder)
-        show(f"{ANALYSIS_FILE} and {', '.join(path.name for path in figures)} are in {folder}")
+        figures = draw(result, here / folder)
+        show(f"in {folder}: {', '.join([ANALYSIS_FILE, *(path.name for path in figures)])}")
 
     return run_command(command)
 

@@ -91,9 +91,10 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     """
     folder = run_folder(convert("run_dir", run_dir, Path))
     config = expect("config", AnalysisConfig() if config is None else config, AnalysisConfig)
-    output = config.output or RunFolder(results_folder(folder)).analysis
+    output = config.output or RunFolder(results_folder(folder)).analysis(config.checkpoint)
     config = replace(config, output=output)
-    path = Path.cwd() / output / ANALYSIS_FILE  # An environment may change the working directory.
+    here = Path.cwd()  # An environment may change it.
+    path = here / output / ANALYSIS_FILE
     agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
     require_same_data(agent.config, agent.family)
     project = _projection(config)
@@ -114,7 +115,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
         sweep, no_sweep = _gamma_sweep(loops, agent, tasks, adapted, inspection, gap)
         embedding, no_embedding = _embedding(loops, agent, project)
         memory, no_memory = _memory(loops, agent)
-        through_training, no_course = _through_training(loops, agent, tasks, analysed)
+        through_training, no_course = _through_training(loops, agent, tasks, analysed, here / folder)
         left_out = {**inspection.left_out, **no_freezing, **no_sweep, **no_embedding, **no_memory, **no_course}
         result = Analysis(
             config=agent.config.to_dict(),
@@ -371,19 +372,19 @@ def _memory(loops: _InnerLoops, agent: Agent) -> tuple[Memory | None, dict[str, 
 
 
 def _through_training(
-    loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint
+    loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint, folder: Path
 ) -> tuple[list[AtCheckpoint] | None, dict[str, str]]:
-    """Inspects the kept checkpoints, in order; the analysed one is among them."""
+    """Inspects the checkpoints that were kept in the run's folder, in order; the analysed one is among them."""
     if agent.rule.remembers:
         return None, {"through_training": analysed.left_out["movement"]}
-    kept = RunFolder(agent.config.folder).kept_iterations()
+    kept, stored = RunFolder(folder).kept_iterations(), replace(agent.config, run_dir=folder)
     others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:
         why = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
         return None, {"through_training": why}
     course = [analysed]
     for iteration in others:
-        meta = Agent(agent.config, load_checkpoint(agent.config, f"iteration{iteration}").learner.meta).meta
+        meta = Agent(agent.config, load_checkpoint(stored, f"iteration{iteration}").learner.meta).meta
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
         course.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers, loops.independent)))
     if not any(all(getattr(point, part) for point in course) for part in ("conflict", "attenuation", "landscape")):

@@ -216,11 +216,11 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
     for ax, (family, task) in zip(axes, panels, strict=True):
         runs, drawn = runs_of(family), list[Floats]()
         for line in family:
-            drawn.append(np.mean([run.adaptation_data(unit) for run in line.runs], axis=0))
             per_seed, style = _returns_per_seed(line, task, y), styles[line.label]
+            drawn.append(np.mean([run.adaptation_data(unit) for run in line.runs], axis=0))
             if (size := _episodes_a_step(line)) in sizes:
                 style = _style_of_size(style, sizes, size, shade=line.label in swept)
-            _draw_group(ax, drawn[-1], per_seed.mean(0, keepdims=True) if line.label in swept else per_seed, style)
+            _draw_group(ax, drawn[-1], per_seed, style, with_seeds=line.label not in swept)
         if y is None:
             _draw_references(ax, family, ["standstill"], averaged=task is not None)
         _scale_logarithmically(ax, np.concatenate(drawn))
@@ -540,7 +540,15 @@ def _new_figure(panels: Sequence[int]) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, Any], *, with_gaps: bool = False) -> None:
+def _draw_group(
+    ax: Axes,
+    x: NDArray[Any],
+    per_seed: Floats,
+    style: dict[str, Any],
+    *,
+    with_gaps: bool = False,
+    with_seeds: bool = True,
+) -> None:
     """Draws seeds thin, their mean bold, and the interval.
 
     Args:
@@ -549,8 +557,9 @@ def _draw_group(ax: Axes, x: NDArray[Any], per_seed: Floats, style: dict[str, An
         per_seed: Returns, [seed, point].
         style: Options of matplotlib's plot for the mean.
         with_gaps: Whether what is no number was not measured; else it has diverged.
+        with_seeds: Whether to draw the seeds.
     """
-    if len(per_seed) > 1:
+    if with_seeds and len(per_seed) > 1:
         of_seed = {name: style[name] for name in ("color", "linestyle")}
         for values in per_seed:
             _draw_mean(ax, x, values[None], {**of_seed, "linewidth": 0.6, "alpha": 0.4}, with_gaps=with_gaps)
@@ -643,5 +652,8 @@ def _finish(
 
 def _two_tasks(runs: Sequence[StoredRun]) -> list[Floats | None]:
     """The two tasks of a family with exactly two tasks, else [None]."""
-    tasks = np.unique(np.concatenate([rows_of_tasks(run) for run in runs]), axis=0)
-    return list(tasks) if len(tasks) == 2 and all(run.evaluated().finite for run in runs) else [None]
+    rows = [rows_of_tasks(run) for run in runs]
+    if not all(run.evaluated().finite for run in runs) or len({of_run.shape[1] for of_run in rows}) > 1:
+        return [None]
+    tasks = np.unique(np.concatenate(rows), axis=0)
+    return list(tasks) if len(tasks) == 2 else [None]

@@ -134,7 +134,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _settings(run: StoredRun) -> dict[str, str]:
-    """The settings that identify a run's line, as text; null and empty settings count as not set."""
+    """The settings that identify a run's line, as text; null settings count as not set."""
     # The title stands for these: L2F is MAML with attenuation, and a baseline's title names its trainer.
     left_out = {*BOOKKEEPING, *_idle(run.config), "attenuate", "baseline"}
     if run.config["algo"] in ALGORITHMS:  # Two classes may have the same name.
@@ -185,7 +185,7 @@ def _label(line: _Line, lines: Sequence[_Line]) -> str:
     for name, text in sorted(line.settings.items(), key=lambda setting: "." in setting[0].removeprefix("env_kwargs.")):
         if name == "algorithm":
             continue
-        default = defaults.get(name, "")
+        default = "" if name == "algo" else defaults.get(name, "")  # Classes of one name: no line's is usual.
         values = [other.settings.get(name, "") for other, idle in others if name.partition(".")[0] not in idle]
         # A line without a setting that has a default does not use it.
         values = [value for value in values if value or not default]
@@ -221,5 +221,7 @@ def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, (list, tuple)):
+        if not value:
+            return "none"
         return ("x" if all(isinstance(part, int) for part in value) else " ").join(map(str, value))
     return f"{value:.12g}" if isinstance(value, float) else str(value)

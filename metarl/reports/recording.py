@@ -86,7 +86,7 @@ def record(run_dir: str | Path, config: RecordingConfig | None = None, trust: Tr
             goals = [adaptation(agent, env, task, steps, config.seed) for task in chosen]
             origin = agent_text(agent.config.to_dict(), iteration, config.checkpoint)
             figure = draw_trajectories(f"{origin}, tasks of seed {config.seed}", chosen, goals)
-            files[folder / f"trajectories{suffix}.png"] = partial(_save, figure)
+            files[folder / f"trajectories{config.task or ''}{suffix}.png"] = partial(_save, figure)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, write in files.items():

@@ -19,6 +19,7 @@ from metarl.common.files import NotWritten
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
+from metarl.common.strict_json import read_json
 from metarl.config.algorithms import ALGORITHMS
 from metarl.envs.spaces import stacked
 from metarl.inner.runner import Runner, make_runner
@@ -916,6 +917,14 @@ def test_command_prints_the_table_and_writes_the_figures(tmp_path, capsys):
     pictures = {"conflict.png", "landscape.png", "representations.png", "freezing.png", "gamma_sweep.png"}
     assert written == {"analysis.json", *pictures}
     assert all(name in printed for name in pictures)
+
+
+def test_an_analysis_of_the_best_checkpoint_replaces_none_of_the_last(tmp_path, capsys):
+    train(tiny(tmp_path / "run", iterations=1, validate_every=1))
+    for checkpoint in ("last", "best"):
+        analyze(tmp_path / "run", AnalysisConfig(**{**SMALL, "checkpoint": checkpoint}))
+    stored = [read_json(tmp_path / "run" / folder / "analysis.json") for folder in ("analysis", "analysis-best")]
+    assert [content["checkpoint"] for content in stored] == ["last", "best"]
 
 
 @pytest.mark.parametrize("runs", [[], ["one", "two"]])

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from tiny_runs import ROOT
 
 from metarl import ALGORITHMS, L2FConfig, ProMPConfig, compare, report
 from metarl.commands.plot import main
@@ -277,6 +278,35 @@ def test_rules_of_ones_own_with_the_same_class_name_are_lines_of_their_own(tmp_p
         make_run(tmp_path / str(seed), algo=algo, seed=seed)
     labels = [group.label for group in groups_of(tmp_path / "0", tmp_path / "1")]
     assert labels == ["Rule (algo one.module:Rule)", "Rule (algo another.module:Rule)"]
+
+
+def test_rules_of_ones_own_with_the_same_class_name_are_told_apart_where_they_can_be_imported(tmp_path, monkeypatch):
+    algos = [f"{name}_rules_of_a_test:ProximalMAML" for name in ("one", "other")]
+    for algo in algos:
+        (tmp_path / f"{algo.partition(':')[0]}.py").write_text("from examples.proximal_rule import ProximalMAML\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(ROOT)
+    folders = [make_real_run(tmp_path / str(seed), algo=algo, seed=seed) for seed, algo in enumerate(algos)]
+    groups = group_runs([read_run(folder, trust=algos) for folder in folders])
+    assert [group.label for group in groups] == [f"ProximalMAML (algo {algo})" for algo in algos]
+
+
+@pytest.mark.parametrize(
+    ("algo", "choices", "labels"),
+    [
+        ("maml", [{}, {"hidden_sizes": ()}], ["MAML", "MAML (hidden sizes none)"]),
+        ("rl2", [{}, {"hidden_sizes": (8,)}], ["RL^2", "RL^2 (hidden sizes 8)"]),
+        (
+            "varibad",
+            [{}, {"varibad": {"decoder_sizes": ()}}],
+            ["VariBAD", "VariBAD (varibad decoder sizes none)"],
+        ),
+    ],
+)
+def test_a_network_without_hidden_layers_is_a_line_of_its_own(algo, choices, labels, tmp_path):
+    folders = [make_real_run(tmp_path / str(n), algo=algo, **choice) for n, choice in enumerate(choices)]
+    assert [group.label for group in groups_of(*folders)] == labels
+    assert len(compare(folders).lines) == 2
 
 
 def test_seeds_that_start_from_runs_of_their_own_seed_are_one_line(tmp_path):
@@ -644,6 +674,33 @@ def test_a_sweep_has_a_line_for_each_number_of_episodes_and_markers_say_which(tm
     assert len(bold(draw_gradient_steps(groups_of(*maml)).axes[0])) == 1
 
 
+def test_the_lines_of_a_sweep_have_intervals_from_five_seeds_on(tmp_path):
+    folders = [make_swept_run(tmp_path / str(seed), seed=seed) for seed in range(5)]
+    figure = draw_adaptation(groups_of(*folders), "adaptation-episodes")
+    (ax,) = figure.axes
+    assert figure.legends[0].get_title().get_text() == "5 seeds, 95 % interval"
+    bands = [band.get_paths()[0].vertices for band in ax.collections]
+    half_width = 2.776 * np.std(range(5), ddof=1) / np.sqrt(5)  # The t interval of seeds 0 to 4.
+    at_the_end = [band[band[:, 0] == x, 1] for band, x in zip(bands, (2, 10), strict=True)]
+    for of_size, mean in zip(at_the_end, (1 + 2, 5 + 2), strict=True):
+        assert (of_size.min(), of_size.max()) == pytest.approx((mean - half_width, mean + half_width), rel=1e-3)
+    assert len(measured(ax)) == 2  # No single seeds.
+
+
+def test_tasks_of_different_sizes_share_a_panel(tmp_path):
+    finite, tasks = {"finite": True, **read_by_adaptation(1)}, [[0.0, 1.0], [1.0, 0.0]]
+    two = make_run(tmp_path / "two", env="bandit", env_kwargs={"num_arms": 2}, tasks=tasks, evaluated=finite)
+    three = make_run(tmp_path / "three", env="bandit", env_kwargs={"num_arms": 3}, tasks=NAVIGATION_TASKS)
+    wider = json.loads((three / "evaluation.json").read_text())
+    wider |= {"tasks": [[*task, 0.0] for task in NAVIGATION_TASKS], **finite}
+    (three / "evaluation.json").write_text(json.dumps(wider))
+    groups = groups_of(two, three)
+    for figure in (draw_gradient_steps(groups), draw_adaptation(groups, "adaptation-episodes")):
+        (ax,) = figure.axes
+        assert ax.get_title(loc="left") == "bandit"
+        assert {"MAML (num arms 2)", "MAML (num arms 3)"} <= {line.get_label() for line in ax.lines}
+
+
 def test_supervised_runs_are_drawn_against_examples(tmp_path):
     evaluated = {"measure": "error", "shots": 10, "adaptation_episodes": [0.0, 10.0, 10.0]}
     folder = make_run(tmp_path / "a", env="sinusoid", evaluated=evaluated)
@@ -666,6 +723,14 @@ def test_an_older_evaluation_of_an_agent_with_memory_has_read_an_episode_at_each
     assert [x for x, _ in measured(ax)[0]] == [0, 1, 2]
     with pytest.raises(UserError, match="of an older version"):
         plot_runs([folder], tmp_path / "a.png", x="adaptation-steps")
+
+
+@pytest.mark.parametrize("x", ["gradient-step", "adaptation-episodes", "adaptation-steps"])
+def test_seeds_that_were_evaluated_for_different_numbers_of_steps_are_refused(x, tmp_path):
+    one = {"adaptation_episodes": [0.0, 2.0], "adaptation_steps": [0.0, 20.0], "rollouts": 2, "step_scales": [1.0]}
+    short = make_run(tmp_path / "a", returns=[[-3.0, -2.0]] * 3, evaluated=one, seed=1)
+    with pytest.raises(UserError, match="seeds of MAML were evaluated for 1 and 2 gradient steps: evaluate"):
+        plot_runs([make_run(tmp_path / "b", evaluated=read_by_adaptation(2)), short], tmp_path / "a.png", x=x)
 
 
 def test_seeds_of_different_sweeps_are_refused(tmp_path):

@@ -60,7 +60,7 @@ def test_recordings_of_other_checkpoints_and_seeds_do_not_replace_one_another(ru
 def test_the_files_of_a_recording(run, folder, capsys, monkeypatch):
     monkeypatch.setattr(recording, "can_write_mp4", lambda: False)
     files = metarl.record(run, RecordingConfig(task=3, steps=1, goals=2, output=folder / "here"))
-    assert files == [folder / "here" / "task3.gif", folder / "here" / "trajectories.png"]
+    assert files == [folder / "here" / "task3.gif", folder / "here" / "trajectories3.png"]
     with Image.open(files[0]) as gif:
         assert gif.n_frames == 21  # The start and 20 steps.
         assert gif.width > 2 * HEIGHT

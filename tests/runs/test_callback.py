@@ -14,6 +14,7 @@ from tiny_runs import ROOT, TINY, assert_same_run, final_parameters, numbers, st
 import metarl
 from examples.cartpole_family import CartPoleFamily
 from metarl import UserError
+from metarl.commands.analyze import main as analyze_main
 from metarl.runs.training import train
 from metarl.store.checkpoints import load_checkpoint
 
@@ -274,12 +275,17 @@ def test_an_environment_that_changes_the_working_directory_is_told_before_anythi
 
 def test_an_environment_that_changes_the_working_directory_takes_no_result_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train(tiny("run", env=Leaving, horizon=5))
+    train(tiny("run", env=Leaving, horizon=40, keep_checkpoints=True, checkpoint_every=1))
     (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tasks.json").write_text('{"tasks": [0.5, 1.0]}')
     monkeypatch.setenv("METARL_TEST_ELSEWHERE", str(tmp_path / "elsewhere"))
-    metarl.evaluate("run", metarl.EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1), trust=True)
+    few = metarl.EvaluationConfig(task_file="tasks.json", rollouts=2, gradient_steps=1)
+    assert metarl.evaluate("run", few, trust=True).tasks.tolist() == [0.5, 1.0]
     os.chdir(tmp_path)
-    metarl.analyze("run", metarl.AnalysisConfig(tasks=2, rollouts=2, embedding_tasks=2), trust=True)
+    options = ["--tasks", "2", "--rollouts", "2", "--embedding-tasks", "2", "--threads", "1"]
+    own = f"{Leaving.__module__}:{Leaving.__name__}"
+    assert analyze_main(["run", *options, "--trust", own]) == 0
     assert (tmp_path / "run/evaluation.json").is_file()
-    assert (tmp_path / "run/analysis/analysis.json").is_file()
+    written = {path.name for path in (tmp_path / "run/analysis").iterdir()}
+    assert {"analysis.json", "conflict.png", "through_training.png"} <= written
     assert not any((tmp_path / "elsewhere").iterdir())
