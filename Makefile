@@ -45,7 +45,7 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Nothing else should run meanwhile; takes about half an hour on two cores.
+# Nothing else should run meanwhile; takes three quarters of an hour or more on two cores.
 bench: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
