@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -209,6 +209,17 @@ def _sinusoids(shots: int, steps: int, algorithms: tuple[str, ...], seeds: tuple
     )
 
 
+def _shifted_sinusoids() -> Experiment:
+    """L2F's sinusoids whose held-out tasks lie outside of the ranges of training."""
+    usual = _sinusoids(5, 5, ("maml", "l2f"), _FIVE)
+    return replace(
+        usual,
+        variants={name: f"{options} --env-kwargs shifted True" for name, options in usual.variants.items()},
+        note="Regression of sinusoids from 5 points, held-out tasks beyond the ranges of training (L2F, section 4.2).",
+        published=(),
+    )
+
+
 def _kinds(number: int, seeds: tuple[int, ...] = _FIVE) -> Experiment:
     """MuMoMAML's functions of several kinds, drawn and learned as in the authors' release."""
     options = {"maml": "", "multi-maml": "", "mumomaml": _MUMOMAML_EMBEDDING}
@@ -264,22 +275,49 @@ _NAVIGATION_CONTEXT = Published(
     "context", {0: -42.42, 1: -13.90, 2: -5.17, 3: -3.18}, "Finn et al. 2017, of the context vector"
 )
 _NAVIGATION_ORACLE = Published("oracle", {0: -2.29}, _RELEASE, {0: 0.14})
-_NAVIGATION_L2F = Published("l2f", {1: -24.23, 2: -19.60, 3: -16.52}, "Baik et al. 2020, 500 iterations")
+_NAVIGATION_L2F = tuple(
+    Published(
+        variant,
+        dict(zip((1, 2, 3), returns, strict=True)),
+        "Baik et al. 2020 (L2F), table K (b): best of 500 iterations; by its text the squared distance is the reward",
+    )
+    for variant, returns in (("maml-0.01", (-32.626, -25.746, -20.734)), ("l2f", (-24.230, -19.598, -16.517)))
+)
 _RLLAB_MAML = Published(
     "maml",
     {0: -50.69, 1: 293.19, 2: 313.48, 3: 315.65},
-    f"{_RELEASE}, after 32 M environment steps",
+    f"{_RELEASE}, after 32 M environment steps, 20 episodes a step",
     {0: 5.7, 1: 17.0, 2: 16.0, 3: 14.0},
 )
 _RLLAB_CONTEXT = Published(
     "context", {0: -40.49, 1: -44.08, 2: -38.27, 3: -42.50}, "Finn et al. 2017, of the context vector"
 )
-_ANIL = "Raghu et al. 2020 (ANIL), table 2, best of 500 iterations, 3 seeds"
+_ANIL = "Raghu et al. 2020 (ANIL), table 2, best of 500 iterations, ± standard deviation over 3 seeds"
 _MAML_VELOCITY = Published(
     "maml",
     {0: -129.53, 1: -78.57, 2: -66.62, 3: -60.78},
     f"{_RELEASE}, original timing, after 76 M environment steps",
     {0: 17.0, 1: 9.9, 2: 8.9, 3: 8.6},
+)
+_CHEETAH_VELOCITY = (
+    Published("maml", {1: -139.0}, _ANIL, {1: 18.9}),
+    Published("anil", {1: -120.9}, _ANIL, {1: 6.3}),
+)
+_NAVIGATION_ANIL = (
+    Published("maml", {1: -20.3}, _ANIL, {1: 3.2}),
+    Published("anil", {1: -20.1}, _ANIL, {1: 2.3}),
+)
+_OTHER_ANT = "50 control steps a second, smaller costs and another bonus, so not comparable"
+_ANT_DIRECTION = Published(
+    "maml",
+    {0: 8.66, 1: 499.15, 2: 500.68, 3: 499.11},
+    f"{_RELEASE}, after 368 M environment steps, 40 episodes a step; {_OTHER_ANT}",
+    {1: 32.0},
+)
+_ANT_VELOCITY = Published(
+    "maml",
+    {0: 30.58, 1: 96.74, 2: 100.06, 3: 101.41},
+    f"{_RELEASE}, after 120 M environment steps; {_OTHER_ANT}",
 )
 _CHEETAH_DIRECTION = (
     Published("maml", {1: 170.4}, _ANIL, {1: 21.0}),
@@ -423,12 +461,12 @@ EXPERIMENTS = {
             )
         },
         "--tasks 100 --rollouts 20",
-        published=(_MAML_VELOCITY, Published("anil", {1: -120.9}, _ANIL)),
+        published=(_MAML_VELOCITY, *_CHEETAH_VELOCITY),
     ),
     "cheetah-vel-rllab": Experiment(
         "cheetah-vel-rllab",
         {"maml": "--algo maml --iterations 100 --validate-every 0"},
-        "--tasks 40 --rollouts 40",
+        "--tasks 40 --rollouts 20",
         seeds=(0, 1),
         published=(_MAML_VELOCITY,),
     ),
@@ -449,11 +487,12 @@ EXPERIMENTS = {
             "--tasks 40 --rollouts 20",
             seeds=seeds,
             note=note,
+            published=published,
         )
-        for env, algorithms, seeds, note in (
-            ("ant-dir", ("maml", "l2f"), (0, 1, 2), _SURVIVE_BONUS),
-            ("ant-vel", ("maml",), (0,), _SURVIVE_BONUS),
-            ("ant-goal", ("maml",), (0,), ""),
+        for env, algorithms, seeds, note, published in (
+            ("ant-dir", ("maml", "l2f"), (0, 1, 2), _SURVIVE_BONUS, (_ANT_DIRECTION,)),
+            ("ant-vel", ("maml",), (0,), _SURVIVE_BONUS, (_ANT_VELOCITY,)),
+            ("ant-goal", ("maml",), (0,), "", ()),
         )
     },
     "navigation-preset": Experiment(
@@ -465,27 +504,30 @@ EXPERIMENTS = {
             },
             "l2f": "--preset l2f-navigation --iterations 100",
         },
-        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
-        note="L2F's own setting of navigation: inner step 0.01, actions up to 0.2; beside it MAML at several steps.",
-        published=(_NAVIGATION_L2F,),
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 20",
+        note="L2F's own setting of navigation: inner step 0.01, actions up to 0.2, but the plain distance as reward; "
+        "beside it MAML at several steps.",
+        published=_NAVIGATION_L2F,
     ),
     "navigation-preset-long": Experiment(
         "navigation",
         {
             "maml-0.1": "--preset l2f-navigation --algo maml --inner-lr 0.1 --iterations 500 --validate-every 0",
+            "maml-0.01": "--preset l2f-navigation --algo maml --inner-lr 0.01 --iterations 500 --validate-every 0",
             "l2f": "--preset l2f-navigation --iterations 500 --validate-every 0",
         },
-        "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
+        "--task-file benchmarks/task_lists/navigation.json --rollouts 20",
         seeds=(0,),
-        note="L2F's own setting of navigation at the published number of iterations; one seed.",
-        published=(_NAVIGATION_L2F,),
+        note="L2F's own setting of navigation, but the plain distance as reward, at the published iterations: one "
+        "seed, the last model.",
+        published=_NAVIGATION_L2F,
     ),
     "algorithms-navigation": Experiment(
         "navigation",
         _ALGORITHMS,
         "--task-file benchmarks/task_lists/navigation.json --rollouts 40",
         other_seeds=_FIVE_SEEDS,
-        published=(_NAVIGATION_MAML, _NAVIGATION_CONTEXT, _NAVIGATION_ORACLE),
+        published=(_NAVIGATION_MAML, *_NAVIGATION_ANIL, _NAVIGATION_CONTEXT, _NAVIGATION_ORACLE),
     ),
     **{f"algorithms-navigation-{family}": _out_of_distribution(f"navigation-{family}") for family in "bcd"},
     "algorithms-navigation-bimodal": Experiment(
@@ -504,6 +546,7 @@ EXPERIMENTS = {
     "sinusoid-l2f": _sinusoids(5, 2, ("maml", "l2f", "mamlpp"), _FIVE),
     "sinusoid-l2f-1-step": _sinusoids(5, 1, ("maml", "l2f"), (0, 1, 2)),
     "sinusoid-l2f-5-steps": _sinusoids(5, 5, ("maml", "l2f", "mamlpp"), _FIVE),
+    "sinusoid-l2f-shifted": _shifted_sinusoids(),
     "sinusoid-l2f-10-shot": _sinusoids(10, 5, ("maml", "l2f"), _FIVE),
     "sinusoid-l2f-20-shot": _sinusoids(20, 5, ("maml", "l2f"), _FIVE),
     "sinusoid": Experiment(
@@ -578,7 +621,7 @@ EXPERIMENTS = {
             "maml-preset": "--preset maml-cheetah-dir --iterations 100 --validate-every 0",
             "context": "--algo context --iterations 100 --validate-every 0",
         },
-        "--tasks 40 --rollouts 40",
+        "--tasks 40 --rollouts 20",
         other_seeds={"context": (0, 1)},
         note="The original timing at 32 million steps, as published; maml-preset has the published settings.",
         published=(_RLLAB_MAML, _RLLAB_CONTEXT),

@@ -382,10 +382,11 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     if summary["references"]["standstill"] is not None:
         standstill = number_text(summary["references"]["standstill"], decimals)
         lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
-    lines += [_published_row(figure, steps, decimals) for figure in summary["published"]]
-    if summary["published"]:
-        sources = dict.fromkeys(figure["source"] for figure in summary["published"])
-        lines += ["", f"Published: {'; '.join(sources)}."]
+    sources = list(dict.fromkeys(figure["source"] for figure in summary["published"]))
+    marks = {source: f" [{number}]" if len(sources) > 1 else "" for number, source in enumerate(sources, 1)}
+    lines += [_published_row(figure, steps, decimals, marks[figure["source"]]) for figure in summary["published"]]
+    if sources:
+        lines += ["", f"Published: {'; '.join(f'{marks[source]} {source}'.strip() for source in sources)}."]
     variants = summary["variants"]
     lines += _shares(variants, "share_of_the_gap", "Share of the gap from standing still to the oracle's step 0")
     lines += _shares(variants, "share_made_worse", f"Share of tasks that the first {step} makes worse")
@@ -413,12 +414,12 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _published_row(figure: dict[str, Any], steps: range, decimals: int) -> str:
+def _published_row(figure: dict[str, Any], steps: range, decimals: int, mark: str) -> str:
     after, spread = figure["after"], figure["spread"]
     cells = [
         (f"{after[k]:.{decimals}f}" + (f" ± {spread[k]:g}" if k in spread else "")) if k in after else "" for k in steps
     ]
-    return f"| published: {figure['variant']} | | {' | '.join(cells)} |"
+    return f"| published{mark}: {figure['variant']} | | {' | '.join(cells)} |"
 
 
 def _shares(variants: dict[str, Any], key: str, what: str) -> list[str]:

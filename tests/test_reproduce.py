@@ -46,6 +46,7 @@ def small(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for module in (reproduce, experiments, collect, overview):
         monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(collect, "REFERENCES", tmp_path / "agents")
     monkeypatch.setattr(reproduce, "refuse_changes", lambda: None)
     monkeypatch.setattr(reproduce, "_call", call_here)
     # Whatever the checkout has been changed by.
@@ -252,7 +253,6 @@ def test_variants_may_have_seeds_of_their_own():
 @pytest.fixture
 def run(small, tmp_path, monkeypatch):
     """A finished run of the small experiment; the same is kept, with a mark."""
-    monkeypatch.setattr(collect, "REFERENCES", tmp_path / "agents")
     run = train(tiny(tmp_path / "maml-seed0", algo="maml", **{**SMALL, "iterations": 1})).path
     shutil.copytree(run, tmp_path / "results/small/maml-seed0")
     (tmp_path / "results/small/maml-seed0/mark").touch()

@@ -36,6 +36,10 @@ class MuMoMAML(Adaptation):
 
     Meta-parameters are (theta, GRU, the layers' MLPs). With s = 1 and t = 0 this is MAML.
 
+    Unlike the paper's, the scale of ``film`` is 1 + tau and the softmax is multiplied by the width, so that training
+    starts near MAML; the output layer is not modulated; and the GRU reads forwards alone, where the paper's reads
+    supervised examples in both directions (section A.1).
+
     Args:
         policy: The policy to adapt.
         inner: The inner loop's settings.

@@ -262,8 +262,8 @@ class BaselineConfig(Checked):
     prefix = "baseline."
 
     trainer: Literal["trpo", "ppo"] = "trpo"
-    """Our TRPO on all tasks at once, which is the meta-step without inner steps, as in MAML's paper (trpo; supervised
-    families take their own meta-optimiser); or Stable-Baselines3's PPO (ppo)."""
+    """Our TRPO on all tasks at once, which is the meta-step without inner steps (trpo; supervised families take their
+    own meta-optimiser); or Stable-Baselines3's PPO (ppo)."""
 
 
 @dataclass(frozen=True)
@@ -375,7 +375,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "multi-maml": Algorithm(
         "Multi-MAML",
-        "One MAML for each mode of the tasks, with the mode given: MuMoMAML's upper bound (Vuorio et al. 2019).",
+        "One MAML for each mode of the tasks, with the mode given: an upper bound for MAML (Vuorio et al. 2019).",
         "metarl.agents.multi_maml:MultiMAML",
         knows_modes=True,
     ),

@@ -97,7 +97,8 @@ _ANIL_PAPER = "Raghu et al. 2020, table 2 and appendix C.4"
 PRESETS: dict[str, Preset] = {
     "maml-navigation": Preset(
         _MAML_PAPER,
-        "MAML on 2D navigation; the plain distance as reward, like the code, which took step 0.5 and 40 tasks.",
+        "MAML on 2D navigation; the plain distance as reward, like the code, which took step 0.5 and 40 tasks. "
+        "Evaluate 40 episodes a step.",
         {**_MAML, **_NAVIGATION},
     ),
     "maml-cheetah-dir": Preset(
@@ -112,7 +113,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "maml-ant-dir": Preset(
         _MAML_PAPER,
-        "MAML on the ant's direction, 50 control steps a second, 40 episodes a step; without contact forces.",
+        "MAML on the ant's direction, 50 control steps a second, without contact forces. Evaluate 40 episodes a step.",
         {**_MAML, "env": "ant-dir", "horizon": 200, "rollouts_per_task": 40, "env_kwargs": _RLLAB_ANT},
     ),
     "maml-ant-vel": Preset(

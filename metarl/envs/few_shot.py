@@ -59,7 +59,8 @@ class FewShotFamily(SupervisedFamily):
             classes, a split has fewer than ``ways`` of them, or an image cannot be read.
 
     Source: Vinyals et al. 2016, section 4.1 (rotations: 4.1.1); Finn et al. 2017, section 5.2 and, for the defaults,
-    appendix A.1 (Omniglot, 5 ways). Shares as of the 100 classes of Ravi & Larochelle 2017.
+    appendix A.1 (Omniglot, 5 ways; the queries are miniImageNet's). Shares as of the 100 classes of Ravi & Larochelle
+    2017.
     """
 
     classes = True

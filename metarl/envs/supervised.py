@@ -22,7 +22,8 @@ DEFAULTS: Mapping[str, Any] = {
     "checkpoint_every": 5_000,
     "threads": 1,
 }
-"""Settings of the sinusoids of Finn et al. 2017, section 5.1; a thread more would only wait on such small networks."""
+"""Settings of sinusoids: network and inner step of Finn et al. 2017, section 5.1; meta-batch and iterations of Baik et
+al. 2020, table L. A thread more would only wait on such small networks."""
 
 
 class Examples(NamedTuple):
