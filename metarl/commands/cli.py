@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -116,10 +117,10 @@ class _Rules(ConstructorRegistry):
     """What tyro makes of our options in another way than by itself.
 
     Args:
-        hidden: Names of options and groups of options that the help leaves out.
+        hidden: Names of the options of a settings class that the help leaves out.
     """
 
-    def __init__(self, hidden: Collection[str]) -> None:
+    def __init__(self, hidden: Mapping[type, Collection[str]]) -> None:
         super().__init__()
         self._hidden = hidden
         self.primitive_rule(_bool_or_auto)
@@ -137,14 +138,19 @@ class _Rules(ConstructorRegistry):
             self._asks_others = False
         if not isinstance(spec, StructConstructorSpec):
             return None
-        fields = (replace(part, helptext=_on_one_line(part.helptext), type=self._hinted(part)) for part in spec.fields)
+        hidden = self._hidden.get(info.type, ())
+        fields = (
+            replace(part, helptext=_on_one_line(part.helptext), type=_hinted(part, hide=part.name in hidden))
+            for part in spec.fields
+        )
         return replace(spec, fields=tuple(fields))
 
-    def _hinted(self, part: StructFieldSpec) -> Any:
-        """The type of an option, with "none" for an empty default, of which tyro would print nothing."""
-        if part.name in self._hidden:
-            return Annotated[part.type, tyro.conf.Suppress]
-        return Annotated[part.type, _NONE] if part.default in ((), {}) else part.type
+
+def _hinted(part: StructFieldSpec, *, hide: bool) -> Any:
+    """The type of an option, with "none" for an empty default, of which tyro would print nothing."""
+    if hide:
+        return Annotated[part.type, tyro.conf.Suppress]
+    return Annotated[part.type, _NONE] if part.default in ((), {}) else part.type
 
 
 _NONE = tyro.conf.arg(help_behavior_hint="(default: none)")
@@ -181,14 +187,16 @@ def _bool_or_auto(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[bool | st
 _parsing = threading.Lock()
 
 
-def parse(make: Callable[..., Result], hidden: Collection[str] = (), **options: Any) -> Result:
+def parse(
+    make: Callable[..., Result], hidden: Mapping[type, Collection[str]] = MappingProxyType({}), **options: Any
+) -> Result:
     """Calls `tyro.cli`, but raises a UserError of our own checks unchanged instead of printing it in tyro's box.
 
     Several threads may call it.
 
     Args:
         make: Called with the parsed arguments.
-        hidden: Names of options and groups of options that the help leaves out.
+        hidden: Names of the options of a settings class that the help leaves out.
         options: Options of `tyro.cli`.
 
     Raises:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -63,10 +63,12 @@ def parse_config(arguments: Sequence[str], quiet: bool = False) -> Config:
     start, shown = _start(arguments)
     settings, named = every_setting(shown), _named_options(arguments)
     # Elsewhere they are read, too, so that a sentence says what they are for.
-    hidden = _without_effect(settings, shown) if {"algo", "help"} <= {*named} else ()
+    shortens = {"algo", "help"} <= {*named}
+    groups = _without_effect(settings, shown) if shortens else ()
+    idle = shown.resolve().idle if shortens else ()
     parsed = parse(
-        _options_type(settings),
-        hidden,
+        _options_type(settings, groups),
+        {type(values): idle for values, option in settings.values() if option is None},
         prog="python -m metarl.train",
         description="Meta-trains an agent. Defaults depend on --env and --algo; with --resume, they are the run's. "
         "With --algo, this text leaves out the settings that only other algorithms take.",
@@ -141,23 +143,21 @@ def _check_begun_with(wanted: Config, run: Config, folder: RunFolder) -> None:
 
 
 def _without_effect(settings: Mapping[str, tuple[Checked, str | None]], config: Config) -> list[str]:
-    """Names of the ``settings`` that do nothing with the configuration's family and algorithm.
+    """The groups of ``settings`` that do nothing with the configuration's family and algorithm."""
+    in_force = config.to_dict()
 
-    A component is named as a whole: by its option, or by all of its fields.
-    """
-    in_force, hidden = config.to_dict(), [*config.resolve().idle]
-    for values, option in settings.values():
-        held = [part.name for part in dataclasses.fields(values)] if option is None else [option]
-        if all(in_force[name] is None for name in held):
-            hidden += held
-    return hidden
+    def held_in(values: Checked, option: str | None) -> list[str]:
+        return [part.name for part in dataclasses.fields(values)] if option is None else [option]
+
+    return [name for name, group in settings.items() if all(in_force[part] is None for part in held_in(*group))]
 
 
-def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[Any]:
+def _options_type(settings: Mapping[str, tuple[Checked, str | None]], hidden: Collection[str]) -> type[Any]:
     """Builds the dataclass that tyro parses into: a field per settings class, with the prefix of its option, if any.
 
     Args:
         settings: The settings by their group.
+        hidden: Groups that the help leaves out.
     """
     fields: list[tuple[str, Any, Any]] = [("start", Annotated[Start, tyro.conf.OmitArgPrefixes], Start())]
     for name, (values, option) in settings.items():
@@ -165,6 +165,7 @@ def _options_type(settings: Mapping[str, tuple[Checked, str | None]]) -> type[An
             # tyro makes an option of each entry of a default that is not empty.
             values = dataclasses.replace(values, env_kwargs={})
         kind: Any = type(values) if option else Annotated[type(values), tyro.conf.OmitArgPrefixes]
+        kind = Annotated[kind, tyro.conf.Suppress] if name in hidden else kind
         fields.append((option or name, kind, field(default=values)))
     return dataclasses.make_dataclass("Options", fields, frozen=True)
 

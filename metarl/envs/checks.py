@@ -49,7 +49,8 @@ def check_task_family(family: Family, seed: int = 0) -> None:
     - no wrapper carries statistics from episode to episode, which no checkpoint would hold;
     - the same seed gives the same trajectory, also after an episode in the same environment;
     - the task has an effect after a reset with and without a seed, and survives a plain ``env.reset()``;
-    - ``make_episodes`` equals single environments, including the terms of the family's ``metrics``.
+    - ``make_episodes`` equals single environments, including the terms of the family's ``metrics``; slots whose episode
+      has ended stand still, and none goes on after the horizon.
 
     Of a supervised family it checks, beside the first two, that examples have the family's shapes, that they are
     reproducible and differ from task to task, and that two draws differ.

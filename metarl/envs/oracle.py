@@ -20,7 +20,7 @@ from metarl.envs.spaces import copied, flat_observation_space, flatten, in_order
 class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
     """Appends the task to the observations of an environment, both flat (`metarl.envs.spaces.flatten`).
 
-    The task comes from the reset's info, else from ``set_task``, else from the reset's options; else it stays.
+    The task comes from the reset's info, else from its options, unless they are those of ``set_task``; else it stays.
 
     Args:
         env: The environment.
@@ -31,7 +31,7 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
     """
 
     known_task: Any = None
-    _was_set = False
+    _its_options: dict[str, Any] | None = None
 
     def __init__(self, env: gym.Env[Any, Any], family: TaskFamily) -> None:
         super().__init__(env)
@@ -49,9 +49,8 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
             UserError: If the task is not known.
         """
         observation, info = begin(self.env, seed, options)
-        # What set_task returns as options need not be the task itself.
-        given = {} if self._was_set else options or {}
-        self.known_task, self._was_set = info.get("task", given.get("task", self.known_task)), False
+        given = {} if options is self._its_options else options or {}
+        self.known_task = info.get("task", given.get("task", self.known_task))
         if self.known_task is None:
             raise UserError(
                 f"the environment of {self._family.name} does not tell its task; set it with the family's set_task "
@@ -59,9 +58,11 @@ class TaskObservation(gym.Wrapper[FloatArray, Any, Any, Any]):
             )
         return self._with_task(observation), dict(info)
 
-    def set_task(self, task: Any) -> None:
-        """Tells the task of the next reset."""
-        self.known_task, self._was_set = copied(task), True
+    def set_task(self, task: Any) -> dict[str, Any] | None:
+        """Sets the task of the environment. What it returns as the reset's options need not be the task itself."""
+        self.known_task = copied(task)
+        self._its_options = self._family.set_task(self.env, task)
+        return self._its_options
 
     def step(self, action: Any) -> tuple[FloatArray, Any, bool, bool, dict[str, Any]]:
         """Takes one step."""
@@ -177,8 +178,7 @@ class OracleFamily(TaskFamily):
             if not isinstance(layer, gym.Wrapper):
                 raise UserError(f"the environment does not show its task; make it with make_env, got {env}.")
             layer = layer.env
-        layer.set_task(task)
-        return self._family.set_task(layer.env, task)
+        return layer.set_task(task)
 
     @property
     def finite_tasks(self) -> NDArray[Any] | None:

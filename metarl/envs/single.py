@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import TimeLimit
 
-from metarl.common.errors import UserError, shown
+from metarl.common.errors import UserError, blaming, shown
 
 if TYPE_CHECKING:
     from metarl.envs.family import TaskFamily
@@ -33,16 +33,19 @@ def new_env(family: "TaskFamily", kind: Hashable = None, render_mode: str | None
 
 
 def too_short(family: "TaskFamily", horizon: int) -> str | None:
-    """Why episodes of a family end before the horizon; None if no wrapper of its environments ends them.
+    """Why episodes of a family end before the horizon; None if no outer wrapper of its environments ends them.
+
+    A wrapper of the user may count other steps, so that nothing inside it counts here.
 
     Args:
         family: The family; an environment of each kind is made.
         horizon: Steps of an episode.
     """
     for kind in family.kinds or [None]:
-        env = layer = new_env(family, kind)
-        env.close()
-        while isinstance(layer, gym.Wrapper):
+        with blaming(lambda: f"in make_env of {family.name}"):
+            env = layer = new_env(family, kind)
+            env.close()
+        while isinstance(layer, gym.Wrapper) and type(layer).__module__.startswith(("gymnasium.", "metarl.")):
             limit = layer._max_episode_steps if isinstance(layer, TimeLimit) else math.inf
             if limit < horizon:
                 return (

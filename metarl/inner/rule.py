@@ -43,6 +43,7 @@ class Stage:
         update: Maps (meta-parameters [meta parameter], task parameters [task, task parameter], support) to the next
             task parameters; differentiable in the first two, inputs not modified.
         rollouts: Episodes per task that the update needs: None for the run's setting, 0 to reuse the previous stage's.
+            After a step, 0 still collects episodes, to measure that step.
         kind: The kind of the update.
         query_weight: Weight of the policies after this stage in the meta-objective (multi-step loss); if it is not 0,
             they get query rollouts of their own. The adapted policies get the rest of the total weight 1. The last

@@ -83,9 +83,7 @@ class ModulePolicy(DifferentiablePolicy):
 
     def _build(self, inputs: int, outputs: int) -> nn.Module:
         with globally_seeded(0, 0):
-            module = self._make_body(inputs, outputs)
-        if not isinstance(module, nn.Module):
-            raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
+            module = self._made(inputs, outputs)
         # Check before the call below, because a recurrent layer returns a tuple.
         _require_stateless(module)
         before = {name: value.clone() for name, value in _constants(module).items()}
@@ -105,11 +103,13 @@ class ModulePolicy(DifferentiablePolicy):
         return module
 
     def _made(self, inputs: int, outputs: int) -> nn.Module:
-        """Another body. Its lazy layers have their parameters: they draw them at the first input."""
-        module = self._make_body(inputs, outputs)
+        """A new body. Its lazy layers have their parameters, which they draw at the first input."""
+        module: object = self._make_body(inputs, outputs)
+        if not isinstance(module, nn.Module):
+            raise UserError(f"a policy body must be a torch.nn.Module, got {type(module).__name__}.")
         if any(is_lazy(parameter) for parameter in module.parameters()):
             with torch.no_grad():
-                module(torch.zeros(1, inputs))
+                module(torch.zeros(3, inputs))
         return module
 
     def _check_same_again(self, constants: Mapping[str, Tensor], inputs: int, outputs: int) -> None:

@@ -128,6 +128,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
+        elif name == "adapted_layers" and not value:  # The algorithm's own.
+            flat[name] = None
         else:  # Of a component that is in use, None is a choice.
             flat[prefix + name] = "none" if prefix and value is None else value
     return flat
@@ -185,8 +187,11 @@ def _label(line: _Line, lines: Sequence[_Line]) -> str:
     for name, text in sorted(line.settings.items(), key=lambda setting: "." in setting[0].removeprefix("env_kwargs.")):
         if name == "algorithm":
             continue
-        default = "" if name == "algo" else defaults.get(name, "")  # Classes of one name: no line's is usual.
-        values = [other.settings.get(name, "") for other, idle in others if name.partition(".")[0] not in idle]
+        # The class of a rule of one's own tells it from another one of the same name.
+        of_name = name == "algo"
+        default = "" if of_name else defaults.get(name, "")
+        rivals = [pair for pair in others if pair[0].title == line.title] if of_name else others
+        values = [other.settings.get(name, "") for other, idle in rivals if name.partition(".")[0] not in idle]
         # A line without a setting that has a default does not use it.
         values = [value for value in values if value or not default]
         if len(set(values)) > 1 and text != _usual(values, default):

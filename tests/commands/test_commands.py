@@ -380,6 +380,7 @@ def test_help_on_an_algorithm_leaves_out_what_others_take(capsys):
         ("--algo pearl", "inner-lr gae-lambda", "discount"),
         ("--algo maml --env sinusoid", "horizon discount initial-std gae-lambda", "shots inner-lr policy-body"),
         ("--algo maml", "shots queries", "inner-lr policy-body horizon"),
+        ("--algo cavia", "context-size", "cavia.context-size"),
     ],
 )
 def test_help_on_an_algorithm_leaves_out_single_settings_that_it_refuses(line, of_others, kept, capsys):

@@ -7,14 +7,17 @@ import sys
 import threading
 from functools import partial
 
+import gymnasium
 import numpy as np
 import pytest
 from fault_table import fault
 from faulty import FaultyFamily
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl
+from examples.cartpole_family import CartPoleFamily
 from metarl.commands import train as command
 from metarl.common.errors import Diverged, Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
@@ -352,3 +355,17 @@ def test_a_limit_below_the_horizon_is_refused(settings, tmp_path):
     ):
         metarl.train(tiny(tmp_path / "run", **settings, horizon=501))
     assert metarl.train(tiny(tmp_path / "run", **settings, horizon=500)).path == tmp_path / "run"
+
+
+def test_a_limit_below_the_horizon_of_another_family_is_refused(tmp_path, monkeypatch):
+    poles = "examples.cartpole_family:CartPoleFamily"
+    train_it = {"iterations": 0, "validate_every": 0, "horizon": 300}
+    run = metarl.train(tiny(tmp_path / "run", env=poles, **train_it)).path
+    monkeypatch.setattr(CartPoleFamily, "make_env", lambda self: TimeLimit(gymnasium.make("CartPole-v1").unwrapped, 50))
+    few = {"tasks": 2, "rollouts": 2, "gradient_steps": 1}
+    assert metarl.evaluate(run, EvaluationConfig(**few), trust=poles).mean.shape == (
+        2,
+    )  # A stored run is read as it is.
+    monkeypatch.setattr(metarl.runs.protocol, "family_of", lambda *_: CartPoleFamily())
+    with pytest.raises(UserError, match="make_env limits episodes to 50 steps, and horizon is 300"):
+        metarl.evaluate(run, EvaluationConfig(env="navigation", **few), trust=poles)

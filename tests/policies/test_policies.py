@@ -318,7 +318,8 @@ def test_making_a_body_leaves_the_global_generators_alone():
     expected = torch.rand(1), np.random.random()  # noqa: NPY002
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
-    ModulePolicy(4, Gaussian(2), nn.Linear).initial(np.random.default_rng(0))
+    for make in (nn.Linear, lambda inputs, outputs: nn.LazyLinear(outputs)):
+        ModulePolicy(4, Gaussian(2), make).initial(np.random.default_rng(0))
     assert (torch.rand(1), np.random.random()) == expected  # noqa: NPY002
 
 

@@ -11,7 +11,7 @@ from metarl.commands.plot import main
 from metarl.common.errors import UserError
 from metarl.config.config import Config
 from metarl.reports.curves import draw_adaptation, draw_apart, draw_gradient_steps, draw_training, plot_runs
-from metarl.reports.labels import group_runs
+from metarl.reports.labels import differences, group_runs
 from metarl.reports.styles import COLOURS, MARKERS
 from metarl.store.runs import read_run
 
@@ -289,6 +289,13 @@ def test_rules_of_ones_own_with_the_same_class_name_are_told_apart_where_they_ca
     folders = [make_real_run(tmp_path / str(seed), algo=algo, seed=seed) for seed, algo in enumerate(algos)]
     groups = group_runs([read_run(folder, trust=algos) for folder in folders])
     assert [group.label for group in groups] == [f"ProximalMAML (algo {algo})" for algo in algos]
+    beside = [read_run(folders[0], trust=algos), read_run(make_real_run(tmp_path / "maml"))]
+    assert [group.label for group in group_runs(beside)] == ["ProximalMAML", "MAML"]
+
+
+def test_layers_that_an_algorithm_chooses_by_itself_are_no_difference(tmp_path):
+    groups = groups_of(*(make_real_run(tmp_path / algo, algo=algo) for algo in ("maml", "anil")))
+    assert differences(groups) == {"algorithm": ["MAML", "ANIL"]}
 
 
 @pytest.mark.parametrize(

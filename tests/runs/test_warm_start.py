@@ -178,3 +178,12 @@ def test_a_critic_whose_unit_is_missing_is_told_of(tmp_path, capsys):
         run = tmp_path / f"run{told}"
         train(tiny(run, algo="rl2", rl2={"units": 8}, validate_every=0, init_from=source, iterations=0))
         assert ("does not hold the unit of its critic's values" in capsys.readouterr().err) is told
+
+
+def test_a_body_of_ones_own_fits_whatever_the_older_run_says_of_other_networks(tmp_path):
+    body = {"policy_body": "problems:make_body", "iterations": 0}
+    source = train(tiny(tmp_path / "source", **body)).path
+    path = source / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_sizes": [100, 100], "activation": "relu"}))
+    run = train(tiny(tmp_path / "run", init_from=source, **body)).path
+    np.testing.assert_array_equal(final_parameters(run), final_parameters(source))
