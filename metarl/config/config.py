@@ -43,9 +43,9 @@ from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_f
 class Config:
     """The user's choices for a training run; None means not chosen.
 
-    A setting that is not chosen takes the task family's default, if it has one, else the general default; settings of
-    papers are in `metarl.preset`. ``resolve`` returns the settings in force. A copy with another ``env`` or ``algo``
-    (``dataclasses.replace``) keeps only the choices, not the defaults.
+    A setting that is not chosen takes the task family's default, if it has one, else the algorithm's, else the general
+    one; settings of papers are in `metarl.preset`. ``resolve`` returns the settings in force. A copy with another
+    ``env`` or ``algo`` (``dataclasses.replace``) keeps only the choices, not the defaults.
 
     Scalars of NumPy and PyTorch are accepted as Python's, lists as tuples, texts as paths. ``env`` may be a subclass of
     `metarl.TaskFamily`, ``algo`` a subclass of `metarl.Adaptation`. Settings of a component are an object, which

@@ -97,7 +97,7 @@ class Camera:
             if hasattr(self.env.unwrapped, "mujoco_renderer"):
                 hint = (
                     " Without a display, MuJoCo draws with EGL or OSMesa: install one of them (libegl1, libosmesa6), "
-                    "and for OSMesa set MUJOCO_GL=osmesa."
+                    "and set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
                 )
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise UserError(f"an environment of {self.name} cannot be drawn here ({problem}).{hint}") from error

@@ -5,6 +5,7 @@ import functools
 import json
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import assert_same_run, final_parameters, tiny
@@ -19,8 +20,8 @@ from metarl.runs.training import train
 PROXIMAL = "examples.proximal_rule:ProximalMAML"
 
 
-@pytest.mark.parametrize("rule", [*ALGORITHMS, PROXIMAL])
-def test_built_in_rules_and_the_example_pass(rule):
+@pytest.mark.parametrize("rule", [*ALGORITHMS, PROXIMAL, "examples.clipped_rule:ClippedMAML"])
+def test_built_in_rules_and_the_examples_pass(rule):
     metarl.check_rule(rule)
 
 
@@ -258,6 +259,18 @@ def test_a_reported_tensor_is_a_number(tmp_path):
     assert run.progress["first"][0] == pytest.approx(
         float(run.agent.rule.initial(stream(0, Purpose.INITIALISATION))[0])
     )
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_the_examples_clipped_rule_is_maml_where_nothing_is_clipped(tmp_path, epochs):
+    exact = {"fisher_fraction": 1, "hessian_fraction": 1}
+    settings = {"iterations": 1, "validate_every": 0, "trpo": exact}
+    train(tiny(tmp_path / "maml", algo="maml", **settings))
+    rule = {"clip": 1e6, "epochs": epochs}
+    train(tiny(tmp_path / "clipped", algo="examples.clipped_rule:ClippedMAML", rule=rule, **settings))
+    ours, theirs = final_parameters(tmp_path / "clipped"), final_parameters(tmp_path / "maml")
+    near = np.abs(ours - theirs).max() < 1e-3 * np.abs(theirs).max()
+    assert near == (epochs == 1)  # A second step with the same episodes is another rule.
 
 
 def test_the_examples_rule_with_no_strength_is_maml(tmp_path):

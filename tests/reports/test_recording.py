@@ -311,7 +311,7 @@ def test_a_machine_without_a_renderer_is_told_in_one_sentence_what_to_install():
     assert str(error.value) == (
         "an environment of ant-dir cannot be drawn here (AttributeError: 'NoneType' object has no attribute "
         "'eglQueryString'). Without a display, MuJoCo draws with EGL or OSMesa: install one of them (libegl1, "
-        "libosmesa6), and for OSMesa set MUJOCO_GL=osmesa."
+        "libosmesa6), and set MUJOCO_GL=egl or MUJOCO_GL=osmesa."
     )
     with pytest.raises(UserError) as error:
         Camera(_Blind(), "mine", 1, 1).picture()
