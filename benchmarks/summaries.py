@@ -265,10 +265,13 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
 def _first_and_last(run: StoredRun) -> list[float]:
     """Mean of the first and of the last ten rows, and the standard error of their difference.
 
+    Of fewer than twenty rows it is the first and the second half.
+
     Rows hold what was measured after adaptation; if training does not adapt, it is that of the trained policy.
     """
     values = run.progress.get(f"post_adaptation_{run.measure}", run.progress[f"pre_adaptation_{run.measure}"])
-    first, last = values[:10], values[-10:]
+    number = min(10, len(values) // 2) or 1
+    first, last = values[:number], values[-number:]
     error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
     return [round(float(x), 3 if run.measure == "return" else 5) for x in (first.mean(), last.mean(), error)]
 
@@ -484,9 +487,13 @@ def _cell(value: Any) -> str:
 
 def _training_markdown(summary: dict[str, Any], *, in_environments: bool) -> str:
     decimals = 1 if in_environments else 4
+    short = any(0 < count < 20 for entry in summary["variants"].values() for count in entry.get("iterations", ()))
+    ends = "the first and the last ten logged iterations" + (
+        ", or of both halves of fewer than twenty" if short else ""
+    )
     lines = [
-        "Training: mean after adaptation of the first and the last ten logged iterations (standard error of their "
-        "difference). Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
+        f"Training: mean after adaptation of {ends} (standard error of their difference). "
+        "Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
         "",
         "| variant | iterations | environment steps | core-hours | each seed | commits |",
         "|---|---|---|---|---|---|",

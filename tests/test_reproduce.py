@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -599,3 +600,9 @@ def test_two_iterations_give_the_committed_rows(name, variant, seed, tmp_path):
     reproduce._train(experiment, variant, seed, tmp_path / "run", options)
     outcome, sentence = reproduce.compared(tmp_path / "run", committed)
     assert outcome == "same", sentence
+
+
+def test_the_ends_of_a_short_run_have_no_row_in_common():
+    rows = {"post_adaptation_return": np.array([0.0, 2.0, 4.0, 10.0, 12.0])}
+    run = SimpleNamespace(progress={**rows, "pre_adaptation_return": np.zeros(5)}, measure="return")
+    assert summaries._first_and_last(run) == [1.0, 11.0, pytest.approx(2**0.5, abs=1e-3)]

@@ -41,7 +41,7 @@ class ContextAdaptation(Adaptation):
 
     def __init__(self, policy: DifferentiablePolicy, inner: InnerSettings, options: ContextConfig) -> None:
         if not isinstance(policy, MLPPolicy):
-            raise UserError("a context vector needs the built-in network: leave out policy_body.")
+            raise UserError("a context vector needs the built-in network, and no policy_body.")
         self._width = policy.layout.shapes[0][0]
         super().__init__(policy, policy.layout.size + self._width * options.context_size)
         self._inner, self._size = inner, options.context_size

@@ -11,7 +11,7 @@ from torch import Tensor
 from metarl.agents.encoder import TrajectoryEncoder
 from metarl.config.algorithms import L2FConfig
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation
+from metarl.inner.rule import Adaptation, Stage, StageKind, WrappedAdaptation, before_others
 from metarl.inner.support import Support, projected
 from metarl.policies.layout import Layout
 from metarl.policies.perceptron import Perceptron
@@ -139,7 +139,8 @@ class L2F(WrappedAdaptation):
     @property
     def observed(self) -> Mapping[str, slice]:
         """Columns of the attenuated rule, then the embedding as ``attenuation``."""
-        return {**self._rule.observed, "attenuation": slice(-self._embedding_size, None)}
+        inner = before_others(self._rule.observed, self._embedding_size)
+        return {**inner, "attenuation": slice(-self._embedding_size, None)}
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor:
         """Mean of gamma over each layer, [task, layer]."""

@@ -1,12 +1,14 @@
 """Another rule, whose policies see observations that are normalised by running statistics."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarl.data import Rollouts
 from metarl.inner.loop import InnerLoop
-from metarl.inner.rule import Adaptation, WrappedAdaptation
+from metarl.inner.rule import Adaptation, WrappedAdaptation, before_others
 from metarl.policies.normaliser import Normaliser, RunningStatistics
 
 
@@ -48,6 +50,11 @@ class NormalisedObservations(WrappedAdaptation):
         raw = torch.cat([count, mean * normaliser.std + normaliser.mean, variance * normaliser.std**2], dim=1)
         inner = super().observe(loop)
         return torch.cat([inner, raw.to(inner)], dim=1)
+
+    @property
+    def observed(self) -> Mapping[str, slice]:
+        """Columns of the rule, before the statistics."""
+        return before_others(super().observed, self._running.size)
 
     def attenuation(self, meta: Tensor, observed: Tensor) -> Tensor | None:
         return super().attenuation(meta, self._split(observed)[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -112,7 +111,7 @@ def _words_of(seed: int, others: Sequence[str]) -> list[str]:
 
 
 class _Processes:
-    """The processes that run; those that still do at the end are stopped as by Ctrl-C, so that each saves its run."""
+    """The processes that run; those that still do at the end are stopped as by SIGTERM, so that each saves its run."""
 
     def __init__(self) -> None:
         self.running: dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
@@ -141,7 +140,7 @@ class _Processes:
 
     def __exit__(self, *error: object) -> None:
         for process, _ in self.running.values():
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # They save. A shell's background jobs ignore Ctrl-C, and so do their children.
         for process, printed in self.running.values():
             process.wait()
             printed.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
 from metarl.common.errors import UserError
+
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def require_memory(what: str, numbers: int, settings: str) -> None:
@@ -31,10 +34,14 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def _memory() -> float:
-    """Bytes of memory; infinite where the operating system does not say."""
+    """Bytes of memory, of the container if it has a limit; infinite where the operating system does not say."""
     if not hasattr(os, "sysconf"):
         return math.inf
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(whole, int(_LIMIT.read_text()))
+    except (OSError, ValueError):  # There is none; it is "max" where it is not set.
+        return whole
 
 
 def _gigabytes(size: float) -> str:

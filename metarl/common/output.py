@@ -64,6 +64,8 @@ def progress_bar(*args: Any, **options: Any) -> Any:
     seconds = _SECONDS_PER_LINE if stream is _LOG else 0.1
     if stream is _LOG and not options.get("leave", True):
         options["delay"] = seconds  # Work that is done sooner needs no line.
+    if stream is _LIVE:
+        options["dynamic_ncols"] = True  # Else a line that is longer than the terminal leaves a copy at each change.
     return tqdm(*args, file=stream, mininterval=seconds, maxinterval=max(seconds, 10.0), **options)
 
 
@@ -78,7 +80,8 @@ def _stream_of_bars() -> Unbreakable:
         return _LIVE
     terminal = False
     with suppress(ValueError, AttributeError):  # Closed in Python; not there at all.
-        terminal = Unbreakable().isatty()
+        # A terminal without a size, as containers have, shows no live line.
+        terminal = Unbreakable().isatty() and os.get_terminal_size(sys.__stderr__.fileno()).columns > 0
     return _LIVE if terminal else _LOG
 
 

@@ -191,7 +191,9 @@ def probability_of_improvement(first: ArrayLike, second: ArrayLike) -> NDArray[n
     one, other = _seeds_tasks_steps(first), _seeds_tasks_steps(second)
     if one.shape[1:] != other.shape[1:]:
         raise ValueError(f"returns must have the same tasks and steps, got {one.shape} and {other.shape}")
-    wins = np.sign(one[:, None] - other[None]).mean(axis=(0, 1, 2))
+    # What is no number, because the policy has diverged, is the worst.
+    one, other = (np.where(np.isnan(values), -np.inf, values) for values in (one, other))
+    wins = (np.greater(one[:, None], other[None]).astype(float) - np.less(one[:, None], other[None])).mean((0, 1, 2))
     return np.asarray((1 + wins) / 2, dtype=np.float64)
 
 

@@ -22,7 +22,7 @@ from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
 from metarl.envs.single import begin, new_env, require_gymnasium, take_step, too_short
 from metarl.envs.spaces import all_elements, check_actions, element, observed, sampled, stacked
-from metarl.envs.supervised import SupervisedFamily
+from metarl.envs.supervised import SupervisedFamily, drawn_sets
 
 _NOT_THEIRS = sysconfig.get_path("stdlib"), str(Path(__file__).parents[1])
 _TASKS = 16  # Number of tasks per split.
@@ -169,7 +169,7 @@ def _examples(family: SupervisedFamily, seed: int) -> Problems:
     tasks = _tasks(family, seed)[:4]
 
     def drawn(task: Any, seed: int) -> NDArray[Any]:
-        support, query = family.draw_sets(task, 3, 5, np.random.default_rng(seed))
+        support, query = drawn_sets(family, task, 3, 5, np.random.default_rng(seed))
         return _flat(*support, *query)
 
     first = drawn(tasks[0], seed)

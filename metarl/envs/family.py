@@ -265,6 +265,10 @@ class Family(ABC):
         self.check_task(task)
         return task
 
+    def is_held_out(self, task: Any) -> bool:
+        """Whether training cannot have seen a task, where a family tells; by default it does not, and says yes."""
+        return True
+
     def modes(self, tasks: NDArray[Any]) -> IntArray:
         """Which mode of the distribution each task was drawn from; by default all come from one.
 

@@ -55,7 +55,7 @@ class FewShotFamily(SupervisedFamily):
         rotations: Whether the images of a class, turned by 90, 180 and 270 degrees, are three further classes.
 
     Raises:
-        UserError: If an argument is impossible, or the folder is missing; later, when tasks are drawn, if it holds no
+        UserError: If an argument is impossible; later, when tasks are drawn, if the folder is missing or holds no
             classes, a split has fewer than ``ways`` of them, or an image cannot be read.
 
     Source: Vinyals et al. 2016, section 4.1 (rotations: 4.1.1); Finn et al. 2017, section 5.2 and, for the defaults,
@@ -95,8 +95,6 @@ class FewShotFamily(SupervisedFamily):
         self._split_seed = whole_between(0, 2**31)("split_seed", split_seed)
         self._turns = 4 if flag("rotations", rotations) else 1
         self._folder, self._split_file, self._channels = str(folder), str(split_file), int(channels)
-        if folder and not Path(folder).is_dir():
-            raise UserError(f"folder must be a folder of images, and there is no folder {str(folder)!r}.")
         self.num_outputs, self.num_inputs = self._ways, self._channels * self._size**2
         self._pixels: dict[int, Pixels] = {}
 
@@ -145,6 +143,10 @@ class FewShotFamily(SupervisedFamily):
         if len(set(task)) < len(task):
             raise UserError(f"{task} is no task of {self.name}: its classes must differ.")
 
+    def is_held_out(self, task: Any) -> bool:
+        """Whether all classes of a task are those of the test split."""
+        return bool(np.isin(np.asarray(task) // self._turns, self._splits["test"]).all())
+
     def describe_task(self, task: Any) -> str:
         names = self._names
         turned = [divmod(int(number), self._turns) for number in task]
@@ -182,7 +184,7 @@ class FewShotFamily(SupervisedFamily):
 
     def _read(self, base: int) -> Pixels:
         """All images of a class, [image, channel, row, column]."""
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         mode = "L" if self._channels == 1 else "RGB"
         folder = Path(self._folder, self._names[base])
@@ -190,6 +192,7 @@ class FewShotFamily(SupervisedFamily):
         for path in _images(folder, os.listdir(folder)):
             try:
                 with Image.open(path) as image:
+                    ImageOps.exif_transpose(image, in_place=True)  # As cameras ask for.
                     # Converted first: an image of one bit or of a palette cannot be resized smoothly.
                     converted = _on_white(image).convert(mode)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -206,6 +209,8 @@ class FewShotFamily(SupervisedFamily):
                 f"{self.name} needs a folder of images: add --env-kwargs folder PATH (in Python, "
                 "env_kwargs={'folder': PATH})."
             )
+        if not Path(self._folder).is_dir():
+            raise UserError(f"folder must be a folder of images, and there is no folder {self._folder!r}.")
         names = sorted(
             Path(parent).relative_to(self._folder).as_posix()
             for parent, files in _folders(self._folder)

@@ -38,6 +38,20 @@ class Examples(NamedTuple):
     targets: NDArray[Any]
 
 
+def drawn_sets(
+    family: "SupervisedFamily", task: Any, shots: int, queries: int, rng: np.random.Generator
+) -> tuple[Examples, Examples]:
+    """What `SupervisedFamily.draw_sets` gives, also of a family that overrides it, in the family's types.
+
+    Raises:
+        UserError: If the examples do not have the shapes of the family.
+    """
+    support, query = family.draw_sets(task, shots, queries, rng)
+    if type(family).draw_sets is not SupervisedFamily.draw_sets:  # Which has checked them.
+        support, query = (family.checked(*part, len(part[0])) for part in (support, query))
+    return support, query
+
+
 class SupervisedFamily(Family):
     """A family of regression or classification tasks.
 

@@ -270,6 +270,18 @@ class WrappedAdaptation(Adaptation):
         return replace(stage, update=update)
 
 
+def before_others(observed: Mapping[str, slice], appended: int) -> dict[str, slice]:
+    """Named columns of features, as of `Adaptation.observed`, where ``appended`` other columns follow all of them."""
+
+    def moved(end: int | None) -> int | None:
+        return end - appended if end is not None and end < 0 else end
+
+    return {
+        name: slice(moved(columns.start), -appended if columns.stop is None else moved(columns.stop))
+        for name, columns in observed.items()
+    }
+
+
 def report_of(rule: Adaptation, meta: Tensor, observed: Tensor) -> dict[str, float]:
     """The rule's `Adaptation.describe`; raises UserError unless it is numbers by name."""
     report: object = rule.describe(meta, observed)

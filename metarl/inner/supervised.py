@@ -16,7 +16,7 @@ from metarl.common.streams import Purpose, stream
 from metarl.config.settings import ExampleSettings
 from metarl.data import ExampleBatch
 from metarl.envs import Family, SupervisedFamily
-from metarl.envs.supervised import Examples
+from metarl.envs.supervised import Examples, drawn_sets
 from metarl.inner.loop import Adapted, InnerLoop, Timing
 from metarl.inner.rule import UNKNOWN_MODE, Adaptation, Stage
 from metarl.inner.support import SupervisedSupport
@@ -67,6 +67,8 @@ def fit(
 def measure(rule: Adaptation, parameters: Tensor, examples: ExampleBatch) -> Tensor:
     """Squared error, averaged over examples and outputs, or the share of right classes: [task], float64.
 
+    NaN of a task whose outputs are no numbers.
+
     Args:
         rule: The adaptation rule.
         parameters: Policies, [task, parameter].
@@ -74,7 +76,8 @@ def measure(rule: Adaptation, parameters: Tensor, examples: ExampleBatch) -> Ten
     """
     outputs = require_derivatives(rule.policy).outputs(parameters, examples.inputs)
     if examples.targets.ndim == 2:
-        return (outputs.argmax(-1) == examples.targets).double().mean(1)
+        right = (outputs.argmax(-1) == examples.targets).double()
+        return torch.where(outputs.isnan().any(-1), torch.nan, right).mean(1)
     return ((outputs - examples.targets) ** 2).double().mean((1, 2))
 
 
@@ -100,7 +103,7 @@ class SupervisedRunner:
         """Runs the inner loop for each task; see `metarl.inner.runner.Runner.run`."""
         begin = time.perf_counter()
         sizes = self.settings.shots, self.settings.queries
-        drawn = [self.family.draw_sets(task, *sizes, stream(seed, purpose, *key, i)) for i, task in enumerate(tasks)]
+        drawn = [drawn_sets(self.family, task, *sizes, stream(seed, purpose, *key, i)) for i, task in enumerate(tasks)]
         support, query = (_batch(sets).to(self.device) for sets in zip(*drawn, strict=True))
         drawn_at = time.perf_counter()
         adapted = fit(self.rule, meta, stages, modes_of(self.family, tasks), support, query)

@@ -334,7 +334,9 @@ def _embedding(loops: _InnerLoops, agent: Agent, project: _Projection) -> tuple[
         for name, values in varying.items()
     }
     modes = agent.family.checked_modes(tasks)
-    embedding = Embedding(config.projection, rollouts, tasks, modes, agent.family.num_modes, seen)
+    examples = agent.settings.examples
+    read = max(stage.rollouts or rollouts for stage in stages[:first_step]) if examples is None else examples.shots
+    embedding = Embedding(config.projection, read, tasks, modes, agent.family.num_modes, seen)
     return embedding, {f"embedding of {name}": same for name in features if name not in varying}
 
 

@@ -307,7 +307,11 @@ def _shown_r2(r2: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
     values = {name: r2[name] for name in numbers}
     if "length" in r2:
         of_direction = [value for name, value in r2.items() if name.startswith("direction")]
-        values |= {"direction": np.mean(of_direction, axis=0), "length": r2["length"]}
+        # The R2 of a component that is the same in every task is no number.
+        defined = np.isfinite(of_direction)
+        total = np.where(defined, of_direction, 0.0).sum(axis=0)
+        mean = np.where(defined.any(axis=0), total / np.maximum(defined.sum(axis=0), 1), np.nan)
+        values |= {"direction": mean if mean.ndim else float(mean), "length": r2["length"]}
     return values
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from metarl.common.arrays import Floats
 from metarl.common.parallel import Workers
-from metarl.data import ExampleBatch, Rollouts
+from metarl.data import ExampleBatch, Rollouts, Samples
 from metarl.inner.differentiable import GraphJacobian
 from metarl.inner.loop import InnerLoop, observe
 from metarl.inner.memory import MemoryRule, episodes, trials_of
@@ -22,7 +23,7 @@ from metarl.inner.rule import Adaptation
 from metarl.inner.support import PolicyGradientSupport, SupervisedSupport
 from metarl.policies.base import DifferentiablePolicy, Policy, require_derivatives
 from metarl.policies.layout import Layout
-from metarl.policies.losses import inner_loss
+from metarl.policies.losses import InnerLoss, inner_loss
 from metarl.reports.measures import (
     Line,
     Summary,
@@ -119,7 +120,8 @@ class _Inspected:
 def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     policy, samples = require_derivatives(loop.rule.policy), loop.queries[-1].samples
     start = loop.rule.initialisation(loop.modes)[0]
-    choices = [loop.queries, *([query.part(e) for query in loop.queries] for e in range(num_episodes))]
+    parts = ([_part(query, number, num_episodes) for query in loop.queries] for number in range(num_episodes))
+    choices: list[Sequence[_Data]] = [loop.queries, *parts]
     gradients = meta_gradients(loop, choices)[:, start]
     with torch.no_grad():
         policies = loop.replay(loop.meta)
@@ -137,10 +139,30 @@ def _inspect_task(loop: InnerLoop, num_episodes: int) -> _Inspected:
     )
 
 
+class _Selected(NamedTuple):
+    """Some rows of a task's data, and their loss."""
+
+    samples: Samples
+    loss: InnerLoss
+
+
+_Data = Rollouts | ExampleBatch | _Selected
+
+
+def _part(query: Rollouts | ExampleBatch, number: int, count: int) -> _Data:
+    """One of ``count`` episodes; or one example, beside all others, over which a network may normalise."""
+    if isinstance(query, Rollouts):
+        return query.part(number)
+    # Examples may be sorted by their classes: take them from all over.
+    weights = torch.zeros_like(query.samples.weights)
+    weights[:, number * query.num_parts // count] = 1
+    return _Selected(replace(query.samples, weights=weights), query.loss)
+
+
 # Conflict
 
 
-def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[Rollouts | ExampleBatch]]) -> Tensor:
+def meta_gradients(loop: InnerLoop, queries: Sequence[Sequence[_Data]]) -> Tensor:
     """Meta-gradients of one task by the meta-parameters, for several choices of query rollouts.
 
     Args:

@@ -21,7 +21,7 @@ from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import keeping, warn_if_unwritable
 from metarl.common.memory import require_memory
-from metarl.common.output import progress_bar
+from metarl.common.output import progress_bar, say
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -169,7 +169,9 @@ def _measured(agent: Agent, iteration: int, config: EvaluationConfig) -> Evaluat
             raise UserError(f"{name} would do nothing: {why}.")
     settings = agent.settings.measured_on(size, config.shots)
     require_episodes(settings, rule.stages(scales), "rollouts")
-    require_room(settings, rule.policy, min(_GROUP, len(tasks)), "tasks", "rollouts, shots or queries")
+    trials = settings.trials(size)
+    lower_tasks = "tasks" if trials == 1 else "tasks or rollouts"
+    require_room(settings, rule.policy, min(_GROUP, len(tasks)) * trials, lower_tasks, "rollouts, shots or queries")
     with Workers(config.threads) as workers:
         protocol = _Protocol(settings, config, scales, family, tasks, workers, device)
         measured, consumed = protocol.run(rule, agent.meta, "agent")
@@ -270,6 +272,8 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
             tasks.append(family.task_from(value))
         except UserError as error:
             raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
+    if seen := sum(not family.is_held_out(task) for task in tasks):
+        say(f"{seen} of the {len(tasks)} tasks of {config.task_file} have classes that are not held out in this run.")
     return stacked(tasks)
 
 

@@ -205,7 +205,6 @@ class ProgressLog:
             initial=iteration,
             disable=total == 0,
             unit="it",
-            dynamic_ncols=True,
             bar_format="{n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}",
         )
 

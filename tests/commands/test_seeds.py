@@ -1,6 +1,9 @@
 """Several seeds side by side."""
 
 import io
+import signal
+import subprocess
+import sys
 
 import pytest
 from tiny_runs import TINY, arguments, assert_same_run, numbers, tiny
@@ -113,3 +116,16 @@ def test_torchrun_does_not_start_seeds(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["--seeds", "0-1", "--algo", "maml"]) == 2
     assert "leave torchrun out, or give one --seed" in capsys.readouterr().err
+
+
+# As a shell starts the background jobs of a script, and so their children.
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); signal.pause()"
+
+
+def test_seeds_that_ignore_ctrl_c_end_with_their_command():
+    processes = seeds._Processes()
+    with processes:
+        process = subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE)
+        process.stdout.readline()  # It ignores them from here on.
+        processes.running[0] = process, process.stdout
+    assert process.returncode == -signal.SIGTERM

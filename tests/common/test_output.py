@@ -1,8 +1,13 @@
 """What is said is no reason to stop: closed and full outputs."""
 
+import fcntl
 import io
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 from tiny_runs import ROOT
@@ -60,3 +65,19 @@ def test_a_bar_in_a_log_file_is_whole_lines_and_in_a_notebook_a_live_one(monkeyp
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     progress_bar(total=1, bar_format="{n}/{total}").close()
     assert sys.stderr.getvalue().startswith("\r0/1")
+
+
+@pytest.mark.parametrize(("size", "live"), [((24, 80), True), ((0, 0), False)])
+def test_a_terminal_without_a_size_gets_lines(monkeypatch, size, live):
+    """As containers and `ssh -tt` have it."""
+    reading, writing = pty.openpty()
+    fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
+    with os.fdopen(writing, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        monkeypatch.setattr(sys, "__stderr__", terminal)
+        progress_bar(total=7, bar_format="{n}/{total}").close()
+        terminal.flush()
+        shown = os.read(reading, 1000).decode()
+    os.close(reading)
+    assert "0/7" in shown
+    assert shown.startswith("\r") == live

@@ -189,3 +189,11 @@ def test_share_made_worse_counts_tasks_below_their_own_start():
 def test_errors_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_what_has_diverged_is_the_worst():
+    finite, diverged = np.zeros((2, 2, 1)), np.zeros((2, 2, 1))
+    diverged[0, 0] = np.nan
+    np.testing.assert_allclose(probability_of_improvement(finite, diverged), [0.625])
+    np.testing.assert_allclose(probability_of_improvement(diverged, finite), [0.375])
+    np.testing.assert_allclose(probability_of_improvement(diverged, diverged), [0.5])

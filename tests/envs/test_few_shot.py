@@ -177,6 +177,19 @@ def test_inputs_are_the_pixels_channel_by_channel(tmp_path):
     assert (grey.num_inputs, drawn(grey, tasks_of(grey)[0], 1, 1)[0].inputs.shape) == (64, (2, 64))
 
 
+def test_cameras_pictures_stand_as_they_were_taken(tmp_path):
+    upright = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "Turn me by 90 degrees, clockwise."
+    for name in map(str, range(15)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(upright).save(tmp_path / name / "0.png")
+        Image.fromarray(np.rot90(upright).copy()).save(tmp_path / name / "1.png", exif=exif)
+    family = make(tmp_path, ways=2, size=4, channels=3)
+    for examples in drawn(family, tasks_of(family)[0], 1, 1):
+        np.testing.assert_allclose(255 * examples.inputs[0].reshape(3, 4, 4), upright.transpose(2, 0, 1), atol=1e-3)
+
+
 GREY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 17
 CLEAR = np.eye(4, dtype=bool)
 COLOUR = np.stack([GREY, GREY.T, 255 - GREY], axis=-1)
@@ -296,7 +309,6 @@ def test_too_few_images_name_the_class(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"folder": "/no/such"}, "there is no folder '/no/such'"),
         ({"channels": 2}, r"channels must be 1 \(grey\) or 3 \(colours\), got 2"),
         ({"ways": 1}, "ways must be a whole number from 2"),
         ({"size": "large"}, "size must be a positive whole number"),
@@ -316,6 +328,7 @@ def test_impossible_arguments_are_refused(folder, arguments, message):
             {"folder": ""},
             r"needs a folder of images: add --env-kwargs folder PATH \(in Python, env_kwargs=\{'folder': PATH\}\)",
         ),
+        ({"folder": "/no/such"}, "there is no folder '/no/such'"),
         ({"ways": 5}, "the validation split of .* has 3 classes, and a task needs 5: lower ways, or choose"),
         ({"split_file": "/no/such.json"}, "cannot read /no/such.json"),
     ],

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from thirds import Thirds
 
+import metarl
 from examples.line_family import LineFamily
 from metarl import UserError, check_task_family, get_family
+from metarl.envs.supervised import Examples
 
 
 def draw(name, split="train", n=2000, **arguments):
@@ -134,6 +136,29 @@ def test_a_broken_family_is_told_what_is_wrong(fault, message):
     family = Broken()
     family.fault = fault
     with pytest.raises(UserError, match=message):
+        check_task_family(family)
+
+
+class Unlike(LineFamily):
+    """Draws its sets itself, in double precision, and wrongly if ``wrong``."""
+
+    wrong = False
+
+    def draw_sets(self, task, shots, queries, rng):
+        return tuple(Examples(*self._drawn(task, n, rng)) for n in (shots, queries))
+
+    def _drawn(self, task, n, rng):
+        x = rng.uniform(-1, 1, (n, 1))
+        return x, (task * x)[:, 0] if self.wrong else task * x
+
+
+def test_sets_of_ones_own_are_converted_or_refused(tmp_path):
+    family = Unlike()
+    check_task_family(family)
+    run = metarl.train(metarl.Config(env=Unlike, algo="maml", iterations=1, validate_every=0, run_dir=tmp_path))
+    assert np.isfinite(run.progress["post_adaptation_error"]).all()
+    family.wrong = True
+    with pytest.raises(UserError, match=r"targets of Unlike must have shape \(3, 1\), got \(3,\)"):
         check_task_family(family)
 
 

@@ -125,6 +125,16 @@ def test_every_step_is_measured_on_the_query_set(classes):
     assert adapted.loop.consumed().tolist() == [[[0, 0], [EXAMPLES, 0], [EXAMPLES, 0]]] * TASKS
 
 
+def test_a_classifier_whose_outputs_are_no_numbers_is_not_right_by_chance():
+    rule, query = make_rule("maml", make_policy(classes=True), 0.1), examples(True, 2)
+    parameters = rule.start(initial(rule), MODES).clone()
+    expected = measure(rule, parameters, query)
+    parameters[1] = torch.nan
+    accuracy = measure(rule, parameters, query)
+    assert accuracy.isnan().tolist() == [number == 1 for number in range(TASKS)]
+    torch.testing.assert_close(accuracy[0], expected[0], rtol=0, atol=0)
+
+
 def test_attenuated_error_is_measured_before_the_first_step():
     rule = make_rule("l2f", make_policy(classes=False), 0.1)
     meta, support, query = initial(rule), examples(False, 1), examples(False, 2)

@@ -13,6 +13,7 @@ from tiny_runs import tiny
 
 from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
 from metarl.agents.anil import PartialAdaptation
+from metarl.agents.normalised import NormalisedObservations
 from metarl.commands import analyze as command
 from metarl.common.errors import UserError
 from metarl.common.files import NotWritten
@@ -22,6 +23,7 @@ from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import read_json
 from metarl.config.algorithms import ALGORITHMS
 from metarl.envs.spaces import stacked
+from metarl.inner.rule import WrappedAdaptation, before_others
 from metarl.inner.runner import Runner, make_runner
 from metarl.outer.objective import MetaObjective
 from metarl.policies.layout import Layout
@@ -37,6 +39,7 @@ from metarl.reports.analysis_figures import (
     _draw_memory_r2,
     _draw_training,
     _origin,
+    _shown_r2,
     draw,
 )
 from metarl.reports.inspection import conflict, inspect, layers, meta_gradients, states_of
@@ -316,6 +319,32 @@ def test_attenuation_is_reported_of_l2f_inside_another_rule():
     assert (without.attenuation, without.left_out["attenuation"]) == (None, "the rule does not attenuate")
 
 
+class Watching(WrappedAdaptation):
+    """Appends two numbers of each task to what a rule observes, as `NormalisedObservations` appends its statistics."""
+
+    def __init__(self, rule):
+        super().__init__(rule, rule.num_meta)
+
+    def observe(self, loop):
+        seen = super().observe(loop)
+        return torch.cat([seen, seen.new_full((len(seen), 2), math.nan)], dim=1)
+
+    @property
+    def observed(self):
+        return before_others(super().observed, 2)
+
+
+@pytest.mark.parametrize("algo", ["l2f", "mumomaml"])
+def test_normalised_observations_hide_nothing_of_what_a_rule_sees(algo, tmp_path):
+    plain = make_rule(algo, make_policy())
+    rule = NormalisedObservations(plain)
+    loop = run(rule, initial(rule))
+    inner = replace(loop, rule=plain, meta=loop.meta[: plain.num_meta])
+    for name, columns in plain.observed.items():
+        seen = rule.observe(loop)[:, rule.observed[name]]
+        torch.testing.assert_close(seen, plain.observe(inner)[:, columns], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("algo", "settings", "widths"),
     [
@@ -328,10 +357,18 @@ def test_attenuation_is_reported_of_l2f_inside_another_rule():
 def test_a_rule_names_every_column_of_what_it_observes(algo, settings, widths):
     rule = make_rule(algo, make_policy(), **settings)
     loop = run(rule, initial(rule))
-    for each in (rule, PartialAdaptation(rule, [])):
+    # Wrappers may observe more, which they do not name.
+    for each in (rule, PartialAdaptation(rule, []), Watching(rule)):
         columns = [torch.arange(each.observe(loop).shape[1])[part] for part in each.observed.values()]
         assert {name: len(part) for name, part in zip(each.observed, columns, strict=True)} == widths
         assert torch.cat([torch.tensor([]), *columns]).tolist() == list(range(sum(widths.values())))
+
+
+def test_a_component_that_never_changes_leaves_the_direction_its_r2():
+    r2 = {"task[0]": 0.5, "direction[0]": 0.8, "direction[1]": math.nan, "length": 0.3}
+    assert _shown_r2(r2, ["task[0]"]) == {"task[0]": 0.5, "direction": 0.8, "length": 0.3}
+    by_step = {**r2, "direction[0]": np.array([0.8, math.nan]), "direction[1]": np.array([0.4, math.nan])}
+    np.testing.assert_allclose(_shown_r2(by_step, [])["direction"], [0.6, math.nan])
 
 
 def test_what_a_rule_sees_but_does_not_name_is_left_out(tmp_path, monkeypatch):

@@ -1,5 +1,8 @@
 """Few-shot classification from training to figures."""
 
+import json
+import shutil
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from gymnasium import spaces
 from images import write_class, write_digits, write_patterns
 from tiny_runs import assert_same_run, numbers
 
+import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, TaskFamily, UserError, analyze, evaluate, plot, train
 
 
@@ -87,6 +91,37 @@ def test_figures_and_analysis(run, tmp_path):
     assert analysis.measure == "accuracy"
     with pytest.raises(UserError, match="needs a regression family"):
         plot(run, tmp_path / "no.png", x="input")
+
+
+def test_an_agent_is_loaded_and_fitted_without_the_data_set(patterns, tmp_path):
+    moved = shutil.copytree(patterns["folder"], tmp_path / "images")
+    run = train(small(tmp_path / "run", {**patterns, "folder": str(moved)}, iterations=1)).path
+    shutil.rmtree(moved)
+    fitted = metarl.load(run).fit(np.zeros((3, 64)), [0, 1, 2])
+    assert fitted.predict(np.zeros((2, 64))).shape[0] == 2
+    with pytest.raises(UserError, match="there is no folder"):
+        evaluate(run, EvaluationConfig(tasks=2))
+
+
+def test_a_body_that_normalises_over_the_batch_is_inspected_with_the_whole_batch(patterns, tmp_path):
+    run = train(small(tmp_path / "run", patterns, iterations=1)).path
+    found = analyze(run, AnalysisConfig(tasks=5, rollouts=4, embedding_tasks=5, output=tmp_path)).conflict
+    # Alone, an image of this size would be normalised to nothing, and its gradients to 0.
+    for compared in (found.within_task, found.between_episodes):
+        assert np.isfinite(compared.per_task).all()
+
+
+def test_tasks_of_another_split_are_told_of(patterns, tmp_path, capsys):
+    run = train(small(tmp_path / "run", patterns, iterations=1)).path
+    evaluate(run, EvaluationConfig(tasks=3))
+    assert "not held out" not in capsys.readouterr().err
+    evaluate(run, EvaluationConfig(task_file=run / "evaluation.json"))
+    assert "not held out" not in capsys.readouterr().err
+    family = metarl.get_family("few-shot", **patterns)
+    tasks = family.sample_tasks(3, np.random.default_rng(0), "train").tolist()
+    (tmp_path / "tasks.json").write_text(json.dumps({"tasks": tasks}))
+    evaluate(run, EvaluationConfig(task_file=tmp_path / "tasks.json"))
+    assert "3 of the 3 tasks of" in capsys.readouterr().err
 
 
 def test_results_do_not_depend_on_the_threads(patterns, tmp_path):

@@ -13,6 +13,7 @@ from tiny_runs import tiny
 import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, UserError
 from metarl.commands.cli import run_command
+from metarl.common import memory
 from metarl.runs.build import build
 from metarl.runs.room import require_room_to_train
 from metarl.runs.training import train
@@ -137,3 +138,22 @@ def test_a_path_that_is_too_long_names_its_setting(tmp_path):
     with pytest.raises(OSError) as error:
         os.mkdir(tmp_path / ("x" * 256))
     assert error.value.errno == errno.ENAMETOOLONG
+
+
+def test_all_trials_of_an_agent_with_memory_count(tmp_path, monkeypatch):
+    run = train(tiny(tmp_path, algo="rl2", iterations=0)).path
+    monkeypatch.setattr("metarl.common.memory._memory", lambda: 40_000_000)
+    metarl.evaluate(run, EvaluationConfig(tasks=2, rollouts=2, gradient_steps=1))
+    with pytest.raises(UserError, match="lower hidden_sizes, tasks or rollouts"):
+        metarl.evaluate(run, EvaluationConfig(tasks=2, rollouts=100_000, gradient_steps=1))
+
+
+@pytest.mark.parametrize(("content", "expected"), [("1000", 1000), ("max", None), (None, None)])
+def test_a_containers_limit_counts(tmp_path, monkeypatch, content, expected):
+    if content is not None:
+        (tmp_path / "memory.max").write_text(f"{content}\n")
+    monkeypatch.setattr(memory, "_LIMIT", tmp_path / "missing")
+    whole = memory._memory()
+    monkeypatch.setattr(memory, "_LIMIT", tmp_path / "memory.max")
+    assert memory._memory() == (whole if expected is None else expected)
+    assert whole > 10**8
