@@ -64,7 +64,8 @@ def summarise(name: str, folder: Path) -> str:
         text = f"Agents: [{experiment.agents_of}](../{experiment.agents_of}/summary.md).\n"
     else:
         _draw_training(lines, folder / "training.png", "env-steps" if in_environments else "iteration")
-        figures, text = ["[training](training.png)"], _training_markdown(summary, in_environments=in_environments)
+        figures = ["[training](training.png)"]
+        text = _training_markdown(summary, lines, in_environments=in_environments)
     if experiment.evaluation is not None:
         comparison = _add_evaluations(summary, runs)
         apart = len(lines) > _MOST_LINES_IN_A_PANEL
@@ -265,7 +266,7 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
 def _first_and_last(run: StoredRun) -> list[float]:
     """Mean of the first and of the last ten rows, and the standard error of their difference.
 
-    Of fewer than twenty rows it is the first and the second half.
+    Of fewer than twenty rows it is the first and the second half; fewer than four have no error.
 
     Rows hold what was measured after adaptation; if training does not adapt, it is that of the trained policy.
     """
@@ -485,13 +486,13 @@ def _cell(value: Any) -> str:
     return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
-def _training_markdown(summary: dict[str, Any], *, in_environments: bool) -> str:
+def _training_markdown(summary: dict[str, Any], lines: list[Group], *, in_environments: bool) -> str:
     decimals = 1 if in_environments else 4
-    short = any(0 < count < 20 for entry in summary["variants"].values() for count in entry.get("iterations", ()))
+    short = any(run.progress and len(run.progress["iteration"]) < 20 for line in lines for run in line.runs)
     ends = "the first and the last ten logged iterations" + (
         ", or of both halves of fewer than twenty" if short else ""
     )
-    lines = [
+    text = [
         f"Training: mean after adaptation of {ends} (standard error of their difference). "
         "Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
         "",
@@ -503,8 +504,8 @@ def _training_markdown(summary: dict[str, Any], *, in_environments: bool) -> str
         seeds = "; ".join(f"{first} to {last} ({error})" for first, last, error in ends)
         commits = ", ".join(sorted(set(entry["commits"])))
         steps = f"{max(entry['env_steps']):,}" if in_environments else "-"
-        lines.append(
+        text.append(
             f"| {name} | {max(entry['iterations'])} | {steps} | {max(entry['core_hours']):.2f} | {seeds} | {commits} |"
         )
-    lines += ["", "Commands:", "", "```sh", *(entry["command"] for entry in summary["variants"].values()), "```"]
-    return "\n".join(lines) + "\n"
+    text += ["", "Commands:", "", "```sh", *(entry["command"] for entry in summary["variants"].values()), "```"]
+    return "\n".join(text) + "\n"

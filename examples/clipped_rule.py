@@ -3,8 +3,9 @@
     python -m examples.clipped_rule                # checks it
     python -m metarl.train --env navigation --algo examples.clipped_rule:ClippedMAML --rule.clip 0.1
 
-The loss is the clipped surrogate, equation 7 of Schulman et al. 2017 (PPO). The first step of fresh episodes has ratios
-of 1, so that this is MAML there; where a rule takes further steps with the same episodes, clipping holds them near.
+The loss is the clipped surrogate, equation 7 of Schulman et al. 2017 (PPO), whatever --inner-loss says. An inner step
+is several steps with the same episodes (--rule.epochs). The first of them has likelihood ratios of 1 and is MAML's; in
+the others, clipping leaves out what would move a ratio further from 1 than --rule.clip.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import metarl
 
 
 class ClippedMAML(metarl.Adaptation):
-    """MAML with two steps of a clipped surrogate in each inner step, from the same episodes."""
+    """MAML whose inner steps are several steps of PPO's clipped surrogate, with the same episodes."""
 
     @dataclass(frozen=True)
     class Settings(metarl.RuleSettings):
@@ -45,7 +46,7 @@ class ClippedMAML(metarl.Adaptation):
                 parameters = parameters - step_size * self.gradient(parameters, support.samples)
             return parameters
 
-        # Of two steps, the second depends on the first: half the size is not half the way, as of a gradient step.
+        # Each step depends on the one before, so half the step size is not half the way: this is no GRADIENT_STEP.
         return metarl.Stage(update, kind=metarl.StageKind.STEP)
 
     def gradient(self, parameters, samples):

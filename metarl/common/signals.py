@@ -50,8 +50,8 @@ def handlers_kept() -> Iterator[None]:
 def signals_wait() -> Iterator[None]:
     """Delays SIGTERM and Ctrl-C until the end of the block.
 
-    The launcher sends SIGTERM while a process saves because another failed. Ctrl-C comes twice to a seed of
-    ``--seeds``: from the terminal, and from the process that started the seeds.
+    The launcher sends SIGTERM while a process saves because another failed. To a seed of ``--seeds``, Ctrl-C comes from
+    the terminal, and then SIGTERM from the process that started the seeds.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -153,7 +153,7 @@ class Config:
         return self.resolve().folder
 
     def resolve(self) -> Settings:
-        """Returns the settings in force: choices first, then the task family's defaults, then the general ones.
+        """Returns the settings in force: choices, then the task family's defaults, the algorithm's, the general ones.
 
         Raises:
             UserError: If a setting is impossible, or has no effect with the chosen algorithm.
@@ -205,7 +205,7 @@ Part = TypeVar("Part", bound=Checked)
 
 
 class _Resolution:
-    """Finds the settings in force: choices first, then the task family's defaults, then the general ones.
+    """Finds the settings in force: choices first, then the task family's defaults, the algorithm's, the general ones.
 
     Args:
         config: The choices.

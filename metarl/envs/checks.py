@@ -179,6 +179,9 @@ def _examples(family: SupervisedFamily, seed: int) -> Problems:
         yield "two draws gave the same examples; draw them from the generator that is passed in."
     if all(np.array_equal(first, drawn(task, seed)) for task in tasks[1:]):
         yield "different tasks gave the same examples; let them depend on the task."
+    few, more = (drawn_sets(family, tasks[0], *sizes, np.random.default_rng(seed)) for sizes in ((3, 5), (4, 7)))
+    if any(len(one.inputs) >= len(other.inputs) for one, other in zip(few, more, strict=True)):
+        yield "draw_sets gives no more examples where it is asked for more; heed shots and queries."
 
 
 def _pickling(family: Family) -> Problems:

@@ -7,6 +7,7 @@ import json
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,7 +193,9 @@ class FewShotFamily(SupervisedFamily):
         for path in _images(folder, os.listdir(folder)):
             try:
                 with Image.open(path) as image:
-                    ImageOps.exif_transpose(image, in_place=True)  # As cameras ask for.
+                    image.load()
+                    with suppress(Exception):  # A broken note on the camera says nothing; the picture is whole.
+                        ImageOps.exif_transpose(image, in_place=True)
                     # Converted first: an image of one bit or of a palette cannot be resized smoothly.
                     converted = _on_white(image).convert(mode)
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

@@ -35,7 +35,7 @@ def new_env(family: "TaskFamily", kind: Hashable = None, render_mode: str | None
 def too_short(family: "TaskFamily", horizon: int) -> str | None:
     """Why episodes of a family end before the horizon; None if no outer wrapper of its environments ends them.
 
-    A wrapper of the user may count other steps, so that nothing inside it counts here.
+    A wrapper whose `step` is the user's may count other steps, so that nothing inside it counts here.
 
     Args:
         family: The family; an environment of each kind is made.
@@ -45,7 +45,7 @@ def too_short(family: "TaskFamily", horizon: int) -> str | None:
         with blaming(lambda: f"in make_env of {family.name}"):
             env = layer = new_env(family, kind)
             env.close()
-        while isinstance(layer, gym.Wrapper) and type(layer).__module__.startswith(("gymnasium.", "metarl.")):
+        while isinstance(layer, gym.Wrapper) and type(layer).step.__module__.startswith(("gymnasium.", "metarl.")):
             limit = layer._max_episode_steps if isinstance(layer, TimeLimit) else math.inf
             if limit < horizon:
                 return (

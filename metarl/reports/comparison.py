@@ -284,6 +284,8 @@ def _line(
     label: str, runs: Sequence[StoredRun], returns: Floats, sign: float, ends: tuple[float, float] | None
 ) -> Line:
     estimate = aggregate(returns)
+    # What is no number, because the policy has diverged, is the worst.
+    ranked = np.where(np.isnan(returns), -sign * np.inf, returns)
     row, evaluations = ALGORITHMS.get(runs[0].config["algo"]), [run.evaluated() for run in runs]
     read = [amount for evaluation in evaluations if (amount := evaluation.adaptation_episodes) is not None]
     # Evaluations of older versions do not say that no step changes the policy.
@@ -294,12 +296,17 @@ def _line(
         returns=returns,
         mean=estimate.mean,
         interval=estimate.half_width if len(runs) >= MIN_SEEDS_FOR_INTERVAL else None,
-        interquartile_mean=interquartile_mean(returns),
-        interquartile_interval=bootstrap_interval(interquartile_mean, returns),
+        interquartile_mean=_numbers(interquartile_mean(ranked)),
+        interquartile_interval=bootstrap_interval(interquartile_mean, ranked),
         made_worse=share_made_worse(sign * returns).mean(axis=0) if adapts else None,
         gap_closed=None if ends is None else share_of_gap(estimate.mean, *ends),
         data=np.mean([amount[: returns.shape[2]] for amount in read], axis=0) if len(read) == len(runs) else None,
     )
+
+
+def _numbers(values: Floats) -> Floats:
+    """Values, with NaN for infinities."""
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _pair(

@@ -13,8 +13,8 @@ from metarl.common.arrays import Floats
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WORSE = {"return": -1, "error": 1}
-"""The direction in which a measure has no bound, by its name; other measures do not diverge."""
+WORSE = {"return": -1, "error": 1, "accuracy": -1}
+"""The direction in which a measure diverges, by its name: without a bound, or to no number; others do not."""
 
 FAR = 10.0
 """A value has diverged if it is this many times the usual range worse than the worst start."""

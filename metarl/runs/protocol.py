@@ -21,7 +21,7 @@ from metarl.common.device import resolve_device
 from metarl.common.errors import UserError
 from metarl.common.files import keeping, warn_if_unwritable
 from metarl.common.memory import require_memory
-from metarl.common.output import progress_bar, say
+from metarl.common.output import progress_bar
 from metarl.common.parallel import Workers
 from metarl.common.statistics import mean_and_interval, share_made_worse
 from metarl.common.streams import Purpose, stream
@@ -273,7 +273,10 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
         except UserError as error:
             raise UserError(f"task {number} of {config.task_file} is wrong: {error}") from error
     if seen := sum(not family.is_held_out(task) for task in tasks):
-        say(f"{seen} of the {len(tasks)} tasks of {config.task_file} have classes that are not held out in this run.")
+        raise UserError(
+            f"{seen} of the {len(tasks)} tasks of {config.task_file} have classes that are not held out in this run; "
+            "take tasks of its test split."
+        )
     return stacked(tasks)
 
 

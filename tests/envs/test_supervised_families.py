@@ -142,10 +142,10 @@ def test_a_broken_family_is_told_what_is_wrong(fault, message):
 class Unlike(LineFamily):
     """Draws its sets itself, in double precision, and wrongly if ``wrong``."""
 
-    wrong = False
+    wrong, always = False, None
 
     def draw_sets(self, task, shots, queries, rng):
-        return tuple(Examples(*self._drawn(task, n, rng)) for n in (shots, queries))
+        return tuple(Examples(*self._drawn(task, self.always or n, rng)) for n in (shots, queries))
 
     def _drawn(self, task, n, rng):
         x = rng.uniform(-1, 1, (n, 1))
@@ -157,7 +157,10 @@ def test_sets_of_ones_own_are_converted_or_refused(tmp_path):
     check_task_family(family)
     run = metarl.train(metarl.Config(env=Unlike, algo="maml", iterations=1, validate_every=0, run_dir=tmp_path))
     assert np.isfinite(run.progress["post_adaptation_error"]).all()
-    family.wrong = True
+    family.always = 5
+    with pytest.raises(UserError, match="draw_sets gives no more examples where it is asked for more"):
+        check_task_family(family)
+    family.wrong, family.always = True, None
     with pytest.raises(UserError, match=r"targets of Unlike must have shape \(3, 1\), got \(3,\)"):
         check_task_family(family)
 

@@ -22,6 +22,7 @@ from metarl.commands import train as command
 from metarl.common.errors import Diverged, Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
 from metarl.envs.checked import checked_episodes
+from metarl.envs.single import too_short
 from metarl.inner.runner import make_runner
 from metarl.policies.action_map import ActionMap
 from metarl.reports.tables import evaluation_table
@@ -355,6 +356,25 @@ def test_a_limit_below_the_horizon_is_refused(settings, tmp_path):
     ):
         metarl.train(tiny(tmp_path / "run", **settings, horizon=501))
     assert metarl.train(tiny(tmp_path / "run", **settings, horizon=500)).path == tmp_path / "run"
+
+
+class Scaled(gymnasium.RewardWrapper):
+    def reward(self, reward):
+        return 2 * reward
+
+
+class Skipping(gymnasium.Wrapper):
+    """Each of its steps is two."""
+
+    def step(self, action):
+        self.env.step(action)
+        return self.env.step(action)
+
+
+@pytest.mark.parametrize(("wrapper", "told"), [(Scaled, True), (Skipping, False)])
+def test_a_limit_counts_inside_wrappers_that_count_no_other_steps(wrapper, told, monkeypatch):
+    monkeypatch.setattr(CartPoleFamily, "make_env", lambda self: wrapper(gymnasium.make("CartPole-v1")))
+    assert (too_short(CartPoleFamily(), 600) is not None) == told
 
 
 def test_a_limit_below_the_horizon_of_another_family_is_refused(tmp_path, monkeypatch):

@@ -22,11 +22,14 @@ from metarl.common.statistics import mean_and_interval
 from metarl.common.streams import Purpose, stream
 from metarl.common.strict_json import read_json
 from metarl.config.algorithms import ALGORITHMS
+from metarl.data import ExampleBatch
 from metarl.envs.spaces import stacked
 from metarl.inner.rule import WrappedAdaptation, before_others
 from metarl.inner.runner import Runner, make_runner
 from metarl.outer.objective import MetaObjective
+from metarl.policies.distributions import SquaredError
 from metarl.policies.layout import Layout
+from metarl.policies.mlp import MLPPolicy
 from metarl.policies.recurrent import RecurrentPolicy
 from metarl.reports.analysis import GAMMAS, analyze
 from metarl.reports.analysis_figures import (
@@ -42,7 +45,7 @@ from metarl.reports.analysis_figures import (
     _shown_r2,
     draw,
 )
-from metarl.reports.inspection import conflict, inspect, layers, meta_gradients, states_of
+from metarl.reports.inspection import _part, conflict, inspect, layers, meta_gradients, states_of
 from metarl.reports.measures import (
     PrincipalAxes,
     leave_one_out_r2,
@@ -362,6 +365,20 @@ def test_a_rule_names_every_column_of_what_it_observes(algo, settings, widths):
         columns = [torch.arange(each.observe(loop).shape[1])[part] for part in each.observed.values()]
         assert {name: len(part) for name, part in zip(each.observed, columns, strict=True)} == widths
         assert torch.cat([torch.tensor([]), *columns]).tolist() == list(range(sum(widths.values())))
+
+
+def test_single_examples_are_of_all_classes_and_weigh_what_the_whole_batch_does():
+    classes = torch.arange(12).div(4, rounding_mode="floor")[None]  # Sorted, as few-shot tasks are.
+    query = ExampleBatch(torch.zeros(1, 12, 2), classes)
+    rows = [_part(query, number, 3).samples.weights[0] for number in range(3)]
+    assert [classes[0, int(row.argmax())].item() for row in rows] == [0, 1, 2]
+    assert [row.sum().item() for row in rows] == [1, 1, 1]
+    examples = ExampleBatch(torch.randn(1, 4, 3), torch.randn(1, 4, 2))
+    policy = MLPPolicy(3, SquaredError(2), (8,), "tanh")
+    parameters = policy.initial(np.random.default_rng(0))[None]
+    whole = policy.inner_gradient(parameters, examples.samples, "score")
+    parts = [policy.inner_gradient(parameters, _part(examples, n, 4).samples, "score") for n in range(4)]
+    torch.testing.assert_close(torch.stack(parts).mean(0), whole)
 
 
 def test_a_component_that_never_changes_leaves_the_direction_its_r2():

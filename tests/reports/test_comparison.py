@@ -346,3 +346,15 @@ def test_runs_that_do_not_fit_are_refused(tmp_path, change, problem):
 def test_what_cannot_be_compared_is_said(five, options, problem):
     with pytest.raises(UserError, match=problem):
         compare(five, **options)
+
+
+def test_what_has_diverged_is_the_worst_of_the_interquartile_mean(tmp_path):
+    per_task = [[0.3, None], [0.3, 0.2], [0.3, 0.4], [0.3, 0.6]]
+    accurate = {"measure": "accuracy", "shots": 1}
+    lines = [
+        make_run(
+            tmp_path / algo, algo=algo, env="few-shot", tasks=[[0], [1], [2], [3]], returns=per_task, evaluated=accurate
+        )
+        for algo in ("maml", "fomaml")
+    ]
+    np.testing.assert_allclose(compare(lines).lines[0].interquartile_mean, [0.3, 0.3])  # Of 0.2 and 0.4.

@@ -111,17 +111,16 @@ def test_a_body_that_normalises_over_the_batch_is_inspected_with_the_whole_batch
         assert np.isfinite(compared.per_task).all()
 
 
-def test_tasks_of_another_split_are_told_of(patterns, tmp_path, capsys):
+def test_tasks_of_another_split_are_refused(patterns, tmp_path):
     run = train(small(tmp_path / "run", patterns, iterations=1)).path
-    evaluate(run, EvaluationConfig(tasks=3))
-    assert "not held out" not in capsys.readouterr().err
-    evaluate(run, EvaluationConfig(task_file=run / "evaluation.json"))
-    assert "not held out" not in capsys.readouterr().err
+    held_out = evaluate(run, EvaluationConfig(tasks=3)).returns
+    again = evaluate(run, EvaluationConfig(task_file=run / "evaluation.json")).returns
+    np.testing.assert_array_equal(again, held_out)
     family = metarl.get_family("few-shot", **patterns)
     tasks = family.sample_tasks(3, np.random.default_rng(0), "train").tolist()
     (tmp_path / "tasks.json").write_text(json.dumps({"tasks": tasks}))
-    evaluate(run, EvaluationConfig(task_file=tmp_path / "tasks.json"))
-    assert "3 of the 3 tasks of" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"3 of the 3 tasks of .* have classes that are not held out in this run; take"):
+        evaluate(run, EvaluationConfig(task_file=tmp_path / "tasks.json"))
 
 
 def test_results_do_not_depend_on_the_threads(patterns, tmp_path):
