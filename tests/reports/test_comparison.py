@@ -349,7 +349,7 @@ def test_what_cannot_be_compared_is_said(five, options, problem):
 
 
 def test_what_has_diverged_is_the_worst_of_the_interquartile_mean(tmp_path):
-    per_task = [[0.3, None], [0.3, 0.2], [0.3, 0.4], [0.3, 0.6]]
+    per_task = [[0.3, np.nan], [0.3, 0.2], [0.3, 0.4], [0.3, 0.6]]
     accurate = {"measure": "accuracy", "shots": 1}
     lines = [
         make_run(
