@@ -143,7 +143,7 @@ def trained(small, tmp_path, monkeypatch):
     return tmp_path / "runs/reproduce/small"
 
 
-def test_kept_results_are_not_trained_again_which_is_said(trained, tmp_path, capsys):
+def test_kept_results_are_not_trained_again_which_is_said(trained, tmp_path, capsys, monkeypatch):
     assert reproduce.main(["small", "--keep"]) == 0
     kept = tmp_path / "results/small"
     assert {path.name for path in (kept / "maml-seed0").iterdir()} == {"config.json", "progress.csv", "evaluation.json"}
@@ -151,7 +151,10 @@ def test_kept_results_are_not_trained_again_which_is_said(trained, tmp_path, cap
     assert "| [small](small/summary.md) | 2 of 2 |  | 2 | " in (kept.parent / "README.md").read_text()
     capsys.readouterr()
     shutil.rmtree(kept / "anil-seed0")
+    trainings = []
+    monkeypatch.setattr(reproduce, "_train", lambda *words: trainings.append(words[1:3]))
     assert reproduce.main(["small", "--keep"]) == 0
+    assert trainings == [("anil", 0)]
     printed = capsys.readouterr().out
     assert "small/maml-seed0: in benchmarks/results already; remove it there to train it again" in printed
     assert "small/anil-seed0: in benchmarks/results" not in printed

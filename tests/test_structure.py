@@ -7,6 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -48,6 +49,7 @@ LAYER_OF = {folder: layer for layer, folder in enumerate(LAYERS)}
 HEAVY = ("torch", "scipy.stats", "stable_baselines3")
 
 
+@cache
 def _modules() -> dict[str, Path]:
     """Files of the package by dotted name, without the package's own front door."""
     paths = {path.relative_to(ROOT).with_suffix(""): path for path in PACKAGE.rglob("*.py")}
@@ -62,6 +64,7 @@ def _without_type_checking(tree: ast.Module) -> ast.Module:
     return tree
 
 
+@cache
 def _imports(path: Path, *, for_types: bool = True) -> set[str]:
     """Dotted names that a file imports, inside functions too, and under ``if TYPE_CHECKING`` if ``for_types``."""
     names = set()

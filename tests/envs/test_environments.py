@@ -333,7 +333,10 @@ def test_environments_can_be_pickled(env_class):
     assert again.tasks.space == env.tasks.space
     assert getattr(again, "frame_skip", None) == getattr(env, "frame_skip", None)
     assert again.task is None
-    env.reset(seed=3)
+    for one in (env, again):
+        one.reset(seed=3)
+    np.testing.assert_array_equal(again.task, env.task)
+    np.testing.assert_array_equal(again.reset()[0], env.reset()[0])
     copied = copy.deepcopy(env)
     np.testing.assert_array_equal(copied.task, env.task)
     for one in (env, copied):  # The generator is a copy, too.

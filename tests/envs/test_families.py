@@ -595,17 +595,16 @@ def test_observations_of_another_shape_than_the_spaces_are_refused(sizes):
         one_step()
 
 
-def test_the_example_changes_the_pole():
-    family = CartPoleFamily()
-    ends = []
-    for task in (0.25, 1.5):
-        batch = family.make_episodes(1, 200)
-        observations, flags = np.zeros((1, 4)), np.zeros((2, 1), bool)
-        batch.reset(np.array([task]), [0], observations)
-        for _ in range(30):
-            batch.step(np.array([1]), observations, np.zeros(1), *flags)
-        ends.append(observations.copy())
-    assert not np.array_equal(*ends)
+@pytest.mark.parametrize("half_length", [0.25, 1.5])
+def test_the_example_changes_the_pole(half_length):
+    batch, env = CartPoleFamily().make_episodes(1, 200), gym.make("CartPole-v1").unwrapped
+    env.length, env.polemass_length = half_length, 0.1 * half_length  # The pole weighs 0.1 kg.
+    observations, flags = np.zeros((1, 4), np.float32), np.zeros((2, 1), bool)
+    batch.reset(np.array([half_length]), [0], observations)
+    np.testing.assert_array_equal(observations[0], env.reset(seed=0)[0])
+    for _ in range(5):
+        batch.step(np.array([1]), observations, np.zeros(1), *flags)
+        np.testing.assert_array_equal(observations[0], env.step(1)[0])
 
 
 @pytest.fixture

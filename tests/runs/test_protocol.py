@@ -19,7 +19,6 @@ import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, NotWritten, UserError
 from metarl.common import parallel
 from metarl.common.parallel import Workers
-from metarl.common.statistics import mean_and_interval
 from metarl.inner import runner
 from metarl.inner.runner import Runner
 from metarl.reports.tables import evaluation_table, sweep_table
@@ -218,9 +217,9 @@ def test_returns_are_by_task_and_step_and_summarised_by_step(result):
     assert np.shape(result.tasks) == (3, 2)
     returns = np.array(result.returns)
     assert returns.shape == (3, 3)
-    estimate = mean_and_interval(returns)
-    np.testing.assert_array_equal(result.mean, estimate.mean)
-    np.testing.assert_array_equal(result.interval, estimate.half_width)
+    np.testing.assert_allclose(result.mean, returns.mean(0))
+    quantile = 4.302653  # Of Student's t with two degrees of freedom.
+    np.testing.assert_allclose(result.interval, quantile * returns.std(0, ddof=1) / 3**0.5, rtol=1e-6)
     np.testing.assert_allclose(result.share_made_worse, (returns < returns[:, :1]).mean(0))
     assert len(result.references.random_initialisation) == 3
 

@@ -133,15 +133,15 @@ def flip(path, bit):
 
 @fault("Run folder", "a flipped bit in a checkpoint", "the checkpoint is refused by name")
 def test_every_flipped_bit_is_noticed_and_the_file_named(tmp_path):
-    path = saved(tmp_path)
+    path, config = saved(tmp_path), tiny(tmp_path)
     whole = path.read_bytes()
     bits = random.Random(0).sample(range(8 * len(whole)), 300)
     for bit in [*range(0, 64), *bits, 8 * len(whole) - 1]:
         flip(path, bit)
         with pytest.raises(UserError, match=r"last\.safetensors is damaged"):
-            load_checkpoint(tiny(tmp_path), "last")
+            load_checkpoint(config, "last")
         path.write_bytes(whole)
-    assert load_checkpoint(tiny(tmp_path), "last").iteration == 4
+    assert load_checkpoint(config, "last").iteration == 4
 
 
 def test_a_checkpoint_of_before_checksums_loads(tmp_path):
