@@ -256,7 +256,7 @@ class Recording(EpisodeBatch):
     """
 
     def __init__(self, episodes: EpisodeBatch) -> None:
-        super().__init__(episodes.num_envs, episodes.observation_size)
+        super().__init__(episodes.num_envs, episodes.observation_size, episodes.terms)
         self.episodes = episodes
         self.moves: list[tuple[Actions, np.ndarray | None]] = []
 
@@ -278,6 +278,7 @@ class Recording(EpisodeBatch):
         ended = terminated | truncated
         self.moves.append((actions.copy(), np.flatnonzero(~ended) if ended.any() else None))
         self.episodes.step(actions, observations, rewards, terminated, truncated)
+        self.terms = self.episodes.terms
 
     def close(self) -> None:
         """Closes the environments."""

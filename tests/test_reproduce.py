@@ -439,8 +439,8 @@ def test_a_summarys_primary_comparison_is_the_paired_t_test_over_its_seeds():
 
 def test_training_without_environments_has_no_number_of_their_steps():
     summary = json.loads((RESULTS / "sinusoid/summary.json").read_text())
-    assert "| maml | 70000 | - | " in summaries._training_markdown(summary, in_environments=False)
-    assert "| maml | 70000 | 0 | " in summaries._training_markdown(summary, in_environments=True)
+    assert "| maml | 70000 | - | " in summaries._training_markdown(summary, [], in_environments=False)
+    assert "| maml | 70000 | 0 | " in summaries._training_markdown(summary, [], in_environments=True)
 
 
 def test_every_summary_says_which_runs_todays_commands_no_longer_make(capsys):
