@@ -406,19 +406,24 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
     observations = np.zeros((2, *family.observation_space.shape))
     with blaming(lambda: f"in a batch that make_episodes of {family.name} made"):
         batch.reset(stacked(tasks), [seed, seed], observations)
-        living = np.ones(2, bool)
-        first = _trajectories(batch, observations, [(action, action) for action in actions[:half]], living)
+        living, standing = np.ones(2, bool), np.ones(2, bool)
+        first = _trajectories(batch, observations, [(action, action) for action in actions[:half]], living, standing)
         batch.reset(stacked(tasks[:1]), [seed], observations, np.array([1]))
         # Slot 0 goes on, while slot 1 has begun another episode.
         living[1] = True
-        second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False), living)
+        second = _trajectories(batch, observations, zip(actions[half:], actions, strict=False), living, standing)
         if living[0]:
             yield (
                 f"an episode of make_episodes goes on after {horizon} steps, which were asked for as its horizon; let "
                 "step truncate it there."
             )
-        _trajectories(batch, observations, [(actions[0], actions[0])] * 2, living)
+        _trajectories(batch, observations, [(actions[0], actions[0])] * 2, living, standing)
         batch.close()
+    if not standing.all():
+        yield (
+            "in a batch of make_episodes a slot whose episode has ended does not stand still: until its next reset, "
+            "step must keep its observation and its flags, and give it reward 0 and terms 0."
+        )
     pairs = (
         (0, first[0] + second[0][1:], expected[0]),
         (1, first[1], expected[1][: half + 1]),
@@ -434,7 +439,11 @@ def _episodes(family: TaskFamily, seed: int) -> Problems:
 
 
 def _trajectories(
-    batch: EpisodeBatch, observations: FloatArray, actions: Iterable[tuple[Any, Any]], living: BoolArray
+    batch: EpisodeBatch,
+    observations: FloatArray,
+    actions: Iterable[tuple[Any, Any]],
+    living: BoolArray,
+    standing: BoolArray,
 ) -> list[Trajectory]:
     """Trajectories of both slots from here on, under these actions, in the form of `_trajectory`.
 
@@ -443,9 +452,7 @@ def _trajectories(
         observations: Its observations, [2, observation]; they become those after the last action.
         actions: An action for each slot, step by step.
         living: Whether the episodes are running, [2]; becomes whether they are after the last action.
-
-    Raises:
-        UserError: If a slot whose episode has ended does not stand still.
+        standing: Becomes False where a slot whose episode has ended does not stand still, [2].
     """
     rewards, terminated, truncated = np.zeros(2), np.zeros(2, bool), np.zeros(2, bool)
     trajectories = [[_flat(observation)] for observation in observations]
@@ -455,11 +462,8 @@ def _trajectories(
         for slot in np.flatnonzero(~living):
             terms = [values[slot] for values in batch.terms.values()]
             moved = not np.array_equal(observations[slot], before[slot], equal_nan=True)
-            if moved or any((rewards[slot], *terms)) or not (terminated[slot] or truncated[slot]):
-                raise UserError(
-                    "in a batch of make_episodes a slot whose episode has ended does not stand still: until its next "
-                    "reset, step must keep its observation and its flags, and give it reward 0 and terms 0."
-                )
+            kept = not moved and (terminated[slot] or truncated[slot])
+            standing[slot] &= kept and not any((rewards[slot], *terms))
         for slot in np.flatnonzero(living):
             terms = [values[slot] for _, values in sorted(batch.terms.items())]
             trajectories[slot].append(_flat(observations[slot], rewards[slot], *terms))
