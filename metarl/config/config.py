@@ -340,8 +340,8 @@ class _Resolution:
         for name in unused:
             if name in self._config.chosen:
                 self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
-        for name in BUILT_IN_NETWORK if settings.policy.policy_body and not algorithm.remembers else ():
-            if name in self._config.chosen:
+        for name in BUILT_IN_NETWORK:
+            if name in settings.idle and name in self._config.chosen:
                 self._refuse(name, "metarl's own networks, and policy_body is another")
         if algorithm.training == "none" and settings.run.iterations:
             message = (

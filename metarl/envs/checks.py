@@ -20,7 +20,7 @@ from metarl.common.strict_json import one_line
 from metarl.envs.family import SPLITS, Family, TaskFamily
 from metarl.envs.interface import EpisodeBatch, reported, require_episode_batch
 from metarl.envs.looped import make_flat_env
-from metarl.envs.single import begin, new_env, require_gymnasium, take_step, too_short
+from metarl.envs.single import begin, new_env, require_gymnasium, require_whole_episodes, take_step
 from metarl.envs.spaces import all_elements, check_actions, element, observed, sampled, stacked
 from metarl.envs.supervised import SupervisedFamily, drawn_sets
 
@@ -153,8 +153,7 @@ def _basics(family: TaskFamily, seed: int) -> Problems:
     if isinstance(getattr(family, "task_space", None), gym.Space):
         yield from _environment_problems(family)
         yield from _kind_problems(family, seed)
-        if problem := too_short(family, family.horizon):
-            yield problem
+        require_whole_episodes(family, family.horizon)
 
 
 def _task_basics(family: Family, seed: int) -> Problems:

@@ -32,8 +32,8 @@ def new_env(family: "TaskFamily", kind: Hashable = None, render_mode: str | None
     return env
 
 
-def too_short(family: "TaskFamily", horizon: int) -> str | None:
-    """Why episodes of a family end before the horizon; None if no outer wrapper of its environments ends them.
+def require_whole_episodes(family: "TaskFamily", horizon: int) -> None:
+    """Raises UserError if an outer wrapper of a family's environments ends episodes before the horizon.
 
     A wrapper whose `step` is the user's may count other steps, so that nothing inside it counts here.
 
@@ -48,12 +48,11 @@ def too_short(family: "TaskFamily", horizon: int) -> str | None:
         while isinstance(layer, gym.Wrapper) and type(layer).step.__module__.startswith(("gymnasium.", "metarl.")):
             limit = layer._max_episode_steps if isinstance(layer, TimeLimit) else math.inf
             if limit < horizon:
-                return (
+                raise UserError(
                     f"make_env limits episodes to {limit} steps, and horizon is {horizon}; give "
                     f"max_episode_steps=-1 to gymnasium.make, or take horizon {limit}."
                 )
             layer = layer.env
-    return None
 
 
 def begin(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> tuple[Any, Mapping[str, Any]]:

@@ -32,7 +32,7 @@ from metarl.config.resolved import Settings
 from metarl.config.trust import Trust, code_in, names_in
 from metarl.envs import Family, SupervisedFamily, TaskFamily
 from metarl.envs.checked import CheckedEpisodes, checked_episodes, watching
-from metarl.envs.single import too_short
+from metarl.envs.single import require_whole_episodes
 from metarl.envs.spaces import stacked, zero_action
 from metarl.inner.loop import Measured
 from metarl.inner.memory import MemoryRule
@@ -244,8 +244,7 @@ def _other_family(agent: Agent, env: str) -> Family:
     family = family_of(agent.settings.experiment.algo, env)
     if isinstance(family, TaskFamily):
         agent.check_fits(family.single_observation_space, family.action_space)
-        if problem := too_short(family, agent.settings.rollouts.horizon):
-            raise UserError(problem)
+        require_whole_episodes(family, agent.settings.rollouts.horizon)
     else:
         agent.check_same_examples(family)
     return family

@@ -31,7 +31,7 @@ from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, Row
 from metarl.envs.family import TaskFamily
-from metarl.envs.single import too_short
+from metarl.envs.single import require_whole_episodes
 from metarl.envs.spaces import check_parts
 from metarl.inner.loop import Measured
 from metarl.inner.runner import Runner, check_dropped, make_runner
@@ -267,9 +267,8 @@ class Trainer:
         Raises:
             UserError: If it should start from a run that does not fit, or if environments end episodes too early.
         """
-        rollouts = self._settings.rollouts
-        if isinstance(self.family, TaskFamily) and (problem := too_short(self.family, rollouts.horizon)):
-            raise UserError(problem)
+        if isinstance(self.family, TaskFamily):
+            require_whole_episodes(self.family, self._settings.rollouts.horizon)
         learner, source = self.learner.initial(), self._settings.run.init_from
         if source is not None:
             theirs = learner_from(source, self._config, len(learner.meta))

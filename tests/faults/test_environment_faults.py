@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 
 import gymnasium
@@ -22,7 +23,7 @@ from metarl.commands import train as command
 from metarl.common.errors import Diverged, Terminated, UserError, blaming
 from metarl.config.measuring import EvaluationConfig
 from metarl.envs.checked import checked_episodes
-from metarl.envs.single import too_short
+from metarl.envs.single import require_whole_episodes
 from metarl.inner.runner import make_runner
 from metarl.policies.action_map import ActionMap
 from metarl.reports.tables import evaluation_table
@@ -374,7 +375,8 @@ class Skipping(gymnasium.Wrapper):
 @pytest.mark.parametrize(("wrapper", "told"), [(Scaled, True), (Skipping, False)])
 def test_a_limit_counts_inside_wrappers_that_count_no_other_steps(wrapper, told, monkeypatch):
     monkeypatch.setattr(CartPoleFamily, "make_env", lambda self: wrapper(gymnasium.make("CartPole-v1")))
-    assert (too_short(CartPoleFamily(), 600) is not None) == told
+    with pytest.raises(UserError, match="make_env limits episodes to 500 steps") if told else nullcontext():
+        require_whole_episodes(CartPoleFamily(), 600)
 
 
 def test_a_limit_below_the_horizon_of_another_family_is_refused(tmp_path, monkeypatch):
