@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from images import write_patterns
 from meta_worlds import stand_in
+from quick import quick
 from tiny_runs import ROOT, TINY, arguments, tiny
 
 import metarl
@@ -53,13 +54,8 @@ def _programs(page):
     return [block for block in _blocks(page, "python") if "import metarl\n" in block]
 
 
-def _pages_with(parts, slow=()):
-    marked = [
-        pytest.param(page, id=page.name, marks=pytest.mark.slow if page.name in slow else ())
-        for page in PAGES
-        if parts(page)
-    ]
-    return pytest.mark.parametrize("page", marked)
+def _pages_with(parts, only):
+    return pytest.mark.parametrize("page", quick({page.name: page for page in PAGES if parts(page)}, *only))
 
 
 def _shortened(module, options):
@@ -124,7 +120,7 @@ def test_the_readme_shows_the_commands():
     }
 
 
-@_pages_with(_commands, slow=["few-shot.md"])
+@_pages_with(_commands, only=["README.md", "write-a-family.md", "deploy.md"])
 def test_every_documented_command_runs(page, folder, capsys):
     (folder / "benchmarks").mkdir()
     for part in ("examples", "benchmarks/results", "benchmarks/task_lists"):
@@ -155,7 +151,7 @@ HOLDS = {
 }
 
 
-@_pages_with(_programs)
+@_pages_with(_programs, only=["README.md", "deploy.md", "supervised.md", "write-a-family.md"])
 def test_every_documented_program_runs(page, folder, monkeypatch):
     small = {"hidden_sizes": (8,)} if page.name == "supervised.md" else {**TINY, "horizon": 5}
     monkeypatch.setattr(metarl, "Config", functools.partial(Config, **small, iterations=1))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from quick import quick
 from tiny_runs import TINY, arguments, assert_same_run, final_parameters, numbers, tiny
 
 import metarl
@@ -48,7 +49,9 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize(
+    "settings", quick(VARIANTS, "anil-attenuated", "l2f", "maml", "mumomaml", "pearl", "promp", "rl2", "varibad")
+)
 def test_resumed_run_on_any_number_of_threads_is_an_uninterrupted_one(tmp_path, monkeypatch, settings):
     monkeypatch.setattr(NavigationFamily, "min_envs_per_shard", 1)
     settings = {**settings, "env": "navigation-bimodal"}
@@ -193,9 +196,7 @@ def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, mon
     assert len(numbers(tmp_path / "runs/navigation-anil-attenuated-seed0")) == 2
 
 
-@pytest.mark.parametrize(
-    "algo", [name if name in ("maml", "l2f") else pytest.param(name, marks=pytest.mark.slow) for name in GRADIENT]
-)
+@pytest.mark.parametrize("algo", quick(GRADIENT, "maml", "l2f"))
 def test_agent_learns_to_navigate(tmp_path, algo):
     progress = train(_learning(tmp_path, algo=algo)).progress
     before, after = (progress[f"{when}_adaptation_return"] for when in ("pre", "post"))
@@ -203,6 +204,7 @@ def test_agent_learns_to_navigate(tmp_path, algo):
     assert after[-3:].mean() > after[0] + 5
 
 
+@pytest.mark.slow
 def test_promp_learns_to_navigate(tmp_path):
     run = train(_learning(tmp_path, algo="maml", meta_optimiser="promp", promp=ProMPConfig(lr=0.01)))
     after = run.progress["post_adaptation_return"]

@@ -36,6 +36,7 @@ def agent(request, tmp_path_factory):
     return metarl.load(folder)
 
 
+@pytest.mark.slow
 def test_it_learns_to_pull_the_better_arm(tmp_path):
     settings = {"env": "bandit", "env_kwargs": {"num_arms": 2}, "horizon": 10, "num_inner_steps": 0}
     settings |= {"iterations": 30, "meta_batch_size": 100, "validate_every": 0, "ppo": {"lr": 5e-3}}

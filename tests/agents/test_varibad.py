@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from tiny_runs import assert_same_run, tiny
 from trials import OBSERVATION, TASKS, blank, lived_through, some_trials
 
@@ -220,7 +221,7 @@ def trained(rule, meta, iterations, scale=1.0):
     return errors[0], errors[-1]
 
 
-@pytest.mark.parametrize("decoder", ["reward", "task"])
+@pytest.mark.parametrize("decoder", quick(["reward", "task"], "task"))
 def test_the_belief_learns_what_rewards_tell_of_the_task(decoder):
     rule, meta = make(decoder, lr=1e-2, updates=20)
     meta[-3:] = torch.tensor([10.0, 0.0, 1.0])
@@ -291,7 +292,7 @@ SETTINGS = {"algo": "varibad", "varibad": {"batch": 3, "buffer": 6, "updates": 2
 WITH_TASKS = {"algo": "varibad", "varibad": {"decoder": "task"}}
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, WITH_TASKS], ids=["rewards", "tasks"])
+@pytest.mark.parametrize("settings", quick({"rewards": SETTINGS, "tasks": WITH_TASKS}, "rewards"))
 def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, settings):
     train(tiny(tmp_path / "whole", iterations=4, **settings))
     train(tiny(tmp_path / "parts", iterations=1, **settings))

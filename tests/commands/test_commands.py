@@ -16,6 +16,7 @@ import pytest
 import torch
 from disks import Disk, during_training, full_disk
 from fault_table import fault
+from quick import quick
 from safetensors.torch import save_file
 from tiny_runs import (
     ROOT,
@@ -163,7 +164,9 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_keeps_its_iterations_and_can_go_on(folder, capsys, number, code):
     line = ["--algo", "maml", "--run-dir", "run", "--iterations", "100000", "--checkpoint-every", "100000"]
     command = [sys.executable, "-c", TELLING, *line, *TINY_ARGUMENTS]
@@ -456,7 +459,7 @@ TRAIN = ["--algo", "maml", "--run-dir", "run", "--iterations", "2", *TINY_ARGUME
 
 
 @fault("Run folder", "closed stdout and stderr; or nobody reads them", "training is not affected; exit code 0")
-@pytest.mark.parametrize("outputs", [">&- 2>&-", "> >(exit) 2> >(exit)"])
+@pytest.mark.parametrize("outputs", quick([">&- 2>&-", "> >(exit) 2> >(exit)"], "> >(exit) 2> >(exit)"))
 def test_closed_and_abandoned_outputs_do_not_disturb_training(run, outputs):
     line = shlex.join([sys.executable, "-m", "metarl.train", *TRAIN])
     assert subprocess.run(["bash", "-c", f"{line} {outputs}"], check=False).returncode == 0

@@ -59,6 +59,7 @@ def test_seeds_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path, mo
     assert numbers("run-seed1") == numbers("alone")
 
 
+@pytest.mark.slow
 def test_the_same_command_with_resume_goes_on_with_each_seed_that_has_begun_and_starts_the_others(
     tmp_path, monkeypatch, capsys
 ):

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 import torch
+from quick import quick
 from tiny_runs import ROOT, TINY, arguments, assert_same_run
 
 from metarl.common.cores import available_cores
@@ -26,7 +27,7 @@ needs_two_cores = pytest.mark.skipif(
 
 
 @needs_two_cores
-@pytest.mark.parametrize("env", ["navigation", "cheetah-dir"])
+@pytest.mark.parametrize("env", quick(["navigation", "cheetah-dir"], "navigation"))
 def test_run_on_one_core_equals_one_on_two_bit_for_bit(env, tmp_path):
     cores = sorted(os.sched_getaffinity(0))[:2]
     for name, some in (("one", cores[:1]), ("two", cores)):

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from fault_table import fault
+from quick import quick
 from tiny_runs import TINY, arguments, tiny
 
 import metarl
@@ -153,7 +154,7 @@ def test_what_belongs_to_metarl_needs_no_word():
         require_trust({setting: name}, False)
 
 
-@pytest.mark.parametrize("by_setting", [False, True])
+@pytest.mark.parametrize("by_setting", quick([False, True], False))
 def test_the_commands_take_the_word_and_say_how_to_go_on(tmp_path, module, monkeypatch, capsys, by_setting):
     own = ["--env", f"{module}:Family", "--algo", f"{module}:Rule", "--policy-body", f"{module}:body"]
     word = ["--trust", own[1], "--trust", own[3], "--trust", own[5]]

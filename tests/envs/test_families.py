@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from machines import Machine, MachineFamily, SwitchesFamily
+from quick import quick
 from tiny_runs import tiny
 
 import metarl
@@ -68,7 +69,18 @@ def registered():
 
 
 # Few-shot classification needs a folder of images, Meta-World a package; their own tests check them.
-@pytest.mark.parametrize("name", [name for name in family_names() if not name.startswith(("few-shot", "metaworld"))])
+@pytest.mark.parametrize(
+    "name",
+    quick(
+        [name for name in family_names() if not name.startswith(("few-shot", "metaworld"))],
+        "navigation",
+        "cheetah-dir",
+        "ant-goal",
+        "bandit",
+        "tabular-mdp",
+        "sinusoid",
+    ),
+)
 def test_every_built_in_family_passes_its_own_check(name):
     check_task_family(get_family(name))
 

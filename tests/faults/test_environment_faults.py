@@ -15,6 +15,7 @@ from fault_table import fault
 from faulty import FaultyFamily
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from quick import quick
 from tiny_runs import ROOT, final_parameters, numbers, stored_progress, tiny
 
 import metarl
@@ -146,6 +147,7 @@ def test_a_fault_while_validating_is_called_one_of_validation(name, tmp_path, mo
     assert assert_iterations_are_kept(tmp_path) == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_goes_on_with_drop(tmp_path):
     with pytest.raises(UserError):
         metarl.train(rare(tmp_path, "nan observation"))
@@ -186,7 +188,11 @@ def test_an_exit_inside_an_environment_is_no_finished_run(name, tmp_path):
 )
 @pytest.mark.parametrize(
     "name",
-    ["4 values", "reward of shape (1,)", "reward of text", "reward of None", "info of None", "observation of None"],
+    quick(
+        ["4 values", "reward of shape (1,)", "reward of text", "reward of None", "info of None", "observation of None"],
+        "4 values",
+        "reward of text",
+    ),
 )
 def test_a_step_that_is_not_gymnasiums_stops_the_run(name, tmp_path):
     with pytest.raises(UserError, match=r"step returned .* It happened in step of faulty:FaultyFamily, ta"):
@@ -275,12 +281,13 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
+@pytest.mark.slow
 @fault(
     WHERE,
     "Ctrl-C or SIGTERM while `step` does not return",
     "the first one ends the process, with every finished iteration in the checkpoint",
 )
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_a_run_whose_environment_hangs(number, tmp_path):
     options = ["--env", ENV, "--env-kwargs", "fault", "hangs", "chance", "0.01", *_options(tmp_path)]
     tests = str(ROOT / "tests")

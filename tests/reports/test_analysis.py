@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from problems import MODES, initial, make_policy, make_rule, run
+from quick import quick
 from tiny_runs import tiny
 
 from metarl import AnalysisConfig, EvaluationConfig, L2FConfig
@@ -233,7 +234,7 @@ def test_layers_are_a_weight_with_its_bias_and_the_last_one_has_the_log_std():
 # Every rule
 
 
-@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+@pytest.mark.parametrize("algo", quick(sorted(ALGORITHMS), "anil", "l2f", "oracle", "varibad"))
 def test_every_algorithm_is_analysed(tmp_path, algo):
     result = analysed(tmp_path, algo=algo, env="navigation-bimodal")
     assert json.loads((tmp_path / "analysis" / "analysis.json").read_text()) == result.to_json()
@@ -262,7 +263,7 @@ def test_other_settings_are_analysed(tmp_path, settings):
     assert (result.attenuation is None) == ("attenuate" not in settings and settings["algo"] != "l2f")
 
 
-@pytest.mark.parametrize("which", ["maml", "l2f", "mumomaml"])
+@pytest.mark.parametrize("which", quick(["maml", "l2f", "mumomaml"], "l2f"))
 def test_what_applies_is_drawn(tmp_path, request, which):
     result = request.getfixturevalue(which)
     drawn = draw(result, tmp_path)
@@ -698,7 +699,7 @@ def test_the_sweeps_environment_steps_are_counted_and_directions_have_no_interva
     np.testing.assert_array_equal(swept.returns, plain.returns)
 
 
-@pytest.mark.parametrize("algo", ["anil", "meta-sgd", "mumomaml", "multi-maml", "context"])
+@pytest.mark.parametrize("algo", quick(["anil", "meta-sgd", "mumomaml", "multi-maml", "context"], "mumomaml"))
 def test_other_rules_are_swept(tmp_path, algo):
     small = {"tasks": 4, "rollouts": 2, "embedding_tasks": 4, "threads": 1, "gamma_sweep": True}
     result = analysed(tmp_path, small, algo=algo, env="navigation-modes", horizon=5)

@@ -65,7 +65,9 @@ def leave(iteration, row, agent):
     sys.exit(0)
 
 
-@pytest.mark.parametrize(("callback", "raised", "argument"), [(prune, Pruned, 1), (leave, SystemExit, 0)])
+@pytest.mark.parametrize(
+    ("callback", "raised", "argument"), [(prune, Pruned, 1), pytest.param(leave, SystemExit, 0, marks=pytest.mark.slow)]
+)
 def test_what_a_callback_raises_comes_out_of_several_processes(tmp_path, callback, raised, argument):
     config = tiny(tmp_path, iterations=3, processes=2, checkpoint_every=1)
     with pytest.raises(raised) as error:
@@ -109,6 +111,7 @@ class Second:
         return iteration == 2
 
 
+@pytest.mark.slow
 def test_a_callback_stops_all_processes(tmp_path, monkeypatch):
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -219,6 +222,7 @@ def test_optuna_prunes_a_run(examples, tmp_path):
     assert len(rows) == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_a_study_among_processes(examples, tmp_path):
     from examples.sweep import main
 

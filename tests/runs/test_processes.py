@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from tiny_runs import ROOT, arguments, assert_same_run, final_parameters, numbers, tiny
 
 import metarl
@@ -72,11 +73,8 @@ def started(run_dir, processes, **settings):
         ),
         # The last bits of an agent with memory need four tasks in each process.
         *(
-            pytest.param(
-                {**settings, "meta_batch_size": 9, "validation_tasks": 8},
-                marks=[] if name == "rl2" else pytest.mark.slow,
-            )
-            for name, settings in MEMORY.items()
+            pytest.param({**settings, "meta_batch_size": 9, "validation_tasks": 8}, marks=pytest.mark.slow)
+            for settings in MEMORY.values()
         ),
     ],
     ids=["maml", "l2f", "promp", *MEMORY],
@@ -87,6 +85,7 @@ def test_several_processes_give_the_numbers_of_one(tmp_path, settings):
     assert_same_run(tmp_path / "1", tmp_path / "2")
 
 
+@pytest.mark.slow
 def test_the_first_process_alone_trains_by_ppo_which_is_said(tmp_path, capfd):
     ppo = {"algo": "oracle", "baseline": {"trainer": "ppo"}, "validate_every": 1}
     for processes in (1, 2):
@@ -122,6 +121,7 @@ def test_after_an_update_two_or_three_tasks_in_a_process_differ_in_last_bits_alo
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     train(tiny(tmp_path / "whole", **{**RUN, "iterations": 3}))
     train(tiny(tmp_path / "parts", **{**RUN, "iterations": 1, "processes": 2}))
@@ -129,6 +129,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.slow
 def test_one_command_of_torchruns_starts_a_run_and_goes_on_with_it(tmp_path):
     train(tiny(tmp_path / "one", **RUN))
     options = {**RUN, "algo": "maml", "run_dir": str(tmp_path / "two"), "validate_every": 2, "validation_tasks": 3}
@@ -230,6 +231,7 @@ class WithGPU(NavigationFamily):
             torch.cuda.is_available = lambda: True
 
 
+@pytest.mark.slow
 def test_processes_take_the_cpu_where_there_is_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     train(tiny(tmp_path / "one", **{**RUN, "device": "cpu"}))
@@ -276,14 +278,12 @@ def test_dropped_episodes_are_counted_over_all_processes(parts, too_many):
         check_dropped(Measured.joined(of_each))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
         # With this seed two of 32 episodes of an iteration are bad, and both belong to one process.
-        pytest.param(
-            {"env_kwargs": {"fault": "nan observation", "chance": 0.15}, "iterations": 6, "seed": 2},
-            marks=pytest.mark.slow,
-        ),
+        {"env_kwargs": {"fault": "nan observation", "chance": 0.15}, "iterations": 6, "seed": 2},
         # One process has no task to validate.
         {"env": "navigation", "validate_every": 1, "validation_tasks": 1},
     ],
@@ -304,8 +304,8 @@ def test_processes_that_drop_episodes_give_the_numbers_of_one(tmp_path, settings
 
 
 @pytest.mark.parametrize("envs", [4, 9, 12])
-@pytest.mark.parametrize("settings", [{"algo": "maml"}, {"algo": "mumomaml"}], ids=["maml", "mumomaml"])
-def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs, settings):
+@pytest.mark.parametrize("algo", quick(["maml", "mumomaml"], "maml"))
+def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs, algo):
     made = []
     make_episodes = NavigationFamily.make_episodes
 
@@ -313,7 +313,7 @@ def test_tasks_that_take_turns_give_the_same_numbers(tmp_path, monkeypatch, envs
         made.append(num_envs)
         return make_episodes(self, num_envs, horizon)
 
-    settings = {**RUN, **settings, "validate_every": 0}
+    settings = {**RUN, "algo": algo, "validate_every": 0}
     train(tiny(tmp_path / "all", **settings))
     monkeypatch.setattr(NavigationFamily, "make_episodes", counted)
     train(tiny(tmp_path / "turns", **{**settings, "envs_per_process": envs}))

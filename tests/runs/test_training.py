@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
@@ -77,7 +78,7 @@ def test_resuming_a_finished_run_changes_no_number(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"algo": "maml"}, {"algo": "l2f"}, FRESH_L2F], ids=["maml", "l2f", "l2f-fresh"])
-@pytest.mark.parametrize("env", ["navigation", "cheetah-dir"])
+@pytest.mark.parametrize("env", quick(["navigation", "cheetah-dir"], "navigation"))
 def test_results_are_the_same_for_any_number_of_shards(tmp_path, monkeypatch, env, settings):
     for family in (NavigationFamily, CheetahDirFamily):
         monkeypatch.setattr(family, "min_envs_per_shard", 1)

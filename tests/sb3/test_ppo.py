@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from machines import Machine
+from quick import quick
 from test_sb3 import TANH, Chain, ChainEnv
 from tiny_runs import assert_same_run, final_parameters, numbers, tiny
 
@@ -36,7 +37,7 @@ def assert_equal_tensors(got, want):
     assert all(torch.equal(value, want[name]) for name, value in got.items())
 
 
-@pytest.mark.parametrize("algo", ["pretrain", "oracle"])
+@pytest.mark.parametrize("algo", quick(["pretrain", "oracle"], "pretrain"))
 def test_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path, algo):
     train(tiny(tmp_path / "whole", algo=algo, **PPO, iterations=4))
     train(tiny(tmp_path / "parts", algo=algo, **PPO, iterations=2))
@@ -90,6 +91,7 @@ def test_oracle_sees_the_task(tmp_path):
     assert sizes["oracle"] - sizes["pretrain"] == 2 * 16  # Weights of the goal's two coordinates.
 
 
+@pytest.mark.slow
 def test_an_iteration_depends_on_its_arguments_alone(tmp_path):
     ppo = learner(tmp_path)
     start = ppo.initial()

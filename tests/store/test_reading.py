@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from quick import quick
 from tiny_runs import ROOT
 
 from metarl import Config, UserError
@@ -90,7 +91,7 @@ def stored(run, config):
     return json.loads((run / "config.json").read_text())
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("config", quick(CONFIGS, "anil"))
 def test_an_edited_configuration_is_read_or_refused_in_a_sentence(run, config):
     content = stored(run, config)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import quick
 from safetensors.torch import load_file
 from tiny_runs import ROOT, everything_in, final_parameters, tiny
 
@@ -47,7 +48,7 @@ def test_an_agent_given_by_its_path_stays_as_it_came(monkeypatch):
     assert results_folder(Path(NAMES[0])) == Path("runs/reference") / NAMES[0]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, *NAMES[::8]))
 def test_an_agent_holds_meta_parameters_and_their_units_alone_and_loads(name):
     files = RunFolder(REFERENCES / name)
     assert {path.name for path in files.path.rglob("*") if path.is_file()} == {
@@ -66,7 +67,7 @@ def test_an_agent_holds_meta_parameters_and_their_units_alone_and_loads(name):
     assert stored.evaluated().iteration == stored.config["iterations"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", quick(NAMES, *NAMES[::8]))
 def test_an_agent_is_that_of_the_committed_results(name):
     committed, shipped = _committed(name), read_run(Path(f"reference:{name}"))
     assert shipped.config == committed.config
