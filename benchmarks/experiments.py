@@ -503,10 +503,13 @@ EXPERIMENTS = {
                 for step in ("0.01", "0.03", "0.1", "0.3")
             },
             "l2f": "--preset l2f-navigation --iterations 100",
+            "l2f-reuse-kl-0.1": "--preset l2f-navigation --l2f.reuse-kl 0.1 --iterations 100",
+            "l2f-fresh": "--preset l2f-navigation --l2f.attenuation-rollouts fresh --iterations 100",
         },
         "--task-file benchmarks/task_lists/navigation.json --rollouts 20",
+        other_seeds={"l2f-reuse-kl-0.1": (0,), "l2f-fresh": (0,)},
         note="L2F's own setting of navigation: inner step 0.01, actions up to 0.2, but the plain distance as reward; "
-        "beside it MAML at several steps.",
+        "beside it MAML at several steps, and L2F with this package's penalty or with fresh episodes.",
         published=_NAVIGATION_L2F,
     ),
     "navigation-preset-long": Experiment(
