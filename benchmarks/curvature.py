@@ -35,8 +35,8 @@ from metarl.data import LearnerState
 from metarl.outer.learners import MetaLearner
 from metarl.outer.trpo import TRPO
 from metarl.runs.training import Trainer
-from metarl.store.progress import read_progress
 from metarl.store.provenance import provenance
+from metarl.store.runs import read_run
 
 STEPS = RESULTS / "curvature" / "steps.json"
 CURVES = RESULTS / "navigation-curvature"
@@ -181,14 +181,16 @@ def _curves() -> list[Table]:
     """Areas under the learning curves of the default and of exact curvature, paired by seed."""
     if not CURVES.is_dir():
         return []
-    areas = {name: _areas(name) for name in ("exact", "default")}
-    difference = (areas["default"] - areas["exact"]) / np.abs(areas["exact"].mean())
+    of_exact, of_default = _areas("exact"), _areas("default")
+    seeds = sorted(of_exact.keys() & of_default.keys())
+    exact, default = (np.array([areas[seed] for seed in seeds]) for areas in (of_exact, of_default))
+    difference = (default - exact) / np.abs(exact.mean())
     error = stats.sem(difference)
     # One-sided 90 % bound: mean - t_(0.9, n-1) * standard error, of the differences paired by seed.
     bound = float(difference.mean() - stats.t.ppf(0.9, len(difference) - 1) * error)
     rows: list[dict[str, Any]] = [
-        {"seed": seed, "exact": float(exact), "default": float(default), "difference": float(change)}
-        for seed, (exact, default, change) in enumerate(zip(areas["exact"], areas["default"], difference, strict=True))
+        {"seed": seed, "exact": of_exact[seed], "default": of_default[seed], "difference": float(change)}
+        for seed, change in zip(seeds, difference, strict=True)
     ]
     verdict = "not worse" if bound > -TOLERATED else "not shown to be no worse"
     note = (
@@ -199,9 +201,10 @@ def _curves() -> list[Table]:
     return [Table("Area under the learning curve", rows, note)]
 
 
-def _areas(name: str) -> np.ndarray:
-    runs = [read_progress(folder) for folder in sorted(CURVES.glob(f"{name}-seed*"))]
-    return np.array([run["post_adaptation_return"].mean() for run in runs])
+def _areas(name: str) -> dict[int, float]:
+    """The area under the learning curve of each seed."""
+    runs = [read_run(folder) for folder in CURVES.glob(f"{name}-seed*")]
+    return {run.seed: float(run.progress["post_adaptation_return"].mean()) for run in runs}
 
 
 if __name__ == "__main__":

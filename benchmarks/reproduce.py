@@ -35,6 +35,7 @@ from benchmarks.overview import committed, detailed, listed, status, write_statu
 from benchmarks.summaries import (
     Measurement,
     differences_from,
+    in_words,
     measurements,
     other_options,
     outdated,
@@ -68,7 +69,7 @@ class Options:
     """Summarise benchmarks/results again; trains nothing."""
     quick: bool = False
     """Train the first two iterations of each variant's first seed, or as many as the first row of progress takes, and
-    compare their rows with the committed ones. No results."""
+    compare their rows with the committed ones. No results. The exit code is 1 if a row differs."""
     keep: bool = False
     """Train what benchmarks/results lacks, and put it there; refused if the tree has uncommitted changes."""
     jobs: int = 2
@@ -132,7 +133,7 @@ def _check(names: Iterable[str]) -> int:
             continue
         found, summary = outdated(name, RESULTS / name), RESULTS / name / "summary.json"
         for run, differences in found.items():
-            print(f"{name}/{run}: {'; '.join(differences)}")
+            print(f"{name}/{run}: {'; '.join(in_words(differences))}")
         said = read_json(summary) if summary.is_file() else {"variants": {}}
         summarised = {run_name(variant, seed) for variant, of in said["variants"].items() for seed in of["seeds"]}
         if said.get("outdated") != found:
@@ -176,8 +177,9 @@ def _reproduce(names: Sequence[str], keep: bool, jobs: int) -> int:
             failed += _tried(name, partial(_summarise, name, folder))
     if keep:
         write_status()
+    first = "commit what was kept; then " if keep else ""
     for run in failed:
-        print(f"failed: {run}; the same command tries again", file=sys.stderr)
+        print(f"failed: {run}; {first}the same command tries again", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -262,7 +264,10 @@ def _call(module: str, *options: str) -> None:
 
 
 def _quick(names: Sequence[str], jobs: int) -> int:
-    """Trains the first iterations of each variant's first seed; prints how their rows compare with the committed."""
+    """Trains the first iterations of each variant's first seed; prints how their rows compare with the committed.
+
+    Returns 1 if a run failed, or if rows differ that should be the same.
+    """
     runs = [(name, *run) for name in names for run in first_seeds(EXPERIMENTS[name])]
 
     def train(run: tuple[str, str, int]) -> None:
@@ -270,12 +275,17 @@ def _quick(names: Sequence[str], jobs: int) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         _train(EXPERIMENTS[run[0]], *run[1:], folder, quick_options(EXPERIMENTS[run[0]], *run[1:]))
 
-    failed = _all(train, runs, jobs)
+    failed, differ = _all(train, runs, jobs), False
     print("\nQUICK: the first iterations of one seed, no results")
     for name, variant, seed in runs:
-        path = Path(name) / run_name(variant, seed)
-        print(f"{path}: {'failed' if str(path) in failed else compared(QUICK_RUNS / path, RESULTS / path)[1]}")
-    return 1 if failed else 0
+        run = run_name(variant, seed)
+        sentence = "failed"
+        if f"{name}/{run}" not in failed:
+            committed = RESULTS / (EXPERIMENTS[name].agents_of or name) / run
+            outcome, sentence = compared(QUICK_RUNS / name / run, committed)
+            differ |= outcome == "different"
+        print(f"{name}/{run}: {sentence}")
+    return 1 if failed or differ else 0
 
 
 def quick_options(experiment: Experiment, variant: str, seed: int) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.experiments import EXPERIMENTS, Experiment, run_name
 from metarl.commands.cli import parse
 from metarl.commands.train import parse_config
+from metarl.common.errors import UserError
 from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import plain, read_json, write_json
 from metarl.config.config import Config
@@ -21,15 +22,17 @@ from metarl.config.measuring import AnalysisConfig, EvaluationConfig
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, compare_lines
 from metarl.reports.comparison_figure import draw_differences
-from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training
+from metarl.reports.curves import draw_apart, draw_gradient_steps, draw_training, training_adapts
 from metarl.reports.files import save_picture
 from metarl.reports.labels import BOOKKEEPING, Group, differences
-from metarl.reports.wording import decimals_of, estimates_text, number_text
+from metarl.reports.tables import usual_step_scales
+from metarl.reports.wording import decimals_of, estimates_text, number_text, training_text
 from metarl.store.config_file import load_config
 from metarl.store.evaluations import Evaluation
 from metarl.store.runs import StoredRun, origins_of, read_run
 
 _UNSET = "unset"
+_USUALLY = "after adaptation"
 # With more, each line gets a panel of its own.
 _MOST_LINES_IN_A_PANEL = 6
 
@@ -78,7 +81,7 @@ def summarise(name: str, folder: Path) -> str:
         figures = of_evaluations + figures
         text = f"{_evaluation_markdown(summary)}Figures: {', '.join(figures)}.\n\n{text}"
     if experiment.analysis is not None:
-        _add_analyses(summary, runs)
+        _add_analyses(summary, runs, experiment.analysis)
         text = _analysis_markdown(summary) + text
     if differing:
         text = _differing_markdown(differing) + text
@@ -128,8 +131,8 @@ def _differing_seeds(runs: Mapping[str, Sequence[StoredRun]]) -> dict[str, dict[
     return found
 
 
-def outdated(name: str, folder: Path) -> dict[str, list[str]]:
-    """Runs that the experiment's command no longer makes, because settings have changed since.
+def outdated(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Runs that the experiment's commands no longer make, because settings have changed since or a result is missing.
 
     A setting that is newer than a run is read as what the versions before did.
 
@@ -138,7 +141,8 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
         folder: Holds the runs.
 
     Returns:
-        What differs, by the run's name; runs that today's command makes are left out.
+        What differs, by the run's name and by what it was done with: "trained with", "evaluated with", "analysed with",
+        or "without" a file. Runs that today's commands make are left out.
     """
     experiment, found = EXPERIMENTS[name], {}
     wanted = measurements(experiment)
@@ -147,15 +151,35 @@ def outdated(name: str, folder: Path) -> dict[str, list[str]]:
         today = settings_of(experiment.train_options(variant, 0)) if runs else {}
         for run in runs:
             # A run that was stopped counts as one of as many iterations as it did.
-            progress = read_run(run).progress
-            done = str(int(progress["iteration"][-1])) if progress else today["iterations"]
-            changes = differences_from(today, run, done)
+            done = _iterations_done(read_run(run))
+            changes = {"trained with": differences_from(today, run, today["iterations"] if done is None else str(done))}
             for asked in wanted:
-                if (result := run / asked.file.name).is_file():
-                    changes += other_options(result, asked.wanted)
-            if changes:
-                found[run.name] = changes
+                result = _result(run, asked.file)
+                if result.is_file():
+                    changes[asked.done] = other_options(result, asked.wanted)
+                else:
+                    changes.setdefault("without", []).append(asked.file.name)
+            if any(changes.values()):
+                found[run.name] = {kind: of_kind for kind, of_kind in changes.items() if of_kind}
     return found
+
+
+def _iterations_done(run: StoredRun) -> int | None:
+    """Iterations of training, by the evaluation where the progress lies elsewhere; None if neither says it."""
+    if run.progress:
+        return int(run.progress["iteration"][-1])
+    evaluation = run.evaluation
+    return None if evaluation is None or evaluation.checkpoint != "last" else evaluation.iteration
+
+
+def in_words(changes: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is outdated of a run, a sentence for each kind."""
+    return [f"{kind} {'; '.join(of_kind)}" for kind, of_kind in changes.items()]
+
+
+def _result(run: Path, file: Path) -> Path:
+    """Where a run has a result; kept ones lie beside its other files."""
+    return kept if (kept := run / file.name).is_file() else run / file
 
 
 class Measurement(NamedTuple):
@@ -163,12 +187,14 @@ class Measurement(NamedTuple):
 
     Attributes:
         command: The module.
+        done: What it does, for a sentence on its options.
         words: Its options.
         wanted: The same, as settings.
         file: Where a run's folder holds the result.
     """
 
     command: str
+    done: str
     words: list[str]
     wanted: EvaluationConfig | AnalysisConfig
     file: Path
@@ -177,11 +203,14 @@ class Measurement(NamedTuple):
 def measurements(experiment: Experiment) -> list[Measurement]:
     """The evaluation and the analysis of an experiment, as far as it asks for them."""
     kinds: Any = (
-        ("metarl.evaluate", experiment.evaluation, EvaluationConfig, "evaluation.json"),
-        ("metarl.analyze", experiment.analysis, AnalysisConfig, "analysis/analysis.json"),
+        ("metarl.evaluate", "evaluated with", experiment.evaluation, EvaluationConfig, "evaluation.json"),
+        ("metarl.analyze", "analysed with", experiment.analysis, AnalysisConfig, "analysis/analysis.json"),
     )
-    asked = [(command, text.split(), kind, file) for command, text, kind, file in kinds if text is not None]
-    return [Measurement(command, words, parse(kind, args=words), Path(file)) for command, words, kind, file in asked]
+    return [
+        Measurement(command, done, text.split(), parse(kind, args=text.split()), Path(file))
+        for command, done, text, kind, file in kinds
+        if text is not None
+    ]
 
 
 @cache
@@ -226,8 +255,10 @@ def other_options(result: Path, wanted: EvaluationConfig | AnalysisConfig) -> li
             before["task_file"] = "another one"
         before |= {name: content[name] for name in ("shots" if supervised else "rollouts", "env", "checkpoint")}
         before |= {"step_scales": content["step_scales"], "adapted_layers": content.get("adapted_layers", [])}
-        scales = wanted.step_scales or (1.0,) * supervised
-        today["step_scales"] = list(evaluation_scales(steps, run.get("num_inner_steps") or 1, scales))
+        if wanted.step_scales:
+            today["step_scales"] = list(evaluation_scales(steps, 1, wanted.step_scales))
+        else:
+            today["step_scales"] = list(usual_step_scales(Evaluation.from_json(content)))
         today["env"], today["rollouts"] = wanted.env or run["env"], wanted.episodes
         if supervised:
             before["queries"] = content["rollouts"]
@@ -259,22 +290,25 @@ def _training(experiment: Experiment, name: str, runs: list[StoredRun]) -> dict[
         "env_steps": [int(steps[-1]) if len(steps) else 0 for steps in env_steps],
         "core_hours": [round(core_hours(run), 3) for run in runs],
         "iterations": [int(run.progress["iteration"][-1]) if run.progress else 0 for run in runs],
-        "first_ten_last_ten_standard_error": [_first_and_last(run) for run in runs if run.progress],
+        "measured": [_measured_when(run) for run in runs if run.progress],
+        "first_ten_last_ten": [_first_and_last(run) for run in runs if run.progress],
     }
 
 
+def _measured_when(run: StoredRun) -> str:
+    """When the returns of training were measured that `_first_and_last` takes."""
+    adapts = training_adapts(run)
+    return training_text([run], "after" if adapts else "before", alone=not adapts)
+
+
 def _first_and_last(run: StoredRun) -> list[float]:
-    """Mean of the first and of the last ten rows, and the standard error of their difference.
+    """Mean of the first and of the last ten rows, of fewer than twenty of the first and the second half.
 
-    Of fewer than twenty rows it is the first and the second half; fewer than four have no error.
-
-    Rows hold what was measured after adaptation; if training does not adapt, it is that of the trained policy.
+    It is what was measured after adaptation; before it, if training does not adapt.
     """
-    values = run.progress.get(f"post_adaptation_{run.measure}", run.progress[f"pre_adaptation_{run.measure}"])
+    values = run.progress[f"{'post' if training_adapts(run) else 'pre'}_adaptation_{run.measure}"]
     number = min(10, len(values) // 2) or 1
-    first, last = values[:number], values[-number:]
-    error = np.sqrt(first.var(ddof=1) / len(first) + last.var(ddof=1) / len(last))
-    return [round(float(x), 3 if run.measure == "return" else 5) for x in (first.mean(), last.mean(), error)]
+    return [round(float(x.mean()), 3 if run.measure == "return" else 5) for x in (values[:number], values[-number:])]
 
 
 def core_hours(run: StoredRun) -> float:
@@ -324,31 +358,39 @@ def _add_evaluations(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) 
         if pair.interval is not None and pair.p_values is not None:
             difference["interval"] = pair.interval.round(decimals).tolist()
             difference["p_values"], difference["primary_p_adjusted"] = pair.p_values.tolist(), pair.adjusted
-    summary["references"] = plain(first.references)
+    summary["references"] = {"standstill": first.references.standstill}
+    for name, of_one in runs.items():
+        of_seeds = [run.evaluated().references.random_initialisation for run in of_one]
+        summary["variants"][name]["random_initialisation"] = np.mean(of_seeds, axis=0).round(decimals).tolist()
     return comparison
 
 
-def _add_analyses(summary: dict[str, Any], runs: dict[str, list[StoredRun]]) -> None:
+def _add_analyses(summary: dict[str, Any], runs: dict[str, list[StoredRun]], options: str) -> None:
     """Adds, of each variant's first seed, the excess conflict of each tensor and the gains of the best gammas."""
     for name, of_name in runs.items():
-        analysis, entry = json.loads(_analysis(of_name[0].path).read_text()), summary["variants"][name]
+        file = _result(of_name[0].path, Path("analysis/analysis.json"))
+        if not file.is_file():
+            command = f"python -m metarl.analyze {of_name[0].name} {options}".rstrip()
+            raise UserError(f"run '{of_name[0].name}' was not analysed yet: run `{command}` first.")
+        analysis, entry = read_json(file), summary["variants"][name]
         excess = analysis["conflict"]["excess"]
         entry["excess_conflict"] = dict(zip(analysis["tensors"], _mean_and_interval(excess), strict=True))
         if sweep := analysis.get("gamma_sweep"):
             entry["gain_of_best_gamma"] = dict(zip(sweep["parts"], _mean_and_interval(sweep["gain"]), strict=True))
             if sweep.get("gap"):
-                entry["share_of_the_gap"] = dict(zip(sweep["parts"], np.round(sweep["gap"]["share"], 4), strict=True))
-
-
-def _analysis(run: Path) -> Path:
-    """The analysis of a run; kept results have it beside the other files."""
-    return path if (path := run / "analysis.json").is_file() else run / "analysis/analysis.json"
+                shares = [_rounded(share) for share in sweep["gap"]["share"]]
+                entry["share_of_the_gap"] = dict(zip(sweep["parts"], shares, strict=True))
 
 
 def _mean_and_interval(values: dict[str, Any]) -> list[list[float | None]]:
     means = values["mean"]
     intervals = values.get("interval") or [None] * len(means)
-    return [[round(m, 4), None if i is None else round(i, 4)] for m, i in zip(means, intervals, strict=True)]
+    return [[_rounded(mean), _rounded(interval)] for mean, interval in zip(means, intervals, strict=True)]
+
+
+def _rounded(value: float | None) -> float | None:
+    """To four digits after the point; None is what is undefined."""
+    return None if value is None else round(value, 4)
 
 
 def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
@@ -358,7 +400,8 @@ def _by_task(evaluations: list[Evaluation]) -> dict[str, list[float]]:
 
 
 def _evaluation_markdown(summary: dict[str, Any]) -> str:
-    steps = range(len(summary["references"]["random_initialisation"]))
+    variants = summary["variants"]
+    steps = range(len(variants[summary["reference"]]["mean"]))
     header = " | ".join(f"step {k}" for k in steps) + " |\n|---|---|" + "---|" * len(steps)
     in_environments = summary["measure"] == "return"
     decimals = decimals_of(summary["measure"])
@@ -374,15 +417,21 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
 
     measured, step = summary["measure"], summary["step_name"]
     what = f"{measured.capitalize()} after k {step}s" + (", on fresh episodes" if in_environments else "")
-    interval = any("interval" in entry for entry in summary["variants"].values())
+    interval = any("interval" in entry for entry in variants.values())
     lines = [f"{what}: mean over seeds{' ± 95 % t interval over seeds' if interval else ''} (every seed).", ""]
     lines += [f"| variant | seeds | {header}"]
-    for name, entry in summary["variants"].items():
+    for name, entry in variants.items():
         lines.append(f"| {name} | {', '.join(map(str, entry['seeds']))} | {cells(entry)} |")
         for task, means in entry.get("by_task", {}).items():
             lines.append(f"| {name}: {task} | | " + " | ".join(number_text(value, 2) for value in means) + " |")
-    random = " | ".join(number_text(value, decimals) for value in summary["references"]["random_initialisation"])
-    lines.append(f"| random initialisation | | {random} |")
+    random: dict[str, list[str]] = {}  # Other networks, or seeds, have other ones.
+    for name, entry in variants.items():
+        of_one = [number_text(value, decimals) for value in entry["random_initialisation"][: len(steps)]]
+        random.setdefault(" | ".join(of_one), []).append(name)
+    most = max(random.values(), key=len)
+    for cells_of_random, names in random.items():
+        of_which = "" if names is most else f" ({', '.join(names)})"
+        lines.append(f"| random initialisation{of_which} | | {cells_of_random} |")
     if summary["references"]["standstill"] is not None:
         standstill = number_text(summary["references"]["standstill"], decimals)
         lines.append("| standing still | | " + " | ".join([standstill] * len(steps)) + " |")
@@ -391,7 +440,6 @@ def _evaluation_markdown(summary: dict[str, Any]) -> str:
     lines += [_published_row(figure, steps, decimals, marks[figure["source"]]) for figure in summary["published"]]
     if sources:
         lines += ["", f"Published: {'; '.join(f'{marks[source]} {source}'.strip() for source in sources)}."]
-    variants = summary["variants"]
     lines += _shares(variants, "share_of_the_gap", "Share of the gap from standing still to the oracle's step 0")
     lines += _shares(variants, "share_made_worse", f"Share of tasks that the first {step} makes worse")
     paired = {name: e["difference"] for name, e in variants.items() if "difference" in e}
@@ -433,19 +481,33 @@ def _shares(variants: dict[str, Any], key: str, what: str) -> list[str]:
 
 
 def _outdated_markdown(summary: dict[str, Any]) -> str:
-    """Says which runs today's command no longer makes."""
-    runs: dict[str, list[str]] = {}
+    """Says which runs today's commands no longer make, those that were trained otherwise apart from the others."""
+    trained: dict[str, list[str]] = {}
+    measured: dict[str, list[str]] = {}
     for run, changes in summary["outdated"].items():
-        runs.setdefault("; ".join(changes), []).append(run)
-    commits = sorted({commit for entry in summary["variants"].values() for commit in entry["commits"]})
+        for kind, text in zip(changes, in_words(changes), strict=True):
+            (trained if kind == "trained with" else measured).setdefault(text, []).append(run)
+    commits = {
+        run_name(variant, seed): commit
+        for variant, entry in summary["variants"].items()
+        for seed, commit in zip(entry["seeds"], entry["commits"], strict=True)
+    }
+    paragraphs = []
+    if trained:
+        those = sorted({commits[run] for names in trained.values() for run in names})
+        head = (
+            f"**Results of commit {', '.join(those)}.** Settings have changed since, so that the commands below no "
+            "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings "
+            "they had:"
+        )
+        paragraphs.append((head, trained))
+    if measured:
+        paragraphs.append(("**Measured otherwise than today**, whatever the training:", measured))
     lines = [
-        f"**Results of commit {', '.join(commits)}.** Settings have changed since, so that the commands below no "
-        "longer make these runs. `python -m metarl.train --config FOLDER/config.json` trains with the settings they "
-        "had:",
-        "",
-        *(f"- {', '.join(names)}: {changes}" for changes, names in runs.items()),
+        "\n".join([head, "", *(f"- {', '.join(names)}: {text}" for text, names in runs.items())])
+        for head, runs in paragraphs
     ]
-    return "\n".join(lines) + "\n\n"
+    return "\n\n".join(lines) + "\n\n"
 
 
 def _differing_markdown(differing: dict[str, dict[str, str]]) -> str:
@@ -463,17 +525,22 @@ def _analysis_markdown(summary: dict[str, Any]) -> str:
     """Tables of `_add_analyses`."""
     titles = {
         "gain_of_best_gamma": "Gain in return of each task's best gamma, chosen on half of the episodes and scored on "
-        "the other half (± 95 % t interval over tasks)",
+        "the other half",
         "share_of_the_gap": "The same as a share of the gap from standing still to the oracle",
-        "excess_conflict": "Conflict between episodes of different tasks, less that within a task, in radian (± 95 % t "
-        "interval over tasks)",
+        "excess_conflict": "Conflict between episodes of different tasks, less that within a task, in radian",
     }
     lines = []
     for key, title in titles.items():
         rows = {name: entry[key] for name, entry in summary["variants"].items() if key in entry}
         if rows:
-            names = list(next(iter(rows.values())))
-            lines += [f"{title}:", "", f"| variant | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+            names, cells = list(next(iter(rows.values()))), [cell for row in rows.values() for cell in row.values()]
+            interval = any(isinstance(cell, list) and cell[1] is not None for cell in cells)
+            lines += [
+                f"{title}{' (± 95 % t interval over tasks)' if interval else ''}:",
+                "",
+                f"| variant | {' | '.join(names)} |",
+                "|---|" + "---|" * len(names),
+            ]
             lines += [f"| {name} | {' | '.join(_cell(row[n]) for n in names)} |" for name, row in rows.items()]
             lines.append("")
     return "\n".join(lines) + "\n"
@@ -481,8 +548,10 @@ def _analysis_markdown(summary: dict[str, Any]) -> str:
 
 def _cell(value: Any) -> str:
     if not isinstance(value, list):
-        return f"{value:.1%}"
+        return "-" if value is None else f"{value:.1%}"
     mean, interval = value
+    if mean is None:
+        return "-"
     return f"{mean:.3f}" if interval is None else f"{mean:.3f} ± {interval:.3f}"
 
 
@@ -493,15 +562,18 @@ def _training_markdown(summary: dict[str, Any], lines: list[Group], *, in_enviro
         ", or of both halves of fewer than twenty" if short else ""
     )
     text = [
-        f"Training: mean after adaptation of {ends} (standard error of their difference). "
+        f"Training: mean of {ends}, {_USUALLY} unless a row says otherwise. Most: of the seed that has the most. "
         "Core-hours are CPU time, or the wall-clock time of runs that do not hold it.",
         "",
-        "| variant | iterations | environment steps | core-hours | each seed | commits |",
+        "| variant | most iterations | most environment steps | most core-hours | each seed | commits |",
         "|---|---|---|---|---|---|",
     ]
     for name, entry in summary["variants"].items():
-        ends = [[f"{x:.{decimals}f}" for x in of_one] for of_one in entry["first_ten_last_ten_standard_error"]]
-        seeds = "; ".join(f"{first} to {last} ({error})" for first, last, error in ends)
+        ends = [[f"{x:.{decimals}f}" for x in of_one] for of_one in entry["first_ten_last_ten"]]
+        seeds = "; ".join(
+            f"{first} to {last}{'' if when == _USUALLY else f' ({when})'}"
+            for (first, last), when in zip(ends, entry["measured"], strict=True)
+        )
         commits = ", ".join(sorted(set(entry["commits"])))
         steps = f"{max(entry['env_steps']):,}" if in_environments else "-"
         text.append(

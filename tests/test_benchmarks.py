@@ -13,7 +13,7 @@ import torch
 from meta_worlds import stand_in
 from tiny_runs import ROOT, tiny
 
-from benchmarks import measure, meta_world, step_length
+from benchmarks import curvature, measure, meta_world, step_length
 from benchmarks.figure import draw, meta_step_panels, rollout_panels
 from benchmarks.measure import Table, as_json, fitted_exponent, interleaved, median_ratio, own_process
 from benchmarks.meta_step import ALGOS, BESIDE, ENVS
@@ -33,6 +33,22 @@ def test_candidates_take_turns_after_a_call_that_is_not_timed(monkeypatch):
     assert "".join(calls) == "ab" * 4
     # The clock shows 0, 1, 4, 9, ... and is read before and after each of the timed calls.
     assert {name: values.tolist() for name, values in times.items()} == {"a": [1, 9, 17], "b": [5, 13, 21]}
+
+
+def test_learning_curves_are_paired_by_seed(tmp_path, monkeypatch):
+    """By name, seed 10 comes before seed 2, and a seed of one alone has no pair."""
+    returns = {("exact", 2): -20.0, ("exact", 10): -10.0, ("default", 2): -21.0, ("default", 10): -11.0}
+    for (name, seed), value in {**returns, ("default", 1): 0.0}.items():
+        folder = tmp_path / f"{name}-seed{seed}"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"env": "navigation", "algo": "maml", "seed": seed}))
+        (folder / "progress.csv").write_text(f"iteration,post_adaptation_return\n1,{value - 1}\n2,{value + 1}\n")
+    monkeypatch.setattr(curvature, "CURVES", tmp_path)
+    (table,) = curvature._curves()
+    assert table.rows == [
+        {"seed": 2, "exact": -20.0, "default": -21.0, "difference": pytest.approx(-1 / 15)},
+        {"seed": 10, "exact": -10.0, "default": -11.0, "difference": pytest.approx(-1 / 15)},
+    ]
 
 
 def test_ratio_is_the_median_of_the_rounds_ratios_not_the_ratio_of_medians():
@@ -143,6 +159,7 @@ def test_what_has_no_policy_repeats_the_trajectories_of_what_has_one():
                 np.testing.assert_array_equal(core.positions, positions, subject.name)
 
 
+@pytest.mark.slow
 def test_checks_are_measured_by_turns(tables):
     (table,) = tables("checks")
     assert [row["family"] for row in table["rows"]] == ["navigation", "cheetah-dir", "cart-pole (Python)"]

@@ -180,6 +180,8 @@ def test_results_from_a_changed_tree_are_refused(trained, tmp_path, monkeypatch,
     assert "comes from a tree with uncommitted changes" in capsys.readouterr().err
     assert not (tmp_path / "results/small/maml-seed0").exists()
     assert (tmp_path / "results/small/anil-seed0").exists()  # What can be kept is.
+    assert reproduce.main(["small", "--keep"]) == 1
+    assert "small/maml-seed0; commit what was kept; then the same command tries again" in capsys.readouterr().err
     config["metarl"]["commit"] = "1" * 12
     (trained / "maml-seed0/config.json").write_text(json.dumps(config))
     sweep = {"evaluations": [{"metarl": {"commit": commit}} for commit in ("1" * 12, f"{'1' * 12}-dirty")]}
@@ -246,7 +248,7 @@ def test_meta_world_without_its_package_is_a_sentence(tmp_path, monkeypatch, cap
 def test_an_experiment_is_evaluated_with_options_that_there_are(name):
     experiment = EXPERIMENTS[name]
     asked = summaries.measurements(experiment)
-    assert len(asked) == sum(options is not None for options in (experiment.evaluation, experiment.analysis))
+    assert asked or experiment.evaluation is None
     assert experiment.other_seeds.keys() <= experiment.variants.keys()
 
 
@@ -330,11 +332,97 @@ def test_outdated_runs_are_told_with_what_has_changed(trained, small, tmp_path):
     config = json.loads((trained / "maml-seed0/config.json").read_text())
     found = summaries.outdated("small", trained)
     # The copied runs have other sizes than the small experiment.
-    assert "hidden_sizes [100, 100], today [8]" in found["maml-seed0"]
-    assert f"iterations {config['iterations']}, today 2" in found["maml-seed0"]
+    assert "hidden_sizes [100, 100], today [8]" in found["maml-seed0"]["trained with"]
+    assert f"iterations {config['iterations']}, today 2" in found["maml-seed0"]["trained with"]
     text = summaries.summarise("small", trained)
     assert config["metarl"]["commit"] in next(line for line in text.splitlines() if line.startswith("**Results of"))
     assert json.loads((trained / "summary.json").read_text())["outdated"] == found
+
+
+def test_only_what_was_trained_otherwise_has_its_commit_named_and_can_be_trained_again(trained, small, monkeypatch):
+    changed = {"maml-seed0": {"trained with": ["a 1, today 2"]}, "anil-seed0": {"evaluated with": ["b 3, today 4"]}}
+    monkeypatch.setattr(summaries, "outdated", lambda *_: changed)
+    commits = []
+    for run in changed:
+        path = trained / run / "config.json"
+        config = json.loads(path.read_text())
+        commits.append(f"{len(commits)}" * 12)
+        path.write_text(json.dumps({**config, "metarl": {**config["metarl"], "commit": commits[-1]}}))
+    text = summaries.summarise("small", trained)
+    head, again, between, otherwise = text.split("\n\n")[1:5]
+    assert head.startswith(f"**Results of commit {commits[0]}.**")
+    assert again == "- maml-seed0: trained with a 1, today 2"
+    assert between == "**Measured otherwise than today**, whatever the training:"
+    assert otherwise == "- anil-seed0: evaluated with b 3, today 4"
+    assert json.loads((trained / "summary.json").read_text())["outdated"] == changed
+
+
+def test_agents_that_are_evaluated_here_are_outdated_if_todays_command_trains_them_longer(trained, small, monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, "far", replace(small, variants={"maml": "--algo maml"}, agents_of="small"))
+    run = trained / "maml-seed0"
+    (run / "progress.csv").unlink()
+    content = json.loads((run / "evaluation.json").read_text())
+    today = summaries.settings_of(EXPERIMENTS["far"].train_options("maml", 0))["iterations"]
+    for iteration in (int(today), 7, None):
+        (run / "evaluation.json").write_text(json.dumps({**content, "iteration": iteration}))
+        found = summaries.outdated("far", trained)["maml-seed0"].get("trained with", [])
+        assert (f"iterations 7, today {today}" in found) == (iteration == 7)
+
+
+def test_a_missing_analysis_is_told_of(small, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "results/small/maml-seed0"
+    shutil.copytree(RESULTS / "headroom-navigation/maml-seed0", folder)
+    (folder / "analysis.json").unlink()
+    without_tasks = replace(EXPERIMENTS["headroom-navigation"], variants={"maml": "--algo maml"}, evaluation=None)
+    monkeypatch.setitem(EXPERIMENTS, "small", without_tasks)
+    assert summaries.outdated("small", folder.parent)["maml-seed0"]["without"] == ["analysis.json"]
+    assert reproduce.main(["small", "--check"]) == 1
+    assert "small/maml-seed0: " in (printed := capsys.readouterr().out)
+    assert "without analysis.json" in printed
+    assert reproduce.main(["small", "--summary"]) == 1
+    told = f"run '{folder}' was not analysed yet: run `python -m metarl.analyze {folder} --gamma-sweep"
+    assert told in capsys.readouterr().err
+
+
+def test_what_an_analysis_leaves_undefined_is_a_dash_and_intervals_are_promised_where_there_are_any():
+    entry = {
+        "excess_conflict": dict(zip("ab", summaries._mean_and_interval({"mean": [0.5, None]}), strict=True)),
+        "share_of_the_gap": {"network": None},
+    }
+    text = summaries._analysis_markdown({"variants": {"maml": entry}})
+    assert "less that within a task, in radian:" in text
+    assert "| maml | 0.500 | - |" in text
+    assert "interval" not in text
+    entry["excess_conflict"]["a"] = [0.5, 0.25]
+    text = summaries._analysis_markdown({"variants": {"maml": entry}})
+    assert "in radian (± 95 % t interval over tasks):" in text
+    assert "| maml | 0.500 ± 0.250 | - |" in text
+
+
+def test_variants_with_other_random_initialisations_have_rows_of_their_own(trained, small, monkeypatch):
+    assert "\n| random initialisation | | " in summaries.summarise("small", trained)
+    path = trained / "anil-seed0/evaluation.json"
+    content = json.loads(path.read_text())
+    content["references"]["random_initialisation"][0] = -99.0
+    path.write_text(json.dumps(content))
+    text = summaries.summarise("small", trained)
+    assert "\n| random initialisation (anil) | | -99.00 | " in text
+    assert "\n| random initialisation | | " in text
+
+
+def test_the_training_of_what_does_not_adapt_is_that_before_adaptation():
+    name = "algorithms-navigation"
+    runs = {variant: [read_run(RESULTS / name / f"{variant}-seed0")] for variant in ("maml", "oracle")}
+    variants = {variant: summaries._training(EXPERIMENTS[name], variant, of_one) for variant, of_one in runs.items()}
+    rows = summaries._training_markdown({"variants": variants}, [], in_environments=True).splitlines()
+    assert "most iterations | most environment steps | most core-hours" in rows[2]
+    for variant, when in (("maml", "post"), ("oracle", "pre")):
+        values = runs[variant][0].progress[f"{when}_adaptation_return"]
+        (row,) = [row for row in rows if row.startswith(f"| {variant} ")]
+        words = " (before adaptation)" if variant == "oracle" else ""
+        assert f"| {values[:10].mean():.1f} to {values[-10:].mean():.1f}{words} |" in row
+    bandit = read_run(RESULTS / "memory-bandit/rl2-seed0")
+    assert summaries._measured_when(bandit) == "only episode of a trial"
 
 
 def test_what_is_set_today_and_was_unset_counts_as_changed(trained, small):
@@ -388,7 +476,7 @@ def test_a_result_of_other_options_is_computed_again_and_told_of(trained, small,
     options = "tasks 200, today 3; rollouts 40, today 2"
     assert options in capsys.readouterr().out
     assert called == [("metarl.evaluate", str(reproduce.RUNS / "small/maml-seed0"), *small.evaluation.split())]
-    assert options.partition(";")[0] in summaries.outdated("small", trained)["maml-seed0"]
+    assert options.partition(";")[0] in summaries.outdated("small", trained)["maml-seed0"]["evaluated with"]
 
 
 @pytest.mark.parametrize(
@@ -439,7 +527,8 @@ def test_a_summarys_primary_comparison_is_the_paired_t_test_over_its_seeds():
 
 
 def test_training_without_environments_has_no_number_of_their_steps():
-    summary = json.loads((RESULTS / "sinusoid/summary.json").read_text())
+    runs = [read_run(RESULTS / "sinusoid/maml-seed0")]
+    summary = {"variants": {"maml": summaries._training(EXPERIMENTS["sinusoid"], "maml", runs)}}
     assert "| maml | 70000 | - | " in summaries._training_markdown(summary, [], in_environments=False)
     assert "| maml | 70000 | 0 | " in summaries._training_markdown(summary, [], in_environments=True)
 
@@ -474,6 +563,19 @@ def test_the_first_rows_are_compared_bit_for_bit_on_the_same_processor(tmp_path)
         "not compared, because the committed run has processor another processor",
     )
     assert reproduce.compared(ours, tmp_path / "missing") == ("not comparable", "no run is committed")
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("same", 0), ("not comparable", 0), ("different", 1)])
+def test_quick_fails_if_a_row_differs_from_that_of_the_experiment_that_trained_the_agents(
+    small, tmp_path, monkeypatch, capsys, outcome, code
+):
+    monkeypatch.setitem(EXPERIMENTS, "far", replace(small, agents_of="small"))
+    monkeypatch.setattr(reproduce, "_train", lambda *_: None)
+    pairs = []
+    monkeypatch.setattr(reproduce, "compared", lambda *pair: (pairs.append(pair), (outcome, "a sentence"))[1])
+    assert reproduce.main(["far", "--quick"]) == code
+    assert pairs[0] == (reproduce.QUICK_RUNS / "far/maml-seed0", tmp_path / "results/small/maml-seed0")
+    assert "far/maml-seed0: a sentence" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -616,4 +718,4 @@ def test_two_iterations_give_the_committed_rows(name, variant, seed, tmp_path):
 def test_the_ends_of_a_short_run_have_no_row_in_common():
     rows = {"post_adaptation_return": np.array([0.0, 2.0, 4.0, 10.0, 12.0])}
     run = SimpleNamespace(progress={**rows, "pre_adaptation_return": np.zeros(5)}, measure="return")
-    assert summaries._first_and_last(run) == [1.0, 11.0, pytest.approx(2**0.5, abs=1e-3)]
+    assert summaries._first_and_last(run) == [1.0, 11.0]

@@ -51,7 +51,7 @@ class OwnCode:
     """Code from outside metarl that the run names, each as package.module:name. It is imported if you name it here."""
 
     trust: Trusted = ()
-    """Anything that the run names: --trust MODULE:FAMILY --trust MODULE:RULE."""
+    """Code that the run names, of any kind; repeat the option for several names."""
     algo: str | None = None
     """The run's algorithm."""
     meta_optimiser: str | None = None

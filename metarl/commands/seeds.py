@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import IO
@@ -19,6 +20,7 @@ from metarl.config.config import Config
 from metarl.config.settings import RunSettings
 
 _SECONDS_BETWEEN_LOOKS = 0.2
+_MOST_SEEDS = 1000
 
 
 def split_seeds(arguments: Sequence[str]) -> tuple[list[int], list[str]]:
@@ -37,22 +39,27 @@ def split_seeds(arguments: Sequence[str]) -> tuple[list[int], list[str]]:
         return [], list(arguments)
     if any(re.fullmatch("--seed(=.*)?", word) for word in others):
         raise UserError("--seed and --seeds both say which seeds to train; give one of them.")
-    seeds = [seed for word in known.seeds for seed in _range(word)]
-    if not seeds or len(set(seeds)) < len(seeds):
+    ranges = list(map(_range, known.seeds))
+    if not 1 <= sum(map(len, ranges)) <= _MOST_SEEDS:
         got = " ".join(known.seeds)
-        raise UserError(f"--seeds must be different whole numbers, such as 0-4 or 0 2 5, got {got!r}.")
+        raise UserError(f"--seeds must be 1 to {_MOST_SEEDS} seeds, such as 0-4 or 0 2 5, got {got!r}.")
+    seeds = [seed for some in ranges for seed in some]
+    if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
+        raise UserError(f"--seeds must differ, and names {twice[0]} more than once.")
     return seeds, others
 
 
 def _range(word: str) -> range:
     match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", word)
     if match is None:
-        raise UserError(f"--seeds must be whole numbers, such as 0-4 or 0 2 5, got {word!r}.")
-    first = int(match[1])
-    return range(first, int(match[2] or first) + 1)
+        raise UserError(f"--seeds must be whole numbers from 0 to 999999999, such as 0-4 or 0 2 5, got {word!r}.")
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise UserError(f"--seeds {word} ends before it begins; write {last}-{first}.")
+    return range(first, last + 1)
 
 
-def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Sequence[str]], Config]) -> None:
+def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Sequence[str], bool], Config]) -> None:
     """Trains each seed in a process with one thread, as many at a time as there are cores.
 
     What a process prints is printed when it ends. The error of one does not stop the others.
@@ -60,7 +67,7 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
     Args:
         seeds: The seeds.
         others: The other words of the command line. A ``--run-dir`` among them gets the seed as a suffix.
-        parse: Parses a command line.
+        parse: Parses a command line; called with its words, and whether not to say what of a preset was left out.
 
     Raises:
         UserError: If a setting is impossible; nothing is started then.
@@ -69,7 +76,8 @@ def train_seeds(seeds: Sequence[int], others: Sequence[str], parse: Callable[[Se
     if num_launched():
         raise UserError("--seeds starts a process for each seed itself; leave torchrun out, or give one --seed.")
     waiting = {seed: _words_of(seed, others) for seed in seeds}
-    runs = {seed: parse(words).resolve().run for seed, words in waiting.items()}
+    # What is left out is the same for all seeds; the first says it.
+    runs = {seed: parse(words, seed != seeds[0]).resolve().run for seed, words in waiting.items()}
     at_once = _at_once(runs.values())
     failed: dict[int, int] = {}
     with _Processes() as processes, sigterm_raises():

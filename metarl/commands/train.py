@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +24,7 @@ from metarl.config.checked import Checked
 from metarl.config.config import Config, every_setting, overridden
 from metarl.config.optimisers import META_OPTIMISERS
 from metarl.config.presets import PRESETS, preset
+from metarl.config.resolved import difference
 from metarl.config.settings import EXECUTION, Experiment
 from metarl.config.trust import code_in, trust_options
 from metarl.envs import family_summaries
@@ -119,7 +119,7 @@ def _start(arguments: Sequence[str]) -> tuple[Config, Config]:
         where = {name: value for name in ("seed", "run_dir") if (value := getattr(choice, name)) is not None}
         wanted = dataclasses.replace(shown, **where)
         folder = RunFolder(wanted.folder)
-        if folder.config.is_file() or not folder.begins(choice.resume):
+        if folder.holds_run() or not folder.begins(choice.resume):
             run = dataclasses.replace(load_config(folder.path, trust), profile=False)
             if choice.preset or choice.config:
                 _check_begun_with(wanted, run, folder)
@@ -134,12 +134,12 @@ def _check_begun_with(wanted: Config, run: Config, folder: RunFolder) -> None:
     now, before = wanted.to_dict(), run.to_dict()
     # Family and algorithm are always among a run's choices.
     overridden_there = read_values(folder.config).get("chosen", {}).keys() - {"env", "algo"}
-    for name in wanted.chosen:
-        if name not in (*EXECUTION, "iterations", *overridden_there) and now[name] != before[name]:
-            raise UserError(
-                f"{folder.path} was run with {name}={before[name]!r}, not {now[name]!r} as --preset or --config says; "
-                "resume it without, or choose another --run-dir."
-            )
+    said = (name for name in wanted.chosen if name not in (*EXECUTION, "iterations", *overridden_there))
+    if changed := difference(before, now, said):
+        raise UserError(
+            f"{folder.path} was run with {changed} as --preset or --config says; resume it without, or choose another "
+            "--run-dir."
+        )
 
 
 def _without_effect(settings: Mapping[str, tuple[Checked, str | None]], config: Config) -> list[str]:
@@ -224,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
         seeds, others = split_seeds(arguments)
         if seeds and not {"--help", "-h"} & set(others):
-            train_seeds(seeds, others, partial(parse_config, quiet=True))  # Each seed says it.
+            train_seeds(seeds, others, parse_config)
             return
         config = parse_config(arguments)
         own = trust_options(config.to_dict())

@@ -14,7 +14,7 @@ def resolve_device(name: str) -> torch.device:
         UserError: If ``cuda`` is requested and PyTorch finds no GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; use --device cpu or auto.")
+        raise UserError("device cuda was asked for, but PyTorch finds no CUDA GPU; take device cpu or auto.")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cudnn.allow_tf32 = False

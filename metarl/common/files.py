@@ -106,7 +106,7 @@ def is_at(descriptor: int, path: Path) -> bool:
 def warn_if_unwritable(path: Path) -> None:
     """Says at once, before a long computation, if its result cannot be written."""
     if why := unwritable(path):
-        say(f"cannot write {path}: {why}; the result will only be printed.")
+        say(f"cannot write {path}: {why}; the result will not be saved.")
 
 
 def unwritable(path: Path) -> str | None:

@@ -95,7 +95,7 @@ def paired_difference(first: ArrayLike, second: ArrayLike) -> Estimate:
         second: Returns of the other on the same seeds and tasks in the same order, [seed, task, step].
 
     Returns:
-        The estimate of the difference for each gradient step, [step]; positive where ``first`` is better.
+        The estimate of the difference for each gradient step, [step]; positive where ``first`` is larger.
 
     Raises:
         ValueError: If the shapes differ, so that the values cannot be paired.
@@ -235,21 +235,33 @@ def share_of_gap(returns: ArrayLike, bottom: float, top: float) -> NDArray[np.fl
     return np.asarray((np.asarray(returns, dtype=np.float64) - bottom) / (top - bottom), dtype=np.float64)
 
 
-def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
-    """Share of tasks whose return is lower after adaptation than before it. A good mean can hide such tasks.
+def made_worse(returns: ArrayLike) -> NDArray[np.bool_]:
+    """Whether a task's return is lower after adaptation than before it.
+
+    A relative drop below one millionth counts as rounding, not as worse. What was finite and is no number any more,
+    because the policy has diverged, is worse.
 
     Args:
-        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation. A relative drop
-            below one millionth counts as rounding, not as worse. What was finite and is no number any more, because the
-            policy has diverged, is worse.
+        returns: Returns by gradient step, [..., step]; step 0 is before adaptation.
+
+    Returns:
+        [..., step]; False at step 0.
+    """
+    values = np.asarray(returns, dtype=np.float64)
+    before = values[..., :1]
+    return np.asarray(np.isfinite(before) & ~(values >= before - 1e-6 * np.abs(before)))
+
+
+def share_made_worse(returns: ArrayLike) -> NDArray[np.float64]:
+    """Share of tasks that are `made_worse`. A good mean can hide such tasks.
+
+    Args:
+        returns: Returns by task and gradient step, [..., task, step]; step 0 is before adaptation.
 
     Returns:
         Share between 0 and 1 for each gradient step, [..., step]; 0 at step 0.
     """
-    values = np.asarray(returns, dtype=np.float64)
-    before = values[..., :1]
-    worse = np.isfinite(before) & ~(values >= before - 1e-6 * np.abs(before))
-    return np.asarray(worse.mean(axis=-2), dtype=np.float64)
+    return np.asarray(made_worse(returns).mean(axis=-2), dtype=np.float64)
 
 
 def _seeds_tasks_steps(returns: ArrayLike) -> NDArray[np.float64]:

@@ -1,4 +1,6 @@
-"""Numbers of things in words."""
+"""Numbers of things, and lists of them, in words."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -9,6 +11,11 @@ def counted(number: int, noun: str) -> str:
 def plural(noun: str) -> str:
     """The plural of a noun, or of several, such as "gradient steps or episodes"."""
     return " or ".join(f"{one}s" for one in noun.split(" or "))
+
+
+def alternatives(parts: Sequence[str]) -> str:
+    """Several parts of which one is enough, such as "a smaller lr, more tasks, or smaller rewards"."""
+    return ", or ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
 
 
 def dropped_text(number: int) -> str:

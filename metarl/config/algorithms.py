@@ -263,7 +263,7 @@ class BaselineConfig(Checked):
 
     trainer: Literal["trpo", "ppo"] = "trpo"
     """Our TRPO on all tasks at once, which is the meta-step without inner steps (trpo; supervised families take their
-    own meta-optimiser); or Stable-Baselines3's PPO (ppo)."""
+    own meta-optimiser); or Stable-Baselines3's PPO (ppo), with its defaults, such as a GAE_LAMBDA of 0.95."""
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,7 @@ class Algorithm:
         policy: Class of its policy, as package.module:name, if it adapts a memory instead of taking gradient steps. It
             is called with (observation size, action distribution, own settings, settings of the network), and the rule
             with the policy alone.
+        step_size: The setting that makes its gradient steps smaller; None if it takes none.
         family_defaults: The attribute of a family that holds its defaults for this algorithm; None if there is none.
         defaults: Training defaults that differ from the general ones, by the names of the configuration's fields.
     """
@@ -307,6 +308,7 @@ class Algorithm:
     knows_modes: bool = False
     knows_zero: bool = False
     policy: str | None = None
+    step_size: str | None = "inner_lr"
     family_defaults: Literal["defaults", "memory_defaults"] | None = "defaults"
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -392,6 +394,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.context:cavia",
         settings=CAVIAConfig,
         option="cavia",
+        step_size="cavia.step_size",
     ),
     "rl2": Algorithm(
         "RL^2",
@@ -400,6 +403,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         settings=RL2Config,
         option="rl2",
         policy="metarl.policies.recurrent:RecurrentPolicy",
+        step_size=None,
         family_defaults="memory_defaults",
         defaults=_MEMORY_DEFAULTS,
     ),
@@ -411,6 +415,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         option="varibad",
         learns_tasks=True,
         policy="metarl.policies.belief:BeliefPolicy",
+        step_size=None,
         family_defaults="memory_defaults",
         defaults={
             **_MEMORY_DEFAULTS,
@@ -426,6 +431,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         settings=PEARLConfig,
         option="pearl",
         policy="metarl.policies.posterior:PosteriorPolicy",
+        step_size=None,
         family_defaults=None,
         defaults={
             "meta_optimiser": "sac",
@@ -455,6 +461,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.anil:frozen",
         training="baseline",
         adapts=False,
+        step_size=None,
         sees_task=True,
     ),
     "standstill": Algorithm(
@@ -463,6 +470,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         "metarl.agents.standstill:Standstill",
         training="none",
         adapts=False,
+        step_size=None,
         knows_zero=True,
     ),
 }
@@ -484,7 +492,11 @@ def get_algorithm(name: str) -> Algorithm:
         summary, rule, settings = own_row(name, "algo")
         return Algorithm(own_title(name), summary, rule, settings=settings if hints(settings) else None)
     if name in META_OPTIMISERS:
-        raise UserError(f"{name} is a meta-optimiser: choose an algorithm, and --meta-optimiser {name}.")
+        fitting = META_OPTIMISERS[name].algorithms
+        choose = (
+            f"algo {' or '.join(fitting)}, which it trains" if fitting else f"an algorithm, and meta_optimiser {name}"
+        )
+        raise UserError(f"{name} is a meta-optimiser: choose {choose}.")
     raise UserError(
         f"unknown algorithm {name!r}.{nearest(name, ALGORITHMS)} There are: {', '.join(sorted(ALGORITHMS))}; a rule of "
         "your own is given as package.module:Rule."

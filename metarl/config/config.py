@@ -34,6 +34,7 @@ from metarl.config.resolved import (
     Settings,
     baseline_component,
     components,
+    without_meta_step,
 )
 from metarl.config.settings import ExampleSettings, MetaSettings
 from metarl.envs import Family, SupervisedFamily, TaskFamily, family_spec, get_family
@@ -236,16 +237,16 @@ class _Resolution:
             if part.in_use:
                 parts[part.part] = value
             elif value != self.component(part, chosen=False):
-                self._refuse(part.option or self._first_chosen(part), part.purpose)
+                self._refuse(part.option or self._first_chosen(part), part.idle_because)
         l2f = parts["l2f"]
         if l2f is not None and l2f.reuses and optimiser == "trpo":
             parts["l2f"] = l2f.with_weights()
         for option, purpose in OWN_OPTIONS.items():
             if getattr(config, option) is not None and not any(part.option == option for part in known):
-                self._refuse(option, f"{purpose} of your own with Settings")
+                self._refuse(option, f"it is for {purpose} of your own with Settings")
         default = self._defaults.get("meta_optimiser", MetaSettings.meta_optimiser)
         if self._algorithm.training != "meta" and optimiser != default:
-            self._refuse("meta_optimiser", "an algorithm with a meta-step, and not a baseline")
+            self._refuse_meta_optimiser(default)
         examples = self.fields_of(ExampleSettings) if self._supervised else None
         settings = Settings(**groups, **parts, examples=examples)
         self._check(settings)
@@ -276,13 +277,24 @@ class _Resolution:
     def _first_chosen(self, part: Component) -> str:
         return next(name for name in part.fields if name in self._config.chosen)
 
-    def _refuse(self, name: str, purpose: str) -> NoReturn:
-        raise WithoutEffect(name, f"{name} would do nothing: it is for {purpose}.")
+    def _refuse(self, name: str, because: str) -> NoReturn:
+        raise WithoutEffect(name, f"{name} would do nothing: {because}.")
+
+    def _refuse_meta_optimiser(self, default: str) -> NoReturn:
+        """Refuses another meta-optimiser than the default, of an algorithm that is not meta-trained."""
+        if without := without_meta_step(self._algo, self.trainer):
+            self._refuse("meta_optimiser", without)
+        other = "" if self._supervised else ", or choose baseline.trainer ppo"
+        raise WithoutEffect("meta_optimiser", f"{self._algo} is trained by {default}: leave out meta_optimiser{other}.")
 
     def _check_supervised(self, settings: Settings) -> None:
         acts = not self._algorithm.adapts or self._algorithm.remembers
-        if acts or (settings.baseline and settings.baseline.trainer == "ppo"):
+        if acts:
             raise UserError(f"{self._algo} acts in environments, and {self._config.env} is supervised.")
+        if settings.baseline and settings.baseline.trainer == "ppo":
+            raise UserError(
+                f"baseline.trainer ppo acts in environments, and {self._config.env} is supervised; leave it out."
+            )
         optimiser = settings.meta.meta_optimiser
         if optimiser in META_OPTIMISERS and optimiser != "adam":
             raise UserError(
@@ -300,16 +312,19 @@ class _Resolution:
         row = META_OPTIMISERS.get(optimiser)
         if row is not None and (row.algorithms or remembers) and algo not in row.algorithms:
             own = [name for name, other in META_OPTIMISERS.items() if algo in other.algorithms]
-            kind, fitting = ("with", " or ".join(own)) if remembers else ("without", "trpo or promp")
-            raise UserError(f"{algo} is an agent {kind} memory: meta_optimiser must be {fitting}, got {optimiser}.")
+            others = [name for name, other in META_OPTIMISERS.items() if not other.algorithms]
+            kind, fitting = ("with", own) if remembers else ("without", others)
+            raise UserError(
+                f"{algo} is an agent {kind} memory: meta_optimiser must be {' or '.join(fitting)}, got {optimiser}."
+            )
         if not remembers:
             return
         for name in row.unused if row else ():
             if name in self._config.chosen:
-                self._refuse(name, f"meta-optimisers other than {optimiser}")
+                self._refuse(name, f"it is for meta-optimisers other than {optimiser}")
         for name in GRADIENT_STEPS:
             if name in self._config.chosen:
-                self._refuse(name, "agents that take gradient steps, and not for an agent with memory")
+                self._refuse(name, "it is for agents that take gradient steps, and not for an agent with memory")
         if settings.l2f is not None:
             raise UserError(f"attenuate needs gradient steps, and {algo} is an agent with memory.")
         if settings.rollouts.rollouts_per_task != 1:
@@ -323,7 +338,7 @@ class _Resolution:
     def _check_best_by(self, best_by: str | None, validate_every: int) -> None:
         """Raises UserError unless validation measures what chooses the best checkpoint."""
         if "best_by" in self._config.chosen and not validate_every:
-            self._refuse("best_by", "runs with validation, and validate_every is 0")
+            self._refuse("best_by", "it is for runs with validation, and validate_every is 0")
         measured = (self._family.measure, *self._family.metrics)
         if best_by is not None and best_by not in measured:
             raise UserError(
@@ -339,24 +354,26 @@ class _Resolution:
         unused = REINFORCEMENT if self._supervised else hints(ExampleSettings)
         for name in unused:
             if name in self._config.chosen:
-                self._refuse(name, "reinforcement learning" if self._supervised else "supervised families")
+                self._refuse(
+                    name, f"it is for {'reinforcement learning' if self._supervised else 'supervised families'}"
+                )
         for name in BUILT_IN_NETWORK:
             if name in settings.idle and name in self._config.chosen:
-                self._refuse(name, "metarl's own networks, and policy_body is another")
+                self._refuse(name, "it is for metarl's own networks, and policy_body is another")
         if algorithm.training == "none" and settings.run.iterations:
             message = (
                 f"{algo} is not trained: iterations must be 0 with it, got {settings.run.iterations}; leave it out."
             )
             raise WithoutEffect("iterations", message)
         if algorithm.training == "none" and settings.run.init_from is not None:
-            self._refuse("init_from", "an algorithm that is trained")
+            self._refuse("init_from", f"{algo} is not trained")
         if algorithm.training != "meta" and l2f is not None:
-            raise UserError(f"attenuate needs a meta-trained algorithm, and {algo} is a baseline without one.")
-        prepares = algo == "mumomaml" or (l2f is not None and l2f.conditioning == "task")
-        if prepares and not settings.inner.num_inner_steps:
+            raise UserError(f"attenuate needs an algorithm that is meta-trained; {algo} is a baseline.")
+        by_task = l2f is not None and l2f.conditioning == "task"
+        if (by_task or algo == "mumomaml") and not settings.inner.num_inner_steps:
             raise UserError(
-                f"num_inner_steps must be at least 1 with {settings.algorithm_name}: training without a step would not "
-                "train what comes before it, got 0."
+                f"num_inner_steps must be at least 1 with {settings.algorithm_name}, got 0: without a gradient step "
+                f"nothing would train the {'attenuation' if by_task else 'modulation'}."
             )
         if self._supervised:
             self._check_supervised(settings)

@@ -38,8 +38,9 @@ class EvaluationConfig(Checked):
     """Supervised families: further examples of each task, on which the error or accuracy is measured; by default 100,
     and in few-shot classification as in training."""
     gradient_steps: Steps = 4
-    """Gradient steps; as many as in training use the training step size, later ones half of it. Of an agent with
-    memory, episodes that it remembers before the last one is measured."""
+    """Gradient steps; as many as in training use the training step size, later ones half of it; in supervised families
+    all use the training step size. Of an agent with memory, episodes that it remembers before the last one is
+    measured."""
     step_scales: tuple[Positive, ...] = ()
     """Factors on the training step size of the first, second, ... gradient step instead, such as 1 0.5 0.25; the last
     one holds for all later steps. Writes evaluation-scales-FACTORS.json."""
@@ -68,7 +69,8 @@ class AnalysisConfig(Checked):
     tasks: _AtLeastTwo = 20
     """Held-out tasks, drawn with SEED as in evaluation; a family with finitely many tasks repeats them."""
     rollouts: _AtLeastTwo = 20
-    """Episodes of each task before and after adaptation; of an agent with memory, trials of each task."""
+    """Episodes of each task before and after adaptation; of an agent with memory, trials of each task; in supervised
+    families, query examples of each task."""
     seed: Seed = 10_000
     """Seed of tasks and episodes."""
     checkpoint: Checkpoint = "last"

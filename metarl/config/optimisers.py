@@ -57,8 +57,8 @@ class AdamConfig(Checked):
     lr: Positive = 1e-3
     """Adam's step size."""
     max_gradient_norm: Positive | None = 100.0
-    """Longest meta-gradient; a longer one is scaled down to it. After a single one of a million times the usual length
-    Adam's steps would be tiny for some ten thousand iterations. None for no limit."""
+    """Longest meta-gradient; a longer one is scaled down to it. One gradient a million times longer than usual would
+    leave Adam's steps tiny for about ten thousand iterations. None for no limit."""
 
 
 @dataclass(frozen=True)

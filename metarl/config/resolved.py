@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metarl.common.errors import shown
 from metarl.config.algorithms import (
     ALGORITHMS,
     Algorithm,
@@ -38,7 +39,14 @@ GROUPS: dict[str, type[Checked]] = {
 }
 """Classes of the settings that every run has, by their name in `Settings`."""
 
-REINFORCEMENT = ("inner_loss", "initial_std", "min_std", "normalise_observations", *hints(RolloutSettings))
+REINFORCEMENT = (
+    "inner_loss",
+    "initial_std",
+    "min_std",
+    "normalise_observations",
+    "envs_per_process",
+    *hints(RolloutSettings),
+)
 """Fields of the configuration that supervised families do not use."""
 
 GRADIENT_STEPS = ("inner_lr", "inner_loss", "policy_body")
@@ -90,13 +98,6 @@ class Settings:
     def trained_steps(self) -> int:
         """Inner steps in training; baselines take theirs at test time only."""
         return 0 if self.baseline else self.inner.num_inner_steps
-
-    @property
-    def step_sizes(self) -> str:
-        """Names of the settings that make the steps of training smaller, such as "promp.lr or inner_lr"."""
-        of_meta = get_meta_optimiser(self.meta.meta_optimiser).step_size if self.optimiser else None
-        of_inner = None if self.algorithm.remembers else "inner_lr"
-        return " or ".join(filter(None, (of_meta, of_inner))) or "step of the meta-optimiser"
 
     @property
     def algorithm_name(self) -> str:
@@ -176,7 +177,7 @@ class Component:
         part: Their name in `Settings`.
         settings: Their class.
         option: The configuration's field that holds them; None if their fields are fields of the configuration.
-        purpose: Their purpose, in words for a message.
+        idle_because: Why they would do nothing in another run than one that uses them, in words for a message.
         in_use: Whether the run uses them.
     """
 
@@ -184,7 +185,7 @@ class Component:
     part: str
     settings: type[Checked]
     option: str | None
-    purpose: str
+    idle_because: str
     in_use: bool
 
     @property
@@ -196,7 +197,7 @@ class Component:
 def baseline_component(algo: str) -> Component:
     """How to train a baseline."""
     in_use = get_algorithm(algo).training == "baseline"
-    return Component("baseline", "baseline", BaselineConfig, "baseline", "algo pretrain or oracle", in_use)
+    return Component("baseline", "baseline", BaselineConfig, "baseline", "it is for algo pretrain or oracle", in_use)
 
 
 def components(algo: str, attenuate: bool, meta_optimiser: str, trainer: str) -> list[Component]:
@@ -209,23 +210,60 @@ def components(algo: str, attenuate: bool, meta_optimiser: str, trainer: str) ->
         trainer: The trainer, if the algorithm is a baseline.
     """
     algorithm = get_algorithm(algo)
-    used = meta_optimiser if _has_meta_step(algorithm, trainer) else None
+    without = without_meta_step(algo, trainer)
     optimisers = [
-        Component(name, "optimiser", row.settings, row.option, f"meta_optimiser {name}", name == used)
+        Component(
+            name,
+            "optimiser",
+            row.settings,
+            row.option,
+            without or f"it is for meta_optimiser {name}",
+            not without and name == meta_optimiser,
+        )
         for name, row in {**META_OPTIMISERS, meta_optimiser: get_meta_optimiser(meta_optimiser)}.items()
     ]
     attenuates = attenuate or algorithm.attenuated
-    l2f = Component("l2f", "l2f", L2FConfig, "l2f", "algo l2f, or attenuate with another one", attenuates)
+    l2f = Component("l2f", "l2f", L2FConfig, "l2f", "it is for algo l2f, or attenuate with another one", attenuates)
     own = [
-        Component(name, "own", row.settings, row.option, f"algo {name}", name == algo)
+        Component(name, "own", row.settings, row.option, f"it is for algo {name}", name == algo)
         for name, row in {**ALGORITHMS, algo: algorithm}.items()
         if row.settings
     ]
     return [*optimisers, l2f, baseline_component(algo), *own]
 
 
-def _has_meta_step(algorithm: Algorithm, trainer: str) -> bool:
-    return algorithm.training == "meta" or (algorithm.training == "baseline" and trainer == "trpo")
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[str]) -> str | None:
+    """The first setting that two runs have with other values, as "trpo.max_kl 0.01, not 0.02"; None if there is none.
+
+    Args:
+        before: The settings of one run by name; components and ``env_kwargs`` are dictionaries.
+        now: Those of the other.
+        names: The settings to compare.
+    """
+    for name in names:
+        theirs, ours = before.get(name), now.get(name)
+        if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+            inner = difference(theirs, ours, dict.fromkeys([*theirs, *ours]))
+            if inner is not None:
+                return f"{name}.{inner}"
+        elif theirs != ours:
+            return f"{name} {shown(theirs)}, not {shown(ours)}"
+    return None
+
+
+def without_meta_step(algo: str, trainer: str) -> str | None:
+    """Why a run takes no meta-steps, in words for a message; None if it takes some.
+
+    Args:
+        algo: The algorithm.
+        trainer: The trainer, if the algorithm is a baseline.
+    """
+    training = get_algorithm(algo).training
+    if training == "none":
+        return f"{algo} is not trained"
+    if training == "baseline" and trainer == "ppo":
+        return "baseline.trainer ppo has settings of its own, the defaults of Stable-Baselines3"
+    return None
 
 
 def idle_fields(values: Mapping[str, Any]) -> list[str]:
@@ -241,4 +279,4 @@ def idle_fields(values: Mapping[str, Any]) -> list[str]:
     trainer = stored_trainer(values)
     parts = components(algo, bool(values.get("attenuate")), optimiser, trainer)
     idle = [name for part in parts if not part.in_use for name in part.fields]
-    return idle if _has_meta_step(get_algorithm(algo), trainer) else ["meta_optimiser", *idle]
+    return ["meta_optimiser", *idle] if without_meta_step(algo, trainer) else idle

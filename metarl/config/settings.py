@@ -62,7 +62,7 @@ class RunSettings(Checked):
     """Continue the run in RUN_DIR from its last checkpoint; with auto, start it if RUN_DIR is missing or empty."""
     init_from: Path | None = None
     """Start from the meta-parameters of another run's last checkpoint: of the same algorithm and network, on any family
-    of the same sizes. Nothing else is taken over, but for the unit of a critic's values."""
+    of the same sizes. Only the meta-parameters are copied, and the unit of a critic's values."""
     take_over: bool = False
     """Continue although RUN_DIR is in use by a process on another machine: only if that process has ended."""
     seed: Seed = 0
@@ -90,8 +90,8 @@ class RunSettings(Checked):
     """Processes on this machine that share the tasks of each iteration (torchrun gives more machines). The results do
     not depend on it."""
     envs_per_process: Natural = 0
-    """Most environments of a process that exist at once for training, and as many for validation; its tasks take turns.
-    0 for all. A stage that collects another number of episodes has its own beside them. The results do not depend on
+    """Most training environments that a process keeps at once, and as many again for validation; tasks take turns.
+    0: all. A stage that collects another number of episodes has its own beside them. The results do not depend on
     it."""
     profile: bool = False
     """Measure where the time goes: print a table of the phases at the end, and write the trace of one iteration into
@@ -116,7 +116,7 @@ class RolloutSettings(Checked):
     horizon: Count = 200
     """Maximum length of an episode, in environment steps."""
     action_scale: Positive = 1.0
-    """Half-widths of the action space that correspond to a policy output of 1 (clipped to the bounds)."""
+    """A policy output of 1 means this many half-widths of the action space; actions are clipped to its bounds."""
     discount: Share = 0.99
     """Discount of one step."""
     gae_lambda: Share = 1.0
@@ -195,4 +195,4 @@ class MetaSettings(Checked):
     """Tasks in a meta-iteration."""
     meta_optimiser: str = "trpo"
     """Meta-optimiser: trust region (trpo), clipped surrogate with Adam (promp); adam for supervised families; of
-    agents with memory ppo, and sac for pearl."""
+    agents with memory ppo, and sac for pearl; or package.module:Optimiser for your own."""

@@ -46,8 +46,8 @@ def trust_options(values: Mapping[str, Any]) -> list[str]:
     return [f"--trust {shlex.quote(name)}" for name in dict.fromkeys(code_in(values).values())]
 
 
-def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
-    """Raises UserError if a run's settings name code that is not metarl's, without the caller's word.
+def untrusted(values: Mapping[str, Any], trust: Trust) -> dict[str, str]:
+    """The settings that name code from outside metarl without the caller's word, and these names.
 
     Code that the caller has imported by name in this process, or registered, needs no further word.
 
@@ -56,14 +56,18 @@ def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
         trust: The caller's word.
     """
     if trust is True:
-        return
+        return {}
     vouched = names_in(trust)
-    foreign = {
+    return {
         setting: name
         for setting, name in code_in(values).items()
         if name not in vouched and not was_imported(name, setting)
     }
-    if foreign:
+
+
+def require_trust(values: Mapping[str, Any], trust: Trust) -> None:
+    """Raises UserError if the settings of a run name code that is `untrusted`."""
+    if foreign := untrusted(values, trust):
         named = " and ".join(f"{setting} {shown(name)}" for setting, name in foreign.items())
         raise UserError(
             f"the run names code from outside metarl, {named}, and loading the run would execute it; if you trust it, "

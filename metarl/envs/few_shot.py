@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import PIL.Image
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+_MOST_NAMED = 5  # classes in a message
 _SHARES = {"validation": 0.16, "test": 0.2}
 
 Pixels = NDArray[np.uint8]
@@ -169,6 +170,20 @@ class FewShotFamily(SupervisedFamily):
         support, query = (Examples(*(part[rows] for part in examples)) for rows in (is_support, ~is_support))
         return support, query
 
+    def require_examples(self, n: int) -> None:
+        """Refuses more images of a class than some class of a split holds.
+
+        Raises:
+            UserError: If one holds fewer than n.
+        """
+        names = [name for split in SPLITS for name in self.split_classes(split) if self._sizes[name] < n]
+        if names:
+            shown = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+            raise UserError(
+                f"{len(names)} of the classes of {self._folder} hold fewer than the {n} images that shots and queries "
+                f"need: {shown}. Take fewer of them, or leave these classes out by a split_file."
+            )
+
     def _drawn(self, number: int, n: int, rng: np.random.Generator) -> Pixels:
         """N different images of one class, [image, channel, row, column]."""
         base, turns = divmod(number, self._turns)
@@ -178,7 +193,7 @@ class FewShotFamily(SupervisedFamily):
         if len(pixels) < n:
             raise UserError(
                 f"class {self._names[base]} of {self._folder} holds {len(pixels)} images, and shots and "
-                f"queries need {n}: take fewer of them, or leave the class out of the split_file."
+                f"queries need {n}: take fewer of them, or leave the class out by a split_file."
             )
         # Copied, because a turned image is a view with another order in memory.
         return np.ascontiguousarray(np.rot90(pixels[rng.permutation(len(pixels))[:n]], turns, axes=(2, 3)))
@@ -207,6 +222,11 @@ class FewShotFamily(SupervisedFamily):
     @cached_property
     def _names(self) -> list[str]:
         """Names of all classes, in alphabetical order."""
+        return sorted(self._sizes)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """How many images each class holds, by its name."""
         if not self._folder:
             raise UserError(
                 f"{self.name} needs a folder of images: add --env-kwargs folder PATH (in Python, "
@@ -214,14 +234,14 @@ class FewShotFamily(SupervisedFamily):
             )
         if not Path(self._folder).is_dir():
             raise UserError(f"folder must be a folder of images, and there is no folder {self._folder!r}.")
-        names = sorted(
-            Path(parent).relative_to(self._folder).as_posix()
+        sizes = {
+            Path(parent).relative_to(self._folder).as_posix(): len(images)
             for parent, files in _folders(self._folder)
-            if parent != self._folder and _images(Path(parent), files)
-        )
-        if not names:
+            if parent != self._folder and (images := _images(Path(parent), files))
+        }
+        if not sizes:
             raise UserError(f"there are no classes in {self._folder}: a class is a folder in it that holds images.")
-        return names
+        return sizes
 
     @cached_property
     def _splits(self) -> dict[str, IntArray]:

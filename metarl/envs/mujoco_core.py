@@ -196,7 +196,7 @@ class SimulatedFamily(CoreFamily):
 
     horizon = 200
     min_envs_per_shard = 20
-    # A smaller initial standard deviation than 1 at this scale explores too little (docs/memory.md).
+    # A smaller initial standard deviation than 1 at this scale explores too little.
     memory_defaults: Mapping[str, Any] = {"num_inner_steps": 1, "action_scale": 0.2, "iterations": 200}
 
     def make_episodes(self, num_envs: int, horizon: int) -> EpisodeBatch:

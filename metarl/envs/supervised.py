@@ -118,6 +118,16 @@ class SupervisedFamily(Family):
         support, query = (Examples(*(part[rows] for part in examples)) for rows in (slice(shots), slice(shots, None)))
         return support, query
 
+    def require_examples(self, n: int) -> None:
+        """Refuses, before a training, ``n`` examples of a task that the family does not have.
+
+        Args:
+            n: Shots and queries together; for a family whose sets are balanced, of each class.
+
+        Raises:
+            UserError: If some task has fewer.
+        """
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of an input before it is flattened, such as an image's; by default (``num_inputs``,)."""

@@ -12,17 +12,8 @@ from metarl.common.parallel import Workers
 from metarl.data import LearnerState
 from metarl.inner.loop import InnerLoop
 
-NOT_ACCEPTED: Mapping[str, str] = {
-    "rejected": "more data for each step (meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or "
-    "normalise_observations",
-    "zero gradient": "fewer iterations if every episode earns the most that it can, else a reward that depends on the "
-    "actions, a longer horizon, or, if observations are far from 0, normalise_observations",
-    "non-finite": "a smaller {step_sizes}, normalise_observations, or smaller rewards",
-}
-"""Outcomes of a meta-step that leaves the meta-parameters as they were, and what to try against each.
-
-``{step_sizes}`` stands for the settings of `metarl.config.resolved.Settings.step_sizes`.
-"""
+NOT_ACCEPTED = ("rejected", "zero gradient", "non-finite")
+"""Outcomes of a meta-step that leaves the meta-parameters as they were."""
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,10 @@ from metarl.reports.measures import (
     Difference,
     PrincipalAxes,
     best_on_the_other_half,
-    difference_over_tasks,
-    over_tasks,
     principal_components,
+    returns_over_tasks,
     task_r2,
+    with_interval,
 )
 from metarl.reports.results import (
     Analysis,
@@ -97,7 +97,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
     path = here / output / ANALYSIS_FILE
     agent, iteration = load_with_iteration(folder, config.checkpoint, trust)
     require_same_data(agent.config, agent.family)
-    project = _projection(config)
+    project, others = _projection(config), _other_checkpoints(agent, iteration, here / folder)
     warn_if_unwritable(path)
     measured = agent.settings.measured_on(config.rollouts)
     most_tasks = max(config.tasks * agent.settings.trials(config.rollouts), config.embedding_tasks)
@@ -115,7 +115,7 @@ def analyze(run_dir: str | Path, config: AnalysisConfig | None = None, trust: Tr
         sweep, no_sweep = _gamma_sweep(loops, agent, tasks, adapted, inspection, gap)
         embedding, no_embedding = _embedding(loops, agent, project)
         memory, no_memory = _memory(loops, agent)
-        through_training, no_course = _through_training(loops, agent, tasks, analysed, here / folder)
+        through_training, no_course = _through_training(loops, agent, tasks, analysed, others)
         left_out = {**inspection.left_out, **no_freezing, **no_sweep, **no_embedding, **no_memory, **no_course}
         result = Analysis(
             config=agent.config.to_dict(),
@@ -204,12 +204,12 @@ def _freezing(
         adapted = loops.run(rule, agent.meta, loops.stages(rule), tasks, loops.config.rollouts)
         after.append(adapted.returns[:, -1].numpy())
     per_task = np.array(after).T
-    difference = difference_over_tasks(per_task - per_task[:, :1], loops.independent)
+    difference = with_interval(returns_over_tasks(per_task - per_task[:, :1]), loops.independent)
     freezing = Freezing(
         unit=agent.family.measure,
         frozen_layers=list(range(len(parts) + 1)),
         names=["none", *(f"first {k}" if k > 1 else "first" for k in range(1, len(parts))), "all"],
-        returns=over_tasks(per_task),
+        returns=returns_over_tasks(per_task),
         difference=difference.mean,
         interval=difference.interval,
     )
@@ -245,7 +245,7 @@ def _gamma_sweep(
     if inspection.movement is None:
         return None, {"gamma_sweep": inspection.left_out["movement"]}
     if not loops.config.gamma_sweep:
-        return None, {"gamma_sweep": "not asked for; see --gamma-sweep"}
+        return None, {"gamma_sweep": "not asked for; see gamma_sweep (--gamma-sweep)"}
     if inspection.attenuation is not None:
         return None, {"gamma_sweep": "the rule attenuates its initialisation by itself"}
     by_layer = [[name for name in layer if name != "log_std"] for layer in layers(agent.rule.policy)]
@@ -266,15 +266,15 @@ def _gamma_sweep(
     sign = agent.family.sign
     chosen, best = best_on_the_other_half(sign * halves)
     best = sign * best
-    gain = difference_over_tasks(sign * (best - own.mean(0)[:, None]), loops.independent)
+    gain = with_interval(returns_over_tasks(sign * (best - own.mean(0)[:, None])), loops.independent)
     sweep = GammaSweep(
         unit=agent.family.measure,
         gammas=GAMMAS,
         parts=[*(f"layer {number}" for number in range(1, len(tensors))), "network"],
         tensors=tensors,
-        returns=over_tasks(halves.mean(0)),
-        unattenuated=over_tasks(own.mean(0)),
-        best=over_tasks(best),
+        returns=returns_over_tasks(halves.mean(0)),
+        unattenuated=returns_over_tasks(own.mean(0)),
+        best=returns_over_tasks(best),
         gain=gain,
         chosen=np.array(GAMMAS)[chosen],
         gap=None if gap is None else _share_of_gap(gain, *gap),
@@ -299,12 +299,15 @@ def _projection(config: AnalysisConfig) -> _Projection:
     except ImportError as error:
         raise UserError(
             "projection tsne needs scikit-learn, which is not installed: pip install scikit-learn, or take "
-            "--projection pca."
+            "projection='pca' (--projection)."
         ) from error
 
     def tsne(embedding: Floats) -> tuple[Floats, None]:
         perplexity = min(30.0, (len(embedding) - 1) / 3)
-        return manifold.TSNE(perplexity=perplexity, random_state=config.seed).fit_transform(embedding), None
+        # Two principal components, the usual start, need two features; NumPy's seeds have 32 bits.
+        start = "pca" if embedding.shape[1] > 1 else "random"
+        projection = manifold.TSNE(perplexity=perplexity, init=start, random_state=config.seed % 2**32)
+        return projection.fit_transform(embedding), None
 
     return tsne
 
@@ -373,20 +376,29 @@ def _memory(loops: _InnerLoops, agent: Agent) -> tuple[Memory | None, dict[str, 
 # Through training
 
 
+def _other_checkpoints(agent: Agent, analysed: int, folder: Path) -> dict[int, Tensor]:
+    """The meta-parameters of the checkpoints that were kept in the run's folder, but for the analysed iteration's."""
+    if agent.rule.remembers:
+        return {}
+    stored = replace(agent.config, run_dir=folder)
+    iterations = [iteration for iteration in RunFolder(folder).kept_iterations() if iteration != analysed]
+    return {
+        iteration: Agent(agent.config, load_checkpoint(stored, f"iteration{iteration}").learner.meta).meta
+        for iteration in iterations
+    }
+
+
 def _through_training(
-    loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint, folder: Path
+    loops: _InnerLoops, agent: Agent, tasks: NDArray[Any], analysed: AtCheckpoint, others: dict[int, Tensor]
 ) -> tuple[list[AtCheckpoint] | None, dict[str, str]]:
-    """Inspects the checkpoints that were kept in the run's folder, in order; the analysed one is among them."""
+    """Inspects the analysed checkpoint and the others, by their iterations, in order."""
     if agent.rule.remembers:
         return None, {"through_training": analysed.left_out["movement"]}
-    kept, stored = RunFolder(folder).kept_iterations(), replace(agent.config, run_dir=folder)
-    others = [iteration for iteration in kept if iteration != analysed.iteration]
     if not others:
-        why = "the run kept no checkpoints besides the analysed one; see --keep-checkpoints"
+        why = "the run kept no checkpoints besides the analysed one; see keep_checkpoints (--keep-checkpoints)"
         return None, {"through_training": why}
     course = [analysed]
-    for iteration in others:
-        meta = Agent(agent.config, load_checkpoint(stored, f"iteration{iteration}").learner.meta).meta
+    for iteration, meta in others.items():
         adapted = loops.run(agent.rule, meta, loops.stages(agent.rule), tasks, loops.config.rollouts)
         course.append(_at_checkpoint(iteration, adapted, inspect(adapted.loop, loops.workers, loops.independent)))
     if not any(all(getattr(point, part) for point in course) for part in ("conflict", "attenuation", "landscape")):

@@ -28,7 +28,7 @@ from metarl.config.checked import Natural, convert
 from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
 from metarl.reports.files import PICTURES, checked_file, save_picture
-from metarl.reports.labels import Group, group_runs
+from metarl.reports.labels import Group, evaluated_on, group_runs, require_same_step_sizes, runs_of
 from metarl.reports.wording import tasks_in_words
 from metarl.store.reference import run_folder
 from metarl.store.runs import StoredRun, read_run, run_folders
@@ -109,7 +109,8 @@ class Comparison:
     reference, after ``step`` steps. Its p-values are adjusted for their number; nothing else is.
 
     Attributes:
-        env: The family.
+        env: The family of the evaluations, and that of training where it is another, as in
+            `metarl.reports.labels.evaluated_on`.
         measure: "return", or of supervised families "error" or "accuracy".
         step_name: What a step of adaptation is.
         step: Steps of the primary comparison.
@@ -170,15 +171,15 @@ def compare(
     Raises:
         UserError: If a folder is no run or was not evaluated; if the runs are of several families, or of one with
             different parameters or horizons, were evaluated on different tasks, or have no seed in common with the
-            reference; if the seeds of a line were evaluated with
-            different numbers of episodes; or if the picture cannot be written.
+            reference; if the seeds of a line were evaluated with different numbers of episodes or step sizes; or if the
+            picture cannot be written.
     """
     picture = None if output is None else checked_file(output, "picture", PICTURES)
     checkpoint, step = convert("checkpoint", checkpoint, Checkpoint), convert("step", step, Natural)
     folders = run_folders(runs)
     chosen = convert("reference", reference, Path | None)
     groups = group_runs([read_run(folder, checkpoint, trust) for folder in folders])
-    if len(families := dict.fromkeys(group.env for group in groups)) > 1:
+    if len(families := dict.fromkeys(map(evaluated_on, runs_of(groups)))) > 1:
         raise UserError(f"compare looks at one family at a time, got runs on {' and '.join(families)}.")
     if chosen is None:
         labels = [usual_reference(groups)]
@@ -229,15 +230,17 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
         if not _same(evaluation.tasks, first.tasks):
             raise UserError(
                 f"'{runs[0].name}' and '{run.name}' were evaluated on different tasks: evaluate them again with the "
-                "same --seed and --tasks, or the same --task-file."
+                "same seed (--seed) and tasks (--tasks), or the same task_file (--task-file)."
             )
     for label, of_line in lines.items():
         if len({(run.evaluated().rollouts, run.evaluated().shots) for run in of_line}) > 1:
             raise UserError(
                 f"seeds of {label} were evaluated with different amounts of data: evaluate them again with the same "
-                "--rollouts, or of supervised tasks --shots and --queries."
+                "rollouts (--rollouts), or of supervised tasks shots (--shots) and queries (--queries)."
             )
     steps = min(evaluation.returns.shape[1] for evaluation in evaluations)
+    for label, of_line in lines.items():
+        require_same_step_sizes(label, of_line, steps - 1)
     if step >= steps:
         raise UserError(f"step must be at most {steps - 1}, the steps that all runs were evaluated for, got {step}.")
     sign = _sign(first.measure)
@@ -252,7 +255,7 @@ def compare_lines(lines: Mapping[str, Sequence[StoredRun]], reference: str, step
         if label != reference
     ]
     return Comparison(
-        env=runs[0].env,
+        env=evaluated_on(runs[0]),
         measure=first.measure,
         step_name=" or ".join(dict.fromkeys(evaluation.step_name for evaluation in evaluations)),
         step=step,

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metarl.common.arrays import Floats
+from metarl.common.statistics import made_worse
 from metarl.common.words import counted, plural
 from metarl.reports.limits import ARROWS, FAR, LEAVES, MARK, WORSE, show_between, worst_shown
 from metarl.reports.styles import COLOURS, GREY, add_caption, style_axes
@@ -74,7 +75,12 @@ def draw_comparison(comparison: Comparison) -> Figure:
             words.append("below: a dot is a task of a seed, orange where adaptation makes it worse")
             below.supxlabel(f"{comparison.measure} of a task before adaptation", fontsize=7)
             below.supylabel(f"after {_steps(comparison)}", fontsize=7)
-        caption = " \N{MIDDLE DOT} ".join([*words, *[LEAVES] * left, _caption(comparison)])
+        seeds = {"above": _seeds(comparison.pairs), "below": _seeds(adapting or comparison.lines)}
+        if not comparison.pairs or seeds["above"] == seeds["below"]:
+            text = seeds["below"]
+        else:
+            text = ", ".join(f"{where} {of_part}" for where, of_part in seeds.items() if where == "above" or adapting)
+        caption = " \N{MIDDLE DOT} ".join([*words, *[LEAVES] * left, _caption(comparison, text)])
         add_caption(figure, _wrapped(caption, _CAPTION_WIDTH), 5.5)
     return figure
 
@@ -108,7 +114,7 @@ def draw_differences(comparison: Comparison) -> Figure:
         figure.supylabel(f"{text}\n({better})", fontsize=7)
         words = [f"against {plural(comparison.step_name)}", "dot: a seed, diamond: their mean"]
         words += ["bar: 95 % t interval over seeds"] * any(pair.interval is not None for pair in pairs)
-        words += ["each panel has its own scale"] + [LEAVES] * any(left) + [_caption(comparison)]
+        words += ["each panel has its own scale"] + [LEAVES] * any(left) + [_caption(comparison, _seeds(pairs))]
         caption = _wrapped(" · ".join(words), _CAPTION_WIDTH * width / _WIDTH * 5.5 / 6)
         add_caption(figure, caption, 6)
     return figure
@@ -182,9 +188,13 @@ def _steps(comparison: Comparison) -> str:
     return counted(comparison.step, comparison.step_name)
 
 
-def _caption(comparison: Comparison) -> str:
-    counts = sorted({len(line.seeds) for line in comparison.lines})
-    seeds = f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+def _seeds(rows: Sequence[Line | Pair]) -> str:
+    """The numbers of seeds of what is drawn."""
+    counts = sorted({len(row.seeds) for row in rows})
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+
+
+def _caption(comparison: Comparison, seeds: str) -> str:
     return f"{comparison.env} · {comparison.tasks} · {seeds} · {comparison.checkpoint} checkpoint"
 
 
@@ -224,7 +234,7 @@ def _draw_tasks(axes: Sequence[Axes], lines: Sequence[Line], titles: Sequence[st
         worst = sign * np.nanmin(sign * every)
     left, arrow = False, ARROWS["y"][-sign]
     for ax, line, title, values in zip(axes, lines, titles, drawn, strict=False):
-        worse = ~(sign * values[:, 1] >= sign * values[:, 0])
+        worse = made_worse(sign * values)[:, 1]
         # At the edge, also what is no number.
         before, after = sign * np.fmax(sign * values, sign * worst).T
         far = ~(sign * values >= sign * worst).all(axis=1)

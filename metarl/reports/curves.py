@@ -27,8 +27,16 @@ from metarl.config.measuring import Checkpoint
 from metarl.config.trust import Trust
 from metarl.reports.files import PICTURES, checked_file, save_picture
 from metarl.reports.functions import draw_functions
-from metarl.reports.labels import Group, by_family, group_runs, runs_of
-from metarl.reports.limits import LEAVES, limit_curves
+from metarl.reports.labels import (
+    Group,
+    by_evaluated_family,
+    by_family,
+    evaluated_on,
+    group_runs,
+    require_same_step_sizes,
+    runs_of,
+)
+from metarl.reports.limits import LEAVES, ends_shown, limit_curves
 from metarl.reports.styles import GREY, MARKERS, add_caption, shaded, style_axes, style_of, styles_of
 from metarl.reports.wording import (
     MEASURES,
@@ -70,7 +78,7 @@ _APART_CAPTION_WIDTH = 125
 _PANELS_IN_A_ROW = 4
 _PALE = "#d4d4d4"
 _MOST_MARKED = 12  # Points of a line; of more, only some have a marker.
-_MOST_DIFFERENT = 0.1  # of the range of what is drawn, between the references of runs that share one
+_MOST_DIFFERENT = 0.1  # of the range that the axis shows, between the references of runs that share one
 _LEGEND_LINE_INCHES = 0.15
 _LEGEND_GAP_INCHES = 0.065
 _CAPTION_INCHES = 0.5
@@ -127,13 +135,13 @@ def plot_runs(
     picture = checked_file(output, "picture", PICTURES)
     y, apart = convert("y", y, str | None), convert("apart", apart, bool)
     if apart and (x == "input" or x in _UNITS):
-        raise UserError(f"--apart is for gradient steps and for training, not for --x {x}; leave it out.")
+        raise UserError(f"apart (--apart) is for gradient steps and for training, not for x={x!r}; leave it out.")
     folders = run_folders(runs)
     if x == "input":
         if len(folders) != 1:
-            raise UserError(f"--x input draws the functions of one run, got {len(folders)}.")
+            raise UserError(f"x='input' (--x) draws the functions of one run, got {len(folders)}.")
         if y is not None:
-            raise UserError("--y names a metric, and --x input draws functions; leave --y out.")
+            raise UserError("y (--y) names a metric, and x='input' (--x) draws functions; leave y out.")
         figure = draw_functions(*load_with_iteration(folders[0], checkpoint, trust), checkpoint)
     else:
         stored = [read_run(folder, checkpoint, trust) for folder in folders]
@@ -162,7 +170,7 @@ def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure
     Raises:
         UserError: If a run was not evaluated, or if runs of a line were evaluated for different numbers of steps.
     """
-    families, styles = by_family(groups), styles_of(groups)
+    families, styles = by_evaluated_family(groups), styles_of(groups)
     tasks = [_two_tasks(runs_of(family)) for family in families]
     figure, axes = _new_figure([len(of_family) for of_family in tasks])
     panels = [(family, task) for family, of_family in zip(families, tasks, strict=True) for task in of_family]
@@ -177,7 +185,7 @@ def draw_gradient_steps(groups: Sequence[Group], y: str | None = None) -> Figure
         ax.set_xlabel(steps_text(runs))
         every = range(max(run.evaluated().returns.shape[1] for run in runs))
         ax.set_xticks(every[:: -(-len(every) // _MOST_MARKED)])
-        ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
+        ax.set_title(evaluated_on(runs[0]) + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     runs = runs_of(groups)
     caption = f"{seeds_text(runs)} · {tasks_text(families)} · {provenance_text(runs)}"
     _finish(figure, axes, [family for family, _ in panels], y, caption)
@@ -206,7 +214,7 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
     swept = {group.label for group in groups if any(run.sweep for run in group.runs)}
     lines = [line for group in groups for line in _by_rollouts(group)]
     sizes = sorted({_episodes_a_step(line) for line in lines} - {0}) if swept else []
-    families = by_family(lines)
+    families = by_evaluated_family(lines)
     tasks = [_two_tasks(runs_of(family)) for family in families]
     figure, axes = _new_figure([len(of_family) for of_family in tasks])
     panels = [(family, task) for family, of_family in zip(families, tasks, strict=True) for task in of_family]
@@ -225,7 +233,7 @@ def draw_adaptation(groups: Sequence[Group], x: str, y: str | None = None) -> Fi
             _draw_references(ax, family, ["standstill"], averaged=task is not None)
         _scale_logarithmically(ax, np.concatenate(drawn))
         ax.set_xlabel(amounts_text(runs, unit))
-        ax.set_title(runs[0].env + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
+        ax.set_title(evaluated_on(runs[0]) + ("" if task is None else f", {task_name(runs, task)}"), loc="left")
     for size in sizes:
         style = _style_of_size({**styles[groups[0].label], "color": GREY}, sizes, size, shade=True)
         axes[-1].plot([], [], **{**style, "linestyle": "", "label": f"{counted(size, 'episode')} a step"})
@@ -241,8 +249,8 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
     Every family has two panels, or one if there is nothing between the two, as in trials of a single episode. Of
     supervised families, the validation is drawn.
 
-    Seeds are averaged iteration by iteration, where all of them have a number. Runs whose training does not adapt have
-    no returns after adaptation, so they appear only in the panel "before".
+    Seeds are averaged iteration by iteration, where all of them have a number. Runs whose training does not adapt
+    (`training_adapts`) appear only in the panel "before".
 
     Args:
         groups: Lines of the figure; every run must have a ``progress.csv``.
@@ -257,13 +265,14 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
     """
     families, styles = by_family(groups), styles_of(groups)
     whens = [
-        ("before", "after") if any(_adapts(run, y) for run in runs_of(family)) else ("before",) for family in families
+        ("before", "after") if any(training_adapts(run, y) for run in runs_of(family)) else ("before",)
+        for family in families
     ]
     figure, axes = _new_figure([len(of_family) for of_family in whens])
     panels = [(family, when) for family, of_family in zip(families, whens, strict=True) for when in of_family]
     for ax, (family, when) in zip(axes, panels, strict=True):
         for index, group in enumerate(family):
-            runs = [run for run in group.runs if when == "before" or _column(run, when, y) in run.progress]
+            runs = [run for run in group.runs if when == "before" or training_adapts(run, y)]
             if not runs:
                 continue
             # Markers start at different places, so that those of close lines do not cover each other.
@@ -286,7 +295,8 @@ def draw_training(groups: Sequence[Group], x: str, y: str | None = None) -> Figu
 def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     """Draws each line in a panel of its own, in colour, on top of the others, which are pale.
 
-    A row of panels has one family. Of training, the returns after adaptation are drawn, where there are any.
+    A row of panels has one family. Of training, the returns after adaptation are drawn; of a line whose training does
+    not adapt, those before it, which its title says.
 
     Args:
         groups: Lines of the figure.
@@ -301,7 +311,10 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    families, styles, runs = by_family(groups), styles_of(groups), runs_of(groups)
+    of_training = x != "gradient-step"
+    families = by_family(groups) if of_training else by_evaluated_family(groups)
+    styles, runs = styles_of(groups), runs_of(groups)
+    adapting = any(training_adapts(run, y) for run in runs)
     rows = [
         family[first : first + _PANELS_IN_A_ROW]
         for family in families
@@ -312,7 +325,7 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
     left = False
     for family in families:
         lines = [_line(group, x, y) for group in family]
-        of_family = [panels for row, panels in zip(rows, axes, strict=True) if row[0].env == family[0].env]
+        of_family = [panels for row, panels in zip(rows, axes, strict=True) if row[0] in family]
         shown, rest = np.split(np.concatenate(of_family), [len(family)])
         for ax in rest:
             ax.set_visible(False)
@@ -321,30 +334,34 @@ def draw_apart(groups: Sequence[Group], x: str, y: str | None = None) -> Figure:
                 ax.sharex(shown[0])
                 ax.sharey(shown[0])
             for places, per_seed in lines:
-                _draw_mean(ax, places, per_seed, {"color": _PALE, "linewidth": 0.8}, with_gaps=x != "gradient-step")
+                _draw_mean(ax, places, per_seed, {"color": _PALE, "linewidth": 0.8}, with_gaps=of_training)
             style = {**styles[group.label], "linewidth": 1.2, "markersize": 3, **_marked(len(line[0]), 0.25)}
-            _draw_group(ax, *line, style, with_gaps=x != "gradient-step")
-            ax.set_title(textwrap.fill(group.label, _APART_LABEL_WIDTH), fontsize=7, loc="left")
+            _draw_group(ax, *line, style, with_gaps=of_training)
+            title = textwrap.fill(group.label, _APART_LABEL_WIDTH)
+            if of_training and adapting and not _group_adapts(group, y):
+                title += f"\n({training_text(group.runs, 'before', alone=True)})"
+            ax.set_title(title, fontsize=7, loc="left")
             ax.tick_params(labelsize=6.5)
             style_axes(ax)
-            if x != "gradient-step":
+            if of_training:
                 ax.locator_params(axis="x", nbins=4, integer=x == "iteration", min_n_ticks=1)
                 ax.xaxis.set_major_formatter(lambda value, _: engineering(value))
         name = y or family[0].runs[0].measure
         for panels in of_family:
-            panels[0].set_ylabel(f"{family[0].env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=6.5)
+            env = family[0].env if of_training else textwrap.fill(evaluated_on(family[0].runs[0]), _APART_LABEL_WIDTH)
+            panels[0].set_ylabel(f"{env}\n{MEASURES.get(name, f'{name} of an episode')}", fontsize=6.5)
         left |= limit_curves(list(shown), name)
-    if x == "gradient-step":
-        against = steps_text(runs)
+    if of_training:
+        when = training_text(runs, "after" if adapting else "before", alone=not adapting)
+        against = f"{_AXES[x][1]}, {when}"
     else:
-        when = "after" if any(_adapts(run, y) for run in runs) else "before"
-        against = f"{_AXES[x][1]}, {training_text(runs, when, alone=when == 'before')}"
+        against = steps_text(runs)
     words = [
         f"against {against}",
         "each panel: one line in colour, its seeds thin, and the means of the others in grey",
     ]
     words += [LEAVES] * left + [seeds_text(runs)]
-    words += [tasks_text(families)] if x == "gradient-step" else []
+    words += [] if of_training else [tasks_text(families)]
     words += [provenance_text(runs)]
     text = textwrap.fill(" · ".join(words), _APART_CAPTION_WIDTH)
     add_caption(figure, text, 6)
@@ -361,8 +378,7 @@ def _line(group: Group, x: str, y: str | None) -> tuple[Floats, Floats]:
     if x == "gradient-step":
         per_seed = _returns_per_seed(group, None, y)
         return np.arange(per_seed.shape[1], dtype=np.float64), per_seed
-    adapts = all(_column(run, "after", y) in run.progress for run in group.runs)
-    return _trained(group.runs, "after" if adapts else "before", x, y)
+    return _trained(group.runs, "after" if _group_adapts(group, y) else "before", x, y)
 
 
 def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tuple[Floats, Floats]:
@@ -381,8 +397,17 @@ def _trained(runs: Sequence[StoredRun], when: str, x: str, y: str | None) -> tup
     return places[measured], per_seed[:, measured]
 
 
-def _adapts(run: StoredRun, y: str | None) -> bool:
-    """Whether training measured something after adaptation that it had not measured before it."""
+def _group_adapts(group: Group, y: str | None) -> bool:
+    return all(training_adapts(run, y) for run in group.runs)
+
+
+def training_adapts(run: StoredRun, y: str | None = None) -> bool:
+    """Whether training measured something after adaptation that it had not measured before it.
+
+    Args:
+        run: The run.
+        y: A metric; None for what the family is measured by.
+    """
     before, after = (run.progress.get(_column(run, when, y), np.array([])) for when in ("before", "after"))
     return len(after) > 0 and not np.array_equal(before, after, equal_nan=True)
 
@@ -404,9 +429,9 @@ def _fit(axes: Sequence[Axes], families: Sequence[Sequence[Group]], y: str | Non
     The first axis has a name, and those of families that are measured by something else.
     """
     measured, left = None, False
-    for env in dict.fromkeys(family[0].env for family in families):
-        panels = [ax for ax, family in zip(axes, families, strict=True) if family[0].env == env]
-        name = y or next(family for family in families if family[0].env == env)[0].runs[0].measure
+    for family in {id(family): family for family in families}.values():
+        panels = [ax for ax, other in zip(axes, families, strict=True) if other is family]
+        name = y or family[0].runs[0].measure
         left |= limit_curves(panels, name)
         if name != measured:
             measured = name
@@ -436,7 +461,7 @@ def _with_progress(runs: Sequence[StoredRun], x: str) -> list[StoredRun]:
     if without:
         say(
             f"left out, because their progress.csv holds no '{column}' ({x} were not measured): {_paths(without)}; "
-            "--x iteration draws all runs"
+            "x='iteration' (--x) draws all runs"
         )
     return shown
 
@@ -450,14 +475,17 @@ def _paths(runs: Sequence[StoredRun]) -> str:
 
 def _by_rollouts(group: Group) -> list[Group]:
     """A line for each number of episodes per step, in ascending order."""
-    lines: dict[int, list[StoredRun]] = {}
+    lines: dict[tuple[int, int], list[StoredRun]] = {}
     for run in group.runs:
         for evaluation in run.evaluations():
-            lines.setdefault(evaluation.rollouts, []).append(replace(run, evaluation=evaluation, sweep=()))
+            size = (evaluation.shots or 0, evaluation.rollouts)
+            lines.setdefault(size, []).append(replace(run, evaluation=evaluation, sweep=()))
     if any(len(runs) != len(group.runs) for runs in lines.values()):
+        supervised = group.runs[0].measure != "return"
         raise UserError(
-            f"seeds of {group.label} were evaluated with different numbers of episodes: evaluate them again with the "
-            "same --rollouts or --rollouts-sweep."
+            f"seeds of {group.label} were evaluated with different numbers of "
+            f"{'examples' if supervised else 'episodes'}: evaluate them again with the same "
+            + ("shots (--shots) and queries (--queries)." if supervised else "rollouts (--rollouts, --rollouts-sweep).")
         )
     return [Group(group.label, tuple(lines[size])) for size in sorted(lines)]
 
@@ -482,8 +510,9 @@ def _returns_per_seed(group: Group, task: Floats | None, y: str | None) -> Float
         raise UserError(
             f"seeds of {group.label} were evaluated for {' and '.join(map(str, sorted(lengths)))} "
             f"{group.runs[0].evaluated().step_name}s: "
-            "evaluate them again with the same --gradient-steps."
+            "evaluate them again with the same gradient_steps (--gradient-steps)."
         )
+    require_same_step_sizes(group.label, group.runs, max(lengths))
     return np.array(rows)
 
 
@@ -584,11 +613,11 @@ def _draw_references(ax: Axes, lines: Sequence[Group], names: Iterable[str], *, 
     """Draws references of the lines' evaluations, mean over seeds, except those that are themselves among the lines.
 
     What depends on the step has a line for each kind of step, since those are of different networks. Where the
-    references of lines differ by more than a tenth of what is drawn, none is drawn, and the legend says so: a mean over
-    lines would be the reference of none.
+    references of lines differ by more than a tenth of the range that the axis shows, none is drawn, and the legend says
+    so: a mean over lines would be the reference of none.
     """
-    values = np.concatenate([np.asarray(line.get_ydata(), dtype=np.float64) for line in ax.lines])
-    allowed = _MOST_DIFFERENT * float(np.nanmax(values) - np.nanmin(values))
+    best, worst = ends_shown([ax], lines[0].runs[0].measure) or (0.0, 0.0)
+    allowed = _MOST_DIFFERENT * abs(best - worst)
     for name in names:
         algo = _REFERENCE_ALGORITHMS[name]
         if any(run.config["algo"] == algo for run in runs_of(lines)):
@@ -626,7 +655,7 @@ def _finish(
     Args:
         figure: The figure.
         axes: Its panels with all of their lines.
-        families: The lines of each panel.
+        families: The lines of each panel, the same list for all panels of a family.
         y: A metric that is drawn in place of the return.
         caption: The caption.
     """

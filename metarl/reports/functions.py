@@ -41,7 +41,9 @@ def draw_functions(agent: Agent, iteration: int, checkpoint: Checkpoint) -> Figu
 
     family = agent.family
     if not isinstance(family, SupervisedFamily) or family.classes or (family.num_inputs, family.num_outputs) != (1, 1):
-        raise UserError(f"--x input needs a regression family with one input and one output; {family.name} is another.")
+        raise UserError(
+            f"x='input' (--x) needs a regression family with one input and one output; {family.name} is another."
+        )
     assert agent.settings.examples is not None
     shots = agent.settings.examples.shots
     tasks = family.sample_tasks(_TASKS, stream(_SEED, Purpose.TEST_TASKS), "test")

@@ -29,12 +29,12 @@ from metarl.reports.measures import (
     Summary,
     along_step,
     angles_to_sum,
-    difference_over_tasks,
     linear_cka,
     mean_cca,
     mean_of_finite,
     over_tasks,
     unrelated_angle,
+    with_interval,
 )
 from metarl.reports.results import (
     Angles,
@@ -228,7 +228,7 @@ def conflict(gradients: Floats, groups: Sequence[Sequence[int]], layout: Layout,
         between_tasks=_compared(between, sizes),
         within_task=_compared(within, [num_vectors]),
         between_episodes=_compared(episodes, [num_vectors]),
-        excess=difference_over_tasks(episodes - within, independent),
+        excess=with_interval(over_tasks(episodes - within), independent),
     )
 
 

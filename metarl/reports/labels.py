@@ -68,14 +68,50 @@ def group_runs(runs: Sequence[StoredRun]) -> list[Group]:
 
 
 def by_family(groups: Sequence[Group]) -> list[list[Group]]:
-    """The groups of each family."""
+    """The groups of each family of training."""
     families = dict.fromkeys(group.env for group in groups)
     return [[group for group in groups if group.env == family] for family in families]
+
+
+def by_evaluated_family(groups: Sequence[Group]) -> list[list[Group]]:
+    """The groups of each family that they were evaluated on, see `evaluated_on`."""
+    names = [evaluated_on(group.runs[0]) for group in groups]
+    return [[group for group, own in zip(groups, names, strict=True) if own == name] for name in dict.fromkeys(names)]
+
+
+def evaluated_on(run: StoredRun) -> str:
+    """The family of a run's evaluation, such as "navigation", or "navigation-b (trained on navigation)".
+
+    Raises:
+        UserError: If the run was not evaluated.
+    """
+    env = run.evaluated().env
+    return env if env == run.env else f"{env} (trained on {run.env})"
 
 
 def runs_of(groups: Sequence[Group]) -> list[StoredRun]:
     """The runs of some groups."""
     return [run for group in groups for run in group.runs]
+
+
+def require_same_step_sizes(label: str, runs: Sequence[StoredRun], steps: int) -> None:
+    """Refuses to average seeds that were evaluated with different step sizes.
+
+    Args:
+        label: The line.
+        runs: Its seeds.
+        steps: Steps of adaptation that are shown.
+
+    Raises:
+        UserError: If seeds were.
+    """
+    scales = {run.evaluated().step_scales[:steps] for run in runs}
+    if len(scales) > 1:
+        words = " and ".join(sorted(" ".join(f"{scale:g}" for scale in of_one) for of_one in scales))
+        raise UserError(
+            f"seeds of {label} were evaluated with different step_scales, {words}: evaluate them again with the same "
+            "step_scales (--step-scales)."
+        )
 
 
 def differences(groups: Sequence[Group]) -> dict[str, list[str]]:

@@ -44,6 +44,24 @@ def worst_shown(values: Floats, start: float, scale: float, worse: int) -> float
     return None if len(shown) == len(finite) else worse * float(max([worse * start, *shown]))
 
 
+def ends_shown(axes: Sequence[Axes], measure: str) -> tuple[float, float] | None:
+    """The best and the worst value of the panels' lines without those that have diverged; None without any number.
+
+    Args:
+        axes: Panels with all of their lines.
+        measure: What they show, one of `WORSE`.
+    """
+    lines = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.lines]
+    curves = [curve[np.isfinite(curve)] for curve in lines if np.isfinite(curve).any()]
+    if not curves:
+        return None
+    worse, values = WORSE[measure], np.concatenate(curves)
+    start = worse * max(worse * curve[0] for curve in curves)
+    best = worse * min(worse * values)
+    worst = worst_shown(values, start, max(abs(start - best), float(np.median(np.abs(values)))), worse)
+    return best, worse * max(worse * values) if worst is None else worst
+
+
 def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     """Fits the vertical axis of panels that share it: logarithmic for errors, and without values that have diverged.
 
@@ -56,20 +74,15 @@ def limit_curves(axes: Sequence[Axes], measure: str) -> bool:
     Returns:
         Whether a line leaves the axis.
     """
+    ends = ends_shown(axes, measure) if measure in WORSE else None
+    if ends is None:
+        return False
+    worse, (best, worst) = WORSE[measure], ends
     lines = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.lines]
-    curves = [curve[np.isfinite(curve)] for curve in lines if np.isfinite(curve).any()]
-    if measure not in WORSE or not curves:
-        return False
-    worse, values = WORSE[measure], np.concatenate(curves)
-    if measure == "error" and (values > 0).any():
+    if measure == "error" and any((line > 0).any() for line in lines):
         _scale_logarithmically(axes)
-    start = worse * max(worse * curve[0] for curve in curves)
-    best = worse * min(worse * values)
-    worst = worst_shown(values, start, max(abs(start - best), float(np.median(np.abs(values)))), worse)
-    if worst is None and not any(_is_lost(curve).any() for curve in lines):
+    if not any(((worse * line > worse * worst) | _is_lost(line)).any() for line in lines):
         return False
-    if worst is None:
-        worst = worse * max(worse * values)
     for ax in axes:
         edge = show_between(ax, "y", min(best, worst), max(best, worst))[worse > 0]
         for line in list(ax.lines):

@@ -18,6 +18,10 @@ RIDGES = tuple(np.logspace(-4, 2, 13).tolist())
 
 # Variation below this, relative to the largest, is rounding error of single precision.
 _RESOLUTION = 1e-6
+# Those of a `Summary`.
+_STATISTICS: dict[str, Callable[..., Any]] = {
+    "mean": np.mean, "median": np.median, "std": np.std, "min": np.min, "max": np.max,
+}  # fmt: skip
 
 
 def angles_to_sum(vectors: ArrayLike) -> Floats:
@@ -210,7 +214,7 @@ def mean_of_finite(values: ArrayLike) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """Statistics of finite values over tasks; NaN if there are none.
+    """Statistics over tasks, see `over_tasks` and `returns_over_tasks`.
 
     Attributes:
         mean: Mean, [...].
@@ -230,16 +234,22 @@ class Summary:
 
 
 def over_tasks(values: ArrayLike) -> Summary:
-    """Summarises values [task, ...] over tasks."""
+    """Summarises values [task, ...] over the tasks where they are defined, such as angles."""
     per_task = np.asarray(values, dtype=np.float64)
     per_task = np.where(np.isfinite(per_task), per_task, np.nan)
     columns = [column[np.isfinite(column)] for column in per_task.reshape(len(per_task), -1).T]
-    functions: dict[str, Callable[[Floats], Any]]
-    functions = {"mean": np.mean, "median": np.median, "std": np.std, "min": np.min, "max": np.max}
     summary = {}
-    for name, function in functions.items():
+    for name, function in _STATISTICS.items():
         numbers = np.array([float(function(column)) if len(column) else np.nan for column in columns])
         summary[name] = numbers.reshape(per_task.shape[1:])
+    return Summary(**summary, per_task=per_task)
+
+
+def returns_over_tasks(values: ArrayLike) -> Summary:
+    """Summarises returns [task, ...] over all tasks; NaN where one has diverged, without which a mean is too good."""
+    per_task = np.asarray(values, dtype=np.float64)
+    per_task = np.where(np.isfinite(per_task), per_task, np.nan)
+    summary = {name: np.asarray(function(per_task, axis=0)) for name, function in _STATISTICS.items()}
     return Summary(**summary, per_task=per_task)
 
 
@@ -248,21 +258,21 @@ class Difference(Summary):
     """Statistics of differences over tasks.
 
     Attributes:
-        interval: Half-width of the mean's 95 % t interval over tasks, [...]; NaN with fewer than two finite values.
-            None if the tasks are not independent, as where a finite family repeats its own.
+        interval: Half-width of the mean's 95 % t interval over tasks, [...]; NaN where the mean is, and with fewer than
+            two finite values. None if the tasks are not independent, as where a finite family repeats its own.
     """
 
     interval: Floats | None
 
 
-def difference_over_tasks(values: ArrayLike, independent: bool) -> Difference:
-    """Summarises differences [task, ...] over tasks, with an interval if the tasks are independent."""
-    summary = over_tasks(values)
+def with_interval(summary: Summary, independent: bool) -> Difference:
+    """A summary of differences over tasks, with an interval if the tasks are independent."""
     if not independent:
         return Difference(**vars(summary), interval=None)
     columns = [column[np.isfinite(column)] for column in summary.per_task.reshape(len(summary.per_task), -1).T]
     halves = [mean_and_interval(column).half_width if len(column) > 1 else np.nan for column in columns]
-    return Difference(**vars(summary), interval=np.array(halves, dtype=np.float64).reshape(summary.mean.shape))
+    interval = np.array(halves, dtype=np.float64).reshape(summary.mean.shape)
+    return Difference(**vars(summary), interval=np.where(np.isnan(summary.mean), np.nan, interval))
 
 
 def best_on_the_other_half(halves: ArrayLike) -> tuple[NDArray[np.intp], Floats]:

@@ -28,8 +28,8 @@ from metarl.reports.comparison import compare_lines, usual_reference
 from metarl.reports.comparison_figure import draw_comparison
 from metarl.reports.curves import draw_gradient_steps, draw_training
 from metarl.reports.files import checked_file, take_literally, writing
-from metarl.reports.labels import Group, by_family, differences, group_runs, runs_of
-from metarl.reports.tables import comparison_table
+from metarl.reports.labels import Group, by_evaluated_family, by_family, differences, evaluated_on, group_runs, runs_of
+from metarl.reports.tables import comparison_table, usual_step_scales
 from metarl.reports.wording import MEASURES, decimals_of, engineering, estimates_text, seeds_text, tasks_text
 from metarl.store.evaluations import Evaluation
 from metarl.store.reference import results_folder
@@ -97,8 +97,8 @@ def _rendered(groups: Sequence[Group]) -> str:
             for family in by_family(groups)
         ),
         runs=[_facts(run) for run in runs],
-        adaptation=[_adaptation(family) for family in by_family(evaluated)],
-        comparisons=[_comparison(family) for family in by_family(evaluated) if len(family) > 1],
+        adaptation=[_adaptation(family) for family in by_evaluated_family(evaluated)],
+        comparisons=[_comparison(family) for family in by_evaluated_family(evaluated) if len(family) > 1],
         training=[_training(family) for family in by_family(trained)],
         not_evaluated=[run.name for run in runs if not _is_evaluated(run)],
         without_progress=[run.name for run in runs if not _has_progress(run)],
@@ -165,7 +165,13 @@ def _evaluate_command(run: StoredRun, evaluation: Evaluation, folder: Path, *, d
     else:
         size = ["--shots", evaluation.shots, "--queries", evaluation.rollouts]
     steps = ["--gradient-steps", len(evaluation.mean) - 1, "--seed", evaluation.seed]
-    which = [] if evaluation.checkpoint == "last" else ["--checkpoint", evaluation.checkpoint]
+    which: list[Any] = [] if evaluation.checkpoint == "last" else ["--checkpoint", evaluation.checkpoint]
+    if evaluation.env != run.env:
+        which += ["--env", evaluation.env]
+    if evaluation.step_scales != usual_step_scales(evaluation):
+        which += ["--step-scales", *evaluation.step_scales]
+    if evaluation.adapted_layers:
+        which += ["--adapted-layers", *evaluation.adapted_layers]
     words = ["python", "-m", "metarl.evaluate", folder, *tasks, *size, *steps, *which]
     return " ".join([shlex.join(map(str, words)), *trust_options(run.config)])
 
@@ -173,8 +179,8 @@ def _evaluate_command(run: StoredRun, evaluation: Evaluation, folder: Path, *, d
 def _are_drawn(run: StoredRun, evaluation: Evaluation) -> bool:
     """Whether the evaluation's seed draws its tasks; False if the family is not available or not trusted."""
     try:
-        require_trust(run.config, run.trust)
-        family = get_family(run.env, **run.config.get("env_kwargs", {}))
+        require_trust({**run.config, "env": evaluation.env}, run.trust)
+        family = get_family(evaluation.env, **(run.config.get("env_kwargs", {}) if evaluation.env == run.env else {}))
         tasks = family.sample_tasks(len(evaluation.tasks), stream(evaluation.seed, Purpose.TEST_TASKS), "test")
     except UserError:
         return False
@@ -208,7 +214,7 @@ def _adaptation(family: Sequence[Group]) -> dict[str, Any]:
         rows.append({"label": group.label, "seeds": len(group.runs), "cells": cells})
     measure = MEASURES[runs[0].measure]
     return {
-        "env": family[0].env,
+        "env": evaluated_on(runs[0]),
         "picture": _picture(figure, f"{measure} after each step of adaptation"),
         "measure": measure,
         "step_name": " or ".join(dict.fromkeys(run.evaluated().step_name for run in runs)),
@@ -226,7 +232,7 @@ def _training(family: Sequence[Group]) -> dict[str, str]:
 
 def _comparison(family: Sequence[Group]) -> dict[str, Any]:
     """What `compare` says of the lines, or why it cannot."""
-    shown: dict[str, Any] = {"env": family[0].env, "picture": None}
+    shown: dict[str, Any] = {"env": evaluated_on(family[0].runs[0]), "picture": None}
     try:
         result = compare_lines({group.label: group.runs for group in family}, usual_reference(family))
     except UserError as error:

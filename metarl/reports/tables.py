@@ -17,7 +17,7 @@ from metarl.common.words import counted, dropped_text, plural
 from metarl.config.algorithms import run_title
 from metarl.inner.rule import evaluation_scales
 from metarl.reports.comparison import Comparison, Line, Pair
-from metarl.reports.measures import Difference
+from metarl.reports.measures import Difference, Summary
 from metarl.reports.results import Analysis
 from metarl.reports.wording import decimals_of, estimates_text, number_text, read_by, tasks_in_words
 from metarl.store.evaluations import Evaluation, MetricResult
@@ -60,7 +60,7 @@ def evaluation_table(result: Evaluation) -> str:
     widths = {name: max(len(name), *map(len, cells)) for name, cells in metrics.items()}
     at = "" if result.iteration is None else f" (iteration {result.iteration})"
     restricted = f", adapting {' '.join(result.adapted_layers)} alone" if result.adapted_layers else ""
-    if result.step_scales != _usual_step_scales(result):
+    if result.step_scales != usual_step_scales(result):
         restricted += f", step sizes times {' '.join(f'{scale:g}' for scale in result.step_scales)}"
     lines = [
         f"{run_title(result.config)} on {result.env}{restricted}: "
@@ -90,10 +90,10 @@ def evaluation_table(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _usual_step_scales(result: Evaluation) -> tuple[float, ...]:
+def usual_step_scales(result: Evaluation) -> tuple[float, ...]:
     """The factors on the step size that an evaluation has if none are asked for."""
     wanted = () if result.shots is None else (1.0,)
-    return evaluation_scales(len(result.step_scales), result.config.get("num_inner_steps", 1), wanted)
+    return evaluation_scales(len(result.step_scales), result.config.get("num_inner_steps") or 1, wanted)
 
 
 def sweep_table(results: Sequence[Evaluation]) -> str:
@@ -235,7 +235,7 @@ def _table_of_freezing(result: Analysis) -> list[str]:
         f"{result.measure} with layers frozen in the inner loop",
         _row("frozen", (result.measure, "change", "+-95%")),
     ]
-    return [*lines, *_rows(freezing.names, columns)]
+    return [*lines, *_rows(freezing.names, columns), *_diverged(result.measure, freezing.returns)]
 
 
 def _table_of_gammas(result: Analysis) -> list[str]:
@@ -255,10 +255,17 @@ def _table_of_gammas(result: Analysis) -> list[str]:
         "+-95%": _intervals(sweep.gain, decimals),
     }
     if sweep.gap is not None:
-        columns |= {"of the gap": [f"{share:.1%}" for share in sweep.gap.share]}
+        columns |= {"of the gap": ["-" if math.isnan(share) else f"{share:.1%}" for share in sweep.gap.share]}
         standstill, oracle = (number_text(value, 2) for value in (sweep.gap.standstill, sweep.gap.oracle))
         lines += [f"gap: from standing still {standstill} to the oracle's {oracle}"]
-    return [*lines, _row("attenuated", columns), *_rows(sweep.parts, list(columns.values()))]
+    rows = _rows(sweep.parts, list(columns.values()))
+    return [*lines, _row("attenuated", columns), *rows, *_diverged(result.measure, sweep.returns)]
+
+
+def _diverged(measure: str, returns: Summary) -> list[str]:
+    """Says on how many tasks returns have diverged, which leaves a mean over tasks undefined."""
+    tasks = int(np.isnan(returns.per_task).reshape(len(returns.per_task), -1).any(axis=1).sum())
+    return [f"-: the {measure} of {counted(tasks, 'task')} has diverged"] if tasks else []
 
 
 def _table_of_features(result: Analysis) -> list[str]:

@@ -16,7 +16,7 @@ from metarl.common.statistics import MIN_SEEDS_FOR_INTERVAL
 from metarl.common.strict_json import one_line
 from metarl.common.words import counted, plural
 from metarl.config.algorithms import ALGORITHMS, run_title
-from metarl.reports.labels import Group, runs_of
+from metarl.reports.labels import Group, evaluated_on, runs_of
 from metarl.store.runs import StoredRun, commits_of
 
 MEASURES = {"return": "return of an episode", "error": "mean squared error", "accuracy": "accuracy"}
@@ -73,7 +73,7 @@ def tasks_text(families: Sequence[Sequence[Group]]) -> str:
     """The number of evaluation tasks, whether they were held out, and the checkpoint."""
     runs = [run for family in families for run in runs_of(family)]
     lists = [rows_of_tasks(run) for run in runs]
-    different = {(run.env, str(sorted(tasks.tolist()))) for run, tasks in zip(runs, lists, strict=True)}
+    different = {(evaluated_on(run), str(sorted(tasks.tolist()))) for run, tasks in zip(runs, lists, strict=True)}
     same = len(different) == len(families)
     words = dict.fromkeys(map(tasks_in_words, lists, (run.evaluated().finite for run in runs)))
     checkpoints = sorted({run.evaluated().checkpoint for run in runs})

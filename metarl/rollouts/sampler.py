@@ -142,7 +142,10 @@ class Sampler:
             values[:, slots] = 0
         left = self._rollouts - np.bincount(np.array(slots, int) // self._rollouts, minlength=self._num_tasks)
         if not left.all():
-            raise Fault(f"no episode of a task is left: {self.dropped[0]}; mend the environment.")
+            raise Fault(
+                f"all episodes of a task were dropped; in one of them {self.dropped[0]}. Mend the environment, or "
+                "raise rollouts_per_task."
+            )
 
 
 def with_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Rollouts:

@@ -19,7 +19,7 @@ from torch import Tensor
 from metarl.common.errors import Fault, UserError, shown
 from metarl.common.files import reason, replacing
 from metarl.config.checked import Range, convert
-from metarl.config.trust import Trust, require_trust
+from metarl.config.trust import Trust, untrusted
 from metarl.envs.space_json import space_from_json, space_to_json
 from metarl.envs.spaces import flat_space, flatten
 from metarl.policies.action_map import ActionMap
@@ -408,11 +408,17 @@ def load_policy(path: str | Path, trust: Trust = False) -> AdaptedPolicy | Adapt
         raise UserError(f"{file} holds no policy of this version of metarl; save the policy again.")
     try:
         header = json.loads(texts["policy"])
-        require_trust(header["blueprint"]["network"], trust)
+        foreign = untrusted(header["blueprint"]["network"], trust)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, UserError):
             raise
         raise _incomplete(file, error) from error
+    if foreign:
+        named = " and ".join(f"{setting} {shown(name)}" for setting, name in foreign.items())
+        raise UserError(
+            f"the policy in {file} names code from outside metarl, {named}, and loading it would execute that code; if "
+            f"you trust it, pass trust=True or trust={[*foreign.values()]!r}."
+        )
     try:
         return _restored(header, tensors)
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:

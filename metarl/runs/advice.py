@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from metarl.common.words import alternatives
 from metarl.config.algorithms import REUSE_KL
+from metarl.config.optimisers import get_meta_optimiser
 from metarl.config.resolved import Settings
 from metarl.outer.optimiser import NOT_ACCEPTED
 
@@ -45,7 +47,58 @@ class NotAccepted:
 
     def remedy(self, settings: Settings) -> str:
         """What to try against the most frequent outcome."""
-        return NOT_ACCEPTED[self.counts[0][0]].format(step_sizes=settings.step_sizes)
+        outcome, _ = self.counts[0]
+        return _REMEDIES[outcome](settings)
+
+
+def against_large_steps(settings: Settings, validating: bool = False) -> str:
+    """What to try if steps were so large that numbers are no longer finite.
+
+    Args:
+        settings: The run's settings.
+        validating: Whether that was in a validation, in which baselines take gradient steps too.
+    """
+    steps = settings.inner.num_inner_steps if validating else settings.trained_steps
+    of_inner = settings.algorithm.step_size if steps else None
+    of_meta = None
+    if settings.optimiser is not None:
+        of_meta = get_meta_optimiser(settings.meta.meta_optimiser).step_size or "step of the meta-optimiser"
+    sizes = " or ".join(filter(None, (of_meta, of_inner)))
+    remedies = [f"a smaller {sizes}"] if sizes else []
+    if settings.examples is None:
+        remedies += [*_normalisation(settings), "smaller rewards"]
+    return alternatives(remedies)
+
+
+def _against_rejection(settings: Settings) -> str:
+    if settings.examples is not None:
+        data = "meta_batch_size or queries"
+    else:
+        data = "meta_batch_size" if settings.algorithm.remembers else "meta_batch_size or rollouts_per_task"
+    size = settings.algorithm.step_size if settings.trained_steps else None
+    steps = [f"a smaller {size}"] if size else []
+    return alternatives([f"more data for each step ({data})", *steps, *_normalisation(settings)])
+
+
+def _against_zero_gradient(settings: Settings) -> str:
+    if settings.examples is not None:
+        return "fewer iterations if every prediction is right"
+    normalisation = [f"if observations are far from 0, {name}" for name in _normalisation(settings)]
+    remedies = alternatives(["a reward that depends on the actions", "a longer horizon", *normalisation])
+    return f"fewer iterations if every episode earns the most that it can, else {remedies}"
+
+
+def _normalisation(settings: Settings) -> list[str]:
+    """The setting that would normalise observations; none if they are normalised, or cannot be."""
+    possible = settings.examples is None and settings.optimiser is not None
+    return ["normalise_observations"] if possible and not settings.policy.normalise_observations else []
+
+
+_REMEDIES: Mapping[str, Callable[[Settings], str]] = {
+    "rejected": _against_rejection,
+    "zero gradient": _against_zero_gradient,
+    "non-finite": against_large_steps,
+}
 
 
 def not_accepted(outcomes: Sequence[str]) -> NotAccepted | None:

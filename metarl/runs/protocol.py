@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -49,6 +50,8 @@ from metarl.store.reference import results_folder
 
 # Tasks in a group. A group adapts to its tasks side by side and has random streams of its own.
 _GROUP = 40
+# Numbers of a task that an error message shows.
+_MOST_SHOWN = 20
 
 
 def evaluate(run_dir: str | Path, config: EvaluationConfig | None = None, trust: Trust = False) -> Evaluation:
@@ -260,10 +263,8 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
     except (ValueError, KeyError, TypeError) as error:
         if isinstance(error.__cause__, OSError):  # The file cannot be read at all.
             raise
-        example = json.dumps({"tasks": plain(family.sample_tasks(2, np.random.default_rng(0)))})
-        example = json.dumps(json.loads(example, parse_float=lambda digits: round(float(digits), 2)))
         raise UserError(
-            f"{config.task_file} holds no tasks; for {family.name} it must be JSON such as {example}."
+            f"{config.task_file} holds no tasks; for {family.name} it must be JSON {_form_of_tasks(family)}."
         ) from error
     tasks = []
     for number, value in enumerate(values):
@@ -277,6 +278,15 @@ def _tasks(family: Family, config: EvaluationConfig) -> np.ndarray:
             "take tasks of its test split."
         )
     return stacked(tasks)
+
+
+def _form_of_tasks(family: Family) -> str:
+    """What a file with tasks of a family must hold, as the end of a sentence: two tasks as an example if they fit."""
+    shape = family.task_space.shape
+    if shape is not None and math.prod(shape) > _MOST_SHOWN:
+        return f'{{"tasks": [...]}}, with an array of shape {shape} for each task'
+    example = json.dumps({"tasks": plain(family.sample_tasks(2, np.random.default_rng(0)))})
+    return f"such as {json.dumps(json.loads(example, parse_float=lambda digits: round(float(digits), 2)))}"
 
 
 class _Protocol:

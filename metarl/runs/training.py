@@ -27,17 +27,19 @@ from metarl.common.streams import Purpose, stream
 from metarl.common.words import dropped_text
 from metarl.config.checked import expect
 from metarl.config.config import Config, check_processes
+from metarl.config.resolved import difference
 from metarl.config.settings import EXECUTION
 from metarl.config.trust import code_in
 from metarl.data import LearnerState, Row
 from metarl.envs.family import TaskFamily
 from metarl.envs.single import require_whole_episodes
 from metarl.envs.spaces import check_parts
+from metarl.envs.supervised import SupervisedFamily
 from metarl.inner.loop import Measured
 from metarl.inner.runner import Runner, check_dropped, make_runner
 from metarl.inner.supervised import SupervisedRunner
 from metarl.outer.learners import Learner, MetaLearner, OfFirstProcess, before_and_after
-from metarl.runs.advice import Advice, not_accepted
+from metarl.runs.advice import Advice, against_large_steps, not_accepted
 from metarl.runs.build import build, require_enough_to_train
 from metarl.runs.processes import joined, launch
 from metarl.runs.room import require_room_to_train
@@ -144,7 +146,7 @@ def _first(config: Config, trainer: Trainer, group: Group) -> FinishedRun:
         Agent(config, state.learner.meta)  # Refuses a checkpoint that does not fit.
         group.first(state)
         if not new and state.iteration >= settings.run.iterations:
-            more = "; raise --iterations for more" if state.iteration else ""
+            more = "; raise iterations (--iterations) for more" if state.iteration else ""
             say_on_stdout(f"{folder.path} has done its {state.iteration} iterations{more}")
             return _finished(config, state)
         data = {"data": trainer.family.data} if trainer.family.data else {}
@@ -179,7 +181,7 @@ def _begins_anew(config: Config) -> bool:
     new = folder.begins(resume)
     if not (new or resume):
         raise folder.taken()
-    if folder.config.is_file() or not new:
+    if folder.holds_run() or not new:
         _check_same_run(config)
     return new
 
@@ -187,12 +189,8 @@ def _begins_anew(config: Config) -> bool:
 def _check_same_run(config: Config) -> None:
     now = config.to_dict()
     before = load_config(config.folder, trust=code_in(now).values()).to_dict()
-    changed = [name for name in now if name not in (*EXECUTION, "iterations") and now[name] != before[name]]
-    if changed:
-        name = changed[0]
-        raise UserError(
-            f"{config.folder} was run with {name}={before[name]!r}, not {now[name]!r}; resume it with its own settings."
-        )
+    if changed := difference(before, now, (name for name in now if name not in (*EXECUTION, "iterations"))):
+        raise UserError(f"{config.folder} was run with {changed}; resume it with its own settings.")
 
 
 class Trainer:
@@ -221,6 +219,8 @@ class Trainer:
         require_room_to_train(self._settings, self._rule)
         # Here, so that a wrong task space is told before anything is written.
         check_parts(self.family.task_space, f"the tasks of {self.family.name}")
+        if isinstance(self.family, SupervisedFamily) and (examples := self._settings.examples):
+            self.family.require_examples(examples.shots + examples.queries)
         run = self._settings.run
         self._workers = Workers(run.threads, group)
         self._advice = Advice(self._settings)
@@ -322,7 +322,11 @@ class Trainer:
         self._check_finite(learner, done)
         iteration_seconds = time.perf_counter() - begin
         if validates:
-            with timed("validation"), blaming(lambda: f"in the validation after iteration {done}"), self._advising():
+            with (
+                timed("validation"),
+                blaming(lambda: f"in the validation after iteration {done}"),
+                self._advising(True),
+            ):
                 validated, validation_steps, dropped = self._validate(learner.meta)
             row |= validated
             if "dropped_episodes" in row:
@@ -367,16 +371,16 @@ class Trainer:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
             raise Fault(
                 f"iteration {iteration} gave meta-parameters that are not finite numbers; the run stops with the "
-                f"checkpoint after iteration {iteration - 1}. Train again with a smaller {self._settings.step_sizes}."
+                f"checkpoint after iteration {iteration - 1}. Train again with {against_large_steps(self._settings)}."
             )
 
     @contextmanager
-    def _advising(self) -> Iterator[None]:
+    def _advising(self, validating: bool = False) -> Iterator[None]:
         """Names the settings behind steps that were too large."""
         try:
             yield
         except Diverged as error:
-            raise Fault(f"{error} Smaller steps are a smaller {self._settings.step_sizes}.") from error
+            raise Fault(f"{error} Try {against_large_steps(self._settings, validating)}.") from error
 
     def _validate(self, meta: torch.Tensor) -> tuple[dict[str, float | int | str], int, int]:
         """Columns of the validation, environment steps, dropped episodes; tasks and streams are the same every time."""

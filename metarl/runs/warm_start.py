@@ -46,8 +46,10 @@ def learner_from(run_dir: Path, config: Config, num_meta: int) -> LearnerState:
                 )
     learner = load_learner(run_dir)
     if len(learner.meta) != num_meta:
+        their_steps, our_steps = theirs.get("num_inner_steps"), settings.inner.num_inner_steps
+        steps = "" if their_steps == our_steps else f"num_inner_steps ({their_steps}, here {our_steps}), "
         raise UserError(
-            f"{run_dir} has {len(learner.meta)} meta-parameters, and this run {num_meta}: the observations, the "
+            f"{run_dir} has {len(learner.meta)} meta-parameters, and this run {num_meta}: {steps}the observations, the "
             f"actions or the settings of {config.algo} differ; choose the same, or leave out init_from."
         )
     start = warm_start(learner)

@@ -66,12 +66,12 @@ def load_config(run_dir: Path, trust: Trust = False) -> Config:
     Raises:
         UserError: If ``run_dir`` is not the folder of a run, or see `read_config`.
     """
-    path = RunFolder(run_dir).config
-    if not os.path.isfile(path):
+    folder = RunFolder(run_dir)
+    if not folder.holds_run():
         what = "is not the folder of a run: it holds no config.json" if os.path.exists(run_dir) else "does not exist"
         raise UserError(f"{run_dir} {what}; give the folder that `python -m metarl.train` wrote.")
     # To take over is a word for one start only.
-    return dataclasses.replace(read_config(path, trust), run_dir=run_dir, take_over=False)
+    return dataclasses.replace(read_config(folder.config, trust), run_dir=run_dir, take_over=False)
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -138,6 +138,8 @@ def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
     if stored.get("validate_every") == 0:
         kept.pop("best_by", None)
     if (stored.get("baseline") or {}).get("trainer") == "ppo":
+        kept.pop("envs_per_process", None)
+    if stored.get("shots") is not None:  # A supervised family, which has no environments.
         kept.pop("envs_per_process", None)
     if stored.get("policy_body"):
         kept = {name: value for name, value in kept.items() if name not in BUILT_IN_NETWORK}

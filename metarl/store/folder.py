@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,13 +92,31 @@ class RunFolder:
         files = (path for path in self.path.rglob("*") if not path.is_dir())
         return self.path.is_dir() and all(path in (self.lock, self.config) or path.suffix == WRITING for path in files)
 
+    def holds_run(self) -> bool:
+        """Whether the folder holds the settings of a run.
+
+        Raises:
+            UserError: If the folder may not be entered.
+        """
+        try:
+            return stat.S_ISREG(os.stat(self.config).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(f"cannot look into {self.path}: {reason(error)}.") from error
+
     def begins(self, resume: BoolOrAuto) -> bool:
-        """Whether a run begins in the folder; with ``resume`` True only if it exists, because of typing errors."""
+        """Whether a run begins in the folder; with ``resume`` True only if it exists, because of typing errors.
+
+        Raises:
+            UserError: If the folder may not be entered.
+        """
+        self.holds_run()  # Refuses a folder that may not be entered, of which nothing else is known.
         return self.is_empty() or (resume is not True and not self.path.exists())
 
     def taken(self) -> UserError:
         """The error to raise if the folder holds what a new run must not touch."""
-        if self.config.is_file():
+        if self.holds_run():
             return UserError(
                 f"{self.path} holds a run; continue it with resume (--resume), or choose another run_dir (--run-dir)."
             )

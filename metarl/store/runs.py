@@ -162,25 +162,26 @@ def read_run(folder: str | Path, checkpoint: Checkpoint = "last", trust: Trust =
         UserError: If the folder is not a run folder, or one of its files cannot be read.
     """
     path = run_folder(convert("run", folder, Path))
-    if not os.path.isdir(path):
-        raise UserError(f"run folder '{path}' does not exist.")
     files = RunFolder(path)
-    if not os.path.exists(files.config):
+    if not files.holds_run():
+        if not os.path.isdir(path):
+            raise UserError(f"run folder '{path}' does not exist.")
         raise UserError(f"'{path}' is not a run folder: it has no {files.config.name}.")
     config = read_values(files.config)
     if not {"env", "algo", "seed"} <= config.keys():
         raise UserError(f"'{files.config}' is not a run's configuration: it needs env, algo and seed.")
     evaluation, *_ = _read_evaluations(files, checkpoint) or (None,)
     sweep, progress = _read_evaluations(files, checkpoint, sweep=True), _read_progress(files.progress)
-    reached = max(progress.get("iteration", ()), default=0)
-    went_on = "training went on to"
+    reached, went_on = _iteration(files.checkpoint(checkpoint)), "training went on to"
     if checkpoint == "best":
-        reached, went_on = _iteration(files.checkpoint("best")), "its best agent is now that of iteration"
+        went_on = "its best agent is now that of iteration"
+    elif reached is None:  # A result that was stored without its checkpoints.
+        reached = int(max(progress.get("iteration", ()), default=0))
     for measured, option in ((evaluation, ""), (sweep[0] if sweep else None, " --rollouts-sweep ...")):
-        if measured is not None and measured.iteration is not None and measured.iteration < reached:
+        if measured is not None and measured.iteration is not None and measured.iteration < (reached or 0):
             say(
                 f"'{path}' was evaluated{option and ', over several numbers of episodes,'} after iteration "
-                f"{measured.iteration}, and {went_on} {reached:.0f}: run "
+                f"{measured.iteration}, and {went_on} {reached}: run "
                 f"`{_command(named(path), checkpoint)}{option}` again to measure the agent as it is now."
             )
     return StoredRun(path, config, progress, checkpoint, evaluation, trust, sweep)
@@ -202,13 +203,13 @@ def _read_evaluations(files: RunFolder, checkpoint: Checkpoint, sweep: bool = Fa
         raise UserError(f"'{path}' is no evaluation: {str(error).rstrip('.')}; run `{command}` again.") from error
 
 
-def _iteration(checkpoint: Path) -> int:
-    """The iteration of a checkpoint by its header; 0 if there is none, or it cannot be read."""
+def _iteration(checkpoint: Path) -> int | None:
+    """The iteration of a checkpoint by its header; None if there is none, or it cannot be read."""
     try:
         with safe_open(checkpoint, "numpy") as file:
             return int(json.loads(file.metadata()["progress"])["iteration"])
     except (OSError, SafetensorError, TypeError, KeyError, ValueError):
-        return 0
+        return None
 
 
 def _command(folder: str, checkpoint: Checkpoint) -> str:

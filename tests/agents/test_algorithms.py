@@ -61,7 +61,7 @@ def test_resumed_run_on_any_number_of_threads_is_an_uninterrupted_one(tmp_path, 
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("algo", sorted(ALGORITHMS))
+@pytest.mark.parametrize("algo", quick(sorted(ALGORITHMS), "anil", "l2f", "mumomaml", "oracle", "pearl", "rl2"))
 def test_a_run_can_be_evaluated_loaded_and_adapted(tmp_path, algo):
     settings = {"iterations": 1} if ALGORITHMS[algo].training != "none" else {"iterations": 0}
     train(tiny(tmp_path, env="navigation-bimodal", algo=algo, **settings))
@@ -196,7 +196,7 @@ def test_a_run_on_top_of_which_l2f_is_goes_on_by_its_options_alone(tmp_path, mon
     assert len(numbers(tmp_path / "runs/navigation-anil-attenuated-seed0")) == 2
 
 
-@pytest.mark.parametrize("algo", quick(GRADIENT, "maml", "l2f"))
+@pytest.mark.parametrize("algo", quick(GRADIENT, "l2f"))
 def test_agent_learns_to_navigate(tmp_path, algo):
     progress = train(_learning(tmp_path, algo=algo)).progress
     before, after = (progress[f"{when}_adaptation_return"] for when in ("pre", "post"))
@@ -346,9 +346,12 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
         ({"algo": "random", "iterations": 3}, "random is not trained: iterations must be 0 with it, got 3"),
         (
             {"algo": "pretrain", "meta_optimiser": "promp"},
-            "meta_optimiser would do nothing: it is for an algorithm with",
+            "pretrain is trained by trpo: leave out meta_optimiser, or choose baseline.trainer ppo",
         ),
-        ({"algo": "oracle", "attenuate": True}, "attenuate needs a meta-trained algorithm, and oracle is a baseline"),
+        (
+            {"algo": "oracle", "attenuate": True},
+            "attenuate needs an algorithm that is meta-trained; oracle is a baseline.",
+        ),
         ({"algo": "maml", "adapted_layers": ("bias1",)}, "adapted_layers would do nothing: it is for algo anil"),
         ({"algo": "maml", "l2f": L2FConfig(scope="filter")}, "l2f would do nothing: it is for algo l2f, or attenuate"),
         ({"algo": "anil", "mamlpp": MAMLppConfig(1, 1)}, "mamlpp would do nothing: it is for algo mamlpp"),
@@ -356,8 +359,12 @@ def test_environment_steps_of_query_rollouts_are_counted(tmp_path):
         ({"algo": "maml", "promp": {"lr": 0}}, "promp.lr must be greater than 0, got 0"),
         ({"algo": "anil", "attenuate": True, "inner_loss": "score"}, "the score loss is wrong for the unattenuated"),
         ({"meta_optimiser": "promp", "inner_loss": "score"}, "the score loss is wrong from ProMP's second epoch on"),
-        ({"algo": "l2f", "num_inner_steps": 0}, "num_inner_steps must be at least 1 with l2f: training without a step"),
-        ({"algo": "mumomaml", "num_inner_steps": 0}, "num_inner_steps must be at least 1 with mumomaml"),
+        (
+            {"algo": "l2f", "num_inner_steps": 0},
+            "num_inner_steps must be at least 1 with l2f, got 0: without a gradient step nothing would train the "
+            "attenuation.",
+        ),
+        ({"algo": "mumomaml", "num_inner_steps": 0}, "got 0: .* nothing would train the modulation."),
         (
             {"algo": "mumomaml", "mumomaml": {"embedding_size": 0}},
             "embedding_size must be at least 1, got 0",

@@ -299,7 +299,7 @@ def test_stable_baselines3_needs_the_last_reward(agent):
         ({"algo": "maml", "ppo": {"clip": 0.1}}, "ppo would do nothing: it is for meta_optimiser ppo"),
         (
             {"algo": "maml", "meta_optimiser": "ppo"},
-            "agent without memory: meta_optimiser must be trpo or promp, got ppo",
+            "agent without memory: meta_optimiser must be trpo or promp or adam, got ppo",
         ),
         ({"algo": "rl2", "meta_optimiser": "trpo"}, "agent with memory: meta_optimiser must be ppo, got trpo"),
         ({"algo": "rl2", "attenuate": True}, "attenuate needs gradient steps, and rl2 is an agent with memory"),

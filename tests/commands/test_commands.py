@@ -268,13 +268,13 @@ BAD_TRAINING = {
     "--output-gain 1e300": "output_gain must be at most 1000000000000, got 1e+300.",
     "--trpo.max-kl -1": "trpo.max_kl must be greater than 0, got -1.0.",
     "--seed -1": "seed must be at least 0, got -1.",
-    "--device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
+    "--device cuda": "PyTorch finds no CUDA GPU; take device cpu or auto.",
     "--policy-body no_body:make": "there is no module 'no_body'; run from the folder that holds it",
     "--run-dir run": "run holds a run; continue it with resume (--resume), or choose another run_dir (--run-dir).",
     "--run-dir other": "other exists and is not an empty folder",
     "--run-dir other --resume": "other is not the folder of a run: it holds no config.json",
     "--run-dir nowhere --resume": "nowhere does not exist; give the folder that",
-    "--run-dir run --resume --seed 4": "run was run with seed=0, not 4; resume it with its own settings.",
+    "--run-dir run --resume --seed 4": "run was run with seed 0, not 4; resume it with its own settings.",
     "--run-dir corrupted --resume": "last.safetensors is damaged and cannot be read",
     "--run-dir foreign --resume": "is not a metarl checkpoint; it was written by another program.",
 }
@@ -294,7 +294,7 @@ BAD_EVALUATION = {
     "run --env navigation-f": "there is no task family named 'navigation-f'. Did you mean",
     "run --env my_families:Words": "is not supported: use Box, Discrete",
     "run --task-file other/thesis.txt": "holds no tasks; for navigation it must be JSON such as",
-    "run --device cuda": "PyTorch finds no CUDA GPU; use --device cpu or auto.",
+    "run --device cuda": "PyTorch finds no CUDA GPU; take device cpu or auto.",
 }
 
 BAD_PLOT = {
@@ -494,7 +494,7 @@ def test_a_full_disk_is_told_at_once_and_the_table_is_printed_all_the_same(
         code, printed, shown = answer(module.main, ["run", *options], capsys)
     assert code == 1
     assert title in printed
-    assert "File too large; the result will only be printed." in said_before[0]
+    assert "File too large; the result will not be saved." in said_before[0]
     assert re.search(r"error: cannot write '\S+/run/\S+\.json': File too large", shown)
     assert everything_in(folder) == before
     assert answer(module.main, ["run", *options], capsys)[1].startswith(printed)
@@ -571,6 +571,6 @@ def test_the_closing_line_counts_meta_steps_that_were_not_accepted(capsys, monke
     _, printed, _ = answer(train_main, TRAIN, capsys)
     assert printed == (
         "done; 2 of 2 meta-steps in progress.csv were not accepted (2 rejected): try more data for each step "
-        "(meta_batch_size, rollouts_per_task or queries), a smaller inner_lr, or normalise_observations; "
+        "(meta_batch_size or rollouts_per_task), a smaller inner_lr, or normalise_observations; "
         "next: python -m metarl.evaluate run\n"
     )

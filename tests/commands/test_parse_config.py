@@ -178,7 +178,7 @@ def test_a_preset_is_not_dropped_where_another_run_goes_on(tmp_path):
     with pytest.raises(UserError, match=r"was run with .* as --preset or --config says; resume it without, or choose"):
         parse_config(["--preset", "l2f-navigation", *line])
     save_config(Config(algo="maml", run_dir=tmp_path / "other", discount=0.5), {})
-    with pytest.raises(UserError, match=r"was run with discount=0\.99, not 0\.5 as --preset or --config says"):
+    with pytest.raises(UserError, match=r"was run with discount 0\.99, not 0\.5 as --preset or --config says"):
         parse_config(["--config", str(tmp_path / "other/config.json"), *line])
 
 

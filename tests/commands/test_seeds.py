@@ -30,13 +30,36 @@ def test_seeds_are_numbers_and_ranges(line, expected):
     assert (found, " ".join(others)) == expected
 
 
-IMPOSSIBLE = ["--seeds", "--seeds 3-1", "--seeds a", "--seeds 1 0-2", "--seeds -1", "--seeds 1 --seed 2"]
+IN_RANGE = "must be whole numbers from 0 to 999999999"
 
 
-@pytest.mark.parametrize("line", IMPOSSIBLE)
-def test_impossible_seeds_are_refused(line):
-    with pytest.raises(UserError, match="--seed"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--seeds", "must be 1 to 1000 seeds, such as 0-4 or 0 2 5, got ''"),
+        ("--seeds 9-7", "9-7 ends before it begins; write 7-9"),
+        ("--seeds 0-2 9-7", "9-7 ends before it begins; write 7-9"),
+        ("--seeds a", f"{IN_RANGE}, such as 0-4 or 0 2 5, got 'a'"),
+        ("--seeds 20240101123", f"{IN_RANGE}, .* got '20240101123'"),
+        ("--seeds -1", f"{IN_RANGE}, .* got '-1'"),
+        ("--seeds 0-999999999", "must be 1 to 1000 seeds, .* got '0-999999999'"),
+        ("--seeds 1 0-2", "must differ, and names 1 more than once"),
+        ("--seeds 1 --seed 2", "both say which seeds to train"),
+    ],
+)
+def test_impossible_seeds_are_refused(line, message):
+    with pytest.raises(UserError, match=f"--seeds.* {message}"):
         split_seeds(line.split())
+
+
+def test_what_is_left_out_of_a_preset_is_said_once(monkeypatch, capsys):
+    started = []
+    monkeypatch.setattr(seeds._Processes, "start", lambda _, seed, words: started.append(seed))
+    monkeypatch.setattr(seeds, "available_cores", lambda: 2)
+    monkeypatch.setattr(seeds._Processes, "ended", lambda processes: iter([]))
+    assert main(["--seeds", "0-1", "--preset", "maml-navigation", "--algo", "random"]) == 0
+    assert started == [0, 1]
+    assert capsys.readouterr().err == "without effect here, and so not taken over: trpo, iterations\n"
 
 
 def test_seeds_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path, monkeypatch, capsys):

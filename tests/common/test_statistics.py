@@ -9,6 +9,7 @@ from metarl.common.statistics import (
     bootstrap_interval,
     holm,
     interquartile_mean,
+    made_worse,
     mean_and_interval,
     paired_difference,
     paired_p_values,
@@ -166,6 +167,10 @@ def test_bootstrap_draws_the_seeds_of_two_algorithms_together():
 
 def test_share_of_the_gap_is_0_at_the_bottom_and_1_at_the_top():
     np.testing.assert_allclose(share_of_gap([-38.0, -0.5, -19.25, -75.5], -38.0, -0.5), [0.0, 1.0, 0.5, -1.0])
+
+
+def test_a_drop_within_rounding_makes_no_task_worse():
+    np.testing.assert_array_equal(made_worse([[-40.0, -40.00001, -40.001], [0.0, 0.0, -1e-9]]), [[0, 0, 1], [0, 0, 1]])
 
 
 def test_share_made_worse_counts_tasks_below_their_own_start():

@@ -217,7 +217,9 @@ def test_what_was_converted_survives_json():
         ({"algo": None}, "algo must be a text, got None."),
         ({"env": None}, "give a task family as a name, a subclass of metarl.TaskFamily or a family, got None."),
         ({"algo": "mmal"}, "unknown algorithm 'mmal'. Did you mean 'maml'"),
-        ({"algo": "promp"}, "promp is a meta-optimiser: choose an algorithm, and --meta-optimiser promp"),
+        ({"algo": "promp"}, "promp is a meta-optimiser: choose an algorithm, and meta_optimiser promp."),
+        ({"algo": "ppo"}, "ppo is a meta-optimiser: choose algo rl2 or varibad, which it trains."),
+        ({"algo": "sac"}, "sac is a meta-optimiser: choose algo pearl, which it trains."),
         ({"env": "cheetah-dri"}, "no task family named 'cheetah-dri'. Did you mean 'cheetah-dir'"),
         ({"env_kwargs": {"gravity": 1}}, "navigation has no parameter 'gravity'; it accepts"),
         ({"env_kwargs": {"goal_bound": object}}, "env_kwargs['goal_bound'] must be a number, a text, or a list or"),
@@ -233,13 +235,24 @@ def test_what_was_converted_survives_json():
         ({"algo": "oracle", "baseline": {"trainer": "sac"}}, "trainer must be one of trpo, ppo; got 'sac'."),
         (
             {"algo": "oracle", "baseline": {"trainer": "ppo"}, "trpo": {"max_kl": 1}},
-            "trpo would do nothing: it is for meta_optimiser trpo.",
+            "trpo would do nothing: baseline.trainer ppo has settings of its own, the defaults of Stable-Baselines3.",
         ),
+        ({"algo": "oracle", "baseline": {"trainer": "ppo"}, "ppo": {"lr": 1e-4}}, "ppo would do nothing: baseline.tra"),
+        ({"algo": "random", "trpo": {"max_kl": 0.02}}, "trpo would do nothing: random is not trained."),
+        ({"algo": "random", "meta_optimiser": "promp"}, "meta_optimiser would do nothing: random is not trained."),
         ({"rule": {"epsilon": 1}}, "rule would do nothing: it is for an algorithm of your own with Settings."),
         ({"meta_optimiser": "promp", "trpo": {"max_kl": 1}}, "trpo would do nothing: it is for meta_optimiser trpo."),
         (
             {"algo": "pretrain", "meta_optimiser": "promp"},
-            "meta_optimiser would do nothing: it is for an algorithm with",
+            "pretrain is trained by trpo: leave out meta_optimiser, or choose baseline.trainer ppo.",
+        ),
+        (
+            {"algo": "pretrain", "baseline": {"trainer": "ppo"}, "meta_optimiser": "promp"},
+            "meta_optimiser would do nothing: baseline.trainer ppo has settings of its own",
+        ),
+        (
+            {"env": "sinusoid", "algo": "pretrain", "meta_optimiser": "promp"},
+            "pretrain is trained by adam: leave out meta_optimiser.",
         ),
     ],
 )

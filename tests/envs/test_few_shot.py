@@ -306,6 +306,23 @@ def test_too_few_images_name_the_class(folder):
         drawn(family, task, 3, 10)
 
 
+def test_classes_with_too_few_images_are_named_before_training(tmp_path):
+    write_patterns(tmp_path)
+    for name in ("a/00", "b/01"):
+        (tmp_path / name / "000.png").unlink()
+    family = make(tmp_path)
+    family.require_examples(11)
+    with pytest.raises(UserError) as error:
+        family.require_examples(12)
+    assert "2 of the classes of" in str(error.value)
+    assert "hold fewer than the 12 images that shots and queries need: " in str(error.value)
+    assert {"a/00", "b/01"} == set(str(error.value).partition("need: ")[2].partition(".")[0].split(", "))
+    names = [name for name in family.split_classes("train") if name not in ("a/00", "b/01")]
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"train": names[:4], "validation": names[4:7], "test": names[7:10]}))
+    make(tmp_path, split_file=str(split)).require_examples(12)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

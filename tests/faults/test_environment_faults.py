@@ -56,7 +56,13 @@ def assert_iterations_are_kept(run_dir):
     "the run stops with its checkpoint; one sentence names family, task, rollout, step, seed and number",
 )
 @pytest.mark.parametrize(
-    "name", ["nan observation", "infinite observation", "nan reward", "huge reward", "reset", "broken"]
+    "name",
+    quick(
+        ["nan observation", "infinite observation", "nan reward", "huge reward", "reset", "broken"],
+        "nan observation",
+        "huge reward",
+        "broken",
+    ),
 )
 def test_a_bad_number_stops_the_run(name, tmp_path):
     with pytest.raises(
@@ -104,7 +110,7 @@ def test_a_rule_that_reads_a_single_episode_cannot_go_on_without_it(tmp_path):
 
 @fault(WHERE, "every episode of a task dropped", "the run stops and says so")
 def test_a_task_without_episodes_stops_the_run(tmp_path):
-    with pytest.raises(UserError, match="no episode of a task is left: the observation"):
+    with pytest.raises(UserError, match="all episodes of a task were dropped; in one of them the observation"):
         metarl.train(seldom(tmp_path, on_bad_episode="drop"))
 
 
@@ -246,7 +252,7 @@ def test_a_diverged_adaptation_is_told(tmp_path):
 def test_a_diverged_meta_step_names_the_meta_optimisers_setting(tmp_path):
     config = tiny(tmp_path, meta_optimiser="promp", promp={"lr": 1e3}, iterations=4, validate_every=0, horizon=10)
     with pytest.raises(
-        UserError, match=r"are not finite: .* Smaller steps are a smaller promp.lr or inner_lr\. It happ"
+        UserError, match=r"are not finite: .* Try a smaller promp.lr or inner_lr, .*smaller rewards\. It happ"
     ):
         metarl.train(config)
 

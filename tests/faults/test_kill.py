@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from fault_table import fault
-from quick import quick
 from tiny_runs import ROOT, arguments, assert_same_run, stored_progress
 
 import metarl
@@ -152,8 +151,9 @@ def assert_survives(call, whole, tmp_path):
     assert_goes_on(LEARNERS[0], tmp_path / "run", whole(0))
 
 
+@pytest.mark.slow
 @fault(WHERE, "SIGKILL between two system calls of a checkpoint", "the same: the checkpoint before it is whole")
-@pytest.mark.parametrize("call", quick([2, 8], 8))
+@pytest.mark.parametrize("call", [2, 8])
 def test_a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on(call, whole, tmp_path):
     assert_survives(call, whole, tmp_path)
 

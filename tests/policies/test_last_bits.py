@@ -133,6 +133,7 @@ def test_the_package_chooses_mkls_reproducible_mode_unless_the_user_did(chosen, 
     assert done.stdout == f"{in_force}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="PyTorch was built without MKL")
 def test_mkl_takes_the_mode_also_when_pytorch_was_imported_before_the_package():
     environment = {name: value for name, value in os.environ.items() if name != "MKL_CBWR"}

@@ -32,7 +32,7 @@ from metarl.policies.distributions import SquaredError
 from metarl.policies.layout import Layout
 from metarl.policies.mlp import MLPPolicy
 from metarl.policies.recurrent import RecurrentPolicy
-from metarl.reports.analysis import GAMMAS, analyze
+from metarl.reports.analysis import GAMMAS, _InnerLoops, _projection, analyze
 from metarl.reports.analysis_figures import (
     _draw_attenuation,
     _draw_conflict,
@@ -685,6 +685,25 @@ def test_the_sweep_is_told_and_drawn(swept, tmp_path):
     }  # fmt: skip
 
 
+def test_a_task_that_diverges_leaves_no_gain_and_is_told(tmp_path, monkeypatch):
+    """Means over the other tasks would look better than the agent is."""
+    usual = _InnerLoops.run
+
+    def diverging(*arguments, **options):
+        adapted = usual(*arguments, **options)
+        adapted.returns[0, -1] = torch.nan
+        return adapted
+
+    monkeypatch.setattr(_InnerLoops, "run", diverging)
+    result = analysed(tmp_path, {**SMALL, "gamma_sweep": True, "oracle_return": -1.0})
+    sweep, freezing = result.gamma_sweep, result.freezing
+    for undefined in (sweep.returns.mean, sweep.gain.mean, sweep.gain.interval, freezing.returns.mean):
+        assert np.isnan(undefined).all()
+    assert np.isfinite(sweep.returns.per_task[1:]).all()
+    assert analysis_table(result).count("-: the return of 1 task has diverged") == 2
+
+
+@pytest.mark.slow
 def test_the_sweeps_environment_steps_are_counted_and_directions_have_no_interval(tmp_path):
     plain = analysed(tmp_path, env="cheetah-dir", horizon=5)
     swept = analyze(tmp_path, AnalysisConfig(**SMALL, gamma_sweep=True, oracle_return=100.0))
@@ -948,6 +967,14 @@ def test_the_course_of_training_has_the_analysed_checkpoint_and_another(tmp_path
     assert "besides the analysed one" in alone.left_out["through_training"]
 
 
+def test_a_damaged_kept_checkpoint_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    train(tiny(tmp_path, iterations=1, validate_every=0, checkpoint_every=1, keep_checkpoints=True))
+    (tmp_path / "checkpoints/iteration0.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr(_InnerLoops, "run", lambda *_: pytest.fail("an inner loop was run"))
+    with pytest.raises(UserError, match="iteration0"):
+        analyze(tmp_path, AnalysisConfig(**SMALL))
+
+
 def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_path):
     result = analysed(tmp_path, iterations=1, checkpoint_every=1, keep_checkpoints=True)
     figure, reading = _draw_training(result.through_training, result.tensors)
@@ -1002,6 +1029,17 @@ def test_tsne_brings_embeddings_to_two_dimensions(tmp_path):
     assert np.array(result.embedding.seen["modulation"].coordinates).shape == (6, 2)
     assert result.embedding.seen["modulation"].variance_shares is None
     assert (tmp_path / "analysis" / "embedding.png") in draw(result, tmp_path / "analysis")
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_tsne_takes_features_of_any_number_and_any_seed(features):
+    pytest.importorskip("sklearn")
+    values = np.random.default_rng(0).normal(size=(6, features))
+    (one, _), (other, _) = (
+        _projection(AnalysisConfig(projection="tsne", seed=seed))(values) for seed in (3, 2**32 + 3)
+    )
+    assert one.shape == (6, 2)
+    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", ["tasks", "rollouts", "embedding_tasks"])

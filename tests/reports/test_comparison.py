@@ -63,6 +63,42 @@ def test_seeds_of_a_line_that_were_evaluated_with_different_amounts_of_data_are_
     assert [line.label for line in compare([runs[0], memory]).lines] == ["MAML", "RL^2"]
 
 
+def test_seeds_of_a_line_that_were_evaluated_with_different_step_sizes_are_refused(tmp_path):
+    runs = [
+        make_run(tmp_path / str(seed), seed=seed, evaluated={"step_scales": [1.0, scale]})
+        for seed, scale in enumerate((0.5, 1.0))
+    ]
+    with pytest.raises(UserError, match=r"different step_scales, 1 0\.5 and 1 1: .* \(--step-scales\)"):
+        compare(runs)
+    # Only steps that are shown count, and lines may differ.
+    short = make_run(tmp_path / "short", algo="anil", returns=[[-40.0, -20.0]] * 3)
+    assert compare([*runs, short]).lines[0].seeds == (0, 1)
+    assert (
+        len(compare([runs[0], make_run(tmp_path / "l2f", algo="l2f", evaluated={"step_scales": [1.0, 1.0]})]).lines)
+        == 2
+    )
+
+
+def test_captions_count_the_seeds_that_are_drawn(tmp_path):
+    """Differences are of common seeds, and tasks of all seeds of a line."""
+    share = {"evaluated": {"share_made_worse": [0.0, 0.0, 0.0]}}
+    comparison = compare([*make_line(tmp_path, "maml", [0], **share), *make_line(tmp_path, "l2f", range(3), **share)])
+    differences, both = (
+        " ".join(draw(comparison).get_supxlabel().split()) for draw in (draw_differences, draw_comparison)
+    )
+    assert " · 1 seed · last checkpoint" in differences
+    assert " · above 1 seed, below 1 or 3 seeds · last checkpoint" in both
+
+
+def test_a_dot_is_worse_where_the_title_counts_it(tmp_path):
+    """A drop within rounding counts as none in both."""
+    share = {"evaluated": {"share_made_worse": [0.0, 0.0]}}
+    run = make_run(tmp_path / "maml", returns=[[-40.0, -40.00000001], [-40.0, -50.0], [-40.0, -30.0]], **share)
+    (panel,) = [ax for part in draw_comparison(compare([run])).subfigs for ax in part.axes]
+    assert panel.get_title(loc="left") == "MAML\n33% worse"
+    assert [line.get_ydata().tolist() for line in panel.lines if line.get_color() == "#D55E00"] == [[-50.0]]
+
+
 def test_returns_of_different_problems_are_not_compared(tmp_path):
     runs = [make_run(tmp_path / str(horizon), horizon=horizon) for horizon in (100, 50)]
     with pytest.raises(UserError, match=r"horizon 100\) and .*horizon 50\) are of different problems"):
@@ -106,7 +142,6 @@ def test_lines_below_five_seeds_have_no_interval_and_no_p_value_and_do_not_count
     assert comparison.lines[-1].interval is None
     assert pair(comparison, "L2F").adjusted == pytest.approx(2 * pair(comparison, "L2F").p_values[1])
     table = comparison_table(comparison)
-    assert "agree" not in table
     (row,) = [line for line in table.splitlines() if line.startswith("MuMoMAML") and "+0.00 +0.00" in line]
     assert row.split()[1:4] == ["0.50", "-", "-"]
 

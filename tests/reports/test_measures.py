@@ -11,14 +11,15 @@ from metarl.reports.measures import (
     along_step,
     angles_to_sum,
     best_on_the_other_half,
-    difference_over_tasks,
     leave_one_out_r2,
     linear_cka,
     mean_cca,
     mean_of_finite,
     over_tasks,
     principal_components,
+    returns_over_tasks,
     unrelated_angle,
+    with_interval,
 )
 
 ROWS = 4000
@@ -196,11 +197,24 @@ def test_summaries_leave_out_what_is_not_defined():
 
 def test_differences_have_a_t_interval_only_over_independent_tasks():
     values = np.array([[1.0, np.nan, 2.0], [2.0, np.nan, np.nan], [6.0, 3.0, 5.0]])
-    found = difference_over_tasks(values, independent=True)
+    found = with_interval(over_tasks(values), independent=True)
     np.testing.assert_allclose(found.mean, [3, 3, 3.5])
     expected = [mean_and_interval([1.0, 2.0, 6.0]).half_width, np.nan, mean_and_interval([2.0, 5.0]).half_width]
     np.testing.assert_allclose(found.interval, expected)
-    assert difference_over_tasks(values, independent=False).interval is None
+    assert with_interval(over_tasks(values), independent=False).interval is None
+
+
+@pytest.mark.parametrize("diverged", [np.nan, -np.inf, np.inf])
+def test_a_return_that_diverged_is_not_left_out(diverged):
+    """Without it, the mean would be better than what the agent does."""
+    values = [[1.0, 1.0], [3.0, diverged], [8.0, 3.0]]
+    found = with_interval(returns_over_tasks(values), independent=True)
+    assert {name: getattr(found, name)[0] for name in ("mean", "median", "min", "max")} == {
+        "mean": 4, "median": 3, "min": 1, "max": 8,
+    }  # fmt: skip
+    assert all(np.isnan(getattr(found, name)[1]) for name in (*SUMMARIES, "interval"))
+    assert found.interval[0] == mean_and_interval([1.0, 3.0, 8.0]).half_width
+    assert np.isnan(found.per_task).tolist() == [[False, False], [False, True], [False, False]]
 
 
 def test_the_best_option_is_scored_on_data_that_did_not_choose_it():

@@ -80,7 +80,7 @@ def test_a_metric_is_drawn_in_place_of_the_return(tmp_path):
     [
         ("gradient-step", r"the evaluation of '.*run' holds no 'success'; it holds return\."),
         ("iteration", "holds no 'pre_adaptation_success': nothing to draw against iteration"),
-        ("input", "--y names a metric, and --x input draws functions"),
+        ("input", r"y \(--y\) names a metric, and x='input' \(--x\) draws functions"),
     ],
 )
 def test_a_metric_that_was_not_measured_is_refused(tmp_path, x, problem):
@@ -740,6 +740,32 @@ def test_seeds_that_were_evaluated_for_different_numbers_of_steps_are_refused(x,
         plot_runs([make_run(tmp_path / "b", evaluated=read_by_adaptation(2)), short], tmp_path / "a.png", x=x)
 
 
+@pytest.mark.parametrize("x", ["gradient-step", "adaptation-episodes"])
+def test_seeds_that_were_evaluated_with_different_step_sizes_are_refused(x, tmp_path):
+    scales = [[1.0, 0.5], [1.0, 1.0]]
+    runs = [
+        make_run(tmp_path / str(seed), seed=seed, evaluated={**read_by_adaptation(2), "step_scales": of_seed})
+        for seed, of_seed in enumerate(scales)
+    ]
+    problem = r"seeds of MAML were evaluated with different step_scales, 1 0\.5 and 1 1: .* \(--step-scales\)"
+    with pytest.raises(UserError, match=problem):
+        plot_runs(runs, tmp_path / "a.png", x=x)
+
+
+@pytest.mark.parametrize("changed", [{"shots": 5}, {"rollouts": 7}])
+def test_seeds_that_were_evaluated_with_different_examples_are_refused(changed, tmp_path):
+    evaluated = {"measure": "error", "shots": 10, "adaptation_episodes": [0.0, 10.0, 10.0]}
+    runs = [
+        make_run(
+            tmp_path / str(seed), env="sinusoid", seed=seed, evaluated={**evaluated, **changed} if seed else evaluated
+        )
+        for seed in range(2)
+    ]
+    problem = r"different numbers of examples: .* the same shots \(--shots\) and queries \(--queries\)"
+    with pytest.raises(UserError, match=problem):
+        plot_runs(runs, tmp_path / "a.png", x="adaptation-episodes")
+
+
 def test_seeds_of_different_sweeps_are_refused(tmp_path):
     folders = [make_swept_run(tmp_path / "a"), make_swept_run(tmp_path / "b", sizes=(1, 2), seed=1)]
     with pytest.raises(UserError, match="seeds of MAML were evaluated with different numbers of episodes"):
@@ -846,6 +872,43 @@ def test_references_that_differ_between_lines_are_named_and_not_drawn(tmp_path):
     (ax,) = draw_gradient_steps(groups_of(*seeds)).axes
     assert [line.get_ydata()[0] for line in ax.lines if "standing" in line.get_label()] == [-64.0]
     assert [len(line.get_ydata()) for line in figure.axes[0].lines if "random" in line.get_label()] == [3]
+
+
+@pytest.mark.parametrize("diverging", [-1e21, float("nan")])
+def test_references_that_differ_are_not_drawn_beside_a_line_that_diverges(tmp_path, diverging):
+    """What the axis shows says how much they may differ, not what leaves it."""
+    far = {"standstill": -90.0, "random_initialisation": [-80.0, -60.0, -50.0]}
+    returns = [[-40.0, diverging, diverging]] * 3
+    runs = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", algo="anil", returns=returns),
+        make_run(tmp_path / "c", algo="l2f", evaluated={"references": far}),
+    ]
+    figure = draw_gradient_steps(groups_of(*runs))
+    assert "standing still (not the same for all lines, so not drawn)" in legend(figure)
+    assert "random initialisation" in legend(figure)
+
+
+def test_the_axis_and_the_caption_name_the_family_of_the_evaluation(tmp_path):
+    """Agents of one family that were evaluated on another; their training keeps its own."""
+    evaluated = {"env": "navigation-b", **read_by_adaptation(2)}
+    runs = [make_run(tmp_path / algo, algo=algo, evaluated=evaluated) for algo in ("maml", "anil")]
+    groups, name = groups_of(*runs), "navigation-b (trained on navigation)"
+    for draw in (draw_gradient_steps, partial(draw_adaptation, x="adaptation-episodes")):
+        (ax,) = draw(groups).axes
+        assert ax.get_title(loc="left") == name
+    apart = draw_apart(groups, "gradient-step").axes[0]
+    assert apart.get_ylabel().split() == [*name.split(), "return", "of", "an", "episode"]
+    assert compare(runs).env == name
+    training = draw_training(groups, "iteration").axes
+    assert [ax.get_title(loc="left").partition(",")[0] for ax in training] == ["navigation"] * 2
+    other = make_run(tmp_path / "l2f", algo="l2f", evaluated=read_by_adaptation(2))
+    figure = draw_gradient_steps(groups_of(*runs, other))
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [name, "navigation"]
+    with pytest.raises(
+        UserError, match=r"one family at a time, got runs on navigation-b \(trained .*\) and navigation"
+    ):
+        compare([*runs, other])
 
 
 def test_every_point_of_a_short_line_is_marked(tmp_path):
@@ -977,7 +1040,7 @@ def same_seed(folder):
 def different_steps(folder):
     make_run(folder / "a")
     make_run(folder / "b", seed=1, returns=[[0.0, 1.0]] * 3)
-    return ["a", "b"], "were evaluated for 1 and 2 gradient steps: evaluate them again with the same --gradient-steps"
+    return ["a", "b"], "were evaluated for 1 and 2 gradient steps: evaluate them again with the same gradient_steps ("
 
 
 @pytest.mark.parametrize(
@@ -1042,6 +1105,14 @@ def test_training_that_adapts_nothing_is_drawn_before_adaptation_alone(tmp_path)
     (before,) = draw_training(groups_of(ppo), "env-steps").axes
     assert before.get_title(loc="left") == "navigation, before adaptation"
     np.testing.assert_allclose(bold(before)[0].get_ydata(), [-40, -41, -42])
+    # Older versions repeated the returns before adaptation.
+    header, *rows = (ppo / "progress.csv").read_text().splitlines()
+    repeated = [f"{header},post_adaptation_return", *(f"{row},{row.split(',')[2]}" for row in rows)]
+    (ppo / "progress.csv").write_text("\n".join(repeated) + "\n")
+    figure = draw_training(groups_of(maml, ppo), "env-steps")
+    assert [[line.get_label() for line in bold(ax)] for ax in figure.axes] == [["MAML", "pretrained (PPO)"], ["MAML"]]
+    titles = [ax.get_title(loc="left") for ax in draw_apart(groups_of(maml, ppo), "env-steps").axes[:2]]
+    assert titles == ["MAML", "pretrained (PPO)\n(before adaptation)"]
 
 
 def test_a_single_folder_is_drawn_as_it_is(tmp_path):
@@ -1125,7 +1196,7 @@ def test_apart_training_needs_no_evaluation(tmp_path):
 
 
 def test_apart_is_refused_where_it_means_nothing(tmp_path):
-    with pytest.raises(UserError, match="--apart is for gradient steps and for training, not for --x input"):
+    with pytest.raises(UserError, match=r"apart \(--apart\) is for gradient steps and for training, not for x='input'"):
         plot_runs([tmp_path], tmp_path / "curve.png", x="input", apart=True)
 
 

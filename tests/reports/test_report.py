@@ -79,6 +79,21 @@ def test_the_command_of_an_evaluation_names_its_checkpoint(runs, tmp_path):
     assert "--seed 10000 --checkpoint best\n" in shown
 
 
+def test_the_command_of_an_evaluation_names_its_other_options(runs, tmp_path):
+    """An evaluation on another family, of some layers, and with step sizes of its own; its tasks are drawn too."""
+    copy = tmp_path / "run"
+    shutil.copytree(runs[0], copy)
+    wanted = metarl.EvaluationConfig(
+        tasks=2, rollouts=2, gradient_steps=2, env="navigation-b", step_scales=(1.0, 0.25), adapted_layers=("bias1",)
+    )
+    result = metarl.evaluate(copy, wanted)
+    (copy / "evaluation.json").write_text(json.dumps(result.to_json()))
+    shown = words(written([copy], tmp_path))
+    options = "--env navigation-b --step-scales 1.0 0.25 --adapted-layers bias1\n"
+    assert f"--tasks 2 --rollouts 2 --gradient-steps 2 --seed 10000 {options}" in shown
+    assert "navigation-b (trained on navigation)" in shown
+
+
 @pytest.mark.parametrize("tasks", [None, [[0.1, 0.2], [0.3, -0.4]]])
 def test_the_commands_make_the_evaluation_again(runs, tmp_path, monkeypatch, tasks):
     """They need the page alone, whether the evaluation's tasks were drawn or came from a file."""

@@ -79,7 +79,7 @@ ACTION_SPACES = [
 ]
 
 
-@pytest.mark.parametrize("space", quick({str(space): space for space in ACTION_SPACES}, *map(str, ACTION_SPACES[::3])))
+@pytest.mark.parametrize("space", quick({str(space): space for space in ACTION_SPACES}, str(ACTION_SPACES[0])))
 def test_an_exported_policy_acts_as_the_policy_does(tmp_path, space):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -170,8 +170,10 @@ def test_a_policy_body_is_imported_only_on_the_callers_word(tmp_path, monkeypatc
     actions = metarl.load_policy(tmp_path / "policy").predict(OBSERVATIONS)  # This process has imported it already.
     np.testing.assert_array_equal(actions, policy.predict(OBSERVATIONS))
     monkeypatch.setattr("metarl.common.importing._imported", set())
-    with pytest.raises(UserError, match="code from outside metarl, policy_body 'my_saved_body:body'"):
+    with pytest.raises(UserError, match="code from outside metarl, policy_body 'my_saved_body:body'") as error:
         metarl.load_policy(tmp_path / "policy")
+    assert str(error.value).startswith(f"the policy in {tmp_path / 'policy'} names code")
+    assert str(error.value).endswith("if you trust it, pass trust=True or trust=['my_saved_body:body'].")
     assert metarl.load_policy(tmp_path / "policy", trust=True)
 
 

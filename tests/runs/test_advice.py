@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import pytest
 from tiny_runs import tiny
 
 from metarl import Config
 from metarl.outer.trpo import TRPO
-from metarl.runs.advice import Advice
+from metarl.runs.advice import Advice, against_large_steps
 from metarl.runs.training import train
 
 
@@ -24,6 +25,49 @@ def test_many_rejected_steps_are_told_once():
     (remark,) = said([*rows(20), *rows(30, "rejected")])
     assert remark.startswith("3 of the last 10 meta-steps were not accepted (3 rejected): try more data for each step")
     assert said(rows(9, "rejected")) == []
+
+
+NORMALISED = {"normalise_observations": True}
+EPISODES = "more data for each step (meta_batch_size or rollouts_per_task)"
+IN_RL = "normalise_observations, or smaller rewards"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "settings", "expected"),
+    [
+        ("rejected", {}, f"{EPISODES}, a smaller inner_lr, or normalise_observations"),
+        ("rejected", {"algo": "pretrain"}, f"{EPISODES}, or normalise_observations"),
+        ("rejected", {"num_inner_steps": 0}, f"{EPISODES}, or normalise_observations"),
+        ("rejected", {"algo": "cavia", **NORMALISED}, f"{EPISODES}, or a smaller cavia.step_size"),
+        ("non-finite", {}, f"a smaller trpo.max_kl or inner_lr, {IN_RL}"),
+        ("non-finite", {"algo": "cavia"}, f"a smaller trpo.max_kl or cavia.step_size, {IN_RL}"),
+        ("non-finite", {"algo": "oracle"}, f"a smaller trpo.max_kl, {IN_RL}"),
+        ("non-finite", {"algo": "rl2"}, "a smaller ppo.lr, or smaller rewards"),
+        ("non-finite", {"algo": "pearl"}, "a smaller sac.lr, or smaller rewards"),
+        ("non-finite", {"env": "sinusoid"}, "a smaller adam.lr or inner_lr"),
+        ("non-finite", {"algo": "pretrain", "env": "sinusoid"}, "a smaller adam.lr"),
+        (
+            "zero gradient",
+            NORMALISED,
+            "fewer iterations if every episode earns the most that it can, else a reward that depends on the actions, "
+            "or a longer horizon",
+        ),
+    ],
+)
+def test_only_settings_that_can_help_are_named(outcome, settings, expected):
+    (remark,) = said(rows(10, outcome), **{"algo": "maml", **settings})
+    assert remark.endswith(f"): try {expected}.")
+
+
+def test_a_baseline_takes_gradient_steps_in_validation_only():
+    def advice(**settings):
+        resolved = Config(**settings).resolve()
+        return against_large_steps(resolved), against_large_steps(resolved, validating=True)
+
+    training, validation = advice(algo="pretrain", baseline={"trainer": "ppo"})
+    assert (training, validation) == ("smaller rewards", "a smaller inner_lr, or smaller rewards")
+    training, validation = advice(algo="oracle")
+    assert training == validation == "a smaller trpo.max_kl, normalise_observations, or smaller rewards"
 
 
 def test_steps_without_a_gradient_may_mean_that_the_family_is_solved():

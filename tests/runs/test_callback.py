@@ -65,9 +65,8 @@ def leave(iteration, row, agent):
     sys.exit(0)
 
 
-@pytest.mark.parametrize(
-    ("callback", "raised", "argument"), [(prune, Pruned, 1), pytest.param(leave, SystemExit, 0, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("callback", "raised", "argument"), [(prune, Pruned, 1), (leave, SystemExit, 0)])
 def test_what_a_callback_raises_comes_out_of_several_processes(tmp_path, callback, raised, argument):
     config = tiny(tmp_path, iterations=3, processes=2, checkpoint_every=1)
     with pytest.raises(raised) as error:

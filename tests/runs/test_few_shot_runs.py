@@ -66,6 +66,14 @@ def test_defaults_are_those_of_omniglot():
     assert (resolved.examples.shots, resolved.examples.queries) == (1, 15)
 
 
+def test_a_class_with_too_few_images_is_told_before_anything_is_written(patterns, tmp_path):
+    with pytest.raises(
+        UserError, match=r"20 of the classes of .* hold fewer than the 13 images that shots and queries"
+    ):
+        train(small(tmp_path / "run", patterns, shots=3, queries=10))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_folder_is_told_before_anything_is_written(tmp_path):
     with pytest.raises(UserError, match="few-shot needs a folder of images"):
         train(Config(env="few-shot", algo="maml", run_dir=tmp_path / "run"))

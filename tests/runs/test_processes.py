@@ -171,6 +171,7 @@ class Faulty(NavigationFamily):
         return episodes
 
 
+@pytest.mark.slow
 def test_a_process_that_raises_ends_all_with_its_traceback_and_a_whole_checkpoint(tmp_path):
     with started(tmp_path / "run", 2, env="test_processes:Faulty", iterations=3) as process:
         _, told = process.communicate(timeout=120)

@@ -19,6 +19,7 @@ import metarl
 from metarl import AnalysisConfig, Config, EvaluationConfig, NotWritten, UserError
 from metarl.common import parallel
 from metarl.common.parallel import Workers
+from metarl.envs import get_family
 from metarl.inner import runner
 from metarl.inner.runner import Runner
 from metarl.reports.tables import evaluation_table, sweep_table
@@ -312,6 +313,18 @@ def test_an_older_sweep_or_best_agent_is_told_of(tmp_path, capsys):
             assert "--rollouts-sweep" in told
 
 
+def test_rows_of_iterations_that_a_kill_has_undone_do_not_make_an_evaluation_old(tmp_path, capsys):
+    run = train(tiny(tmp_path, iterations=1, log_every=1)).path
+    evaluate(run, EvaluationConfig(**SMALL))
+    rows = (run / "progress.csv").read_text().splitlines()
+    (run / "progress.csv").write_text("\n".join([*rows, rows[-1].replace("1,", "2,", 1), ""]))
+    assert read_run(run).progress["iteration"].tolist() == [1, 2]
+    assert "was evaluated" not in capsys.readouterr().err
+    (run / "checkpoints" / "last.safetensors").unlink()  # As of a result that is stored without its checkpoints.
+    read_run(run)
+    assert "after iteration 1, and training went on to 2: run" in capsys.readouterr().err
+
+
 def test_an_environment_that_hangs_while_standing_still_is_noticed(monkeypatch):
     monkeypatch.setattr(parallel, "SECONDS_TO_STOP", 0.05)
     settings = tiny("run", step_timeout=0.1).resolve()
@@ -576,6 +589,15 @@ def test_a_task_file_that_cannot_be_used_is_told(run, tmp_path, content, message
         evaluate(run, EvaluationConfig(**SMALL, task_file=path))
     with pytest.raises(UserError, match=r"cannot read .*missing.json: No such file or directory\."):
         evaluate(run, EvaluationConfig(**SMALL, task_file=tmp_path / "missing.json"))
+
+
+def test_of_tasks_with_many_numbers_the_shape_is_told(tmp_path):
+    path = tmp_path / "tasks.json"
+    path.write_text("[]")
+    with pytest.raises(UserError) as error:
+        protocol._tasks(get_family("tabular-mdp"), EvaluationConfig(task_file=path))
+    expected = 'for tabular-mdp it must be JSON {"tasks": [...]}, with an array of shape (550,) for each task.'
+    assert str(error.value) == f"{path} holds no tasks; {expected}"
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,11 @@ def test_figures_and_analysis_of_a_supervised_run(run, tmp_path):
         ({"env": "navigation", "shots": 3}, "shots would do nothing: it is for supervised families"),
         ({"meta_optimiser": "trpo"}, "sinusoid is supervised, and trpo needs rollouts; take meta_optimiser adam"),
         ({"algo": "standstill"}, "standstill acts in environments, and sinusoid is supervised"),
+        (
+            {"algo": "pretrain", "baseline": {"trainer": "ppo"}},
+            "baseline.trainer ppo acts in environments, and sinusoid is supervised; leave it out",
+        ),
+        ({"envs_per_process": 4}, "envs_per_process would do nothing: it is for reinforcement learning"),
         ({"algo": "l2f", "l2f": {"start_kl": 1.0}}, "supervised families have none"),
         ({"algo": "l2f", "l2f": {"attenuation_rollouts": "fresh"}}, "one support set"),
     ],

@@ -1,6 +1,8 @@
 """Training: resuming, sharding, learning, and what it accepts and refuses."""
 
+import errno
 import itertools
+import os
 import shutil
 import signal
 import threading
@@ -14,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny_runs import ROOT, assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
 from metarl import Config, EvaluationConfig, L2FConfig, UserError
+from metarl.commands.train import parse_config
 from metarl.common.device import resolve_device
 from metarl.common.errors import Terminated
 from metarl.envs.cheetah import CheetahDirFamily
@@ -337,10 +340,14 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path):
         train(tiny(other))
     with pytest.raises(UserError, match=r"other is not the folder of a run: it holds no config.json"):
         train(tiny(other, resume=True))
-    with pytest.raises(UserError, match=r"was run with seed=0, not 1; resume it with its own settings"):
+    with pytest.raises(UserError, match=r"was run with seed 0, not 1; resume it with its own settings"):
         train(tiny(run, seed=1, resume=True))
-    with pytest.raises(UserError, match=r"was run with hidden_sizes=.*resume it with its own settings"):
+    with pytest.raises(UserError, match=r"was run with hidden_sizes .*resume it with its own settings"):
         train(tiny(run, hidden_sizes=(8,), resume=True))
+    with pytest.raises(
+        UserError, match=r"run was run with trpo\.max_kl 0\.01, not 0\.02; resume it with its own settin"
+    ):
+        train(tiny(run, trpo={"max_kl": 0.02}, resume=True))
     assert everything_in(tmp_path) == before
 
 
@@ -355,9 +362,29 @@ def test_resuming_from_a_damaged_checkpoint_is_refused_and_overwrites_nothing(tm
     assert everything_in(tmp_path) == before
 
 
+def test_a_folder_that_may_not_be_entered_is_told(tmp_path, monkeypatch):
+    def forbidden(path, *arguments, **options):
+        if Path(path).is_relative_to(tmp_path / "locked"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", forbidden)
+    run = tmp_path / "locked" / "run"
+    for act in (
+        lambda: train(tiny(run)),
+        lambda: train(tiny(run, resume="auto")),
+        lambda: parse_config(["--run-dir", str(run), "--resume"]),
+        lambda: evaluate(run),
+        lambda: read_run(run),
+    ):
+        with pytest.raises(UserError, match=r"cannot look into .*run: Permission denied"):
+            act()
+
+
 def test_cuda_is_refused_where_there_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match="PyTorch finds no CUDA GPU; use --device cpu or auto"):
+    with pytest.raises(UserError, match="PyTorch finds no CUDA GPU; take device cpu or auto"):
         train(tiny(tmp_path / "run", device="cuda"))
     assert not (tmp_path / "run").exists()
     assert resolve_device("auto") == torch.device("cpu")

@@ -41,7 +41,7 @@ def test_a_resumed_run_goes_on_from_its_own_parameters_without_the_other_one(sou
     (tmp_path / "source").rename(tmp_path / "elsewhere")
     train(tiny(tmp_path / "parts", init_from=tmp_path / "source", iterations=2, resume=True))
     assert numbers(tmp_path / "parts") == numbers(tmp_path / "whole")
-    with pytest.raises(UserError, match=r"was run with init_from=.*source', not None; resume it with its own settings"):
+    with pytest.raises(UserError, match=r"was run with init_from .*source', not None; resume it with its own settings"):
         train(tiny(tmp_path / "parts", iterations=3, resume=True))
     with pytest.raises(UserError, match="source' does not exist"):
         train(tiny(tmp_path / "new", init_from=tmp_path / "source"))
@@ -61,10 +61,16 @@ def test_parameters_that_do_not_fit_are_refused(source, tmp_path):
         with pytest.raises(UserError, match=message):
             train(tiny(tmp_path / "run", init_from=source, **settings))
         assert not (tmp_path / "run" / "config.json").exists()
-    with pytest.raises(UserError, match="init_from would do nothing: it is for an algorithm that is trained"):
+    with pytest.raises(UserError, match="init_from would do nothing: random is not trained"):
         tiny(tmp_path / "run", algo="random", iterations=0, init_from=source)
     with pytest.raises(UserError, match="init_from is not for Stable-Baselines3's ppo"):
         tiny(tmp_path / "run", algo="pretrain", baseline={"trainer": "ppo"}, init_from=source)
+
+
+def test_a_step_size_for_each_step_does_not_fit_another_number_of_steps(tmp_path):
+    train(tiny(tmp_path / "one", algo="mamlpp", iterations=0))
+    with pytest.raises(UserError, match=r"and this run \d+: num_inner_steps \(1, here 2\), the observations, the act"):
+        train(tiny(tmp_path / "two", algo="mamlpp", num_inner_steps=2, init_from=tmp_path / "one"))
 
 
 def test_of_a_damaged_checkpoint_the_previous_one_is_taken(source, tmp_path, capsys):

@@ -182,6 +182,17 @@ def test_a_missing_file_and_a_folder_without_a_run_are_refused(tmp_path):
         load_config(tmp_path)
 
 
+def test_a_supervised_run_of_an_older_version_may_hold_a_number_of_environments(tmp_path):
+    config = Config(env="sinusoid", algo="maml", run_dir=tmp_path)
+    save_config(config, {})
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    for environments in (0, 4):
+        chosen = {**stored["chosen"], "envs_per_process": environments}
+        path.write_text(json.dumps({**stored, "envs_per_process": environments, "chosen": chosen}))
+        assert load_config(tmp_path).to_dict() == config.to_dict()
+
+
 def test_choices_without_effect_that_older_versions_accepted_are_left_out(tmp_path):
     constant = {"conditioning": "constant", "scope": "network"}
     config = Config(algo="l2f", l2f=constant, validate_every=0, run_dir=tmp_path)
