@@ -120,7 +120,7 @@ def test_the_readme_shows_the_commands():
     }
 
 
-@_pages_with(_commands, only=["README.md", "write-a-family.md", "deploy.md"])
+@_pages_with(_commands, only=["README.md", "write-a-family.md"])
 def test_every_documented_command_runs(page, folder, capsys):
     (folder / "benchmarks").mkdir()
     for part in ("examples", "benchmarks/results", "benchmarks/task_lists"):

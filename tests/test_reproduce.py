@@ -75,6 +75,7 @@ def test_an_experiment_is_trained_in_a_folder_of_its_own_and_printed_beside_the_
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_said_and_what_was_interrupted_goes_on(small, tmp_path, capfd):
     runs = tmp_path / "runs/reproduce/small"
     whole = tiny(runs / "anil-seed0", algo="anil", **{**SMALL, "iterations": 2})
@@ -91,6 +92,7 @@ def test_what_is_done_is_said_and_what_was_interrupted_goes_on(small, tmp_path, 
     assert (runs / "maml-seed0/evaluation.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_begun_with_fewer_iterations_is_finished_and_measured_again(small, tmp_path, capfd):
     runs = tmp_path / "runs/reproduce/small"
     assert reproduce.main(["small", "--jobs", "1"]) == 0

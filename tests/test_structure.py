@@ -12,6 +12,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from quick import quick
 from tiny_runs import ROOT, TINY, arguments
 
 import metarl
@@ -192,7 +193,9 @@ def test_the_light_import_test_can_fail():
     assert result.stdout.strip() == "['torch']"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "analyze", "plot", "record", "compare", "report"])
+@pytest.mark.parametrize(
+    "command", quick(["train", "evaluate", "analyze", "plot", "record", "compare", "report"], "train")
+)
 def test_help_answers_without_heavy_imports(command):
     code = f"""
 import atexit, sys

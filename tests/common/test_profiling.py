@@ -180,7 +180,12 @@ def test_the_trace_shows_the_phases_of_every_thread_by_name(tmp_path, capsys, tw
 
 @pytest.mark.parametrize(
     ("done", "iterations", "traced", "measured"),
-    [(0, 1, 1, "iteration 1"), (0, 2, 2, "iteration 2"), (0, 3, 2, "iteration 3"), (2, 3, 3, "iteration 3")],
+    [
+        pytest.param(0, 1, 1, "iteration 1", marks=pytest.mark.slow),
+        pytest.param(0, 2, 2, "iteration 2", marks=pytest.mark.slow),
+        (0, 3, 2, "iteration 3"),
+        pytest.param(2, 3, 3, "iteration 3", marks=pytest.mark.slow),
+    ],
 )
 def test_warm_up_and_tracing_are_kept_out_of_the_table_where_iterations_suffice(
     tmp_path, capsys, done, iterations, traced, measured

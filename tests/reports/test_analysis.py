@@ -296,7 +296,9 @@ def test_of_standing_still_only_the_conflict_is_left(tmp_path):
     assert "Without a gradient: weight1, bias1, weight2, log_std." in reading
 
 
-@pytest.mark.parametrize(("algo", "kept"), [("l2f", None), ("mumomaml", {"modulation"})])
+@pytest.mark.parametrize(
+    ("algo", "kept"), [("l2f", None), pytest.param("mumomaml", {"modulation"}, marks=pytest.mark.slow)]
+)
 def test_attenuation_by_constants_has_no_embedding_of_tasks(tmp_path, algo, kept):
     constant = analysed(tmp_path / "constant", algo=algo, attenuate=True, l2f=L2FConfig(conditioning="constant"))
     learned = analysed(tmp_path / "task", algo=algo, attenuate=True)
@@ -988,6 +990,7 @@ def test_the_course_of_training_is_drawn_in_two_rows_with_whole_iterations(tmp_p
 # The command, and what it refuses
 
 
+@pytest.mark.slow
 def test_command_prints_the_table_and_writes_the_figures(tmp_path, capsys):
     train(tiny(tmp_path / "run", iterations=1))
     options = ["--tasks", "3", "--rollouts", "2", "--threads", "1", "--gamma-sweep", "--oracle-return", "-1"]

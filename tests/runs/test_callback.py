@@ -179,6 +179,7 @@ def test_numbers_go_to_weights_and_biases(examples):
         assert ("validation_post_adaptation_return" in sent) == bool(row["validation_post_adaptation_return"])
 
 
+@pytest.mark.slow
 def test_the_example_of_weights_and_biases_runs(examples):
     from examples.wandb_logging import main
 

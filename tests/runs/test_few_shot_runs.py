@@ -92,6 +92,7 @@ def test_new_digits_are_told_apart_after_one_example_of_each(run):
     assert "validation_post_adaptation_accuracy" in numbers(run)[-1]
 
 
+@pytest.mark.slow
 def test_figures_and_analysis(run, tmp_path):
     evaluate(run, EvaluationConfig(tasks=4, gradient_steps=1))
     assert plot(run, tmp_path / "steps.png").stat().st_size > 10_000
@@ -111,6 +112,7 @@ def test_an_agent_is_loaded_and_fitted_without_the_data_set(patterns, tmp_path):
         evaluate(run, EvaluationConfig(tasks=2))
 
 
+@pytest.mark.slow
 def test_a_body_that_normalises_over_the_batch_is_inspected_with_the_whole_batch(patterns, tmp_path):
     run = train(small(tmp_path / "run", patterns, iterations=1)).path
     found = analyze(run, AnalysisConfig(tasks=5, rollouts=4, embedding_tasks=5, output=tmp_path)).conflict

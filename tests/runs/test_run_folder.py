@@ -13,6 +13,7 @@ import pytest
 import torch
 from disks import Disk, during_training, full_disk
 from fault_table import fault
+from quick import quick
 from tiny_runs import assert_same_run, everything_in, final_parameters, numbers, stored_progress, tiny
 
 from metarl import Config, UserError
@@ -91,7 +92,7 @@ def stopped_early(folder, run, files):
     "killed before `config.json` or before the first checkpoint",
     "the same command begins again, with or without `--resume`",
 )
-@pytest.mark.parametrize("resume", [False, True, "auto"])
+@pytest.mark.parametrize("resume", quick([False, True, "auto"], "auto"))
 @pytest.mark.parametrize(
     "files",
     [
@@ -299,7 +300,7 @@ def test_progress_that_was_replaced_by_another_file_is_written_whole(tmp_path, m
 
 
 @fault("Run folder", "a validation return that is not finite", "never becomes `best`")
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", quick([float("nan"), float("inf"), -float("inf")], float("inf")))
 def test_a_validation_return_that_is_not_finite_is_never_the_best(tmp_path, monkeypatch, value):
     validate = Trainer._validate
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from machines import Countdown, Lever, Machine, Switches
+from quick import quick
 from tiny_runs import assert_same_run, numbers, tiny
 
 from metarl import EvaluationConfig, UserError, analyze, evaluate, load, load_policy, plot, train
@@ -63,7 +64,7 @@ def test_figures_and_analyses_are_made(run, tmp_path):
     assert len(plain(result.tasks)) == 4
 
 
-@pytest.mark.parametrize("algo", ["maml", "mumomaml", "mamlpp", "rl2", "oracle", "pretrain"])
+@pytest.mark.parametrize("algo", quick(["maml", "mumomaml", "mamlpp", "rl2", "oracle", "pretrain"], "mumomaml", "rl2"))
 def test_other_algorithms_train_and_are_evaluated(algo, tmp_path):
     train(small(tmp_path, "MachineFamily", algo=algo, iterations=1))
     assert np.isfinite(evaluate(tmp_path, EvaluationConfig(**SMALL)).returns).all()
@@ -94,7 +95,9 @@ def test_an_agent_adapts_to_parts_in_another_order_and_acts_on_them_after_loadin
     assert len({str(of_one) for of_one in actions}) == 1
 
 
-@pytest.mark.parametrize("family", ["MachineFamily", "SwitchesFamily", "LeverFamily", "CountdownFamily"])
+@pytest.mark.parametrize(
+    "family", quick(["MachineFamily", "SwitchesFamily", "LeverFamily", "CountdownFamily"], "MachineFamily")
+)
 def test_an_agent_with_memory_is_trained_measured_and_deployed_on_parts(family, tmp_path):
     train(small(tmp_path, family, algo="rl2", rl2={"units": 4}))
     assert np.isfinite(evaluate(tmp_path, EvaluationConfig(**SMALL)).returns).all()
@@ -113,6 +116,7 @@ def test_other_networks_train(tmp_path):
     assert len(numbers(tmp_path)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "algo"), [("SwitchesFamily", "maml"), ("SwitchesFamily", "rl2"), ("CountdownFamily", "rl2")]
 )
