@@ -75,11 +75,12 @@ def draw_comparison(comparison: Comparison) -> Figure:
             words.append("below: a dot is a task of a seed, orange where adaptation makes it worse")
             below.supxlabel(f"{comparison.measure} of a task before adaptation", fontsize=7)
             below.supylabel(f"after {_steps(comparison)}", fontsize=7)
-        seeds = {"above": _seeds(comparison.pairs), "below": _seeds(adapting or comparison.lines)}
-        if not comparison.pairs or seeds["above"] == seeds["below"]:
-            text = seeds["below"]
+        parts = {"above": _seeds(comparison.pairs), "below": _seeds(adapting)}
+        drawn = {where: seeds for where, seeds in parts.items() if seeds}
+        if len(set(drawn.values())) > 1:
+            text = ", ".join(f"{where} {seeds}" for where, seeds in drawn.items())
         else:
-            text = ", ".join(f"{where} {of_part}" for where, of_part in seeds.items() if where == "above" or adapting)
+            text = next(iter(drawn.values()), _seeds(comparison.lines))
         caption = " \N{MIDDLE DOT} ".join([*words, *[LEAVES] * left, _caption(comparison, text)])
         add_caption(figure, _wrapped(caption, _CAPTION_WIDTH), 5.5)
     return figure
@@ -189,9 +190,9 @@ def _steps(comparison: Comparison) -> str:
 
 
 def _seeds(rows: Sequence[Line | Pair]) -> str:
-    """The numbers of seeds of what is drawn."""
+    """The numbers of seeds of what is drawn; empty if nothing is."""
     counts = sorted({len(row.seeds) for row in rows})
-    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}"
+    return f"{' or '.join(map(str, counts))} seed{'' if counts == [1] else 's'}" if counts else ""
 
 
 def _caption(comparison: Comparison, seeds: str) -> str:

@@ -137,9 +137,8 @@ def _with_effect(settings: Mapping[str, Any], stored: Mapping[str, Any]) -> dict
     kept = dict(settings)
     if stored.get("validate_every") == 0:
         kept.pop("best_by", None)
-    if (stored.get("baseline") or {}).get("trainer") == "ppo":
-        kept.pop("envs_per_process", None)
-    if stored.get("shots") is not None:  # A supervised family, which has no environments.
+    # PPO has other environments, and a supervised family none.
+    if (stored.get("baseline") or {}).get("trainer") == "ppo" or stored.get("shots") is not None:
         kept.pop("envs_per_process", None)
     if stored.get("policy_body"):
         kept = {name: value for name, value in kept.items() if name not in BUILT_IN_NETWORK}
